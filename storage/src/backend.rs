@@ -1,0 +1,5 @@
+//! Stores of bytes, each turning its own errors into ours at its edge.
+
+pub mod local;
+#[cfg(feature = "conformance")]
+pub mod memory;

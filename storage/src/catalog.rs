@@ -1,0 +1,8 @@
+//! The catalog's words: names as parsed newtypes, and what Vagrant takes for a version.
+
+pub mod name;
+pub mod version;
+
+pub use name::{
+    ArchitectureName, BoxName, BoxRef, NameError, OrganizationName, ProviderName, VersionName,
+};

@@ -1,0 +1,174 @@
+//! Names, parsed once at the border: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`, no `..`, unique without case.
+//!
+//! No name ever becomes a path or a key of a store.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest name in bytes.
+pub const MAX_NAME_BYTES: usize = 128;
+
+/// The rule that a name breaks; the text is fit for the client who sent it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {given:?} {rule}")]
+pub struct NameError {
+    /// Which field: `organization`, `box`, `version`, `provider` or `architecture`.
+    pub field: &'static str,
+    /// What was given, cut to the longest name.
+    pub given: String,
+    /// What a name must be.
+    pub rule: &'static str,
+}
+
+fn check(field: &'static str, text: &str) -> Result<(), NameError> {
+    let rule = if text.is_empty() {
+        "must not be empty"
+    } else if text.len() > MAX_NAME_BYTES {
+        "must be at most 128 characters"
+    } else if !text.as_bytes()[0].is_ascii_alphanumeric() {
+        "must start with a letter or a digit"
+    } else if !text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    {
+        "must consist of letters, digits, '.', '_' and '-'"
+    } else if text.contains("..") {
+        "must not contain '..'"
+    } else {
+        return Ok(());
+    };
+    let given = text.chars().take(MAX_NAME_BYTES).collect();
+    Err(NameError { field, given, rule })
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $field:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The name as it was spelled.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                check($field, text)?;
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// Name of an organization: the owner and tenant of boxes.
+    OrganizationName, "organization"
+}
+name! {
+    /// Name of a box within its organization.
+    BoxName, "box"
+}
+name! {
+    /// Spelling of a version; `v1.2.3` and `1.2.3` are one version.
+    VersionName, "version"
+}
+name! {
+    /// Name of a provider, such as `virtualbox`.
+    ProviderName, "provider"
+}
+name! {
+    /// Name of an architecture, such as `amd64`.
+    ArchitectureName, "architecture"
+}
+
+macro_rules! folded {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// The form under which the name is unique and looked up: without case.
+            pub fn folded(&self) -> String {
+                self.0.to_ascii_lowercase()
+            }
+        }
+    )*};
+}
+folded!(OrganizationName, BoxName, ProviderName, ArchitectureName);
+
+impl VersionName {
+    /// The form under which the version is unique and looked up: without case and without a leading
+    /// `v` before a digit, so that a raw tag `v1.2.3` and `1.2.3` are one version.
+    pub fn folded(&self) -> String {
+        super::version::without_v(&self.0).to_ascii_lowercase()
+    }
+}
+
+/// The full name of a box file: the catalog's four levels under their organization.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BoxRef {
+    /// The owner.
+    pub organization: OrganizationName,
+    /// The box.
+    pub name: BoxName,
+    /// The version.
+    pub version: VersionName,
+    /// The provider.
+    pub provider: ProviderName,
+    /// The architecture.
+    pub architecture: ArchitectureName,
+}
+
+impl fmt::Display for BoxRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}/{}/{}/{}/{}",
+            self.organization, self.name, self.version, self.provider, self.architecture
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_outside_the_grammar_are_refused_with_the_rule() {
+        let long = "a".repeat(129);
+        for (text, rule) in [
+            ("", "must not be empty"),
+            (".hidden", "must start with a letter or a digit"),
+            ("-rf", "must start with a letter or a digit"),
+            ("a/b", "must consist of letters, digits, '.', '_' and '-'"),
+            ("a\0b", "must consist of letters, digits, '.', '_' and '-'"),
+            (
+                "bücher",
+                "must consist of letters, digits, '.', '_' and '-'",
+            ),
+            ("a..b", "must not contain '..'"),
+            (long.as_str(), "must be at most 128 characters"),
+        ] {
+            assert_eq!(BoxName::from_str(text).unwrap_err().rule, rule, "{text:?}");
+        }
+        for text in ["a", "42", "2024_01", "ubuntu-20.04", &"a".repeat(128)] {
+            assert_eq!(BoxName::from_str(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_tag_and_its_number_are_one_version() {
+        let folded = |text: &str| VersionName::from_str(text).unwrap().folded();
+        assert_eq!(folded("v1.2.3"), folded("1.2.3"));
+        assert_eq!(folded("V1.2.3-RC1"), folded("1.2.3-rc1"));
+        assert_eq!(folded("vanilla"), "vanilla");
+    }
+}

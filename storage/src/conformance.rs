@@ -1,0 +1,1 @@
+//! The contracts of this crate as callable tests.

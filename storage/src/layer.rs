@@ -1,0 +1,3 @@
+//! Stores and readers that wrap a store, named for what they do.
+
+pub mod verify;

@@ -1,0 +1,294 @@
+//! People and organizations: who there is, and who belongs where.
+
+use super::Metadata;
+use crate::catalog::OrganizationName;
+use crate::clock::UnixMillis;
+use crate::error::Result;
+
+macro_rules! row_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub i64);
+    };
+}
+pub(crate) use row_id;
+
+row_id! {
+    /// Row id of an account.
+    AccountId
+}
+row_id! {
+    /// Row id of an organization, the tenant of everything it owns.
+    OrganizationId
+}
+
+/// What an account may do on the platform as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlatformRole {
+    /// Nothing beyond its organizations.
+    User,
+    /// Administer users, organizations and operations; no data-plane rights by itself.
+    Admin,
+}
+
+/// What a member may do within an organization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OrganizationRole {
+    /// Read private boxes, create boxes, change those it created.
+    Member,
+    /// Change every box.
+    Admin,
+    /// Delete the organization.
+    Owner,
+}
+
+impl OrganizationRole {
+    /// `member`, `admin` or `owner`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Admin => "admin",
+            Self::Owner => "owner",
+        }
+    }
+
+    /// From its name.
+    pub fn from_name(text: &str) -> Option<Self> {
+        [Self::Member, Self::Admin, Self::Owner]
+            .into_iter()
+            .find(|r| r.as_str() == text)
+    }
+}
+
+/// A person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Row id.
+    pub id: AccountId,
+    /// Unique without case.
+    pub username: String,
+    /// Display name.
+    pub name: Option<String>,
+    /// E-mail address.
+    pub email: Option<String>,
+    /// Password hash in PHC form; `None` cannot sign in with a password.
+    pub password_hash: Option<String>,
+    /// Platform role.
+    pub role: PlatformRole,
+    /// Suspended accounts may do nothing.
+    pub suspended: bool,
+    /// When it was made.
+    pub created: UnixMillis,
+    /// When it was last changed.
+    pub updated: UnixMillis,
+}
+
+/// A new person.
+#[derive(Debug, Clone)]
+pub struct NewAccount {
+    /// Same grammar as every name; checked by the caller through `OrganizationName`.
+    pub username: String,
+    /// E-mail address.
+    pub email: Option<String>,
+    /// Password hash in PHC form.
+    pub password_hash: Option<String>,
+    /// Platform role.
+    pub role: PlatformRole,
+}
+
+/// Changes to an account; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct AccountChange {
+    /// Display name.
+    pub name: Option<String>,
+    /// E-mail address.
+    pub email: Option<String>,
+    /// Password hash in PHC form.
+    pub password_hash: Option<String>,
+    /// Platform role.
+    pub role: Option<PlatformRole>,
+    /// Suspension.
+    pub suspended: Option<bool>,
+}
+
+/// An owner of boxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Organization {
+    /// Row id.
+    pub id: OrganizationId,
+    /// Unique without case.
+    pub name: OrganizationName,
+    /// E-mail address.
+    pub email: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// BoxVault's `org_code`, such as `B00001`.
+    pub org_code: Option<String>,
+    /// `private`, `invite_only` or `request_to_join`: whether discovery shows it.
+    pub access_mode: String,
+    /// Role of those who join.
+    pub default_role: OrganizationRole,
+    /// Stored for BoxVault's clients; not consulted on the byte path.
+    pub suspended: bool,
+    /// When it was made.
+    pub created: UnixMillis,
+    /// When it was last changed.
+    pub updated: UnixMillis,
+}
+
+/// Changes to an organization; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct OrganizationChange {
+    /// New name.
+    pub name: Option<OrganizationName>,
+    /// Description.
+    pub description: Option<String>,
+    /// E-mail address.
+    pub email: Option<String>,
+    /// `org_code`.
+    pub org_code: Option<String>,
+    /// Access mode.
+    pub access_mode: Option<String>,
+    /// Role of those who join.
+    pub default_role: Option<OrganizationRole>,
+    /// Suspension.
+    pub suspended: Option<bool>,
+}
+
+/// That an account belongs to an organization.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// Who.
+    pub account: AccountId,
+    /// Name of the account.
+    pub username: String,
+    /// Where.
+    pub organization: OrganizationId,
+    /// Name of the organization.
+    pub organization_name: OrganizationName,
+    /// As what.
+    pub role: OrganizationRole,
+    /// Whether it is the account's first organization.
+    pub primary: bool,
+    /// Since when.
+    pub joined: UnixMillis,
+}
+
+// Each method that takes `actor` writes an `audit` row in the same transaction, and the events of
+// the contract (`user.created`, `user.deleted`, `box.deleted`) into the outbox.
+impl Metadata {
+    /// Makes an account. [`crate::ErrorKind::Conflict`] when the name is taken (without case).
+    pub async fn create_account(&self, new: NewAccount) -> Result<Account> {
+        let _ = new;
+        todo!()
+    }
+
+    /// The account of that id.
+    pub async fn account(&self, id: AccountId) -> Result<Option<Account>> {
+        let _ = id;
+        todo!()
+    }
+
+    /// The account of that name, without case.
+    pub async fn account_by_username(&self, username: &str) -> Result<Option<Account>> {
+        let _ = username;
+        todo!()
+    }
+
+    /// Up to `limit` accounts after `after`, by id.
+    pub async fn accounts(&self, after: Option<AccountId>, limit: u32) -> Result<Vec<Account>> {
+        let _ = (after, limit);
+        todo!()
+    }
+
+    /// Changes an account; `NotFound` when it is gone.
+    pub async fn update_account(&self, id: AccountId, change: AccountChange) -> Result<Account> {
+        let _ = (id, change);
+        todo!()
+    }
+
+    /// Removes an account with its memberships and tokens; boxes stay with their organization.
+    pub async fn delete_account(&self, id: AccountId) -> Result<()> {
+        let _ = id;
+        todo!()
+    }
+
+    /// Makes an organization with `owner` as its owner. `Conflict` when the name is taken.
+    pub async fn create_organization(
+        &self,
+        name: &OrganizationName,
+        description: Option<&str>,
+        owner: AccountId,
+    ) -> Result<Organization> {
+        let _ = (name, description, owner);
+        todo!()
+    }
+
+    /// The organization of that name, without case.
+    pub async fn organization(&self, name: &OrganizationName) -> Result<Option<Organization>> {
+        let _ = name;
+        todo!()
+    }
+
+    /// The organization of that id.
+    pub async fn organization_by_id(&self, id: OrganizationId) -> Result<Option<Organization>> {
+        let _ = id;
+        todo!()
+    }
+
+    /// All organizations whose name contains `part` (without case), by id.
+    pub async fn organizations(&self, part: &str) -> Result<Vec<Organization>> {
+        let _ = part;
+        todo!()
+    }
+
+    /// Changes an organization; `NotFound`, or `Conflict` when the new name is taken.
+    pub async fn update_organization(
+        &self,
+        id: OrganizationId,
+        change: OrganizationChange,
+    ) -> Result<Organization> {
+        let _ = (id, change);
+        todo!()
+    }
+
+    /// Removes an organization with its boxes, memberships and tokens; its blobs lose their references.
+    pub async fn delete_organization(&self, id: OrganizationId, actor: &str) -> Result<()> {
+        let _ = (id, actor);
+        todo!()
+    }
+
+    /// Where an account belongs, by organization id; the first is primary.
+    pub async fn memberships(&self, account: AccountId) -> Result<Vec<Membership>> {
+        let _ = account;
+        todo!()
+    }
+
+    /// Who belongs to an organization, by account id.
+    pub async fn members(&self, organization: OrganizationId) -> Result<Vec<Membership>> {
+        let _ = organization;
+        todo!()
+    }
+
+    /// Adds a member or changes its role.
+    pub async fn set_membership(
+        &self,
+        account: AccountId,
+        organization: OrganizationId,
+        role: OrganizationRole,
+    ) -> Result<()> {
+        let _ = (account, organization, role);
+        todo!()
+    }
+
+    /// Ends a membership; false when there was none.
+    pub async fn remove_membership(
+        &self,
+        account: AccountId,
+        organization: OrganizationId,
+    ) -> Result<bool> {
+        let _ = (account, organization);
+        todo!()
+    }
+}

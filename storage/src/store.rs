@@ -1,0 +1,128 @@
+//! What a store of bytes must be able to do, split by capability: an absent capability is an absent
+//! value. HTTP stays outside: a store returns data and facts.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+use crate::blob::BlobKey;
+use crate::buffer::Buffer;
+use crate::error::Result;
+use crate::range::ByteRange;
+
+/// The whole truth about what one backend can do.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// Reading committed bytes.
+    pub read: Arc<dyn ReadBlob>,
+    /// Taking bytes in.
+    pub write: Arc<dyn WriteBlob>,
+    /// Removing bytes.
+    pub delete: Option<Arc<dyn DeleteBlob>>,
+    /// Finding out what is there.
+    pub list: Option<Arc<dyn ListBlobs>>,
+    /// Knowing how much room is left.
+    pub space: Option<Arc<dyn FreeSpace>>,
+}
+
+/// Reads bytes.
+#[async_trait]
+pub trait ReadBlob: Debug + Send + Sync {
+    /// How many bytes are stored under `key`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when nothing is.
+    async fn stat(&self, key: &BlobKey) -> Result<u64>;
+
+    /// The bytes of `range`, in order, in chunks of at most 1 MiB. Dropping the stream ends the read.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`]; [`crate::ErrorKind::Damaged`] (also in the stream) when the
+    /// store holds fewer bytes than `range` needs.
+    async fn open(
+        &self,
+        key: &BlobKey,
+        range: ByteRange,
+    ) -> Result<BoxStream<'static, Result<Bytes>>>;
+}
+
+/// Takes bytes in.
+#[async_trait]
+pub trait WriteBlob: Debug + Send + Sync {
+    /// Makes room for a new blob under a key that was never used before.
+    ///
+    /// `part_bytes` is the unit of durability; `length` the declared length, if any.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Conflict`] when the key is taken; [`crate::ErrorKind::Full`].
+    async fn begin(
+        &self,
+        key: &BlobKey,
+        part_bytes: u64,
+        length: Option<u64>,
+    ) -> Result<Box<dyn UploadSink>>;
+}
+
+/// One piece of a part on its way to the store.
+#[derive(Debug)]
+pub struct Run {
+    /// Where it belongs, in bytes from the start of the blob.
+    pub offset: u64,
+    /// The bytes: a full buffer, or a short one at the end of the upload.
+    pub buffer: Buffer,
+}
+
+/// Position of a part in its upload, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartIndex(pub u32);
+
+/// The receiving end of one upload. Several futures of one sink may be in flight at once.
+#[async_trait]
+pub trait UploadSink: Debug + Send {
+    /// Hands a run over; the future ends when the store has taken it and its buffer is free again.
+    fn write(&mut self, run: Run) -> BoxFuture<'static, Result<()>>;
+
+    /// Resolves when all bytes written so far, up to the end of `part`, survive a loss of power.
+    fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<()>>;
+
+    /// Makes the bytes final; consumes, so that nothing can be written afterwards.
+    /// Returns how many bytes the store holds.
+    async fn commit(self: Box<Self>) -> Result<u64>;
+
+    /// Gives the bytes up. The store holds nothing under the key afterwards.
+    async fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// Removes bytes.
+#[async_trait]
+pub trait DeleteBlob: Debug + Send + Sync {
+    /// Removes what is stored under `key`; nothing there is success.
+    async fn delete(&self, key: &BlobKey) -> Result<()>;
+}
+
+/// Finds out what is stored.
+#[async_trait]
+pub trait ListBlobs: Debug + Send + Sync {
+    /// Up to `limit` keys after `after`, in order; an empty page is the end.
+    async fn page(&self, after: Option<BlobKey>, limit: usize) -> Result<Vec<BlobKey>>;
+}
+
+/// Tells how much room is left.
+#[async_trait]
+pub trait FreeSpace: Debug + Send + Sync {
+    /// Free and total bytes of the volume that holds the store.
+    async fn free_space(&self) -> Result<Space>;
+}
+
+/// Room on a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that can still be written.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+}
