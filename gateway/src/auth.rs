@@ -1,0 +1,297 @@
+//! Who is asking, and whether they may: credentials to a [`Principal`], policies to a yes or no.
+//!
+//! Authorization is never cached with a blob and never decided twice: a door acts on what
+//! [`authorize`] returned.
+
+pub mod credential;
+pub mod link;
+pub mod master_key;
+pub mod password;
+
+use boxgate_storage::catalog::{BoxName, OrganizationName};
+use boxgate_storage::metadata::Metadata;
+use boxgate_storage::metadata::accounts::{
+    Account, Membership, Organization, OrganizationId, OrganizationRole, PlatformRole,
+};
+use boxgate_storage::metadata::catalog::BoxRow;
+use boxgate_storage::metadata::tokens::{Token, TokenKind};
+use http::StatusCode;
+
+use crate::refusal::Refusal;
+use crate::route::{PathNames, Policy};
+
+pub use credential::Credential;
+
+/// An account as it acts in one request.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    /// On whose behalf.
+    pub account: Account,
+    /// By which credential.
+    pub token: Token,
+    /// Where it belongs, already narrowed to the credential's organization.
+    pub memberships: Vec<Membership>,
+}
+
+impl Principal {
+    /// The name under which it acts: the service account's, else the person's.
+    pub fn name(&self) -> &str {
+        match (self.is_service(), &self.token.name) {
+            (true, Some(name)) => name,
+            _ => &self.account.username,
+        }
+    }
+
+    /// Whether a service account acts, by its key or by a session made with it.
+    pub fn is_service(&self) -> bool {
+        self.token.kind == TokenKind::Service
+            || (self.token.kind == TokenKind::Session && self.token.organization.is_some())
+    }
+
+    /// Its role in an organization.
+    pub fn role_in(&self, organization: OrganizationId) -> Option<OrganizationRole> {
+        self.memberships.iter().find(|m| m.organization == organization).map(|m| m.role)
+    }
+
+    /// Whether it may administer the platform; a service account never may.
+    pub fn is_platform_admin(&self) -> bool {
+        self.account.role == PlatformRole::Admin && !self.is_service()
+    }
+
+    /// Whether it may read a box.
+    pub fn may_read(&self, row: &BoxRow) -> bool {
+        row.fields.public || self.role_in(row.organization).is_some()
+    }
+
+    /// Whether it may change a box.
+    pub fn may_edit(&self, row: &BoxRow) -> bool {
+        match self.role_in(row.organization) {
+            Some(OrganizationRole::Admin | OrganizationRole::Owner) => true,
+            Some(OrganizationRole::Member) => row.account == self.account.id,
+            None => false,
+        }
+    }
+}
+
+/// What a policy found out on its way to yes, so that no door looks it up again.
+#[derive(Debug, Default)]
+pub struct Grant {
+    /// Who is asking, if anyone.
+    pub principal: Option<Principal>,
+    /// The organization named in the path.
+    pub organization: Option<Organization>,
+    /// The box named in the path, if it exists.
+    pub row: Option<BoxRow>,
+}
+
+/// The account behind a credential; `None` when it is unknown, expired or revoked.
+///
+/// # Errors
+/// When the database does not answer, and 403 for a suspended account.
+pub async fn authenticate(
+    metadata: &Metadata,
+    credential: &Credential,
+) -> Result<Option<Principal>, Refusal> {
+    let Some((token, account)) = metadata.token_by_hash(&credential.hash()).await? else {
+        return Ok(None);
+    };
+    if !credential.names(&token, &account) {
+        return Ok(None);
+    }
+    if account.suspended {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "This account is suspended."));
+    }
+    let mut memberships = metadata.memberships(account.id).await?;
+    if let Some(only) = token.organization {
+        memberships.retain(|m| m.organization == only);
+    }
+    Ok(Some(Principal { account, token, memberships }))
+}
+
+/// Answers a credential that is missing, as BoxVault does.
+pub fn no_token() -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, "No token provided!")
+}
+
+/// Answers a credential that is bad, expired or revoked, as BoxVault does.
+pub fn bad_token() -> Refusal {
+    Refusal::new(StatusCode::UNAUTHORIZED, "Unauthorized!").code("TOKEN_INVALID")
+}
+
+/// Whether `policy` lets this caller through to what the path names.
+///
+/// Absent and forbidden look alike: who may not read a box gets the answer for an absent one.
+///
+/// # Errors
+/// The refusal to send, its status already right for every door.
+pub async fn authorize(
+    metadata: &Metadata,
+    policy: Policy,
+    principal: Option<Principal>,
+    names: &PathNames,
+) -> Result<Grant, Refusal> {
+    let mut grant = Grant { principal, ..Grant::default() };
+    match policy {
+        Policy::Public | Policy::Optional | Policy::OptionalStrict | Policy::Operations => {}
+        Policy::Credential => drop(required(&grant)?),
+        Policy::Person => drop(person(&grant)?),
+        Policy::PlatformAdmin => {
+            if !person(&grant)?.is_platform_admin() {
+                return Err(Refusal::new(
+                    StatusCode::FORBIDDEN,
+                    "Only an administrator of the platform may do this.",
+                ));
+            }
+        }
+        Policy::Member => {
+            let principal = required(&grant)?;
+            let organization = organization(metadata, names).await?;
+            if principal.role_in(organization.id).is_none() {
+                return Err(not_a_member(&organization));
+            }
+            grant.organization = Some(organization);
+        }
+        Policy::OrganizationAdmin | Policy::OrganizationOwner => {
+            let principal = required(&grant)?;
+            let organization = organization(metadata, names).await?;
+            let needed = if policy == Policy::OrganizationAdmin {
+                OrganizationRole::Admin
+            } else {
+                OrganizationRole::Owner
+            };
+            let role = principal.role_in(organization.id);
+            if !principal.is_platform_admin() && role.is_none_or(|r| r < needed) {
+                return Err(Refusal::new(
+                    StatusCode::FORBIDDEN,
+                    format!("This needs the role '{}' in organization '{}'.", needed.as_str(), organization.name),
+                ));
+            }
+            grant.organization = Some(organization);
+        }
+        Policy::ReadBox => {
+            let (organization, row) = box_of(metadata, names).await?;
+            let readable = row.as_ref().is_some_and(|row| match &grant.principal {
+                Some(principal) => principal.may_read(row),
+                None => row.fields.public,
+            });
+            if !readable {
+                return Err(no_box(names));
+            }
+            grant.organization = organization;
+            grant.row = row;
+        }
+        Policy::EditBox | Policy::PublishBox => {
+            let principal = required(&grant)?;
+            let (organization, row) = box_of(metadata, names).await?;
+            let allowed = match (&organization, &row) {
+                (_, Some(row)) => principal.may_edit(row),
+                (Some(organization), None) => {
+                    policy == Policy::PublishBox && principal.role_in(organization.id).is_some()
+                }
+                (None, None) => false,
+            };
+            if !allowed {
+                let readable = row.as_ref().is_some_and(|row| principal.may_read(row));
+                return Err(if readable {
+                    Refusal::new(
+                        StatusCode::FORBIDDEN,
+                        "Only the maker of a box or an administrator of its organization may change it.",
+                    )
+                    .code("PERMISSION_DENIED")
+                } else if policy == Policy::PublishBox {
+                    no_organization(names)
+                } else {
+                    no_box(names)
+                });
+            }
+            grant.organization = organization;
+            grant.row = row;
+        }
+    }
+    Ok(grant)
+}
+
+fn required(grant: &Grant) -> Result<&Principal, Refusal> {
+    grant.principal.as_ref().ok_or_else(no_token)
+}
+
+fn person(grant: &Grant) -> Result<&Principal, Refusal> {
+    let principal = required(grant)?;
+    if principal.is_service() {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "Service accounts may not do this; sign in as a person.",
+        ));
+    }
+    Ok(principal)
+}
+
+async fn organization(metadata: &Metadata, names: &PathNames) -> Result<Organization, Refusal> {
+    let name: OrganizationName = names.value("org").parse().map_err(Refusal::name)?;
+    metadata.organization(&name).await?.ok_or_else(|| no_organization(names))
+}
+
+async fn box_of(
+    metadata: &Metadata,
+    names: &PathNames,
+) -> Result<(Option<Organization>, Option<BoxRow>), Refusal> {
+    let organization: OrganizationName = names.value("org").parse().map_err(Refusal::name)?;
+    let name: BoxName = names.value("box").parse().map_err(Refusal::name)?;
+    let Some(organization) = metadata.organization(&organization).await? else {
+        return Ok((None, None));
+    };
+    let row = metadata.box_row(organization.id, &name).await?;
+    Ok((Some(organization), row))
+}
+
+fn not_a_member(organization: &Organization) -> Refusal {
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        format!("You are not a member of organization '{}'.", organization.name),
+    )
+    .code("PERMISSION_DENIED")
+}
+
+/// The one answer for an organization that does not exist or is none of the caller's business.
+pub fn no_organization(names: &PathNames) -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        format!("Organization '{}' does not exist, or you may not publish there.", names.value("org")),
+    )
+    .code("NOT_FOUND")
+}
+
+/// The one answer for a box that does not exist or may not be read.
+pub fn no_box(names: &PathNames) -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        format!("Box '{}/{}' does not exist, or you may not read it.", names.value("org"), names.value("box")),
+    )
+    .code("NOT_FOUND")
+}
+
+/// The account that a download link was made for, with its present memberships; `None` when it is gone
+/// or suspended.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn on_behalf_of(
+    metadata: &Metadata,
+    account: boxgate_storage::metadata::accounts::AccountId,
+) -> Result<Option<Principal>, Refusal> {
+    let Some(account) = metadata.account(account).await?.filter(|a| !a.suspended) else {
+        return Ok(None);
+    };
+    let memberships = metadata.memberships(account.id).await?;
+    let token = Token {
+        id: boxgate_storage::metadata::tokens::TokenId(0),
+        kind: TokenKind::Session,
+        account: account.id,
+        organization: None,
+        name: None,
+        description: None,
+        expires: None,
+        created: account.created,
+    };
+    Ok(Some(Principal { account, token, memberships }))
+}

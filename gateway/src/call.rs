@@ -1,0 +1,170 @@
+//! One request on its way through a door: its head, its body, and what was found out about it.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use boxgate_storage::catalog::{BoxRef, NameError};
+use boxgate_storage::metadata::accounts::Organization;
+use boxgate_storage::metadata::catalog::BoxRow;
+use http::StatusCode;
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use crate::auth::{Grant, Principal, no_box, no_organization, no_token};
+use crate::config::settings::Limits;
+use crate::refusal::Refusal;
+use crate::request::RequestFacts;
+use crate::route::{PathNames, Row};
+use crate::server::body::InboundBody;
+
+/// A request that was routed, authenticated and let through.
+#[derive(Debug)]
+pub struct Call {
+    /// Method, URI, headers.
+    pub head: Parts,
+    /// The body, unread.
+    pub body: InboundBody,
+    /// The row that it matched.
+    pub row: &'static Row,
+    /// Values of the names in the row's path.
+    pub names: PathNames,
+    /// What the policy found out.
+    pub grant: Grant,
+    /// What the access log will say.
+    pub facts: Arc<RequestFacts>,
+}
+
+impl Call {
+    /// A name from the path, parsed.
+    ///
+    /// # Errors
+    /// 400 with the rule that it breaks.
+    pub fn name<T: FromStr<Err = NameError>>(&self, name: &str) -> Result<T, Refusal> {
+        self.names.value(name).parse().map_err(Refusal::name)
+    }
+
+    /// The full name of a box file, from the path's five names.
+    ///
+    /// # Errors
+    /// 400 with the rule that one of them breaks.
+    pub fn box_ref(&self) -> Result<BoxRef, Refusal> {
+        Ok(BoxRef {
+            organization: self.name("org")?,
+            name: self.name("box")?,
+            version: self.name("version")?,
+            provider: self.name("provider")?,
+            architecture: self.name("arch")?,
+        })
+    }
+
+    /// The caller.
+    ///
+    /// # Errors
+    /// 403 without one.
+    pub fn principal(&self) -> Result<&Principal, Refusal> {
+        self.grant.principal.as_ref().ok_or_else(no_token)
+    }
+
+    /// The organization that the policy looked up.
+    ///
+    /// # Errors
+    /// 404 when it does not exist.
+    pub fn organization(&self) -> Result<&Organization, Refusal> {
+        self.grant.organization.as_ref().ok_or_else(|| no_organization(&self.names))
+    }
+
+    /// The box that the policy looked up.
+    ///
+    /// # Errors
+    /// 404 when it does not exist.
+    pub fn row(&self) -> Result<&BoxRow, Refusal> {
+        self.grant.row.as_ref().ok_or_else(|| no_box(&self.names))
+    }
+
+    /// A field of the query, decoded.
+    pub fn query(&self, name: &str) -> Option<String> {
+        crate::auth::credential::query_value(self.head.uri.query()?, name)
+    }
+
+    /// The body as JSON, read within its limits of size, depth and time. An empty body reads as `{}`.
+    ///
+    /// # Errors
+    /// 413, 408, and 400 with the place where the JSON goes wrong.
+    pub async fn json<T: DeserializeOwned>(&mut self, limits: &Limits) -> Result<T, Refusal> {
+        let limit = limits.json_body_bytes;
+        let too_large = || {
+            Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("The JSON body is larger than {limit} bytes (limits.json_body)."),
+            )
+            .closing()
+        };
+        let declared = self.head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        if declared.is_some_and(|declared: u64| declared > limit) {
+            return Err(too_large());
+        }
+        let read = async {
+            let mut text = Vec::new();
+            while let Some(chunk) = self.body.chunk().await.map_err(|_cut| {
+                Refusal::invalid("The body ended early.").closing()
+            })? {
+                if (text.len() + chunk.len()) as u64 > limit {
+                    return Err(too_large());
+                }
+                text.extend_from_slice(&chunk);
+            }
+            Ok(text)
+        };
+        let text = timeout(limits.json_time, read).await.map_err(|_elapsed| {
+            Refusal::new(StatusCode::REQUEST_TIMEOUT, "The JSON body did not arrive in time.").closing()
+        })??;
+        if depth(&text) > limits.json_depth {
+            return Err(Refusal::invalid(format!(
+                "The JSON body is nested deeper than {} levels (limits.json_depth).",
+                limits.json_depth
+            )));
+        }
+        let text = if text.is_empty() { b"{}".as_slice() } else { &text };
+        serde_json::from_slice(text).map_err(|e| Refusal::invalid(format!("The JSON body is not right: {e}.")))
+    }
+}
+
+/// How deep brackets nest, counted before anything is allocated for them.
+fn depth(text: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0usize);
+    let (mut in_string, mut escaped) = (false, false);
+    for &byte in text {
+        match (in_string, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => in_string = !in_string,
+            (false, b'[' | b'{') => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            (false, b']' | b'}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_in_strings_do_not_count_as_depth() {
+        for (text, expected) in [
+            (r"{}", 1),
+            (r#"{"a":[1,[2]]}"#, 3),
+            (r#"{"a":"[[[[\"[["}"#, 1),
+            (r#""\\"[["#, 2),
+            ("", 0),
+        ] {
+            assert_eq!(depth(text.as_bytes()), expected, "{text}");
+        }
+    }
+}

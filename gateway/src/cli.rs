@@ -1,0 +1,226 @@
+//! What a person types. Exit codes: 0 done, 1 failed, 2 usage or configuration, 75 try again.
+
+mod bootstrap;
+mod quickstart;
+mod sample_box;
+mod serve;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Flags, Settings};
+
+/// A streaming gateway for multi-gigabyte Vagrant boxes and images.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = "Examples:
+  boxgate quickstart                       try it: prints credentials and lines to paste
+  boxgate sample-box demo.box              make a valid box to try with
+  boxgate serve --config boxgate.toml      run it for real")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    #[command(after_help = "Examples:
+  boxgate serve
+  boxgate serve --config /etc/boxgate/boxgate.toml
+  boxgate serve --data-dir /srv/boxgate --listen 0.0.0.0:3000
+
+Make the first administrator with `boxgate admin bootstrap`. Every flag has a key in the file and a
+BOXGATE_ variable; `boxgate config print` shows what is in force.")]
+    Serve(ServeArgs),
+    /// Run the gateway with an organization, an administrator and a service account made and printed.
+    #[command(after_help = "Examples:
+  boxgate quickstart
+  boxgate quickstart --listen 127.0.0.1:0 --json    a free port; one JSON line for scripts")]
+    Quickstart(QuickstartArgs),
+    /// Write a valid Vagrant box to try with.
+    #[command(after_help = "Examples:
+  boxgate sample-box demo.box
+  boxgate sample-box big.box --size 4GiB")]
+    SampleBox(SampleBoxArgs),
+    /// Administer an installation.
+    #[command(subcommand)]
+    Admin(AdminCommand),
+    /// Check or show the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Flags of everything that reads the configuration.
+#[derive(Debug, Clone, Args)]
+struct ConfigArgs {
+    /// Configuration file; without it ./boxgate.toml is read if it is there.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where rows, keys and (unless configured elsewhere) boxes are kept [default: ./boxgate-data].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Address of the first listener; port 0 takes a free one [default: 127.0.0.1:3000].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct QuickstartArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// The organization to make.
+    #[arg(long, default_value = "myorg", value_name = "NAME")]
+    organization: String,
+    /// Print one JSON line instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SampleBoxArgs {
+    /// The file to write; it must not exist.
+    file: PathBuf,
+    /// About how large: 10MB, 300MB, 4GiB.
+    #[arg(long, default_value = "1MB", value_name = "SIZE")]
+    size: String,
+    /// Provider that the box says it is for.
+    #[arg(long, default_value = "virtualbox", value_name = "NAME")]
+    provider: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminCommand {
+    /// Make the first administrator, straight in the database.
+    #[command(after_help = "Examples:
+  boxgate admin bootstrap --username admin --password-file /run/secrets/admin
+  boxgate admin bootstrap --organization acme      a random password is made and printed once
+
+Works beside a running gateway too. BOXGATE_BOOTSTRAP_PASSWORD_FILE stands for --password-file.")]
+    Bootstrap(BootstrapArgs),
+}
+
+#[derive(Debug, Args)]
+struct BootstrapArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Name of the administrator.
+    #[arg(long, default_value = "admin", value_name = "NAME")]
+    username: String,
+    /// File with the password; without it a random one is made and printed.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// E-mail address.
+    #[arg(long, value_name = "ADDRESS")]
+    email: Option<String>,
+    /// An organization to make, owned by the administrator.
+    #[arg(long, value_name = "NAME")]
+    organization: Option<String>,
+    /// Print one JSON line instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read the configuration and report every mistake.
+    Check(ServeArgs),
+    /// Show what is in force, secrets hidden.
+    Print(ServeArgs),
+}
+
+/// Why a command ended without doing what was asked.
+#[derive(Debug)]
+enum Failure {
+    /// Something is wrong with how it was called or configured.
+    Usage(String),
+    /// It did not work.
+    Failed(String),
+}
+
+impl Failure {
+    fn failed(error: &dyn std::error::Error) -> Self {
+        Self::Failed(boxgate_storage::error::chain(error))
+    }
+}
+
+/// Runs what was typed.
+pub fn run(cli: Cli) -> ExitCode {
+    let outcome = match cli.command {
+        Command::Serve(args) => serve::serve(args),
+        Command::Quickstart(args) => quickstart::quickstart(args),
+        Command::SampleBox(args) => sample_box::sample_box(&args),
+        Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
+        Command::Config(ConfigCommand::Check(args)) => check(&args),
+        Command::Config(ConfigCommand::Print(args)) => print(&args),
+    };
+    let (text, code) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Usage(text)) => (text, 2),
+        Err(Failure::Failed(text)) => (text, 1),
+    };
+    say_error(&format!("boxgate: {text}"));
+    ExitCode::from(code)
+}
+
+fn load(config: &ConfigArgs, listen: Option<&str>) -> Result<Settings, Failure> {
+    let flags = Flags {
+        config: config.config.clone(),
+        data_dir: config.data_dir.clone(),
+        listen: listen.map(str::to_owned),
+    };
+    let (settings, warnings) =
+        config::load(&flags).map_err(|errors| Failure::Usage(format!("configuration:\n{errors}")))?;
+    for warning in warnings {
+        say_error(&format!("boxgate: warning: {warning}"));
+    }
+    Ok(settings)
+}
+
+fn check(args: &ServeArgs) -> Result<(), Failure> {
+    load(&args.config, args.listen.as_deref())?;
+    say("The configuration is right.");
+    Ok(())
+}
+
+fn print(args: &ServeArgs) -> Result<(), Failure> {
+    let settings = load(&args.config, args.listen.as_deref())?;
+    say(config::print(&settings).trim_end());
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(&e))
+}
+
+/// One line for people or programs on standard output; a closed pipe is no error of ours.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _closed_pipe = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+fn say_error(text: &str) {
+    let _closed_pipe = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,199 @@
+//! `boxgate quickstart`: `serve` with everything made that a first try needs, and the lines to paste.
+//!
+//! The credentials are kept in `<data_dir>/quickstart.json` (0600), so that the next start prints the
+//! same ones.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use boxgate_storage::catalog::OrganizationName;
+use boxgate_storage::metadata::Metadata;
+use boxgate_storage::metadata::accounts::{Account, OrganizationRole};
+use boxgate_storage::metadata::tokens::{NewToken, TokenKind};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::bootstrap::{administrator, owned};
+use super::serve::{start, start_failed};
+use super::{Failure, QuickstartArgs, load, runtime, say};
+use crate::auth::credential;
+
+const ADMINISTRATOR: &str = "admin";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    organization: String,
+    password: String,
+    admin_token: String,
+    client_id: String,
+    client_secret: String,
+}
+
+pub(super) fn quickstart(args: QuickstartArgs) -> Result<(), Failure> {
+    let settings = load(&args.serve.config, args.serve.listen.as_deref())?;
+    let organization: OrganizationName = args
+        .organization
+        .parse()
+        .map_err(|e| Failure::Usage(format!("--organization: {e}")))?;
+    runtime()?.block_on(async {
+        let app = start(settings).await?;
+        if app.gateway().router.is_reserved(organization.as_str()) {
+            return Err(Failure::Usage(format!(
+                "--organization: {:?} is reserved: it is the first word of a route",
+                organization.as_str()
+            )));
+        }
+        app.recover().await.map_err(|e| start_failed(&e))?;
+        let data_dir = app.gateway().settings.data_dir.clone();
+        let kept = credentials(&app.gateway().metadata, &data_dir, &organization).await?;
+        let address = app.addresses().first().copied().ok_or_else(|| {
+            Failure::Usage("quickstart needs a listener (--listen or [[listeners]])".into())
+        })?;
+        let url = format!("http://{address}");
+        // Said once the port answers, which it does from here on.
+        let said = url.clone();
+        app.serve_then(move || {
+            if args.json {
+                say(&as_json(&said, &kept));
+            } else {
+                say(&as_text(&said, &kept, &data_dir));
+            }
+        })
+        .await;
+        Ok(())
+    })
+}
+
+fn as_json(url: &str, kept: &Kept) -> String {
+    json!({
+        "url": url, "organization": kept.organization,
+        "admin": { "username": ADMINISTRATOR, "password": kept.password, "token": kept.admin_token },
+        "service_account": { "client_id": kept.client_id, "client_secret": kept.client_secret },
+    })
+    .to_string()
+}
+
+fn as_text(url: &str, kept: &Kept, data_dir: &Path) -> String {
+    let Kept { organization, password, admin_token, client_id, client_secret } = kept;
+    let program = program();
+    let data_dir = data_dir.display();
+    format!(
+        "boxgate {version} listens on {url} (data in {data_dir}; stop with Ctrl-C)
+
+Administrator    {ADMINISTRATOR} / {password}
+  token          {admin_token}
+Organization     {organization}
+Service account  {client_id}
+  key            {client_secret}
+
+Try it in another terminal:
+
+  {program} sample-box demo.box
+
+  curl --fail-with-body -X POST {url}/api/organization/{organization}/box/demo/version/1.0.0/provider/virtualbox/architecture/amd64/file \\
+    -H \"Authorization: Bearer {client_secret}\" -F file=@demo.box
+
+  VAGRANT_SERVER_URL={url} VAGRANT_CLOUD_TOKEN={client_secret} \\
+    vagrant box add {organization}/demo --provider virtualbox
+
+Uploads written from the BoxVault guide want these:
+
+  export BOXVAULT_URL={url}
+  export BOXVAULT_CLIENT_ID={client_id}
+  export BOXVAULT_CLIENT_SECRET={client_secret}
+",
+        version = env!("CARGO_PKG_VERSION"),
+    )
+}
+
+/// How this program can be called again from the same place.
+fn program() -> String {
+    let Ok(path) = std::env::current_exe() else { return "boxgate".into() };
+    let here = std::env::current_dir().ok();
+    let path = here.and_then(|here| path.strip_prefix(here).map(Path::to_owned).ok()).unwrap_or(path);
+    path.display().to_string()
+}
+
+/// The kept credentials, made true in the database; what is missing is made.
+async fn credentials(
+    metadata: &Metadata,
+    data_dir: &Path,
+    organization: &OrganizationName,
+) -> Result<Kept, Failure> {
+    let path = data_dir.join("quickstart.json");
+    let kept: Option<Kept> =
+        std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let failed = |e: boxgate_storage::Error| Failure::failed(&e);
+    let mut kept = kept.unwrap_or_else(|| Kept {
+        organization: organization.to_string(),
+        password: credential::fresh()[..24].to_owned(),
+        admin_token: credential::fresh(),
+        client_id: String::new(),
+        client_secret: credential::fresh(),
+    });
+    kept.organization = organization.to_string();
+    let account = match metadata.account_by_username(ADMINISTRATOR).await.map_err(failed)? {
+        Some(account) => account,
+        None => administrator(metadata, ADMINISTRATOR, None, kept.password.clone())
+            .await
+            .map_err(failed)?,
+    };
+    let made = owned(metadata, organization, &account).await.map_err(failed)?;
+    let role = OrganizationRole::Owner;
+    metadata.set_membership(account.id, made.id, role).await.map_err(failed)?;
+    if kept.client_id.is_empty() {
+        kept.client_id = format!("{organization}-{}", &credential::fresh()[..8]);
+    }
+    let admin = NewToken {
+        kind: TokenKind::Personal,
+        hash: credential::hash(&kept.admin_token),
+        account: account.id,
+        organization: None,
+        name: Some("quickstart".into()),
+        description: Some("Made by boxgate quickstart".into()),
+        expires: None,
+    };
+    let service = NewToken {
+        kind: TokenKind::Service,
+        hash: credential::hash(&kept.client_secret),
+        organization: Some(made.id),
+        name: Some(kept.client_id.clone()),
+        ..admin.clone()
+    };
+    ensure_token(metadata, &account, admin).await.map_err(failed)?;
+    ensure_token(metadata, &account, service).await.map_err(failed)?;
+    write_private(&path, &kept)
+        .map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
+    Ok(kept)
+}
+
+async fn ensure_token(
+    metadata: &Metadata,
+    account: &Account,
+    token: NewToken,
+) -> boxgate_storage::Result<()> {
+    match metadata.token_by_hash(&token.hash).await? {
+        Some((found, owner)) if owner.id == account.id && found.organization == token.organization => {
+            Ok(())
+        }
+        // The same key, but for another organization than this start asks for.
+        Some((found, owner)) => {
+            metadata.delete_token(found.id, owner.id).await?;
+            metadata.create_token(token).await.map(drop)
+        }
+        None => metadata.create_token(token).await.map(drop),
+    }
+}
+
+fn write_private(path: &Path, kept: &Kept) -> std::io::Result<()> {
+    let text = serde_json::to_vec_pretty(kept)?;
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(&text)?;
+    file.sync_all()
+}

@@ -1,0 +1,242 @@
+//! From a request to its door: normal path, row, principal, policy, then one exhaustive match.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use tracing::Instrument as _;
+
+use crate::auth::{self, Credential, Principal, credential::Place};
+use crate::call::Call;
+use crate::door::boxvault::{accounts, boxes, files, levels, organizations, service_accounts, sign_in};
+use crate::door::{boxvault, operations, vagrant};
+use crate::gateway::{Gateway, Phase};
+use crate::http::path::NormalPath;
+use crate::http::response;
+use crate::refusal::Refusal;
+use crate::request::RequestFacts;
+use crate::route::{Class, Door, Found, PathNames, Policy, Route, Row};
+use crate::server::Respond;
+use crate::server::body::{InboundBody, OutboundBody};
+
+type Answer = Result<Response<OutboundBody>, Refusal>;
+
+impl Respond for Gateway {
+    fn respond(
+        self: Arc<Self>,
+        request: Request<InboundBody>,
+    ) -> BoxFuture<'static, Response<OutboundBody>> {
+        async move { answer(&self, request).await }.boxed()
+    }
+}
+
+async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<OutboundBody> {
+    let (head, body) = request.into_parts();
+    let facts = head
+        .extensions
+        .get::<Arc<RequestFacts>>()
+        .cloned()
+        .expect("the server gives every request its facts");
+    let path = match NormalPath::parse(head.uri.path()) {
+        Ok(path) => path,
+        Err(error) => return shaped(Door::BoxVault, Refusal::invalid(error.to_string()), &facts),
+    };
+    let (row, names) = match gateway.router.find(&head.method, path.as_str()) {
+        Found::Row(row, names) => (row, names),
+        Found::OtherMethods(methods) => return wrong_method(&methods, &facts),
+        Found::Nothing => {
+            let refusal = Refusal::new(StatusCode::NOT_FOUND, "There is nothing at this path.")
+                .code("NOT_FOUND");
+            return shaped(Door::BoxVault, refusal, &facts);
+        }
+    };
+    facts.set_route(row.route.name());
+    if gateway.phase() == Phase::Starting && row.door != Door::Operations {
+        let refusal = Refusal::busy("The gateway is starting.", std::time::Duration::from_secs(2));
+        return shaped(row.door, refusal, &facts);
+    }
+    let span = tracing::debug_span!("request", route = row.route.name());
+    match admitted(gateway, row, names, head, body, &facts).instrument(span).await {
+        Ok(response) => response,
+        Err(refusal) => shaped(row.door, refusal, &facts),
+    }
+}
+
+async fn admitted(
+    gateway: &Gateway,
+    row: &'static Row,
+    names: PathNames,
+    head: http::request::Parts,
+    body: InboundBody,
+    facts: &Arc<RequestFacts>,
+) -> Answer {
+    let principal = caller(gateway, row, &names, &head).await?;
+    if let Some(principal) = &principal {
+        facts.set_principal(principal.name().to_owned());
+    }
+    let grant = auth::authorize(&gateway.metadata, row.policy, principal, &names).await?;
+    let call = Call { head, body, row, names, grant, facts: Arc::clone(facts) };
+    dispatch(gateway, call).await
+}
+
+/// Who is asking. A bad credential is refused, but where a row needs none, BoxVault's own header with
+/// an expired session reads as nobody.
+async fn caller(
+    gateway: &Gateway,
+    row: &Row,
+    names: &PathNames,
+    head: &http::request::Parts,
+) -> Result<Option<Principal>, Refusal> {
+    if row.policy == Policy::Public && row.door != Door::Operations {
+        return Ok(None);
+    }
+    let found = Credential::find(&head.headers, head.uri.query());
+    let Some(credential) = found else {
+        // A download link stands for a credential, on its one route.
+        let link = credential_query(head, "token").filter(|_| row.route == Route::DownloadFile);
+        let Some(token) = link else { return Ok(None) };
+        let file = link_target(names)?;
+        return files::link_reader(gateway, &token, &file, gateway.clock.now()).await;
+    };
+    let principal = auth::authenticate(&gateway.metadata, &credential).await?;
+    let ignorable = matches!(row.policy, Policy::Optional | Policy::ReadBox | Policy::Public | Policy::Operations)
+        && *credential.place() == Place::AccessTokenHeader
+        && row.class != Class::Download
+        && !matches!(row.route, Route::ListVersions | Route::ShowVersion);
+    if principal.is_none() && !ignorable {
+        return Err(auth::bad_token());
+    }
+    Ok(principal)
+}
+
+fn credential_query(head: &http::request::Parts, name: &str) -> Option<String> {
+    auth::credential::query_value(head.uri.query()?, name)
+}
+
+fn link_target(names: &PathNames) -> Result<boxgate_storage::catalog::BoxRef, Refusal> {
+    Ok(boxgate_storage::catalog::BoxRef {
+        organization: names.value("org").parse().map_err(Refusal::name)?,
+        name: names.value("box").parse().map_err(Refusal::name)?,
+        version: names.value("version").parse().map_err(Refusal::name)?,
+        provider: names.value("provider").parse().map_err(Refusal::name)?,
+        architecture: names.value("arch").parse().map_err(Refusal::name)?,
+    })
+}
+
+async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
+    let ok = |value: &serde_json::Value| Ok(response::json(StatusCode::OK, value));
+    match call.row.route {
+        Route::SignIn => sign_in::sign_in(gateway, call).await,
+        Route::ServiceAccountSignIn => sign_in::service_account(gateway, call).await,
+        Route::SignUp => Err(sign_in::sign_up()),
+        Route::RefreshToken => sign_in::refresh(gateway, call).await,
+        Route::AuthMethods => ok(&sign_in::methods()),
+        Route::SetupStatus => sign_in::setup_status(gateway).await,
+        Route::CurrentUser => sign_in::current_user(&call),
+        Route::UserOrganizations => sign_in::organizations(gateway, call).await,
+        Route::CreateUser => accounts::create(gateway, call).await,
+        Route::ListUsers => accounts::list(gateway, call).await,
+        Route::ShowUser => accounts::show(gateway, call).await,
+        Route::UpdateUser => accounts::update(gateway, call).await,
+        Route::DeleteUser => accounts::delete(gateway, call).await,
+        Route::CreateServiceAccount => service_accounts::create(gateway, call).await,
+        Route::ListServiceAccounts => service_accounts::list(gateway, call).await,
+        Route::ServiceAccountOrganizations => service_accounts::organizations(gateway, call).await,
+        Route::DeleteServiceAccount => service_accounts::delete(gateway, call).await,
+        Route::RotateServiceAccount => service_accounts::rotate(gateway, call).await,
+        Route::CreateOrganization => organizations::create(gateway, call).await,
+        Route::ListOrganizations => organizations::list(gateway, call).await,
+        Route::ShowOrganization => organizations::show(gateway, call).await,
+        Route::UpdateOrganization => organizations::update(gateway, call).await,
+        Route::DeleteOrganization => organizations::delete(gateway, call).await,
+        Route::SetAccessMode => organizations::access_mode(gateway, call).await,
+        Route::DiscoverOrganizations => organizations::discover(gateway, call).await,
+        Route::ListMembers => organizations::members(gateway, call).await,
+        Route::SetMember => organizations::set_member(gateway, call).await,
+        Route::RemoveMember => organizations::remove_member(gateway, call).await,
+        Route::ListBoxes => boxes::list(gateway, call).await,
+        Route::CreateBox => boxes::create(gateway, call).await,
+        Route::DeleteBoxes => boxes::delete_all(gateway, call).await,
+        Route::ShowBox if vagrant::is_vagrant(&call.head.headers) => {
+            vagrant::box_metadata(gateway, call).await
+        }
+        Route::ShowBox => boxes::show(gateway, call).await,
+        Route::UpdateBox => boxes::update(gateway, call).await,
+        Route::DeleteBox => boxes::delete(gateway, call).await,
+        Route::DiscoverBoxes => boxes::discover(gateway, call).await,
+        Route::ListVersions => levels::list_versions(gateway, call).await,
+        Route::CreateVersion => levels::create_version(gateway, call).await,
+        Route::DeleteVersions => levels::delete_versions(gateway, call).await,
+        Route::ShowVersion => levels::show_version(gateway, call).await,
+        Route::UpdateVersion => levels::update_version(gateway, call).await,
+        Route::DeleteVersion => levels::delete_version(gateway, call).await,
+        Route::ListProviders => levels::list_providers(gateway, call).await,
+        Route::CreateProvider => levels::create_provider(gateway, call).await,
+        Route::DeleteProviders => levels::delete_providers(gateway, call).await,
+        Route::ShowProvider => levels::show_provider(gateway, call).await,
+        Route::UpdateProvider => levels::update_provider(gateway, call).await,
+        Route::DeleteProvider => levels::delete_provider(gateway, call).await,
+        Route::ListArchitectures => levels::list_architectures(gateway, call).await,
+        Route::CreateArchitecture => levels::create_architecture(gateway, call).await,
+        Route::DeleteArchitectures => levels::delete_architectures(gateway, call).await,
+        Route::ShowArchitecture => levels::show_architecture(gateway, call).await,
+        Route::UpdateArchitecture => levels::update_architecture(gateway, call).await,
+        Route::DeleteArchitecture => levels::delete_architecture(gateway, call).await,
+        Route::UploadFile => files::upload(gateway, call).await,
+        Route::FileInfo => files::info(gateway, call).await,
+        Route::FileLink => files::get_link(gateway, &call),
+        Route::DownloadFile => files::download(gateway, call).await,
+        Route::DeleteFile => files::delete(gateway, call).await,
+        Route::VagrantMetadata => vagrant::box_metadata(gateway, call).await,
+        Route::VagrantFile => vagrant::file(gateway, call).await,
+        Route::VagrantDefaultFile => vagrant::default_file(gateway, call).await,
+        Route::Health => Ok(operations::health(gateway).await),
+        Route::Live => Ok(operations::live()),
+        Route::Ready => Ok(operations::ready(gateway).await),
+        Route::Status => operations::status(gateway, &call).await,
+        Route::Metrics => operations::metrics(gateway, &call).await,
+    }
+}
+
+/// A refusal in its door's shape, its cause logged once, here.
+fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<OutboundBody> {
+    if let Some(cause) = &refusal.cause
+        && refusal.status.is_server_error()
+    {
+        tracing::error!(
+            request_id = %facts.id(), error = %boxgate_storage::error::chain(cause), "request failed"
+        );
+    }
+    let mut response = match door {
+        Door::BoxVault => boxvault::refuse(&refusal),
+        Door::Vagrant => vagrant::refuse(&refusal),
+        Door::Operations | Door::Admin => operations::refuse(&refusal),
+    };
+    // RFC 9110 §15.5.2: a 401 names how to do better.
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Bearer realm=\"boxgate\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    if refusal.status == StatusCode::SERVICE_UNAVAILABLE && !refusal.headers.contains_key(RETRY_AFTER) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    response.headers_mut().extend(refusal.headers);
+    response
+}
+
+fn wrong_method(methods: &[http::Method], facts: &RequestFacts) -> Response<OutboundBody> {
+    let mut allowed: Vec<&str> = methods.iter().map(http::Method::as_str).collect();
+    if allowed.contains(&"GET") {
+        allowed.push("HEAD");
+    }
+    let allowed = allowed.join(", ");
+    let refusal = Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("This path answers {allowed} only."),
+    )
+    .code("METHOD_NOT_ALLOWED")
+    .header(ALLOW, HeaderValue::from_str(&allowed).expect("method names are ASCII"));
+    shaped(Door::BoxVault, refusal, facts)
+}

@@ -1,0 +1,5 @@
+//! The doors: one public API each, its JSON shapes, names and quirks, mapped onto handlers.
+
+pub mod boxvault;
+pub mod operations;
+pub mod vagrant;

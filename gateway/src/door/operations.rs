@@ -1,0 +1,110 @@
+//! Probes, status and metrics.
+
+use std::collections::BTreeMap;
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::auth::Principal;
+use crate::call::Call;
+use crate::gateway::{Gateway, Phase};
+use crate::http::response;
+use crate::refusal::Refusal;
+use crate::server::body::OutboundBody;
+
+type Answer = Result<Response<OutboundBody>, Refusal>;
+
+/// A refusal as a problem document (RFC 9457).
+pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
+    crate::http::problem::response(refusal.status, refusal.code, &refusal.message)
+}
+
+/// `GET /livez`: the process answers.
+pub fn live() -> Response<OutboundBody> {
+    uncached(response::json(StatusCode::OK, &json!({ "status": "ok" })))
+}
+
+/// `GET /readyz`: 200 while traffic is welcome; 503 while draining or while a dependency is away.
+pub async fn ready(gateway: &Gateway) -> Response<OutboundBody> {
+    let dependencies = gateway.dependencies().await;
+    let ready = gateway.phase() == Phase::Serving && dependencies.values().all(|d| d.ok);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let states: BTreeMap<_, _> = dependencies.iter().map(|(name, d)| (name, d.word())).collect();
+    let body = json!({
+        "status": if ready { "ok" } else { "unavailable" },
+        "phase": gateway.phase().as_str(), "dependencies": states,
+    });
+    uncached(response::json(status, &body))
+}
+
+/// `GET /health` and `GET /api/health`, in BoxVault's shape.
+pub async fn health(gateway: &Gateway) -> Response<OutboundBody> {
+    let dependencies = gateway.dependencies().await;
+    let ok = dependencies.values().all(|d| d.ok);
+    let word = |name: &str| dependencies.get(name).map_or("unknown", |d| d.word());
+    let body = json!({
+        "status": if ok { "ok" } else { "error" },
+        "timestamp": crate::door::boxvault::shape::time(gateway.clock.now()),
+        "version": env!("CARGO_PKG_VERSION"), "environment": "production",
+        "supported_languages": ["en"], "default_language": "en", "frontend_logging": false,
+        "services": { "database": word("database"), "storage_boxes": word("store.main") },
+    });
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    uncached(response::json(status, &body))
+}
+
+/// `GET /api/status`: version and phase for everyone, details for operators.
+pub async fn status(gateway: &Gateway, call: &Call) -> Answer {
+    let mut body = json!({
+        "version": env!("CARGO_PKG_VERSION"), "phase": gateway.phase().as_str(),
+        "status": if gateway.phase() == Phase::Serving { "ok" } else { "unavailable" },
+    });
+    if is_operator(gateway, call) {
+        let dependencies: BTreeMap<String, Value> = gateway
+            .dependencies()
+            .await
+            .into_iter()
+            .map(|(name, d)| {
+                let space = d.space.map(|s| json!({ "free_bytes": s.free_bytes, "total_bytes": s.total_bytes }));
+                (name, json!({ "state": d.word(), "space": space }))
+            })
+            .collect();
+        body = super::boxvault::shape::with(
+            body,
+            json!({
+                "uptime_seconds": gateway.uptime().as_secs(), "mode": "embedded",
+                "dependencies": dependencies, "uploads_in_progress": gateway.engine.in_progress(),
+            }),
+        );
+    }
+    Ok(uncached(response::json(StatusCode::OK, &body)))
+}
+
+/// `GET /metrics`.
+pub async fn metrics(gateway: &Gateway, call: &Call) -> Answer {
+    if !is_operator(gateway, call) {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "Metrics answer loopback, the networks of operations.allow, and administrators.",
+        ));
+    }
+    let text = gateway.metrics_text().await;
+    let mut response = response::text(StatusCode::OK, text);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(crate::telemetry::metrics::CONTENT_TYPE));
+    Ok(uncached(response))
+}
+
+fn is_operator(gateway: &Gateway, call: &Call) -> bool {
+    let address = call.facts.client_ip();
+    address.is_loopback()
+        || gateway.settings.operations.allow.iter().any(|network| network.contains(address))
+        || call.grant.principal.as_ref().is_some_and(Principal::is_platform_admin)
+}
+
+fn uncached(mut response: Response<OutboundBody>) -> Response<OutboundBody> {
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

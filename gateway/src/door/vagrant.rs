@@ -1,0 +1,140 @@
+//! What Vagrant reads: box metadata at all its paths, and box files with ranges.
+//!
+//! Error bodies: `{"errors": [text], "success": false}`; Vagrant shows the status, people the text.
+
+pub mod metadata;
+
+use boxgate_storage::catalog::{ArchitectureName, BoxRef};
+use boxgate_storage::digest::Blake3;
+use boxgate_storage::metadata::catalog::{BoxTree, ResolvedFile};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, USER_AGENT, VARY};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use serde_json::json;
+
+use crate::call::Call;
+use crate::gateway::Gateway;
+use crate::handler::download::{self, Freshness};
+use crate::http::precondition::{Decision, decide_validators};
+use crate::http::response;
+use crate::refusal::Refusal;
+use crate::server::body::OutboundBody;
+
+type Answer = Result<Response<OutboundBody>, Refusal>;
+
+/// A refusal in the shape of Vagrant Cloud.
+pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
+    response::json(refusal.status, &json!({ "errors": [refusal.message], "success": false }))
+}
+
+/// Whether a request comes from Vagrant itself.
+pub fn is_vagrant(headers: &HeaderMap) -> bool {
+    headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Vagrant/"))
+}
+
+/// Metadata of the box that the policy found, as JSON; HEAD says the same without the body.
+pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
+    let row = call.row()?;
+    let tree: Option<BoxTree> = gateway.metadata.box_tree(row.organization, &row.name).await?;
+    let tree = tree.ok_or_else(|| crate::auth::no_box(&call.names))?;
+    let origin = gateway.base_url(&call.head) + &gateway.settings.doors.vagrant.prefix;
+    let text = serde_json::to_vec(&metadata::render(&tree, &origin))
+        .expect("a value of strings and booleans is JSON");
+    let etag = format!("\"{}\"", blake3::hash(&text).to_hex());
+    let mut headers = HeaderMap::new();
+    headers.insert(ETAG, HeaderValue::from_str(&etag).expect("hexadecimal digits are ASCII"));
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    // URLs inside come from the request unless `public_url` is set; then no shared cache may keep them.
+    let shared = tree.row.fields.public && !gateway.settings.public_url.is_empty();
+    let cache = if shared { "public, max-age=60, no-transform" } else { "private, no-cache, no-transform" };
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
+    match decide_validators(&etag, None, &call.head.method, &call.head.headers) {
+        Decision::NotModified => return Ok(response::empty(StatusCode::NOT_MODIFIED, headers)),
+        Decision::PreconditionFailed => {
+            return Ok(response::empty(StatusCode::PRECONDITION_FAILED, headers));
+        }
+        // Vagrant resumes metadata like boxes: a range of JSON is never served.
+        Decision::Full | Decision::Partial(_) | Decision::NotSatisfiable => {}
+    }
+    // Vagrant takes a body for metadata only if the type is exactly this one.
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_LENGTH, text.len().into());
+    if call.head.method == Method::HEAD {
+        return Ok(response::empty(StatusCode::OK, headers));
+    }
+    Ok(response::with_body(StatusCode::OK, headers, response::full(text)))
+}
+
+/// `.../providers/{provider}/{arch}/vagrant.box`.
+pub async fn file(gateway: &Gateway, call: Call) -> Answer {
+    let name = call.box_ref()?;
+    serve(gateway, call, name).await
+}
+
+/// `.../providers/{provider}.box`: the default architecture, else the only one that has a file.
+pub async fn default_file(gateway: &Gateway, call: Call) -> Answer {
+    let text = call.names.value("provider");
+    let Some(provider) = text.strip_suffix(".box") else {
+        return Err(Refusal::missing("Path", call.head.uri.path()));
+    };
+    let provider: boxgate_storage::catalog::ProviderName = provider.parse().map_err(Refusal::name)?;
+    let version: boxgate_storage::catalog::VersionName = call.name("version")?;
+    let row = call.row()?;
+    let tree = gateway.metadata.box_tree(row.organization, &row.name).await?;
+    let architecture = tree.and_then(|tree| default_architecture(&tree, &version, &provider));
+    let architecture = architecture.ok_or_else(|| Refusal::missing("File", text))?;
+    let name = BoxRef {
+        organization: call.name("org")?,
+        name: call.name("box")?,
+        version,
+        provider,
+        architecture,
+    };
+    serve(gateway, call, name).await
+}
+
+fn default_architecture(
+    tree: &BoxTree,
+    version: &boxgate_storage::catalog::VersionName,
+    provider: &boxgate_storage::catalog::ProviderName,
+) -> Option<ArchitectureName> {
+    let version = tree.versions.iter().find(|v| v.row.name.folded() == version.folded())?;
+    let provider = version.providers.iter().find(|p| p.row.name.folded() == provider.folded())?;
+    let stored: Vec<_> = provider.architectures.iter().filter(|a| a.file.is_some()).collect();
+    let chosen = stored.iter().find(|a| a.row.default_box).or(match stored.as_slice() {
+        [only] => Some(only),
+        _ => None,
+    })?;
+    Some(chosen.row.name.clone())
+}
+
+async fn serve(gateway: &Gateway, call: Call, name: BoxRef) -> Answer {
+    let missing = || Refusal::missing("File", &name.to_string());
+    let pinned = match call.query("b3") {
+        None => None,
+        Some(hex) => Some(Blake3::from_hex(&hex).ok_or_else(missing)?),
+    };
+    let mut resolved: Option<ResolvedFile> = gateway.metadata.resolve_file(&name).await?;
+    if let Some(digest) = &pinned
+        && resolved.as_ref().is_none_or(|r| r.file.blob.blake3 != *digest)
+    {
+        resolved = gateway.metadata.resolve_former_file(&name, digest).await?;
+    }
+    let resolved = resolved.ok_or_else(missing)?;
+    let freshness = match (resolved.row.fields.public, &pinned) {
+        (false, _) => Freshness::Private,
+        (true, Some(_)) => Freshness::Immutable,
+        (true, None) => Freshness::PublicName,
+    };
+    let location = pinned.is_none().then(|| {
+        format!(
+            "{}{}",
+            gateway.settings.doors.vagrant.prefix,
+            metadata::file_path(&name, &resolved.file.blob.blake3)
+        )
+    });
+    let mut response = download::serve(gateway, &call.head, resolved, freshness).await?;
+    if let Some(location) = location {
+        download::content_location(&mut response, &location);
+    }
+    Ok(response)
+}

@@ -1,0 +1,126 @@
+//! Box metadata as Vagrant 2.3 and 2.4 read it.
+//!
+//! What one client chokes on is never listed: versions outside the RubyGems grammar, versions without
+//! a stored file, checksum types beyond what it can verify.
+
+use boxgate_storage::catalog::version::{compare, is_listable, without_v};
+use boxgate_storage::catalog::{BoxRef, OrganizationName};
+use boxgate_storage::digest::Blake3;
+use boxgate_storage::metadata::catalog::{
+    ArchitectureTree, BoxTree, FileRow, ProviderTree, VersionStatus, VersionTree,
+};
+use serde_json::{Value, json};
+
+/// The metadata of a box; `origin` starts every URL in it.
+pub fn render(tree: &BoxTree, origin: &str) -> Value {
+    let mut versions: Vec<&VersionTree> = tree.versions.iter().filter(|v| is_listed(v)).collect();
+    versions.sort_by(|a, b| compare(b.row.name.as_str(), a.row.name.as_str()));
+    let list: Vec<Value> = versions.into_iter().map(|v| version(tree, v, origin)).collect();
+    json!({
+        "name": format!("{}/{}", tree.organization_name, tree.row.name),
+        "description": tree.row.fields.description,
+        "short_description": tree.row.fields.short_description,
+        "versions": list,
+    })
+}
+
+fn is_listed(version: &VersionTree) -> bool {
+    version.row.status == VersionStatus::Active
+        && is_listable(version.row.name.as_str())
+        && version.providers.iter().flat_map(|p| &p.architectures).any(|a| a.file.is_some())
+}
+
+fn version(tree: &BoxTree, version: &VersionTree, origin: &str) -> Value {
+    let mut providers = Vec::new();
+    for provider in &version.providers {
+        let mut stored: Vec<(&ArchitectureTree, &FileRow)> =
+            provider.architectures.iter().filter_map(|a| Some((a, a.file.as_ref()?))).collect();
+        // Vagrant 2.3 knows no architectures and takes the last entry of a name; 2.4 picks its own.
+        stored.sort_by_key(|(a, _)| a.row.default_box);
+        for (architecture, file) in stored {
+            providers.push(entry(tree, version, provider, architecture, file, origin));
+        }
+    }
+    let markdown = version.row.fields.description.as_deref();
+    json!({
+        "version": without_v(version.row.name.as_str()),
+        "status": "active",
+        "description_html": markdown.map(html),
+        "description_markdown": markdown,
+        "providers": providers,
+    })
+}
+
+fn entry(
+    tree: &BoxTree,
+    version: &VersionTree,
+    provider: &ProviderTree,
+    architecture: &ArchitectureTree,
+    file: &FileRow,
+    origin: &str,
+) -> Value {
+    let name = full_name(&tree.organization_name, tree, version, provider, architecture);
+    json!({
+        "name": provider.row.name.as_str(),
+        "url": format!("{origin}{}", file_path(&name, &file.blob.blake3)),
+        // Vagrant 2.3 knows types in lower case only, and fails the add on one that it does not know.
+        "checksum": file.blob.sha256.to_hex(),
+        "checksum_type": "sha256",
+        "blake3": file.blob.blake3.to_hex(),
+        "size": file.blob.length,
+        "architecture": architecture.row.name.as_str(),
+        "default_architecture": architecture.row.default_box,
+    })
+}
+
+fn full_name(
+    organization: &OrganizationName,
+    tree: &BoxTree,
+    version: &VersionTree,
+    provider: &ProviderTree,
+    architecture: &ArchitectureTree,
+) -> BoxRef {
+    BoxRef {
+        organization: organization.clone(),
+        name: tree.row.name.clone(),
+        version: version.row.name.clone(),
+        provider: provider.row.name.clone(),
+        architecture: architecture.row.name.clone(),
+    }
+}
+
+/// The path of a box file whose bytes never change.
+pub fn file_path(name: &BoxRef, digest: &Blake3) -> String {
+    format!(
+        "/{}/boxes/{}/versions/{}/providers/{}/{}/vagrant.box?b3={}",
+        name.organization, name.name, name.version, name.provider, name.architecture, digest.to_hex()
+    )
+}
+
+/// Markdown as HTML; raw HTML in it is shown as text, and links go to the web or nowhere.
+fn html(markdown: &str) -> String {
+    use pulldown_cmark::{CowStr, Event, Parser, Tag};
+    let events = Parser::new(markdown).map(|event| match event {
+        Event::Html(text) | Event::InlineHtml(text) => Event::Text(text),
+        Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
+            let dest_url = if is_web(&dest_url) { dest_url } else { CowStr::Borrowed("#") };
+            Event::Start(Tag::Link { link_type, dest_url, title, id })
+        }
+        Event::Start(Tag::Image { link_type, dest_url, title, id }) => {
+            let dest_url = if is_web(&dest_url) { dest_url } else { CowStr::Borrowed("#") };
+            Event::Start(Tag::Image { link_type, dest_url, title, id })
+        }
+        other => other,
+    });
+    let mut out = String::new();
+    pulldown_cmark::html::push_html(&mut out, events);
+    out
+}
+
+fn is_web(url: &str) -> bool {
+    let url = url.trim().to_ascii_lowercase();
+    ["http://", "https://", "mailto:", "#"].iter().any(|start| url.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! What every request may reach: rows, stores, keys, settings, signals.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use boxgate_storage::blob::BlobKey;
+use boxgate_storage::clock::Clock;
+use boxgate_storage::metadata::Metadata;
+use boxgate_storage::metadata::catalog::FileId;
+use boxgate_storage::store::{Space, Store};
+use boxgate_storage::upload::UploadEngine;
+use boxgate_storage::{Error, ErrorKind};
+use http::header::HOST;
+use http::request::Parts;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::Admission;
+use crate::auth::link::LinkSigner;
+use crate::config::settings::{DecodeBase64, Settings};
+use crate::multipart::FormLimits;
+use crate::route::Router;
+use crate::telemetry::Telemetry;
+
+/// Shared by all requests of a process.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Checked configuration.
+    pub settings: Settings,
+    /// Rows.
+    pub metadata: Metadata,
+    /// Uploads.
+    pub engine: UploadEngine,
+    /// Stores by name.
+    pub stores: BTreeMap<String, Store>,
+    /// The route table, compiled.
+    pub router: Router,
+    /// Signs download links.
+    pub links: LinkSigner,
+    /// Permits.
+    pub admission: Admission,
+    /// Metrics.
+    pub telemetry: Arc<Telemetry>,
+    /// Current time.
+    pub clock: Arc<dyn Clock>,
+    /// Work that goes on behind answers: counting, quarantine. Stopping waits for it.
+    pub background: TaskTracker,
+    /// Where in its life the process is.
+    pub lifecycle: Lifecycle,
+}
+
+/// Where in its life a process is.
+#[derive(Debug)]
+pub struct Lifecycle {
+    phase: AtomicU8,
+    started: Instant,
+}
+
+/// One phase of a process's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Recovering what a former process left.
+    Starting,
+    /// Taking requests.
+    Serving,
+    /// Finishing what was begun.
+    Draining,
+}
+
+impl Phase {
+    /// A word for status answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self { phase: AtomicU8::new(0), started: Instant::now() }
+    }
+}
+
+/// Whether something the gateway stands on answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Dependency {
+    /// Whether it does.
+    pub ok: bool,
+    /// Room on its volume, where it is a store.
+    pub space: Option<Space>,
+}
+
+impl Dependency {
+    /// `ok` or `error`.
+    pub fn word(self) -> &'static str {
+        if self.ok { "ok" } else { "error" }
+    }
+}
+
+impl Gateway {
+    /// The phase.
+    pub fn phase(&self) -> Phase {
+        match self.lifecycle.phase.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            _ => Phase::Draining,
+        }
+    }
+
+    /// Enters a phase.
+    pub fn enter(&self, phase: Phase) {
+        self.lifecycle.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Time since the process started.
+    pub fn uptime(&self) -> Duration {
+        self.lifecycle.started.elapsed()
+    }
+
+    /// The store of that name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] for a name that a row holds and the configuration does not.
+    pub fn store(&self, name: &str) -> Result<&Store, Error> {
+        self.stores
+            .get(name)
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "store.find", format!("store {name}")))
+    }
+
+    /// Start of the URLs that answers hold: the entry of `public_url` for the request's authority,
+    /// else the first; unset, the request's own authority, which framing has checked.
+    pub fn base_url(&self, head: &Parts) -> String {
+        let authority = head
+            .headers
+            .get(HOST)
+            .and_then(|v| v.to_str().ok())
+            .or_else(|| head.uri.authority().map(http::uri::Authority::as_str))
+            .unwrap_or("localhost");
+        let configured = &self.settings.public_url;
+        let own = configured.iter().find(|url| {
+            url.split_once("://").is_some_and(|(_, rest)| {
+                rest.split('/').next().is_some_and(|a| a.eq_ignore_ascii_case(authority))
+            })
+        });
+        own.or(configured.first()).cloned().unwrap_or_else(|| format!("http://{authority}"))
+    }
+
+    /// Limits of forms.
+    pub fn form_limits(&self) -> FormLimits {
+        FormLimits {
+            parts: self.settings.limits.multipart_parts,
+            part_head_bytes: self.settings.limits.multipart_part_head_bytes,
+            guess_base64: self.settings.uploads.decode_base64 == DecodeBase64::Auto,
+        }
+    }
+
+    /// Counts one download, behind the answer.
+    pub fn count_download(&self, file: FileId) {
+        let metadata = self.metadata.clone();
+        self.background.spawn(async move {
+            if let Err(error) = metadata.count_download(file).await {
+                tracing::warn!(error = %boxgate_storage::error::chain(&error), "download not counted");
+            }
+        });
+    }
+
+    /// Where damage of a blob is reported to while it is served.
+    pub fn damage_report(&self, key: BlobKey) -> DamageReport {
+        DamageReport {
+            key,
+            metadata: self.metadata.clone(),
+            telemetry: Arc::clone(&self.telemetry),
+            background: self.background.clone(),
+        }
+    }
+
+    /// What the gateway stands on, and whether it answers.
+    pub async fn dependencies(&self) -> BTreeMap<String, Dependency> {
+        let mut found = BTreeMap::new();
+        let ok = self.metadata.ping().await.is_ok();
+        found.insert("database".to_owned(), Dependency { ok, space: None });
+        for (name, store) in &self.stores {
+            let space = match &store.space {
+                Some(space) => space.free_space().await.map(Some),
+                None => Ok(None),
+            };
+            let dependency =
+                Dependency { ok: space.is_ok(), space: space.ok().flatten() };
+            found.insert(format!("store.{name}"), dependency);
+        }
+        found
+    }
+
+    /// The metrics as text, with what is only known when asked.
+    pub async fn metrics_text(&self) -> String {
+        for (name, dependency) in self.dependencies().await {
+            self.telemetry.metrics.set_dependency(&name, dependency.ok);
+            if let (Some(store), Some(space)) = (name.strip_prefix("store."), dependency.space) {
+                self.telemetry.metrics.set_store_free(store, space.free_bytes);
+            }
+        }
+        self.telemetry.metrics.set_uploads_in_progress(self.engine.in_progress());
+        self.telemetry.metrics.text()
+    }
+}
+
+/// Tells of a blob that broke while it was served: counted, logged, quarantined.
+#[derive(Debug, Clone)]
+pub struct DamageReport {
+    key: BlobKey,
+    metadata: Metadata,
+    telemetry: Arc<Telemetry>,
+    background: TaskTracker,
+}
+
+impl DamageReport {
+    /// Reports why a download broke; damage takes the blob out of service.
+    pub fn report(&self, error: &Error) {
+        let damaged = error.kind() == ErrorKind::Damaged || error.kind() == ErrorKind::NotFound;
+        self.telemetry.metrics.download_broken(if damaged { "damaged" } else { "store" });
+        tracing::error!(
+            blob = %self.key, error = %boxgate_storage::error::chain(error), "download broken"
+        );
+        if damaged {
+            let (metadata, key) = (self.metadata.clone(), self.key);
+            self.background.spawn(async move {
+                if let Err(error) = metadata.quarantine_blob(&key).await {
+                    tracing::error!(
+                        blob = %key, error = %boxgate_storage::error::chain(&error), "blob not quarantined"
+                    );
+                }
+            });
+        }
+    }
+}

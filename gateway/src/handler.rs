@@ -1,0 +1,5 @@
+//! What requests do, whichever door they came through: typed input in, outcome out. No header is
+//! parsed here and no status is chosen.
+
+pub mod download;
+pub mod upload;

@@ -1,0 +1,269 @@
+//! One upload: admission, the intent's row, the pump, the commit.
+
+use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::digest::Digest;
+use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
+use boxgate_storage::metadata::uploads::{Published, Target};
+use boxgate_storage::upload::{UploadIntent, UploadWriter};
+
+use crate::gateway::Gateway;
+use crate::ingest;
+use crate::multipart::{Decoding, FormEvent, FormReader};
+use crate::refusal::Refusal;
+use crate::request::RequestFacts;
+use crate::server::body::InboundBody;
+
+/// A checksum as the client declared it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// Its type in BoxVault's spelling: `SHA256`.
+    pub label: String,
+    /// The value to compare with.
+    pub digest: Digest,
+}
+
+/// A box on its way in.
+#[derive(Debug)]
+pub struct UploadOrder {
+    /// The name to publish.
+    pub file: BoxRef,
+    /// Whose it becomes.
+    pub organization: OrganizationId,
+    /// Who sends it.
+    pub account: AccountId,
+    /// The name under which they act.
+    pub actor: String,
+    /// Start of the URLs in the event that tells of it.
+    pub base_url: String,
+    /// Checksum to verify.
+    pub declared: Option<Declared>,
+    /// Length of the box in bytes, where the request tells it.
+    pub length: Option<u64>,
+}
+
+/// How the body carries the box.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Carrier {
+    /// The body is the box.
+    Raw,
+    /// The body is a form with the box in a part named `file`.
+    Form {
+        /// The delimiter of its parts, unquoted.
+        boundary: String,
+    },
+}
+
+/// A published box.
+#[derive(Debug)]
+pub struct Uploaded {
+    /// What was published.
+    pub published: Published,
+    /// What the uploader should know.
+    pub warnings: Vec<String>,
+}
+
+/// Takes a box in. Until it returns, nothing is visible; on any error nothing is published and what
+/// was stored is given up.
+///
+/// # Errors
+/// The refusal to send.
+pub async fn upload(
+    gateway: &Gateway,
+    order: UploadOrder,
+    carrier: Carrier,
+    mut body: InboundBody,
+    facts: &RequestFacts,
+) -> Result<Uploaded, Refusal> {
+    let _permit = gateway.admission.upload()?;
+    let mut warnings = Vec::new();
+    let writer = match carrier {
+        Carrier::Raw => {
+            let mut writer = begin(gateway, &order, order.length, facts).await?;
+            ingest::pump(&mut body, &mut writer).await?;
+            writer
+        }
+        Carrier::Form { boundary } => {
+            form(gateway, order, &boundary, &mut body, facts, &mut warnings).await?
+        }
+    };
+    if writer.received_bytes() == 0 {
+        return Err(Refusal::invalid("The file is empty. Nothing was published."));
+    }
+    let published = writer.finish().await?;
+    Ok(Uploaded { published, warnings })
+}
+
+async fn begin(
+    gateway: &Gateway,
+    order: &UploadOrder,
+    length: Option<u64>,
+    facts: &RequestFacts,
+) -> Result<UploadWriter, Refusal> {
+    let writer = gateway
+        .engine
+        .begin(UploadIntent {
+            account: order.account,
+            organization: order.organization,
+            target: Target {
+                box_name: order.file.name.to_string(),
+                version: order.file.version.to_string(),
+                provider: order.file.provider.to_string(),
+                architecture: order.file.architecture.to_string(),
+                new_box_public: gateway.settings.catalog.new_box_public,
+                declared: order.declared.as_ref().map(|d| (d.label.clone(), d.digest.to_hex())),
+                actor: order.actor.clone(),
+                base_url: order.base_url.clone(),
+            },
+            length,
+            expected: order.declared.iter().map(|d| d.digest.clone()).collect(),
+        })
+        .await?;
+    facts.set_upload(writer.id().to_string());
+    Ok(writer)
+}
+
+/// Reads a form: the part `file` goes into the writer, `checksum` and `checksumType` are taken before
+/// or behind it, other parts are ignored.
+async fn form(
+    gateway: &Gateway,
+    mut order: UploadOrder,
+    boundary: &str,
+    body: &mut InboundBody,
+    facts: &RequestFacts,
+    warnings: &mut Vec<String>,
+) -> Result<UploadWriter, Refusal> {
+    let mut reader = FormReader::new(boundary, body, gateway.form_limits());
+    let mut checksum = FormChecksum::default();
+    let mut writer = None;
+    loop {
+        match reader.next().await? {
+            FormEvent::Field { name, value } => checksum.take(&name, value),
+            FormEvent::FileStart => {
+                if order.declared.is_none() {
+                    order.declared = checksum.declared()?;
+                }
+                writer = Some(begin(gateway, &order, None, facts).await?);
+            }
+            FormEvent::FileData(chunk) => {
+                if let Some(writer) = &mut writer {
+                    writer.write(chunk).await?;
+                }
+            }
+            FormEvent::FileEnd { decoding } => {
+                if decoding == Decoding::Guessed {
+                    warnings.push(
+                        "The file part was base64 text of an archive without saying so; the decoded \
+                         bytes were stored (uploads.decode_base64)."
+                            .into(),
+                    );
+                }
+            }
+            FormEvent::End => break,
+        }
+    }
+    let mut writer = writer.ok_or_else(|| {
+        Refusal::invalid("The form has no part named 'file' with the box in it.")
+    })?;
+    if order.declared.is_none()
+        && let Some(late) = checksum.declared()?
+    {
+        writer.expect(late.digest).map_err(|_too_late| {
+            Refusal::invalid(format!(
+                "A checksum of type {} must come before the file part, or in the x-checksum header.",
+                late.label
+            ))
+        })?;
+    }
+    Ok(writer)
+}
+
+#[derive(Debug, Default)]
+struct FormChecksum {
+    value: Option<String>,
+    kind: Option<String>,
+}
+
+impl FormChecksum {
+    fn take(&mut self, name: &str, value: String) {
+        match name {
+            "checksum" => self.value = Some(value),
+            "checksumType" => self.kind = Some(value),
+            _ => {}
+        }
+    }
+
+    fn declared(&self) -> Result<Option<Declared>, Refusal> {
+        declared(self.value.as_deref(), self.kind.as_deref())
+    }
+}
+
+/// A declared checksum from its value and type. An empty value with type `NULL` (or none) is no
+/// checksum; a value without a type is told by its length.
+///
+/// # Errors
+/// 400 for an unknown type or a value that does not fit it.
+pub fn declared(value: Option<&str>, kind: Option<&str>) -> Result<Option<Declared>, Refusal> {
+    use boxgate_storage::digest::Algorithm;
+    let value = value.unwrap_or_default().trim();
+    let kind = kind.unwrap_or_default().trim();
+    let no_kind = kind.is_empty() || kind.eq_ignore_ascii_case("null");
+    if value.is_empty() {
+        if no_kind || Algorithm::from_name(kind).is_some() {
+            return Ok(None);
+        }
+        return Err(unknown_kind(kind));
+    }
+    let algorithm = if no_kind {
+        match value.len() {
+            32 => Algorithm::Md5,
+            40 => Algorithm::Sha1,
+            64 => Algorithm::Sha256,
+            96 => Algorithm::Sha384,
+            128 => Algorithm::Sha512,
+            _ => {
+                return Err(Refusal::invalid(
+                    "x-checksum is not a hexadecimal digest of a known length; name its type in x-checksum-type.",
+                ));
+            }
+        }
+    } else {
+        Algorithm::from_name(kind).ok_or_else(|| unknown_kind(kind))?
+    };
+    let digest = Digest::from_hex(algorithm, value).ok_or_else(|| {
+        Refusal::invalid(format!(
+            "x-checksum must be {} hexadecimal digits for type {}.",
+            algorithm.digest_bytes() * 2,
+            algorithm.name()
+        ))
+    })?;
+    Ok(Some(Declared { label: algorithm.name().to_ascii_uppercase(), digest }))
+}
+
+fn unknown_kind(kind: &str) -> Refusal {
+    let known: Vec<&str> =
+        boxgate_storage::digest::Algorithm::ALL.iter().map(|a| a.name()).collect();
+    Refusal::invalid(format!("x-checksum-type {kind:?} is unknown; known are {}.", known.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_are_read_by_type_or_by_length() {
+        let sha = "ab".repeat(32);
+        let label = |value: &str, kind: Option<&str>| {
+            declared(Some(value), kind).map(|d| d.map(|d| d.label)).map_err(|r| r.status.as_u16())
+        };
+        assert_eq!(label(&sha, Some("SHA-256")), Ok(Some("SHA256".into())));
+        assert_eq!(label(&sha, Some("blake3")), Ok(Some("BLAKE3".into())));
+        assert_eq!(label(&sha, None), Ok(Some("SHA256".into())));
+        assert_eq!(label("", Some("NULL")), Ok(None));
+        assert_eq!(label("", None), Ok(None));
+        assert_eq!(label("", Some("crc32")), Err(400));
+        assert_eq!(label(&sha, Some("crc32")), Err(400));
+        assert_eq!(label("abcd", Some("sha256")), Err(400));
+        assert_eq!(label(&"zz".repeat(32), Some("sha256")), Err(400));
+        assert_eq!(label("abcd", None), Err(400));
+    }
+}

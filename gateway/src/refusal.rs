@@ -1,0 +1,158 @@
+//! What a door answers when it will not or cannot do what was asked: status, text, and what to do
+//! next. Each door gives it its own JSON shape.
+
+use std::time::Duration;
+
+use boxgate_storage::catalog::NameError;
+use boxgate_storage::{Error, ErrorKind};
+use http::header::{CONNECTION, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde_json::Value;
+
+use crate::http::problem;
+
+/// An answer that is not the one hoped for.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The status, the same at every door.
+    pub status: StatusCode,
+    /// A fixed word for programs, where the door's shape has room for one.
+    pub code: Option<&'static str>,
+    /// For people: what is wrong, with which field, and what to do.
+    pub message: String,
+    /// Numbers and names that belong to the message.
+    pub details: Option<Value>,
+    /// Headers to send along.
+    pub headers: HeaderMap,
+    /// The cause, for the log only.
+    pub cause: Option<Error>,
+}
+
+impl Refusal {
+    /// A refusal with a text for people.
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code: None,
+            message: message.into(),
+            details: None,
+            headers: HeaderMap::new(),
+            cause: None,
+        }
+    }
+
+    /// 400: something in the request breaks a rule that the message names.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message).code("INVALID_REQUEST")
+    }
+
+    /// 400 for a name outside the grammar.
+    #[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
+    pub fn name(error: NameError) -> Self {
+        Self::invalid(error.to_string())
+    }
+
+    /// 404 for something below a box that may be read.
+    pub fn missing(what: &str, name: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("{what} '{name}' does not exist.")).code("NOT_FOUND")
+    }
+
+    /// 503 with the time after which to try again.
+    pub fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("UNAVAILABLE").retry_after(retry_after)
+    }
+
+    /// The same with a word for programs.
+    #[must_use]
+    pub fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// The same with numbers and names.
+    #[must_use]
+    pub fn details(mut self, details: Value) -> Self {
+        self.details = Some(details);
+        self
+    }
+
+    /// The same with a header.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// The same with `Retry-After` in whole seconds (RFC 9110 §10.2.3).
+    #[must_use]
+    pub fn retry_after(self, after: Duration) -> Self {
+        self.header(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)))
+    }
+
+    /// The same, and the connection ends: the rest of the body is not wanted.
+    #[must_use]
+    pub fn closing(self) -> Self {
+        self.header(CONNECTION, HeaderValue::from_static("close"))
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let kind = error.kind();
+        let refusal = Self::new(problem::status(kind), client_text(&error)).code(code(kind));
+        let refusal = match kind {
+            ErrorKind::Full | ErrorKind::Unavailable => refusal.retry_after(Duration::from_secs(30)),
+            ErrorKind::TooLarge { .. } => refusal.closing(),
+            _ => refusal,
+        };
+        Self { cause: Some(error), ..refusal }
+    }
+}
+
+fn code(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Invalid | ErrorKind::LengthMismatch { .. } => "INVALID_REQUEST",
+        ErrorKind::NotFound => "NOT_FOUND",
+        ErrorKind::Conflict => "CONFLICT",
+        ErrorKind::Forbidden => "PERMISSION_DENIED",
+        ErrorKind::OffsetMismatch { .. } => "OFFSET_MISMATCH",
+        ErrorKind::Fenced => "UPLOAD_TAKEN_OVER",
+        ErrorKind::DigestMismatch => "CHECKSUM_MISMATCH",
+        ErrorKind::TooLarge { .. } => "FILE_TOO_LARGE",
+        ErrorKind::Gone => "GONE",
+        ErrorKind::Damaged => "BLOB_DAMAGED",
+        ErrorKind::Full => "STORAGE_FULL",
+        ErrorKind::Unavailable => "UNAVAILABLE",
+        ErrorKind::Internal => "UPLOAD_ERROR",
+    }
+}
+
+/// The client's text: what happened and what to do, nothing of our insides.
+fn client_text(error: &Error) -> String {
+    match error.kind() {
+        ErrorKind::Invalid => format!("{} is not valid.", error.subject()),
+        ErrorKind::NotFound => format!("{} does not exist.", error.subject()),
+        ErrorKind::Conflict => format!("{} already exists.", error.subject()),
+        ErrorKind::Forbidden => "You may not do this.".into(),
+        ErrorKind::OffsetMismatch { expected, given } => format!(
+            "The upload stands at byte {expected}, not {given}. Continue from byte {expected}."
+        ),
+        ErrorKind::LengthMismatch { expected, given } => format!(
+            "{expected} bytes were declared, {given} arrived. Nothing was published; send the whole file again."
+        ),
+        ErrorKind::DigestMismatch => {
+            "The file's checksum is not the declared one. Nothing was published; compare the \
+             checksum with the file, then send it again."
+                .into()
+        }
+        ErrorKind::TooLarge { limit } => format!("The file is larger than {limit} bytes, the limit of this server."),
+        ErrorKind::Fenced => "A newer request took this upload over.".into(),
+        ErrorKind::Gone => "This is gone for good.".into(),
+        ErrorKind::Damaged => {
+            "The stored bytes are damaged and are not served. Upload the file again to heal it.".into()
+        }
+        ErrorKind::Full => "The store is full. Nothing was lost; try again when there is room.".into(),
+        ErrorKind::Unavailable => "A part of the server does not answer. Try again soon.".into(),
+        ErrorKind::Internal => "Something broke on our side. It was logged; try again.".into(),
+    }
+}

@@ -1,0 +1,455 @@
+//! The one table of routes: what there is, who may call it, and what its body is.
+//!
+//! A route exists only as a row of [`ROUTES`]; a row cannot be written without a policy, and dispatch
+//! is an exhaustive match on [`Route`], so an operation without a decision does not build.
+
+use std::collections::BTreeMap;
+
+use http::Method;
+
+use crate::config::settings::Doors;
+
+/// One public API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Door {
+    /// BoxVault's API, as its guide and its code have it.
+    BoxVault,
+    /// What Vagrant reads: metadata and box files.
+    Vagrant,
+    /// Health, status, metrics.
+    Operations,
+    /// Our own administrative API; never prefixed.
+    Admin,
+}
+
+/// Who may call a row. Anything finer (may this caller read that box?) is decided with the row's
+/// names at hand in `auth::authorize`, from this value alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Anyone; a credential is not even looked at.
+    Public,
+    /// Anyone; a credential widens what is seen.
+    Optional,
+    /// As `Optional`, but a bad credential is refused instead of ignored.
+    OptionalStrict,
+    /// Who may read the box named in the path: anyone if it is public, else members.
+    ReadBox,
+    /// Any valid credential.
+    Credential,
+    /// A person: service accounts are refused.
+    Person,
+    /// A member of the organization in the path.
+    Member,
+    /// Who may change the box in the path: its maker, or an administrator of the organization.
+    EditBox,
+    /// As `EditBox`, and any member where the box does not exist yet.
+    PublishBox,
+    /// An administrator of the organization in the path, or of the platform.
+    OrganizationAdmin,
+    /// The owner of the organization in the path, or an administrator of the platform.
+    OrganizationOwner,
+    /// An administrator of the platform.
+    PlatformAdmin,
+    /// Loopback, the networks of `operations.allow`, or an administrator of the platform.
+    Operations,
+}
+
+/// What a request's body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyKind {
+    /// None; one that comes is not read.
+    Empty,
+    /// A small JSON document.
+    Json,
+    /// A box.
+    Upload,
+}
+
+/// Which requests compete with which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Small reads and writes.
+    Control,
+    /// Bodies in.
+    Upload,
+    /// Bodies out.
+    Download,
+    /// Probes and scrapes.
+    Operations,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Row {
+    /// Which API it belongs to.
+    pub door: Door,
+    /// The method; GET rows answer HEAD too.
+    pub method: Method,
+    /// Path below the door's prefix, with `{names}`.
+    pub path: &'static str,
+    /// What it does.
+    pub route: Route,
+    /// Who may call it.
+    pub policy: Policy,
+    /// What its body is.
+    pub body: BodyKind,
+    /// Which requests it competes with.
+    pub class: Class,
+    /// One line for people.
+    pub doc: &'static str,
+}
+
+macro_rules! routes {
+    ($($door:ident $method:ident $path:literal => $route:ident, $policy:ident, $body:ident, $class:ident, $doc:literal;)*) => {
+        /// Every operation, once per way to spell it.
+        pub const ROUTES: &[Row] = &[$(Row {
+            door: Door::$door,
+            method: Method::$method,
+            path: $path,
+            route: Route::$route,
+            policy: Policy::$policy,
+            body: BodyKind::$body,
+            class: Class::$class,
+            doc: $doc,
+        }),*];
+    };
+}
+
+/// What a row does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each row of ROUTES documents its route")]
+pub enum Route {
+    SignIn,
+    ServiceAccountSignIn,
+    SignUp,
+    RefreshToken,
+    AuthMethods,
+    SetupStatus,
+    CurrentUser,
+    UserOrganizations,
+    CreateUser,
+    ListUsers,
+    ShowUser,
+    UpdateUser,
+    DeleteUser,
+    CreateServiceAccount,
+    ListServiceAccounts,
+    ServiceAccountOrganizations,
+    DeleteServiceAccount,
+    RotateServiceAccount,
+    CreateOrganization,
+    ListOrganizations,
+    ShowOrganization,
+    UpdateOrganization,
+    DeleteOrganization,
+    SetAccessMode,
+    DiscoverOrganizations,
+    ListMembers,
+    SetMember,
+    RemoveMember,
+    ListBoxes,
+    CreateBox,
+    DeleteBoxes,
+    ShowBox,
+    UpdateBox,
+    DeleteBox,
+    DiscoverBoxes,
+    ListVersions,
+    CreateVersion,
+    DeleteVersions,
+    ShowVersion,
+    UpdateVersion,
+    DeleteVersion,
+    ListProviders,
+    CreateProvider,
+    DeleteProviders,
+    ShowProvider,
+    UpdateProvider,
+    DeleteProvider,
+    ListArchitectures,
+    CreateArchitecture,
+    DeleteArchitectures,
+    ShowArchitecture,
+    UpdateArchitecture,
+    DeleteArchitecture,
+    UploadFile,
+    FileInfo,
+    FileLink,
+    DownloadFile,
+    DeleteFile,
+    VagrantMetadata,
+    VagrantFile,
+    VagrantDefaultFile,
+    Health,
+    Live,
+    Ready,
+    Status,
+    Metrics,
+}
+
+routes! {
+    // Signing in.
+    BoxVault POST "/api/auth/signin" => SignIn, Public, Json, Control, "Sign in by name and password, or by service account name and key";
+    BoxVault POST "/api/auth/service-account" => ServiceAccountSignIn, Public, Json, Control, "Sign in as the guide does: clientId and clientSecret";
+    BoxVault POST "/api/auth/signup" => SignUp, Public, Json, Control, "Closed: accounts are made by an administrator";
+    BoxVault POST "/api/auth/refresh-token" => RefreshToken, Person, Empty, Control, "A fresh session for a person";
+    BoxVault GET "/api/auth/methods" => AuthMethods, Public, Empty, Control, "Ways to sign in";
+    BoxVault GET "/api/setup/status" => SetupStatus, Public, Empty, Control, "Whether an administrator exists";
+    // People.
+    BoxVault GET "/api/user" => CurrentUser, Credential, Empty, Control, "Who is calling";
+    BoxVault GET "/api/user/organizations" => UserOrganizations, Credential, Empty, Control, "Organizations of the caller";
+    Admin POST "/api/admin/users" => CreateUser, PlatformAdmin, Json, Control, "Make an account";
+    Admin GET "/api/admin/users" => ListUsers, PlatformAdmin, Empty, Control, "List accounts by id: ?after=ID&limit=N";
+    Admin GET "/api/admin/users/{user}" => ShowUser, PlatformAdmin, Empty, Control, "Show an account";
+    Admin PUT "/api/admin/users/{user}" => UpdateUser, PlatformAdmin, Json, Control, "Change an account";
+    Admin DELETE "/api/admin/users/{user}" => DeleteUser, PlatformAdmin, Empty, Control, "Delete an account";
+    // Service accounts.
+    BoxVault POST "/api/service-accounts" => CreateServiceAccount, Person, Json, Control, "Make a service account; its key is shown once";
+    BoxVault GET "/api/service-accounts" => ListServiceAccounts, Person, Empty, Control, "Service accounts of the caller";
+    BoxVault GET "/api/service-accounts/organizations" => ServiceAccountOrganizations, Person, Empty, Control, "Organizations in which the caller may make one";
+    BoxVault DELETE "/api/service-accounts/{id}" => DeleteServiceAccount, Person, Empty, Control, "Delete a service account and end its sessions";
+    BoxVault POST "/api/service-accounts/{id}/rotate" => RotateServiceAccount, Person, Json, Control, "Replace the key of a service account";
+    // Organizations.
+    BoxVault POST "/api/organization" => CreateOrganization, Person, Json, Control, "Make an organization";
+    BoxVault GET "/api/organization" => ListOrganizations, Person, Empty, Control, "List organizations: ?organization=PART";
+    BoxVault GET "/api/organization/{org}" => ShowOrganization, Person, Empty, Control, "Show an organization";
+    BoxVault PUT "/api/organization/{org}" => UpdateOrganization, OrganizationAdmin, Json, Control, "Change an organization";
+    BoxVault DELETE "/api/organization/{org}" => DeleteOrganization, OrganizationOwner, Empty, Control, "Delete an organization with all its boxes";
+    BoxVault PUT "/api/organization/{org}/access-mode" => SetAccessMode, OrganizationAdmin, Json, Control, "Who may find and join it";
+    BoxVault GET "/api/organizations/discover" => DiscoverOrganizations, Optional, Empty, Control, "Organizations that may be found";
+    BoxVault GET "/api/organization/{org}/users" => ListMembers, Member, Empty, Control, "Members";
+    BoxVault PUT "/api/organization/{org}/members/{user}" => SetMember, OrganizationAdmin, Json, Control, "Add a member or change its role";
+    BoxVault DELETE "/api/organization/{org}/members/{user}" => RemoveMember, OrganizationAdmin, Empty, Control, "End a membership";
+    // Boxes.
+    BoxVault GET "/api/organization/{org}/box" => ListBoxes, Optional, Empty, Control, "Boxes that the caller may see, down to their files";
+    BoxVault POST "/api/organization/{org}/box" => CreateBox, Member, Json, Control, "Make a box";
+    BoxVault DELETE "/api/organization/{org}/box" => DeleteBoxes, OrganizationAdmin, Empty, Control, "Delete all boxes of an organization";
+    BoxVault GET "/api/organization/{org}/box/{box}" => ShowBox, ReadBox, Empty, Control, "One box, down to its files; metadata for Vagrant";
+    BoxVault GET "/api/organization/{org}/box/{box}/metadata" => ShowBox, ReadBox, Empty, Control, "The same";
+    BoxVault PUT "/api/organization/{org}/box/{box}" => UpdateBox, EditBox, Json, Control, "Change a box";
+    BoxVault DELETE "/api/organization/{org}/box/{box}" => DeleteBox, EditBox, Empty, Control, "Delete a box";
+    BoxVault GET "/api/discover" => DiscoverBoxes, Optional, Empty, Control, "Public boxes and the caller's own";
+    BoxVault GET "/api/discover/{name}" => DiscoverBoxes, Optional, Empty, Control, "The same; the name is ignored";
+    // Versions, providers, architectures.
+    BoxVault GET "/api/organization/{org}/box/{box}/version" => ListVersions, ReadBox, Empty, Control, "Versions of a box";
+    BoxVault POST "/api/organization/{org}/box/{box}/version" => CreateVersion, EditBox, Json, Control, "Make a version";
+    BoxVault DELETE "/api/organization/{org}/box/{box}/version" => DeleteVersions, EditBox, Empty, Control, "Delete all versions of a box";
+    BoxVault GET "/api/organization/{org}/box/{box}/version/{version}" => ShowVersion, ReadBox, Empty, Control, "One version";
+    BoxVault PUT "/api/organization/{org}/box/{box}/version/{version}" => UpdateVersion, EditBox, Json, Control, "Change a version";
+    BoxVault DELETE "/api/organization/{org}/box/{box}/version/{version}" => DeleteVersion, EditBox, Empty, Control, "Delete a version";
+    BoxVault GET "/api/organization/{org}/box/{box}/version/{version}/provider" => ListProviders, ReadBox, Empty, Control, "Providers of a version";
+    BoxVault POST "/api/organization/{org}/box/{box}/version/{version}/provider" => CreateProvider, EditBox, Json, Control, "Make a provider";
+    BoxVault DELETE "/api/organization/{org}/box/{box}/version/{version}/provider" => DeleteProviders, EditBox, Empty, Control, "Delete all providers of a version";
+    BoxVault GET "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}" => ShowProvider, ReadBox, Empty, Control, "One provider";
+    BoxVault PUT "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}" => UpdateProvider, EditBox, Json, Control, "Change a provider";
+    BoxVault DELETE "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}" => DeleteProvider, EditBox, Empty, Control, "Delete a provider";
+    BoxVault GET "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture" => ListArchitectures, ReadBox, Empty, Control, "Architectures of a provider";
+    BoxVault POST "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture" => CreateArchitecture, EditBox, Json, Control, "Make an architecture";
+    BoxVault DELETE "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture" => DeleteArchitectures, EditBox, Empty, Control, "Delete all architectures of a provider";
+    BoxVault GET "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}" => ShowArchitecture, ReadBox, Empty, Control, "One architecture";
+    BoxVault PUT "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}" => UpdateArchitecture, EditBox, Json, Control, "Change an architecture";
+    BoxVault DELETE "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}" => DeleteArchitecture, EditBox, Empty, Control, "Delete an architecture";
+    // Files.
+    BoxVault POST "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file" => UploadFile, PublishBox, Upload, Upload, "Upload a box, multipart or raw; missing parents are made";
+    BoxVault POST "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/upload" => UploadFile, PublishBox, Upload, Upload, "The same";
+    BoxVault PUT "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/upload" => UploadFile, PublishBox, Upload, Upload, "The same";
+    BoxVault GET "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/info" => FileInfo, ReadBox, Empty, Control, "Size, checksum and download link";
+    BoxVault POST "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/get-download-link" => FileLink, ReadBox, Empty, Control, "A download link that needs no credential";
+    BoxVault GET "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/download" => DownloadFile, ReadBox, Empty, Download, "The box; ?token= of a download link stands for a credential";
+    BoxVault DELETE "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/delete" => DeleteFile, EditBox, Empty, Control, "Delete the file, keep its architecture";
+    // Vagrant.
+    Vagrant GET "/{org}/{box}" => VagrantMetadata, ReadBox, Empty, Control, "Box metadata for Vagrant";
+    Vagrant GET "/{org}/boxes/{box}" => VagrantMetadata, ReadBox, Empty, Control, "The same";
+    Vagrant GET "/api/v2/vagrant/{org}/{box}" => VagrantMetadata, ReadBox, Empty, Control, "The same";
+    Vagrant GET "/{org}/boxes/{box}/versions/{version}/providers/{provider}" => VagrantDefaultFile, ReadBox, Empty, Download, "{provider}.box: the box of the default architecture";
+    Vagrant GET "/{org}/boxes/{box}/versions/{version}/providers/{provider}/{arch}/vagrant.box" => VagrantFile, ReadBox, Empty, Download, "The box; ?b3= pins its digest";
+    // Operations.
+    Operations GET "/health" => Health, Public, Empty, Operations, "Health in brief";
+    Operations GET "/api/health" => Health, Public, Empty, Operations, "The same";
+    Operations GET "/livez" => Live, Public, Empty, Operations, "Whether the process answers";
+    Operations GET "/readyz" => Ready, Public, Empty, Operations, "Whether it should get traffic";
+    Operations GET "/api/status" => Status, Public, Empty, Operations, "Status; details for operators only";
+    Operations GET "/metrics" => Metrics, Operations, Empty, Operations, "Prometheus text";
+}
+
+impl Route {
+    /// A fixed word for metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SignIn | Self::ServiceAccountSignIn => "sign_in",
+            Self::SignUp | Self::AuthMethods | Self::SetupStatus | Self::RefreshToken => "auth",
+            Self::CurrentUser | Self::UserOrganizations => "user",
+            Self::CreateUser
+            | Self::ListUsers
+            | Self::ShowUser
+            | Self::UpdateUser
+            | Self::DeleteUser => "admin_users",
+            Self::CreateServiceAccount
+            | Self::ListServiceAccounts
+            | Self::ServiceAccountOrganizations
+            | Self::DeleteServiceAccount
+            | Self::RotateServiceAccount => "service_accounts",
+            Self::CreateOrganization
+            | Self::ListOrganizations
+            | Self::ShowOrganization
+            | Self::UpdateOrganization
+            | Self::DeleteOrganization
+            | Self::SetAccessMode
+            | Self::DiscoverOrganizations
+            | Self::ListMembers
+            | Self::SetMember
+            | Self::RemoveMember => "organizations",
+            Self::ListBoxes
+            | Self::CreateBox
+            | Self::DeleteBoxes
+            | Self::ShowBox
+            | Self::UpdateBox
+            | Self::DeleteBox
+            | Self::DiscoverBoxes => "boxes",
+            Self::ListVersions
+            | Self::CreateVersion
+            | Self::DeleteVersions
+            | Self::ShowVersion
+            | Self::UpdateVersion
+            | Self::DeleteVersion => "versions",
+            Self::ListProviders
+            | Self::CreateProvider
+            | Self::DeleteProviders
+            | Self::ShowProvider
+            | Self::UpdateProvider
+            | Self::DeleteProvider => "providers",
+            Self::ListArchitectures
+            | Self::CreateArchitecture
+            | Self::DeleteArchitectures
+            | Self::ShowArchitecture
+            | Self::UpdateArchitecture
+            | Self::DeleteArchitecture => "architectures",
+            Self::UploadFile => "upload",
+            Self::FileInfo | Self::FileLink | Self::DeleteFile => "file",
+            Self::DownloadFile | Self::VagrantFile | Self::VagrantDefaultFile => "download",
+            Self::VagrantMetadata => "vagrant_metadata",
+            Self::Health | Self::Live | Self::Ready => "health",
+            Self::Status => "status",
+            Self::Metrics => "metrics",
+        }
+    }
+}
+
+/// The table, compiled for matching with each door's prefix.
+#[derive(Debug)]
+pub struct Router {
+    paths: matchit::Router<Vec<&'static Row>>,
+    reserved: Vec<String>,
+}
+
+/// What a method and a path lead to.
+#[derive(Debug)]
+pub enum Found {
+    /// This row, with the values of its path's names.
+    Row(&'static Row, PathNames),
+    /// The path exists, but not with this method; these do.
+    OtherMethods(Vec<Method>),
+    /// Nothing.
+    Nothing,
+}
+
+/// Values of the `{names}` in a row's path, already percent-decoded.
+#[derive(Debug, Clone, Default)]
+pub struct PathNames(Vec<(String, String)>);
+
+impl PathNames {
+    /// The value of one name; empty when the row's path has no such name.
+    pub fn value(&self, name: &str) -> &str {
+        self.0.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
+    }
+}
+
+/// Words that stay free for routes to come, beside those that the table itself takes.
+const ALSO_RESERVED: &[&str] = &[
+    "admin", "api", "assets", "badge", "blobs", "boxes", "download", "favicon.ico", "files", "health",
+    "hooks", "keys", "livez", "metrics", "openapi.json", "providers", "readyz", "robots.txt", "runtime",
+    "runtimes", "servers", "uploads",
+];
+
+impl Router {
+    /// Compiles the rows of the enabled doors.
+    ///
+    /// # Errors
+    /// When two rows would shadow each other; the text names both paths.
+    pub fn try_new(doors: &Doors) -> Result<Self, String> {
+        let mut by_path: BTreeMap<String, Vec<&'static Row>> = BTreeMap::new();
+        for row in ROUTES {
+            if let Some(prefix) = doors.prefix_of(row.door) {
+                by_path.entry(format!("{prefix}{}", row.path)).or_default().push(row);
+            }
+        }
+        let mut reserved: Vec<String> = ALSO_RESERVED.iter().map(|&w| w.to_owned()).collect();
+        let mut paths = matchit::Router::new();
+        for (path, rows) in by_path {
+            let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+            if !first.starts_with('{') {
+                reserved.push(first.to_ascii_lowercase());
+            }
+            paths.insert(path.clone(), rows).map_err(|e| format!("route {path}: {e}"))?;
+        }
+        reserved.sort();
+        reserved.dedup();
+        Ok(Self { paths, reserved })
+    }
+
+    /// What a method and a normalized, percent-decoded path lead to.
+    pub fn find(&self, method: &Method, path: &str) -> Found {
+        let Ok(found) = self.paths.at(path) else { return Found::Nothing };
+        let wanted = if method == Method::HEAD { &Method::GET } else { method };
+        match found.value.iter().find(|row| row.method == wanted) {
+            Some(row) => Found::Row(
+                row,
+                PathNames(found.params.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect()),
+            ),
+            None => Found::OtherMethods(found.value.iter().map(|row| row.method.clone()).collect()),
+        }
+    }
+
+    /// Whether an organization of that name would be shadowed by a route.
+    pub fn is_reserved(&self, organization: &str) -> bool {
+        self.reserved.binary_search(&organization.to_ascii_lowercase()).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_row_shadows_another_and_every_row_finds_itself() {
+        let router = Router::try_new(&Doors::default()).unwrap();
+        for row in ROUTES {
+            let path = row.path.replace(['{', '}'], "");
+            match router.find(&row.method, &path) {
+                Found::Row(found, _) => {
+                    assert_eq!((found.route, found.path), (row.route, row.path), "{path}");
+                }
+                other => panic!("{path}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn first_words_of_routes_are_reserved() {
+        let router = Router::try_new(&Doors::default()).unwrap();
+        for word in ["api", "API", "health", "files", "uploads", "runtimes"] {
+            assert!(router.is_reserved(word), "{word}");
+        }
+        assert!(!router.is_reserved("myorg"));
+    }
+
+    #[test]
+    fn a_known_path_with_another_method_names_those_that_work() {
+        let router = Router::try_new(&Doors::default()).unwrap();
+        assert!(matches!(
+            router.find(&Method::PATCH, "/api/auth/signin"),
+            Found::OtherMethods(methods) if methods == [Method::POST]
+        ));
+        assert!(matches!(router.find(&Method::GET, "/nothing"), Found::Nothing));
+    }
+}
