@@ -12,8 +12,6 @@ use boxgate_storage::metadata::catalog::FileId;
 use boxgate_storage::store::{Space, Store};
 use boxgate_storage::upload::UploadEngine;
 use boxgate_storage::{Error, ErrorKind};
-use http::header::HOST;
-use http::request::Parts;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +19,7 @@ use crate::admission::Admission;
 use crate::auth::link::LinkSigner;
 use crate::config::settings::{DecodeBase64, Settings};
 use crate::multipart::FormLimits;
+use crate::request::RequestFacts;
 use crate::route::Router;
 use crate::telemetry::Telemetry;
 
@@ -134,13 +133,8 @@ impl Gateway {
 
     /// Start of the URLs that answers hold: the entry of `public_url` for the request's authority,
     /// else the first; unset, the request's own authority, which framing has checked.
-    pub fn base_url(&self, head: &Parts) -> String {
-        let authority = head
-            .headers
-            .get(HOST)
-            .and_then(|v| v.to_str().ok())
-            .or_else(|| head.uri.authority().map(http::uri::Authority::as_str))
-            .unwrap_or("localhost");
+    pub fn base_url(&self, facts: &RequestFacts) -> String {
+        let authority = facts.authority();
         let configured = &self.settings.public_url;
         let own = configured.iter().find(|url| {
             url.split_once("://").is_some_and(|(_, rest)| {

@@ -52,7 +52,7 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answer {
         organization: organization.id,
         account: principal.account.id,
         actor: principal.name().to_owned(),
-        base_url: gateway.base_url(&call.head),
+        base_url: gateway.base_url(&call.facts),
         declared,
         length,
         file: file.clone(),
@@ -168,7 +168,7 @@ fn link(gateway: &Gateway, call: &Call, principal: Option<&Principal>) -> Result
     let token = gateway.links.sign(&file, principal.map(|p| p.account.id), expires);
     Ok(format!(
         "{}{}/api/organization/{}/box/{}/version/{}/provider/{}/architecture/{}/file/download?token={token}",
-        gateway.base_url(&call.head),
+        gateway.base_url(&call.facts),
         gateway.settings.doors.boxvault.prefix,
         file.organization, file.name, file.version, file.provider, file.architecture
     ))
