@@ -1,1 +1,3 @@
-//! x
+//! boxgate: a streaming gateway for very large immutable files.
+
+pub mod config;
