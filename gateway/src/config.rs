@@ -12,7 +12,7 @@ pub mod settings;
 pub mod units;
 
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 pub use cidr::Cidr;
@@ -109,15 +109,15 @@ pub fn load_from(
 
 /// The effective configuration as TOML: computed values are shown, secrets are `***`.
 pub fn print(settings: &Settings) -> String {
-    let mut text = toml::to_string(&settings.to_file())
-        .expect("a ConfigFile holds only what TOML can say: texts, integers, truth values, tables");
+    let file = settings.to_file();
+    let mut text = toml::to_string(&file).unwrap_or_else(|error| format!("# {error}\n"));
     let secrets = [
         ("BOXGATE_MASTER_KEY", &settings.master_key),
         ("BOXGATE_BOOTSTRAP_PASSWORD", &settings.bootstrap_password),
     ];
     for (name, secret) in secrets {
         if let Some(secret) = secret {
-            text.push_str(&format!("# {name} = {secret:?}\n"));
+            let _infallible = writeln!(text, "# {name} = {secret:?}");
         }
     }
     text

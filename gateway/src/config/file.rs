@@ -69,7 +69,7 @@ table! {
 table! {
     /// `[doors]`
     DoorsFile {
-        /// The BoxVault API.
+        /// The `BoxVault` API.
         boxvault: DoorFile = DoorFile::default(),
         /// What Vagrant reads.
         vagrant: DoorFile = DoorFile::default(),

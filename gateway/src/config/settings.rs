@@ -85,7 +85,7 @@ pub struct Listener {
 /// Which public APIs are served.
 #[derive(Debug, Clone)]
 pub struct Doors {
-    /// The BoxVault API.
+    /// The `BoxVault` API.
     pub boxvault: Door,
     /// What Vagrant reads.
     pub vagrant: Door,
@@ -528,16 +528,16 @@ impl Judge<'_> {
                 self.wrong("server.client_ip", "\"proxy-protocol\" is not there yet");
                 x_forwarded_for
             }
-            name => match name.parse() {
-                Ok(name) => ClientIp::Header(name),
-                Err(_) => {
+            name => name
+                .parse()
+                .map(ClientIp::Header)
+                .unwrap_or_else(|_no_name| {
                     self.wrong(
                         "server.client_ip",
                         "expected \"forwarded\", \"x-forwarded-for\" or the name of a header",
                     );
                     x_forwarded_for
-                }
-            },
+                }),
         }
     }
 

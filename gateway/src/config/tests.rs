@@ -52,7 +52,7 @@ fn defaults_are_good_and_computed_from_the_machine() {
     assert_eq!(settings.limits.connections, 20_000);
     assert_eq!(settings.stores.main.path, Path::new("./boxgate-data/blobs"));
     assert_eq!(settings.listeners[0].address.to_string(), "127.0.0.1:3000");
-    assert_eq!(settings.auth.session_ttl, Duration::from_secs(86_400));
+    assert_eq!(settings.auth.session_ttl, Duration::from_hours(24));
     assert!(!settings.catalog.new_box_public);
 }
 

@@ -101,7 +101,13 @@ mod tests {
         const H: (&str, &str) = ("host", "a.example");
         const TE: &str = "transfer-encoding";
         let long = format!("/{}", "a".repeat(64));
-        let table: [(&str, &str, &[(&str, &str)], Result<&str, u16>); 17] = [
+        type Row<'a> = (
+            &'a str,
+            &'a str,
+            &'a [(&'a str, &'a str)],
+            Result<&'a str, u16>,
+        );
+        let table: [Row<'_>; 17] = [
             ("GET", "/", &[H], Ok("a.example")),
             ("GET", "/", &[("host", "[::1]:3000")], Ok("[::1]:3000")),
             ("GET", "http://a.example/x", &[H], Ok("a.example")),

@@ -157,7 +157,8 @@ pub fn attachment(name: &str) -> HeaderValue {
             percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
         format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}")
     };
-    HeaderValue::from_str(&text).expect("all characters outside visible ASCII were replaced")
+    // All characters outside visible ASCII were replaced, so the second form is never used.
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("attachment"))
 }
 
 #[cfg(test)]

@@ -121,7 +121,7 @@ impl Wire {
     ) -> Poll<io::Result<usize>> {
         let polled = match polled {
             Poll::Pending => self.probe_write(cx, first),
-            ready => ready,
+            progress @ Poll::Ready(_) => progress,
         };
         match polled {
             Poll::Ready(Ok(bytes)) => {
@@ -157,8 +157,7 @@ impl Wire {
         let _pending = probe.as_mut().poll(cx);
         match rustix::io::write(&self.stream, first) {
             Ok(bytes) if bytes > 0 => Poll::Ready(Ok(bytes)),
-            Ok(_) => Poll::Pending,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Poll::Pending,
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error.into())),
         }
     }
@@ -178,9 +177,8 @@ impl Wire {
                 Poll::Ready(Ok(())) => {
                     linger.left = linger.left.saturating_sub(buffer.filled().len());
                 }
-                Poll::Ready(Err(_)) => break,
                 Poll::Pending if patient => return linger.until.as_mut().poll(cx),
-                Poll::Pending => break,
+                Poll::Ready(Err(_)) | Poll::Pending => break,
             }
         }
         Poll::Ready(())

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,7 +164,7 @@ impl Acceptor {
                 () = cut.cancelled() => return,
                 () = closing.cancelled(), if !asked => {
                     asked = true;
-                    Pin::new(&mut connection).graceful_shutdown();
+                    std::pin::Pin::new(&mut connection).graceful_shutdown();
                 }
                 result = &mut connection => break result,
             }

@@ -342,7 +342,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLayer {
         let mut line = JsonLine::new(event.metadata().level().as_str());
         line.text("target", event.metadata().target());
         line.text("message", &found.message);
-        line.optional("span", span.as_ref().map(|span| span.name()));
+        line.optional(
+            "span",
+            span.as_ref()
+                .map(tracing_subscriber::registry::SpanRef::name),
+        );
         line.optional("request_id", request_id.as_deref());
         line.open("fields");
         for (name, value) in &found.fields {

@@ -1,19 +1,26 @@
 use super::*;
 
-/// The events of `work` as parsed lines.
-fn logged(work: impl FnOnce()) -> Vec<serde_json::Value> {
+/// The lines of the events of `work`.
+fn lines_of(work: impl FnOnce()) -> Vec<String> {
     let sink = LogSink::memory();
     let subscriber = tracing_subscriber::registry().with(JsonLayer { sink: sink.clone() });
     tracing::subscriber::with_default(subscriber, work);
     sink.lines()
-        .iter()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
 }
+
+const KEYS: [&str; 7] = [
+    "time",
+    "level",
+    "target",
+    "message",
+    "span",
+    "request_id",
+    "fields",
+];
 
 #[test]
 fn an_event_has_the_fixed_keys_and_its_request() {
-    let lines = logged(|| {
+    let lines = lines_of(|| {
         let request = tracing::info_span!("request", request_id = "77aa");
         request.in_scope(|| {
             tracing::info_span!("commit").in_scope(|| {
@@ -22,50 +29,36 @@ fn an_event_has_the_fixed_keys_and_its_request() {
         });
         tracing::info!("alone");
     });
-    let keys: Vec<&String> = lines[0].as_object().unwrap().keys().collect();
-    let fixed = [
-        "time",
-        "level",
-        "target",
-        "message",
-        "span",
-        "request_id",
-        "fields",
-    ];
-    assert_eq!(keys, fixed);
-    assert_eq!(lines[0]["level"], "WARN");
-    assert_eq!(lines[0]["message"], "it is late");
-    assert_eq!(lines[0]["span"], "commit");
-    assert_eq!(lines[0]["request_id"], "77aa");
-    assert_eq!(
-        lines[0]["fields"],
-        serde_json::json!({"bytes": 5, "path": "/a", "ok": true})
-    );
-    assert_eq!(lines[1]["request_id"], serde_json::Value::Null);
-    let keys: Vec<&String> = lines[1].as_object().unwrap().keys().collect();
-    assert_eq!(keys, fixed);
+    let parsed: Vec<serde_json::Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for line in &parsed {
+        let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
+        assert_eq!(keys, KEYS);
+    }
+    assert_eq!(parsed[0]["level"], "WARN");
+    assert_eq!(parsed[0]["message"], "it is late");
+    assert_eq!(parsed[0]["span"], "commit");
+    assert_eq!(parsed[0]["request_id"], "77aa");
+    let fields = serde_json::json!({"bytes": 5, "path": "/a", "ok": true});
+    assert_eq!(parsed[0]["fields"], fields);
+    assert_eq!(parsed[1]["request_id"], serde_json::Value::Null);
 }
 
 #[test]
 fn control_characters_are_escaped_and_long_values_cut() {
-    let lines = LogSink::memory();
-    let subscriber = tracing_subscriber::registry().with(JsonLayer {
-        sink: lines.clone(),
-    });
-    tracing::subscriber::with_default(subscriber, || {
+    let lines = lines_of(|| {
         tracing::info!(
             evil = "\u{1b}[31m\u{7f}\u{9b}\u{2028}\"\\",
             long = "ä".repeat(2000),
             "x"
         );
     });
-    let line = &lines.lines()[0];
-    assert!(
-        line.contains(r#""evil":"\u001b[31m\u007f\u009b\u2028\"\\""#),
-        "{line}"
-    );
-    assert!(line.chars().all(|c| !c.is_control()));
-    let parsed: serde_json::Value = serde_json::from_str(line).unwrap();
+    let escaped = r#""evil":"\u001b[31m\u007f\u009b\u2028\"\\""#;
+    assert!(lines[0].contains(escaped), "{}", lines[0]);
+    assert!(lines[0].chars().all(|c| !c.is_control()));
+    let parsed: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
     assert!(parsed["fields"]["long"].as_str().unwrap().len() <= FIELD_BYTES + 3);
 }
 
