@@ -1,1 +1,7 @@
-//! x
+//! boxgate: a streaming gateway for very large immutable files.
+
+pub mod config;
+pub mod http;
+pub mod request;
+pub mod server;
+pub mod telemetry;
