@@ -17,7 +17,7 @@ use crate::config::settings::Limits;
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::route::{PathNames, Row};
-use crate::server::body::InboundBody;
+use crate::server::InboundBody;
 
 /// A request that was routed, authenticated and let through.
 #[derive(Debug)]

@@ -192,14 +192,17 @@ impl Gateway {
 
     /// The metrics as text, with what is only known when asked.
     pub async fn metrics_text(&self) -> String {
+        let metrics = &self.telemetry.metrics;
         for (name, dependency) in self.dependencies().await {
-            self.telemetry.metrics.set_dependency(&name, dependency.ok);
+            metrics.dependency_state.with_label_values(&[&name]).set(i64::from(dependency.ok));
             if let (Some(store), Some(space)) = (name.strip_prefix("store."), dependency.space) {
-                self.telemetry.metrics.set_store_free(store, space.free_bytes);
+                let free = i64::try_from(space.free_bytes).unwrap_or(i64::MAX);
+                metrics.store_free_bytes.with_label_values(&[store]).set(free);
             }
         }
-        self.telemetry.metrics.set_uploads_in_progress(self.engine.in_progress());
-        self.telemetry.metrics.text()
+        let uploads = i64::try_from(self.engine.in_progress()).unwrap_or(i64::MAX);
+        metrics.uploads_in_progress.set(uploads);
+        self.telemetry.render()
     }
 }
 
@@ -216,7 +219,8 @@ impl DamageReport {
     /// Reports why a download broke; damage takes the blob out of service.
     pub fn report(&self, error: &Error) {
         let damaged = error.kind() == ErrorKind::Damaged || error.kind() == ErrorKind::NotFound;
-        self.telemetry.metrics.download_broken(if damaged { "damaged" } else { "store" });
+        let reason = if damaged { "damaged" } else { "store" };
+        self.telemetry.metrics.downloads_broken.with_label_values(&[reason]).inc();
         tracing::error!(
             blob = %self.key, error = %boxgate_storage::error::chain(error), "download broken"
         );

@@ -187,6 +187,8 @@ table! {
         json_body: ByteSize = ByteSize::mib(1),
         /// Deepest JSON body.
         json_depth: usize = 32,
+        /// Time that a JSON body may take to arrive.
+        json_timeout: Span = Span::seconds(10),
         /// Largest request head.
         head_bytes: ByteSize = ByteSize::kib(32),
         /// Most header fields.

@@ -203,6 +203,8 @@ pub struct Limits {
     pub json_body_bytes: usize,
     /// Deepest JSON body.
     pub json_depth: usize,
+    /// Time that a JSON body may take to arrive.
+    pub json_timeout: Duration,
     /// Largest request head.
     pub head_bytes: usize,
     /// Most header fields.
@@ -612,6 +614,7 @@ impl Judge<'_> {
                 ByteSize::mib(64),
             ),
             json_depth: self.count("limits.json_depth", limits.json_depth),
+            json_timeout: self.time("limits.json_timeout", limits.json_timeout),
             head_bytes,
             header_fields: self.count("limits.header_fields", limits.header_fields),
             uri_bytes: self.size(

@@ -25,7 +25,7 @@ pub struct Running {
     pub organization: OrganizationId,
     /// Token of the organization's owner.
     pub owner: String,
-    stop: boxgate::server::Stop,
+    stop: boxgate::server::Drain,
     task: JoinHandle<()>,
     directory: TempDir,
 }
@@ -48,11 +48,11 @@ impl Running {
         };
         let environment = variables.iter().map(|(k, v)| ((*k).into(), (*v).into()));
         let (settings, _) = config::load_from(&flags, environment, Machine::probe()).unwrap();
-        let app = App::start(settings, Arc::new(Telemetry::quiet())).await.unwrap();
+        let app = App::start(settings, Telemetry::silent()).await.unwrap();
         app.recover().await.unwrap();
         let gateway = Arc::clone(app.gateway());
         let address = app.addresses()[0];
-        let stop = app.stop();
+        let stop = app.drain();
         let task = tokio::spawn(app.serve());
         let mut running = Self {
             gateway,
