@@ -7,6 +7,9 @@ mod publish;
 mod rows;
 mod trash;
 
+#[cfg(feature = "conformance")]
+pub(super) use rows::{check_step, fenced};
+
 use std::fmt::Debug;
 
 use async_trait::async_trait;

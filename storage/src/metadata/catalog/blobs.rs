@@ -11,7 +11,8 @@ use crate::blob::{BlobKey, BlobMeta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::verify::BlobTree;
 use crate::metadata::Metadata;
-use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::accounts::OrganizationId;
+use crate::metadata::sql::{At as _, Columns as _, signed};
 use crate::metadata::writer::Tx;
 
 /// Bytes that one subtree value stands for.
@@ -114,6 +115,50 @@ pub(super) async fn give_reference(tx: &mut Tx, op: &'static str, key: &BlobKey)
         .await
         .at(op, key)?;
     one(done.rows_affected(), op, key)
+}
+
+/// Equal bytes came in again and are whole: every file of the tenant that names a damaged blob with
+/// the same digests names `whole` from now on.
+pub(in crate::metadata) async fn heal(
+    tx: &mut Tx,
+    op: &'static str,
+    tenant: OrganizationId,
+    whole: &BlobMeta,
+) -> Result<()> {
+    let damaged = sqlx::query(
+        "SELECT key FROM blobs WHERE tenant = $1 AND blake3 = $2 AND sha256 = $3
+             AND state = 'quarantined' AND refs > 0",
+    )
+    .bind(tenant.0)
+    .bind(whole.blake3.0.to_vec())
+    .bind(whole.sha256.0.to_vec())
+    .fetch_all(&mut tx.connection)
+    .await
+    .at(op, whole.key)?;
+    for row in &damaged {
+        let key = row.bytes("key")?;
+        let moved = sqlx::query("UPDATE files SET blob = $2 WHERE blob = $1")
+            .bind(key.clone())
+            .bind(whole.key.as_bytes().to_vec())
+            .execute(&mut tx.connection)
+            .await
+            .at(op, whole.key)?
+            .rows_affected();
+        let moved = signed(op, moved)?;
+        for (key, change) in [(key, -moved), (whole.key.as_bytes().to_vec(), moved)] {
+            sqlx::query("UPDATE blobs SET refs = refs + $2 WHERE key = $1")
+                .bind(key)
+                .bind(change)
+                .execute(&mut tx.connection)
+                .await
+                .at(op, whole.key)?;
+        }
+    }
+    if damaged.is_empty() {
+        Ok(())
+    } else {
+        doom_unnamed(tx).await
+    }
 }
 
 fn one(rows: u64, op: &'static str, key: &BlobKey) -> Result<()> {

@@ -8,7 +8,7 @@ use crate::blob::BlobMeta;
 use crate::digest::{Blake3, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::catalog::FileId;
-use crate::metadata::catalog::blobs::blocks;
+use crate::metadata::catalog::blobs::{self, blocks};
 use crate::metadata::catalog::publish::{Names, ensure_parents, point};
 use crate::metadata::sql::{At as _, Columns as _, odd, signed};
 use crate::metadata::writer::Tx;
@@ -35,7 +35,9 @@ pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
     }
     let names = Names::parse(OP, &upload.target)?;
     assert_organization(tx, &upload).await?;
-    let blob = match equal_blob(tx, &upload).await? {
+    let held = equal_blob(tx, &upload).await?;
+    let is_new = held.is_none();
+    let blob = match held {
         Some(held) => {
             trash::add(tx, OP, &upload.key, &upload.store).await?;
             held
@@ -53,6 +55,9 @@ pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
     .await?;
     let declared = upload.target.declared.clone();
     let pointed = point(tx, OP, architecture, &blob.key, declared).await?;
+    if is_new {
+        blobs::heal(tx, OP, upload.organization, &blob).await?;
+    }
     let published = Published {
         blob,
         file: pointed.file,
