@@ -1,1 +1,3 @@
 //! The contracts of this crate as callable tests.
+
+pub mod store;
