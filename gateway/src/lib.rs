@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod handler;
 pub mod http;
 pub mod ingest;
+pub mod multipart;
 
 pub mod refusal;
 pub mod request;
