@@ -42,13 +42,15 @@ impl Admission {
     /// # Errors
     /// 503 with `Retry-After` when as many as allowed are in progress.
     pub fn upload(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        Arc::clone(&self.uploads).try_acquire_owned().map_err(|_full| {
-            Refusal::busy(
-                "Too many uploads are in progress on this node (uploads.max_in_progress).",
-                Duration::from_secs(5),
-            )
-            .closing()
-        })
+        Arc::clone(&self.uploads)
+            .try_acquire_owned()
+            .map_err(|_full| {
+                Refusal::busy(
+                    "Too many uploads are in progress on this node (uploads.max_in_progress).",
+                    Duration::from_secs(5),
+                )
+                .closing()
+            })
     }
 
     /// Whether an address may try to sign in (again).
@@ -56,7 +58,10 @@ impl Admission {
     /// # Errors
     /// 429 with `Retry-After` after too many failed tries.
     pub fn sign_in(&self, address: IpAddr) -> Result<(), Refusal> {
-        let failed = self.failures.get(&network(address)).map_or(0, |n| n.load(Ordering::Relaxed));
+        let failed = self
+            .failures
+            .get(&network(address))
+            .map_or(0, |n| n.load(Ordering::Relaxed));
         if failed < self.failures_per_window {
             return Ok(());
         }
@@ -117,9 +122,15 @@ mod tests {
             admission.sign_in(bad).unwrap();
             admission.sign_in_failed(bad);
         }
-        let refused = admission.sign_in("2001:db8::2".parse().unwrap()).unwrap_err();
+        let refused = admission
+            .sign_in("2001:db8::2".parse().unwrap())
+            .unwrap_err();
         assert_eq!(refused.status.as_u16(), 429);
-        assert!(admission.sign_in("2001:db8:0:1::1".parse().unwrap()).is_ok());
+        assert!(
+            admission
+                .sign_in("2001:db8:0:1::1".parse().unwrap())
+                .is_ok()
+        );
         assert!(admission.sign_in("192.0.2.1".parse().unwrap()).is_ok());
     }
 }

@@ -69,7 +69,10 @@ impl DataDir {
     /// [`StartError::DataDir`], also when another process holds it.
     pub fn open(path: &std::path::Path) -> Result<Self, StartError> {
         use std::os::unix::fs::DirBuilderExt as _;
-        let failed = |reason: String| StartError::DataDir { path: path.to_owned(), reason };
+        let failed = |reason: String| StartError::DataDir {
+            path: path.to_owned(),
+            reason,
+        };
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o750)
@@ -85,7 +88,10 @@ impl DataDir {
         lock.try_lock().map_err(|_held| {
             failed("another boxgate runs on it; stop that one or choose another directory".into())
         })?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// Where it is.
@@ -104,7 +110,10 @@ pub async fn open_metadata(
 ) -> Result<(Metadata, MasterKey), StartError> {
     let configured = settings.master_key.as_ref().map(|s| s.expose());
     let master_key = MasterKey::load(configured, &settings.data_dir)?;
-    let options = MetadataOptions { clock, doomed_for: DOOMED_FOR };
+    let options = MetadataOptions {
+        clock,
+        doomed_for: DOOMED_FOR,
+    };
     let metadata = Metadata::open_sqlite(&settings.data_dir.join("boxgate.db"), options).await?;
     master_key.prove(&metadata).await?;
     Ok((metadata, master_key))
@@ -129,7 +138,12 @@ impl App {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (metadata, master_key) = open_metadata(&settings, Arc::clone(&clock)).await?;
         let metrics = Arc::clone(&telemetry);
-        metadata.on_commit(Arc::new(move |took| metrics.metrics.metadata_commit_seconds.observe(took.as_secs_f64())));
+        metadata.on_commit(Arc::new(move |took| {
+            metrics
+                .metrics
+                .metadata_commit_seconds
+                .observe(took.as_secs_f64())
+        }));
         let (key, secret) = master_key.key_for(&metadata, "download-link").await?;
         let store = local::open(&settings.stores.main.path).await?;
         let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
@@ -161,7 +175,12 @@ impl App {
             .await
             .map_err(StartError::Listen)?;
         let drain = Drain::new(&gateway.settings.server);
-        Ok(Self { gateway, server, drain, _data_dir: data_dir })
+        Ok(Self {
+            gateway,
+            server,
+            drain,
+            _data_dir: data_dir,
+        })
     }
 
     /// What requests will reach.

@@ -50,7 +50,10 @@ impl Principal {
 
     /// Its role in an organization.
     pub fn role_in(&self, organization: OrganizationId) -> Option<OrganizationRole> {
-        self.memberships.iter().find(|m| m.organization == organization).map(|m| m.role)
+        self.memberships
+            .iter()
+            .find(|m| m.organization == organization)
+            .map(|m| m.role)
     }
 
     /// Whether it may administer the platform; a service account never may.
@@ -99,13 +102,20 @@ pub async fn authenticate(
         return Ok(None);
     }
     if account.suspended {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "This account is suspended."));
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "This account is suspended.",
+        ));
     }
     let mut memberships = metadata.memberships(account.id).await?;
     if let Some(only) = token.organization {
         memberships.retain(|m| m.organization == only);
     }
-    Ok(Some(Principal { account, token, memberships }))
+    Ok(Some(Principal {
+        account,
+        token,
+        memberships,
+    }))
 }
 
 /// Answers a credential that is missing, as BoxVault does.
@@ -120,6 +130,7 @@ pub fn bad_token() -> Refusal {
 
 /// Whether `policy` lets this caller through to what the path names.
 ///
+/// `operator_network`: whether the client's address is one that operators call from.
 /// Absent and forbidden look alike: who may not read a box gets the answer for an absent one.
 ///
 /// # Errors
@@ -129,10 +140,27 @@ pub async fn authorize(
     policy: Policy,
     principal: Option<Principal>,
     names: &PathNames,
+    operator_network: bool,
 ) -> Result<Grant, Refusal> {
-    let mut grant = Grant { principal, ..Grant::default() };
+    let mut grant = Grant {
+        principal,
+        ..Grant::default()
+    };
     match policy {
-        Policy::Public | Policy::Optional | Policy::OptionalStrict | Policy::Operations => {}
+        Policy::Public | Policy::Optional | Policy::OptionalStrict => {}
+        Policy::Operations => {
+            if !operator_network
+                && !grant
+                    .principal
+                    .as_ref()
+                    .is_some_and(Principal::is_platform_admin)
+            {
+                return Err(Refusal::new(
+                    StatusCode::FORBIDDEN,
+                    "This answers loopback, the networks of operations.allow, and administrators.",
+                ));
+            }
+        }
         Policy::Credential => drop(required(&grant)?),
         Policy::Person => drop(person(&grant)?),
         Policy::PlatformAdmin => {
@@ -163,7 +191,11 @@ pub async fn authorize(
             if !principal.is_platform_admin() && role.is_none_or(|r| r < needed) {
                 return Err(Refusal::new(
                     StatusCode::FORBIDDEN,
-                    format!("This needs the role '{}' in organization '{}'.", needed.as_str(), organization.name),
+                    format!(
+                        "This needs the role '{}' in organization '{}'.",
+                        needed.as_str(),
+                        organization.name
+                    ),
                 ));
             }
             grant.organization = Some(organization);
@@ -228,7 +260,10 @@ fn person(grant: &Grant) -> Result<&Principal, Refusal> {
 
 async fn organization(metadata: &Metadata, names: &PathNames) -> Result<Organization, Refusal> {
     let name: OrganizationName = names.value("org").parse().map_err(Refusal::name)?;
-    metadata.organization(&name).await?.ok_or_else(|| no_organization(names))
+    metadata
+        .organization(&name)
+        .await?
+        .ok_or_else(|| no_organization(names))
 }
 
 async fn box_of(
@@ -247,7 +282,10 @@ async fn box_of(
 fn not_a_member(organization: &Organization) -> Refusal {
     Refusal::new(
         StatusCode::FORBIDDEN,
-        format!("You are not a member of organization '{}'.", organization.name),
+        format!(
+            "You are not a member of organization '{}'.",
+            organization.name
+        ),
     )
     .code("PERMISSION_DENIED")
 }
@@ -256,7 +294,10 @@ fn not_a_member(organization: &Organization) -> Refusal {
 pub fn no_organization(names: &PathNames) -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
-        format!("Organization '{}' does not exist, or you may not publish there.", names.value("org")),
+        format!(
+            "Organization '{}' does not exist, or you may not publish there.",
+            names.value("org")
+        ),
     )
     .code("NOT_FOUND")
 }
@@ -265,7 +306,11 @@ pub fn no_organization(names: &PathNames) -> Refusal {
 pub fn no_box(names: &PathNames) -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
-        format!("Box '{}/{}' does not exist, or you may not read it.", names.value("org"), names.value("box")),
+        format!(
+            "Box '{}/{}' does not exist, or you may not read it.",
+            names.value("org"),
+            names.value("box")
+        ),
     )
     .code("NOT_FOUND")
 }
@@ -293,5 +338,9 @@ pub async fn on_behalf_of(
         expires: None,
         created: account.created,
     };
-    Ok(Some(Principal { account, token, memberships }))
+    Ok(Some(Principal {
+        account,
+        token,
+        memberships,
+    }))
 }

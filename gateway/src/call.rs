@@ -72,7 +72,10 @@ impl Call {
     /// # Errors
     /// 404 when it does not exist.
     pub fn organization(&self) -> Result<&Organization, Refusal> {
-        self.grant.organization.as_ref().ok_or_else(|| no_organization(&self.names))
+        self.grant
+            .organization
+            .as_ref()
+            .ok_or_else(|| no_organization(&self.names))
     }
 
     /// The box that the policy looked up.
@@ -101,15 +104,22 @@ impl Call {
             )
             .closing()
         };
-        let declared = self.head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        let declared = self
+            .head
+            .headers
+            .get(CONTENT_LENGTH)
+            .and_then(|v| v.to_str().ok()?.parse().ok());
         if declared.is_some_and(|declared: usize| declared > limit) {
             return Err(too_large());
         }
         let read = async {
             let mut text = Vec::new();
-            while let Some(chunk) = self.body.chunk().await.map_err(|_cut| {
-                Refusal::invalid("The body ended early.").closing()
-            })? {
+            while let Some(chunk) = self
+                .body
+                .chunk()
+                .await
+                .map_err(|_cut| Refusal::invalid("The body ended early.").closing())?
+            {
                 if text.len() + chunk.len() > limit {
                     return Err(too_large());
                 }
@@ -117,17 +127,28 @@ impl Call {
             }
             Ok(text)
         };
-        let text = timeout(limits.json_timeout, read).await.map_err(|_elapsed| {
-            Refusal::new(StatusCode::REQUEST_TIMEOUT, "The JSON body did not arrive in time.").closing()
-        })??;
+        let text = timeout(limits.json_timeout, read)
+            .await
+            .map_err(|_elapsed| {
+                Refusal::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "The JSON body did not arrive in time.",
+                )
+                .closing()
+            })??;
         if depth(&text) > limits.json_depth {
             return Err(Refusal::invalid(format!(
                 "The JSON body is nested deeper than {} levels (limits.json_depth).",
                 limits.json_depth
             )));
         }
-        let text = if text.is_empty() { b"{}".as_slice() } else { &text };
-        serde_json::from_slice(text).map_err(|e| Refusal::invalid(format!("The JSON body is not right: {e}.")))
+        let text = if text.is_empty() {
+            b"{}".as_slice()
+        } else {
+            &text
+        };
+        serde_json::from_slice(text)
+            .map_err(|e| Refusal::invalid(format!("The JSON body is not right: {e}.")))
     }
 }
 

@@ -15,10 +15,14 @@ use crate::config::{self, Flags, Settings};
 
 /// A streaming gateway for multi-gigabyte Vagrant boxes and images.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = "Examples:
+#[command(
+    version,
+    about,
+    after_help = "Examples:
   boxgate quickstart                       try it: prints credentials and lines to paste
   boxgate sample-box demo.box              make a valid box to try with
-  boxgate serve --config boxgate.toml      run it for real")]
+  boxgate serve --config boxgate.toml      run it for real"
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -177,8 +181,8 @@ fn load(config: &ConfigArgs, listen: Option<&str>) -> Result<Settings, Failure> 
         data_dir: config.data_dir.clone(),
         listen: listen.map(str::to_owned),
     };
-    let (settings, warnings) =
-        config::load(&flags).map_err(|errors| Failure::Usage(format!("configuration:\n{errors}")))?;
+    let (settings, warnings) = config::load(&flags)
+        .map_err(|errors| Failure::Usage(format!("configuration:\n{errors}")))?;
     for warning in warnings {
         say_error(&format!("boxgate: warning: {warning}"));
     }

@@ -10,7 +10,9 @@ use tracing::Instrument as _;
 
 use crate::auth::{self, Credential, Principal, credential::Place};
 use crate::call::Call;
-use crate::door::boxvault::{accounts, boxes, files, levels, organizations, service_accounts, sign_in};
+use crate::door::boxvault::{
+    accounts, boxes, files, levels, organizations, service_accounts, sign_in,
+};
 use crate::door::{boxvault, operations, vagrant};
 use crate::gateway::{Gateway, Phase};
 use crate::http::path::NormalPath;
@@ -53,11 +55,17 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
     };
     facts.set_route(row.route.name());
     if gateway.phase() == Phase::Starting && row.door != Door::Operations {
-        let refusal = Refusal::busy("The gateway is starting.", std::time::Duration::from_secs(2));
+        let refusal = Refusal::busy(
+            "The gateway is starting.",
+            std::time::Duration::from_secs(2),
+        );
         return shaped(row.door, refusal, &facts);
     }
     let span = tracing::debug_span!("request", route = row.route.name());
-    match admitted(gateway, row, names, head, body, &facts).instrument(span).await {
+    match admitted(gateway, row, names, head, body, &facts)
+        .instrument(span)
+        .await
+    {
         Ok(response) => response,
         Err(refusal) => shaped(row.door, refusal, &facts),
     }
@@ -75,8 +83,16 @@ async fn admitted(
     if let Some(principal) = &principal {
         facts.set_principal(principal.name().to_owned());
     }
-    let grant = auth::authorize(&gateway.metadata, row.policy, principal, &names).await?;
-    let call = Call { head, body, row, names, grant, facts: Arc::clone(facts) };
+    let operator = gateway.is_operator_network(facts.client_ip());
+    let grant = auth::authorize(&gateway.metadata, row.policy, principal, &names, operator).await?;
+    let call = Call {
+        head,
+        body,
+        row,
+        names,
+        grant,
+        facts: Arc::clone(facts),
+    };
     dispatch(gateway, call).await
 }
 
@@ -88,7 +104,7 @@ async fn caller(
     names: &PathNames,
     head: &http::request::Parts,
 ) -> Result<Option<Principal>, Refusal> {
-    if row.policy == Policy::Public && row.door != Door::Operations {
+    if row.policy == Policy::Public {
         return Ok(None);
     }
     let found = Credential::find(&head.headers, head.uri.query());
@@ -100,7 +116,7 @@ async fn caller(
         return files::link_reader(gateway, &token, &file, gateway.clock.now()).await;
     };
     let principal = auth::authenticate(&gateway.metadata, &credential).await?;
-    let ignorable = matches!(row.policy, Policy::Optional | Policy::ReadBox | Policy::Public | Policy::Operations)
+    let ignorable = matches!(row.policy, Policy::Optional | Policy::ReadBox)
         && *credential.place() == Place::AccessTokenHeader
         && row.class != Class::Download
         && !matches!(row.route, Route::ListVersions | Route::ShowVersion);
@@ -195,7 +211,7 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::Live => Ok(operations::live()),
         Route::Ready => Ok(operations::ready(gateway).await),
         Route::Status => operations::status(gateway, &call).await,
-        Route::Metrics => operations::metrics(gateway, &call).await,
+        Route::Metrics => Ok(operations::metrics(gateway).await),
     }
 }
 
@@ -218,8 +234,12 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
         let challenge = HeaderValue::from_static("Bearer realm=\"boxgate\"");
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
-    if refusal.status == StatusCode::SERVICE_UNAVAILABLE && !refusal.headers.contains_key(RETRY_AFTER) {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    if refusal.status == StatusCode::SERVICE_UNAVAILABLE
+        && !refusal.headers.contains_key(RETRY_AFTER)
+    {
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from_static("5"));
     }
     response.headers_mut().extend(refusal.headers);
     response
@@ -236,6 +256,9 @@ fn wrong_method(methods: &[http::Method], facts: &RequestFacts) -> Response<Outb
         format!("This path answers {allowed} only."),
     )
     .code("METHOD_NOT_ALLOWED")
-    .header(ALLOW, HeaderValue::from_str(&allowed).expect("method names are ASCII"));
+    .header(
+        ALLOW,
+        HeaderValue::from_str(&allowed).expect("method names are ASCII"),
+    );
     shaped(Door::BoxVault, refusal, facts)
 }

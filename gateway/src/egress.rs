@@ -22,7 +22,9 @@ pub struct BlobBody {
 
 impl std::fmt::Debug for BlobBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlobBody").field("left_bytes", &self.left_bytes).finish_non_exhaustive()
+        f.debug_struct("BlobBody")
+            .field("left_bytes", &self.left_bytes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -34,7 +36,12 @@ impl BlobBody {
         length: u64,
         damage: DamageReport,
     ) -> Self {
-        Self { first, stream, left_bytes: length, damage }
+        Self {
+            first,
+            stream,
+            left_bytes: length,
+            damage,
+        }
     }
 }
 

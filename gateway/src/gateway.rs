@@ -81,7 +81,10 @@ impl Phase {
 
 impl Default for Lifecycle {
     fn default() -> Self {
-        Self { phase: AtomicU8::new(0), started: Instant::now() }
+        Self {
+            phase: AtomicU8::new(0),
+            started: Instant::now(),
+        }
     }
 }
 
@@ -126,9 +129,13 @@ impl Gateway {
     /// # Errors
     /// [`ErrorKind::Unavailable`] for a name that a row holds and the configuration does not.
     pub fn store(&self, name: &str) -> Result<&Store, Error> {
-        self.stores
-            .get(name)
-            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "store.find", format!("store {name}")))
+        self.stores.get(name).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unavailable,
+                "store.find",
+                format!("store {name}"),
+            )
+        })
     }
 
     /// Start of the URLs that answers hold: the entry of `public_url` for the request's authority,
@@ -138,10 +145,25 @@ impl Gateway {
         let configured = &self.settings.public_url;
         let own = configured.iter().find(|url| {
             url.split_once("://").is_some_and(|(_, rest)| {
-                rest.split('/').next().is_some_and(|a| a.eq_ignore_ascii_case(authority))
+                rest.split('/')
+                    .next()
+                    .is_some_and(|a| a.eq_ignore_ascii_case(authority))
             })
         });
-        own.or(configured.first()).cloned().unwrap_or_else(|| format!("http://{authority}"))
+        own.or(configured.first())
+            .cloned()
+            .unwrap_or_else(|| format!("http://{authority}"))
+    }
+
+    /// Whether operators call from that address: loopback and `operations.allow`.
+    pub fn is_operator_network(&self, address: std::net::IpAddr) -> bool {
+        address.is_loopback()
+            || self
+                .settings
+                .operations
+                .allow
+                .iter()
+                .any(|n| n.contains(address))
     }
 
     /// Limits of forms.
@@ -183,8 +205,10 @@ impl Gateway {
                 Some(space) => space.free_space().await.map(Some),
                 None => Ok(None),
             };
-            let dependency =
-                Dependency { ok: space.is_ok(), space: space.ok().flatten() };
+            let dependency = Dependency {
+                ok: space.is_ok(),
+                space: space.ok().flatten(),
+            };
             found.insert(format!("store.{name}"), dependency);
         }
         found
@@ -194,10 +218,16 @@ impl Gateway {
     pub async fn metrics_text(&self) -> String {
         let metrics = &self.telemetry.metrics;
         for (name, dependency) in self.dependencies().await {
-            metrics.dependency_state.with_label_values(&[&name]).set(i64::from(dependency.ok));
+            metrics
+                .dependency_state
+                .with_label_values(&[&name])
+                .set(i64::from(dependency.ok));
             if let (Some(store), Some(space)) = (name.strip_prefix("store."), dependency.space) {
                 let free = i64::try_from(space.free_bytes).unwrap_or(i64::MAX);
-                metrics.store_free_bytes.with_label_values(&[store]).set(free);
+                metrics
+                    .store_free_bytes
+                    .with_label_values(&[store])
+                    .set(free);
             }
         }
         let uploads = i64::try_from(self.engine.in_progress()).unwrap_or(i64::MAX);
@@ -220,7 +250,11 @@ impl DamageReport {
     pub fn report(&self, error: &Error) {
         let damaged = error.kind() == ErrorKind::Damaged || error.kind() == ErrorKind::NotFound;
         let reason = if damaged { "damaged" } else { "store" };
-        self.telemetry.metrics.downloads_broken.with_label_values(&[reason]).inc();
+        self.telemetry
+            .metrics
+            .downloads_broken
+            .with_label_values(&[reason])
+            .inc();
         tracing::error!(
             blob = %self.key, error = %boxgate_storage::error::chain(error), "download broken"
         );

@@ -54,12 +54,18 @@ impl Refusal {
 
     /// 404 for something below a box that may be read.
     pub fn missing(what: &str, name: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("{what} '{name}' does not exist.")).code("NOT_FOUND")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            format!("{what} '{name}' does not exist."),
+        )
+        .code("NOT_FOUND")
     }
 
     /// 503 with the time after which to try again.
     pub fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("UNAVAILABLE").retry_after(retry_after)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+            .code("UNAVAILABLE")
+            .retry_after(retry_after)
     }
 
     /// The same with a word for programs.
@@ -101,11 +107,16 @@ impl From<Error> for Refusal {
         let kind = error.kind();
         let refusal = Self::new(problem::status(kind), client_text(&error)).code(code(kind));
         let refusal = match kind {
-            ErrorKind::Full | ErrorKind::Unavailable => refusal.retry_after(Duration::from_secs(30)),
+            ErrorKind::Full | ErrorKind::Unavailable => {
+                refusal.retry_after(Duration::from_secs(30))
+            }
             ErrorKind::TooLarge { .. } => refusal.closing(),
             _ => refusal,
         };
-        Self { cause: Some(error), ..refusal }
+        Self {
+            cause: Some(error),
+            ..refusal
+        }
     }
 }
 
@@ -145,13 +156,18 @@ fn client_text(error: &Error) -> String {
              checksum with the file, then send it again."
                 .into()
         }
-        ErrorKind::TooLarge { limit } => format!("The file is larger than {limit} bytes, the limit of this server."),
+        ErrorKind::TooLarge { limit } => {
+            format!("The file is larger than {limit} bytes, the limit of this server.")
+        }
         ErrorKind::Fenced => "A newer request took this upload over.".into(),
         ErrorKind::Gone => "This is gone for good.".into(),
         ErrorKind::Damaged => {
-            "The stored bytes are damaged and are not served. Upload the file again to heal it.".into()
+            "The stored bytes are damaged and are not served. Upload the file again to heal it."
+                .into()
         }
-        ErrorKind::Full => "The store is full. Nothing was lost; try again when there is room.".into(),
+        ErrorKind::Full => {
+            "The store is full. Nothing was lost; try again when there is room.".into()
+        }
         ErrorKind::Unavailable => "A part of the server does not answer. Try again soon.".into(),
         ErrorKind::Internal => "Something broke on our side. It was logged; try again.".into(),
     }

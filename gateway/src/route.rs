@@ -268,7 +268,7 @@ routes! {
     Operations GET "/api/health" => Health, Public, Empty, Operations, "The same";
     Operations GET "/livez" => Live, Public, Empty, Operations, "Whether the process answers";
     Operations GET "/readyz" => Ready, Public, Empty, Operations, "Whether it should get traffic";
-    Operations GET "/api/status" => Status, Public, Empty, Operations, "Status; details for operators only";
+    Operations GET "/api/status" => Status, Optional, Empty, Operations, "Status; details for operators only";
     Operations GET "/metrics" => Metrics, Operations, Empty, Operations, "Prometheus text";
 }
 
@@ -360,15 +360,37 @@ pub struct PathNames(Vec<(String, String)>);
 impl PathNames {
     /// The value of one name; empty when the row's path has no such name.
     pub fn value(&self, name: &str) -> &str {
-        self.0.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
+        self.0
+            .iter()
+            .find(|(n, _)| n == name)
+            .map_or("", |(_, v)| v)
     }
 }
 
 /// Words that stay free for routes to come, beside those that the table itself takes.
 const ALSO_RESERVED: &[&str] = &[
-    "admin", "api", "assets", "badge", "blobs", "boxes", "download", "favicon.ico", "files", "health",
-    "hooks", "keys", "livez", "metrics", "openapi.json", "providers", "readyz", "robots.txt", "runtime",
-    "runtimes", "servers", "uploads",
+    "admin",
+    "api",
+    "assets",
+    "badge",
+    "blobs",
+    "boxes",
+    "download",
+    "favicon.ico",
+    "files",
+    "health",
+    "hooks",
+    "keys",
+    "livez",
+    "metrics",
+    "openapi.json",
+    "providers",
+    "readyz",
+    "robots.txt",
+    "runtime",
+    "runtimes",
+    "servers",
+    "uploads",
 ];
 
 impl Router {
@@ -380,17 +402,26 @@ impl Router {
         let mut by_path: BTreeMap<String, Vec<&'static Row>> = BTreeMap::new();
         for row in ROUTES {
             if let Some(prefix) = prefix(doors, row.door) {
-                by_path.entry(format!("{prefix}{}", row.path)).or_default().push(row);
+                by_path
+                    .entry(format!("{prefix}{}", row.path))
+                    .or_default()
+                    .push(row);
             }
         }
         let mut reserved: Vec<String> = ALSO_RESERVED.iter().map(|&w| w.to_owned()).collect();
         let mut paths = matchit::Router::new();
         for (path, rows) in by_path {
-            let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+            let first = path
+                .trim_start_matches('/')
+                .split('/')
+                .next()
+                .unwrap_or_default();
             if !first.starts_with('{') {
                 reserved.push(first.to_ascii_lowercase());
             }
-            paths.insert(path.clone(), rows).map_err(|e| format!("route {path}: {e}"))?;
+            paths
+                .insert(path.clone(), rows)
+                .map_err(|e| format!("route {path}: {e}"))?;
         }
         reserved.sort();
         reserved.dedup();
@@ -399,12 +430,24 @@ impl Router {
 
     /// What a method and a normalized, percent-decoded path lead to.
     pub fn find(&self, method: &Method, path: &str) -> Found {
-        let Ok(found) = self.paths.at(path) else { return Found::Nothing };
-        let wanted = if method == Method::HEAD { &Method::GET } else { method };
+        let Ok(found) = self.paths.at(path) else {
+            return Found::Nothing;
+        };
+        let wanted = if method == Method::HEAD {
+            &Method::GET
+        } else {
+            method
+        };
         match found.value.iter().find(|row| row.method == wanted) {
             Some(row) => Found::Row(
                 row,
-                PathNames(found.params.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect()),
+                PathNames(
+                    found
+                        .params
+                        .iter()
+                        .map(|(n, v)| (n.to_owned(), v.to_owned()))
+                        .collect(),
+                ),
             ),
             None => Found::OtherMethods(found.value.iter().map(|row| row.method.clone()).collect()),
         }
@@ -412,16 +455,27 @@ impl Router {
 
     /// Whether an organization of that name would be shadowed by a route.
     pub fn is_reserved(&self, organization: &str) -> bool {
-        self.reserved.binary_search(&organization.to_ascii_lowercase()).is_ok()
+        self.reserved
+            .binary_search(&organization.to_ascii_lowercase())
+            .is_ok()
     }
 }
 
 /// What stands before a door's paths; `None` when it is switched off.
 fn prefix(doors: &Doors, door: Door) -> Option<&str> {
     match door {
-        Door::BoxVault => doors.boxvault.enabled.then_some(doors.boxvault.prefix.as_str()),
-        Door::Vagrant => doors.vagrant.enabled.then_some(doors.vagrant.prefix.as_str()),
-        Door::Operations => doors.operations.enabled.then_some(doors.operations.prefix.as_str()),
+        Door::BoxVault => doors
+            .boxvault
+            .enabled
+            .then_some(doors.boxvault.prefix.as_str()),
+        Door::Vagrant => doors
+            .vagrant
+            .enabled
+            .then_some(doors.vagrant.prefix.as_str()),
+        Door::Operations => doors
+            .operations
+            .enabled
+            .then_some(doors.operations.prefix.as_str()),
         Door::Admin => Some(""),
     }
 }
@@ -431,8 +485,15 @@ mod tests {
     use super::*;
 
     fn doors() -> Doors {
-        let open = || crate::config::settings::Door { enabled: true, prefix: String::new() };
-        Doors { boxvault: open(), vagrant: open(), operations: open() }
+        let open = || crate::config::settings::Door {
+            enabled: true,
+            prefix: String::new(),
+        };
+        Doors {
+            boxvault: open(),
+            vagrant: open(),
+            operations: open(),
+        }
     }
 
     #[test]
@@ -465,6 +526,9 @@ mod tests {
             router.find(&Method::PATCH, "/api/auth/signin"),
             Found::OtherMethods(methods) if methods == [Method::POST]
         ));
-        assert!(matches!(router.find(&Method::GET, "/nothing"), Found::Nothing));
+        assert!(matches!(
+            router.find(&Method::GET, "/nothing"),
+            Found::Nothing
+        ));
     }
 }

@@ -31,7 +31,10 @@ pub enum Place {
 
 impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credential").field("token", &"***").field("place", &self.place).finish()
+        f.debug_struct("Credential")
+            .field("token", &"***")
+            .field("place", &self.place)
+            .finish()
     }
 }
 
@@ -39,16 +42,27 @@ impl Credential {
     /// The credential of a request, if it carries one. An empty one counts as none: the guide's
     /// scripts send `x-access-token:` without a value when their login failed.
     pub fn find(headers: &HeaderMap, query: Option<&str>) -> Option<Self> {
-        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim);
+        let text = |name: &str| {
+            headers
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .map(str::trim)
+        };
         if let Some(token) = text("x-access-token").filter(|t| !t.is_empty()) {
-            return Some(Self { token: token.to_owned(), place: Place::AccessTokenHeader });
+            return Some(Self {
+                token: token.to_owned(),
+                place: Place::AccessTokenHeader,
+            });
         }
         if let Some(value) = text(AUTHORIZATION.as_str()) {
             // RFC 9110 §11.1: the scheme is case-insensitive.
             if let Some((scheme, rest)) = value.split_once(' ') {
                 let rest = rest.trim();
                 if scheme.eq_ignore_ascii_case("bearer") && !rest.is_empty() {
-                    return Some(Self { token: rest.to_owned(), place: Place::Bearer });
+                    return Some(Self {
+                        token: rest.to_owned(),
+                        place: Place::Bearer,
+                    });
                 }
                 if scheme.eq_ignore_ascii_case("basic") {
                     return Self::basic(rest);
@@ -56,18 +70,26 @@ impl Credential {
             }
         }
         if let Some(token) = text("x-atlas-token").filter(|t| !t.is_empty()) {
-            return Some(Self { token: token.to_owned(), place: Place::Bearer });
+            return Some(Self {
+                token: token.to_owned(),
+                place: Place::Bearer,
+            });
         }
         let token = query_value(query?, "access_token")?;
-        (!token.is_empty()).then_some(Self { token, place: Place::Query })
+        (!token.is_empty()).then_some(Self {
+            token,
+            place: Place::Query,
+        })
     }
 
     fn basic(encoded: &str) -> Option<Self> {
         let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
         // RFC 7617 §2: the user-id holds no colon.
         let (name, token) = decoded.split_once(':')?;
-        (!token.is_empty())
-            .then(|| Self { token: token.to_owned(), place: Place::Basic(name.to_owned()) })
+        (!token.is_empty()).then(|| Self {
+            token: token.to_owned(),
+            place: Place::Basic(name.to_owned()),
+        })
     }
 
     /// Where it was found.
@@ -84,7 +106,10 @@ impl Credential {
     pub fn names(&self, token: &Token, account: &Account) -> bool {
         match &self.place {
             Place::Basic(name) => {
-                token.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(name))
+                token
+                    .name
+                    .as_deref()
+                    .is_some_and(|n| n.eq_ignore_ascii_case(name))
                     || account.username.eq_ignore_ascii_case(name)
             }
             _ => true,
@@ -128,14 +153,33 @@ mod tests {
     #[test]
     fn every_place_is_read_and_empty_ones_count_as_none() {
         let t = || "ab".repeat(32);
-        assert_eq!(found("x-access-token", &t(), None), Some((t(), Place::AccessTokenHeader)));
-        assert_eq!(found("authorization", &format!("bearer {}", t()), None), Some((t(), Place::Bearer)));
-        assert_eq!(found("x-atlas-token", &t(), None), Some((t(), Place::Bearer)));
+        assert_eq!(
+            found("x-access-token", &t(), None),
+            Some((t(), Place::AccessTokenHeader))
+        );
+        assert_eq!(
+            found("authorization", &format!("bearer {}", t()), None),
+            Some((t(), Place::Bearer))
+        );
+        assert_eq!(
+            found("x-atlas-token", &t(), None),
+            Some((t(), Place::Bearer))
+        );
         let basic = format!("Basic {}", STANDARD.encode(format!("ci:{}", t())));
-        assert_eq!(found("authorization", &basic, None), Some((t(), Place::Basic("ci".into()))));
+        assert_eq!(
+            found("authorization", &basic, None),
+            Some((t(), Place::Basic("ci".into())))
+        );
         let query = format!("b3=1&access_token={}", t());
-        assert_eq!(found("accept", "*/*", Some(&query)), Some((t(), Place::Query)));
-        for (name, value) in [("x-access-token", ""), ("authorization", "Bearer "), ("authorization", "Basic !")] {
+        assert_eq!(
+            found("accept", "*/*", Some(&query)),
+            Some((t(), Place::Query))
+        );
+        for (name, value) in [
+            ("x-access-token", ""),
+            ("authorization", "Bearer "),
+            ("authorization", "Basic !"),
+        ] {
             assert_eq!(found(name, value, None), None, "{name}: {value}");
         }
     }

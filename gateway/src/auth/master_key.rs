@@ -60,7 +60,10 @@ impl MasterKey {
             return Self::parse(text, "BOXGATE_MASTER_KEY");
         }
         let path = data_dir.join("master.key");
-        let failed = |source| MasterKeyError::File { path: path.display().to_string(), source };
+        let failed = |source| MasterKeyError::File {
+            path: path.display().to_string(),
+            source,
+        };
         match std::fs::read_to_string(&path) {
             Ok(text) => Self::parse(&text, &path.display().to_string()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -71,7 +74,9 @@ impl MasterKey {
                     .mode(0o600)
                     .open(&path)
                     .map_err(failed)?;
-                file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+                file.write_all(text.as_bytes())
+                    .and_then(|()| file.sync_all())
+                    .map_err(failed)?;
                 Self::parse(&text, &path.display().to_string())
             }
             Err(e) => Err(failed(e)),
@@ -80,8 +85,11 @@ impl MasterKey {
 
     fn parse(text: &str, from: &str) -> Result<Self, MasterKeyError> {
         let mut key = [0; 32];
-        hex::decode_to_slice(text.trim(), &mut key)
-            .map_err(|_malformed| MasterKeyError::Malformed { from: from.to_owned() })?;
+        hex::decode_to_slice(text.trim(), &mut key).map_err(|_malformed| {
+            MasterKeyError::Malformed {
+                from: from.to_owned(),
+            }
+        })?;
         Ok(Self(key))
     }
 
@@ -92,8 +100,14 @@ impl MasterKey {
     pub async fn prove(&self, metadata: &Metadata) -> Result<(), MasterKeyError> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
         let fingerprint = hmac::sign(&key, b"boxgate master key fingerprint");
-        let row = metadata.first_key("master-key-fingerprint", fingerprint.as_ref()).await?;
-        if row.secret == fingerprint.as_ref() { Ok(()) } else { Err(MasterKeyError::Other) }
+        let row = metadata
+            .first_key("master-key-fingerprint", fingerprint.as_ref())
+            .await?;
+        if row.secret == fingerprint.as_ref() {
+            Ok(())
+        } else {
+            Err(MasterKeyError::Other)
+        }
     }
 
     /// The sealed key for a purpose, made at the first call; opened.
@@ -110,8 +124,12 @@ impl MasterKey {
             path: "the system's random source".into(),
             source: std::io::Error::other(e),
         })?;
-        let row = metadata.first_key(purpose, &self.seal(purpose, &secret)).await?;
-        let opened = self.open(purpose, &row.secret).ok_or(MasterKeyError::Other)?;
+        let row = metadata
+            .first_key(purpose, &self.seal(purpose, &secret))
+            .await?;
+        let opened = self
+            .open(purpose, &row.secret)
+            .ok_or(MasterKeyError::Other)?;
         Ok((row, opened))
     }
 
@@ -135,8 +153,10 @@ impl MasterKey {
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut body = body.to_vec();
-        let opened =
-            self.cipher().open_in_place(nonce, Aad::from(purpose.as_bytes()), &mut body).ok()?;
+        let opened = self
+            .cipher()
+            .open_in_place(nonce, Aad::from(purpose.as_bytes()), &mut body)
+            .ok()?;
         Some(opened.to_vec())
     }
 
@@ -155,7 +175,10 @@ mod tests {
     fn what_was_sealed_opens_for_its_purpose_only() {
         let key = MasterKey([7; 32]);
         let sealed = key.seal("links", b"secret");
-        assert_eq!(key.open("links", &sealed).as_deref(), Some(b"secret".as_slice()));
+        assert_eq!(
+            key.open("links", &sealed).as_deref(),
+            Some(b"secret".as_slice())
+        );
         assert_eq!(key.open("other", &sealed), None);
         assert_eq!(MasterKey([8; 32]).open("links", &sealed), None);
         assert_eq!(key.open("links", &sealed[..5]), None);
@@ -167,7 +190,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = MasterKey::load(None, dir.path()).unwrap();
         assert_eq!(first.0, MasterKey::load(None, dir.path()).unwrap().0);
-        let mode = std::fs::metadata(dir.path().join("master.key")).unwrap().permissions().mode();
+        let mode = std::fs::metadata(dir.path().join("master.key"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(matches!(
             MasterKey::load(Some("short"), dir.path()),

@@ -29,9 +29,13 @@ pub async fn verify(password: String, stored: Option<String>) -> bool {
         static NOBODY: OnceLock<String> = OnceLock::new();
         let known = stored.is_some();
         let text = stored.unwrap_or_else(|| NOBODY.get_or_init(|| hash_now("nobody")).clone());
-        let Ok(parsed) = PasswordHash::new(&text) else { return false };
+        let Ok(parsed) = PasswordHash::new(&text) else {
+            return false;
+        };
         password.len() <= MAX_PASSWORD_BYTES
-            && Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok()
+            && Argon2::default()
+                .verify_password(password.as_bytes(), &parsed)
+                .is_ok()
             && known
     })
     .await

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
+use boxgate_storage::catalog::OrganizationName;
 use boxgate_storage::clock::SystemClock;
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::accounts::{
     Account, AccountChange, NewAccount, Organization, PlatformRole,
 };
-use boxgate_storage::catalog::OrganizationName;
 use serde_json::json;
 
 use super::{BootstrapArgs, Failure, load, runtime, say};
@@ -22,7 +22,10 @@ pub(super) fn bootstrap(args: &BootstrapArgs) -> Result<(), Failure> {
             std::fs::read_to_string(path)
                 .map_err(|e| Failure::Usage(format!("--password-file {}: {e}", path.display())))?,
         ),
-        None => settings.bootstrap_password.as_ref().map(|s| s.expose().to_owned()),
+        None => settings
+            .bootstrap_password
+            .as_ref()
+            .map(|s| s.expose().to_owned()),
     };
     let given = given.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
     if given.as_ref().is_some_and(String::is_empty) {

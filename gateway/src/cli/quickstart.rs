@@ -72,7 +72,13 @@ fn as_json(url: &str, kept: &Kept) -> String {
 }
 
 fn as_text(url: &str, kept: &Kept, data_dir: &Path) -> String {
-    let Kept { organization, password, admin_token, client_id, client_secret } = kept;
+    let Kept {
+        organization,
+        password,
+        admin_token,
+        client_id,
+        client_secret,
+    } = kept;
     let program = program();
     let data_dir = data_dir.display();
     format!(
@@ -106,9 +112,13 @@ Uploads written from the BoxVault guide want these:
 
 /// How this program can be called again from the same place.
 fn program() -> String {
-    let Ok(path) = std::env::current_exe() else { return "boxgate".into() };
+    let Ok(path) = std::env::current_exe() else {
+        return "boxgate".into();
+    };
     let here = std::env::current_dir().ok();
-    let path = here.and_then(|here| path.strip_prefix(here).map(Path::to_owned).ok()).unwrap_or(path);
+    let path = here
+        .and_then(|here| path.strip_prefix(here).map(Path::to_owned).ok())
+        .unwrap_or(path);
     path.display().to_string()
 }
 
@@ -119,8 +129,9 @@ async fn credentials(
     organization: &OrganizationName,
 ) -> Result<Kept, Failure> {
     let path = data_dir.join("quickstart.json");
-    let kept: Option<Kept> =
-        std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let kept: Option<Kept> = std::fs::read(&path)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok());
     let failed = |e: boxgate_storage::Error| Failure::failed(&e);
     let mut kept = kept.unwrap_or_else(|| Kept {
         organization: organization.to_string(),
@@ -130,15 +141,24 @@ async fn credentials(
         client_secret: credential::fresh(),
     });
     kept.organization = organization.to_string();
-    let account = match metadata.account_by_username(ADMINISTRATOR).await.map_err(failed)? {
+    let account = match metadata
+        .account_by_username(ADMINISTRATOR)
+        .await
+        .map_err(failed)?
+    {
         Some(account) => account,
         None => administrator(metadata, ADMINISTRATOR, None, kept.password.clone())
             .await
             .map_err(failed)?,
     };
-    let made = owned(metadata, organization, &account).await.map_err(failed)?;
+    let made = owned(metadata, organization, &account)
+        .await
+        .map_err(failed)?;
     let role = OrganizationRole::Owner;
-    metadata.set_membership(account.id, made.id, role).await.map_err(failed)?;
+    metadata
+        .set_membership(account.id, made.id, role)
+        .await
+        .map_err(failed)?;
     if kept.client_id.is_empty() {
         kept.client_id = format!("{organization}-{}", &credential::fresh()[..8]);
     }
@@ -158,10 +178,13 @@ async fn credentials(
         name: Some(kept.client_id.clone()),
         ..admin.clone()
     };
-    ensure_token(metadata, &account, admin).await.map_err(failed)?;
-    ensure_token(metadata, &account, service).await.map_err(failed)?;
-    write_private(&path, &kept)
-        .map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
+    ensure_token(metadata, &account, admin)
+        .await
+        .map_err(failed)?;
+    ensure_token(metadata, &account, service)
+        .await
+        .map_err(failed)?;
+    write_private(&path, &kept).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
     Ok(kept)
 }
 
@@ -171,7 +194,9 @@ async fn ensure_token(
     token: NewToken,
 ) -> boxgate_storage::Result<()> {
     match metadata.token_by_hash(&token.hash).await? {
-        Some((found, owner)) if owner.id == account.id && found.organization == token.organization => {
+        Some((found, owner))
+            if owner.id == account.id && found.organization == token.organization =>
+        {
             Ok(())
         }
         // The same key, but for another organization than this start asks for.

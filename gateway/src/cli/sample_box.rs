@@ -10,19 +10,24 @@ use super::{Failure, SampleBoxArgs, say};
 use crate::config::ByteSize;
 
 pub(super) fn sample_box(args: &SampleBoxArgs) -> Result<(), Failure> {
-    let size: ByteSize = args.size.parse().map_err(|e| Failure::Usage(format!("--size: {e}")))?;
+    let size: ByteSize = args
+        .size
+        .parse()
+        .map_err(|e| Failure::Usage(format!("--size: {e}")))?;
     let disk_bytes = size.0;
     let metadata = serde_json::json!({ "provider": args.provider }).to_string();
     let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", args.file.display()));
-    let file = File::options().write(true).create_new(true).open(&args.file).map_err(|e| {
-        match e.kind() {
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .open(&args.file)
+        .map_err(|e| match e.kind() {
             std::io::ErrorKind::AlreadyExists => Failure::Failed(format!(
                 "{} exists already; choose another name or remove it",
                 args.file.display()
             )),
             _ => failed(e),
-        }
-    })?;
+        })?;
     // Stored, not compressed: the contents are random, and speed is what samples are for.
     let gzip = GzEncoder::new(BufWriter::new(file), Compression::none());
     let mut tar = tar::Builder::new(gzip);
@@ -34,13 +39,30 @@ pub(super) fn sample_box(args: &SampleBoxArgs) -> Result<(), Failure> {
         tar.append_data(&mut header, name, data)
     };
     let vagrantfile: &[u8] = b"Vagrant.configure(\"2\") do |config|\nend\n";
-    add("metadata.json", metadata.len() as u64, &mut metadata.as_bytes())
-        .and_then(|()| add("Vagrantfile", vagrantfile.len() as u64, &mut &*vagrantfile))
-        .and_then(|()| add("disk.img", disk_bytes, &mut Noise::seeded().take(disk_bytes)))
+    add(
+        "metadata.json",
+        metadata.len() as u64,
+        &mut metadata.as_bytes(),
+    )
+    .and_then(|()| add("Vagrantfile", vagrantfile.len() as u64, &mut &*vagrantfile))
+    .and_then(|()| {
+        add(
+            "disk.img",
+            disk_bytes,
+            &mut Noise::seeded().take(disk_bytes),
+        )
+    })
+    .map_err(failed)?;
+    let mut out = tar
+        .into_inner()
+        .and_then(GzEncoder::finish)
         .map_err(failed)?;
-    let mut out = tar.into_inner().and_then(GzEncoder::finish).map_err(failed)?;
     out.flush().map_err(failed)?;
-    say(&format!("{} is a box for {} with a disk of {disk_bytes} bytes.", args.file.display(), args.provider));
+    say(&format!(
+        "{} is a box for {} with a disk of {disk_bytes} bytes.",
+        args.file.display(),
+        args.provider
+    ));
     Ok(())
 }
 
@@ -79,8 +101,9 @@ mod tests {
         let length = std::fs::metadata(&args.file).unwrap().len();
         assert!((100_000..110_000).contains(&length), "{length}");
         let mut names = Vec::new();
-        let mut archive =
-            tar::Archive::new(flate2::read::GzDecoder::new(File::open(&args.file).unwrap()));
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(
+            File::open(&args.file).unwrap(),
+        ));
         for entry in archive.entries().unwrap() {
             let mut entry = entry.unwrap();
             let name = entry.path().unwrap().display().to_string();

@@ -15,7 +15,10 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
         let addresses = app.addresses().to_vec();
         app.recover().await.map_err(|e| start_failed(&e))?;
         for address in addresses {
-            say(&format!("boxgate {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
+            say(&format!(
+                "boxgate {} listens on http://{address}",
+                env!("CARGO_PKG_VERSION")
+            ));
         }
         serve_until_signalled(app).await
     })
@@ -31,7 +34,10 @@ impl Log {
     pub(super) fn start(settings: &Settings) -> Result<Self, Failure> {
         let (sink, guard) = telemetry::log::start(&settings.log)
             .map_err(|e| Failure::Usage(format!("cannot write the log (log.file): {e}")))?;
-        Ok(Self { telemetry: Telemetry::new(sink), _guard: guard })
+        Ok(Self {
+            telemetry: Telemetry::new(sink),
+            _guard: guard,
+        })
     }
 }
 
@@ -52,7 +58,9 @@ pub(super) async fn start(settings: Settings, log: &Log) -> Result<App, Failure>
         data_dir = %settings.data_dir.display(),
         "starting"
     );
-    App::start(settings, Arc::clone(&log.telemetry)).await.map_err(|e| start_failed(&e))
+    App::start(settings, Arc::clone(&log.telemetry))
+        .await
+        .map_err(|e| start_failed(&e))
 }
 
 pub(super) fn start_failed(error: &StartError) -> Failure {

@@ -18,7 +18,12 @@ type Answer = Result<Response<OutboundBody>, Refusal>;
 
 /// A refusal as a problem document (RFC 9457).
 pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
-    Problem::new(refusal.status, refusal.code.unwrap_or("refused"), refusal.message.as_str()).into_response()
+    Problem::new(
+        refusal.status,
+        refusal.code.unwrap_or("refused"),
+        refusal.message.as_str(),
+    )
+    .into_response()
 }
 
 /// `GET /livez`: the process answers.
@@ -30,8 +35,15 @@ pub fn live() -> Response<OutboundBody> {
 pub async fn ready(gateway: &Gateway) -> Response<OutboundBody> {
     let dependencies = gateway.dependencies().await;
     let ready = gateway.phase() == Phase::Serving && dependencies.values().all(|d| d.ok);
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let states: BTreeMap<_, _> = dependencies.iter().map(|(name, d)| (name, d.word())).collect();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let states: BTreeMap<_, _> = dependencies
+        .iter()
+        .map(|(name, d)| (name, d.word()))
+        .collect();
     let body = json!({
         "status": if ready { "ok" } else { "unavailable" },
         "phase": gateway.phase().as_str(), "dependencies": states,
@@ -51,7 +63,11 @@ pub async fn health(gateway: &Gateway) -> Response<OutboundBody> {
         "supported_languages": ["en"], "default_language": "en", "frontend_logging": false,
         "services": { "database": word("database"), "storage_boxes": word("store.main") },
     });
-    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     uncached(response::json(status, &body))
 }
 
@@ -67,7 +83,9 @@ pub async fn status(gateway: &Gateway, call: &Call) -> Answer {
             .await
             .into_iter()
             .map(|(name, d)| {
-                let space = d.space.map(|s| json!({ "free_bytes": s.free_bytes, "total_bytes": s.total_bytes }));
+                let space = d
+                    .space
+                    .map(|s| json!({ "free_bytes": s.free_bytes, "total_bytes": s.total_bytes }));
                 (name, json!({ "state": d.word(), "space": space }))
             })
             .collect();
@@ -83,29 +101,28 @@ pub async fn status(gateway: &Gateway, call: &Call) -> Answer {
 }
 
 /// `GET /metrics`.
-pub async fn metrics(gateway: &Gateway, call: &Call) -> Answer {
-    if !is_operator(gateway, call) {
-        return Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            "Metrics answer loopback, the networks of operations.allow, and administrators.",
-        ));
-    }
+pub async fn metrics(gateway: &Gateway) -> Response<OutboundBody> {
     let text = gateway.metrics_text().await;
     let mut response = response::text(StatusCode::OK, text);
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(crate::telemetry::metrics::CONTENT_TYPE));
-    Ok(uncached(response))
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(crate::telemetry::metrics::CONTENT_TYPE),
+    );
+    uncached(response)
 }
 
 fn is_operator(gateway: &Gateway, call: &Call) -> bool {
-    let address = call.facts.client_ip();
-    address.is_loopback()
-        || gateway.settings.operations.allow.iter().any(|network| network.contains(address))
-        || call.grant.principal.as_ref().is_some_and(Principal::is_platform_admin)
+    gateway.is_operator_network(call.facts.client_ip())
+        || call
+            .grant
+            .principal
+            .as_ref()
+            .is_some_and(Principal::is_platform_admin)
 }
 
 fn uncached(mut response: Response<OutboundBody>) -> Response<OutboundBody> {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

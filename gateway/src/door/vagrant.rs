@@ -23,33 +23,56 @@ type Answer = Result<Response<OutboundBody>, Refusal>;
 
 /// A refusal in the shape of Vagrant Cloud.
 pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
-    response::json(refusal.status, &json!({ "errors": [refusal.message], "success": false }))
+    response::json(
+        refusal.status,
+        &json!({ "errors": [refusal.message], "success": false }),
+    )
 }
 
 /// Whether a request comes from Vagrant itself.
 pub fn is_vagrant(headers: &HeaderMap) -> bool {
-    headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Vagrant/"))
+    headers
+        .get(USER_AGENT)
+        .is_some_and(|agent| agent.as_bytes().starts_with(b"Vagrant/"))
 }
 
 /// Metadata of the box that the policy found, as JSON; HEAD says the same without the body.
 pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
     let row = call.row()?;
-    let tree: Option<BoxTree> = gateway.metadata.box_tree(row.organization, &row.name).await?;
+    let tree: Option<BoxTree> = gateway
+        .metadata
+        .box_tree(row.organization, &row.name)
+        .await?;
     let tree = tree.ok_or_else(|| crate::auth::no_box(&call.names))?;
     let origin = gateway.base_url(&call.facts) + &gateway.settings.doors.vagrant.prefix;
     let text = serde_json::to_vec(&metadata::render(&tree, &origin))
         .expect("a value of strings and booleans is JSON");
     let etag = format!("\"{}\"", blake3::hash(&text).to_hex());
     let mut headers = HeaderMap::new();
-    headers.insert(ETAG, HeaderValue::from_str(&etag).expect("hexadecimal digits are ASCII"));
+    headers.insert(
+        ETAG,
+        HeaderValue::from_str(&etag).expect("hexadecimal digits are ASCII"),
+    );
     headers.insert(VARY, HeaderValue::from_static("Accept"));
     // URLs inside come from the request unless `public_url` is set; then no shared cache may keep them.
     let shared = tree.row.fields.public && !gateway.settings.public_url.is_empty();
-    let cache = if shared { "public, max-age=60, no-transform" } else { "private, no-cache, no-transform" };
+    let cache = if shared {
+        "public, max-age=60, no-transform"
+    } else {
+        "private, no-cache, no-transform"
+    };
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
-    let representation =
-        Representation { etag: &etag, last_modified: None, length: text.len() as u64 };
-    match decide(&representation, &call.head.method, &call.head.headers, PastEnd::WholeBody) {
+    let representation = Representation {
+        etag: &etag,
+        last_modified: None,
+        length: text.len() as u64,
+    };
+    match decide(
+        &representation,
+        &call.head.method,
+        &call.head.headers,
+        PastEnd::WholeBody,
+    ) {
         Decision::NotModified => return Ok(with_headers(StatusCode::NOT_MODIFIED, headers)),
         Decision::PreconditionFailed => {
             return Ok(with_headers(StatusCode::PRECONDITION_FAILED, headers));
@@ -78,10 +101,14 @@ pub async fn default_file(gateway: &Gateway, call: Call) -> Answer {
     let Some(provider) = text.strip_suffix(".box") else {
         return Err(Refusal::missing("Path", call.head.uri.path()));
     };
-    let provider: boxgate_storage::catalog::ProviderName = provider.parse().map_err(Refusal::name)?;
+    let provider: boxgate_storage::catalog::ProviderName =
+        provider.parse().map_err(Refusal::name)?;
     let version: boxgate_storage::catalog::VersionName = call.name("version")?;
     let row = call.row()?;
-    let tree = gateway.metadata.box_tree(row.organization, &row.name).await?;
+    let tree = gateway
+        .metadata
+        .box_tree(row.organization, &row.name)
+        .await?;
     let architecture = tree.and_then(|tree| default_architecture(&tree, &version, &provider));
     let architecture = architecture.ok_or_else(|| Refusal::missing("File", text))?;
     let name = BoxRef {
@@ -99,13 +126,26 @@ fn default_architecture(
     version: &boxgate_storage::catalog::VersionName,
     provider: &boxgate_storage::catalog::ProviderName,
 ) -> Option<ArchitectureName> {
-    let version = tree.versions.iter().find(|v| v.row.name.folded() == version.folded())?;
-    let provider = version.providers.iter().find(|p| p.row.name.folded() == provider.folded())?;
-    let stored: Vec<_> = provider.architectures.iter().filter(|a| a.file.is_some()).collect();
-    let chosen = stored.iter().find(|a| a.row.default_box).or(match stored.as_slice() {
-        [only] => Some(only),
-        _ => None,
-    })?;
+    let version = tree
+        .versions
+        .iter()
+        .find(|v| v.row.name.folded() == version.folded())?;
+    let provider = version
+        .providers
+        .iter()
+        .find(|p| p.row.name.folded() == provider.folded())?;
+    let stored: Vec<_> = provider
+        .architectures
+        .iter()
+        .filter(|a| a.file.is_some())
+        .collect();
+    let chosen = stored
+        .iter()
+        .find(|a| a.row.default_box)
+        .or(match stored.as_slice() {
+            [only] => Some(only),
+            _ => None,
+        })?;
     Some(chosen.row.name.clone())
 }
 
@@ -117,7 +157,9 @@ async fn serve(gateway: &Gateway, call: Call, name: BoxRef) -> Answer {
     };
     let mut resolved: Option<ResolvedFile> = gateway.metadata.resolve_file(&name).await?;
     if let Some(digest) = &pinned
-        && resolved.as_ref().is_none_or(|r| r.file.blob.blake3 != *digest)
+        && resolved
+            .as_ref()
+            .is_none_or(|r| r.file.blob.blake3 != *digest)
     {
         resolved = gateway.metadata.resolve_former_file(&name, digest).await?;
     }

@@ -9,13 +9,13 @@ use boxgate_storage::layer::verify;
 use boxgate_storage::metadata::catalog::ResolvedFile;
 use boxgate_storage::range::ByteRange;
 use futures_util::StreamExt as _;
-use http_body_util::BodyExt as _;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION,
     CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http_body_util::BodyExt as _;
 
 use crate::egress::BlobBody;
 use crate::gateway::Gateway;
@@ -69,7 +69,12 @@ pub async fn serve(
     };
     // Vagrant resumes with a bare `Range: bytes=N-` and gives up for a day on 416, so a range at or
     // past the end of a box means the whole box.
-    let decision = decide(&representation, &head.method, &head.headers, PastEnd::WholeBody);
+    let decision = decide(
+        &representation,
+        &head.method,
+        &head.headers,
+        PastEnd::WholeBody,
+    );
     let mut headers = headers(&etag, modified, &resolved, &freshness);
     let (status, range) = match decision {
         Decision::Full => (StatusCode::OK, ByteRange::whole(blob.length)),
@@ -87,7 +92,10 @@ pub async fn serve(
         }
     };
     headers.insert(CONTENT_LENGTH, range.length().into());
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
     headers.insert(
         CONTENT_DISPOSITION,
         HeaderValue::from_static("attachment; filename=\"vagrant.box\""),
@@ -111,11 +119,17 @@ fn headers(
     let mut headers = HeaderMap::new();
     headers.insert(ETAG, value(etag));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static(freshness.cache_control()));
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static(freshness.cache_control()),
+    );
     headers.insert(LAST_MODIFIED, value(&httpdate::fmt_http_date(modified)));
     // RFC 9530 §3: over the whole representation, the same in 200 and 206.
     let sha256 = STANDARD.encode(resolved.file.blob.sha256.0);
-    headers.insert(HeaderName::from_static("repr-digest"), value(&format!("sha-256=:{sha256}:")));
+    headers.insert(
+        HeaderName::from_static("repr-digest"),
+        value(&format!("sha-256=:{sha256}:")),
+    );
     headers
 }
 
@@ -145,7 +159,12 @@ async fn open(
         Some(Ok(bytes)) => Some(bytes),
         Some(Err(error)) => return Err(broken(gateway, resolved, error).await),
     };
-    let body = BlobBody::new(first, stream, range.length(), gateway.damage_report(blob.key));
+    let body = BlobBody::new(
+        first,
+        stream,
+        range.length(),
+        gateway.damage_report(blob.key),
+    );
     Ok(body.boxed_unsync())
 }
 
@@ -157,7 +176,10 @@ async fn broken(
     match error.kind() {
         ErrorKind::Damaged | ErrorKind::NotFound => {
             gateway.damage_report(resolved.file.blob.key).report(&error);
-            Refusal { cause: Some(error), ..damaged() }
+            Refusal {
+                cause: Some(error),
+                ..damaged()
+            }
         }
         _ => error.into(),
     }

@@ -87,10 +87,15 @@ pub async fn upload(
         }
     };
     if writer.received_bytes() == 0 {
-        return Err(Refusal::invalid("The file is empty. Nothing was published."));
+        return Err(Refusal::invalid(
+            "The file is empty. Nothing was published.",
+        ));
     }
     let published = writer.finish().await?;
-    Ok(Uploaded { published, warnings })
+    Ok(Uploaded {
+        published,
+        warnings,
+    })
 }
 
 async fn begin(
@@ -110,7 +115,10 @@ async fn begin(
                 provider: order.file.provider.to_string(),
                 architecture: order.file.architecture.to_string(),
                 new_box_public: gateway.settings.catalog.new_box_public,
-                declared: order.declared.as_ref().map(|d| (d.label.clone(), d.digest.to_hex())),
+                declared: order
+                    .declared
+                    .as_ref()
+                    .map(|d| (d.label.clone(), d.digest.to_hex())),
                 actor: order.actor.clone(),
                 base_url: order.base_url.clone(),
             },
@@ -161,9 +169,8 @@ async fn form(
             FormEvent::End => break,
         }
     }
-    let mut writer = writer.ok_or_else(|| {
-        Refusal::invalid("The form has no part named 'file' with the box in it.")
-    })?;
+    let mut writer = writer
+        .ok_or_else(|| Refusal::invalid("The form has no part named 'file' with the box in it."))?;
     if order.declared.is_none()
         && let Some(late) = checksum.declared()?
     {
@@ -236,13 +243,21 @@ pub fn declared(value: Option<&str>, kind: Option<&str>) -> Result<Option<Declar
             algorithm.name()
         ))
     })?;
-    Ok(Some(Declared { label: algorithm.name().to_ascii_uppercase(), digest }))
+    Ok(Some(Declared {
+        label: algorithm.name().to_ascii_uppercase(),
+        digest,
+    }))
 }
 
 fn unknown_kind(kind: &str) -> Refusal {
-    let known: Vec<&str> =
-        boxgate_storage::digest::Algorithm::ALL.iter().map(|a| a.name()).collect();
-    Refusal::invalid(format!("x-checksum-type {kind:?} is unknown; known are {}.", known.join(", ")))
+    let known: Vec<&str> = boxgate_storage::digest::Algorithm::ALL
+        .iter()
+        .map(|a| a.name())
+        .collect();
+    Refusal::invalid(format!(
+        "x-checksum-type {kind:?} is unknown; known are {}.",
+        known.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -253,7 +268,9 @@ mod tests {
     fn checksums_are_read_by_type_or_by_length() {
         let sha = "ab".repeat(32);
         let label = |value: &str, kind: Option<&str>| {
-            declared(Some(value), kind).map(|d| d.map(|d| d.label)).map_err(|r| r.status.as_u16())
+            declared(Some(value), kind)
+                .map(|d| d.map(|d| d.label))
+                .map_err(|r| r.status.as_u16())
         };
         assert_eq!(label(&sha, Some("SHA-256")), Ok(Some("SHA256".into())));
         assert_eq!(label(&sha, Some("blake3")), Ok(Some("BLAKE3".into())));

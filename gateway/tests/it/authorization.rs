@@ -36,11 +36,11 @@ const CALLERS: [Caller; 10] = [
 
 /// Whether a policy lets a caller through to a private box of `acme` that `maker` made.
 fn allowed(policy: Policy, caller: Caller) -> bool {
-    use Caller::{
-        Admin, ForeignService, Forged, Maker, Nobody, Outsider, Owner, PlatformAdmin, Reader,
-        Service,
-    };
-    let person = matches!(caller, Outsider | Reader | Maker | Admin | Owner | PlatformAdmin);
+    use Caller::{Admin, Forged, Maker, Nobody, Outsider, Owner, PlatformAdmin, Reader, Service};
+    let person = matches!(
+        caller,
+        Outsider | Reader | Maker | Admin | Owner | PlatformAdmin
+    );
     match policy {
         Policy::Public => true,
         Policy::Optional | Policy::OptionalStrict | Policy::Operations => caller != Forged,
@@ -75,8 +75,10 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
     let reader = running.member("reader", OrganizationRole::Member).await;
     let admin = running.member("manager", OrganizationRole::Admin).await;
     let outsider = running.account("outsider", PlatformRole::User).await;
-    let elsewhere =
-        metadata.create_organization(&"elsewhere".parse().unwrap(), None, outsider).await.unwrap();
+    let elsewhere = metadata
+        .create_organization(&"elsewhere".parse().unwrap(), None, outsider)
+        .await
+        .unwrap();
     let platform = running.account("root", PlatformRole::Admin).await;
     let person = TokenKind::Personal;
     let mut wrong = Vec::new();
@@ -85,7 +87,11 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
             // Rows change things, and some delete the box: it is there anew for each request.
             let fields = boxgate_storage::metadata::catalog::BoxFields::default();
             let name = "demo".parse().unwrap();
-            drop(metadata.create_box(running.organization, &name, maker, fields, "test").await);
+            drop(
+                metadata
+                    .create_box(running.organization, &name, maker, fields, "test")
+                    .await,
+            );
             let token = match caller {
                 Caller::Nobody => String::new(),
                 Caller::Forged => "ab".repeat(32),
@@ -96,10 +102,14 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
                 Caller::Owner => running.owner.clone(),
                 Caller::PlatformAdmin => running.token(platform, person, None).await,
                 Caller::Service => {
-                    running.token(maker, TokenKind::Service, Some(running.organization)).await
+                    running
+                        .token(maker, TokenKind::Service, Some(running.organization))
+                        .await
                 }
                 Caller::ForeignService => {
-                    running.token(outsider, TokenKind::Service, Some(elsewhere.id)).await
+                    running
+                        .token(outsider, TokenKind::Service, Some(elsewhere.id))
+                        .await
                 }
             };
             if destroys_the_scene(row) && allowed(row.policy, caller) {
@@ -112,7 +122,11 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
                 .replace("{user}", "nobody-of-that-name")
                 .replace(['{', '}'], "");
             let request = Request::new(row.method.as_str(), &path).token(&token);
-            let request = if row.method == "GET" { request } else { request.body(b"") };
+            let request = if row.method == "GET" {
+                request
+            } else {
+                request.body(b"")
+            };
             let reply = running.send(request).await;
             let body = String::from_utf8_lossy(&reply.body).into_owned();
             let forbidden_by_design = body.contains("Sign-up is closed");
@@ -168,7 +182,9 @@ async fn credentials_are_taken_from_every_place_and_end_with_revocation() {
         ("Authorization", format!("Bearer {}", running.owner)),
         ("X-Atlas-Token", running.owner.clone()),
     ] {
-        let reply = running.send(Request::new("GET", path).header(name, &value)).await;
+        let reply = running
+            .send(Request::new("GET", path).header(name, &value))
+            .await;
         assert_eq!(reply.status, 200, "{name}");
     }
     let by_query = format!("{path}?access_token={}", running.owner);
@@ -182,7 +198,12 @@ async fn credentials_are_taken_from_every_place_and_end_with_revocation() {
         .await
         .unwrap()
         .unwrap();
-    running.gateway.metadata.delete_token(token.id, account.id).await.unwrap();
+    running
+        .gateway
+        .metadata
+        .delete_token(token.id, account.id)
+        .await
+        .unwrap();
     assert_eq!(running.get(path, &running.owner).await.status, 401);
     running.stop().await;
 }

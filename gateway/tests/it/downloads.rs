@@ -7,7 +7,9 @@ const PATH: &str = "/acme/boxes/demo/versions/1.0/providers/virtualbox/amd64/vag
 async fn with_box(length: usize) -> (Running, Vec<u8>) {
     let running = Running::start().await;
     let mut bytes = vec![0; length];
-    blake3::Hasher::new_keyed(&[42; 32]).finalize_xof().fill(&mut bytes);
+    blake3::Hasher::new_keyed(&[42; 32])
+        .finalize_xof()
+        .fill(&mut bytes);
     assert_eq!(running.upload("demo", "1.0", &bytes).await.status, 200);
     (running, bytes)
 }
@@ -33,7 +35,10 @@ async fn ranges_are_exact_and_one_past_the_end_means_the_whole_box() {
     ] {
         let reply = get(&running, &[("Range", range)]).await;
         assert_eq!(reply.status, 206, "{range}");
-        assert_eq!(reply.header("content-range"), Some(format!("bytes {start}-{}/{length}", end - 1).as_str()));
+        assert_eq!(
+            reply.header("content-range"),
+            Some(format!("bytes {start}-{}/{length}", end - 1).as_str())
+        );
         assert!(reply.body == bytes[start..end], "{range}");
     }
     let past = format!("bytes={length}-");
@@ -52,13 +57,29 @@ async fn validators_are_strong_and_decide() {
     let etag = format!("\"{}\"", blake3::hash(&bytes).to_hex());
     assert_eq!(whole.header("etag"), Some(etag.as_str()));
     assert_eq!(get(&running, &[("If-None-Match", &etag)]).await.status, 304);
-    assert_eq!(get(&running, &[("If-Match", "\"other\"")]).await.status, 412);
+    assert_eq!(
+        get(&running, &[("If-Match", "\"other\"")]).await.status,
+        412
+    );
     let resumed = [("Range", "bytes=10-"), ("If-Range", etag.as_str())];
     assert_eq!(get(&running, &resumed).await.status, 206);
-    assert_eq!(get(&running, &[("Range", "bytes=10-"), ("If-Range", "\"other\"")]).await.status, 200);
+    assert_eq!(
+        get(
+            &running,
+            &[("Range", "bytes=10-"), ("If-Range", "\"other\"")]
+        )
+        .await
+        .status,
+        200
+    );
     let date = whole.header("last-modified").unwrap().to_owned();
-    assert_eq!(get(&running, &[("If-Modified-Since", &date)]).await.status, 304);
-    let head = running.send(Request::new("HEAD", PATH).token(&running.owner)).await;
+    assert_eq!(
+        get(&running, &[("If-Modified-Since", &date)]).await.status,
+        304
+    );
+    let head = running
+        .send(Request::new("HEAD", PATH).token(&running.owner))
+        .await;
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert_eq!(head.header("content-length"), Some("1000"));
     assert_eq!(head.header("accept-ranges"), Some("bytes"));
@@ -70,13 +91,19 @@ async fn what_may_be_cached_follows_visibility_and_url() {
     let (running, bytes) = with_box(1000).await;
     let pinned = format!("{PATH}?b3={}", blake3::hash(&bytes).to_hex());
     let private = get(&running, &[]).await;
-    assert_eq!(private.header("cache-control"), Some("private, no-cache, no-transform"));
+    assert_eq!(
+        private.header("cache-control"),
+        Some("private, no-cache, no-transform")
+    );
     let publish = Request::new("PUT", "/api/organization/acme/box/demo")
         .token(&running.owner)
         .json(&serde_json::json!({ "isPublic": true }));
     assert_eq!(running.send(publish).await.status, 200);
     let bare = running.get(PATH, "").await;
-    assert_eq!(bare.header("cache-control"), Some("public, max-age=60, no-transform"));
+    assert_eq!(
+        bare.header("cache-control"),
+        Some("public, max-age=60, no-transform")
+    );
     assert_eq!(bare.header("content-location"), Some(pinned.as_str()));
     let immutable = running.get(&pinned, "").await;
     assert_eq!(
@@ -89,18 +116,32 @@ async fn what_may_be_cached_follows_visibility_and_url() {
 #[tokio::test]
 async fn a_link_downloads_without_a_credential_and_counts_once() {
     let (running, bytes) = with_box(1000).await;
-    let info = running.get(&format!("{}/info", file_path("demo", "1.0")), &running.owner).await.json();
+    let info = running
+        .get(
+            &format!("{}/info", file_path("demo", "1.0")),
+            &running.owner,
+        )
+        .await
+        .json();
     let url = info["downloadUrl"].as_str().unwrap().to_owned();
     let path = &url["http://gateway".len()..];
     assert!(running.get(path, "").await.body == bytes);
     let forged = path.replace("/1.0/", "/2.0/");
     assert_eq!(running.get(&forged, "").await.status, 403);
     get(&running, &[("Range", "bytes=5-")]).await;
-    running.send(Request::new("HEAD", PATH).token(&running.owner)).await;
+    running
+        .send(Request::new("HEAD", PATH).token(&running.owner))
+        .await;
     running.gateway.background.close();
     running.gateway.background.wait().await;
     running.gateway.background.reopen();
-    let info = running.get(&format!("{}/info", file_path("demo", "1.0")), &running.owner).await.json();
+    let info = running
+        .get(
+            &format!("{}/info", file_path("demo", "1.0")),
+            &running.owner,
+        )
+        .await
+        .json();
     assert_eq!(info["downloadCount"], 1);
     running.stop().await;
 }

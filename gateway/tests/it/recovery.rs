@@ -36,11 +36,15 @@ async fn a_stop_lets_a_download_finish_and_takes_no_new_one() {
 
 #[tokio::test]
 async fn a_data_directory_belongs_to_one_process() {
-    use std::sync::Arc;
     let running = Running::start().await;
     let settings = running.gateway.settings.clone();
     let telemetry = boxgate::telemetry::Telemetry::silent();
-    let error = boxgate::app::App::start(settings, telemetry).await.unwrap_err();
-    assert!(error.to_string().contains("another boxgate runs on it"), "{error}");
+    let error = boxgate::app::App::start(settings, telemetry)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("another boxgate runs on it"),
+        "{error}"
+    );
     running.stop().await;
 }

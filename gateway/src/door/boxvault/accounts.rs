@@ -47,14 +47,18 @@ pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: Create = call.json(&gateway.settings.limits).await?;
     // An account's name follows the grammar of all names.
     if let Err(error) = asked.username.parse::<OrganizationName>() {
-        return Err(Refusal::invalid(format!("username {:?} {}", asked.username, error.rule)));
+        return Err(Refusal::invalid(format!(
+            "username {:?} {}",
+            asked.username, error.rule
+        )));
     }
     let membership = match &asked.organization {
         None => None,
         Some(text) => {
             let name: OrganizationName = text.parse().map_err(Refusal::name)?;
             let organization = gateway.metadata.organization(&name).await?;
-            let organization = organization.ok_or_else(|| Refusal::missing("Organization", text))?;
+            let organization =
+                organization.ok_or_else(|| Refusal::missing("Organization", text))?;
             let role = match asked.organization_role.as_deref() {
                 None => organization.default_role,
                 Some(text) => OrganizationRole::from_name(text).ok_or_else(|| {
@@ -64,25 +68,50 @@ pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
             Some((organization.id, role))
         }
     };
-    let role = asked.role.as_deref().map(platform_role).transpose()?.unwrap_or(PlatformRole::User);
+    let role = asked
+        .role
+        .as_deref()
+        .map(platform_role)
+        .transpose()?
+        .unwrap_or(PlatformRole::User);
     let password_hash = hash(asked.password).await?;
     let account = gateway
         .metadata
-        .create_account(NewAccount { username: asked.username, email: asked.email, password_hash, role })
+        .create_account(NewAccount {
+            username: asked.username,
+            email: asked.email,
+            password_hash,
+            role,
+        })
         .await?;
     if let Some((organization, role)) = membership {
-        gateway.metadata.set_membership(account.id, organization, role).await?;
+        gateway
+            .metadata
+            .set_membership(account.id, organization, role)
+            .await?;
     }
-    Ok(response::json(StatusCode::CREATED, &shape::account(&account)))
+    Ok(response::json(
+        StatusCode::CREATED,
+        &shape::account(&account),
+    ))
 }
 
 /// `GET /api/admin/users?after=ID&limit=N`.
 pub async fn list(gateway: &Gateway, call: Call) -> Answer {
     let number = |name: &str| call.query(name).map(|text| text.parse::<i64>());
-    let after = number("after").transpose().map_err(|_e| Refusal::invalid("'after' must be an id."))?;
-    let limit = number("limit").transpose().map_err(|_e| Refusal::invalid("'limit' must be a number."))?;
-    let limit = limit.map_or(MAX_PAGE, |l| u32::try_from(l).unwrap_or(1).clamp(1, MAX_PAGE));
-    let accounts = gateway.metadata.accounts(after.map(AccountId), limit).await?;
+    let after = number("after")
+        .transpose()
+        .map_err(|_e| Refusal::invalid("'after' must be an id."))?;
+    let limit = number("limit")
+        .transpose()
+        .map_err(|_e| Refusal::invalid("'limit' must be a number."))?;
+    let limit = limit.map_or(MAX_PAGE, |l| {
+        u32::try_from(l).unwrap_or(1).clamp(1, MAX_PAGE)
+    });
+    let accounts = gateway
+        .metadata
+        .accounts(after.map(AccountId), limit)
+        .await?;
     let rows: Vec<Value> = accounts.iter().map(shape::account).collect();
     Ok(response::json(StatusCode::OK, &Value::Array(rows)))
 }
@@ -115,7 +144,10 @@ pub async fn delete(gateway: &Gateway, call: Call) -> Answer {
         return Err(Refusal::invalid("You cannot delete your own account."));
     }
     gateway.metadata.delete_account(account.id).await?;
-    Ok(response::json(StatusCode::OK, &message("User deleted successfully.")))
+    Ok(response::json(
+        StatusCode::OK,
+        &message("User deleted successfully."),
+    ))
 }
 
 /// An account by name, else by id.
@@ -147,6 +179,8 @@ fn platform_role(text: &str) -> Result<PlatformRole, Refusal> {
     match text {
         "user" => Ok(PlatformRole::User),
         "admin" => Ok(PlatformRole::Admin),
-        _ => Err(Refusal::invalid(format!("role {text:?} is unknown; it is 'user' or 'admin'."))),
+        _ => Err(Refusal::invalid(format!(
+            "role {text:?} is unknown; it is 'user' or 'admin'."
+        ))),
     }
 }

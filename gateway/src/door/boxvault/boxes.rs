@@ -57,7 +57,9 @@ impl Asked {
         if let Some(Some(text)) = &self.short_description
             && text.chars().count() > MAX_SHORT_DESCRIPTION
         {
-            return Err(Refusal::invalid("'shortDescription' must be at most 255 characters."));
+            return Err(Refusal::invalid(
+                "'shortDescription' must be at most 255 characters.",
+            ));
         }
         if let Some(Some(value)) = &self.metadata
             && !value.is_object()
@@ -75,7 +77,10 @@ impl Asked {
         set(&mut fields.github_repo, self.github_repo);
         set(&mut fields.workflow_file, self.workflow_file);
         set(&mut fields.cicd_url, self.cicd_url);
-        set(&mut fields.metadata, self.metadata.map(|m| m.map(|value| value.to_string())));
+        set(
+            &mut fields.metadata,
+            self.metadata.map(|m| m.map(|value| value.to_string())),
+        );
         fields.published = self.published.unwrap_or(fields.published);
         fields.public = self.is_public.unwrap_or(fields.public);
         Ok(fields)
@@ -119,33 +124,55 @@ fn is_listed(principal: Option<&Principal>, row: &BoxRow) -> bool {
 /// `GET /api/organization/{org}/box/{box}` for everyone but Vagrant.
 pub async fn show(gateway: &Gateway, call: Call) -> Answer {
     let row = call.row()?;
-    let tree = gateway.metadata.box_tree(row.organization, &row.name).await?;
+    let tree = gateway
+        .metadata
+        .box_tree(row.organization, &row.name)
+        .await?;
     let tree = tree.ok_or_else(|| crate::auth::no_box(&call.names))?;
-    Ok(response::json(StatusCode::OK, &shape::tree(&tree, shape::Detail::Single)))
+    Ok(response::json(
+        StatusCode::OK,
+        &shape::tree(&tree, shape::Detail::Single),
+    ))
 }
 
 /// `POST /api/organization/{org}/box`.
 pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: Asked = call.json(&gateway.settings.limits).await?;
     let Some(text) = &asked.name else {
-        return Err(Refusal::invalid("'name' is required: the name of the new box."));
+        return Err(Refusal::invalid(
+            "'name' is required: the name of the new box.",
+        ));
     };
     let name: BoxName = text.parse().map_err(Refusal::name)?;
     let fields = asked.onto(BoxFields::default())?;
     let principal = call.principal()?;
     let row = gateway
         .metadata
-        .create_box(call.organization()?.id, &name, principal.account.id, fields, principal.name())
+        .create_box(
+            call.organization()?.id,
+            &name,
+            principal.account.id,
+            fields,
+            principal.name(),
+        )
         .await
         .map_err(|e| taken(e, "Box", name.as_str()))?;
-    Ok(response::json(StatusCode::CREATED, &shape::without_unset(shape::box_row(&row))))
+    Ok(response::json(
+        StatusCode::CREATED,
+        &shape::without_unset(shape::box_row(&row)),
+    ))
 }
 
 /// `PUT /api/organization/{org}/box/{box}`.
 pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: Asked = call.json(&gateway.settings.limits).await?;
     let row = call.row()?;
-    let name = asked.name.as_deref().map(str::parse::<BoxName>).transpose().map_err(Refusal::name)?;
+    let name = asked
+        .name
+        .as_deref()
+        .map(str::parse::<BoxName>)
+        .transpose()
+        .map_err(Refusal::name)?;
     let fields = asked.onto(row.fields.clone())?;
     let changed = gateway
         .metadata
@@ -157,10 +184,17 @@ pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
 
 /// `DELETE /api/organization/{org}/box/{box}`.
 pub async fn delete(gateway: &Gateway, call: Call) -> Answer {
-    if !gateway.metadata.delete_box(call.row()?.id, call.principal()?.name()).await? {
+    if !gateway
+        .metadata
+        .delete_box(call.row()?.id, call.principal()?.name())
+        .await?
+    {
         return Err(crate::auth::no_box(&call.names));
     }
-    Ok(response::json(StatusCode::OK, &message("Box deleted successfully.")))
+    Ok(response::json(
+        StatusCode::OK,
+        &message("Box deleted successfully."),
+    ))
 }
 
 /// `DELETE /api/organization/{org}/box`.
@@ -171,5 +205,8 @@ pub async fn delete_all(gateway: &Gateway, call: Call) -> Answer {
     for tree in gateway.metadata.box_trees(filter).await? {
         deleted += u32::from(gateway.metadata.delete_box(tree.row.id, actor).await?);
     }
-    Ok(response::json(StatusCode::OK, &message(format!("{deleted} boxes deleted successfully."))))
+    Ok(response::json(
+        StatusCode::OK,
+        &message(format!("{deleted} boxes deleted successfully.")),
+    ))
 }

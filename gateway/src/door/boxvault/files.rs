@@ -35,10 +35,14 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answer {
     }
     let length = content_length(headers);
     if length.is_none() && !headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Refusal::invalid("The upload needs Content-Length or Transfer-Encoding: chunked."));
+        return Err(Refusal::invalid(
+            "The upload needs Content-Length or Transfer-Encoding: chunked.",
+        ));
     }
     if length == Some(0) {
-        return Err(Refusal::invalid("The file is empty. Nothing was published."));
+        return Err(Refusal::invalid(
+            "The file is empty. Nothing was published.",
+        ));
     }
     let carrier = carrier(header(CONTENT_TYPE.as_str()))?;
     refuse_too_large(gateway, &carrier, length)?;
@@ -76,16 +80,22 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answer {
 
 // `multipart/form-data` decides: with it the body is parsed, with anything else it is the box.
 fn carrier(content_type: Option<&str>) -> Result<Carrier, Refusal> {
-    let Some(media) = content_type.and_then(MediaType::parse) else { return Ok(Carrier::Raw) };
+    let Some(media) = content_type.and_then(MediaType::parse) else {
+        return Ok(Carrier::Raw);
+    };
     if media.essence() != "multipart/form-data" {
         return Ok(Carrier::Raw);
     }
-    let boundary = media.parameter("boundary").filter(|b| !b.is_empty() && b.len() <= 70);
+    let boundary = media
+        .parameter("boundary")
+        .filter(|b| !b.is_empty() && b.len() <= 70);
     // RFC 2046 §5.1.1: 1 to 70 characters.
     let boundary = boundary.ok_or_else(|| {
         Refusal::invalid("Content-Type multipart/form-data needs a boundary of 1 to 70 characters.")
     })?;
-    Ok(Carrier::Form { boundary: boundary.to_owned() })
+    Ok(Carrier::Form {
+        boundary: boundary.to_owned(),
+    })
 }
 
 // Refused from the declared length, before a byte of the body is asked for.
@@ -135,7 +145,10 @@ fn whole_range(range: ContentRange, length: Option<u64>) -> Result<(), Refusal> 
         "No upload of this file is open, so its next byte is 0. Send the whole file from byte 0.",
     )
     .code("OFFSET_MISMATCH")
-    .header(HeaderName::from_static("upload-offset"), HeaderValue::from_static("0"))
+    .header(
+        HeaderName::from_static("upload-offset"),
+        HeaderValue::from_static("0"),
+    )
     .closing())
 }
 
@@ -155,24 +168,38 @@ pub async fn info(gateway: &Gateway, call: Call) -> Answer {
 /// `POST F/get-download-link`; it does not check that a file exists.
 pub fn get_link(gateway: &Gateway, call: &Call) -> Answer {
     let url = link(gateway, call, call.grant.principal.as_ref())?;
-    Ok(no_store(response::json(StatusCode::OK, &json!({ "downloadUrl": url }))))
+    Ok(no_store(response::json(
+        StatusCode::OK,
+        &json!({ "downloadUrl": url }),
+    )))
 }
 
 fn link(gateway: &Gateway, call: &Call, principal: Option<&Principal>) -> Result<String, Refusal> {
     let file = call.box_ref()?;
-    let expires = gateway.clock.now().plus(gateway.settings.auth.download_link_ttl);
-    let token = gateway.links.sign(&file, principal.map(|p| p.account.id), expires);
+    let expires = gateway
+        .clock
+        .now()
+        .plus(gateway.settings.auth.download_link_ttl);
+    let token = gateway
+        .links
+        .sign(&file, principal.map(|p| p.account.id), expires);
     Ok(format!(
         "{}{}/api/organization/{}/box/{}/version/{}/provider/{}/architecture/{}/file/download?token={token}",
         gateway.base_url(&call.facts),
         gateway.settings.doors.boxvault.prefix,
-        file.organization, file.name, file.version, file.provider, file.architecture
+        file.organization,
+        file.name,
+        file.version,
+        file.provider,
+        file.architecture
     ))
 }
 
 // A link is a bearer's right: no cache keeps it.
 fn no_store(mut response: Response<OutboundBody>) -> Response<OutboundBody> {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -201,8 +228,11 @@ pub async fn link_reader(
     now: UnixMillis,
 ) -> Result<Option<Principal>, Refusal> {
     let claim = gateway.links.verify(token, file, now).ok_or_else(|| {
-        Refusal::new(StatusCode::FORBIDDEN, "This download link is not valid or has expired. Ask for a new one.")
-            .code("TOKEN_INVALID")
+        Refusal::new(
+            StatusCode::FORBIDDEN,
+            "This download link is not valid or has expired. Ask for a new one.",
+        )
+        .code("TOKEN_INVALID")
     })?;
     match claim.account {
         None => Ok(None),
@@ -213,14 +243,22 @@ pub async fn link_reader(
 /// `DELETE F/delete`: 200 even if there was nothing.
 pub async fn delete(gateway: &Gateway, call: Call) -> Answer {
     let architecture = levels::architecture_of(gateway, &call).await?;
-    gateway.metadata.delete_file(architecture.row.id, call.principal()?.name()).await?;
-    Ok(response::json(StatusCode::OK, &message("File deleted successfully.")))
+    gateway
+        .metadata
+        .delete_file(architecture.row.id, call.principal()?.name())
+        .await?;
+    Ok(response::json(
+        StatusCode::OK,
+        &message("File deleted successfully."),
+    ))
 }
 
 async fn stored(gateway: &Gateway, call: &Call) -> Result<FileRow, Refusal> {
     let name = call.box_ref()?;
     let found: Option<ResolvedFile> = gateway.metadata.resolve_file(&name).await?;
-    found.map(|f| f.file).ok_or_else(|| Refusal::missing("File", &name.to_string()))
+    found
+        .map(|f| f.file)
+        .ok_or_else(|| Refusal::missing("File", &name.to_string()))
 }
 
 #[cfg(test)]
@@ -245,13 +283,19 @@ mod tests {
     fn a_quoted_boundary_is_unquoted_and_other_types_are_raw() {
         assert_eq!(
             carrier(Some("multipart/form-data; boundary=\"===1==\"")).unwrap(),
-            Carrier::Form { boundary: "===1==".into() }
+            Carrier::Form {
+                boundary: "===1==".into()
+            }
         );
         for raw in [None, Some("application/octet-stream"), Some("nonsense")] {
             assert_eq!(carrier(raw).unwrap(), Carrier::Raw);
         }
         for bad in ["multipart/form-data", "multipart/form-data; boundary=\"\""] {
-            assert_eq!(carrier(Some(bad)).unwrap_err().status.as_u16(), 400, "{bad}");
+            assert_eq!(
+                carrier(Some(bad)).unwrap_err().status.as_u16(),
+                400,
+                "{bad}"
+            );
         }
     }
 }

@@ -84,7 +84,10 @@ pub fn version_warning(name: &VersionName) -> Option<String> {
 
 async fn versions_of(gateway: &Gateway, call: &Call) -> Result<Vec<VersionTree>, Refusal> {
     let row = call.row()?;
-    let tree = gateway.metadata.box_tree(row.organization, &row.name).await?;
+    let tree = gateway
+        .metadata
+        .box_tree(row.organization, &row.name)
+        .await?;
     Ok(tree.map(|t| t.versions).unwrap_or_default())
 }
 
@@ -130,7 +133,10 @@ pub async fn create_version(gateway: &Gateway, mut call: Call) -> Answer {
 /// `GET V/{version}`.
 pub async fn show_version(gateway: &Gateway, call: Call) -> Answer {
     let version = version_of(gateway, &call).await?;
-    Ok(response::json(StatusCode::OK, &shape::version(&version.row)))
+    Ok(response::json(
+        StatusCode::OK,
+        &shape::version(&version.row),
+    ))
 }
 
 /// `PUT V/{version}`.
@@ -138,11 +144,20 @@ pub async fn update_version(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: AskedVersion = call.json(&gateway.settings.limits).await?;
     let version = version_of(gateway, &call).await?;
     let text = asked.version_number.as_deref().or(asked.version.as_deref());
-    let name = text.map(str::parse::<VersionName>).transpose().map_err(Refusal::name)?;
+    let name = text
+        .map(str::parse::<VersionName>)
+        .transpose()
+        .map_err(Refusal::name)?;
     let fields = asked.onto(version.row.fields.clone());
     let row = gateway
         .metadata
-        .update_version(version.row.id, name.as_ref(), None, fields, call.principal()?.name())
+        .update_version(
+            version.row.id,
+            name.as_ref(),
+            None,
+            fields,
+            call.principal()?.name(),
+        )
         .await?;
     Ok(response::json(StatusCode::OK, &shape::version(&row)))
 }
@@ -150,17 +165,29 @@ pub async fn update_version(gateway: &Gateway, mut call: Call) -> Answer {
 /// `DELETE V/{version}`.
 pub async fn delete_version(gateway: &Gateway, call: Call) -> Answer {
     let version = version_of(gateway, &call).await?;
-    gateway.metadata.delete_version(version.row.id, call.principal()?.name()).await?;
-    Ok(response::json(StatusCode::OK, &message("Version deleted successfully.")))
+    gateway
+        .metadata
+        .delete_version(version.row.id, call.principal()?.name())
+        .await?;
+    Ok(response::json(
+        StatusCode::OK,
+        &message("Version deleted successfully."),
+    ))
 }
 
 /// `DELETE V`.
 pub async fn delete_versions(gateway: &Gateway, call: Call) -> Answer {
     let actor = call.principal()?.name();
     for version in versions_of(gateway, &call).await? {
-        gateway.metadata.delete_version(version.row.id, actor).await?;
+        gateway
+            .metadata
+            .delete_version(version.row.id, actor)
+            .await?;
     }
-    Ok(response::json(StatusCode::OK, &message("All versions deleted successfully.")))
+    Ok(response::json(
+        StatusCode::OK,
+        &message("All versions deleted successfully."),
+    ))
 }
 
 // Providers.
@@ -178,7 +205,11 @@ async fn provider_of(gateway: &Gateway, call: &Call) -> Result<ProviderTree, Ref
 /// `GET P`.
 pub async fn list_providers(gateway: &Gateway, call: Call) -> Answer {
     let version = version_of(gateway, &call).await?;
-    let rows: Vec<Value> = version.providers.iter().map(|p| shape::provider(&p.row)).collect();
+    let rows: Vec<Value> = version
+        .providers
+        .iter()
+        .map(|p| shape::provider(&p.row))
+        .collect();
     Ok(response::json(StatusCode::OK, &Value::Array(rows)))
 }
 
@@ -190,28 +221,48 @@ pub async fn create_provider(gateway: &Gateway, mut call: Call) -> Answer {
     let description = asked.description.flatten();
     let row = gateway
         .metadata
-        .create_provider(version.row.id, &name, description.as_deref(), call.principal()?.name())
+        .create_provider(
+            version.row.id,
+            &name,
+            description.as_deref(),
+            call.principal()?.name(),
+        )
         .await?;
-    Ok(response::json(StatusCode::CREATED, &shape::without_unset(shape::provider(&row))))
+    Ok(response::json(
+        StatusCode::CREATED,
+        &shape::without_unset(shape::provider(&row)),
+    ))
 }
 
 /// `GET P/{provider}`.
 pub async fn show_provider(gateway: &Gateway, call: Call) -> Answer {
     let provider = provider_of(gateway, &call).await?;
-    Ok(response::json(StatusCode::OK, &shape::provider(&provider.row)))
+    Ok(response::json(
+        StatusCode::OK,
+        &shape::provider(&provider.row),
+    ))
 }
 
 /// `PUT P/{provider}`.
 pub async fn update_provider(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: AskedProvider = call.json(&gateway.settings.limits).await?;
     let provider = provider_of(gateway, &call).await?;
-    let name =
-        asked.name.as_deref().map(str::parse::<ProviderName>).transpose().map_err(Refusal::name)?;
+    let name = asked
+        .name
+        .as_deref()
+        .map(str::parse::<ProviderName>)
+        .transpose()
+        .map_err(Refusal::name)?;
     let description = asked.description.unwrap_or(provider.row.description);
     let actor = call.principal()?.name();
     let row = gateway
         .metadata
-        .update_provider(provider.row.id, name.as_ref(), description.as_deref(), actor)
+        .update_provider(
+            provider.row.id,
+            name.as_ref(),
+            description.as_deref(),
+            actor,
+        )
         .await?;
     Ok(response::json(StatusCode::OK, &shape::provider(&row)))
 }
@@ -219,17 +270,29 @@ pub async fn update_provider(gateway: &Gateway, mut call: Call) -> Answer {
 /// `DELETE P/{provider}`.
 pub async fn delete_provider(gateway: &Gateway, call: Call) -> Answer {
     let provider = provider_of(gateway, &call).await?;
-    gateway.metadata.delete_provider(provider.row.id, call.principal()?.name()).await?;
-    Ok(response::json(StatusCode::OK, &message("Provider deleted successfully.")))
+    gateway
+        .metadata
+        .delete_provider(provider.row.id, call.principal()?.name())
+        .await?;
+    Ok(response::json(
+        StatusCode::OK,
+        &message("Provider deleted successfully."),
+    ))
 }
 
 /// `DELETE P`.
 pub async fn delete_providers(gateway: &Gateway, call: Call) -> Answer {
     let actor = call.principal()?.name();
     for provider in version_of(gateway, &call).await?.providers {
-        gateway.metadata.delete_provider(provider.row.id, actor).await?;
+        gateway
+            .metadata
+            .delete_provider(provider.row.id, actor)
+            .await?;
     }
-    Ok(response::json(StatusCode::OK, &message("All providers deleted successfully.")))
+    Ok(response::json(
+        StatusCode::OK,
+        &message("All providers deleted successfully."),
+    ))
 }
 
 // Architectures.
@@ -251,8 +314,11 @@ pub async fn architecture_of(gateway: &Gateway, call: &Call) -> Result<Architect
 /// `GET A`.
 pub async fn list_architectures(gateway: &Gateway, call: Call) -> Answer {
     let provider = provider_of(gateway, &call).await?;
-    let rows: Vec<Value> =
-        provider.architectures.iter().map(|a| shape::architecture(&a.row)).collect();
+    let rows: Vec<Value> = provider
+        .architectures
+        .iter()
+        .map(|a| shape::architecture(&a.row))
+        .collect();
     Ok(response::json(StatusCode::OK, &Value::Array(rows)))
 }
 
@@ -272,13 +338,19 @@ pub async fn create_architecture(gateway: &Gateway, mut call: Call) -> Answer {
             call.principal()?.name(),
         )
         .await?;
-    Ok(response::json(StatusCode::CREATED, &shape::without_unset(shape::architecture(&row))))
+    Ok(response::json(
+        StatusCode::CREATED,
+        &shape::without_unset(shape::architecture(&row)),
+    ))
 }
 
 /// `GET A/{arch}`.
 pub async fn show_architecture(gateway: &Gateway, call: Call) -> Answer {
     let architecture = architecture_of(gateway, &call).await?;
-    Ok(response::json(StatusCode::OK, &shape::architecture(&architecture.row)))
+    Ok(response::json(
+        StatusCode::OK,
+        &shape::architecture(&architecture.row),
+    ))
 }
 
 /// `PUT A/{arch}`.
@@ -308,15 +380,27 @@ pub async fn update_architecture(gateway: &Gateway, mut call: Call) -> Answer {
 /// `DELETE A/{arch}`.
 pub async fn delete_architecture(gateway: &Gateway, call: Call) -> Answer {
     let architecture = architecture_of(gateway, &call).await?;
-    gateway.metadata.delete_architecture(architecture.row.id, call.principal()?.name()).await?;
-    Ok(response::json(StatusCode::OK, &message("Architecture deleted successfully.")))
+    gateway
+        .metadata
+        .delete_architecture(architecture.row.id, call.principal()?.name())
+        .await?;
+    Ok(response::json(
+        StatusCode::OK,
+        &message("Architecture deleted successfully."),
+    ))
 }
 
 /// `DELETE A`.
 pub async fn delete_architectures(gateway: &Gateway, call: Call) -> Answer {
     let actor = call.principal()?.name();
     for architecture in provider_of(gateway, &call).await?.architectures {
-        gateway.metadata.delete_architecture(architecture.row.id, actor).await?;
+        gateway
+            .metadata
+            .delete_architecture(architecture.row.id, actor)
+            .await?;
     }
-    Ok(response::json(StatusCode::OK, &message("All architectures deleted successfully.")))
+    Ok(response::json(
+        StatusCode::OK,
+        &message("All architectures deleted successfully."),
+    ))
 }

@@ -1,9 +1,7 @@
 //! Organizations and who belongs to them.
 
 use boxgate_storage::catalog::OrganizationName;
-use boxgate_storage::metadata::accounts::{
-    Organization, OrganizationChange, OrganizationRole,
-};
+use boxgate_storage::metadata::accounts::{Organization, OrganizationChange, OrganizationRole};
 use boxgate_storage::metadata::catalog::BoxFilter;
 use http::{Response, StatusCode};
 use serde::Deserialize;
@@ -64,11 +62,16 @@ pub fn free_name(gateway: &Gateway, text: &str) -> Result<OrganizationName, Refu
 pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: Create = call.json(&gateway.settings.limits).await?;
     let Some(text) = asked.organization.or(asked.name) else {
-        return Err(Refusal::invalid("'organization' is required: the name of the new organization."));
+        return Err(Refusal::invalid(
+            "'organization' is required: the name of the new organization.",
+        ));
     };
     let name = free_name(gateway, &text)?;
     let owner = call.principal()?.account.id;
-    let made = gateway.metadata.create_organization(&name, asked.description.as_deref(), owner).await;
+    let made = gateway
+        .metadata
+        .create_organization(&name, asked.description.as_deref(), owner)
+        .await;
     let organization = made.map_err(|e| taken(e, "Organization", name.as_str()))?;
     let row = shape::without_unset(shape::organization(&organization));
     Ok(response::json(StatusCode::CREATED, &row))
@@ -99,7 +102,10 @@ pub async fn show(gateway: &Gateway, call: Call) -> Answer {
     let Some(organization) = gateway.metadata.organization(&name).await? else {
         return Err(Refusal::missing("Organization", name.as_str()));
     };
-    Ok(response::json(StatusCode::OK, &with_members(gateway, &call, &organization).await?))
+    Ok(response::json(
+        StatusCode::OK,
+        &with_members(gateway, &call, &organization).await?,
+    ))
 }
 
 // Members and their boxes, as far as the caller may see them.
@@ -109,8 +115,14 @@ async fn with_members(
     organization: &Organization,
 ) -> Result<Value, Refusal> {
     let principal = call.principal()?;
-    let trees = gateway.metadata.box_trees(BoxFilter::Organization(organization.id)).await?;
-    let visible: Vec<_> = trees.iter().filter(|t| principal.may_read(&t.row)).collect();
+    let trees = gateway
+        .metadata
+        .box_trees(BoxFilter::Organization(organization.id))
+        .await?;
+    let visible: Vec<_> = trees
+        .iter()
+        .filter(|t| principal.may_read(&t.row))
+        .collect();
     let inside = principal.role_in(organization.id).is_some() || principal.is_platform_admin();
     let mut members = Vec::new();
     if inside {
@@ -137,7 +149,9 @@ pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: Update = call.json(&gateway.settings.limits).await?;
     let id = call.organization()?.id;
     let name = match asked.organization.or(asked.name) {
-        Some(text) if text != call.organization()?.name.as_str() => Some(free_name(gateway, &text)?),
+        Some(text) if text != call.organization()?.name.as_str() => {
+            Some(free_name(gateway, &text)?)
+        }
         _ => None,
     };
     let new_name = name.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -164,8 +178,14 @@ pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
 /// `DELETE /api/organization/{org}`.
 pub async fn delete(gateway: &Gateway, call: Call) -> Answer {
     let id = call.organization()?.id;
-    gateway.metadata.delete_organization(id, call.principal()?.name()).await?;
-    Ok(response::json(StatusCode::OK, &message("Organization deleted successfully.")))
+    gateway
+        .metadata
+        .delete_organization(id, call.principal()?.name())
+        .await?;
+    Ok(response::json(
+        StatusCode::OK,
+        &message("Organization deleted successfully."),
+    ))
 }
 
 /// `PUT /api/organization/{org}/access-mode`.
@@ -201,12 +221,22 @@ pub async fn access_mode(gateway: &Gateway, mut call: Call) -> Answer {
 pub async fn discover(gateway: &Gateway, call: Call) -> Answer {
     let mut rows = Vec::new();
     for organization in gateway.metadata.organizations("").await? {
-        let inside = call.grant.principal.as_ref().is_some_and(|p| p.role_in(organization.id).is_some());
+        let inside = call
+            .grant
+            .principal
+            .as_ref()
+            .is_some_and(|p| p.role_in(organization.id).is_some());
         if organization.access_mode == "private" && !inside {
             continue;
         }
-        let trees = gateway.metadata.box_trees(BoxFilter::Organization(organization.id)).await?;
-        let public = trees.iter().filter(|t| t.row.fields.public && t.row.fields.published).count();
+        let trees = gateway
+            .metadata
+            .box_trees(BoxFilter::Organization(organization.id))
+            .await?;
+        let public = trees
+            .iter()
+            .filter(|t| t.row.fields.public && t.row.fields.published)
+            .count();
         let members = gateway.metadata.members(organization.id).await?.len();
         rows.push(json!({
             "id": organization.id.0, "name": organization.name.as_str(),
@@ -238,21 +268,35 @@ pub async fn members(gateway: &Gateway, call: Call) -> Answer {
 pub async fn set_member(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: SetMember = call.json(&gateway.settings.limits).await?;
     let organization = call.organization()?;
-    let wanted = asked.role.as_deref().map(role).transpose()?.unwrap_or(organization.default_role);
+    let wanted = asked
+        .role
+        .as_deref()
+        .map(role)
+        .transpose()?
+        .unwrap_or(organization.default_role);
     let principal = call.principal()?;
     let account = super::accounts::find(gateway, call.names.value("user")).await?;
     let present = gateway.metadata.members(organization.id).await?;
-    let current = present.iter().find(|m| m.account == account.id).map(|m| m.role);
+    let current = present
+        .iter()
+        .find(|m| m.account == account.id)
+        .map(|m| m.role);
     let touches_owner =
         wanted == OrganizationRole::Owner || current == Some(OrganizationRole::Owner);
     let caller = principal.role_in(organization.id);
     if touches_owner && caller != Some(OrganizationRole::Owner) && !principal.is_platform_admin() {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "Only an owner may make or change owners."));
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "Only an owner may make or change owners.",
+        ));
     }
     if wanted != OrganizationRole::Owner {
         keep_an_owner(&present, account.id)?;
     }
-    gateway.metadata.set_membership(account.id, organization.id, wanted).await?;
+    gateway
+        .metadata
+        .set_membership(account.id, organization.id, wanted)
+        .await?;
     Ok(response::json(
         StatusCode::OK,
         &json!({ "message": "Member updated successfully.", "username": account.username, "role": wanted.as_str() }),
@@ -265,26 +309,40 @@ pub async fn remove_member(gateway: &Gateway, call: Call) -> Answer {
     let account = super::accounts::find(gateway, call.names.value("user")).await?;
     let present = gateway.metadata.members(organization.id).await?;
     keep_an_owner(&present, account.id)?;
-    if !gateway.metadata.remove_membership(account.id, organization.id).await? {
+    if !gateway
+        .metadata
+        .remove_membership(account.id, organization.id)
+        .await?
+    {
         return Err(Refusal::missing("Member", call.names.value("user")));
     }
-    Ok(response::json(StatusCode::OK, &message("Member removed successfully.")))
+    Ok(response::json(
+        StatusCode::OK,
+        &message("Member removed successfully."),
+    ))
 }
 
 fn keep_an_owner(
     present: &[boxgate_storage::metadata::accounts::Membership],
     leaving: boxgate_storage::metadata::accounts::AccountId,
 ) -> Result<(), Refusal> {
-    let mut owners = present.iter().filter(|m| m.role == OrganizationRole::Owner).peekable();
+    let mut owners = present
+        .iter()
+        .filter(|m| m.role == OrganizationRole::Owner)
+        .peekable();
     let any = owners.peek().is_some();
     if any && owners.all(|m| m.account == leaving) {
-        return Err(Refusal::invalid("An organization keeps at least one owner; make another one first."));
+        return Err(Refusal::invalid(
+            "An organization keeps at least one owner; make another one first.",
+        ));
     }
     Ok(())
 }
 
 fn role(text: &str) -> Result<OrganizationRole, Refusal> {
     OrganizationRole::from_name(text).ok_or_else(|| {
-        Refusal::invalid(format!("role {text:?} is unknown; it is 'member', 'admin' or 'owner'."))
+        Refusal::invalid(format!(
+            "role {text:?} is unknown; it is 'member', 'admin' or 'owner'."
+        ))
     })
 }

@@ -36,7 +36,10 @@ pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
         return Err(Refusal::invalid("'organizationId' is required."));
     };
     if principal.role_in(organization).is_none() {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "You are not a member of that organization."));
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "You are not a member of that organization.",
+        ));
     }
     let lifetime = asked.expiration_days.map(|days| DAY * days);
     let longest = gateway.settings.auth.service_account_max_expiry;
@@ -60,7 +63,10 @@ pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
         "expiresAt": token.expires.map(shape::time), "organization_id": organization.0,
         "createdAt": shape::time(token.created), "token": key,
     });
-    Ok(response::json(StatusCode::CREATED, &shape::without_unset(row)))
+    Ok(response::json(
+        StatusCode::CREATED,
+        &shape::without_unset(row),
+    ))
 }
 
 /// Makes a service account named `<owner>-<8 hex>`; returns its row and its key.
@@ -97,7 +103,11 @@ pub async fn make(
 pub async fn list(gateway: &Gateway, call: Call) -> Answer {
     let principal = call.principal()?;
     let mut rows = Vec::new();
-    for token in gateway.metadata.tokens(principal.account.id, TokenKind::Service).await? {
+    for token in gateway
+        .metadata
+        .tokens(principal.account.id, TokenKind::Service)
+        .await?
+    {
         let organization = principal
             .memberships
             .iter()
@@ -116,7 +126,10 @@ pub async fn list(gateway: &Gateway, call: Call) -> Answer {
 pub async fn organizations(gateway: &Gateway, call: Call) -> Answer {
     let mut rows = Vec::new();
     for membership in &call.principal()?.memberships {
-        let organization = gateway.metadata.organization_by_id(membership.organization).await?;
+        let organization = gateway
+            .metadata
+            .organization_by_id(membership.organization)
+            .await?;
         rows.push(json!({
             "id": membership.organization.0, "name": membership.organization_name.as_str(),
             "description": organization.and_then(|o| o.description), "role": membership.role.as_str(),
@@ -129,23 +142,41 @@ pub async fn organizations(gateway: &Gateway, call: Call) -> Answer {
 pub async fn delete(gateway: &Gateway, call: Call) -> Answer {
     let principal = call.principal()?;
     let id = token_id(&call)?;
-    let owned = gateway.metadata.tokens(principal.account.id, TokenKind::Service).await?;
+    let owned = gateway
+        .metadata
+        .tokens(principal.account.id, TokenKind::Service)
+        .await?;
     if !owned.iter().any(|t| t.id == id)
-        || !gateway.metadata.delete_token(id, principal.account.id).await?
+        || !gateway
+            .metadata
+            .delete_token(id, principal.account.id)
+            .await?
     {
         return Err(not_found(&call));
     }
-    Ok(response::json(StatusCode::OK, &message("Service account deleted successfully.")))
+    Ok(response::json(
+        StatusCode::OK,
+        &message("Service account deleted successfully."),
+    ))
 }
 
 /// `POST /api/service-accounts/{id}/rotate`: a new key; the old one stops working at once.
 pub async fn rotate(gateway: &Gateway, call: Call) -> Answer {
     let principal = call.principal()?;
     let id = token_id(&call)?;
-    let owned = gateway.metadata.tokens(principal.account.id, TokenKind::Service).await?;
-    let Some(token) = owned.into_iter().find(|t| t.id == id) else { return Err(not_found(&call)) };
+    let owned = gateway
+        .metadata
+        .tokens(principal.account.id, TokenKind::Service)
+        .await?;
+    let Some(token) = owned.into_iter().find(|t| t.id == id) else {
+        return Err(not_found(&call));
+    };
     let key = credential::fresh();
-    if !gateway.metadata.set_token_hash(id, credential::hash(&key)).await? {
+    if !gateway
+        .metadata
+        .set_token_hash(id, credential::hash(&key))
+        .await?
+    {
         return Err(not_found(&call));
     }
     Ok(response::json(
@@ -155,7 +186,11 @@ pub async fn rotate(gateway: &Gateway, call: Call) -> Answer {
 }
 
 fn token_id(call: &Call) -> Result<TokenId, Refusal> {
-    call.names.value("id").parse().map(TokenId).map_err(|_not_a_number| not_found(call))
+    call.names
+        .value("id")
+        .parse()
+        .map(TokenId)
+        .map_err(|_not_a_number| not_found(call))
 }
 
 fn not_found(call: &Call) -> Refusal {

@@ -13,8 +13,10 @@ use sha2::{Digest as _, Sha256};
 
 /// `2026-11-21T19:04:45.990Z`.
 pub fn time(at: UnixMillis) -> String {
-    jiff::Timestamp::from_millisecond(at.0)
-        .map_or_else(|_out_of_range| String::new(), |t| t.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+    jiff::Timestamp::from_millisecond(at.0).map_or_else(
+        |_out_of_range| String::new(),
+        |t| t.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+    )
 }
 
 /// The same object without its unset fields, as answers to creation have it.
@@ -152,7 +154,11 @@ pub fn tree(tree: &BoxTree, detail: Detail) -> Value {
         row = only(row, &["readme", "githubRepo", "workflowFile", "cicdUrl"]);
     }
     let mut row = only(row, &["organizationId"]);
-    let versions: Vec<Value> = tree.versions.iter().map(|v| version_tree(v, detail)).collect();
+    let versions: Vec<Value> = tree
+        .versions
+        .iter()
+        .map(|v| version_tree(v, detail))
+        .collect();
     let user = tree.username.as_ref().map(|name| {
         json!({ "id": tree.row.account.0, "username": name, "emailHash": null, "suspended": false })
     });
@@ -173,19 +179,33 @@ pub fn tree(tree: &BoxTree, detail: Detail) -> Value {
 }
 
 fn version_tree(tree: &VersionTree, detail: Detail) -> Value {
-    let providers: Vec<Value> = tree.providers.iter().map(|p| provider_tree(p, detail)).collect();
+    let providers: Vec<Value> = tree
+        .providers
+        .iter()
+        .map(|p| provider_tree(p, detail))
+        .collect();
     with(version(&tree.row), json!({ "providers": providers }))
 }
 
 fn provider_tree(tree: &ProviderTree, detail: Detail) -> Value {
-    let architectures: Vec<Value> =
-        tree.architectures.iter().map(|a| architecture_tree(a, detail)).collect();
-    with(provider(&tree.row), json!({ "architectures": architectures }))
+    let architectures: Vec<Value> = tree
+        .architectures
+        .iter()
+        .map(|a| architecture_tree(a, detail))
+        .collect();
+    with(
+        provider(&tree.row),
+        json!({ "architectures": architectures }),
+    )
 }
 
 fn architecture_tree(tree: &ArchitectureTree, detail: Detail) -> Value {
     let row = architecture(&tree.row);
-    let row = if detail == Detail::Listed { only(row, &["description"]) } else { row };
+    let row = if detail == Detail::Listed {
+        only(row, &["description"])
+    } else {
+        row
+    };
     let files: Vec<Value> = tree.file.iter().map(file).collect();
     with(row, json!({ "files": files }))
 }
@@ -196,12 +216,18 @@ mod tests {
 
     #[test]
     fn times_have_milliseconds_and_a_zone() {
-        assert_eq!(time(UnixMillis(1_795_288_985_990)), "2026-11-21T19:23:05.990Z");
+        assert_eq!(
+            time(UnixMillis(1_795_288_985_990)),
+            "2026-11-21T19:23:05.990Z"
+        );
         assert_eq!(time(UnixMillis(0)), "1970-01-01T00:00:00.000Z");
     }
 
     #[test]
     fn answers_to_creation_leave_unset_fields_out() {
-        assert_eq!(without_unset(json!({"a": 1, "b": null, "c": false})), json!({"a": 1, "c": false}));
+        assert_eq!(
+            without_unset(json!({"a": 1, "b": null, "c": false})),
+            json!({"a": 1, "c": false})
+        );
     }
 }

@@ -53,10 +53,17 @@ pub async fn sign_in(gateway: &Gateway, mut call: Call) -> Answer {
         return Ok(wrong_credentials());
     };
     if account.suspended {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "This account is suspended."));
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "This account is suspended.",
+        ));
     }
     let auth = &gateway.settings.auth;
-    let lifetime = if asked.stay_logged_in { auth.stay_logged_in_ttl } else { auth.session_ttl };
+    let lifetime = if asked.stay_logged_in {
+        auth.stay_logged_in_ttl
+    } else {
+        auth.session_ttl
+    };
     call.facts.set_principal(account.username.clone());
     person_session(gateway, account, lifetime, asked.stay_logged_in).await
 }
@@ -65,7 +72,9 @@ pub async fn sign_in(gateway: &Gateway, mut call: Call) -> Answer {
 pub async fn service_account(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: ServiceAccountSignIn = call.json(&gateway.settings.limits).await?;
     let (Some(id), Some(secret)) = (asked.client_id, asked.client_secret) else {
-        return Err(Refusal::invalid("'clientId' and 'clientSecret' are required."));
+        return Err(Refusal::invalid(
+            "'clientId' and 'clientSecret' are required.",
+        ));
     };
     let address = call.facts.client_ip();
     gateway.admission.sign_in(address)?;
@@ -102,14 +111,21 @@ pub fn methods() -> Value {
 /// `GET /api/setup/status`: complete once any account exists.
 pub async fn setup_status(gateway: &Gateway) -> Answer {
     let complete = !gateway.metadata.accounts(None, 1).await?.is_empty();
-    Ok(response::json(StatusCode::OK, &json!({ "setupComplete": complete })))
+    Ok(response::json(
+        StatusCode::OK,
+        &json!({ "setupComplete": complete }),
+    ))
 }
 
 /// `GET /api/user`: the caller, as signing in shows it but without a token.
 pub fn current_user(call: &Call) -> Answer {
     let principal = call.principal()?;
     let value = if principal.is_service() {
-        service_fields(&principal.token, &principal.account, principal.memberships.first())
+        service_fields(
+            &principal.token,
+            &principal.account,
+            principal.memberships.first(),
+        )
     } else {
         person_fields(&principal.account, &principal.memberships)
     };
@@ -120,8 +136,10 @@ pub fn current_user(call: &Call) -> Answer {
 pub async fn organizations(gateway: &Gateway, call: Call) -> Answer {
     let mut list = Vec::new();
     for membership in &call.principal()?.memberships {
-        let Some(organization) =
-            gateway.metadata.organization_by_id(membership.organization).await?
+        let Some(organization) = gateway
+            .metadata
+            .organization_by_id(membership.organization)
+            .await?
         else {
             continue;
         };
@@ -164,20 +182,35 @@ async fn service_session(
     name: &str,
     key: &str,
 ) -> Result<Option<Response<OutboundBody>>, Refusal> {
-    let by_key = gateway.metadata.token_by_hash(&credential::hash(key)).await?;
+    let by_key = gateway
+        .metadata
+        .token_by_hash(&credential::hash(key))
+        .await?;
     let Some((token, account)) = by_key.filter(|(token, _)| {
         token.kind == TokenKind::Service
-            && (token.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(name))
+            && (token
+                .name
+                .as_deref()
+                .is_some_and(|n| n.eq_ignore_ascii_case(name))
                 || token.id.0.to_string() == name)
     }) else {
         return Ok(None);
     };
     if account.suspended {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "This account is suspended."));
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "This account is suspended.",
+        ));
     }
     let mut memberships = gateway.metadata.memberships(account.id).await?;
     memberships.retain(|m| Some(m.organization) == token.organization);
-    let text = session(gateway, &account, Some(&token), gateway.settings.auth.session_ttl).await?;
+    let text = session(
+        gateway,
+        &account,
+        Some(&token),
+        gateway.settings.auth.session_ttl,
+    )
+    .await?;
     let fields = shape::with(
         service_fields(&token, &account, memberships.first()),
         json!({ "accessToken": text, "stayLoggedIn": false }),
@@ -203,7 +236,11 @@ async fn session(
             name: service.and_then(|s| s.name.clone()),
             description: None,
             // A session made with a key never outlives the key.
-            expires: Some(service.and_then(|s| s.expires).map_or(ends, |key_ends| key_ends.min(ends))),
+            expires: Some(
+                service
+                    .and_then(|s| s.expires)
+                    .map_or(ends, |key_ends| key_ends.min(ends)),
+            ),
         })
         .await?;
     Ok(text)
@@ -218,14 +255,35 @@ fn person_fields(account: &Account, memberships: &[Membership]) -> Value {
         .iter()
         .map(|m| json!({ "name": m.organization_name.as_str(), "role": m.role.as_str(), "isPrimary": m.primary }))
         .collect();
-    let primary = memberships.iter().find(|m| m.primary).or(memberships.first());
-    fields(account, &account.username, role, primary, &organizations, "local")
+    let primary = memberships
+        .iter()
+        .find(|m| m.primary)
+        .or(memberships.first());
+    fields(
+        account,
+        &account.username,
+        role,
+        primary,
+        &organizations,
+        "local",
+    )
 }
 
 fn service_fields(token: &Token, account: &Account, membership: Option<&Membership>) -> Value {
     let name = token.name.as_deref().unwrap_or(&account.username);
-    let anonymous = Account { name: None, email: None, ..account.clone() };
-    fields(&anonymous, name, "ROLE_SERVICE_ACCOUNT", membership, &[], "service_account")
+    let anonymous = Account {
+        name: None,
+        email: None,
+        ..account.clone()
+    };
+    fields(
+        &anonymous,
+        name,
+        "ROLE_SERVICE_ACCOUNT",
+        membership,
+        &[],
+        "service_account",
+    )
 }
 
 fn fields(

@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 pub fn render(tree: &BoxTree, origin: &str) -> Value {
     let mut versions: Vec<&VersionTree> = tree.versions.iter().filter(|v| is_listed(v)).collect();
     versions.sort_by(|a, b| compare(b.row.name.as_str(), a.row.name.as_str()));
-    let list: Vec<Value> = versions.into_iter().map(|v| version(tree, v, origin)).collect();
+    let list: Vec<Value> = versions
+        .into_iter()
+        .map(|v| version(tree, v, origin))
+        .collect();
     json!({
         "name": format!("{}/{}", tree.organization_name, tree.row.name),
         "description": tree.row.fields.description,
@@ -27,14 +30,21 @@ pub fn render(tree: &BoxTree, origin: &str) -> Value {
 fn is_listed(version: &VersionTree) -> bool {
     version.row.status == VersionStatus::Active
         && is_listable(version.row.name.as_str())
-        && version.providers.iter().flat_map(|p| &p.architectures).any(|a| a.file.is_some())
+        && version
+            .providers
+            .iter()
+            .flat_map(|p| &p.architectures)
+            .any(|a| a.file.is_some())
 }
 
 fn version(tree: &BoxTree, version: &VersionTree, origin: &str) -> Value {
     let mut providers = Vec::new();
     for provider in &version.providers {
-        let mut stored: Vec<(&ArchitectureTree, &FileRow)> =
-            provider.architectures.iter().filter_map(|a| Some((a, a.file.as_ref()?))).collect();
+        let mut stored: Vec<(&ArchitectureTree, &FileRow)> = provider
+            .architectures
+            .iter()
+            .filter_map(|a| Some((a, a.file.as_ref()?)))
+            .collect();
         // Vagrant 2.3 knows no architectures and takes the last entry of a name; 2.4 picks its own.
         stored.sort_by_key(|(a, _)| a.row.default_box);
         for (architecture, file) in stored {
@@ -59,7 +69,13 @@ fn entry(
     file: &FileRow,
     origin: &str,
 ) -> Value {
-    let name = full_name(&tree.organization_name, tree, version, provider, architecture);
+    let name = full_name(
+        &tree.organization_name,
+        tree,
+        version,
+        provider,
+        architecture,
+    );
     json!({
         "name": provider.row.name.as_str(),
         "url": format!("{origin}{}", file_path(&name, &file.blob.blake3)),
@@ -93,7 +109,12 @@ fn full_name(
 pub fn file_path(name: &BoxRef, digest: &Blake3) -> String {
     format!(
         "/{}/boxes/{}/versions/{}/providers/{}/{}/vagrant.box?b3={}",
-        name.organization, name.name, name.version, name.provider, name.architecture, digest.to_hex()
+        name.organization,
+        name.name,
+        name.version,
+        name.provider,
+        name.architecture,
+        digest.to_hex()
     )
 }
 
@@ -102,13 +123,41 @@ fn html(markdown: &str) -> String {
     use pulldown_cmark::{CowStr, Event, Parser, Tag};
     let events = Parser::new(markdown).map(|event| match event {
         Event::Html(text) | Event::InlineHtml(text) => Event::Text(text),
-        Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
-            let dest_url = if is_web(&dest_url) { dest_url } else { CowStr::Borrowed("#") };
-            Event::Start(Tag::Link { link_type, dest_url, title, id })
+        Event::Start(Tag::Link {
+            link_type,
+            dest_url,
+            title,
+            id,
+        }) => {
+            let dest_url = if is_web(&dest_url) {
+                dest_url
+            } else {
+                CowStr::Borrowed("#")
+            };
+            Event::Start(Tag::Link {
+                link_type,
+                dest_url,
+                title,
+                id,
+            })
         }
-        Event::Start(Tag::Image { link_type, dest_url, title, id }) => {
-            let dest_url = if is_web(&dest_url) { dest_url } else { CowStr::Borrowed("#") };
-            Event::Start(Tag::Image { link_type, dest_url, title, id })
+        Event::Start(Tag::Image {
+            link_type,
+            dest_url,
+            title,
+            id,
+        }) => {
+            let dest_url = if is_web(&dest_url) {
+                dest_url
+            } else {
+                CowStr::Borrowed("#")
+            };
+            Event::Start(Tag::Image {
+                link_type,
+                dest_url,
+                title,
+                id,
+            })
         }
         other => other,
     });
@@ -119,7 +168,9 @@ fn html(markdown: &str) -> String {
 
 fn is_web(url: &str) -> bool {
     let url = url.trim().to_ascii_lowercase();
-    ["http://", "https://", "mailto:", "#"].iter().any(|start| url.starts_with(start))
+    ["http://", "https://", "mailto:", "#"]
+        .iter()
+        .any(|start| url.starts_with(start))
 }
 
 #[cfg(test)]

@@ -41,7 +41,11 @@ fn architecture(name: &str, default_box: bool, stored: bool) -> ArchitectureTree
     }
 }
 
-fn version_tree(name: &str, status: VersionStatus, architectures: Vec<ArchitectureTree>) -> VersionTree {
+fn version_tree(
+    name: &str,
+    status: VersionStatus,
+    architectures: Vec<ArchitectureTree>,
+) -> VersionTree {
     VersionTree {
         row: VersionRow {
             id: VersionId(1),
@@ -96,11 +100,20 @@ fn only_released_stored_and_valid_versions_are_listed_newest_first() {
             version_tree("latest", VersionStatus::Active, stored()),
             version_tree("2.0.0", VersionStatus::Unreleased, stored()),
             version_tree("3.0.0", VersionStatus::Revoked, stored()),
-            version_tree("4.0.0", VersionStatus::Active, vec![architecture("amd64", true, false)]),
+            version_tree(
+                "4.0.0",
+                VersionStatus::Active,
+                vec![architecture("amd64", true, false)],
+            ),
         ]),
         "http://h",
     );
-    let names: Vec<_> = value["versions"].as_array().unwrap().iter().map(|v| &v["version"]).collect();
+    let names: Vec<_> = value["versions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| &v["version"])
+        .collect();
     assert_eq!(names, ["1.10.0", "1.2.0"]);
     assert_eq!(value["name"], "acme/demo");
 }
@@ -111,7 +124,10 @@ fn the_default_architecture_comes_last_and_urls_pin_the_digest() {
         &tree(vec![version_tree(
             "v1.0",
             VersionStatus::Active,
-            vec![architecture("amd64", true, true), architecture("arm64", false, true)],
+            vec![
+                architecture("amd64", true, true),
+                architecture("arm64", false, true),
+            ],
         )]),
         "http://h",
     );
@@ -131,10 +147,17 @@ fn the_default_architecture_comes_last_and_urls_pin_the_digest() {
 #[test]
 fn descriptions_are_rendered_without_html_of_strangers() {
     let value = render(
-        &tree(vec![version_tree("1", VersionStatus::Active, vec![architecture("a", true, true)])]),
+        &tree(vec![version_tree(
+            "1",
+            VersionStatus::Active,
+            vec![architecture("a", true, true)],
+        )]),
         "http://h",
     );
     let html = value["versions"][0]["description_html"].as_str().unwrap();
     assert!(html.contains("<strong>new</strong>"), "{html}");
-    assert!(!html.contains("<script") && !html.contains("javascript:"), "{html}");
+    assert!(
+        !html.contains("<script") && !html.contains("javascript:"),
+        "{html}"
+    );
 }
