@@ -12,7 +12,7 @@ use crate::config::settings::Settings;
 use crate::refusal::Refusal;
 
 /// How long a failed try to sign in is remembered.
-const FAILURE_WINDOW: Duration = Duration::from_secs(60);
+const FAILURE_WINDOW: Duration = Duration::from_mins(1);
 /// Addresses whose failed tries are remembered at once; the oldest are forgotten first.
 const FAILURE_ADDRESSES: u64 = 100_000;
 

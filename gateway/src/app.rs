@@ -24,9 +24,9 @@ use crate::server::{Drain, Respond, Server};
 use crate::telemetry::Telemetry;
 
 /// How long a replaced or deleted blob stays readable: the longest download plus the life of a link.
-const DOOMED_FOR: Duration = Duration::from_secs(24 * 3600);
+const DOOMED_FOR: Duration = Duration::from_hours(24);
 /// How often leftovers are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// The name of the one store.
 const MAIN_STORE: &str = "main";
 
@@ -108,7 +108,10 @@ pub async fn open_metadata(
     settings: &Settings,
     clock: Arc<dyn Clock>,
 ) -> Result<(Metadata, MasterKey), StartError> {
-    let configured = settings.master_key.as_ref().map(|s| s.expose());
+    let configured = settings
+        .master_key
+        .as_ref()
+        .map(super::config::settings::Secret::expose);
     let master_key = MasterKey::load(configured, &settings.data_dir)?;
     let options = MetadataOptions {
         clock,
@@ -142,7 +145,7 @@ impl App {
             metrics
                 .metrics
                 .metadata_commit_seconds
-                .observe(took.as_secs_f64())
+                .observe(took.as_secs_f64());
         }));
         let (key, secret) = master_key.key_for(&metadata, "download-link").await?;
         let store = local::open(&settings.stores.main.path).await?;

@@ -75,25 +75,22 @@ pub(super) async fn administrator(
     secret: String,
 ) -> boxgate_storage::Result<Account> {
     let password_hash = Some(password::hash(secret).await);
-    match metadata.account_by_username(username).await? {
-        Some(account) => {
-            let change = AccountChange {
-                email,
-                password_hash,
-                role: Some(PlatformRole::Admin),
-                ..AccountChange::default()
-            };
-            metadata.update_account(account.id, change).await
-        }
-        None => {
-            let new = NewAccount {
-                username: username.to_owned(),
-                email,
-                password_hash,
-                role: PlatformRole::Admin,
-            };
-            metadata.create_account(new).await
-        }
+    if let Some(account) = metadata.account_by_username(username).await? {
+        let change = AccountChange {
+            email,
+            password_hash,
+            role: Some(PlatformRole::Admin),
+            ..AccountChange::default()
+        };
+        metadata.update_account(account.id, change).await
+    } else {
+        let new = NewAccount {
+            username: username.to_owned(),
+            email,
+            password_hash,
+            role: PlatformRole::Admin,
+        };
+        metadata.create_account(new).await
     }
 }
 

@@ -191,7 +191,7 @@ fn damaged() -> Refusal {
         "The stored bytes of this file are damaged and are not served. Upload it again to heal it.",
     )
     .code("BLOB_DAMAGED")
-    .retry_after(Duration::from_secs(300))
+    .retry_after(Duration::from_mins(5))
 }
 
 /// An answer of a head alone.

@@ -18,7 +18,7 @@ use crate::server::OutboundBody;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
