@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod http;
+pub mod multipart;
 pub mod request;
 pub mod server;
 pub mod telemetry;

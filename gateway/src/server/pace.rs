@@ -170,7 +170,7 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(wait(&mut pace, Duration::from_secs(1)).await, None);
             pace.moved(1);
-            tokio::time::sleep(Duration::from_secs(3600)).await;
+            tokio::time::sleep(Duration::from_hours(1)).await;
         }
         assert_eq!(wait(&mut pace, Duration::from_secs(29)).await, None);
     }
