@@ -17,8 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::auth::link::LinkSigner;
-use crate::config::settings::{DecodeBase64, Settings};
-use crate::multipart::FormLimits;
+use crate::config::settings::Settings;
 use crate::request::RequestFacts;
 use crate::route::Router;
 use crate::telemetry::Telemetry;
@@ -164,15 +163,6 @@ impl Gateway {
                 .allow
                 .iter()
                 .any(|n| n.contains(address))
-    }
-
-    /// Limits of forms.
-    pub fn form_limits(&self) -> FormLimits {
-        FormLimits {
-            parts: self.settings.limits.multipart_parts,
-            part_head_bytes: self.settings.limits.multipart_part_head_bytes,
-            guess_base64: self.settings.uploads.decode_base64 == DecodeBase64::Auto,
-        }
     }
 
     /// Counts one download, behind the answer.

@@ -3,6 +3,9 @@
 
 use boxgate_storage::upload::UploadWriter;
 
+use http::StatusCode;
+
+use crate::multipart::FormError;
 use crate::refusal::Refusal;
 use crate::server::{BodyError, InboundBody};
 
@@ -12,15 +15,32 @@ use crate::server::{BodyError, InboundBody};
 /// What the writer answers, and 408 or 400 for a body that stalls or ends early. The caller drops the
 /// writer then, which gives the upload up.
 pub async fn pump(body: &mut InboundBody, writer: &mut UploadWriter) -> Result<(), Refusal> {
-    while let Some(chunk) = body.chunk().await.map_err(body_failed)? {
+    while let Some(chunk) = body.chunk().await? {
         writer.write(chunk).await?;
     }
     Ok(())
 }
 
-/// The refusal for a body that did not arrive whole; often nobody is left to read it.
-pub fn body_failed(error: BodyError) -> Refusal {
-    use http::StatusCode;
+impl From<BodyError> for Refusal {
+    /// For a body that did not arrive whole; often nobody is left to read it.
+    fn from(error: BodyError) -> Self {
+        body_failed(error)
+    }
+}
+
+impl From<FormError> for Refusal {
+    fn from(error: FormError) -> Self {
+        match error {
+            FormError::Body(error) => body_failed(error),
+            error => Refusal::invalid(format!(
+                "The form cannot be read: {error}. Nothing was published."
+            ))
+            .closing(),
+        }
+    }
+}
+
+fn body_failed(error: BodyError) -> Refusal {
     match error {
         BodyError::Idle => Refusal::new(
             StatusCode::REQUEST_TIMEOUT,

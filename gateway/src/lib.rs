@@ -14,7 +14,6 @@ pub mod handler;
 pub mod http;
 pub mod ingest;
 pub mod multipart;
-
 pub mod refusal;
 pub mod request;
 pub mod route;

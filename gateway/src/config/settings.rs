@@ -530,16 +530,16 @@ impl Judge<'_> {
                 self.wrong("server.client_ip", "\"proxy-protocol\" is not there yet");
                 x_forwarded_for
             }
-            name => name.parse().map_or_else(
-                |_no_name| {
-                    self.wrong(
-                        "server.client_ip",
-                        "expected \"forwarded\", \"x-forwarded-for\" or the name of a header",
-                    );
-                    x_forwarded_for
-                },
-                ClientIp::Header,
-            ),
+            name => {
+                if let Ok(name) = name.parse() {
+                    return ClientIp::Header(name);
+                }
+                self.wrong(
+                    "server.client_ip",
+                    "expected \"forwarded\", \"x-forwarded-for\" or the name of a header",
+                );
+                x_forwarded_for
+            }
         }
     }
 

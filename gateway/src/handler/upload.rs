@@ -8,7 +8,7 @@ use boxgate_storage::upload::{UploadIntent, UploadWriter};
 
 use crate::gateway::Gateway;
 use crate::ingest;
-use crate::multipart::{Decoding, FormEvent, FormReader};
+use crate::multipart::{DecodedBase64, Form};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::server::InboundBody;
@@ -42,15 +42,12 @@ pub struct UploadOrder {
 }
 
 /// How the body carries the box.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Carrier {
     /// The body is the box.
-    Raw,
+    Raw(InboundBody),
     /// The body is a form with the box in a part named `file`.
-    Form {
-        /// The delimiter of its parts, unquoted.
-        boundary: String,
-    },
+    Form(Box<Form>),
 }
 
 /// A published box.
@@ -71,20 +68,17 @@ pub async fn upload(
     gateway: &Gateway,
     order: UploadOrder,
     carrier: Carrier,
-    mut body: InboundBody,
     facts: &RequestFacts,
 ) -> Result<Uploaded, Refusal> {
     let _permit = gateway.admission.upload()?;
     let mut warnings = Vec::new();
     let writer = match carrier {
-        Carrier::Raw => {
+        Carrier::Raw(mut body) => {
             let mut writer = begin(gateway, &order, order.length, facts).await?;
             ingest::pump(&mut body, &mut writer).await?;
             writer
         }
-        Carrier::Form { boundary } => {
-            form(gateway, order, &boundary, &mut body, facts, &mut warnings).await?
-        }
+        Carrier::Form(form) => read_form(gateway, order, *form, facts, &mut warnings).await?,
     };
     if writer.received_bytes() == 0 {
         return Err(Refusal::invalid(
@@ -132,47 +126,31 @@ async fn begin(
 
 /// Reads a form: the part `file` goes into the writer, `checksum` and `checksumType` are taken before
 /// or behind it, other parts are ignored.
-async fn form(
+async fn read_form(
     gateway: &Gateway,
     mut order: UploadOrder,
-    boundary: &str,
-    body: &mut InboundBody,
+    mut form: Form,
     facts: &RequestFacts,
     warnings: &mut Vec<String>,
 ) -> Result<UploadWriter, Refusal> {
-    let mut reader = FormReader::new(boundary, body, gateway.form_limits());
-    let mut checksum = FormChecksum::default();
-    let mut writer = None;
-    loop {
-        match reader.next().await? {
-            FormEvent::Field { name, value } => checksum.take(&name, value),
-            FormEvent::FileStart => {
-                if order.declared.is_none() {
-                    order.declared = checksum.declared()?;
-                }
-                writer = Some(begin(gateway, &order, None, facts).await?);
-            }
-            FormEvent::FileData(chunk) => {
-                if let Some(writer) = &mut writer {
-                    writer.write(chunk).await?;
-                }
-            }
-            FormEvent::FileEnd { decoding } => {
-                if decoding == Decoding::Guessed {
-                    warnings.push(
-                        "The file part was base64 text of an archive without saying so; the decoded \
-                         bytes were stored (uploads.decode_base64)."
-                            .into(),
-                    );
-                }
-            }
-            FormEvent::End => break,
-        }
+    form.file().await?;
+    if order.declared.is_none() {
+        order.declared = form_checksum(&form)?;
     }
-    let mut writer = writer
-        .ok_or_else(|| Refusal::invalid("The form has no part named 'file' with the box in it."))?;
+    let mut writer = begin(gateway, &order, None, facts).await?;
+    while let Some(chunk) = form.chunk().await? {
+        writer.write(chunk).await?;
+    }
+    form.finish().await?;
+    if form.decoded_base64() == Some(DecodedBase64::Detected) {
+        warnings.push(
+            "The file part was base64 text of an archive without saying so; the decoded bytes were \
+             stored (uploads.decode_base64)."
+                .into(),
+        );
+    }
     if order.declared.is_none()
-        && let Some(late) = checksum.declared()?
+        && let Some(late) = form_checksum(&form)?
     {
         writer.expect(late.digest).map_err(|_too_late| {
             Refusal::invalid(format!(
@@ -184,24 +162,8 @@ async fn form(
     Ok(writer)
 }
 
-#[derive(Debug, Default)]
-struct FormChecksum {
-    value: Option<String>,
-    kind: Option<String>,
-}
-
-impl FormChecksum {
-    fn take(&mut self, name: &str, value: String) {
-        match name {
-            "checksum" => self.value = Some(value),
-            "checksumType" => self.kind = Some(value),
-            _ => {}
-        }
-    }
-
-    fn declared(&self) -> Result<Option<Declared>, Refusal> {
-        declared(self.value.as_deref(), self.kind.as_deref())
-    }
+fn form_checksum(form: &Form) -> Result<Option<Declared>, Refusal> {
+    declared(form.field("checksum"), form.field("checksumType"))
 }
 
 /// A declared checksum from its value and type. An empty value with type `NULL` (or none) is no
