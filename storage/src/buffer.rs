@@ -49,6 +49,7 @@ impl BufferPool {
     ///
     /// # Cancel safety
     /// Dropping the future gives up the place in the queue and nothing else.
+    #[expect(clippy::missing_panics_doc, reason = "the semaphore is never closed")]
     pub async fn take(&self) -> Buffer {
         let permit = Arc::clone(&self.shared.permits)
             .acquire_owned()
@@ -266,7 +267,7 @@ mod tests {
             })
             .collect();
         for writer in writers {
-            tokio::time::timeout(Duration::from_secs(60), writer)
+            tokio::time::timeout(Duration::from_mins(1), writer)
                 .await
                 .expect("no writer waits for ever")
                 .unwrap();

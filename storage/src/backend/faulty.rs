@@ -61,6 +61,9 @@ impl Faults {
     }
 
     /// Counts one call of `op` and runs `call` as the schedule has it.
+    ///
+    /// # Errors
+    /// That of `call`, or the planned one.
     pub async fn around<T: Send>(
         &self,
         op: &'static str,

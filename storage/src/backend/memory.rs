@@ -176,7 +176,7 @@ impl MemorySink {
     fn take(&self, run: &Run) -> Result<()> {
         let failed = |kind| Error::new(kind, "upload.write", self.key.to_string());
         let bytes = run.buffer.as_slice();
-        let start = usize::try_from(run.offset).map_err(|_| failed(ErrorKind::Full))?;
+        let start = usize::try_from(run.offset).map_err(|_too_far| failed(ErrorKind::Full))?;
         let end = start
             .checked_add(bytes.len())
             .ok_or_else(|| failed(ErrorKind::Full))?;

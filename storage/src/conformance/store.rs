@@ -3,6 +3,11 @@
 //!
 //! Each case panics with what it expected; [`all`] runs those that the store can be asked for.
 
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "panicking with what was expected is what a case is for"
+)]
+
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -153,7 +158,7 @@ pub async fn a_run_is_taken_without_being_polled(store: &Store) {
     let pool = BufferPool::new(2 << 20);
     let mut sink = begin(store, &key, bytes.len()).await;
     let mut writes = Vec::new();
-    let patience = Duration::from_secs(60);
+    let patience = Duration::from_mins(1);
     for at in (0..bytes.len()).step_by(BUFFER_BYTES) {
         let run = tokio::time::timeout(patience, run_at(&pool, &bytes, at)).await;
         writes.push(sink.write(run.expect("a buffer comes back by itself")));

@@ -236,8 +236,9 @@ in_order! {
 }
 
 fn restore<H: SerializableState>(state: &[u8]) -> Result<H, HashStateError> {
-    let state = SerializedState::<H>::try_from(state).map_err(|_| HashStateError::Unreadable)?;
-    H::deserialize(&state).map_err(|_| HashStateError::Unreadable)
+    let state =
+        SerializedState::<H>::try_from(state).map_err(|_strange| HashStateError::Unreadable)?;
+    H::deserialize(&state).map_err(|_strange| HashStateError::Unreadable)
 }
 
 fn put_state(map: &mut Vec<u8>, algorithm: Algorithm, state: &[u8]) {

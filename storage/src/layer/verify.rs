@@ -29,6 +29,10 @@ pub struct BlobTree {
 /// # Errors
 /// [`crate::ErrorKind::NotFound`] and [`crate::ErrorKind::Damaged`] when that shows at once;
 /// [`crate::ErrorKind::Invalid`] when the range leaves the blob.
+#[expect(
+    clippy::missing_panics_doc,
+    reason = "a range rounded outwards stays in order"
+)]
 pub async fn open(
     read: &Arc<dyn ReadBlob>,
     meta: &BlobMeta,

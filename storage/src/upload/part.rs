@@ -108,7 +108,7 @@ mod tests {
         fn store(&mut self, pick: usize) {
             if !self.in_flight.is_empty() {
                 let run = self.in_flight.swap_remove(pick % self.in_flight.len());
-                let start = run.offset as usize;
+                let start = usize::try_from(run.offset).unwrap();
                 let end = start + run.buffer.len();
                 self.stored.resize(self.stored.len().max(end), 0);
                 self.stored[start..end].copy_from_slice(run.buffer.as_slice());
@@ -127,7 +127,7 @@ mod tests {
             let expected = step.from == before;
             assert_eq!(state.commit(step), expected);
             assert!(state.committed() >= before);
-            let prefix = state.committed() as usize;
+            let prefix = usize::try_from(state.committed()).unwrap();
             assert_eq!(self.stored[..prefix], self.sent[..prefix]);
         }
     }
@@ -178,7 +178,7 @@ mod tests {
                         if !fits {
                             continue;
                         }
-                        let chunk: Vec<u8> = (0..size).map(|i| fill ^ (i / 7) as u8).collect();
+                        let chunk: Vec<u8> = (0..size).map(|i| fill ^ (i / 7).to_le_bytes()[0]).collect();
                         model.sent.extend_from_slice(&chunk);
                         let mut rest = &chunk[..];
                         while !rest.is_empty() {

@@ -23,7 +23,7 @@ pub struct Recovered {
 /// A `completing` row that did not move for so long has lost its task.
 const COMPLETING_IDLE: Duration = Duration::from_secs(30);
 /// An open upload that nobody wrote to for so long is given up.
-const OPEN_IDLE: Duration = Duration::from_secs(24 * 3600);
+const OPEN_IDLE: Duration = Duration::from_hours(24);
 /// Rows read at once.
 const PAGE: u32 = 100;
 

@@ -118,6 +118,10 @@ impl UploadState {
 
     /// Notes that the store was handed everything before `to`. Gives the step that this makes
     /// possible: at the end of each part, and at the end of the upload.
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "the limit keeps the number of parts far below 2^32"
+    )]
     pub fn hand_over(&mut self, to: u64) -> Option<Step> {
         debug_assert!(self.handed <= to && to <= self.received);
         let from = self.handed - self.handed % self.part_bytes;

@@ -17,7 +17,7 @@ use boxgate_storage::{Error, ErrorKind, Result};
 
 /// Rows in memory. One name only: each publication replaces the last.
 #[derive(Debug)]
-pub struct TinyLedger {
+pub(crate) struct TinyLedger {
     clock: Arc<dyn Clock>,
     rows: Mutex<Rows>,
 }
@@ -38,7 +38,7 @@ struct Upload {
 }
 
 impl TinyLedger {
-    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             clock,
             rows: Mutex::default(),
@@ -46,11 +46,11 @@ impl TinyLedger {
     }
 
     /// Every blob that can be read, with its tree.
-    pub fn blobs(&self) -> Vec<(BlobMeta, BlobTree)> {
+    pub(crate) fn blobs(&self) -> Vec<(BlobMeta, BlobTree)> {
         self.rows().blobs.values().cloned().collect()
     }
 
-    pub fn states(&self) -> Vec<UploadState> {
+    pub(crate) fn states(&self) -> Vec<UploadState> {
         let rows = self.rows();
         rows.uploads
             .values()
@@ -58,7 +58,7 @@ impl TinyLedger {
             .collect()
     }
 
-    pub fn trash(&self) -> usize {
+    pub(crate) fn trash(&self) -> usize {
         self.rows().trash.len()
     }
 
@@ -254,9 +254,9 @@ impl Ledger for TinyLedger {
 
 /// A ledger that fails as its schedule has it.
 #[derive(Debug)]
-pub struct FaultyLedger {
-    pub inner: Arc<dyn Ledger>,
-    pub faults: Faults,
+pub(crate) struct FaultyLedger {
+    pub(crate) inner: Arc<dyn Ledger>,
+    pub(crate) faults: Faults,
 }
 
 #[async_trait]

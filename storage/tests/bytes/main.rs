@@ -1,6 +1,11 @@
 //! Bytes from the engine down to the disk: the contract of stores, uploads as a whole, and an upload
 //! that fails at each of its steps.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, too: a failure is a panic"
+)]
+
 mod fail_points;
 mod ledger;
 mod store;

@@ -22,23 +22,23 @@ use futures_util::StreamExt;
 
 use crate::ledger::TinyLedger;
 
-pub const MIB: usize = 1 << 20;
+pub(crate) const MIB: usize = 1 << 20;
 
 /// An engine with everything under it within reach.
-pub struct Bench {
-    pub engine: UploadEngine,
-    pub ledger: Arc<TinyLedger>,
-    pub memory: MemoryStore,
-    pub pool: BufferPool,
-    pub clock: Arc<ManualClock>,
+pub(crate) struct Bench {
+    pub(crate) engine: UploadEngine,
+    pub(crate) ledger: Arc<TinyLedger>,
+    pub(crate) memory: MemoryStore,
+    pub(crate) pool: BufferPool,
+    pub(crate) clock: Arc<ManualClock>,
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_room(1 << 30)
     }
 
-    pub fn with_room(capacity_bytes: u64) -> Self {
+    pub(crate) fn with_room(capacity_bytes: u64) -> Self {
         let clock = Arc::new(ManualClock::new(UnixMillis(1_000_000_000)));
         let ledger = TinyLedger::new(clock.clone());
         let memory = MemoryStore::new(capacity_bytes);
@@ -54,7 +54,7 @@ impl Bench {
     }
 
     /// Nothing of any upload is left but what is published.
-    pub async fn is_clean(&self) {
+    pub(crate) async fn is_clean(&self) {
         self.engine.settled().await;
         self.engine.sweep().await.unwrap();
         let published: Vec<_> = self.ledger.blobs().iter().map(|(b, _)| b.key).collect();
@@ -65,7 +65,7 @@ impl Bench {
     }
 }
 
-pub fn engine(
+pub(crate) fn engine(
     clock: &Arc<ManualClock>,
     pool: &BufferPool,
     ledger: Arc<dyn Ledger>,
@@ -83,7 +83,7 @@ pub fn engine(
     })
 }
 
-pub fn intent(length: Option<u64>, expected: Vec<Digest>) -> UploadIntent {
+pub(crate) fn intent(length: Option<u64>, expected: Vec<Digest>) -> UploadIntent {
     UploadIntent {
         account: AccountId(1),
         organization: OrganizationId(1),
@@ -102,9 +102,9 @@ pub fn intent(length: Option<u64>, expected: Vec<Digest>) -> UploadIntent {
     }
 }
 
-pub fn content(length: usize, salt: u8) -> Bytes {
+pub(crate) fn content(length: usize, salt: u8) -> Bytes {
     (0..length)
-        .map(|i| (i ^ (i >> 9) ^ (i >> 17)) as u8 ^ salt)
+        .map(|i| (i ^ (i >> 9) ^ (i >> 17)).to_le_bytes()[0] ^ salt)
         .collect()
 }
 
@@ -117,7 +117,7 @@ async fn send(writer: &mut UploadWriter, bytes: &Bytes, chunk: usize) -> Result<
 }
 
 /// The published bytes, verified on the way.
-pub async fn read_back(store: &Store, meta: &BlobMeta, ledger: &TinyLedger) -> Vec<u8> {
+pub(crate) async fn read_back(store: &Store, meta: &BlobMeta, ledger: &TinyLedger) -> Vec<u8> {
     let blobs = ledger.blobs();
     let (_, tree) = blobs.iter().find(|(blob, _)| blob == meta).unwrap();
     let whole = ByteRange::whole(meta.length);
@@ -206,7 +206,7 @@ async fn sixty_four_uploads_share_two_buffers() {
         })
     });
     let all = futures_util::future::join_all(uploads);
-    let finished = tokio::time::timeout(Duration::from_secs(120), all).await;
+    let finished = tokio::time::timeout(Duration::from_mins(2), all).await;
     for published in finished.expect("no upload waits for ever") {
         published.unwrap();
     }
@@ -434,7 +434,7 @@ async fn a_sweep_leaves_uploads_in_progress_alone() {
     let bench = Bench::new();
     let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
     writer.write(content(MIB, 1)).await.unwrap();
-    bench.clock.advance(Duration::from_secs(48 * 3600));
+    bench.clock.advance(Duration::from_hours(48));
     assert_eq!(bench.engine.sweep().await.unwrap(), 0);
     writer.finish().await.unwrap();
     bench.is_clean().await;

@@ -23,7 +23,9 @@ struct Kept {
 }
 
 async fn keep(length: usize) -> Kept {
-    let bytes: Vec<u8> = (0..length).map(|i| (i * 7 + i / 999) as u8).collect();
+    let bytes: Vec<u8> = (0..length)
+        .map(|i| (i * 7 + i / 999).to_le_bytes()[0])
+        .collect();
     let memory = MemoryStore::new(1 << 30);
     let store = memory.store();
     let key = BlobKey::random();
