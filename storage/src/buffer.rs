@@ -25,6 +25,7 @@ struct Shared {
     permits: Arc<Semaphore>,
     capacity: usize,
     in_use: AtomicU64,
+    waiting: AtomicU64,
     /// Memory that was used before. A fresh MiB costs 256 page faults, as much as hashing it.
     idle: Mutex<Vec<Aligned>>,
 }
@@ -40,6 +41,7 @@ impl BufferPool {
                 permits: Arc::new(Semaphore::new(capacity)),
                 capacity,
                 in_use: AtomicU64::new(0),
+                waiting: AtomicU64::new(0),
                 idle: Mutex::new(Vec::new()),
             }),
         }
@@ -51,10 +53,17 @@ impl BufferPool {
     /// Dropping the future gives up the place in the queue and nothing else.
     #[expect(clippy::missing_panics_doc, reason = "the semaphore is never closed")]
     pub async fn take(&self) -> Buffer {
-        let permit = Arc::clone(&self.shared.permits)
-            .acquire_owned()
-            .await
-            .expect("the semaphore lives as long as its pool and is never closed");
+        // Whoever waits is ahead of this try: a permit that comes back goes to the first in line.
+        let permit = match Arc::clone(&self.shared.permits).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_none_free) => {
+                let _waiting = Waiting::enter(&self.shared);
+                Arc::clone(&self.shared.permits)
+                    .acquire_owned()
+                    .await
+                    .expect("the semaphore lives as long as its pool and is never closed")
+            }
+        };
         let idle = self.shared.idle().pop();
         self.shared.in_use.fetch_add(1, Ordering::Relaxed);
         Buffer {
@@ -68,6 +77,11 @@ impl BufferPool {
     /// Bytes in buffers that are out.
     pub fn in_use_bytes(&self) -> u64 {
         self.shared.in_use.load(Ordering::Relaxed) * BUFFER_BYTES as u64
+    }
+
+    /// How many wait for a buffer.
+    pub fn waiting(&self) -> u64 {
+        self.shared.waiting.load(Ordering::Relaxed)
     }
 
     /// Bytes that may be out at once.
@@ -89,6 +103,22 @@ impl Shared {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Aligned>> {
         // A list of memory has no state that a panic could leave half done.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts one that waits, until it is dropped.
+struct Waiting<'a>(&'a Shared);
+
+impl<'a> Waiting<'a> {
+    fn enter(shared: &'a Shared) -> Self {
+        shared.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -283,7 +313,9 @@ mod tests {
         let held = [pool.take().await, pool.take().await];
         let mut waiting = Box::pin(pool.take());
         assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert_eq!(pool.waiting(), 1);
         drop(waiting);
+        assert_eq!(pool.waiting(), 0);
         drop(held);
         let _both = [pool.take().await, pool.take().await];
         assert_eq!(pool.in_use_bytes(), 2 << 20);

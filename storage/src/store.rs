@@ -72,7 +72,8 @@ pub trait WriteBlob: Debug + Send + Sync {
 pub struct Run {
     /// Where it belongs, in bytes from the start of the blob.
     pub offset: u64,
-    /// The bytes: a full buffer, or a short one at the end of the upload.
+    /// The bytes: a full buffer, or a short one at the end of the upload and where a slow upload gave
+    /// its memory back. No run crosses a multiple of 1 MiB.
     pub buffer: Buffer,
 }
 

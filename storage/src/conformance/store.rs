@@ -22,6 +22,7 @@ use crate::store::{PartIndex, Run, Store, UploadSink};
 pub async fn all(store: &Store) {
     what_was_written_is_read_back_whole_and_in_ranges(store).await;
     runs_may_arrive_in_any_order(store).await;
+    a_run_may_be_short_anywhere(store).await;
     a_run_is_taken_without_being_polled(store).await;
     a_seal_may_be_asked_for_while_others_are_in_flight(store).await;
     a_key_is_used_once(store).await;
@@ -141,6 +142,35 @@ pub async fn runs_may_arrive_in_any_order(store: &Store) {
     }
     for written in futures_util::future::join_all(writes).await {
         written.expect("a run is taken");
+    }
+    for part in 0..3 {
+        let sealed = sink.seal(PartIndex(part)).await;
+        sealed.expect("a written part becomes durable");
+    }
+    assert_eq!(sink.commit().await.expect("it is whole"), LENGTH as u64);
+    assert!(read(store, &key, 0, LENGTH).await.expect("it can be read") == bytes);
+    remove(store, &key).await;
+}
+
+/// A slow upload hands over what it has; the next run goes on from there, unaligned.
+pub async fn a_run_may_be_short_anywhere(store: &Store) {
+    let (key, bytes) = (BlobKey::random(), content(LENGTH, 9));
+    let pool = BufferPool::new(8 << 20);
+    let mut sink = begin(store, &key, LENGTH).await;
+    let cuts = [
+        0,
+        777,
+        BUFFER_BYTES,
+        BUFFER_BYTES + 4096,
+        2 * BUFFER_BYTES,
+        LENGTH,
+    ];
+    for cut in cuts.windows(2) {
+        for at in (cut[0]..cut[1]).step_by(BUFFER_BYTES) {
+            let end = cut[1].min(at + BUFFER_BYTES);
+            let written = sink.write(run_at(&pool, &bytes[..end], at).await).await;
+            written.expect("a run is taken");
+        }
     }
     for part in 0..3 {
         let sealed = sink.seal(PartIndex(part)).await;

@@ -1,12 +1,13 @@
 //! Makes uploads, publishes them, and gives them up: the steps around the bytes.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
+use super::committer::Shared;
 use super::state::{MOST_PARTS, UploadState, part_bytes_for};
 use super::stats::{Counters, EngineStats, Stage};
 use super::writer::{Active, UploadWriter};
@@ -48,7 +49,6 @@ impl UploadEngine {
     /// Dropping the future gives the upload up in the background.
     pub async fn begin(&self, intent: UploadIntent) -> Result<UploadWriter> {
         let inner = Arc::clone(&self.inner);
-        inner.admit(intent.length).await?;
         // A task, so that a caller who leaves cannot cut between row and file.
         let begun = inner.background.spawn(Arc::clone(&inner).begin(intent));
         begun.await.unwrap_or_else(|panicked| {
@@ -103,8 +103,9 @@ pub(super) struct Inner {
     /// Aborts and finishes that outlive their request.
     pub(super) background: TaskTracker,
     pub(super) counters: Counters,
-    /// Uploads with a writer or a background task; recovery leaves them alone.
-    active: Mutex<HashSet<UploadId>>,
+    /// Uploads with a writer or a background task, with their numbers where they have a writer;
+    /// recovery leaves them alone.
+    active: Mutex<HashMap<UploadId, Option<Shared>>>,
     /// Uploads whose abort did not reach the rows. Never more than were in progress at once while the
     /// rows could not be written.
     abandoned: Mutex<BTreeSet<UploadId>>,
@@ -138,24 +139,39 @@ impl Stored {
 }
 
 impl Inner {
-    /// Whether there is room, before anything is recorded.
-    async fn admit(&self, length: Option<u64>) -> Result<()> {
+    /// Marks the new upload as in progress, if there is room for it beside what others declared and
+    /// have not sent yet. Nothing is recorded before.
+    async fn admit(
+        self: &Arc<Self>,
+        id: UploadId,
+        state: &Shared,
+        length: Option<u64>,
+    ) -> Result<InProgress> {
         let refused = |kind| Error::new(kind, "upload.begin", "upload");
         let limit = self.options.max_length_bytes;
         if length.is_some_and(|length| length > limit) {
             return Err(refused(ErrorKind::TooLarge { limit }));
         }
         let (_, store) = self.store_for_new()?;
-        if let Some(space) = &store.space {
-            let needed = self
-                .options
-                .min_free_bytes
-                .saturating_add(length.unwrap_or(0));
-            if space.free_space().await?.free_bytes < needed {
-                return Err(refused(ErrorKind::Full));
-            }
+        let free_bytes = match &store.space {
+            Some(space) => space.free_space().await?.free_bytes,
+            None => u64::MAX,
+        };
+        let mut active = self.active();
+        let needed = active
+            .values()
+            .flatten()
+            .map(|upload| upload.lock().outstanding())
+            .chain([self.options.min_free_bytes, length.unwrap_or(0)])
+            .fold(0, u64::saturating_add);
+        if free_bytes < needed {
+            return Err(refused(ErrorKind::Full));
         }
-        Ok(())
+        active.insert(id, Some(state.clone()));
+        Ok(InProgress {
+            engine: Arc::clone(self),
+            id,
+        })
     }
 
     fn store_for_new(&self) -> Result<(&str, &Store)> {
@@ -170,7 +186,7 @@ impl Inner {
         })
     }
 
-    /// A1, then A2.
+    /// Room, then A1, then A2.
     async fn begin(self: Arc<Self>, intent: UploadIntent) -> Result<UploadWriter> {
         let UploadIntent {
             account,
@@ -193,9 +209,12 @@ impl Inner {
             target,
         };
         let (id, key) = (new.id, new.key);
-        let in_progress = self
-            .try_enter(id)
-            .expect("128 random bits are not drawn twice");
+        let limit = self
+            .options
+            .max_length_bytes
+            .min(part_bytes.saturating_mul(MOST_PARTS));
+        let state = Shared::new(UploadState::new(part_bytes, length, limit));
+        let in_progress = self.admit(id, &state, length).await?;
         let row = match self.options.ledger.create(new).await {
             Ok(row) => row,
             Err(e) => {
@@ -219,11 +238,6 @@ impl Inner {
                 return Err(e);
             }
         };
-        let limit = self
-            .options
-            .max_length_bytes
-            .min(part_bytes.saturating_mul(MOST_PARTS));
-        let state = UploadState::new(part_bytes, length, limit);
         Ok(UploadWriter::new(Active::new(
             self,
             stored,
@@ -236,14 +250,19 @@ impl Inner {
 
     /// Marks the upload as in progress; `None` when it is already.
     pub(super) fn try_enter(self: &Arc<Self>, id: UploadId) -> Option<InProgress> {
-        self.active().insert(id).then(|| InProgress {
-            engine: Arc::clone(self),
-            id,
+        let mut active = self.active();
+        let free = !active.contains_key(&id);
+        free.then(|| {
+            active.insert(id, None);
+            InProgress {
+                engine: Arc::clone(self),
+                id,
+            }
         })
     }
 
     /// Uploads that a writer or a task of this process is busy with.
-    fn active(&self) -> MutexGuard<'_, HashSet<UploadId>> {
+    fn active(&self) -> MutexGuard<'_, HashMap<UploadId, Option<Shared>>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

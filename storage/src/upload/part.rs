@@ -1,7 +1,7 @@
 //! Cuts a stream of chunks into buffers and names where each belongs. No I/O: whoever drives it brings
 //! the buffers and takes the runs.
 
-use crate::buffer::Buffer;
+use crate::buffer::{BUFFER_BYTES, Buffer};
 use crate::store::Run;
 
 /// Gathers chunks into one buffer at a time.
@@ -35,7 +35,24 @@ impl PartAssembler {
 
     /// Copies what fits of `chunk`; returns how many bytes were taken, 0 without a buffer.
     pub fn push(&mut self, chunk: &[u8]) -> usize {
+        let room = self.room();
+        let chunk = &chunk[..chunk.len().min(room)];
         self.buffer.as_mut().map_or(0, |buffer| buffer.fill(chunk))
+    }
+
+    /// Bytes until the run must end: runs end at multiples of a buffer, so that after a short one the
+    /// next are aligned again and parts end where runs do.
+    fn room(&self) -> usize {
+        let filled = self.buffer.as_ref().map_or(0, Buffer::len);
+        let from = self.offset % BUFFER_BYTES as u64;
+        BUFFER_BYTES - filled - usize::try_from(from).expect("less than a buffer")
+    }
+
+    /// Whether a buffer with bytes in it is held.
+    pub fn holds_bytes(&self) -> bool {
+        self.buffer
+            .as_ref()
+            .is_some_and(|buffer| !buffer.is_empty())
     }
 
     /// Bytes that were pushed and not yet given out here, once there are `at_least` of them or the
@@ -44,17 +61,16 @@ impl PartAssembler {
     pub fn unhashed(&mut self, at_least: usize) -> Option<&[u8]> {
         let buffer = self.buffer.as_ref()?;
         let bytes = &buffer.as_slice()[self.hashed..];
-        if bytes.is_empty() || (bytes.len() < at_least && !buffer.is_full()) {
+        if bytes.is_empty() || (bytes.len() < at_least && self.room() > 0) {
             return None;
         }
         self.hashed = buffer.len();
         Some(bytes)
     }
 
-    /// The current buffer as a run, when it is full.
+    /// The current buffer as a run, when nothing more fits.
     pub fn full(&mut self) -> Option<Run> {
-        self.buffer.as_ref().filter(|buffer| buffer.is_full())?;
-        self.rest()
+        (self.room() == 0).then(|| self.rest()).flatten()
     }
 
     /// The current buffer as a run, however short, unless it is empty.
@@ -72,7 +88,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::buffer::{BUFFER_BYTES, BufferPool};
+    use crate::buffer::BufferPool;
     use crate::upload::state::{Step, UploadState};
 
     #[tokio::test]
@@ -137,6 +153,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Act {
         Chunk(usize, u8),
+        GiveBack,
         Store(usize),
         Commit(usize),
     }
@@ -151,6 +168,7 @@ mod tests {
         ];
         let act = prop_oneof![
             3 => (sizes, any::<u8>()).prop_map(|(size, fill)| Act::Chunk(size, fill)),
+            1 => Just(Act::GiveBack),
             3 => any::<usize>().prop_map(Act::Store),
             2 => any::<usize>().prop_map(Act::Commit),
         ];
@@ -191,6 +209,13 @@ mod tests {
                                 model.in_flight.push(run);
                                 model.steps.extend(state.hand_over(to));
                             }
+                        }
+                    }
+                    Act::GiveBack => {
+                        if let Some(run) = assembler.rest() {
+                            let to = run.offset + run.buffer.len() as u64;
+                            model.in_flight.push(run);
+                            model.steps.extend(state.hand_over(to));
                         }
                     }
                     Act::Store(pick) => model.store(pick),

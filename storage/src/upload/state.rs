@@ -117,7 +117,7 @@ impl UploadState {
     }
 
     /// Notes that the store was handed everything before `to`. Gives the step that this makes
-    /// possible: at the end of each part, and at the end of the upload.
+    /// possible: at the end of each part, and at the end of the upload. Runs never cross a part's end.
     #[expect(
         clippy::missing_panics_doc,
         reason = "the limit keeps the number of parts far below 2^32"
@@ -148,6 +148,12 @@ impl UploadState {
     /// Bytes received so far, durable or not.
     pub fn received(&self) -> u64 {
         self.received
+    }
+
+    /// Bytes that were declared and did not come yet; 0 without a declared length.
+    pub fn outstanding(&self) -> u64 {
+        self.length
+            .map_or(0, |length| length.saturating_sub(self.received))
     }
 
     /// Bytes that may be told as durable.

@@ -1,6 +1,7 @@
 //! The writing end of one upload: hash while hot, copy once, hand over as soon as a buffer is full.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use super::committer::{Committer, PartHashes, Shared};
 use super::engine::{InProgress, Inner, Stored};
 use super::part::PartAssembler;
-use super::state::{Refusal, Step, UploadState};
+use super::state::{Refusal, Step};
 use super::stats::{Stage, count};
 use crate::blob::UploadId;
 use crate::digest::{ContentHasher, Digest, Digests};
@@ -73,6 +74,25 @@ impl UploadWriter {
         let active = self.active_mut("upload.write")?;
         active.whole = false;
         active.write(chunk).await?;
+        if active.is_slow_while_others_wait() {
+            active.give_memory_back().await?;
+        }
+        active.whole = true;
+        Ok(())
+    }
+
+    /// Hands a buffer that is not full yet to the store, so that this upload holds no memory while its
+    /// client is slow. [`Self::write`] does so by itself when others wait for a buffer; call this when
+    /// no chunk came for about a second.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    /// # Cancel safety
+    /// As [`Self::write`].
+    pub async fn give_memory_back(&mut self) -> Result<()> {
+        let active = self.active_mut("upload.write")?;
+        active.whole = false;
+        active.give_memory_back().await?;
         active.whole = true;
         Ok(())
     }
@@ -157,6 +177,8 @@ pub(super) struct Active {
     hasher: ContentHasher,
     expected: Vec<Digest>,
     sink: Box<dyn UploadSink>,
+    /// When the current buffer was taken.
+    held_since: Instant,
     /// Runs of the current part on their way to the store.
     runs: FuturesUnordered<BoxFuture<'static, Result<()>>>,
     committer: Committer,
@@ -172,12 +194,11 @@ impl Active {
         engine: Arc<Inner>,
         stored: Stored,
         sink: Box<dyn UploadSink>,
-        state: UploadState,
+        state: Shared,
         expected: Vec<Digest>,
         in_progress: InProgress,
     ) -> Self {
         let runtime = Handle::current();
-        let state = Shared::new(state);
         Self {
             committer: Committer::start(&engine, stored.fence, state.clone(), &runtime),
             hasher: ContentHasher::new(expected.iter().map(Digest::algorithm)),
@@ -187,6 +208,7 @@ impl Active {
             assembler: PartAssembler::new(),
             expected,
             sink,
+            held_since: Instant::now(),
             runs: FuturesUnordered::new(),
             whole: true,
             runtime,
@@ -205,9 +227,26 @@ impl Active {
             self.push(&mut chunk);
             if let Some(run) = self.assembler.full() {
                 self.hand_over(run).await?;
+                // A MiB took a millisecond of hashing; others want this thread, too.
+                tokio::task::yield_now().await;
             }
         }
         Ok(())
+    }
+
+    /// One that needs longer than this for a MiB may not keep it from others.
+    fn is_slow_while_others_wait(&self) -> bool {
+        self.assembler.holds_bytes()
+            && self.engine.options.pool.waiting() > 0
+            && self.held_since.elapsed() >= SLOW
+    }
+
+    async fn give_memory_back(&mut self) -> Result<()> {
+        self.hash(0);
+        match self.assembler.rest() {
+            Some(run) => self.hand_over(run).await,
+            None => Ok(()),
+        }
     }
 
     /// Gets a buffer, watching meanwhile whether the runs that hold others fare well.
@@ -221,6 +260,7 @@ impl Active {
                 biased;
                 buffer = &mut taken => {
                     self.assembler.give(buffer);
+                    self.held_since = Instant::now();
                     self.engine.counters.spent(Stage::Room, started);
                     return Ok(());
                 }
@@ -384,6 +424,9 @@ impl Active {
 /// Runs of one upload on their way to the store at once: one to be written, one being filled by the
 /// kernel. More gained nothing on one disk (writes that extend a file take turns).
 const RUNS_IN_FLIGHT: usize = 4;
+/// A buffer that is held for longer and not full goes to the store early when others wait: it costs one
+/// small write through the page cache, where a hundred slow clients would otherwise hold the whole pool.
+const SLOW: Duration = Duration::from_secs(1);
 /// Bytes hashed at once, if that many came: BLAKE3 does 3.1 GB/s by 8 KiB, 5 GB/s from here on, and
 /// what was just copied is still in the second-level cache.
 const HASH_AT_LEAST: usize = 64 << 10;

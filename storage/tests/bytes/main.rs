@@ -7,6 +7,7 @@
 )]
 
 mod fail_points;
+mod gated;
 mod ledger;
 mod store;
 mod upload;

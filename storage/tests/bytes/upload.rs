@@ -439,3 +439,66 @@ async fn a_sweep_leaves_uploads_in_progress_alone() {
     writer.finish().await.unwrap();
     bench.is_clean().await;
 }
+
+#[tokio::test]
+async fn what_others_declared_counts_as_taken() {
+    let bench = Bench::with_room(40 << 20);
+    let half = intent(Some(20 << 20), vec![]);
+    let mut first = bench.engine.begin(half.clone()).await.unwrap();
+    let second = bench.engine.begin(half.clone()).await;
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::Full);
+    // What arrived is on the store's own account from here on.
+    first.write(content(16 * MIB, 1)).await.unwrap();
+    let second = bench.engine.begin(half).await;
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::Full);
+    first.abort().await;
+    let whole = intent(Some(39 << 20), vec![]);
+    bench.engine.begin(whole).await.unwrap().abort().await;
+    bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn memory_given_back_half_way_changes_nothing_but_the_runs() {
+    let bench = Bench::new();
+    let bytes = content(19 * MIB + 3, 4);
+    let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
+    for at in (0..bytes.len()).step_by(1_500_000) {
+        let end = bytes.len().min(at + 1_500_000);
+        writer.write(bytes.slice(at..end)).await.unwrap();
+        writer.give_memory_back().await.unwrap();
+        writer.give_memory_back().await.expect("twice is fine");
+        assert_eq!(bench.pool.in_use_bytes(), 0);
+    }
+    let published = writer.finish().await.unwrap();
+    let found = read_back(&bench.memory.store(), &published.blob, &bench.ledger).await;
+    assert!(found == bytes);
+    bench.is_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_uploads_let_others_have_the_memory() {
+    let bench = Bench::new();
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
+        writer.write(content(1000, 1)).await.unwrap();
+        slow.push(writer);
+    }
+    assert_eq!(bench.pool.in_use_bytes(), bench.pool.capacity_bytes());
+    let mut fast = bench.engine.begin(intent(None, vec![])).await.unwrap();
+    let mut writing = Box::pin(fast.write(content(MIB, 2)));
+    assert!(futures_util::poll!(&mut writing).is_pending());
+    slow[0].write(content(1000, 1)).await.unwrap();
+    assert!(
+        futures_util::poll!(&mut writing).is_pending(),
+        "not yet slow"
+    );
+    tokio::time::advance(Duration::from_secs(2)).await;
+    slow[0].write(content(1000, 1)).await.unwrap();
+    writing.await.unwrap();
+    let published = slow.swap_remove(0).finish().await.unwrap();
+    assert_eq!(published.blob.length, 3000);
+    drop(slow);
+    fast.finish().await.unwrap();
+    bench.is_clean().await;
+}

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -86,6 +87,8 @@ enum Ahead {
     Ready(Bytes, Reader),
     /// The next block is being read.
     Reading(JoinHandle<(Result<Bytes>, Reader)>, String),
+    /// The next block is read only when it is asked for: many blocks are out.
+    Waiting(Reader),
     /// Nothing more to give.
     Ended,
 }
@@ -93,8 +96,12 @@ enum Ahead {
 impl Ahead {
     /// The next block, with the one behind it already being read.
     async fn next(self) -> Option<(Result<Bytes>, Self)> {
-        let (block, reader) = match self {
-            Self::Ended => return None,
+        let asked = match self {
+            Self::Waiting(reader) => reader.start(),
+            other => other,
+        };
+        let (block, reader) = match asked {
+            Self::Ended | Self::Waiting(_) => return None,
             Self::Ready(block, reader) => (Ok(block), reader),
             Self::Reading(reading, subject) => match reading.await {
                 Ok(read) => read,
@@ -106,8 +113,10 @@ impl Ahead {
         };
         let rest = if block.is_err() || reader.at == reader.end {
             Self::Ended
-        } else {
+        } else if reader.memory.may_read_ahead() {
             reader.start()
+        } else {
+            Self::Waiting(reader)
         };
         Some((block, rest))
     }
@@ -149,16 +158,29 @@ impl Reader {
 }
 
 /// Blocks that were read into before: a fresh one costs as much in page faults as hashing it.
-/// Bounds what is kept, not what is out; that is at most two blocks per stream.
+/// A stream holds two blocks, and one while [`AHEAD_BLOCKS`] are out.
 #[derive(Clone, Default)]
 pub(super) struct ReadMemory {
-    idle: Arc<Mutex<Vec<Box<[u8]>>>>,
+    shared: Arc<Blocks>,
+}
+
+#[derive(Default)]
+struct Blocks {
+    idle: Mutex<Vec<Box<[u8]>>>,
+    out: AtomicUsize,
 }
 
 /// Blocks kept for the next reader.
 const IDLE_BLOCKS: usize = 32;
+/// Blocks out from which on nobody reads ahead: then the disk is busy anyhow, and slow readers would
+/// hold twice the memory.
+const AHEAD_BLOCKS: usize = 64;
 
 impl ReadMemory {
+    fn may_read_ahead(&self) -> bool {
+        self.shared.out.load(Ordering::Relaxed) < AHEAD_BLOCKS
+    }
+
     fn take(&self) -> Box<[u8]> {
         let idle = self.idle().pop();
         idle.unwrap_or_else(|| vec![0; BLOCK_BYTES].into_boxed_slice())
@@ -166,6 +188,7 @@ impl ReadMemory {
 
     /// The first `length` bytes of `memory`, which comes back here when nobody holds them any more.
     fn lend(&self, memory: Box<[u8]>, length: usize) -> Bytes {
+        self.shared.out.fetch_add(1, Ordering::Relaxed);
         Bytes::from_owner(Lent {
             memory: Some(memory),
             length,
@@ -174,7 +197,10 @@ impl ReadMemory {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -182,6 +208,7 @@ impl fmt::Debug for ReadMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadMemory")
             .field("idle_blocks", &self.idle().len())
+            .field("out", &self.shared.out.load(Ordering::Relaxed))
             .finish()
     }
 }
@@ -203,6 +230,7 @@ impl AsRef<[u8]> for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
+        self.home.shared.out.fetch_sub(1, Ordering::Relaxed);
         let mut idle = self.home.idle();
         if idle.len() < IDLE_BLOCKS {
             idle.extend(self.memory.take());
