@@ -2,6 +2,8 @@
 
 #[path = "ledger/rigs.rs"]
 mod rigs;
+#[path = "ledger/schedules.rs"]
+mod schedules;
 
 use boxgate_storage::conformance::ledger;
 

@@ -14,13 +14,13 @@ use boxgate_storage::metadata::outbox::Event;
 use boxgate_storage::metadata::uploads::Target;
 use boxgate_storage::metadata::{Ledger, Metadata, MetadataOptions};
 
-pub struct Memory {
+pub(crate) struct Memory {
     clock: Arc<ManualClock>,
     ledger: Arc<MemoryLedger>,
 }
 
 impl Memory {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let clock = Arc::new(ManualClock::new(START));
         let ledger = Arc::new(MemoryLedger::new(clock.clone(), DOOMED_FOR));
         Self { clock, ledger }
@@ -66,7 +66,7 @@ impl Rig for Memory {
     }
 }
 
-pub struct Sqlite {
+pub(crate) struct Sqlite {
     clock: Arc<ManualClock>,
     metadata: Metadata,
     owner: AccountId,
@@ -75,7 +75,7 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    pub async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new(START));
         let options = MetadataOptions {
