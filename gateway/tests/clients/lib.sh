@@ -218,7 +218,7 @@ answers() {
     elif [[ -n ${3:-} && ! $BODY =~ $3 ]]; then
         fail "$1: $STATUS, but want /$3/ in $(brief "$BODY")"
     else
-        ok "$1: $STATUS $(brief "$BODY" | cut -c1-150)"
+        ok "$1: $STATUS$([[ $BODY != [{[]* ]] || printf ' %s' "$(brief "$BODY" | cut -c1-150)")"
     fi
 }
 
