@@ -69,8 +69,8 @@ refuses() {
     local name=$1 pattern=$2 code=0
     shift 2
     "$@" >"$WORK/out" 2>&1 || code=$?
-    if ((code == 0)); then
-        fail "$name: exit 0"
+    if ((code == 0 || code == 124)); then
+        fail "$name: exit $code"
     else
         matches "$name (exit $code)" "$pattern" "$(cat "$WORK/out")"
     fi
@@ -218,7 +218,7 @@ answers() {
     elif [[ -n ${3:-} && ! $BODY =~ $3 ]]; then
         fail "$1: $STATUS, but want /$3/ in $(brief "$BODY")"
     else
-        ok "$1: $STATUS$([[ $BODY != [{[]* ]] || printf ' %s' "$(brief "$BODY" | cut -c1-150)")"
+        ok "$1: $STATUS$(grep -ao '^[[{].\{0,150\}' <<<"$BODY" | head -n 1 | sed 's/^/ /' || true)"
     fi
 }
 
