@@ -246,6 +246,51 @@ def files(gate):
     check.that("a stranger no longer gets it, by no address", hidden, gate.call("GET", public).status_code)
 
 
+def roles(gate):
+    """What a member, an administrator of the organization, an owner and an outsider may do."""
+    who = {}
+    for name, role in (("molly", "member"), ("adam", "admin"), ("olga", "owner"), ("oscar", None)):
+        body = {"username": name, "email": f"{name}@example.com", "password": f"{name}'s secret", "role": "user"}
+        if role:
+            body |= {"organization": gate.organization, "organization_role": role}
+        check.answers(f"make {name}", gate.call("POST", "/api/admin/users", gate.admin["token"], json=body), 201, name)
+        answer = gate.call("POST", "/api/auth/signin", json={"username": name, "password": f"{name}'s secret"})
+        check.answers(f"{name} signs in", answer, 200, "ROLE_USER")
+        who[name] = answer.json()["accessToken"]
+    answer = gate.call("POST", "/api/admin/users", who["olga"], json={"username": "x", "password": "y"})
+    check.answers("an owner makes no users", answer, 403)
+    check.answers("molly makes a box", gate.call("POST", f"{gate.base}/box", who["molly"], json={"name": "mollys"}), 201)
+    check.answers("adam makes a box", gate.call("POST", f"{gate.base}/box", who["adam"], json={"name": "adams"}), 201)
+    data = bytes_of("roles", 100_000)
+    # Who, on whose box: read, change, upload.
+    for name, box, read, change in (
+        ("molly", "mollys", 200, 200),
+        ("molly", "adams", 200, 403),
+        ("adam", "mollys", 200, 200),
+        ("olga", "mollys", 200, 200),
+        ("oscar", "mollys", 404, 404),
+    ):
+        place = f"{gate.base}/box/{box}"
+        check.answers(f"{name} reads {box}", gate.call("GET", place, who[name]), read)
+        check.answers(f"{name} changes {box}", gate.call("PUT", place, who[name], json={"description": name}), change)
+        check.answers(f"{name} uploads to {box}", gate.call("POST", gate.path(box=box), who[name], data=data), change)
+    check.answers("oscar publishes nothing", gate.call("POST", gate.path(box="oscars"), who["oscar"], data=data), (403, 404))
+    check.answers("oscar makes no box", gate.call("POST", f"{gate.base}/box", who["oscar"], json={"name": "oscars"}), (403, 404))
+    check.equal("oscar lists nothing", [], gate.call("GET", f"{gate.base}/box", who["oscar"]).json())
+    check.answers("molly does not rename the organization", gate.call("PUT", gate.base, who["molly"], json={"description": "x"}), 403)
+    check.answers("adam does not delete it", gate.call("DELETE", gate.base, who["adam"]), 403)
+    check.answers("adam does not make owners", gate.call("PUT", f"{gate.base}/members/molly", who["adam"], json={"role": "owner"}), 403)
+    check.answers("adam makes molly an administrator", gate.call("PUT", f"{gate.base}/members/molly", who["adam"], json={"role": "admin"}), 200)
+    changed = gate.call("PUT", f"{gate.base}/box/adams", who["molly"], json={"description": "now she may"})
+    check.answers("molly changes adam's box", changed, 200)
+    check.answers("adam ends it", gate.call("DELETE", f"{gate.base}/members/molly", who["adam"]), 200)
+    gone = eventually(3, lambda: gate.call("GET", f"{gate.base}/box/adams", who["molly"]).status_code == 404)
+    check.that("molly no longer sees private boxes", gone, "404")
+    check.answers("suspend oscar", gate.call("PUT", "/api/admin/users/oscar", gate.admin["token"], json={"suspended": True}), 200)
+    check.answers("oscar's session is refused", gate.call("GET", "/api/user/organizations", who["oscar"]), (401, 403))
+    check.answers("oscar no longer signs in", gate.call("POST", "/api/auth/signin", json={"username": "oscar", "password": "oscar's secret"}), 403)
+
+
 def service_accounts(gate):
     token = gate.admin["token"]
 
@@ -289,5 +334,5 @@ def service_accounts(gate):
 
 
 with Gateway() as gate:
-    check.scenes(gate, sign_in, credentials, organizations, boxes, tree, files, service_accounts)
+    check.scenes(gate, sign_in, credentials, organizations, boxes, tree, files, roles, service_accounts)
 check.finish()
