@@ -12,9 +12,9 @@ RESERVED = """admin api assets badge blobs boxes download favicon.ico files heal
 BAD_NAMES = ["", ".hidden", "-rf", "a..b", "a b", "a/b", "b\u00fccher", "a\0b", "x" * 129]
 
 
-def fields(name, row, **want):
+def fields(label, row, /, **want):
     """These fields of a row have these values."""
-    check.equal(name, want, {key: row.get(key, "absent") for key in want})
+    check.equal(label, want, {key: row.get(key, "absent") for key in want})
 
 
 def stamps(name, row):
@@ -139,7 +139,7 @@ def boxes(gate):
     for name in ("demo", "DEMO"):
         check.answers(f"create {name} twice", gate.call("POST", box, gate.key, json={"name": name}), 400)
     for name in BAD_NAMES:
-        check.answers(f"create {name[:12]!r}", gate.call("POST", box, gate.key, json={"name": name}), 400, "name")
+        check.answers(f"create {name[:12]!r}", gate.call("POST", box, gate.key, json={"name": name}), 400, "box")
     check.answers("create without a name", gate.call("POST", box, gate.key, json={"description": "x"}), 400, "name")
     check.answers("a short description that is long", gate.call("POST", box, gate.key, json={"name": "x", "shortDescription": "y" * 256}), 400, "shortDescription")
     answer = gate.call("GET", f"{box}/demo", gate.key)

@@ -18,6 +18,8 @@ import requests
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BOXGATE = os.environ.get("BOXGATE_BIN", str(ROOT / "target/debug/boxgate"))
+# To the gateway, every BOXGATE_ variable is a setting.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("BOXGATE_")}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -92,7 +94,7 @@ class Gateway:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, **self.settings},
+            env={**ENVIRONMENT, **self.settings},
         )
         line = self.process.stdout.readline()
         if not line:

@@ -5,8 +5,11 @@ set -euo pipefail
 
 CLIENTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(cd "$CLIENTS/../../.." && pwd)
-BOXGATE_BIN=${BOXGATE_BIN:-$ROOT/target/debug/boxgate}
+GATEWAY=${BOXGATE_BIN:-$ROOT/target/debug/boxgate}
 TOOLS=${BOXGATE_TOOLS:-$HOME/.cache/boxgate}/clients
+KEEP=${BOXGATE_KEEP:-}
+# To the gateway, every BOXGATE_ variable is a setting.
+unset BOXGATE_BIN BOXGATE_TOOLS BOXGATE_KEEP
 export PATH="$TOOLS/bin:$TOOLS/venv/bin:$PATH"
 export NODE_PATH="$TOOLS/node/node_modules"
 
@@ -19,7 +22,7 @@ FAILED=0
 cleanup() {
     local code=$?
     [[ -z $GATEWAY_PID ]] || stop_gateway KILL 2>/dev/null || true
-    if [[ -n ${BOXGATE_KEEP:-} ]]; then
+    if [[ -n $KEEP ]]; then
         echo "kept: $WORK"
     else
         rm -rf "$WORK"
@@ -101,9 +104,9 @@ eventually() {
 # start_gateway [FLAGS...]: quickstart on a free port over $DATA. Sets URL, ORG, CLIENT_ID, CLIENT_SECRET,
 # ADMIN, ADMIN_PASSWORD, ADMIN_TOKEN, READY (the line itself) and GATEWAY_PID. Logs go to $WORK/gateway.log.
 start_gateway() {
-    [[ -x $BOXGATE_BIN ]] || { echo "no gateway at $BOXGATE_BIN: build it first (cargo build)" >&2; exit 2; }
+    [[ -x $GATEWAY ]] || { echo "no gateway at $GATEWAY: build it first (cargo build)" >&2; exit 2; }
     : >"$WORK/ready"
-    "$BOXGATE_BIN" quickstart --data-dir "$DATA" --listen 127.0.0.1:0 --json "$@" \
+    "$GATEWAY" quickstart --data-dir "$DATA" --listen 127.0.0.1:0 --json "$@" \
         >"$WORK/ready" 2>>"$WORK/gateway.log" &
     GATEWAY_PID=$!
     eventually 60 gateway_spoke_or_died || true

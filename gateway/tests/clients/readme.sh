@@ -11,11 +11,11 @@ cat >"$WORK/bin/cargo" <<SHIM
 [[ \$1 == build ]] && exit
 while [[ \$1 != -- ]]; do shift; done
 shift
-exec "$BOXGATE_BIN" "\$@"
+exec "$GATEWAY" "\$@"
 SHIM
 chmod +x "$WORK/bin/cargo"
-ln -s "$BOXGATE_BIN" "$WORK/place/target/release/boxgate"
-ln -s "$BOXGATE_BIN" "$WORK/bin/boxgate"
+ln -s "$GATEWAY" "$WORK/place/target/release/boxgate"
+ln -s "$GATEWAY" "$WORK/bin/boxgate"
 export PATH="$WORK/bin:$PATH" BOXGATE_LISTEN=127.0.0.1:0
 
 # block NAME: the code that follows the mark, with this run's address and folders.

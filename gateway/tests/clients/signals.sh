@@ -3,7 +3,8 @@
 # download, a second start, a kill -9 in the middle of an upload.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-start_gateway
+# A variable that names no setting is warned about, as a log line like all others.
+BOXGATE_NO_SUCH__SETTING=1 start_gateway
 KEY="Authorization: Bearer $CLIENT_SECRET"
 make_box "$WORK/old.box" 40000
 make_box "$WORK/new.box" 40000
@@ -44,12 +45,14 @@ log_lines() {
     jq -c "$1" "$WORK/gateway.log"
 }
 succeeds "each log line is JSON" log_lines .
+equal "an unknown BOXGATE_ variable is warned about" yes \
+    "$(grep -q NO_SUCH__SETTING "$WORK/gateway.log" && echo yes || echo no)"
 succeeds "and has time and level" jq -es 'all(has("time") and has("level"))' "$WORK/gateway.log"
 logged() {
     jq -es 'any(.status == 206 and has("route"))' "$WORK/gateway.log"
 }
 if eventually 5 logged; then ok "the access log has the ranged download"; else fail "no access log line with status 206"; fi
-access=$(jq -c 'select(has("route") and .status == 206)' "$WORK/gateway.log" | head -n 1)
+access=$(jq -c 'select(has("route") and .status == 206)' "$WORK/gateway.log" 2>/dev/null | head -n 1 || true)
 equal "its fixed keys" \
     '["bytes_in","bytes_out","client_ip","duration_ms","level","plugins","principal","request_id","route","status","time","upload_id"]' \
     "$(jq -c '[keys[] | select(IN("time","level","request_id","principal","client_ip","route","status","bytes_in","bytes_out","duration_ms","upload_id","plugins"))] | sort' <<<"${access:-null}" 2>&1)"
@@ -83,8 +86,8 @@ equal "second start: the same credentials" "$(jq -c 'del(.url)' <<<"$before")" "
 equal "second start: the box is still there" "$OLD" "$(stored_sha256 demo 1.0.0)"
 equal "the credentials' file is for its owner alone" 600 "$(stat -c %a "$DATA/quickstart.json")"
 equal "the master key is, too" 600 "$(stat -c %a "$DATA/master.key")"
-refuses "a second gateway over the same data" 'lock|in use' timeout 20 \
-    "$BOXGATE_BIN" quickstart --data-dir "$DATA" --listen 127.0.0.1:0 --json
+refuses "a second gateway over the same data" 'another boxgate|lock|in use' timeout 20 \
+    "$GATEWAY" quickstart --data-dir "$DATA" --listen 127.0.0.1:0 --json
 
 # --- kill -9 during an upload ---
 for version in 1.0.0 9.9.9; do
