@@ -62,11 +62,12 @@ const SIZES: [(&str, u64); 5] = [
     ("KiB", 1 << 10),
     ("B", 1),
 ];
-const DECIMAL_SIZES: [(&str, u64); 4] = [
+const DECIMAL_SIZES: [(&str, u64); 5] = [
     ("TB", 1_000_000_000_000),
     ("GB", 1_000_000_000),
     ("MB", 1_000_000),
     ("kB", 1_000),
+    ("KB", 1_000),
 ];
 const TIMES: [(&str, u64); 5] = [
     ("d", 86_400_000),
