@@ -1,22 +1,40 @@
-//! Who gets to use what there is only so much of.
+//! Who gets to use what there is only so much of: upload bodies at once, tries to sign in.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::config::settings::Settings;
 use crate::refusal::Refusal;
+
+/// How long a failed try to sign in is remembered.
+const FAILURE_WINDOW: Duration = Duration::from_secs(60);
+/// Addresses whose failed tries are remembered at once; the oldest are forgotten first.
+const FAILURE_ADDRESSES: u64 = 100_000;
 
 /// Permits of this node.
 #[derive(Debug)]
 pub struct Admission {
     uploads: Arc<Semaphore>,
+    failures: Cache<IpAddr, Arc<AtomicU32>>,
+    failures_per_window: u32,
 }
 
 impl Admission {
-    /// As many upload bodies at once as `max_uploads`.
-    pub fn new(max_uploads: usize) -> Self {
-        Self { uploads: Arc::new(Semaphore::new(max_uploads)) }
+    /// As many of each as the settings allow.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            uploads: Arc::new(Semaphore::new(settings.uploads.max_in_progress)),
+            failures: Cache::builder()
+                .max_capacity(FAILURE_ADDRESSES)
+                .time_to_live(FAILURE_WINDOW)
+                .build(),
+            failures_per_window: settings.auth.login_failures_per_minute,
+        }
     }
 
     /// The right to send one upload body; given back when dropped.
@@ -32,18 +50,76 @@ impl Admission {
             .closing()
         })
     }
+
+    /// Whether an address may try to sign in (again).
+    ///
+    /// # Errors
+    /// 429 with `Retry-After` after too many failed tries.
+    pub fn sign_in(&self, address: IpAddr) -> Result<(), Refusal> {
+        let failed = self.failures.get(&network(address)).map_or(0, |n| n.load(Ordering::Relaxed));
+        if failed < self.failures_per_window {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            http::StatusCode::TOO_MANY_REQUESTS,
+            "Too many failed tries to sign in from this address. Wait a minute \
+             (auth.login_failures_per_minute).",
+        )
+        .code("RATE_LIMIT_EXCEEDED")
+        .retry_after(FAILURE_WINDOW))
+    }
+
+    /// Notes a failed try.
+    pub fn sign_in_failed(&self, address: IpAddr) {
+        self.failures
+            .get_with(network(address), || Arc::new(AtomicU32::new(0)))
+            .fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What counts as one address: an IPv6 host owns a whole /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn admission() -> Admission {
+        let environment = [
+            ("BOXGATE_UPLOADS__MAX_IN_PROGRESS".into(), "1".into()),
+            ("BOXGATE_AUTH__LOGIN_FAILURES_PER_MINUTE".into(), "2".into()),
+        ];
+        let flags = crate::config::Flags::default();
+        let machine = crate::config::Machine::probe();
+        let (settings, _) = crate::config::load_from(&flags, environment, machine).unwrap();
+        Admission::new(&settings)
+    }
+
     #[test]
     fn a_permit_comes_back_when_its_upload_ends() {
-        let admission = Admission::new(1);
+        let admission = admission();
         let held = admission.upload().unwrap();
         assert_eq!(admission.upload().unwrap_err().status.as_u16(), 503);
         drop(held);
         assert!(admission.upload().is_ok());
+    }
+
+    #[test]
+    fn failed_tries_shut_out_their_own_network_only() {
+        let admission = admission();
+        let bad: IpAddr = "2001:db8::1".parse().unwrap();
+        for _ in 0..2 {
+            admission.sign_in(bad).unwrap();
+            admission.sign_in_failed(bad);
+        }
+        let refused = admission.sign_in("2001:db8::2".parse().unwrap()).unwrap_err();
+        assert_eq!(refused.status.as_u16(), 429);
+        assert!(admission.sign_in("2001:db8:0:1::1".parse().unwrap()).is_ok());
+        assert!(admission.sign_in("192.0.2.1".parse().unwrap()).is_ok());
     }
 }

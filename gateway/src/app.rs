@@ -20,7 +20,7 @@ use crate::auth::master_key::{MasterKey, MasterKeyError};
 use crate::config::settings::Settings;
 use crate::gateway::{Gateway, Lifecycle, Phase};
 use crate::route::Router;
-use crate::server::Server;
+use crate::server::{Drain, Respond, Server};
 use crate::telemetry::Telemetry;
 
 /// How long a replaced or deleted blob stays readable: the longest download plus the life of a link.
@@ -51,13 +51,8 @@ pub enum StartError {
     #[error("the doors' prefixes are in each other's way: {0}")]
     Routes(String),
     /// A listener cannot be bound.
-    #[error("cannot listen on {address} (listeners.address or --listen)")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error("a listener does not work (listeners.address or --listen)")]
+    Listen(#[source] std::io::Error),
 }
 
 /// The data directory, held by this process alone until it ends.
@@ -120,6 +115,7 @@ pub async fn open_metadata(
 pub struct App {
     gateway: Arc<Gateway>,
     server: Server,
+    drain: Drain,
     _data_dir: DataDir,
 }
 
@@ -133,7 +129,7 @@ impl App {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (metadata, master_key) = open_metadata(&settings, Arc::clone(&clock)).await?;
         let metrics = Arc::clone(&telemetry);
-        metadata.on_commit(Arc::new(move |took| metrics.metrics.commit_took(took)));
+        metadata.on_commit(Arc::new(move |took| metrics.metrics.metadata_commit_seconds.observe(took.as_secs_f64())));
         let (key, secret) = master_key.key_for(&metadata, "download-link").await?;
         let store = local::open(&settings.stores.main.path).await?;
         let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
@@ -149,7 +145,7 @@ impl App {
         });
         let router = Router::try_new(&settings.doors).map_err(StartError::Routes)?;
         let gateway = Arc::new(Gateway {
-            admission: Admission::new(settings.uploads.max_in_progress),
+            admission: Admission::new(&settings),
             links: LinkSigner::new(key.id, &secret),
             settings,
             metadata,
@@ -163,8 +159,9 @@ impl App {
         });
         let server = Server::bind(&gateway.settings, Arc::clone(&gateway.telemetry))
             .await
-            .map_err(|(address, source)| StartError::Listen { address, source })?;
-        Ok(Self { gateway, server, _data_dir: data_dir })
+            .map_err(StartError::Listen)?;
+        let drain = Drain::new(&gateway.settings.server);
+        Ok(Self { gateway, server, drain, _data_dir: data_dir })
     }
 
     /// What requests will reach.
@@ -193,16 +190,25 @@ impl App {
         Ok(())
     }
 
-    /// Serves until `stop` ends, then drains.
-    pub async fn serve(self, stop: crate::server::drain::Stop) {
+    /// What stops it.
+    pub fn drain(&self) -> Drain {
+        self.drain.clone()
+    }
+
+    /// Serves until [`Self::drain`] is signalled and gone through.
+    pub async fn serve(self) {
         let gateway = Arc::clone(&self.gateway);
         gateway.enter(Phase::Serving);
         let sweeper = tokio::spawn(sweep(Arc::clone(&gateway)));
-        let draining = Arc::clone(&gateway);
-        self.server
-            .run(Arc::clone(&gateway), stop, move || draining.enter(Phase::Draining))
-            .await;
+        let (draining, begun) = (Arc::clone(&gateway), self.drain.begun());
+        let watcher = tokio::spawn(async move {
+            begun.cancelled().await;
+            draining.enter(Phase::Draining);
+        });
+        let responder: Arc<dyn Respond> = Arc::clone(&gateway) as _;
+        self.server.serve(responder, self.drain).await;
         sweeper.abort();
+        watcher.abort();
         gateway.engine.settled().await;
         gateway.background.close();
         gateway.background.wait().await;

@@ -17,7 +17,7 @@ use crate::config::settings::Limits;
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::route::{PathNames, Row};
-use crate::server::body::InboundBody;
+use crate::server::InboundBody;
 
 /// A request that was routed, authenticated and let through.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl Call {
             .closing()
         };
         let declared = self.head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-        if declared.is_some_and(|declared: u64| declared > limit) {
+        if declared.is_some_and(|declared: usize| declared > limit) {
             return Err(too_large());
         }
         let read = async {
@@ -110,14 +110,14 @@ impl Call {
             while let Some(chunk) = self.body.chunk().await.map_err(|_cut| {
                 Refusal::invalid("The body ended early.").closing()
             })? {
-                if (text.len() + chunk.len()) as u64 > limit {
+                if text.len() + chunk.len() > limit {
                     return Err(too_large());
                 }
                 text.extend_from_slice(&chunk);
             }
             Ok(text)
         };
-        let text = timeout(limits.json_time, read).await.map_err(|_elapsed| {
+        let text = timeout(limits.json_timeout, read).await.map_err(|_elapsed| {
             Refusal::new(StatusCode::REQUEST_TIMEOUT, "The JSON body did not arrive in time.").closing()
         })??;
         if depth(&text) > limits.json_depth {

@@ -18,8 +18,7 @@ use crate::http::response;
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::route::{Class, Door, Found, PathNames, Policy, Route, Row};
-use crate::server::Respond;
-use crate::server::body::{InboundBody, OutboundBody};
+use crate::server::{InboundBody, OutboundBody, Respond};
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 

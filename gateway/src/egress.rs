@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::gateway::DamageReport;
-use crate::server::body::BoxError;
+use crate::server::BoxError;
 
 /// A range of a blob on its way out.
 pub struct BlobBody {

@@ -12,8 +12,6 @@ use boxgate_storage::metadata::catalog::FileId;
 use boxgate_storage::store::{Space, Store};
 use boxgate_storage::upload::UploadEngine;
 use boxgate_storage::{Error, ErrorKind};
-use http::header::HOST;
-use http::request::Parts;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +19,7 @@ use crate::admission::Admission;
 use crate::auth::link::LinkSigner;
 use crate::config::settings::{DecodeBase64, Settings};
 use crate::multipart::FormLimits;
+use crate::request::RequestFacts;
 use crate::route::Router;
 use crate::telemetry::Telemetry;
 
@@ -134,13 +133,8 @@ impl Gateway {
 
     /// Start of the URLs that answers hold: the entry of `public_url` for the request's authority,
     /// else the first; unset, the request's own authority, which framing has checked.
-    pub fn base_url(&self, head: &Parts) -> String {
-        let authority = head
-            .headers
-            .get(HOST)
-            .and_then(|v| v.to_str().ok())
-            .or_else(|| head.uri.authority().map(http::uri::Authority::as_str))
-            .unwrap_or("localhost");
+    pub fn base_url(&self, facts: &RequestFacts) -> String {
+        let authority = facts.authority();
         let configured = &self.settings.public_url;
         let own = configured.iter().find(|url| {
             url.split_once("://").is_some_and(|(_, rest)| {
@@ -198,14 +192,17 @@ impl Gateway {
 
     /// The metrics as text, with what is only known when asked.
     pub async fn metrics_text(&self) -> String {
+        let metrics = &self.telemetry.metrics;
         for (name, dependency) in self.dependencies().await {
-            self.telemetry.metrics.set_dependency(&name, dependency.ok);
+            metrics.dependency_state.with_label_values(&[&name]).set(i64::from(dependency.ok));
             if let (Some(store), Some(space)) = (name.strip_prefix("store."), dependency.space) {
-                self.telemetry.metrics.set_store_free(store, space.free_bytes);
+                let free = i64::try_from(space.free_bytes).unwrap_or(i64::MAX);
+                metrics.store_free_bytes.with_label_values(&[store]).set(free);
             }
         }
-        self.telemetry.metrics.set_uploads_in_progress(self.engine.in_progress());
-        self.telemetry.metrics.text()
+        let uploads = i64::try_from(self.engine.in_progress()).unwrap_or(i64::MAX);
+        metrics.uploads_in_progress.set(uploads);
+        self.telemetry.render()
     }
 }
 
@@ -222,7 +219,8 @@ impl DamageReport {
     /// Reports why a download broke; damage takes the blob out of service.
     pub fn report(&self, error: &Error) {
         let damaged = error.kind() == ErrorKind::Damaged || error.kind() == ErrorKind::NotFound;
-        self.telemetry.metrics.download_broken(if damaged { "damaged" } else { "store" });
+        let reason = if damaged { "damaged" } else { "store" };
+        self.telemetry.metrics.downloads_broken.with_label_values(&[reason]).inc();
         tracing::error!(
             blob = %self.key, error = %boxgate_storage::error::chain(error), "download broken"
         );

@@ -4,7 +4,7 @@
 use boxgate_storage::upload::UploadWriter;
 
 use crate::refusal::Refusal;
-use crate::server::body::{BodyError, InboundBody};
+use crate::server::{BodyError, InboundBody};
 
 /// Moves the whole body into the writer.
 ///

@@ -1,1 +1,22 @@
-//! x
+//! boxgate: a streaming gateway for very large immutable files.
+
+pub mod admission;
+pub mod app;
+pub mod auth;
+pub mod call;
+pub mod cli;
+pub mod config;
+pub mod dispatch;
+pub mod door;
+pub mod egress;
+pub mod gateway;
+pub mod handler;
+pub mod http;
+pub mod ingest;
+pub mod multipart;
+
+pub mod refusal;
+pub mod request;
+pub mod route;
+pub mod server;
+pub mod telemetry;

@@ -379,7 +379,7 @@ impl Router {
     pub fn try_new(doors: &Doors) -> Result<Self, String> {
         let mut by_path: BTreeMap<String, Vec<&'static Row>> = BTreeMap::new();
         for row in ROUTES {
-            if let Some(prefix) = doors.prefix_of(row.door) {
+            if let Some(prefix) = prefix(doors, row.door) {
                 by_path.entry(format!("{prefix}{}", row.path)).or_default().push(row);
             }
         }
@@ -416,13 +416,28 @@ impl Router {
     }
 }
 
+/// What stands before a door's paths; `None` when it is switched off.
+fn prefix(doors: &Doors, door: Door) -> Option<&str> {
+    match door {
+        Door::BoxVault => doors.boxvault.enabled.then_some(doors.boxvault.prefix.as_str()),
+        Door::Vagrant => doors.vagrant.enabled.then_some(doors.vagrant.prefix.as_str()),
+        Door::Operations => doors.operations.enabled.then_some(doors.operations.prefix.as_str()),
+        Door::Admin => Some(""),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn doors() -> Doors {
+        let open = || crate::config::settings::Door { enabled: true, prefix: String::new() };
+        Doors { boxvault: open(), vagrant: open(), operations: open() }
+    }
+
     #[test]
     fn no_row_shadows_another_and_every_row_finds_itself() {
-        let router = Router::try_new(&Doors::default()).unwrap();
+        let router = Router::try_new(&doors()).unwrap();
         for row in ROUTES {
             let path = row.path.replace(['{', '}'], "");
             match router.find(&row.method, &path) {
@@ -436,7 +451,7 @@ mod tests {
 
     #[test]
     fn first_words_of_routes_are_reserved() {
-        let router = Router::try_new(&Doors::default()).unwrap();
+        let router = Router::try_new(&doors()).unwrap();
         for word in ["api", "API", "health", "files", "uploads", "runtimes"] {
             assert!(router.is_reserved(word), "{word}");
         }
@@ -445,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_known_path_with_another_method_names_those_that_work() {
-        let router = Router::try_new(&Doors::default()).unwrap();
+        let router = Router::try_new(&doors()).unwrap();
         assert!(matches!(
             router.find(&Method::PATCH, "/api/auth/signin"),
             Found::OtherMethods(methods) if methods == [Method::POST]

@@ -1,5 +1,7 @@
 //! Stores of bytes, each turning its own errors into ours at its edge.
 
+#[cfg(feature = "conformance")]
+pub mod faulty;
 pub mod local;
 #[cfg(feature = "conformance")]
 pub mod memory;

@@ -3,52 +3,288 @@
 //! A buffer is a permit and memory in one: whoever holds none waits. The rule that keeps it free of
 //! deadlock: hand the full buffer on before taking the next.
 
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 /// Bytes of one buffer.
 pub const BUFFER_BYTES: usize = 1 << 20;
 /// Alignment of a buffer in memory, as direct I/O wants it.
 pub const BUFFER_ALIGN: usize = 4096;
 
 /// The pool; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct BufferPool {}
+#[derive(Clone)]
+pub struct BufferPool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// One permit per buffer; tokio serves waiters in order.
+    permits: Arc<Semaphore>,
+    capacity: usize,
+    in_use: AtomicU64,
+    /// Memory that was used before. A fresh MiB costs 256 page faults, as much as hashing it.
+    idle: Mutex<Vec<Aligned>>,
+}
 
 impl BufferPool {
     /// A pool of as many buffers as fit in `budget_bytes`, at least two. Memory is taken when first
     /// used and kept for reuse.
     pub fn new(budget_bytes: u64) -> Self {
-        let _ = budget_bytes;
-        todo!()
+        let fit = usize::try_from(budget_bytes / BUFFER_BYTES as u64).unwrap_or(usize::MAX);
+        let capacity = fit.clamp(2, Semaphore::MAX_PERMITS);
+        Self {
+            shared: Arc::new(Shared {
+                permits: Arc::new(Semaphore::new(capacity)),
+                capacity,
+                in_use: AtomicU64::new(0),
+                idle: Mutex::new(Vec::new()),
+            }),
+        }
     }
 
     /// An empty buffer, as soon as one is free; waiters are served in order.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue and nothing else.
     pub async fn take(&self) -> Buffer {
-        todo!()
+        let permit = Arc::clone(&self.shared.permits)
+            .acquire_owned()
+            .await
+            .expect("the semaphore lives as long as its pool and is never closed");
+        let idle = self.shared.idle().pop();
+        self.shared.in_use.fetch_add(1, Ordering::Relaxed);
+        Buffer {
+            memory: Some(idle.unwrap_or_else(Aligned::new)),
+            filled: 0,
+            home: Arc::clone(&self.shared),
+            _permit: permit,
+        }
     }
 
     /// Bytes in buffers that are out.
     pub fn in_use_bytes(&self) -> u64 {
-        todo!()
+        self.shared.in_use.load(Ordering::Relaxed) * BUFFER_BYTES as u64
+    }
+
+    /// Bytes that may be out at once.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.shared.capacity as u64 * BUFFER_BYTES as u64
+    }
+}
+
+impl fmt::Debug for BufferPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufferPool")
+            .field("capacity_bytes", &self.capacity_bytes())
+            .field("in_use_bytes", &self.in_use_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Aligned>> {
+        // A list of memory has no state that a panic could leave half done.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Up to [`BUFFER_BYTES`] bytes; goes back to its pool when dropped.
-#[derive(Debug)]
-pub struct Buffer {}
+pub struct Buffer {
+    /// Absent only while the buffer is being dropped.
+    memory: Option<Aligned>,
+    filled: usize,
+    home: Arc<Shared>,
+    /// Released after the memory went home: fields are dropped after `drop` ran.
+    _permit: OwnedSemaphorePermit,
+}
 
 impl Buffer {
     /// Copies as much of `bytes` as fits; returns how many bytes were taken.
     pub fn fill(&mut self, bytes: &[u8]) -> usize {
-        let _ = bytes;
-        todo!()
+        let filled = self.filled;
+        let room = &mut self.memory_mut()[filled..];
+        let taken = room.len().min(bytes.len());
+        room[..taken].copy_from_slice(&bytes[..taken]);
+        self.filled += taken;
+        taken
     }
 
     /// The bytes filled so far.
     pub fn as_slice(&self) -> &[u8] {
-        todo!()
+        &self.memory().as_slice()[..self.filled]
+    }
+
+    /// How many bytes are filled.
+    pub fn len(&self) -> usize {
+        self.filled
+    }
+
+    /// Whether nothing is filled.
+    pub fn is_empty(&self) -> bool {
+        self.filled == 0
     }
 
     /// Whether nothing more fits.
     pub fn is_full(&self) -> bool {
-        todo!()
+        self.filled == BUFFER_BYTES
+    }
+
+    fn memory(&self) -> &Aligned {
+        self.memory
+            .as_ref()
+            .expect("memory leaves a buffer only when it is dropped")
+    }
+
+    fn memory_mut(&mut self) -> &mut [u8] {
+        self.memory
+            .as_mut()
+            .expect("memory leaves a buffer only when it is dropped")
+            .as_mut_slice()
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer")
+            .field("filled", &self.filled)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            self.home.idle().push(memory);
+        }
+        self.home.in_use.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// [`BUFFER_BYTES`] of memory that start at a multiple of [`BUFFER_ALIGN`]: a page more than needed,
+/// sliced, which needs no `unsafe`.
+struct Aligned {
+    memory: Box<[u8]>,
+    start: usize,
+}
+
+impl Aligned {
+    fn new() -> Self {
+        let memory = vec![0; BUFFER_BYTES + BUFFER_ALIGN].into_boxed_slice();
+        // `align_offset` may decline to answer; direct writes then fall back to buffered ones.
+        let start = memory.as_ptr().align_offset(BUFFER_ALIGN).min(BUFFER_ALIGN);
+        Self { memory, start }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        &self.memory[self.start..self.start + BUFFER_BYTES]
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + BUFFER_BYTES]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_buffer_is_aligned_and_takes_no_more_than_it_holds() {
+        let pool = BufferPool::new(2 << 20);
+        let mut buffer = pool.take().await;
+        assert!(
+            buffer
+                .as_slice()
+                .as_ptr()
+                .addr()
+                .is_multiple_of(BUFFER_ALIGN)
+        );
+        assert_eq!(buffer.fill(&[1; 10]), 10);
+        assert_eq!(buffer.fill(&vec![2; 2 * BUFFER_BYTES]), BUFFER_BYTES - 10);
+        assert_eq!(buffer.fill(&[3]), 0);
+        assert!(buffer.is_full());
+        assert_eq!(buffer.as_slice()[9..11], [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn memory_is_used_again_and_comes_back_empty() {
+        let pool = BufferPool::new(0);
+        let mut first = pool.take().await;
+        first.fill(&[9; 100]);
+        let address = first.as_slice().as_ptr().addr();
+        drop(first);
+        let again = pool.take().await;
+        assert_eq!(again.as_slice(), b"");
+        assert_eq!(again.memory().as_slice().as_ptr().addr(), address);
+    }
+
+    #[tokio::test]
+    async fn the_budget_is_kept_and_waiters_are_served_in_order() {
+        let pool = BufferPool::new(3 << 20);
+        assert_eq!(pool.capacity_bytes(), 3 << 20);
+        let held = [pool.take().await, pool.take().await, pool.take().await];
+        assert_eq!(pool.in_use_bytes(), 3 << 20);
+        let (told, mut order) = tokio::sync::mpsc::channel(8);
+        for i in 0..4 {
+            let mut waiting = Box::pin({
+                let (pool, told) = (pool.clone(), told.clone());
+                async move {
+                    let buffer = pool.take().await;
+                    told.send(i).await.unwrap();
+                    drop(buffer);
+                }
+            });
+            // The first poll takes the place in the queue.
+            assert!(futures_util::poll!(&mut waiting).is_pending());
+            tokio::spawn(waiting);
+        }
+        drop(held);
+        for i in 0..4 {
+            assert_eq!(order.recv().await, Some(i));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn sixty_four_writers_share_three_buffers_and_give_all_back() {
+        let pool = BufferPool::new(3 << 20);
+        let writers: Vec<_> = (0..64u8)
+            .map(|i| {
+                let pool = pool.clone();
+                tokio::spawn(async move {
+                    for round in 0..20u8 {
+                        let mut buffer = pool.take().await;
+                        buffer.fill(&[i ^ round; 64]);
+                        tokio::task::yield_now().await;
+                        assert_eq!(buffer.as_slice(), [i ^ round; 64]);
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            tokio::time::timeout(Duration::from_secs(60), writer)
+                .await
+                .expect("no writer waits for ever")
+                .unwrap();
+        }
+        assert_eq!(pool.in_use_bytes(), 0);
+        assert_eq!(pool.shared.permits.available_permits(), 3);
+        assert!(pool.shared.idle().len() <= 3);
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_leaves_costs_nothing() {
+        let pool = BufferPool::new(2 << 20);
+        let held = [pool.take().await, pool.take().await];
+        let mut waiting = Box::pin(pool.take());
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(waiting);
+        drop(held);
+        let _both = [pool.take().await, pool.take().await];
+        assert_eq!(pool.in_use_bytes(), 2 << 20);
     }
 }

@@ -1,1 +1,4 @@
 //! The contracts of this crate as callable tests.
+
+pub mod ledger;
+pub mod store;

@@ -1,6 +1,15 @@
 //! Digests of content: their algorithms, their values, and the hashers that run while bytes are hot.
+//!
+//! [`ContentHasher`] is what an upload feeds: BLAKE3 as a tree with one value per MiB
+//! ([`TreeHasher`]), SHA-256 in order, and whatever else a client declared.
+
+pub mod content;
+pub mod tree;
 
 use std::fmt;
+
+pub use content::{ContentHasher, Digests, HashStateError};
+pub use tree::{BLOCK_BYTES, TreeHasher, block_value};
 
 macro_rules! digest_value {
     ($(#[$doc:meta])* $name:ident) => {
@@ -128,5 +137,23 @@ impl Digest {
     /// Lower-case hexadecimal digits.
     pub fn to_hex(&self) -> String {
         hex::encode(&self.bytes)
+    }
+}
+
+impl From<Blake3> for Digest {
+    fn from(value: Blake3) -> Self {
+        Self {
+            algorithm: Algorithm::Blake3,
+            bytes: value.0.to_vec(),
+        }
+    }
+}
+
+impl From<Sha256> for Digest {
+    fn from(value: Sha256) -> Self {
+        Self {
+            algorithm: Algorithm::Sha256,
+            bytes: value.0.to_vec(),
+        }
     }
 }

@@ -1,18 +1,32 @@
 //! Every row and every commit point, in SQLite or PostgreSQL through one SQL text.
 //!
 //! Times are milliseconds, ids are ours, and no query depends on a type that only one database has;
-//! the few differences stand in `dialect`.
+//! the few differences stand in `dialect`. Changes go through the one task of `writer`, which commits
+//! what waits together; reads use a small pool beside it and never wait for a change.
 
 pub mod accounts;
+mod audit;
 pub mod catalog;
+mod dialect;
+#[cfg(feature = "conformance")]
+pub mod memory;
 pub mod outbox;
+mod schema;
+mod sql;
 pub mod tokens;
 pub mod uploads;
+mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::clock::Clock;
+use futures_util::future::BoxFuture;
+use sqlx::pool::PoolConnection;
+use sqlx::{Any, AnyPool};
+
+use self::sql::At as _;
+use self::writer::{Tx, Writer};
+use crate::clock::{Clock, UnixMillis};
 use crate::error::Result;
 
 pub use uploads::Ledger;
@@ -28,7 +42,16 @@ pub struct MetadataOptions {
 
 /// The rows; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Metadata {}
+pub struct Metadata {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    writer: Writer,
+    readers: AnyPool,
+    options: MetadataOptions,
+}
 
 impl Metadata {
     /// Opens (and makes, if missing) the SQLite database and brings its schema up to date. Asserts
@@ -37,28 +60,68 @@ impl Metadata {
     /// # Errors
     /// When the file cannot be opened, is locked by another process, or fails an assertion.
     pub async fn open_sqlite(path: &Path, options: MetadataOptions) -> Result<Self> {
-        let _ = (path, options);
-        todo!()
+        let connect = dialect::options(path)?;
+        let mut connection = dialect::connect_writer(&connect).await?;
+        dialect::assert_safe(&mut connection).await?;
+        schema::migrate(&mut connection).await?;
+        let readers = dialect::connect_readers(connect.clone()).await?;
+        let writer = Writer::spawn(connection, connect, options.clone());
+        let inner = Arc::new(Inner {
+            writer,
+            readers,
+            options,
+        });
+        Ok(Self { inner })
     }
 
     /// The rows of uploads and blobs as the engine sees them.
     pub fn ledger(&self) -> Arc<dyn Ledger> {
-        todo!()
+        Arc::new(self.clone())
     }
 
     /// One trivial read, for readiness.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
     pub async fn ping(&self) -> Result<()> {
-        todo!()
+        const OP: &str = "metadata.ping";
+        let mut reader = self.reader(OP).await?;
+        sqlx::query("SELECT value FROM counters LIMIT 1")
+            .fetch_optional(&mut *reader)
+            .await
+            .at(OP, "database")
+            .map(drop)
     }
 
     /// Time each commit took; for the metrics, called from the writer.
     pub fn on_commit(&self, observe: Arc<dyn Fn(std::time::Duration) + Send + Sync>) {
-        let _ = observe;
-        todo!()
+        self.inner.writer.observe(observe);
     }
 
     /// Ends the writer after what waits is committed, and closes the database.
     pub async fn close(&self) {
-        todo!()
+        self.inner.writer.close().await;
+        self.inner.readers.close().await;
+    }
+
+    fn now(&self) -> UnixMillis {
+        self.inner.options.clock.now()
+    }
+
+    /// One connection that reads; what it sees is the last committed state.
+    async fn reader(&self, op: &'static str) -> Result<PoolConnection<Any>> {
+        self.inner.readers.acquire().await.at(op, "database")
+    }
+
+    /// Runs `work` in the next transaction and answers once that is committed.
+    async fn write<T, F>(&self, op: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
+    {
+        self.inner.writer.run(op, work).await
     }
 }
+
+#[cfg(test)]
+mod tests;

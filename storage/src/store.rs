@@ -84,9 +84,13 @@ pub struct PartIndex(pub u32);
 #[async_trait]
 pub trait UploadSink: Debug + Send {
     /// Hands a run over; the future ends when the store has taken it and its buffer is free again.
+    /// The work starts at once and goes on whether or not the future is polled: whoever waits for a
+    /// buffer must not have to drive those who hold one. Called within a tokio runtime.
     fn write(&mut self, run: Run) -> BoxFuture<'static, Result<()>>;
 
-    /// Resolves when all bytes written so far, up to the end of `part`, survive a loss of power.
+    /// Resolves when all bytes of `part`, and of all parts before it, survive a loss of power. Called
+    /// after the part's last run was handed over; the future is polled only after the futures of
+    /// those runs ended well.
     fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<()>>;
 
     /// Makes the bytes final; consumes, so that nothing can be written afterwards.

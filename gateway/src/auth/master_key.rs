@@ -108,7 +108,7 @@ impl MasterKey {
         let mut secret = vec![0; 32];
         getrandom::fill(&mut secret).map_err(|e| MasterKeyError::File {
             path: "the system's random source".into(),
-            source: e.into(),
+            source: std::io::Error::other(e),
         })?;
         let row = metadata.first_key(purpose, &self.seal(purpose, &secret)).await?;
         let opened = self.open(purpose, &row.secret).ok_or(MasterKeyError::Other)?;

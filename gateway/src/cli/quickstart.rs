@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::bootstrap::{administrator, owned};
-use super::serve::{start, start_failed};
+use super::serve::{Log, serve_until_signalled, start, start_failed};
 use super::{Failure, QuickstartArgs, load, runtime, say};
 use crate::auth::credential;
 
@@ -36,8 +36,9 @@ pub(super) fn quickstart(args: QuickstartArgs) -> Result<(), Failure> {
         .organization
         .parse()
         .map_err(|e| Failure::Usage(format!("--organization: {e}")))?;
+    let log = Log::start(&settings)?;
     runtime()?.block_on(async {
-        let app = start(settings).await?;
+        let app = start(settings, &log).await?;
         if app.gateway().router.is_reserved(organization.as_str()) {
             return Err(Failure::Usage(format!(
                 "--organization: {:?} is reserved: it is the first word of a route",
@@ -51,17 +52,13 @@ pub(super) fn quickstart(args: QuickstartArgs) -> Result<(), Failure> {
             Failure::Usage("quickstart needs a listener (--listen or [[listeners]])".into())
         })?;
         let url = format!("http://{address}");
-        // Said once the port answers, which it does from here on.
-        let said = url.clone();
-        app.serve_then(move || {
-            if args.json {
-                say(&as_json(&said, &kept));
-            } else {
-                say(&as_text(&said, &kept, &data_dir));
-            }
-        })
-        .await;
-        Ok(())
+        // The socket is bound: who connects from here on waits for an answer at most.
+        if args.json {
+            say(&as_json(&url, &kept));
+        } else {
+            say(&as_text(&url, &kept, &data_dir));
+        }
+        serve_until_signalled(app).await
     })
 }
 

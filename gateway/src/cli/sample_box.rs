@@ -11,7 +11,7 @@ use crate::config::ByteSize;
 
 pub(super) fn sample_box(args: &SampleBoxArgs) -> Result<(), Failure> {
     let size: ByteSize = args.size.parse().map_err(|e| Failure::Usage(format!("--size: {e}")))?;
-    let disk_bytes = size.bytes();
+    let disk_bytes = size.0;
     let metadata = serde_json::json!({ "provider": args.provider }).to_string();
     let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", args.file.display()));
     let file = File::options().write(true).create_new(true).open(&args.file).map_err(|e| {

@@ -5,32 +5,54 @@ use std::sync::Arc;
 use super::{Failure, ServeArgs, load, runtime, say};
 use crate::app::{App, StartError};
 use crate::config::Settings;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{self, LogGuard, Telemetry};
 
 pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
     let settings = load(&args.config, args.listen.as_deref())?;
+    let log = Log::start(&settings)?;
     runtime()?.block_on(async {
-        let app = start(settings).await?;
+        let app = start(settings, &log).await?;
         let addresses = app.addresses().to_vec();
         app.recover().await.map_err(|e| start_failed(&e))?;
         for address in addresses {
             say(&format!("boxgate {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
         }
-        app.serve().await;
-        Ok(())
+        serve_until_signalled(app).await
     })
 }
 
-/// Starts logging and puts the gateway together.
-pub(super) async fn start(settings: Settings) -> Result<App, Failure> {
-    let telemetry = Telemetry::start(&settings.log)
-        .map_err(|e| Failure::Usage(format!("cannot write the log (log.file): {e}")))?;
+/// The process's log; what waits in it is written when it is dropped.
+pub(super) struct Log {
+    telemetry: Arc<Telemetry>,
+    _guard: LogGuard,
+}
+
+impl Log {
+    pub(super) fn start(settings: &Settings) -> Result<Self, Failure> {
+        let (sink, guard) = telemetry::log::start(&settings.log)
+            .map_err(|e| Failure::Usage(format!("cannot write the log (log.file): {e}")))?;
+        Ok(Self { telemetry: Telemetry::new(sink), _guard: guard })
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub(super) async fn serve_until_signalled(app: App) -> Result<(), Failure> {
+    let signals = tokio::spawn(app.drain().on_signals());
+    app.serve().await;
+    match signals.await {
+        Ok(Err(e)) => Err(Failure::failed(&e)),
+        Ok(Ok(())) | Err(_) => Ok(()),
+    }
+}
+
+/// Puts the gateway together.
+pub(super) async fn start(settings: Settings, log: &Log) -> Result<App, Failure> {
     tracing::info!(
         memory_ceiling_bytes = settings.ceiling().total(),
         data_dir = %settings.data_dir.display(),
         "starting"
     );
-    App::start(settings, Arc::new(telemetry)).await.map_err(|e| start_failed(&e))
+    App::start(settings, Arc::clone(&log.telemetry)).await.map_err(|e| start_failed(&e))
 }
 
 pub(super) fn start_failed(error: &StartError) -> Failure {

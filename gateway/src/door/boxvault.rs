@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::http::response;
 use crate::refusal::Refusal;
-use crate::server::body::OutboundBody;
+use crate::server::OutboundBody;
 
 /// A refusal in BoxVault's shape.
 pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {

@@ -9,15 +9,16 @@ use serde_json::{Value, json};
 use crate::auth::Principal;
 use crate::call::Call;
 use crate::gateway::{Gateway, Phase};
+use crate::http::problem::Problem;
 use crate::http::response;
 use crate::refusal::Refusal;
-use crate::server::body::OutboundBody;
+use crate::server::OutboundBody;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 
 /// A refusal as a problem document (RFC 9457).
 pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
-    crate::http::problem::response(refusal.status, refusal.code, &refusal.message)
+    Problem::new(refusal.status, refusal.code.unwrap_or("refused"), refusal.message.as_str()).into_response()
 }
 
 /// `GET /livez`: the process answers.

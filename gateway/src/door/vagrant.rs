@@ -13,11 +13,11 @@ use serde_json::json;
 
 use crate::call::Call;
 use crate::gateway::Gateway;
-use crate::handler::download::{self, Freshness};
-use crate::http::precondition::{Decision, decide_validators};
+use crate::handler::download::{self, Freshness, with_body, with_headers};
+use crate::http::precondition::{Decision, PastEnd, Representation, decide};
 use crate::http::response;
 use crate::refusal::Refusal;
-use crate::server::body::OutboundBody;
+use crate::server::OutboundBody;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 
@@ -36,7 +36,7 @@ pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
     let row = call.row()?;
     let tree: Option<BoxTree> = gateway.metadata.box_tree(row.organization, &row.name).await?;
     let tree = tree.ok_or_else(|| crate::auth::no_box(&call.names))?;
-    let origin = gateway.base_url(&call.head) + &gateway.settings.doors.vagrant.prefix;
+    let origin = gateway.base_url(&call.facts) + &gateway.settings.doors.vagrant.prefix;
     let text = serde_json::to_vec(&metadata::render(&tree, &origin))
         .expect("a value of strings and booleans is JSON");
     let etag = format!("\"{}\"", blake3::hash(&text).to_hex());
@@ -47,10 +47,12 @@ pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
     let shared = tree.row.fields.public && !gateway.settings.public_url.is_empty();
     let cache = if shared { "public, max-age=60, no-transform" } else { "private, no-cache, no-transform" };
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
-    match decide_validators(&etag, None, &call.head.method, &call.head.headers) {
-        Decision::NotModified => return Ok(response::empty(StatusCode::NOT_MODIFIED, headers)),
+    let representation =
+        Representation { etag: &etag, last_modified: None, length: text.len() as u64 };
+    match decide(&representation, &call.head.method, &call.head.headers, PastEnd::WholeBody) {
+        Decision::NotModified => return Ok(with_headers(StatusCode::NOT_MODIFIED, headers)),
         Decision::PreconditionFailed => {
-            return Ok(response::empty(StatusCode::PRECONDITION_FAILED, headers));
+            return Ok(with_headers(StatusCode::PRECONDITION_FAILED, headers));
         }
         // Vagrant resumes metadata like boxes: a range of JSON is never served.
         Decision::Full | Decision::Partial(_) | Decision::NotSatisfiable => {}
@@ -59,9 +61,9 @@ pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CONTENT_LENGTH, text.len().into());
     if call.head.method == Method::HEAD {
-        return Ok(response::empty(StatusCode::OK, headers));
+        return Ok(with_headers(StatusCode::OK, headers));
     }
-    Ok(response::with_body(StatusCode::OK, headers, response::full(text)))
+    Ok(with_body(StatusCode::OK, headers, response::full(text)))
 }
 
 /// `.../providers/{provider}/{arch}/vagrant.box`.

@@ -1,5 +1,7 @@
 //! One download: decide by RFC 9110, prove the first block, then answer and go on proving.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boxgate_storage::ErrorKind;
@@ -7,6 +9,7 @@ use boxgate_storage::layer::verify;
 use boxgate_storage::metadata::catalog::ResolvedFile;
 use boxgate_storage::range::ByteRange;
 use futures_util::StreamExt as _;
+use http_body_util::BodyExt as _;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION,
     CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED,
@@ -19,7 +22,7 @@ use crate::gateway::Gateway;
 use crate::http::precondition::{Decision, PastEnd, Representation, decide};
 use crate::http::{range, response};
 use crate::refusal::Refusal;
-use crate::server::body::OutboundBody;
+use crate::server::OutboundBody;
 
 /// How long what is served may be kept, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,28 +60,30 @@ pub async fn serve(
     if resolved.quarantined {
         return Err(damaged());
     }
+    let etag = format!("\"{}\"", blob.blake3.to_hex());
+    let modified = UNIX_EPOCH + Duration::from_millis(resolved.file.updated.0.unsigned_abs());
     let representation = Representation {
-        etag: format!("\"{}\"", blob.blake3.to_hex()),
-        last_modified: resolved.file.updated,
+        etag: &etag,
+        last_modified: Some(modified),
         length: blob.length,
     };
     // Vagrant resumes with a bare `Range: bytes=N-` and gives up for a day on 416, so a range at or
     // past the end of a box means the whole box.
     let decision = decide(&representation, &head.method, &head.headers, PastEnd::WholeBody);
-    let mut headers = headers(&representation, &resolved, &freshness);
+    let mut headers = headers(&etag, modified, &resolved, &freshness);
     let (status, range) = match decision {
         Decision::Full => (StatusCode::OK, ByteRange::whole(blob.length)),
         Decision::Partial(range) => {
-            headers.insert(CONTENT_RANGE, value(&range::content_range(range, blob.length)));
+            headers.insert(CONTENT_RANGE, range::content_range(range, blob.length));
             (StatusCode::PARTIAL_CONTENT, range)
         }
-        Decision::NotModified => return Ok(response::empty(StatusCode::NOT_MODIFIED, headers)),
+        Decision::NotModified => return Ok(with_headers(StatusCode::NOT_MODIFIED, headers)),
         Decision::PreconditionFailed => {
-            return Ok(response::empty(StatusCode::PRECONDITION_FAILED, headers));
+            return Ok(with_headers(StatusCode::PRECONDITION_FAILED, headers));
         }
         Decision::NotSatisfiable => {
-            headers.insert(CONTENT_RANGE, value(&range::unsatisfied(blob.length)));
-            return Ok(response::empty(StatusCode::RANGE_NOT_SATISFIABLE, headers));
+            headers.insert(CONTENT_RANGE, range::content_range_unsatisfied(blob.length));
+            return Ok(with_headers(StatusCode::RANGE_NOT_SATISFIABLE, headers));
         }
     };
     headers.insert(CONTENT_LENGTH, range.length().into());
@@ -88,21 +93,26 @@ pub async fn serve(
         HeaderValue::from_static("attachment; filename=\"vagrant.box\""),
     );
     if head.method == Method::HEAD {
-        return Ok(response::empty(status, headers));
+        return Ok(with_headers(status, headers));
     }
     let body = open(gateway, &resolved, range).await?;
     if range.start() == 0 {
         gateway.count_download(resolved.file.id);
     }
-    Ok(response::with_body(status, headers, body))
+    Ok(with_body(status, headers, body))
 }
 
-fn headers(representation: &Representation, resolved: &ResolvedFile, freshness: &Freshness) -> HeaderMap {
+fn headers(
+    etag: &str,
+    modified: SystemTime,
+    resolved: &ResolvedFile,
+    freshness: &Freshness,
+) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(ETAG, value(&representation.etag));
+    headers.insert(ETAG, value(etag));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(freshness.cache_control()));
-    headers.insert(LAST_MODIFIED, value(&range::http_date(representation.last_modified)));
+    headers.insert(LAST_MODIFIED, value(&httpdate::fmt_http_date(modified)));
     // RFC 9530 §3: over the whole representation, the same in 200 and 206.
     let sha256 = STANDARD.encode(resolved.file.blob.sha256.0);
     headers.insert(HeaderName::from_static("repr-digest"), value(&format!("sha-256=:{sha256}:")));
@@ -136,7 +146,7 @@ async fn open(
         Some(Err(error)) => return Err(broken(gateway, resolved, error).await),
     };
     let body = BlobBody::new(first, stream, range.length(), gateway.damage_report(blob.key));
-    Ok(response::boxed(body))
+    Ok(body.boxed_unsync())
 }
 
 async fn broken(
@@ -159,7 +169,24 @@ fn damaged() -> Refusal {
         "The stored bytes of this file are damaged and are not served. Upload it again to heal it.",
     )
     .code("BLOB_DAMAGED")
-    .retry_after(std::time::Duration::from_secs(300))
+    .retry_after(Duration::from_secs(300))
+}
+
+/// An answer of a head alone.
+pub fn with_headers(status: StatusCode, headers: HeaderMap) -> Response<OutboundBody> {
+    with_body(status, headers, response::empty_body())
+}
+
+/// An answer of these parts.
+pub fn with_body(
+    status: StatusCode,
+    headers: HeaderMap,
+    body: OutboundBody,
+) -> Response<OutboundBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
 fn value(text: &str) -> HeaderValue {

@@ -11,7 +11,7 @@ use crate::ingest;
 use crate::multipart::{Decoding, FormEvent, FormReader};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
-use crate::server::body::InboundBody;
+use crate::server::InboundBody;
 
 /// A checksum as the client declared it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,15 +1,254 @@
 //! One file per blob in a local directory: `<dir>/<2 hex>/<key>`.
+//!
+//! A file is made at its final path and is never renamed: the row is what publishes a blob, and a
+//! rename would only add a state to crash in. Durability is fsync of the directory when a file is
+//! made, then `fdatasync` per part. Full buffers bypass the page cache where the file system takes
+//! that; everything runs off the reactor.
 
-use std::path::Path;
+mod read;
+mod write;
 
-use crate::error::Result;
-use crate::store::Store;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rustix::fs::OFlags;
+
+use self::read::ReadMemory;
+use crate::blob::BlobKey;
+use crate::buffer::{BUFFER_ALIGN, BUFFER_BYTES};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{DeleteBlob, FreeSpace, ListBlobs, Space, Store};
 
 /// Opens (and makes, if missing) the directory as a store.
 ///
 /// # Errors
 /// When the directory cannot be made or written to.
 pub async fn open(directory: &Path) -> Result<Store> {
-    let _ = directory;
-    todo!()
+    let root = directory.to_path_buf();
+    let subject = root.display().to_string();
+    let local = blocking("store.open", subject.clone(), move || {
+        let direct = prepare(&root).map_err(|e| Error::io("store.open", subject, e))?;
+        Ok(Arc::new(Local {
+            root,
+            direct,
+            memory: ReadMemory::default(),
+        }))
+    })
+    .await?;
+    tracing::debug!(directory = %local.root.display(), direct = local.direct, "local store opened");
+    Ok(Store {
+        read: Arc::clone(&local) as _,
+        write: Arc::clone(&local) as _,
+        delete: Some(Arc::clone(&local) as _),
+        list: Some(Arc::clone(&local) as _),
+        space: Some(local),
+    })
+}
+
+/// The directory and what was found out about it.
+#[derive(Debug)]
+struct Local {
+    root: PathBuf,
+    /// Whether the file system takes direct writes.
+    direct: bool,
+    memory: ReadMemory,
+}
+
+impl Local {
+    fn directory_of(&self, key: &BlobKey) -> PathBuf {
+        self.root.join(shard_name(key.as_bytes()[0]))
+    }
+
+    fn path_of(&self, key: &BlobKey) -> PathBuf {
+        self.directory_of(key).join(key.to_string())
+    }
+}
+
+#[async_trait]
+impl DeleteBlob for Local {
+    async fn delete(&self, key: &BlobKey) -> Result<()> {
+        let path = self.path_of(key);
+        let subject = key.to_string();
+        blocking("blob.delete", subject.clone(), move || {
+            remove(&path).map_err(|e| Error::io("blob.delete", subject, e))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl ListBlobs for Local {
+    async fn page(&self, after: Option<BlobKey>, limit: usize) -> Result<Vec<BlobKey>> {
+        let root = self.root.clone();
+        blocking("store.list", "store", move || {
+            page(&root, after, limit).map_err(|e| Error::io("store.list", "store", e))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl FreeSpace for Local {
+    async fn free_space(&self) -> Result<Space> {
+        let root = self.root.clone();
+        blocking("store.space", "store", move || {
+            let volume = rustix::fs::statvfs(&root)
+                .map_err(|e| Error::io("store.space", "store", e.into()))?;
+            Ok(Space {
+                free_bytes: volume.f_bavail.saturating_mul(volume.f_frsize),
+                total_bytes: volume.f_blocks.saturating_mul(volume.f_frsize),
+            })
+        })
+        .await
+    }
+}
+
+/// Runs what may block on a disk off the reactor.
+async fn blocking<T: Send + 'static>(
+    op: &'static str,
+    subject: impl Into<String>,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panicked) => Err(Error::new(ErrorKind::Internal, op, subject).with_source(panicked)),
+    }
+}
+
+fn shard_name(first: u8) -> String {
+    hex::encode([first])
+}
+
+/// Removes a file; one that is missing already is success.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// Makes root and all shards durable, and finds out whether direct writes work. The shards are all
+/// made here, so that making a file never has to fsync more than the one directory that holds it.
+fn prepare(root: &Path) -> io::Result<bool> {
+    make_directory(root)?;
+    let mut made = false;
+    for first in 0..=u8::MAX {
+        match private_directory().create(root.join(shard_name(first))) {
+            Ok(()) => made = true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    if made {
+        File::open(root)?.sync_all()?;
+    }
+    takes_direct_writes(root)
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => Path::new("/"),
+    };
+    make_directory(parent)?;
+    match private_directory().create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
+}
+
+/// Blobs may be private to an organization; other accounts of the machine have no business here.
+fn private_directory() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o700);
+    builder
+}
+
+/// Tries one aligned direct write. That it fails says only that it does not work here; that the
+/// plain file cannot be made says that the store is unusable.
+fn takes_direct_writes(root: &Path) -> io::Result<bool> {
+    let path = root.join(".probe");
+    remove(&path)?;
+    File::create_new(&path)?;
+    let memory = vec![0; 2 * BUFFER_ALIGN];
+    let start = memory.as_ptr().align_offset(BUFFER_ALIGN).min(BUFFER_ALIGN);
+    let tried = open_direct(&path)
+        .and_then(|file| file.write_all_at(&memory[start..start + BUFFER_ALIGN], 0));
+    remove(&path)?;
+    Ok(tried.is_ok())
+}
+
+/// A second descriptor of an existing file whose writes bypass the page cache.
+fn open_direct(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(OFlags::DIRECT.bits().cast_signed())
+        .open(path)
+}
+
+fn page(root: &Path, after: Option<BlobKey>, limit: usize) -> io::Result<Vec<BlobKey>> {
+    let mut keys = Vec::new();
+    let first = after.map_or(0, |key| key.as_bytes()[0]);
+    for shard in first..=u8::MAX {
+        if keys.len() >= limit {
+            break;
+        }
+        let from = keys.len();
+        for entry in fs::read_dir(root.join(shard_name(shard)))? {
+            let name = entry?.file_name();
+            let key = name.to_str().and_then(|name| name.parse::<BlobKey>().ok());
+            keys.extend(key.filter(|key| after.is_none_or(|after| *key > after)));
+        }
+        keys[from..].sort_unstable();
+    }
+    keys.truncate(limit);
+    Ok(keys)
+}
+
+const _: () = assert!(BUFFER_BYTES.is_multiple_of(BUFFER_ALIGN));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_in_a_missing_directory_makes_it_private() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a/b/blobs");
+        open(&path).await.unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(path.join("00").is_dir() && path.join("ff").is_dir());
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 256);
+        open(&path).await.expect("opening it again is fine");
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("file");
+        fs::write(&path, b"").unwrap();
+        let error = open(&path.join("blobs")).await.unwrap_err();
+        assert!(error.subject().ends_with("file/blobs"));
+    }
+
+    #[tokio::test]
+    async fn strange_files_are_no_blobs() {
+        let home = tempfile::tempdir().unwrap();
+        let store = open(home.path()).await.unwrap();
+        fs::write(home.path().join("00/readme"), b"x").unwrap();
+        let pages = store.list.unwrap().page(None, 10).await.unwrap();
+        assert_eq!(pages, []);
+    }
 }

@@ -1,9 +1,16 @@
 //! People and organizations: who there is, and who belongs where.
+//!
+//! Each method that takes `actor` writes an `audit` row in the same transaction, and the events of the
+//! contract (`user.created`, `user.deleted`, `box.deleted`) go into the outbox.
 
-use super::Metadata;
+mod members;
+mod organizations;
+mod people;
+
 use crate::catalog::OrganizationName;
 use crate::clock::UnixMillis;
-use crate::error::Result;
+
+pub(super) use people::{account_columns, account_of};
 
 macro_rules! row_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -30,6 +37,21 @@ pub enum PlatformRole {
     User,
     /// Administer users, organizations and operations; no data-plane rights by itself.
     Admin,
+}
+
+impl PlatformRole {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Admin => "admin",
+        }
+    }
+
+    pub(super) fn from_name(text: &str) -> Option<Self> {
+        [Self::User, Self::Admin]
+            .into_iter()
+            .find(|r| r.as_str() == text)
+    }
 }
 
 /// What a member may do within an organization.
@@ -173,122 +195,4 @@ pub struct Membership {
     pub primary: bool,
     /// Since when.
     pub joined: UnixMillis,
-}
-
-// Each method that takes `actor` writes an `audit` row in the same transaction, and the events of
-// the contract (`user.created`, `user.deleted`, `box.deleted`) into the outbox.
-impl Metadata {
-    /// Makes an account. [`crate::ErrorKind::Conflict`] when the name is taken (without case).
-    pub async fn create_account(&self, new: NewAccount) -> Result<Account> {
-        let _ = new;
-        todo!()
-    }
-
-    /// The account of that id.
-    pub async fn account(&self, id: AccountId) -> Result<Option<Account>> {
-        let _ = id;
-        todo!()
-    }
-
-    /// The account of that name, without case.
-    pub async fn account_by_username(&self, username: &str) -> Result<Option<Account>> {
-        let _ = username;
-        todo!()
-    }
-
-    /// Up to `limit` accounts after `after`, by id.
-    pub async fn accounts(&self, after: Option<AccountId>, limit: u32) -> Result<Vec<Account>> {
-        let _ = (after, limit);
-        todo!()
-    }
-
-    /// Changes an account; `NotFound` when it is gone.
-    pub async fn update_account(&self, id: AccountId, change: AccountChange) -> Result<Account> {
-        let _ = (id, change);
-        todo!()
-    }
-
-    /// Removes an account with its memberships and tokens; boxes stay with their organization.
-    pub async fn delete_account(&self, id: AccountId) -> Result<()> {
-        let _ = id;
-        todo!()
-    }
-
-    /// Makes an organization with `owner` as its owner. `Conflict` when the name is taken.
-    pub async fn create_organization(
-        &self,
-        name: &OrganizationName,
-        description: Option<&str>,
-        owner: AccountId,
-    ) -> Result<Organization> {
-        let _ = (name, description, owner);
-        todo!()
-    }
-
-    /// The organization of that name, without case.
-    pub async fn organization(&self, name: &OrganizationName) -> Result<Option<Organization>> {
-        let _ = name;
-        todo!()
-    }
-
-    /// The organization of that id.
-    pub async fn organization_by_id(&self, id: OrganizationId) -> Result<Option<Organization>> {
-        let _ = id;
-        todo!()
-    }
-
-    /// All organizations whose name contains `part` (without case), by id.
-    pub async fn organizations(&self, part: &str) -> Result<Vec<Organization>> {
-        let _ = part;
-        todo!()
-    }
-
-    /// Changes an organization; `NotFound`, or `Conflict` when the new name is taken.
-    pub async fn update_organization(
-        &self,
-        id: OrganizationId,
-        change: OrganizationChange,
-    ) -> Result<Organization> {
-        let _ = (id, change);
-        todo!()
-    }
-
-    /// Removes an organization with its boxes, memberships and tokens; its blobs lose their references.
-    pub async fn delete_organization(&self, id: OrganizationId, actor: &str) -> Result<()> {
-        let _ = (id, actor);
-        todo!()
-    }
-
-    /// Where an account belongs, by organization id; the first is primary.
-    pub async fn memberships(&self, account: AccountId) -> Result<Vec<Membership>> {
-        let _ = account;
-        todo!()
-    }
-
-    /// Who belongs to an organization, by account id.
-    pub async fn members(&self, organization: OrganizationId) -> Result<Vec<Membership>> {
-        let _ = organization;
-        todo!()
-    }
-
-    /// Adds a member or changes its role.
-    pub async fn set_membership(
-        &self,
-        account: AccountId,
-        organization: OrganizationId,
-        role: OrganizationRole,
-    ) -> Result<()> {
-        let _ = (account, organization, role);
-        todo!()
-    }
-
-    /// Ends a membership; false when there was none.
-    pub async fn remove_membership(
-        &self,
-        account: AccountId,
-        organization: OrganizationId,
-    ) -> Result<bool> {
-        let _ = (account, organization);
-        todo!()
-    }
 }

@@ -1,14 +1,24 @@
 //! Names: boxes, versions, providers, architectures, and the file that each architecture holds.
+//!
+//! Look-ups by name go without case, and `v1.2.3` finds `1.2.3`. Methods with `actor` write an `audit`
+//! row and the contract's events in the same transaction. Deleting or replacing takes a reference from
+//! the blobs concerned; at none they are doomed.
 
-use super::Metadata;
+mod architectures;
+pub(super) mod blobs;
+mod boxes;
+mod columns;
+mod providers;
+pub(super) mod publish;
+pub(super) mod remove;
+mod resolve;
+mod tree;
+mod versions;
+
 use super::accounts::{AccountId, OrganizationId, row_id};
 use crate::blob::BlobMeta;
-use crate::catalog::{
-    ArchitectureName, BoxName, BoxRef, OrganizationName, ProviderName, VersionName,
-};
+use crate::catalog::{ArchitectureName, BoxName, OrganizationName, ProviderName, VersionName};
 use crate::clock::UnixMillis;
-use crate::error::Result;
-use crate::layer::verify::BlobTree;
 
 row_id! {
     /// Row id of a box.
@@ -82,6 +92,22 @@ pub enum VersionStatus {
     Active,
     /// No longer listed.
     Revoked,
+}
+
+impl VersionStatus {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreleased => "unreleased",
+            Self::Active => "active",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    fn from_name(text: &str) -> Option<Self> {
+        [Self::Unreleased, Self::Active, Self::Revoked]
+            .into_iter()
+            .find(|s| s.as_str() == text)
+    }
 }
 
 /// A version.
@@ -233,202 +259,4 @@ pub struct ResolvedFile {
     pub store: String,
     /// Whether the blob is quarantined.
     pub quarantined: bool,
-}
-
-// Look-ups by name go without case, and `v1.2.3` finds `1.2.3`. Methods with `actor` write an `audit`
-// row and the contract's events in the same transaction. Deleting or replacing takes a reference from
-// the blobs concerned; at none they are doomed.
-impl Metadata {
-    /// Makes a box; `Conflict` when the name is taken.
-    pub async fn create_box(
-        &self,
-        organization: OrganizationId,
-        name: &BoxName,
-        account: AccountId,
-        fields: BoxFields,
-        actor: &str,
-    ) -> Result<BoxRow> {
-        let _ = (organization, name, account, fields, actor);
-        todo!()
-    }
-
-    /// One box without what is below it.
-    pub async fn box_row(
-        &self,
-        organization: OrganizationId,
-        name: &BoxName,
-    ) -> Result<Option<BoxRow>> {
-        let _ = (organization, name);
-        todo!()
-    }
-
-    /// One box with everything below it.
-    pub async fn box_tree(
-        &self,
-        organization: OrganizationId,
-        name: &BoxName,
-    ) -> Result<Option<BoxTree>> {
-        let _ = (organization, name);
-        todo!()
-    }
-
-    /// Boxes with everything below them, by id. At most a fixed number of queries, however many boxes.
-    pub async fn box_trees(&self, filter: BoxFilter) -> Result<Vec<BoxTree>> {
-        let _ = filter;
-        todo!()
-    }
-
-    /// Replaces the editable fields, and the name if given. Emits `box.updated` with what changed.
-    pub async fn update_box(
-        &self,
-        id: BoxId,
-        name: Option<&BoxName>,
-        fields: BoxFields,
-        actor: &str,
-    ) -> Result<BoxRow> {
-        let _ = (id, name, fields, actor);
-        todo!()
-    }
-
-    /// Removes a box and everything below it; false when it is gone already.
-    pub async fn delete_box(&self, id: BoxId, actor: &str) -> Result<bool> {
-        let _ = (id, actor);
-        todo!()
-    }
-
-    /// Makes a version; `Conflict` when it exists under either spelling.
-    pub async fn create_version(
-        &self,
-        box_id: BoxId,
-        name: &VersionName,
-        status: VersionStatus,
-        fields: VersionFields,
-        actor: &str,
-    ) -> Result<VersionRow> {
-        let _ = (box_id, name, status, fields, actor);
-        todo!()
-    }
-
-    /// Replaces the editable fields, and name and status if given.
-    pub async fn update_version(
-        &self,
-        id: VersionId,
-        name: Option<&VersionName>,
-        status: Option<VersionStatus>,
-        fields: VersionFields,
-        actor: &str,
-    ) -> Result<VersionRow> {
-        let _ = (id, name, status, fields, actor);
-        todo!()
-    }
-
-    /// Removes a version and everything below it; false when it is gone already.
-    pub async fn delete_version(&self, id: VersionId, actor: &str) -> Result<bool> {
-        let _ = (id, actor);
-        todo!()
-    }
-
-    /// Makes a provider; `Conflict` when it exists.
-    pub async fn create_provider(
-        &self,
-        version_id: VersionId,
-        name: &ProviderName,
-        description: Option<&str>,
-        actor: &str,
-    ) -> Result<ProviderRow> {
-        let _ = (version_id, name, description, actor);
-        todo!()
-    }
-
-    /// Replaces the description, and the name if given.
-    pub async fn update_provider(
-        &self,
-        id: ProviderId,
-        name: Option<&ProviderName>,
-        description: Option<&str>,
-        actor: &str,
-    ) -> Result<ProviderRow> {
-        let _ = (id, name, description, actor);
-        todo!()
-    }
-
-    /// Removes a provider and everything below it; false when it is gone already.
-    pub async fn delete_provider(&self, id: ProviderId, actor: &str) -> Result<bool> {
-        let _ = (id, actor);
-        todo!()
-    }
-
-    /// Makes an architecture; `Conflict` when it exists. With `default_box` the siblings lose theirs.
-    pub async fn create_architecture(
-        &self,
-        provider_id: ProviderId,
-        name: &ArchitectureName,
-        description: Option<&str>,
-        default_box: bool,
-        actor: &str,
-    ) -> Result<ArchitectureRow> {
-        let _ = (provider_id, name, description, default_box, actor);
-        todo!()
-    }
-
-    /// Replaces the description, and name and default flag if given (setting it clears the siblings').
-    pub async fn update_architecture(
-        &self,
-        id: ArchitectureId,
-        name: Option<&ArchitectureName>,
-        description: Option<&str>,
-        default_box: Option<bool>,
-        actor: &str,
-    ) -> Result<ArchitectureRow> {
-        let _ = (id, name, description, default_box, actor);
-        todo!()
-    }
-
-    /// Removes an architecture and its file; false when it is gone already.
-    pub async fn delete_architecture(&self, id: ArchitectureId, actor: &str) -> Result<bool> {
-        let _ = (id, actor);
-        todo!()
-    }
-
-    /// Follows a full name to its file; one query.
-    pub async fn resolve_file(&self, name: &BoxRef) -> Result<Option<ResolvedFile>> {
-        let _ = name;
-        todo!()
-    }
-
-    /// The file of a box by the digest of its bytes: the present one, or one that was replaced less
-    /// than `doomed_for` ago, as long as the name itself still exists.
-    pub async fn resolve_former_file(
-        &self,
-        name: &BoxRef,
-        blake3: &crate::digest::Blake3,
-    ) -> Result<Option<ResolvedFile>> {
-        let _ = (name, blake3);
-        todo!()
-    }
-
-    /// Takes the file from its name; false when there was none. The architecture stays.
-    pub async fn delete_file(&self, id: ArchitectureId, actor: &str) -> Result<bool> {
-        let _ = (id, actor);
-        todo!()
-    }
-
-    /// Counts one download.
-    pub async fn count_download(&self, id: FileId) -> Result<()> {
-        let _ = id;
-        todo!()
-    }
-
-    /// The subtree values of a blob.
-    pub async fn blob_tree(&self, blob: &BlobMeta) -> Result<BlobTree> {
-        let _ = blob;
-        todo!()
-    }
-
-    /// Marks a blob as damaged, so that it is no longer served and a re-upload is not deduplicated
-    /// against it.
-    pub async fn quarantine_blob(&self, key: &crate::blob::BlobKey) -> Result<()> {
-        let _ = key;
-        todo!()
-    }
 }

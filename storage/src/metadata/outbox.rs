@@ -1,8 +1,17 @@
 //! Events, written in the transaction of the change they tell of; delivery comes later.
+//!
+//! The shapes of `data` are the webhooks' contract: identifiers first, then what happened, then the
+//! members that every event has. No floats, no integers above 2^53, no secrets.
+
+use serde_json::{Map, Value, json};
 
 use super::Metadata;
+use super::sql::{At as _, Columns as _};
+use super::writer::Tx;
+use crate::blob::BlobMeta;
 use crate::clock::UnixMillis;
-use crate::error::Result;
+use crate::digest::Blake3;
+use crate::error::{Error, ErrorKind, Result};
 
 /// One event as it was recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +30,289 @@ pub struct Event {
 
 impl Metadata {
     /// Up to `limit` events after `after`, in order.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
     pub async fn events(&self, after: i64, limit: u32) -> Result<Vec<Event>> {
-        let _ = (after, limit);
-        todo!()
+        const OP: &str = "outbox.events";
+        let mut reader = self.reader(OP).await?;
+        sqlx::query(
+            "SELECT seq, id, name, data, occurred_ms FROM outbox
+             WHERE seq > $1 ORDER BY seq LIMIT $2",
+        )
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *reader)
+        .await
+        .at(OP, "outbox")?
+        .iter()
+        .map(|row| {
+            Ok(Event {
+                seq: row.int("seq")?,
+                id: row.text("id")?,
+                name: row.text("name")?,
+                data: row.text("data")?,
+                occurred: row.time("occurred_ms")?,
+            })
+        })
+        .collect()
+    }
+}
+
+/// An event that is not recorded yet.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) name: &'static str,
+    data: Map<String, Value>,
+}
+
+impl Draft {
+    /// What is recorded when it happens at `now`: an id, and the data as JSON.
+    pub(super) fn seal(mut self, actor: &str, now: UnixMillis) -> Result<(String, String)> {
+        let stamp = jiff::Timestamp::from_millisecond(now.0).map_err(|e| {
+            Error::new(ErrorKind::Internal, "outbox.append", self.name).with_source(e)
+        })?;
+        let stamp = stamp.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
+        self.data
+            .insert("occurred_at".to_owned(), Value::String(stamp));
+        self.data.insert("actor".to_owned(), actor_of(actor));
+        let mut bits = [0; 16];
+        getrandom::fill(&mut bits).map_err(|e| {
+            Error::new(ErrorKind::Internal, "outbox.append", self.name).with_source(e)
+        })?;
+        Ok((hex::encode(bits), Value::Object(self.data).to_string()))
+    }
+}
+
+fn actor_of(actor: &str) -> Value {
+    match actor.split_once(':') {
+        _ if actor.is_empty() => Value::Null,
+        Some(("script", plugin)) => json!({"type": "script", "name": plugin}),
+        _ => json!({"type": "account", "name": actor}),
+    }
+}
+
+/// Records an event; `actor` is empty when nobody in particular did it.
+pub(super) async fn append(tx: &mut Tx, draft: Draft, actor: &str) -> Result<()> {
+    let name = draft.name;
+    let (id, data) = draft.seal(actor, tx.now)?;
+    let seq = tx.next_id("outbox").await?;
+    sqlx::query(
+        "INSERT INTO outbox (seq, id, name, data, depth, occurred_ms)
+         VALUES ($1, $2, $3, $4, 0, $5)",
+    )
+    .bind(seq)
+    .bind(id)
+    .bind(name)
+    .bind(data)
+    .bind(tx.now.0)
+    .execute(&mut tx.connection)
+    .await
+    .at("outbox.append", name)
+    .map(drop)
+}
+
+/// Where in the catalog something happened, in stored spelling; levels below are absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) organization: String,
+    pub(super) box_name: String,
+    pub(super) version: Option<String>,
+    pub(super) provider: Option<String>,
+    pub(super) architecture: Option<String>,
+}
+
+impl Place {
+    /// `organization/box/version/...` down to where it is.
+    pub(super) fn path(&self) -> String {
+        let mut path = format!("{}/{}", self.organization, self.box_name);
+        for level in [&self.version, &self.provider, &self.architecture]
+            .into_iter()
+            .flatten()
+        {
+            path.push('/');
+            path.push_str(level);
+        }
+        path
+    }
+
+    /// Names under which caches keep what changed.
+    fn tags(&self) -> Vec<String> {
+        let Self {
+            organization,
+            box_name,
+            ..
+        } = self;
+        vec![
+            format!("org:{organization}"),
+            format!("box:{organization}/{box_name}"),
+        ]
+    }
+
+    fn data(&self) -> Map<String, Value> {
+        let mut data = Map::new();
+        let mut put = |name: &str, value: &str| data.insert(name.to_owned(), json!(value));
+        put("organization", &self.organization);
+        put("box", &self.box_name);
+        for (name, value) in [
+            ("version", &self.version),
+            ("provider", &self.provider),
+            ("architecture", &self.architecture),
+        ] {
+            if let Some(value) = value {
+                put(name, value);
+            }
+        }
+        data
+    }
+}
+
+fn draft(
+    name: &'static str,
+    place: &Place,
+    what: Value,
+    old: Option<Blake3>,
+    new: Option<Blake3>,
+) -> Draft {
+    let mut data = place.data();
+    data.extend(members(what));
+    data.insert("old_digest".to_owned(), json!(old.map(|d| d.to_hex())));
+    data.insert("new_digest".to_owned(), json!(new.map(|d| d.to_hex())));
+    data.insert("tags".to_owned(), json!(place.tags()));
+    Draft { name, data }
+}
+
+/// A file was published; `place` goes down to its architecture.
+pub(super) fn box_uploaded(
+    place: &Place,
+    base_url: &str,
+    blob: &BlobMeta,
+    old: Option<Blake3>,
+) -> Draft {
+    let level = |name: &Option<String>| name.clone().unwrap_or_default();
+    let url = format!(
+        "{base_url}/{}/boxes/{}/versions/{}/providers/{}/{}/vagrant.box",
+        place.organization,
+        place.box_name,
+        level(&place.version),
+        level(&place.provider),
+        level(&place.architecture),
+    );
+    let what = json!({
+        "size": blob.length,
+        "checksum": blob.sha256.to_hex(),
+        "checksumType": "SHA256",
+        "url": url,
+    });
+    draft("box.uploaded", place, what, old, Some(blob.blake3))
+}
+
+/// A box, or what is under `place`, was removed; `old` is the digest where it held one file only.
+pub(super) fn box_deleted(place: &Place, old: Option<Blake3>) -> Draft {
+    draft("box.deleted", place, json!({}), old, None)
+}
+
+/// What is told of a box changed, but no bytes did. `renamed` is its place before, if that differs.
+pub(super) fn box_updated(place: &Place, renamed: Option<&Place>, changed: &[&str]) -> Draft {
+    let mut draft = draft(
+        "box.updated",
+        place,
+        json!({"changed": changed}),
+        None,
+        None,
+    );
+    // What caches hold under the former name has to go too.
+    if let (Some(before), Some(Value::Array(tags))) = (renamed, draft.data.get_mut("tags")) {
+        let more = before.tags().into_iter().map(Value::String);
+        let more: Vec<_> = more.filter(|tag| !tags.contains(tag)).collect();
+        tags.extend(more);
+    }
+    draft
+}
+
+/// An account was made.
+pub(super) fn user_created(username: &str) -> Draft {
+    // Addresses are not verified by mail, and nobody is born into an organization.
+    user(
+        "user.created",
+        json!({"username": username, "email_verified": false, "organizations": []}),
+    )
+}
+
+/// An account was removed.
+pub(super) fn user_deleted(username: &str) -> Draft {
+    user("user.deleted", json!({"username": username}))
+}
+
+fn user(name: &'static str, data: Value) -> Draft {
+    Draft {
+        name,
+        data: members(data),
+    }
+}
+
+fn members(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::BlobKey;
+    use crate::digest::Sha256;
+
+    fn place() -> Place {
+        Place {
+            organization: "acme".to_owned(),
+            box_name: "web".to_owned(),
+            version: Some("1.0".to_owned()),
+            provider: Some("virtualbox".to_owned()),
+            architecture: Some("amd64".to_owned()),
+        }
+    }
+
+    #[test]
+    fn an_upload_tells_where_what_and_who_in_the_order_of_the_contract() {
+        let blob = BlobMeta {
+            key: BlobKey::random(),
+            length: 7,
+            blake3: Blake3([0xb3; 32]),
+            sha256: Sha256([0x25; 32]),
+        };
+        let draft = box_uploaded(&place(), "https://boxes.example", &blob, None);
+        let (id, data) = draft.seal("ann", UnixMillis(1_700_000_000_045)).unwrap();
+        assert_eq!(id.len(), 32);
+        let expected = format!(
+            concat!(
+                r#"{{"organization":"acme","box":"web","version":"1.0","provider":"virtualbox","#,
+                r#""architecture":"amd64","size":7,"checksum":"{}","checksumType":"SHA256","#,
+                r#""url":"https://boxes.example/acme/boxes/web/versions/1.0/providers/virtualbox/amd64/vagrant.box","#,
+                r#""old_digest":null,"new_digest":"{}","tags":["org:acme","box:acme/web"],"#,
+                r#""occurred_at":"2023-11-14T22:13:20.045Z","actor":{{"type":"account","name":"ann"}}}}"#,
+            ),
+            "25".repeat(32),
+            "b3".repeat(32),
+        );
+        assert_eq!(data, expected);
+    }
+
+    #[test]
+    fn a_rename_purges_both_names() {
+        let before = Place {
+            box_name: "old".to_owned(),
+            ..place()
+        };
+        let (_, data) = box_updated(&place(), Some(&before), &["name"])
+            .seal("", UnixMillis(0))
+            .unwrap();
+        let data: Value = serde_json::from_str(&data).unwrap();
+        assert_eq!(
+            data["tags"],
+            json!(["org:acme", "box:acme/web", "box:acme/old"])
+        );
+        assert_eq!(data["actor"], Value::Null);
     }
 }

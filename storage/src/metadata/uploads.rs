@@ -1,4 +1,14 @@
 //! Rows of uploads and blobs, fenced by an epoch: the commit protocol's steps, one method each.
+//!
+//! A step that finds another epoch, state or offset than the caller knew changes nothing and answers
+//! [`crate::ErrorKind::Fenced`]: the caller's upload moved on without it.
+
+mod publish;
+mod rows;
+mod trash;
+
+#[cfg(feature = "conformance")]
+pub(super) use rows::{check_step, fenced};
 
 use std::fmt::Debug;
 
@@ -46,6 +56,30 @@ pub enum UploadState {
     Aborted,
     /// Stored bytes turned out to be gone.
     Lost,
+}
+
+impl UploadState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Completing => "completing",
+            Self::Done => "done",
+            Self::Aborted => "aborted",
+            Self::Lost => "lost",
+        }
+    }
+
+    fn from_name(text: &str) -> Option<Self> {
+        [
+            Self::Open,
+            Self::Completing,
+            Self::Done,
+            Self::Aborted,
+            Self::Lost,
+        ]
+        .into_iter()
+        .find(|s| s.as_str() == text)
+    }
 }
 
 /// An upload's row.

@@ -14,7 +14,7 @@ use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::http::response;
 use crate::refusal::Refusal;
-use crate::server::body::OutboundBody;
+use crate::server::OutboundBody;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 

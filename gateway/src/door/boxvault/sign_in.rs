@@ -14,7 +14,7 @@ use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::http::response;
 use crate::refusal::Refusal;
-use crate::server::body::OutboundBody;
+use crate::server::OutboundBody;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 
@@ -40,13 +40,18 @@ pub async fn sign_in(gateway: &Gateway, mut call: Call) -> Answer {
     let (Some(username), Some(secret)) = (asked.username, asked.password) else {
         return Err(Refusal::invalid("'username' and 'password' are required."));
     };
+    let address = call.facts.client_ip();
+    gateway.admission.sign_in(address)?;
     if let Some(answer) = service_session(gateway, &username, &secret).await? {
         return Ok(answer);
     }
     let account = gateway.metadata.account_by_username(&username).await?;
     let stored = account.as_ref().and_then(|a| a.password_hash.clone());
     let right = password::verify(secret, stored).await;
-    let Some(account) = account.filter(|_| right) else { return Ok(wrong_credentials()) };
+    let Some(account) = account.filter(|_| right) else {
+        gateway.admission.sign_in_failed(address);
+        return Ok(wrong_credentials());
+    };
     if account.suspended {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "This account is suspended."));
     }
@@ -62,11 +67,14 @@ pub async fn service_account(gateway: &Gateway, mut call: Call) -> Answer {
     let (Some(id), Some(secret)) = (asked.client_id, asked.client_secret) else {
         return Err(Refusal::invalid("'clientId' and 'clientSecret' are required."));
     };
-    let answer = service_session(gateway, &id, &secret).await?;
-    if answer.is_some() {
+    let address = call.facts.client_ip();
+    gateway.admission.sign_in(address)?;
+    if let Some(answer) = service_session(gateway, &id, &secret).await? {
         call.facts.set_principal(id);
+        return Ok(answer);
     }
-    Ok(answer.unwrap_or_else(wrong_credentials))
+    gateway.admission.sign_in_failed(address);
+    Ok(wrong_credentials())
 }
 
 /// `POST /api/auth/refresh-token`: a fresh session for the person who calls.

@@ -1,0 +1,127 @@
+//! What the operator wants: flags, environment, file and defaults become checked [`Settings`].
+//!
+//! The one module that reads the environment. It opens no socket and no store; what a value means
+//! to a part is that part's business. Precedence: flag, then `BOXGATE_` variable, then file, then
+//! default. Every mistake is reported with its key, all of them at once.
+
+pub mod cidr;
+pub mod file;
+mod layers;
+mod machine;
+pub mod settings;
+pub mod units;
+
+use std::ffi::OsString;
+use std::fmt::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+pub use cidr::Cidr;
+pub use file::ConfigFile;
+pub use machine::Machine;
+pub use settings::{Secret, Settings};
+pub use units::{ByteSize, Span};
+
+use layers::Layers;
+
+/// What `serve` was told on its command line; each has a key and a variable.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--config`: the file to read; without it `boxgate.toml`, if there is one.
+    pub config: Option<PathBuf>,
+    /// `--data-dir`, key `data_dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--listen`, the address of the first listener.
+    pub listen: Option<String>,
+}
+
+/// Something odd that does not keep the program from starting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning(pub String);
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One thing that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The key, variable, flag or file.
+    pub key: String,
+    /// What is wrong with it.
+    pub text: String,
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<Mistake>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.0.iter().enumerate() {
+            let gap = if index == 0 { "" } else { "\n" };
+            write!(f, "{gap}{}: {}", mistake.key, mistake.text)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Reads flags, environment and file, and checks them.
+///
+/// # Errors
+/// Every mistake found, each with its key. A missing file is one only when `--config` named it.
+pub fn load(flags: &Flags) -> Result<(Settings, Vec<Warning>), ConfigErrors> {
+    load_from(flags, std::env::vars_os(), Machine::probe())
+}
+
+/// As [`load`], with the environment and the machine as values.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from(
+    flags: &Flags,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    machine: Machine,
+) -> Result<(Settings, Vec<Warning>), ConfigErrors> {
+    let mut layers = Layers::default();
+    let environment = layers.take_environment(environment);
+    let named = flags
+        .config
+        .clone()
+        .or_else(|| environment.config.as_deref().map(PathBuf::from));
+    match &named {
+        Some(path) => layers.read_file(path, true),
+        None => layers.read_file(Path::new("boxgate.toml"), false),
+    }
+    layers.take_flags(flags, environment.listen.as_deref());
+
+    let (file, mut mistakes, warnings) = layers.resolve();
+    let settings = Settings::check(file, machine, &environment, &mut mistakes);
+    if mistakes.is_empty() {
+        Ok((settings, warnings))
+    } else {
+        Err(ConfigErrors(mistakes))
+    }
+}
+
+/// The effective configuration as TOML: computed values are shown, secrets are `***`.
+pub fn print(settings: &Settings) -> String {
+    let file = settings.to_file();
+    let mut text = toml::to_string(&file).unwrap_or_else(|error| format!("# {error}\n"));
+    let secrets = [
+        ("BOXGATE_MASTER_KEY", &settings.master_key),
+        ("BOXGATE_BOOTSTRAP_PASSWORD", &settings.bootstrap_password),
+    ];
+    for (name, secret) in secrets {
+        if let Some(secret) = secret {
+            let _infallible = writeln!(text, "# {name} = {secret:?}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! What the TOML file may say: every key, its type and its default, and nothing computed.
+//!
+//! `docs/boxgate.toml` is the same thing for people, and a test holds the two equal.
+
+use serde::{Deserialize, Serialize};
+
+use super::units::{ByteSize, Span};
+
+/// Declares one table: a struct whose `Default` stands beside its keys.
+macro_rules! table {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $ty:ty = $default:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $ty,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+table! {
+    /// The whole file.
+    ConfigFile {
+        /// Where everything that boxgate keeps stands.
+        data_dir: String = "./boxgate-data".into(),
+        /// The addresses that clients use, best first.
+        public_url: Vec<String> = Vec::new(),
+        /// Whose forwarding headers are believed.
+        trusted_proxies: Vec<String> = Vec::new(),
+        /// Where to listen.
+        listeners: Vec<ListenerFile> = vec![ListenerFile::default()],
+        /// Which public APIs are served, and where.
+        doors: DoorsFile = DoorsFile::default(),
+        /// The database.
+        metadata: MetadataFile = MetadataFile::default(),
+        /// Where bytes are kept.
+        stores: StoresFile = StoresFile::default(),
+        /// Boxes.
+        catalog: CatalogFile = CatalogFile::default(),
+        /// Connections.
+        server: ServerFile = ServerFile::default(),
+        /// Uploads.
+        uploads: UploadsFile = UploadsFile::default(),
+        /// Tokens.
+        auth: AuthFile = AuthFile::default(),
+        /// Limits.
+        limits: LimitsFile = LimitsFile::default(),
+        /// Metrics and status.
+        operations: OperationsFile = OperationsFile::default(),
+        /// The log.
+        log: LogFile = LogFile::default(),
+    }
+}
+
+table! {
+    /// `[[listeners]]`
+    ListenerFile {
+        /// Address and port.
+        address: String = "127.0.0.1:3000".into(),
+    }
+}
+
+table! {
+    /// `[doors]`
+    DoorsFile {
+        /// The `BoxVault` API.
+        boxvault: DoorFile = DoorFile::default(),
+        /// What Vagrant reads.
+        vagrant: DoorFile = DoorFile::default(),
+        /// Health, status, metrics.
+        operations: DoorFile = DoorFile::default(),
+    }
+}
+
+table! {
+    /// `[doors.<name>]`
+    DoorFile {
+        /// Whether the door is open.
+        enabled: bool = true,
+        /// What stands before its paths.
+        prefix: String = String::new(),
+    }
+}
+
+table! {
+    /// `[metadata]`
+    MetadataFile {
+        /// The database; empty is the embedded one.
+        url: String = String::new(),
+    }
+}
+
+table! {
+    /// `[stores]`
+    StoresFile {
+        /// The store that uploads go to.
+        main: StoreFile = StoreFile::default(),
+    }
+}
+
+table! {
+    /// `[stores.<name>]`
+    StoreFile {
+        /// What keeps the bytes.
+        kind: String = "local".into(),
+        /// The directory; empty is `<data_dir>/blobs`.
+        path: String = String::new(),
+    }
+}
+
+table! {
+    /// `[catalog]`
+    CatalogFile {
+        /// Who may read a box that an upload made.
+        new_box_visibility: String = "private".into(),
+    }
+}
+
+table! {
+    /// `[server]`
+    ServerFile {
+        /// The header in which a trusted proxy names its client.
+        client_ip: String = "x-forwarded-for".into(),
+        /// How long connections are still taken after the signal to stop.
+        drain_accept: Span = Span::seconds(5),
+        /// How long running requests get after that.
+        drain_requests: Span = Span::seconds(300),
+        /// How long they get after a second signal.
+        drain_hurried: Span = Span::seconds(5),
+        /// How long a request head may take.
+        head_timeout: Span = Span::seconds(10),
+        /// How long a connection may wait for its next request.
+        idle_timeout: Span = Span::seconds(60),
+        /// How long a body may stand still, in either direction.
+        body_idle_timeout: Span = Span::seconds(30),
+        /// The fewest bytes per second of a body, in either direction.
+        slowest_rate: ByteSize = ByteSize::kib(4),
+        /// Over how long that rate is taken.
+        slowest_rate_window: Span = Span::seconds(60),
+    }
+}
+
+table! {
+    /// `[uploads]`
+    UploadsFile {
+        /// Memory for upload buffers; 0 is computed.
+        part_budget: ByteSize = ByteSize(0),
+        /// The longest upload.
+        max_length: ByteSize = ByteSize::gib(128),
+        /// Whether base64 text is decoded without being declared.
+        decode_base64: String = "auto".into(),
+        /// Uploads at once.
+        max_in_progress: usize = 512,
+        /// Parts of one upload that are made durable at once.
+        parts_in_flight: usize = 4,
+    }
+}
+
+table! {
+    /// `[auth]`
+    AuthFile {
+        /// Life of a session.
+        session_ttl: Span = Span::seconds(24 * 3600),
+        /// Life of a session that was asked to stay.
+        stay_logged_in_ttl: Span = Span::seconds(30 * 24 * 3600),
+        /// Life of a download link.
+        download_link_ttl: Span = Span::seconds(3600),
+        /// Longest life of a service account's key.
+        service_account_max_expiry: Span = Span::seconds(365 * 24 * 3600),
+        /// Failed tries from one address.
+        login_failures_per_minute: u32 = 10,
+    }
+}
+
+table! {
+    /// `[limits]`
+    LimitsFile {
+        /// Free space below which no upload begins.
+        min_free: ByteSize = ByteSize::mib(256),
+        /// Largest JSON body.
+        json_body: ByteSize = ByteSize::mib(1),
+        /// Deepest JSON body.
+        json_depth: usize = 32,
+        /// Time that a JSON body may take to arrive.
+        json_timeout: Span = Span::seconds(10),
+        /// Largest request head.
+        head_bytes: ByteSize = ByteSize::kib(32),
+        /// Most header fields.
+        header_fields: usize = 64,
+        /// Longest request target.
+        uri_bytes: ByteSize = ByteSize::kib(8),
+        /// Connections at once; 0 is computed.
+        connections: usize = 0,
+        /// Connections from one address.
+        connections_per_address: usize = 256,
+        /// Most parts of a form.
+        multipart_parts: usize = 16,
+        /// Largest head of a part.
+        multipart_part_head: ByteSize = ByteSize::kib(16),
+    }
+}
+
+table! {
+    /// `[operations]`
+    OperationsFile {
+        /// Who reads metrics and status without a token.
+        allow: Vec<String> = Vec::new(),
+    }
+}
+
+table! {
+    /// `[log]`
+    LogFile {
+        /// The least important line that is written.
+        level: String = "info".into(),
+        /// A file that gets the same lines as standard error; empty is none.
+        file: String = String::new(),
+    }
+}

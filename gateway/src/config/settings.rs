@@ -1,0 +1,658 @@
+//! What the program uses: checked, typed, computed where the file left it open.
+//!
+//! Field names mirror the tables of the file, with their unit where the type has none. Nothing
+//! here can be wrong any more; [`Settings::check`] is the one place that judges.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::Mistake;
+use super::cidr::Cidr;
+use super::file::{self, ConfigFile};
+use super::layers::Environment;
+use super::machine::Machine;
+use super::units::{ByteSize, Span};
+
+/// A text that must not be shown; its `Debug` is `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `text` from being shown.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself; the name makes each use easy to find.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The checked configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where everything that boxgate keeps stands.
+    pub data_dir: PathBuf,
+    /// The addresses that clients use, best first, without a slash at the end.
+    pub public_url: Vec<String>,
+    /// Whose forwarding headers are believed.
+    pub trusted_proxies: Vec<Cidr>,
+    /// Where to listen; at least one.
+    pub listeners: Vec<Listener>,
+    /// Which public APIs are served, and where.
+    pub doors: Doors,
+    /// Where bytes are kept.
+    pub stores: Stores,
+    /// Boxes.
+    pub catalog: Catalog,
+    /// Connections.
+    pub server: Server,
+    /// Uploads.
+    pub uploads: Uploads,
+    /// Tokens.
+    pub auth: Auth,
+    /// Limits.
+    pub limits: Limits,
+    /// Metrics and status.
+    pub operations: Operations,
+    /// The log.
+    pub log: Log,
+    /// From `BOXGATE_MASTER_KEY` or the file that `BOXGATE_MASTER_KEY_FILE` names.
+    pub master_key: Option<Secret>,
+    /// From the file that `BOXGATE_BOOTSTRAP_PASSWORD_FILE` names.
+    pub bootstrap_password: Option<Secret>,
+    file: ConfigFile,
+}
+
+/// One address to listen at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// Address and port; port 0 takes a free one.
+    pub address: SocketAddr,
+}
+
+/// Which public APIs are served.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    /// The `BoxVault` API.
+    pub boxvault: Door,
+    /// What Vagrant reads.
+    pub vagrant: Door,
+    /// Health, status, metrics.
+    pub operations: Door,
+}
+
+/// One public API.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// Whether it is served.
+    pub enabled: bool,
+    /// What stands before its paths: empty, or `/a/b` without a slash at the end.
+    pub prefix: String,
+}
+
+/// The stores.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    /// The one that uploads go to.
+    pub main: LocalStore,
+}
+
+/// A store that is a directory.
+#[derive(Debug, Clone)]
+pub struct LocalStore {
+    /// The directory.
+    pub path: PathBuf,
+}
+
+/// Settings of boxes.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    /// Whether everybody may read a box that an upload made.
+    pub new_box_public: bool,
+}
+
+/// Which header of a trusted proxy names its client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientIp {
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// `X-Forwarded-For`, or another header with a list of addresses.
+    Header(HeaderName),
+}
+
+/// Settings of connections.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Which header of a trusted proxy names its client.
+    pub client_ip: ClientIp,
+    /// How long connections are still taken after the signal to stop.
+    pub drain_accept: Duration,
+    /// How long running requests get after that.
+    pub drain_requests: Duration,
+    /// How long they get after a second signal.
+    pub drain_hurried: Duration,
+    /// How long a request head may take, from its first byte.
+    pub head_timeout: Duration,
+    /// How long a connection may wait for its next request.
+    pub idle_timeout: Duration,
+    /// How long a body may stand still, in either direction.
+    pub body_idle_timeout: Duration,
+    /// The fewest bytes per second of a body, in either direction.
+    pub slowest_rate_bytes: u64,
+    /// Over how long that rate is taken.
+    pub slowest_rate_window: Duration,
+}
+
+/// Whether base64 text is decoded without being declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecodeBase64 {
+    /// When the first bytes are base64 text of an archive.
+    Auto,
+    /// Only when the part says so.
+    Never,
+}
+
+/// Settings of uploads.
+#[derive(Debug, Clone)]
+pub struct Uploads {
+    /// Memory for upload buffers.
+    pub part_budget_bytes: u64,
+    /// The longest upload.
+    pub max_length_bytes: u64,
+    /// Whether base64 text is decoded without being declared.
+    pub decode_base64: DecodeBase64,
+    /// Uploads at once.
+    pub max_in_progress: usize,
+    /// Parts of one upload that are made durable at once.
+    pub parts_in_flight: usize,
+}
+
+/// Settings of tokens.
+#[derive(Debug, Clone)]
+pub struct Auth {
+    /// Life of a session.
+    pub session_ttl: Duration,
+    /// Life of a session that was asked to stay.
+    pub stay_logged_in_ttl: Duration,
+    /// Life of a download link.
+    pub download_link_ttl: Duration,
+    /// Longest life of a service account's key.
+    pub service_account_max_expiry: Duration,
+    /// Failed tries that one address has per minute.
+    pub login_failures_per_minute: u32,
+}
+
+/// Limits.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Free space below which no upload begins.
+    pub min_free_bytes: u64,
+    /// Largest JSON body.
+    pub json_body_bytes: usize,
+    /// Deepest JSON body.
+    pub json_depth: usize,
+    /// Time that a JSON body may take to arrive.
+    pub json_timeout: Duration,
+    /// Largest request head.
+    pub head_bytes: usize,
+    /// Most header fields.
+    pub header_fields: usize,
+    /// Longest request target.
+    pub uri_bytes: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections at once from one address (IPv6: from one /64).
+    pub connections_per_address: usize,
+    /// Most parts of a form.
+    pub multipart_parts: usize,
+    /// Largest head of a part.
+    pub multipart_part_head_bytes: usize,
+}
+
+/// Settings of metrics and status.
+#[derive(Debug, Clone)]
+pub struct Operations {
+    /// Who reads them without a token, besides loopback.
+    pub allow: Vec<Cidr>,
+}
+
+/// Settings of the log.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// The least important line that is written.
+    pub level: tracing::Level,
+    /// A file that gets the same lines as standard error.
+    pub file: Option<PathBuf>,
+}
+
+/// The most memory the process takes under attack, and its terms; all in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ceiling {
+    /// Code, tables, database, allocator.
+    pub base: u64,
+    /// Buffers of uploads.
+    pub part_budget: u64,
+    /// Frames that upload connections hold in flight.
+    pub uploads: u64,
+    /// All other connections.
+    pub connections: u64,
+}
+
+impl Ceiling {
+    /// All terms together.
+    pub fn total(self) -> u64 {
+        self.base + self.part_budget + self.uploads + self.connections
+    }
+}
+
+impl fmt::Display for Ceiling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        write!(
+            f,
+            "{} MiB (base {}, part budget {}, uploads {}, other connections {})",
+            mib(self.total()),
+            mib(self.base),
+            mib(self.part_budget),
+            mib(self.uploads),
+            mib(self.connections)
+        )
+    }
+}
+
+impl Settings {
+    /// The most memory the process takes; ordinary load stays near the first two terms.
+    pub fn ceiling(&self) -> Ceiling {
+        const BASE: u64 = 96 << 20;
+        // hyper's read buffer grows to 400 KiB for a fast body, and one frame waits beside it.
+        const PER_UPLOAD: u64 = 512 << 10;
+        const PER_CONNECTION: u64 = 64 << 10;
+        let uploads = self.uploads.max_in_progress as u64;
+        let others = (self.limits.connections as u64).saturating_sub(uploads);
+        Ceiling {
+            base: BASE,
+            part_budget: self.uploads.part_budget_bytes,
+            uploads: uploads * PER_UPLOAD,
+            connections: others * PER_CONNECTION,
+        }
+    }
+
+    /// The file that says what these settings are, computed values filled in.
+    pub(super) fn to_file(&self) -> ConfigFile {
+        let mut file = self.file.clone();
+        file.stores.main.path = self.stores.main.path.display().to_string();
+        file.uploads.part_budget = ByteSize(self.uploads.part_budget_bytes);
+        file.limits.connections = self.limits.connections;
+        file
+    }
+
+    /// Judges every value; what is wrong is added to `mistakes`.
+    pub(super) fn check(
+        file: ConfigFile,
+        machine: Machine,
+        environment: &Environment,
+        mistakes: &mut Vec<Mistake>,
+    ) -> Self {
+        let mut judge = Judge { mistakes };
+        let data_dir = PathBuf::from(judge.not_empty("data_dir", &file.data_dir));
+        judge.choice(
+            "metadata.url",
+            &file.metadata.url,
+            &[("", ())],
+            "only the embedded database (\"\") is there yet",
+        );
+        let doors = Doors {
+            boxvault: judge.door("doors.boxvault.prefix", &file.doors.boxvault),
+            vagrant: judge.door("doors.vagrant.prefix", &file.doors.vagrant),
+            operations: judge.door("doors.operations.prefix", &file.doors.operations),
+        };
+        let limits = judge.limits(&file.limits, machine);
+        Self {
+            public_url: judge.public_urls(&file.public_url),
+            trusted_proxies: judge.blocks("trusted_proxies", &file.trusted_proxies),
+            listeners: judge.listeners(&file.listeners),
+            doors,
+            stores: Stores {
+                main: judge.store(&file.stores.main, &data_dir),
+            },
+            catalog: Catalog {
+                new_box_public: judge
+                    .choice(
+                        "catalog.new_box_visibility",
+                        &file.catalog.new_box_visibility,
+                        &[("private", false), ("public", true)],
+                        "expected \"private\" or \"public\"",
+                    )
+                    .unwrap_or(false),
+            },
+            server: judge.server(&file.server),
+            uploads: judge.uploads(&file.uploads, machine),
+            auth: judge.auth(&file.auth),
+            limits,
+            operations: Operations {
+                allow: judge.blocks("operations.allow", &file.operations.allow),
+            },
+            log: judge.log(&file.log),
+            master_key: environment.master_key.clone(),
+            bootstrap_password: environment.bootstrap_password.clone(),
+            data_dir,
+            file,
+        }
+    }
+}
+
+/// Turns texts into values; a wrong one is noted and replaced, so that all are seen.
+struct Judge<'a> {
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+impl Judge<'_> {
+    fn wrong(&mut self, key: impl Into<String>, text: impl fmt::Display) {
+        self.mistakes.push(Mistake {
+            key: key.into(),
+            text: text.to_string(),
+        });
+    }
+
+    fn not_empty<'t>(&mut self, key: &str, text: &'t str) -> &'t str {
+        if text.is_empty() {
+            self.wrong(key, "must not be empty");
+        }
+        text
+    }
+
+    fn choice<T: Copy>(
+        &mut self,
+        key: &str,
+        text: &str,
+        of: &[(&str, T)],
+        rule: &str,
+    ) -> Option<T> {
+        let found = of.iter().find(|(name, _)| *name == text);
+        if found.is_none() {
+            self.wrong(key, format!("{rule}, not {text:?}"));
+        }
+        found.map(|(_, value)| *value)
+    }
+
+    fn positive(&mut self, key: &str, number: u64) -> u64 {
+        if number == 0 {
+            self.wrong(key, "must be more than 0");
+        }
+        number
+    }
+
+    fn time(&mut self, key: &str, span: Span) -> Duration {
+        if span.0.is_zero() {
+            self.wrong(key, "must be more than 0");
+        }
+        span.0
+    }
+
+    fn count(&mut self, key: &str, number: usize) -> usize {
+        if number == 0 {
+            self.wrong(key, "must be more than 0");
+        }
+        number
+    }
+
+    fn size(&mut self, key: &str, size: ByteSize, least: ByteSize, most: ByteSize) -> usize {
+        if size < least || size > most {
+            self.wrong(key, format!("must be {least} to {most}"));
+        }
+        usize::try_from(size.0).unwrap_or(usize::MAX)
+    }
+
+    fn blocks(&mut self, key: &str, texts: &[String]) -> Vec<Cidr> {
+        let mut blocks = Vec::with_capacity(texts.len());
+        for text in texts {
+            match text.parse() {
+                Ok(block) => blocks.push(block),
+                Err(error) => self.wrong(key, format!("{text:?}: {error}")),
+            }
+        }
+        blocks
+    }
+
+    fn public_urls(&mut self, texts: &[String]) -> Vec<String> {
+        let mut urls = Vec::with_capacity(texts.len());
+        for text in texts {
+            let url = text.trim_end_matches('/');
+            let parsed: Option<http::Uri> = url.parse().ok();
+            let good = parsed.is_some_and(|uri| {
+                matches!(uri.scheme_str(), Some("http" | "https"))
+                    && uri.authority().is_some_and(|a| !a.as_str().contains('@'))
+                    && matches!(uri.path(), "" | "/")
+                    && uri.query().is_none()
+            });
+            if good {
+                urls.push(url.to_owned());
+            } else {
+                self.wrong(
+                    "public_url",
+                    format!("{text:?}: expected a URL such as \"https://boxes.example.com\" without a path"),
+                );
+            }
+        }
+        urls
+    }
+
+    fn listeners(&mut self, files: &[file::ListenerFile]) -> Vec<Listener> {
+        if files.is_empty() {
+            self.wrong("listeners", "at least one is needed");
+        }
+        let mut listeners = Vec::with_capacity(files.len());
+        for (index, listener) in files.iter().enumerate() {
+            match listener.address.parse() {
+                Ok(address) => listeners.push(Listener { address }),
+                Err(_) => self.wrong(
+                    format!("listeners[{index}].address"),
+                    format!(
+                        "{:?}: expected an address and a port such as \"127.0.0.1:3000\"",
+                        listener.address
+                    ),
+                ),
+            }
+        }
+        listeners
+    }
+
+    fn door(&mut self, key: &str, door: &file::DoorFile) -> Door {
+        let prefix = door.prefix.trim_end_matches('/');
+        let segment_is_good = |segment: &str| {
+            !segment.is_empty()
+                && segment != ".."
+                && segment
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        };
+        let good = prefix.is_empty()
+            || prefix
+                .strip_prefix('/')
+                .is_some_and(|rest| rest.split('/').all(segment_is_good));
+        if !good {
+            self.wrong(key, "expected \"\" or a path such as \"/boxvault\" of letters, digits, '.', '_' and '-'");
+        }
+        Door {
+            enabled: door.enabled,
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    fn store(&mut self, store: &file::StoreFile, data_dir: &std::path::Path) -> LocalStore {
+        self.choice(
+            "stores.main.kind",
+            &store.kind,
+            &[("local", ())],
+            "only \"local\" is there yet",
+        );
+        LocalStore {
+            path: if store.path.is_empty() {
+                data_dir.join("blobs")
+            } else {
+                PathBuf::from(&store.path)
+            },
+        }
+    }
+
+    fn server(&mut self, server: &file::ServerFile) -> Server {
+        Server {
+            client_ip: self.client_ip(&server.client_ip),
+            drain_accept: server.drain_accept.0,
+            drain_requests: server.drain_requests.0,
+            drain_hurried: server.drain_hurried.0,
+            head_timeout: self.time("server.head_timeout", server.head_timeout),
+            idle_timeout: self.time("server.idle_timeout", server.idle_timeout),
+            body_idle_timeout: self.time("server.body_idle_timeout", server.body_idle_timeout),
+            slowest_rate_bytes: server.slowest_rate.0,
+            slowest_rate_window: self
+                .time("server.slowest_rate_window", server.slowest_rate_window),
+        }
+    }
+
+    fn client_ip(&mut self, text: &str) -> ClientIp {
+        let x_forwarded_for = ClientIp::Header(HeaderName::from_static("x-forwarded-for"));
+        match text.to_ascii_lowercase().as_str() {
+            "forwarded" => ClientIp::Forwarded,
+            "proxy-protocol" => {
+                self.wrong("server.client_ip", "\"proxy-protocol\" is not there yet");
+                x_forwarded_for
+            }
+            name => name
+                .parse()
+                .map(ClientIp::Header)
+                .unwrap_or_else(|_no_name| {
+                    self.wrong(
+                        "server.client_ip",
+                        "expected \"forwarded\", \"x-forwarded-for\" or the name of a header",
+                    );
+                    x_forwarded_for
+                }),
+        }
+    }
+
+    fn uploads(&mut self, uploads: &file::UploadsFile, machine: Machine) -> Uploads {
+        const LEAST: u64 = 128 << 20;
+        const MOST: u64 = 1 << 30;
+        let part_budget_bytes = match uploads.part_budget.0 {
+            0 => (machine.memory_bytes / 8).clamp(LEAST, MOST),
+            // One buffer and what stands around it; below this no upload would move.
+            given if given < 8 << 20 => {
+                self.wrong(
+                    "uploads.part_budget",
+                    "must be 8MiB or more, or 0 to have it computed",
+                );
+                given
+            }
+            given => given,
+        };
+        Uploads {
+            part_budget_bytes,
+            max_length_bytes: self.positive("uploads.max_length", uploads.max_length.0),
+            decode_base64: self
+                .choice(
+                    "uploads.decode_base64",
+                    &uploads.decode_base64,
+                    &[("auto", DecodeBase64::Auto), ("never", DecodeBase64::Never)],
+                    "expected \"auto\" or \"never\"",
+                )
+                .unwrap_or(DecodeBase64::Never),
+            max_in_progress: self.count("uploads.max_in_progress", uploads.max_in_progress),
+            parts_in_flight: self.count("uploads.parts_in_flight", uploads.parts_in_flight),
+        }
+    }
+
+    fn auth(&mut self, auth: &file::AuthFile) -> Auth {
+        if auth.login_failures_per_minute == 0 {
+            self.wrong("auth.login_failures_per_minute", "must be more than 0");
+        }
+        Auth {
+            session_ttl: self.time("auth.session_ttl", auth.session_ttl),
+            stay_logged_in_ttl: self.time("auth.stay_logged_in_ttl", auth.stay_logged_in_ttl),
+            download_link_ttl: self.time("auth.download_link_ttl", auth.download_link_ttl),
+            service_account_max_expiry: self.time(
+                "auth.service_account_max_expiry",
+                auth.service_account_max_expiry,
+            ),
+            login_failures_per_minute: auth.login_failures_per_minute,
+        }
+    }
+
+    fn limits(&mut self, limits: &file::LimitsFile, machine: Machine) -> Limits {
+        // hyper reads a head into a buffer of at least 8 KiB and takes no target above 64 KiB.
+        let head_bytes = self.size(
+            "limits.head_bytes",
+            limits.head_bytes,
+            ByteSize::kib(8),
+            ByteSize::kib(256),
+        );
+        let connections = match limits.connections {
+            // A thousand files are for the database, the store and ourselves.
+            0 => usize::try_from(machine.open_files.saturating_sub(1000) / 4 * 3)
+                .unwrap_or(usize::MAX)
+                .clamp(64, 20_000),
+            given => given,
+        };
+        Limits {
+            min_free_bytes: limits.min_free.0,
+            json_body_bytes: self.size(
+                "limits.json_body",
+                limits.json_body,
+                ByteSize::kib(1),
+                ByteSize::mib(64),
+            ),
+            json_depth: self.count("limits.json_depth", limits.json_depth),
+            json_timeout: self.time("limits.json_timeout", limits.json_timeout),
+            head_bytes,
+            header_fields: self.count("limits.header_fields", limits.header_fields),
+            uri_bytes: self.size(
+                "limits.uri_bytes",
+                limits.uri_bytes,
+                ByteSize(256),
+                ByteSize::kib(63),
+            ),
+            connections,
+            connections_per_address: self.count(
+                "limits.connections_per_address",
+                limits.connections_per_address,
+            ),
+            multipart_parts: self.count("limits.multipart_parts", limits.multipart_parts),
+            multipart_part_head_bytes: self.size(
+                "limits.multipart_part_head",
+                limits.multipart_part_head,
+                ByteSize::kib(1),
+                ByteSize::kib(256),
+            ),
+        }
+    }
+
+    fn log(&mut self, log: &file::LogFile) -> Log {
+        use tracing::Level;
+        let levels = [
+            ("error", Level::ERROR),
+            ("warn", Level::WARN),
+            ("info", Level::INFO),
+            ("debug", Level::DEBUG),
+            ("trace", Level::TRACE),
+        ];
+        let rule = "expected \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
+        Log {
+            level: self
+                .choice("log.level", &log.level, &levels, rule)
+                .unwrap_or(Level::INFO),
+            file: (!log.file.is_empty()).then(|| PathBuf::from(&log.file)),
+        }
+    }
+}

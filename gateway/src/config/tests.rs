@@ -1,0 +1,306 @@
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::*;
+
+const MACHINE: Machine = Machine {
+    memory_bytes: 4 << 30,
+    open_files: 65_536,
+};
+
+fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    pairs
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect()
+}
+
+/// Loads `text` as the file that `--config` names.
+fn load_text(
+    text: &str,
+    environment: &[(&str, &str)],
+    mut flags: Flags,
+) -> Result<(Settings, Vec<Warning>), ConfigErrors> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("boxgate.toml");
+    std::fs::write(&path, text).unwrap();
+    flags.config = Some(path);
+    load_from(&flags, variables(environment), MACHINE)
+}
+
+fn settings(text: &str) -> Settings {
+    load_text(text, &[], Flags::default()).unwrap().0
+}
+
+#[test]
+fn the_documented_file_says_exactly_the_defaults() {
+    let text = include_str!("../../../docs/boxgate.toml");
+    let documented: ConfigFile = toml::from_str(text).unwrap();
+    assert_eq!(documented, ConfigFile::default());
+    let table: toml::Table = text.parse().unwrap();
+    assert_eq!(
+        layers::leaf_paths(&table),
+        layers::leaf_paths(&layers::schema()),
+        "a key is missing in docs/boxgate.toml"
+    );
+}
+
+#[test]
+fn defaults_are_good_and_computed_from_the_machine() {
+    let settings = settings("");
+    assert_eq!(settings.uploads.part_budget_bytes, 512 << 20);
+    assert_eq!(settings.limits.connections, 20_000);
+    assert_eq!(settings.stores.main.path, Path::new("./boxgate-data/blobs"));
+    assert_eq!(settings.listeners[0].address.to_string(), "127.0.0.1:3000");
+    assert_eq!(settings.auth.session_ttl, Duration::from_hours(24));
+    assert!(!settings.catalog.new_box_public);
+}
+
+#[test]
+fn the_part_budget_is_an_eighth_of_memory_within_bounds() {
+    for (memory_bytes, budget) in [
+        (256 << 20, 128 << 20),
+        (4 << 30, 512 << 20),
+        (64 << 30, 1 << 30),
+    ] {
+        let machine = Machine {
+            memory_bytes,
+            ..MACHINE
+        };
+        let (settings, _) = load_from(&Flags::default(), [], machine).unwrap();
+        assert_eq!(settings.uploads.part_budget_bytes, budget);
+    }
+}
+
+#[test]
+fn the_ceiling_is_the_sum_of_its_terms() {
+    let settings = settings(
+        "[uploads]\npart_budget = \"128MiB\"\nmax_in_progress = 64\n[limits]\nconnections = 1064\n",
+    );
+    let ceiling = settings.ceiling();
+    assert_eq!(
+        ceiling.total(),
+        (96 + 128 + 32) * (1 << 20) + 1000 * (64 << 10)
+    );
+    assert!(
+        ceiling
+            .to_string()
+            .starts_with("319 MiB (base 96, part budget 128, "),
+        "{ceiling}"
+    );
+}
+
+#[test]
+fn a_flag_beats_a_variable_which_beats_the_file_which_beats_the_default() {
+    let file = "data_dir = \"/file\"\n";
+    let variable = [("BOXGATE_DATA_DIR", "/variable")];
+    let flag = Flags {
+        data_dir: Some("/flag".into()),
+        ..Flags::default()
+    };
+    let dir = |loaded: Result<(Settings, Vec<Warning>), ConfigErrors>| loaded.unwrap().0.data_dir;
+    assert_eq!(
+        dir(load_text("", &[], Flags::default())),
+        Path::new("./boxgate-data")
+    );
+    assert_eq!(
+        dir(load_text(file, &[], Flags::default())),
+        Path::new("/file")
+    );
+    assert_eq!(
+        dir(load_text(file, &variable, Flags::default())),
+        Path::new("/variable")
+    );
+    assert_eq!(dir(load_text(file, &variable, flag)), Path::new("/flag"));
+}
+
+#[test]
+fn listen_sets_the_first_listener_only() {
+    let file =
+        "[[listeners]]\naddress = \"127.0.0.1:1\"\n[[listeners]]\naddress = \"127.0.0.1:2\"\n";
+    let flags = Flags {
+        listen: Some("127.0.0.1:9".into()),
+        ..Flags::default()
+    };
+    let (both, _) = load_text(file, &[("BOXGATE_LISTEN", "127.0.0.1:8")], flags).unwrap();
+    let ports: Vec<u16> = both.listeners.iter().map(|l| l.address.port()).collect();
+    assert_eq!(ports, [9, 2]);
+    let (variable, _) =
+        load_text("", &[("BOXGATE_LISTEN", "127.0.0.1:0")], Flags::default()).unwrap();
+    assert_eq!(variable.listeners[0].address.port(), 0);
+}
+
+#[test]
+fn variables_set_nested_keys_numbers_truth_values_and_lists() {
+    let (settings, warnings) = load_text(
+        "",
+        &[
+            ("BOXGATE_UPLOADS__PART_BUDGET", "64MiB"),
+            ("BOXGATE_UPLOADS__MAX_IN_PROGRESS", "3"),
+            ("BOXGATE_DOORS__VAGRANT__ENABLED", "false"),
+            (
+                "BOXGATE_PUBLIC_URL",
+                "https://a.example/, http://b.example:8080",
+            ),
+            ("BOXGATE_URL", "http://elsewhere"),
+            ("PATH", "/bin"),
+        ],
+        Flags::default(),
+    )
+    .unwrap();
+    assert_eq!(settings.uploads.part_budget_bytes, 64 << 20);
+    assert_eq!(settings.uploads.max_in_progress, 3);
+    assert!(!settings.doors.vagrant.enabled);
+    assert_eq!(
+        settings.public_url,
+        ["https://a.example", "http://b.example:8080"]
+    );
+    assert_eq!(warnings, []);
+}
+
+#[test]
+fn an_unknown_variable_is_warned_about() {
+    let (_, warnings) =
+        load_text("", &[("BOXGATE_UPLOADS__PARTS", "1")], Flags::default()).unwrap();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].to_string().contains("BOXGATE_UPLOADS__PARTS"));
+}
+
+#[test]
+fn all_mistakes_are_told_together_with_their_keys() {
+    let text = r#"
+        public_url = ["boxes.example.com"]
+        trusted_proxies = ["10.0.0.1/8"]
+        nonsense = 1
+        [uploads]
+        part_budget = "8"
+        max_length = 5
+        decode_base64 = "maybe"
+        [metadata]
+        url = "postgres://db"
+        [stores.main]
+        kind = "s3"
+        [stores.other]
+        kind = "local"
+        [doors.boxvault]
+        prefix = "a/../b"
+        [log]
+        level = "loud"
+        [empty]
+    "#;
+    let environment = [("BOXGATE_LIMITS__JSON_DEPTH", "deep")];
+    let errors = load_text(text, &environment, Flags::default()).unwrap_err();
+    let keys: Vec<&str> = errors
+        .0
+        .iter()
+        .map(|mistake| mistake.key.as_str())
+        .collect();
+    for key in [
+        "BOXGATE_LIMITS__JSON_DEPTH",
+        "nonsense",
+        "uploads.part_budget",
+        "uploads.max_length",
+        "stores.other.kind",
+        "empty",
+        "metadata.url",
+        "doors.boxvault.prefix",
+        "public_url",
+        "trusted_proxies",
+        "stores.main.kind",
+        "uploads.decode_base64",
+        "log.level",
+    ] {
+        assert!(keys.contains(&key), "{key} is missing in {keys:?}");
+    }
+    assert_eq!(keys.len(), 13, "{errors}");
+    let shown = errors.to_string();
+    assert!(
+        shown.contains("metadata.url: only the embedded database"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("expected a size such as \"8MiB\""),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_with_its_line() {
+    let errors = load_text("a = 1\nb = = 2\n", &[], Flags::default()).unwrap_err();
+    assert!(
+        errors.to_string().contains("boxgate.toml: line 2: "),
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_missing_file_is_a_mistake_only_when_it_was_named() {
+    let flags = Flags {
+        config: Some("/nonexistent/boxgate.toml".into()),
+        ..Flags::default()
+    };
+    assert!(load_from(&flags, [], MACHINE).is_err());
+    assert!(load_from(&Flags::default(), [], MACHINE).is_ok());
+}
+
+#[test]
+fn secrets_come_from_a_variable_or_its_file_and_are_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    std::fs::write(&path, "from-file\n").unwrap();
+    let named = path.to_str().unwrap();
+    let (direct, _) = load_text("", &[("BOXGATE_MASTER_KEY", "shown")], Flags::default()).unwrap();
+    assert_eq!(direct.master_key.as_ref().unwrap().expose(), "shown");
+    assert!(!format!("{direct:?}").contains("shown"));
+    let (filed, _) = load_text(
+        "",
+        &[
+            ("BOXGATE_MASTER_KEY_FILE", named),
+            ("BOXGATE_BOOTSTRAP_PASSWORD_FILE", named),
+        ],
+        Flags::default(),
+    )
+    .unwrap();
+    assert_eq!(filed.master_key.as_ref().unwrap().expose(), "from-file");
+    let printed = print(&filed);
+    assert!(printed.contains("# BOXGATE_MASTER_KEY = ***"), "{printed}");
+    assert!(!printed.contains("from-file"));
+    let both = [
+        ("BOXGATE_MASTER_KEY", "a"),
+        ("BOXGATE_MASTER_KEY_FILE", named),
+    ];
+    assert!(load_text("", &both, Flags::default()).is_err());
+}
+
+#[test]
+fn what_is_printed_loads_to_the_same_settings() {
+    let first = settings("data_dir = \"/var/lib/boxgate\"\n[auth]\nsession_ttl = \"90s\"\n");
+    let printed = print(&first);
+    assert!(printed.contains("part_budget = \"512MiB\""), "{printed}");
+    let second = settings(&printed);
+    assert_eq!(print(&second), printed);
+    assert_eq!(second.auth.session_ttl, Duration::from_secs(90));
+}
+
+#[test]
+fn the_header_that_names_the_client_is_chosen_by_name() {
+    use settings::ClientIp;
+    let of = |name: &str| {
+        settings(&format!("[server]\nclient_ip = \"{name}\"\n"))
+            .server
+            .client_ip
+    };
+    assert_eq!(of("forwarded"), ClientIp::Forwarded);
+    assert_eq!(
+        of("CF-Connecting-IP"),
+        ClientIp::Header("cf-connecting-ip".parse().unwrap())
+    );
+    assert!(
+        load_text(
+            "[server]\nclient_ip = \"proxy-protocol\"\n",
+            &[],
+            Flags::default()
+        )
+        .is_err()
+    );
+}

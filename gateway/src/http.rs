@@ -1,0 +1,12 @@
+//! Headers and values, answers and errors: pure conversions, each citing its rule.
+//!
+//! Nothing here reads a socket, looks at a route or knows a box.
+
+pub mod framing;
+pub mod headers;
+pub mod negotiate;
+pub mod path;
+pub mod precondition;
+pub mod problem;
+pub mod range;
+pub mod response;

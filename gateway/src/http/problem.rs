@@ -1,0 +1,156 @@
+//! What went wrong, as a status and as `application/problem+json` (RFC 9457).
+//!
+//! The one place that turns kinds of errors into statuses. Doors with an error shape of their own
+//! use [`status`] and write their own body.
+
+use boxgate_storage::ErrorKind;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+use super::response;
+use crate::server::OutboundBody;
+
+/// The media type of RFC 9457.
+pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// The status of a kind of error. No `_`: a new kind does not compile until it has a row.
+pub fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::Invalid | ErrorKind::LengthMismatch { .. } => StatusCode::BAD_REQUEST,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Conflict | ErrorKind::OffsetMismatch { .. } | ErrorKind::Fenced => {
+            StatusCode::CONFLICT
+        }
+        ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+        ErrorKind::DigestMismatch => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorKind::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::Gone => StatusCode::GONE,
+        // Damage may be healed by a replica or a new upload of the same bytes.
+        ErrorKind::Damaged | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Full => StatusCode::INSUFFICIENT_STORAGE,
+        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// A word that programs can compare, beside the text for people.
+pub fn code(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Invalid => "invalid_request",
+        ErrorKind::NotFound => "not_found",
+        ErrorKind::Conflict => "conflict",
+        ErrorKind::Forbidden => "forbidden",
+        ErrorKind::OffsetMismatch { .. } => "offset_mismatch",
+        ErrorKind::LengthMismatch { .. } => "length_mismatch",
+        ErrorKind::DigestMismatch => "digest_mismatch",
+        ErrorKind::TooLarge { .. } => "too_large",
+        ErrorKind::Fenced => "fenced",
+        ErrorKind::Gone => "gone",
+        ErrorKind::Damaged => "blob_damaged",
+        ErrorKind::Full => "storage_full",
+        ErrorKind::Unavailable => "unavailable",
+        ErrorKind::Internal => "internal",
+    }
+}
+
+/// A problem for a client to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// RFC 9457 §4.2.1: no type of its own; the title is the status' phrase.
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+}
+
+impl Problem {
+    /// A problem with the status of its own; `detail` is shown to the client.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code,
+            request_id: None,
+        }
+    }
+
+    /// What a client may know of `error`: its kind and subject, never its cause.
+    pub fn of(error: &boxgate_storage::Error) -> Self {
+        let kind = error.kind();
+        let detail = if kind == ErrorKind::Internal {
+            "something went wrong on our side".to_owned()
+        } else {
+            error.to_string()
+        };
+        Self::new(status(kind), code(kind), detail)
+    }
+
+    /// The same problem with the request's id, by which the log finds it.
+    #[must_use]
+    pub fn with_request_id(mut self, id: impl Into<String>) -> Self {
+        self.request_id = Some(id.into());
+        self
+    }
+
+    /// The answer; 503 says when to come again.
+    pub fn into_response(self) -> Response<OutboundBody> {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut answer = response::json(status, &self);
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use boxgate_storage::Error;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn body(answer: Response<OutboundBody>) -> serde_json::Value {
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_problem_names_status_code_and_detail() {
+        let error = Error::new(ErrorKind::NotFound, "box.find", "acme/web");
+        let answer = Problem::of(&error).with_request_id("0f").into_response();
+        assert_eq!(answer.status(), 404);
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        assert_eq!(
+            body(answer).await,
+            serde_json::json!({
+                "type": "about:blank", "title": "Not Found", "status": 404,
+                "detail": "box.find: acme/web: not found", "code": "not_found", "request_id": "0f",
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn the_cause_of_a_defect_is_not_shown() {
+        let error = Error::new(ErrorKind::Internal, "row.read", "secret table")
+            .with_source(std::io::Error::other("secret cause"));
+        let answer = Problem::of(&error).into_response();
+        assert_eq!(answer.status(), 500);
+        assert!(!body(answer).await.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn unavailable_says_when_to_come_again() {
+        let error = Error::new(ErrorKind::Unavailable, "store.open", "main");
+        let answer = Problem::of(&error).into_response();
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["retry-after"], "5");
+    }
+}

@@ -1,0 +1,303 @@
+//! Bodies on their way in and out, with the clocks that slow clients are measured by.
+//!
+//! [`InboundBody`] is what a handler reads from: one chunk at a time, so that the client's window
+//! closes while nobody asks. Its clocks run only while it has been asked and has nothing to give.
+//! The way out has its clock below hyper, where writes block (`linger.rs`); what is here counts
+//! bytes and notices a body that is dropped before its end.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::linger::ConnState;
+use super::pace::{Pace, Patience, Stalled};
+use crate::request::RequestFacts;
+
+/// Any error of a response body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a handler answers with.
+pub type OutboundBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+
+/// Why a request body ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The client went away.
+    #[error("the connection was cut before the body's end")]
+    Cut,
+    /// No byte came for too long.
+    #[error("no byte of the body came for too long")]
+    Idle,
+    /// Bytes came, too few of them.
+    #[error("the body came too slowly")]
+    TooSlow,
+    /// The bytes break the rules of the transfer coding.
+    #[error("the body breaks the rules of HTTP framing")]
+    Protocol,
+}
+
+/// A request's body: yields chunks of any size, each only when asked.
+pub struct InboundBody {
+    source: Source,
+    pace: Pace,
+    facts: Option<Arc<RequestFacts>>,
+    failed: Option<BodyError>,
+}
+
+enum Source {
+    Wire {
+        body: Incoming,
+        state: Arc<ConnState>,
+    },
+    Given(Full<Bytes>),
+}
+
+impl InboundBody {
+    pub(super) fn from_wire(
+        body: Incoming,
+        state: Arc<ConnState>,
+        patience: Patience,
+        facts: Arc<RequestFacts>,
+    ) -> Self {
+        Self {
+            source: Source::Wire { body, state },
+            pace: Pace::new(patience),
+            facts: Some(facts),
+            failed: None,
+        }
+    }
+
+    /// The next chunk, or `None` at the end. Trailers are read over: nothing of ours uses them.
+    ///
+    /// # Errors
+    /// [`BodyError`]; after one every further call returns the same.
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
+        loop {
+            let frame = poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await;
+            match frame {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(error),
+                Some(Ok(frame)) => {
+                    if let Ok(chunk) = frame.into_data() {
+                        return Ok(Some(chunk));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The length that the client declared, in bytes, where it did.
+    pub fn declared_length(&self) -> Option<u64> {
+        self.size_hint().exact()
+    }
+
+    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.failed = Some(error);
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl From<Bytes> for InboundBody {
+    /// A body that is all there, for tests.
+    fn from(bytes: Bytes) -> Self {
+        Self {
+            source: Source::Given(Full::new(bytes)),
+            pace: Pace::new(Patience {
+                idle: Duration::MAX,
+                slowest_bytes: 0,
+                window: Duration::MAX,
+            }),
+            facts: None,
+            failed: None,
+        }
+    }
+}
+
+impl Body for InboundBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Some(error) = this.failed {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let polled = match &mut this.source {
+            Source::Wire { body, state } => {
+                let polled = Pin::new(&mut *body).poll_frame(cx);
+                // A handler that knows the length need not ask once more for the end.
+                if matches!(polled, Poll::Ready(None)) || body.is_end_stream() {
+                    state.body_read();
+                }
+                polled
+            }
+            Source::Given(body) => {
+                return Pin::new(body)
+                    .poll_frame(cx)
+                    .map_err(|never| match never {});
+            }
+        };
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    this.pace.moved(data.len());
+                    if let Some(facts) = &this.facts {
+                        facts.add_bytes_in(data.len() as u64);
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(error))) => {
+                let error = classify(&error);
+                this.fail(error)
+            }
+            Poll::Pending => match ready!(this.pace.poll_stalled(cx)) {
+                Stalled::Idle => this.fail(BodyError::Idle),
+                Stalled::TooSlow => this.fail(BodyError::TooSlow),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Wire { body, .. } => body.is_end_stream(),
+            Source::Given(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Wire { body, .. } => body.size_hint(),
+            Source::Given(body) => body.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for InboundBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InboundBody")
+            .field("declared_length", &self.declared_length())
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A cut connection and a broken coding are told apart by the error's cause.
+fn classify(error: &hyper::Error) -> BodyError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return match io.kind() {
+                std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => {
+                    BodyError::Protocol
+                }
+                _ => BodyError::Cut,
+            };
+        }
+        cause = error.source();
+    }
+    BodyError::Cut
+}
+
+/// How a response body ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// All of it was handed to the connection.
+    Complete,
+    /// What it came from failed.
+    Failed,
+    /// The connection was gone before its last byte.
+    Dropped,
+}
+
+/// Hears of the end of a response body.
+pub(super) trait Ending: Send + Unpin + 'static {
+    /// It is over, `bytes` were handed to the connection. Called exactly once.
+    fn ended(&mut self, bytes: u64, end: End);
+
+    /// It ended early, and nothing but the end of the connection would tell the client.
+    fn unframed_end(&mut self);
+}
+
+/// A response body that counts, and tells how it ended.
+pub(super) struct Counted<E: Ending> {
+    inner: OutboundBody,
+    expected: Option<u64>,
+    bytes: u64,
+    end: End,
+    ending: E,
+}
+
+impl<E: Ending> Counted<E> {
+    /// `no_body` when the answer has none whatever `inner` holds (RFC 9110 §6.4.1: HEAD, 204, 304).
+    pub(super) fn new(inner: OutboundBody, no_body: bool, ending: E) -> Self {
+        let complete = no_body || inner.is_end_stream();
+        Self {
+            expected: inner.size_hint().exact(),
+            end: if complete {
+                End::Complete
+            } else {
+                End::Dropped
+            },
+            inner,
+            bytes: 0,
+            ending,
+        }
+    }
+}
+
+impl<E: Ending> Body for Counted<E> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                // hyper asks no further once a body says it is over or its length is reached.
+                if this.inner.is_end_stream() || this.expected == Some(this.bytes) {
+                    this.end = End::Complete;
+                }
+            }
+            None => this.end = End::Complete,
+            Some(Err(_)) => this.end = End::Failed,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<E: Ending> Drop for Counted<E> {
+    fn drop(&mut self) {
+        if self.end != End::Complete && self.expected.is_none() {
+            self.ending.unframed_end();
+        }
+        self.ending.ended(self.bytes, self.end);
+    }
+}

@@ -1,0 +1,326 @@
+//! The socket below hyper: slow readers are cut, silent heads are timed, answers stay readable.
+//!
+//! hyper closes a connection as soon as its answer is written. If bytes of the request are still
+//! on their way then, the kernel resets the connection and a client that writes before it reads
+//! never sees the answer. So shutting down here means: stop writing, take and throw away what still
+//! comes for a while, then close.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::pace::{Pace, Patience, Stalled};
+
+/// What is thrown away after an early answer, at most.
+const LINGER_BYTES: usize = 1 << 20;
+/// How long, at most.
+const LINGER_TIME: Duration = Duration::from_secs(5);
+/// How often a blocked write is tried although the kernel does not call: it calls only when a third
+/// of the send buffer is free, which at 4 KiB/s can take minutes of honest reading.
+const WRITE_PROBE: Duration = Duration::from_secs(5);
+
+/// What the parts of one connection tell each other.
+#[derive(Debug, Default)]
+pub(super) struct ConnState {
+    awaiting_head: AtomicBool,
+    head_began: AtomicBool,
+    unread: AtomicBool,
+    reset: AtomicBool,
+    slow_reader: AtomicBool,
+}
+
+impl ConnState {
+    /// hyper waits for a request head: whatever came before has been read.
+    fn await_head(&self) {
+        self.head_began.store(false, Ordering::Relaxed);
+        self.unread.store(false, Ordering::Relaxed);
+        self.awaiting_head.store(true, Ordering::Relaxed);
+    }
+
+    fn head_done(&self) {
+        self.awaiting_head.store(false, Ordering::Relaxed);
+    }
+
+    fn bytes_came(&self) {
+        if self.awaiting_head.load(Ordering::Relaxed) {
+            self.head_began.store(true, Ordering::Relaxed);
+            self.unread.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A head that began never ended.
+    pub(super) fn head_is_partial(&self) -> bool {
+        self.head_began.load(Ordering::Relaxed)
+    }
+
+    /// A request came; `all` when it has no body.
+    pub(super) fn request_came(&self, all: bool) {
+        self.unread.store(!all, Ordering::Relaxed);
+    }
+
+    /// The request's body was read to its end.
+    pub(super) fn body_read(&self) {
+        self.unread.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether bytes of the request may still be on their way.
+    pub(super) fn has_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    /// Close with a reset, so that a short answer cannot pass for a whole one.
+    pub(super) fn reset_on_close(&self) {
+        self.reset.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection ended because its client did not read.
+    pub(super) fn is_slow_reader(&self) -> bool {
+        self.slow_reader.load(Ordering::Relaxed)
+    }
+}
+
+/// One accepted socket.
+pub(super) struct Wire {
+    stream: TcpStream,
+    state: Arc<ConnState>,
+    writing: Pace,
+    probe: Option<Pin<Box<Sleep>>>,
+    linger: Option<Linger>,
+}
+
+struct Linger {
+    left: usize,
+    until: Pin<Box<Sleep>>,
+}
+
+impl Wire {
+    pub(super) fn new(stream: TcpStream, state: Arc<ConnState>, patience: Patience) -> Self {
+        Self {
+            stream,
+            state,
+            writing: Pace::new(patience),
+            probe: None,
+            linger: None,
+        }
+    }
+
+    /// Judges what a write came to: progress, or a client that takes nothing.
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<usize>>,
+        first: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = match polled {
+            Poll::Pending => self.probe_write(cx, first),
+            progress @ Poll::Ready(_) => progress,
+        };
+        match polled {
+            Poll::Ready(Ok(bytes)) => {
+                self.writing.moved(bytes);
+                self.probe = None;
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                let stalled = ready!(self.writing.poll_stalled(cx));
+                self.state.slow_reader.store(true, Ordering::Relaxed);
+                // What is queued in the kernel would stay there as long as the client likes.
+                self.state.reset_on_close();
+                Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    match stalled {
+                        Stalled::Idle => "the client stopped reading",
+                        Stalled::TooSlow => "the client reads too slowly",
+                    },
+                )))
+            }
+        }
+    }
+
+    /// Writes past the readiness that tokio knows of, now and then while it is blocked.
+    fn probe_write(&mut self, cx: &mut Context<'_>, first: &[u8]) -> Poll<io::Result<usize>> {
+        let probe = self
+            .probe
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_PROBE)));
+        ready!(probe.as_mut().poll(cx));
+        probe.as_mut().reset(Instant::now() + WRITE_PROBE);
+        // Registers the wake-up for the next probe.
+        let _pending = probe.as_mut().poll(cx);
+        match rustix::io::write(&self.stream, first) {
+            Ok(bytes) if bytes > 0 => Poll::Ready(Ok(bytes)),
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+
+    /// Takes and throws away until nothing more comes, or enough did.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let patient = self.state.has_unread();
+        let linger = self.linger.get_or_insert_with(|| Linger {
+            left: LINGER_BYTES,
+            until: Box::pin(tokio::time::sleep(LINGER_TIME)),
+        });
+        let mut scratch = [0; 8192];
+        while linger.left > 0 {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => break,
+                Poll::Ready(Ok(())) => {
+                    linger.left = linger.left.saturating_sub(buffer.filled().len());
+                }
+                Poll::Pending if patient => return linger.until.as_mut().poll(cx),
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.state.bytes_came();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(cx, polled, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        let first = slices.iter().find(|slice| !slice.is_empty());
+        self.written(cx, polled, first.map_or(&[], |slice| slice))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The socket has no buffer of ours; all that was wanted has been written.
+        self.writing.rest();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        self.poll_linger(cx).map(Ok)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.state.reset.load(Ordering::Relaxed) {
+            // Without it the socket is closed in the usual way, which is all that could be done.
+            let _unsupported = self.stream.set_zero_linger();
+        }
+    }
+}
+
+/// hyper's timer, which it uses for one thing only: how long it waits for a request head.
+///
+/// hyper counts from the end of the request before; we bear a long wait for the first byte, and a
+/// short one from there to the last. The given deadlines are therefore not looked at.
+#[derive(Debug, Clone)]
+pub(super) struct HeadTimer {
+    state: Arc<ConnState>,
+    first: Arc<AtomicBool>,
+    head: Duration,
+    idle: Duration,
+}
+
+impl HeadTimer {
+    pub(super) fn new(state: Arc<ConnState>, head: Duration, idle: Duration) -> Self {
+        Self {
+            state,
+            first: Arc::new(AtomicBool::new(true)),
+            head,
+            idle,
+        }
+    }
+}
+
+impl hyper::rt::Timer for HeadTimer {
+    fn sleep(&self, _duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        self.state.await_head();
+        let silence = if self.first.swap(false, Ordering::Relaxed) {
+            self.head
+        } else {
+            self.idle
+        };
+        Box::pin(HeadSleep {
+            timer: Box::pin(tokio::time::sleep(silence)),
+            began: false,
+            head: self.head,
+            state: Arc::clone(&self.state),
+        })
+    }
+
+    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        self.sleep(deadline.saturating_duration_since(self.now()))
+    }
+
+    fn now(&self) -> std::time::Instant {
+        Instant::now().into_std()
+    }
+}
+
+struct HeadSleep {
+    timer: Pin<Box<Sleep>>,
+    began: bool,
+    head: Duration,
+    state: Arc<ConnState>,
+}
+
+impl Future for HeadSleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // hyper polls this whenever it has read and the head is still not whole.
+        if !self.began && self.state.head_is_partial() {
+            self.began = true;
+            let deadline = Instant::now() + self.head;
+            self.timer.as_mut().reset(deadline);
+        }
+        self.timer.as_mut().poll(cx)
+    }
+}
+
+impl hyper::rt::Sleep for HeadSleep {}
+
+impl Drop for HeadSleep {
+    fn drop(&mut self) {
+        // hyper drops it when the head is whole.
+        self.state.head_done();
+    }
+}

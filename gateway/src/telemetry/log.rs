@@ -1,0 +1,425 @@
+//! Lines of JSON on standard error, and in a file when one is named.
+//!
+//! Writing must never hold up a request: lines go through a queue of fixed length to one thread,
+//! and what does not fit is dropped and counted. The file may be moved away at any time; the thread
+//! notices and begins a new one, so no signal is needed.
+
+use std::fmt::{self, Display, Write as _};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::settings;
+
+/// The longest value of a field, in bytes.
+const FIELD_BYTES: usize = 1024;
+/// Lines that may wait for the writer; at 2 KiB each this is 8 MiB at the very worst.
+const QUEUE_LINES: usize = 4096;
+
+/// Where lines go. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct LogSink(Arc<Sink>);
+
+#[derive(Debug)]
+enum Sink {
+    Null,
+    Memory(Mutex<Vec<String>>),
+    Thread {
+        queue: SyncSender<Message>,
+        dropped: AtomicU64,
+    },
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(String),
+    Stop,
+}
+
+impl LogSink {
+    /// Lines go nowhere.
+    pub fn null() -> Self {
+        Self(Arc::new(Sink::Null))
+    }
+
+    /// Lines are kept, for tests.
+    pub fn memory() -> Self {
+        Self(Arc::new(Sink::Memory(Mutex::default())))
+    }
+
+    /// Starts the thread that writes to standard error and to `file`.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or no thread started.
+    pub fn start(file: Option<&Path>) -> io::Result<(Self, LogGuard)> {
+        let file = file.map(LogFile::open).transpose()?;
+        let (queue, lines) = sync_channel(QUEUE_LINES);
+        let thread = std::thread::Builder::new()
+            .name("log".into())
+            .spawn(move || write_lines(&lines, file))?;
+        let guard = LogGuard {
+            queue: queue.clone(),
+            thread: Some(thread),
+        };
+        let dropped = AtomicU64::new(0);
+        Ok((Self(Arc::new(Sink::Thread { queue, dropped })), guard))
+    }
+
+    /// Writes one line; `line` has no line feed. Never waits.
+    pub fn write(&self, line: String) {
+        match &*self.0 {
+            Sink::Null => {}
+            Sink::Memory(lines) => lines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(line),
+            Sink::Thread { queue, dropped } => {
+                if let Err(TrySendError::Full(_)) = queue.try_send(Message::Line(line)) {
+                    dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Lines that were lost because the writer was too slow.
+    pub fn dropped(&self) -> u64 {
+        match &*self.0 {
+            Sink::Thread { dropped, .. } => dropped.load(Ordering::Relaxed),
+            Sink::Null | Sink::Memory(_) => 0,
+        }
+    }
+
+    /// The lines kept so far; none unless made by [`LogSink::memory`].
+    pub fn lines(&self) -> Vec<String> {
+        match &*self.0 {
+            Sink::Memory(lines) => lines.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Sink::Null | Sink::Thread { .. } => Vec::new(),
+        }
+    }
+
+    /// Makes this the place of all `tracing` events of the process, from `level` on.
+    pub fn install(&self, level: tracing::Level) {
+        let filter = tracing_subscriber::filter::LevelFilter::from_level(level);
+        // A second call in one process (as tests make) keeps the first one's sink.
+        let _already = tracing_subscriber::registry()
+            .with(JsonLayer { sink: self.clone() }.with_filter(filter))
+            .try_init();
+    }
+}
+
+/// Starts the log of the process as `log` says: the sink, and what must be kept until the end.
+///
+/// # Errors
+/// As [`LogSink::start`].
+pub fn start(log: &settings::Log) -> io::Result<(LogSink, LogGuard)> {
+    let (sink, guard) = LogSink::start(log.file.as_deref())?;
+    sink.install(log.level);
+    Ok((sink, guard))
+}
+
+/// Writes what waits when it is dropped; keep it until the process ends.
+#[derive(Debug)]
+pub struct LogGuard {
+    queue: SyncSender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        if self.queue.send(Message::Stop).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            // A writer that panicked has nothing left to say.
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// The writer's thread: batches what waits, and looks after the file while nothing does.
+fn write_lines(lines: &Receiver<Message>, mut file: Option<LogFile>) {
+    let mut batch = String::new();
+    loop {
+        let mut next = match lines.recv_timeout(Duration::from_secs(1)) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
+        };
+        let mut stop = false;
+        while let Some(message) = next {
+            match message {
+                Message::Line(line) => {
+                    batch.push_str(&line);
+                    batch.push('\n');
+                }
+                Message::Stop => stop = true,
+            }
+            next = if batch.len() < 64 << 10 {
+                lines.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        if let Some(file) = &mut file {
+            file.reopen_if_moved();
+            file.write(&batch);
+        }
+        // Where standard error is closed there is nobody to tell.
+        let _closed = io::stderr().write_all(batch.as_bytes());
+        batch.clear();
+        if stop {
+            return;
+        }
+    }
+}
+
+/// A file that is begun anew when somebody moved it away.
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let file = File::options().append(true).create(true).open(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    fn reopen_if_moved(&mut self) {
+        let same = match (self.file.metadata(), std::fs::metadata(&self.path)) {
+            (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        };
+        // While no new file can be opened, the old one goes on.
+        if !same && let Ok(new) = Self::open(&self.path) {
+            *self = new;
+        }
+    }
+
+    fn write(&mut self, batch: &str) {
+        // A full disk must not end the program; standard error still has the lines.
+        let _full = self.file.write_all(batch.as_bytes());
+    }
+}
+
+/// Builds one line; values are cut at [`FIELD_BYTES`], control characters escaped.
+pub(super) struct JsonLine(String);
+
+impl JsonLine {
+    /// A line of now.
+    pub(super) fn new(level: &str) -> Self {
+        let mut line = Self(String::with_capacity(256));
+        let now = jiff::Timestamp::now();
+        line.0.push('{');
+        line.text("time", &format!("{now:.3}"));
+        line.text("level", level);
+        line
+    }
+
+    fn key(&mut self, key: &str) {
+        if self.0.len() > 1 && !self.0.ends_with('{') {
+            self.0.push(',');
+        }
+        push_text(&mut self.0, key);
+        self.0.push(':');
+    }
+
+    /// A text.
+    pub(super) fn text(&mut self, key: &str, value: &str) {
+        self.key(key);
+        push_text(&mut self.0, value);
+    }
+
+    /// A text, or `null`.
+    pub(super) fn optional(&mut self, key: &str, value: Option<&str>) {
+        match value {
+            Some(value) => self.text(key, value),
+            None => self.raw(key, "null"),
+        }
+    }
+
+    /// Something that already is JSON.
+    pub(super) fn raw(&mut self, key: &str, value: impl Display) {
+        self.key(key);
+        let _infallible = write!(self.0, "{value}");
+    }
+
+    fn open(&mut self, key: &str) {
+        self.key(key);
+        self.0.push('{');
+    }
+
+    fn close(&mut self) {
+        self.0.push('}');
+    }
+
+    /// The line, without a line feed.
+    pub(super) fn finish(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+}
+
+/// Appends `value` as a JSON text.
+fn push_text(line: &mut String, value: &str) {
+    let cut = value.floor_char_boundary(FIELD_BYTES);
+    line.push('"');
+    for c in value[..cut].chars() {
+        match c {
+            '"' => line.push_str("\\\""),
+            '\\' => line.push_str("\\\\"),
+            '\n' => line.push_str("\\n"),
+            '\r' => line.push_str("\\r"),
+            '\t' => line.push_str("\\t"),
+            // DEL and C1 mean something to terminals; U+2028 and U+2029 end a line for some readers.
+            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
+                let _infallible = write!(line, "\\u{:04x}", u32::from(c));
+            }
+            c => line.push(c),
+        }
+    }
+    if cut < value.len() {
+        line.push('…');
+    }
+    line.push('"');
+}
+
+/// Turns events into lines: `time, level, target, message, span, request_id, fields`.
+struct JsonLayer {
+    sink: LogSink,
+}
+
+/// The `request_id` of a span, kept where events inside it find it.
+struct SpanRequestId(String);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLayer {
+    fn on_new_span(
+        &self,
+        attributes: &tracing::span::Attributes<'_>,
+        id: &tracing::span::Id,
+        context: Context<'_, S>,
+    ) {
+        let mut found = Fields::default();
+        attributes.record(&mut found);
+        let request_id = found
+            .fields
+            .into_iter()
+            .find(|(name, _)| *name == "request_id");
+        if let (Some((_, value)), Some(span)) = (request_id, context.span(id)) {
+            span.extensions_mut().insert(SpanRequestId(value.shown()));
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut found = Fields::default();
+        event.record(&mut found);
+        let span = context.event_span(event);
+        let request_id = span.as_ref().and_then(|span| {
+            span.scope().find_map(|span| {
+                let extensions = span.extensions();
+                extensions.get::<SpanRequestId>().map(|id| id.0.clone())
+            })
+        });
+        let mut line = JsonLine::new(event.metadata().level().as_str());
+        line.text("target", event.metadata().target());
+        line.text("message", &found.message);
+        line.optional(
+            "span",
+            span.as_ref()
+                .map(tracing_subscriber::registry::SpanRef::name),
+        );
+        line.optional("request_id", request_id.as_deref());
+        line.open("fields");
+        for (name, value) in &found.fields {
+            match value {
+                Value::Text(text) => line.text(name, text),
+                Value::Raw(raw) => line.raw(name, raw),
+            }
+        }
+        line.close();
+        self.sink.write(line.finish());
+    }
+}
+
+enum Value {
+    Text(String),
+    Raw(String),
+}
+
+impl Value {
+    fn shown(self) -> String {
+        match self {
+            Self::Text(text) | Self::Raw(text) => text,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    fields: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn push(&mut self, field: &Field, value: Value) {
+        if field.name() == "message" {
+            self.message = value.shown();
+        } else {
+            self.fields.push((field.name(), value));
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.push(field, Value::Text(format!("{value:?}")));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.push(field, Value::Text(value.to_owned()));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.push(field, Value::Raw(value.to_string()));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.push(field, Value::Raw(value.to_string()));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.push(field, Value::Raw(value.to_string()));
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no word for what is no finite number.
+        let value = if value.is_finite() {
+            Value::Raw(value.to_string())
+        } else {
+            Value::Text(value.to_string())
+        };
+        self.push(field, value);
+    }
+}
+
+#[cfg(test)]
+mod tests;

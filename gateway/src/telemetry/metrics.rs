@@ -1,0 +1,343 @@
+//! The numbers: one registry, every metric with its unit and what it tells.
+
+use std::fmt;
+use std::time::Duration;
+
+use prometheus::{
+    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// The media type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Seconds; from an answer out of memory to an upload of half an hour.
+const REQUEST_BUCKETS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 1800.0,
+];
+/// Seconds; around what an fsync takes.
+const COMMIT_BUCKETS: [f64; 12] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
+
+/// All metrics; each field says in its help text what it counts.
+#[expect(
+    missing_docs,
+    reason = "the help text beside each name is its documentation"
+)]
+pub struct Metrics {
+    registry: Registry,
+    pub http_request_seconds: HistogramVec,
+    pub http_bytes_in: IntCounter,
+    pub http_bytes_out: IntCounter,
+    pub http_panics: IntCounter,
+    pub connections: IntGauge,
+    pub connections_refused: IntCounterVec,
+    pub downloads_broken: IntCounterVec,
+    pub uploads_in_progress: IntGauge,
+    pub metadata_commit_seconds: Histogram,
+    pub store_free_bytes: IntGaugeVec,
+    pub dependency_state: IntGaugeVec,
+    pub ingest_copied_bytes: IntCounterVec,
+    log_lines_dropped: IntGauge,
+    process: Process,
+}
+
+struct Process {
+    resident_memory_bytes: IntGauge,
+    cpu_seconds: Counter,
+    open_fds: IntGauge,
+    start_time_seconds: Gauge,
+}
+
+/// Makes metrics and puts each into the registry.
+struct Maker(Registry);
+
+impl Maker {
+    fn add<M: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        metric: prometheus::Result<M>,
+    ) -> M {
+        let metric = metric.expect("names and labels are constants of this file, and valid");
+        self.0
+            .register(Box::new(metric.clone()))
+            .expect("each name stands once in this file");
+        metric
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All of them, at nought.
+    ///
+    /// # Panics
+    /// When a name of this file stands twice; any test finds that.
+    pub fn new() -> Self {
+        let make = Maker(Registry::new());
+        let process = Process {
+            resident_memory_bytes: make.gauge(
+                "process_resident_memory_bytes",
+                "Resident memory size in bytes.",
+            ),
+            cpu_seconds: make.add(Counter::new(
+                "process_cpu_seconds_total",
+                "Total user and system CPU time spent in seconds.",
+            )),
+            open_fds: make.gauge("process_open_fds", "Number of open file descriptors."),
+            start_time_seconds: make.add(Gauge::new(
+                "process_start_time_seconds",
+                "Start time of the process since the Unix epoch in seconds.",
+            )),
+        };
+        process.start_time_seconds.set(unix_seconds());
+        Self {
+            http_request_seconds: make.add(HistogramVec::new(
+                HistogramOpts::new(
+                    "boxgate_http_request_seconds",
+                    "Time from a request's head to the end of its answer in seconds, by route and status class.",
+                )
+                .buckets(REQUEST_BUCKETS.to_vec()),
+                &["route", "status"],
+            )),
+            http_bytes_in: make.counter(
+                "boxgate_http_bytes_in_total",
+                "Bytes of request bodies received.",
+            ),
+            http_bytes_out: make.counter(
+                "boxgate_http_bytes_out_total",
+                "Bytes of response bodies handed to connections.",
+            ),
+            http_panics: make.counter(
+                "boxgate_http_panics_total",
+                "Requests that ended in a defect of ours.",
+            ),
+            connections: make.gauge("boxgate_connections", "Connections open now."),
+            connections_refused: make.counters(
+                "boxgate_connections_refused_total",
+                "Connections closed at once, by the limit that was reached.",
+                &["limit"],
+            ),
+            downloads_broken: make.counters(
+                "boxgate_downloads_broken_total",
+                "Answers that ended before their last byte, by reason.",
+                &["reason"],
+            ),
+            uploads_in_progress: make.gauge(
+                "boxgate_uploads_in_progress",
+                "Uploads whose body is being received.",
+            ),
+            metadata_commit_seconds: make.add(Histogram::with_opts(
+                HistogramOpts::new(
+                    "boxgate_metadata_commit_seconds",
+                    "Time that a metadata transaction took until it was durable, in seconds.",
+                )
+                .buckets(COMMIT_BUCKETS.to_vec()),
+            )),
+            store_free_bytes: make.gauges(
+                "boxgate_store_free_bytes",
+                "Free space of a store in bytes.",
+                &["store"],
+            ),
+            dependency_state: make.gauges(
+                "boxgate_dependency_state",
+                "Whether a dependency answers: 1 yes, 0 no.",
+                &["dependency"],
+            ),
+            ingest_copied_bytes: make.counters(
+                "boxgate_ingest_copied_bytes_total",
+                "Bytes of uploads copied in user space on their way to a store.",
+                &["store"],
+            ),
+            log_lines_dropped: make.gauge(
+                "boxgate_log_lines_dropped",
+                "Log lines lost since the start because standard error or the log file was too slow.",
+            ),
+            process,
+            registry: make.0,
+        }
+    }
+
+    /// Notes a request that is over; `status` is `None` when its client left before the answer.
+    pub fn request_ended(&self, route: &str, status: Option<u16>, took: Duration) {
+        let class = match status.map(|status| status / 100) {
+            Some(1) => "1xx",
+            Some(2) => "2xx",
+            Some(3) => "3xx",
+            Some(4) => "4xx",
+            Some(5) => "5xx",
+            _ => "none",
+        };
+        self.http_request_seconds
+            .with_label_values(&[route, class])
+            .observe(took.as_secs_f64());
+    }
+
+    /// All metrics in the Prometheus text format, with `dropped_lines` of the log.
+    pub(super) fn render(&self, dropped_lines: u64) -> String {
+        self.log_lines_dropped
+            .set(i64::try_from(dropped_lines).unwrap_or(i64::MAX));
+        self.process.refresh();
+        let mut text = String::new();
+        // Only a metric without a name or a family of mixed types fails, and neither can be made here.
+        let encoded = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text);
+        if let Err(error) = encoded {
+            tracing::error!(%error, "metrics cannot be written");
+        }
+        text
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Process {
+    /// Asks the system; what it does not tell keeps its last value.
+    fn refresh(&self) {
+        // proc(5), statm: the second number is the resident pages.
+        let pages = std::fs::read_to_string("/proc/self/statm")
+            .ok()
+            .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+        if let Some(pages) = pages {
+            let bytes = pages.saturating_mul(rustix::param::page_size() as u64);
+            self.resident_memory_bytes
+                .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        if let Some(seconds) = cpu_seconds() {
+            self.cpu_seconds
+                .inc_by((seconds - self.cpu_seconds.get()).max(0.0));
+        }
+        if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
+            self.open_fds
+                .set(i64::try_from(entries.count()).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// User and system time of this process; proc(5), stat: fields 14 and 15, in clock ticks.
+fn cpu_seconds() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the program's name in parentheses and may hold anything.
+    let after_name = &text[text.rfind(')')? + 1..];
+    let mut fields = after_name.split_whitespace().skip(11);
+    let user: u32 = fields.next()?.parse().ok()?;
+    let system: u32 = fields.next()?.parse().ok()?;
+    let per_second = u32::try_from(rustix::param::clock_ticks_per_second()).ok()?;
+    Some((f64::from(user) + f64::from(system)) / f64::from(per_second.max(1)))
+}
+
+fn unix_seconds() -> f64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled() -> Metrics {
+        let metrics = Metrics::new();
+        metrics.request_ended("/health", Some(200), Duration::from_millis(3));
+        metrics.request_ended("other", None, Duration::from_secs(3));
+        metrics
+            .downloads_broken
+            .with_label_values(&["client"])
+            .inc();
+        metrics
+            .connections_refused
+            .with_label_values(&["address"])
+            .inc();
+        metrics
+            .store_free_bytes
+            .with_label_values(&["main"])
+            .set(1 << 40);
+        metrics
+            .dependency_state
+            .with_label_values(&["database"])
+            .set(1);
+        metrics
+            .ingest_copied_bytes
+            .with_label_values(&["main"])
+            .inc_by(5);
+        metrics.metadata_commit_seconds.observe(0.002);
+        metrics
+    }
+
+    #[test]
+    fn every_metric_is_written_under_its_name() {
+        let text = filled().render(7);
+        for line in [
+            "# TYPE boxgate_http_request_seconds histogram",
+            "boxgate_http_request_seconds_count{route=\"/health\",status=\"2xx\"} 1",
+            "boxgate_http_request_seconds_count{route=\"other\",status=\"none\"} 1",
+            "# TYPE boxgate_http_bytes_in_total counter",
+            "boxgate_http_bytes_out_total 0",
+            "boxgate_http_panics_total 0",
+            "boxgate_connections 0",
+            "boxgate_uploads_in_progress 0",
+            "boxgate_store_free_bytes{store=\"main\"} 1099511627776",
+            "boxgate_dependency_state{dependency=\"database\"} 1",
+            "boxgate_ingest_copied_bytes_total{store=\"main\"} 5",
+            "boxgate_downloads_broken_total{reason=\"client\"} 1",
+            "boxgate_log_lines_dropped 7",
+            "# TYPE process_cpu_seconds_total counter",
+            "# TYPE process_resident_memory_bytes gauge",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is missing in\n{text}"
+            );
+        }
+        assert!(!text.contains("process_resident_memory_bytes 0\n"));
+        assert!(!text.contains("process_open_fds 0\n"));
+    }
+
+    #[test]
+    fn promtool_accepts_the_text_where_it_is_installed() {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        let child = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut child) = child else { return };
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(filled().render(0).as_bytes())
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(
+            output.stderr.is_empty() && output.stdout.is_empty(),
+            "{output:?}"
+        );
+    }
+}

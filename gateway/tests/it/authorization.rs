@@ -1,0 +1,188 @@
+//! Every row of the route table against every kind of caller: one written decision each, from the
+//! row's policy alone. A new row is tested by being there.
+
+use boxgate::route::{Policy, ROUTES, Row};
+use boxgate_storage::metadata::accounts::{OrganizationRole, PlatformRole};
+use boxgate_storage::metadata::tokens::TokenKind;
+
+use crate::harness::{Request, Running};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Nobody,
+    Forged,
+    Outsider,
+    Reader,
+    Maker,
+    Admin,
+    Owner,
+    PlatformAdmin,
+    Service,
+    ForeignService,
+}
+
+const CALLERS: [Caller; 10] = [
+    Caller::Nobody,
+    Caller::Forged,
+    Caller::Outsider,
+    Caller::Reader,
+    Caller::Maker,
+    Caller::Admin,
+    Caller::Owner,
+    Caller::PlatformAdmin,
+    Caller::Service,
+    Caller::ForeignService,
+];
+
+/// Whether a policy lets a caller through to a private box of `acme` that `maker` made.
+fn allowed(policy: Policy, caller: Caller) -> bool {
+    use Caller::{
+        Admin, ForeignService, Forged, Maker, Nobody, Outsider, Owner, PlatformAdmin, Reader,
+        Service,
+    };
+    let person = matches!(caller, Outsider | Reader | Maker | Admin | Owner | PlatformAdmin);
+    match policy {
+        Policy::Public => true,
+        Policy::Optional | Policy::OptionalStrict | Policy::Operations => caller != Forged,
+        Policy::Credential => !matches!(caller, Nobody | Forged),
+        Policy::Person => person,
+        Policy::ReadBox | Policy::Member => {
+            matches!(caller, Reader | Maker | Admin | Owner | Service)
+        }
+        // The service account is the maker's.
+        Policy::EditBox | Policy::PublishBox => matches!(caller, Maker | Admin | Owner | Service),
+        Policy::OrganizationAdmin => matches!(caller, Admin | Owner | PlatformAdmin),
+        Policy::OrganizationOwner => matches!(caller, Owner | PlatformAdmin),
+        Policy::PlatformAdmin => caller == PlatformAdmin,
+    }
+}
+
+/// Whether an answer is a refusal of this caller, as opposed to whatever the row does with a request
+/// that makes no sense otherwise.
+fn is_refusal(status: u16, body: &str) -> bool {
+    match status {
+        401 | 403 => true,
+        404 => body.contains("or you may not"),
+        _ => false,
+    }
+}
+
+#[tokio::test]
+async fn every_row_answers_every_caller_as_its_policy_says() {
+    let running = Running::start().await;
+    let metadata = running.gateway.metadata.clone();
+    let maker = running.member("maker", OrganizationRole::Member).await;
+    let reader = running.member("reader", OrganizationRole::Member).await;
+    let admin = running.member("manager", OrganizationRole::Admin).await;
+    let outsider = running.account("outsider", PlatformRole::User).await;
+    let elsewhere =
+        metadata.create_organization(&"elsewhere".parse().unwrap(), None, outsider).await.unwrap();
+    let platform = running.account("root", PlatformRole::Admin).await;
+    let person = TokenKind::Personal;
+    let mut wrong = Vec::new();
+    for row in ROUTES {
+        for caller in CALLERS {
+            // Rows change things, and some delete the box: it is there anew for each request.
+            let fields = boxgate_storage::metadata::catalog::BoxFields::default();
+            let name = "demo".parse().unwrap();
+            drop(metadata.create_box(running.organization, &name, maker, fields, "test").await);
+            let token = match caller {
+                Caller::Nobody => String::new(),
+                Caller::Forged => "ab".repeat(32),
+                Caller::Outsider => running.token(outsider, person, None).await,
+                Caller::Reader => running.token(reader, person, None).await,
+                Caller::Maker => running.token(maker, person, None).await,
+                Caller::Admin => running.token(admin, person, None).await,
+                Caller::Owner => running.owner.clone(),
+                Caller::PlatformAdmin => running.token(platform, person, None).await,
+                Caller::Service => {
+                    running.token(maker, TokenKind::Service, Some(running.organization)).await
+                }
+                Caller::ForeignService => {
+                    running.token(outsider, TokenKind::Service, Some(elsewhere.id)).await
+                }
+            };
+            if destroys_the_scene(row) && allowed(row.policy, caller) {
+                continue;
+            }
+            let path = row
+                .path
+                .replace("{org}", "acme")
+                .replace("{box}", "demo")
+                .replace("{user}", "nobody-of-that-name")
+                .replace(['{', '}'], "");
+            let request = Request::new(row.method.as_str(), &path).token(&token);
+            let request = if row.method == "GET" { request } else { request.body(b"") };
+            let reply = running.send(request).await;
+            let body = String::from_utf8_lossy(&reply.body).into_owned();
+            let forbidden_by_design = body.contains("Sign-up is closed");
+            let refused = is_refusal(reply.status, &body) && !forbidden_by_design;
+            // Signing in with no name is not a refusal of the caller.
+            if refused == allowed(row.policy, caller) {
+                wrong.push(format!(
+                    "{} {} ({:?}) for {caller:?}: {} {body}",
+                    row.method, row.path, row.policy, reply.status
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    running.stop().await;
+}
+
+fn destroys_the_scene(row: &Row) -> bool {
+    use boxgate::route::Route;
+    matches!(row.route, Route::DeleteOrganization | Route::RefreshToken)
+}
+
+#[tokio::test]
+async fn absent_and_forbidden_boxes_look_alike() {
+    let running = Running::start().await;
+    running.upload("hidden", "1.0", b"bytes").await;
+    let outsider = running.account("outsider", PlatformRole::User).await;
+    let token = running.token(outsider, TokenKind::Personal, None).await;
+    for path in [
+        "/acme/BOX",
+        "/api/organization/acme/box/BOX",
+        "/acme/boxes/BOX/versions/1.0/providers/virtualbox/amd64/vagrant.box",
+        "/api/organization/acme/box/BOX/version/1.0/provider/virtualbox/architecture/amd64/file/info",
+    ] {
+        let hidden = running.get(&path.replace("BOX", "hidden"), &token).await;
+        let absent = running.get(&path.replace("BOX", "absent"), &token).await;
+        assert_eq!(hidden.status, 404, "{path}");
+        let text = |reply: &crate::harness::Reply, name: &str| {
+            String::from_utf8_lossy(&reply.body).replace(name, "BOX")
+        };
+        assert_eq!(text(&hidden, "hidden"), text(&absent, "absent"), "{path}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn credentials_are_taken_from_every_place_and_end_with_revocation() {
+    let running = Running::start().await;
+    running.upload("demo", "1.0", b"bytes").await;
+    let path = "/acme/demo";
+    for (name, value) in [
+        ("x-access-token", running.owner.clone()),
+        ("Authorization", format!("Bearer {}", running.owner)),
+        ("X-Atlas-Token", running.owner.clone()),
+    ] {
+        let reply = running.send(Request::new("GET", path).header(name, &value)).await;
+        assert_eq!(reply.status, 200, "{name}");
+    }
+    let by_query = format!("{path}?access_token={}", running.owner);
+    let reply = running.get(&by_query, "").await;
+    assert_eq!(reply.status, 200);
+    assert!(!String::from_utf8_lossy(&reply.body).contains(&running.owner));
+    let (token, account) = running
+        .gateway
+        .metadata
+        .token_by_hash(&boxgate::auth::credential::hash(&running.owner))
+        .await
+        .unwrap()
+        .unwrap();
+    running.gateway.metadata.delete_token(token.id, account.id).await.unwrap();
+    assert_eq!(running.get(path, &running.owner).await.status, 401);
+    running.stop().await;
+}

@@ -1,0 +1,261 @@
+//! Starts a private gateway and speaks plain HTTP/1.1 to it, byte for byte as a test wants it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use boxgate::app::App;
+use boxgate::auth::{credential, password};
+use boxgate::config::{self, Flags, Machine};
+use boxgate::gateway::Gateway;
+use boxgate::telemetry::Telemetry;
+use boxgate_storage::metadata::accounts::{
+    AccountId, NewAccount, OrganizationId, OrganizationRole, PlatformRole,
+};
+use boxgate_storage::metadata::tokens::{NewToken, TokenKind};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+/// A running gateway with an organization `acme`, owned by `owner`.
+pub struct Running {
+    pub gateway: Arc<Gateway>,
+    pub address: SocketAddr,
+    pub organization: OrganizationId,
+    /// Token of the organization's owner.
+    pub owner: String,
+    stop: boxgate::server::Drain,
+    task: JoinHandle<()>,
+    directory: TempDir,
+}
+
+impl Running {
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With `BOXGATE_` variables.
+    pub async fn start_with(variables: &[(&str, &str)]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), variables).await
+    }
+
+    pub async fn start_in(directory: TempDir, variables: &[(&str, &str)]) -> Self {
+        let flags = Flags {
+            config: None,
+            data_dir: Some(directory.path().join("data")),
+            listen: Some("127.0.0.1:0".into()),
+        };
+        let environment = variables.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+        let (settings, _) = config::load_from(&flags, environment, Machine::probe()).unwrap();
+        let app = App::start(settings, Telemetry::silent()).await.unwrap();
+        app.recover().await.unwrap();
+        let gateway = Arc::clone(app.gateway());
+        let address = app.addresses()[0];
+        let stop = app.drain();
+        let task = tokio::spawn(app.serve());
+        let mut running = Self {
+            gateway,
+            address,
+            organization: OrganizationId(0),
+            owner: String::new(),
+            stop,
+            task,
+            directory,
+        };
+        let name = "acme".parse().unwrap();
+        let owner = match running.gateway.metadata.account_by_username("owner").await.unwrap() {
+            Some(account) => account.id,
+            None => running.account("owner", PlatformRole::User).await,
+        };
+        running.organization = match running.gateway.metadata.organization(&name).await.unwrap() {
+            Some(organization) => organization.id,
+            None => {
+                running.gateway.metadata.create_organization(&name, None, owner).await.unwrap().id
+            }
+        };
+        running.owner = running.token(owner, TokenKind::Personal, None).await;
+        running
+    }
+
+    pub fn data_dir(&self) -> std::path::PathBuf {
+        self.directory.path().join("data")
+    }
+
+    pub async fn account(&self, name: &str, role: PlatformRole) -> AccountId {
+        let new = NewAccount {
+            username: name.into(),
+            email: None,
+            password_hash: Some(password::hash("secret".into()).await),
+            role,
+        };
+        self.gateway.metadata.create_account(new).await.unwrap().id
+    }
+
+    pub async fn member(&self, name: &str, role: OrganizationRole) -> AccountId {
+        let id = self.account(name, PlatformRole::User).await;
+        self.gateway.metadata.set_membership(id, self.organization, role).await.unwrap();
+        id
+    }
+
+    pub async fn token(
+        &self,
+        account: AccountId,
+        kind: TokenKind,
+        organization: Option<OrganizationId>,
+    ) -> String {
+        let text = credential::fresh();
+        let new = NewToken {
+            kind,
+            hash: credential::hash(&text),
+            account,
+            organization,
+            name: (kind == TokenKind::Service).then(|| format!("svc-{}", &text[..8])),
+            description: None,
+            expires: None,
+        };
+        self.gateway.metadata.create_token(new).await.unwrap();
+        text
+    }
+
+    /// Stops as SIGTERM does, and gives the data directory back for another start.
+    pub async fn stop(self) -> TempDir {
+        self.stop.signal();
+        self.task.await.unwrap();
+        self.directory
+    }
+
+    /// One request on a connection of its own.
+    pub async fn send(&self, request: Request) -> Reply {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        // A refusal may arrive, and the connection close, before all of the body is sent.
+        let _refused_early = stream.write_all(&request.to_bytes()).await;
+        read_reply(&mut stream).await
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> Reply {
+        self.send(Request::new("GET", path).token(token)).await
+    }
+
+    /// Uploads raw bytes as `acme/{box_name}/{version}` for virtualbox on amd64.
+    pub async fn upload(&self, box_name: &str, version: &str, body: &[u8]) -> Reply {
+        let path = file_path(box_name, version);
+        self.send(Request::new("POST", &path).token(&self.owner).body(body)).await
+    }
+
+    /// All files under the store's directory.
+    pub fn stored_files(&self) -> Vec<std::path::PathBuf> {
+        stored_files(&self.data_dir())
+    }
+}
+
+pub fn stored_files(data_dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    let Ok(shards) = std::fs::read_dir(data_dir.join("blobs")) else { return files };
+    for shard in shards {
+        let shard = shard.unwrap().path();
+        if shard.is_dir() {
+            files.extend(std::fs::read_dir(shard).unwrap().map(|e| e.unwrap().path()));
+        }
+    }
+    files.sort();
+    files
+}
+
+pub fn file_path(box_name: &str, version: &str) -> String {
+    format!(
+        "/api/organization/acme/box/{box_name}/version/{version}/provider/virtualbox/architecture/amd64/file"
+    )
+}
+
+/// A request, written as given.
+pub struct Request {
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Request {
+    pub fn new(method: &str, path: &str) -> Self {
+        Self { head: format!("{method} {path} HTTP/1.1\r\nHost: gateway\r\n"), body: Vec::new() }
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.head.push_str(&format!("{name}: {value}\r\n"));
+        self
+    }
+
+    pub fn token(self, token: &str) -> Self {
+        if token.is_empty() { self } else { self.header("Authorization", &format!("Bearer {token}")) }
+    }
+
+    pub fn body(mut self, body: &[u8]) -> Self {
+        self.body = body.to_vec();
+        self.header("Content-Length", &body.len().to_string())
+    }
+
+    pub fn json(self, value: &serde_json::Value) -> Self {
+        let body = value.to_string();
+        self.header("Content-Type", "application/json").body(body.as_bytes())
+    }
+
+    /// Bytes without a Content-Length of their own.
+    pub fn raw_body(mut self, body: &[u8]) -> Self {
+        self.body = body.to_vec();
+        self
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.head.clone().into_bytes();
+        bytes.extend_from_slice(b"Connection: close\r\n\r\n");
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (n, v) = line.split_once(':')?;
+            n.eq_ignore_ascii_case(name).then(|| v.trim())
+        })
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    /// Whether as many bytes came as the head promised.
+    pub fn is_whole(&self) -> bool {
+        self.header("content-length").and_then(|l| l.parse().ok()) == Some(self.body.len())
+    }
+}
+
+pub async fn read_reply(stream: &mut TcpStream) -> Reply {
+    let mut bytes = Vec::new();
+    // An answer that breaks resets the connection; what came before it is the reply.
+    let _reset = stream.read_to_end(&mut bytes).await;
+    parse_reply(&bytes)
+}
+
+pub fn parse_reply(mut bytes: &[u8]) -> Reply {
+    loop {
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or_else(|| {
+            panic!("no head in {:?}", String::from_utf8_lossy(bytes));
+        });
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        bytes = &bytes[end + 4..];
+        if status != 100 {
+            return Reply { status, head, body: bytes.to_vec() };
+        }
+    }
+}

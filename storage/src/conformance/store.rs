@@ -1,0 +1,277 @@
+//! The contract of [`crate::store`]: what every backend and every layer must do. Cases that need a
+//! capability run where it is present.
+//!
+//! Each case panics with what it expected; [`all`] runs those that the store can be asked for.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+
+use crate::blob::BlobKey;
+use crate::buffer::{BUFFER_BYTES, BufferPool};
+use crate::error::{ErrorKind, Result};
+use crate::range::ByteRange;
+use crate::store::{PartIndex, Run, Store, UploadSink};
+
+/// Runs every case on `store`, which must be empty and is left so if it can delete.
+pub async fn all(store: &Store) {
+    what_was_written_is_read_back_whole_and_in_ranges(store).await;
+    runs_may_arrive_in_any_order(store).await;
+    a_run_is_taken_without_being_polled(store).await;
+    a_seal_may_be_asked_for_while_others_are_in_flight(store).await;
+    a_key_is_used_once(store).await;
+    an_aborted_upload_leaves_nothing(store).await;
+    what_is_missing_is_not_found(store).await;
+    a_range_past_the_end_is_damage(store).await;
+    a_read_may_be_left_half_way(store).await;
+    deleting_is_repeatable(store).await;
+    pages_are_ordered_and_complete(store).await;
+    free_space_is_within_the_whole(store).await;
+}
+
+/// Parts of 2 MiB keep the cases small.
+const PART_BYTES: u64 = 2 << 20;
+/// Two parts and a bit: full buffers, a short one, a short last part.
+const LENGTH: usize = 4 * BUFFER_BYTES + 12_345;
+
+/// Bytes that differ from place to place.
+fn content(length: usize, salt: u8) -> Vec<u8> {
+    (0..length)
+        .map(|i| (i ^ (i >> 8) ^ (i >> 16)).to_le_bytes()[0] ^ salt)
+        .collect()
+}
+
+async fn run_at(pool: &BufferPool, bytes: &[u8], at: usize) -> Run {
+    let mut buffer = pool.take().await;
+    buffer.fill(&bytes[at..]);
+    Run {
+        offset: at as u64,
+        buffer,
+    }
+}
+
+async fn begin(store: &Store, key: &BlobKey, length: usize) -> Box<dyn UploadSink> {
+    let begun = store
+        .write
+        .begin(key, PART_BYTES, Some(length as u64))
+        .await;
+    begun.expect("a fresh key can be begun")
+}
+
+/// Writes a whole blob as the engine does: runs, then a seal per part, then commit.
+async fn put(store: &Store, bytes: &[u8]) -> BlobKey {
+    let (key, pool) = (BlobKey::random(), BufferPool::new(PART_BYTES));
+    let mut sink = begin(store, &key, bytes.len()).await;
+    let runs_per_part = usize::try_from(PART_BYTES).expect("small") / BUFFER_BYTES;
+    for (number, at) in (0..bytes.len()).step_by(BUFFER_BYTES).enumerate() {
+        let written = sink.write(run_at(&pool, bytes, at).await).await;
+        written.expect("a run is taken");
+        let last = at + BUFFER_BYTES >= bytes.len();
+        if last || (number + 1) % runs_per_part == 0 {
+            let part = u32::try_from(number / runs_per_part).expect("few parts");
+            let sealed = sink.seal(PartIndex(part)).await;
+            sealed.expect("a written part becomes durable");
+        }
+    }
+    let committed = sink.commit().await.expect("a sealed upload is committed");
+    assert_eq!(committed, bytes.len() as u64, "commit tells the length");
+    assert_eq!(pool.in_use_bytes(), 0, "the store keeps no buffer");
+    key
+}
+
+async fn read(store: &Store, key: &BlobKey, start: usize, end: usize) -> Result<Vec<u8>> {
+    let range = ByteRange::try_new(start as u64, end as u64).expect("ranges of cases are ordered");
+    let mut stream = store.read.open(key, range).await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk?;
+        assert!(chunk.len() <= BUFFER_BYTES, "chunks are 1 MiB at most");
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+async fn remove(store: &Store, key: &BlobKey) {
+    if let Some(delete) = &store.delete {
+        delete.delete(key).await.expect("a blob can be deleted");
+    }
+}
+
+/// What comes back is what went in, for the whole and for every odd range of it.
+pub async fn what_was_written_is_read_back_whole_and_in_ranges(store: &Store) {
+    for length in [1, BUFFER_BYTES, 2 * BUFFER_BYTES, LENGTH] {
+        let bytes = content(length, 1);
+        let key = put(store, &bytes).await;
+        let held = store.read.stat(&key).await.expect("it is there");
+        assert_eq!(held, length as u64);
+        let edges = [
+            0,
+            1,
+            BUFFER_BYTES - 1,
+            BUFFER_BYTES,
+            BUFFER_BYTES + 1,
+            LENGTH - 1,
+            LENGTH,
+        ];
+        for start in edges {
+            for end in edges {
+                if start <= end && end <= length {
+                    let found = read(store, &key, start, end).await.expect("it can be read");
+                    assert!(found == bytes[start..end], "{start}..{end} of {length}");
+                }
+            }
+        }
+        remove(store, &key).await;
+    }
+}
+
+/// Several runs may be under way at once, and land in any order.
+pub async fn runs_may_arrive_in_any_order(store: &Store) {
+    let (key, bytes) = (BlobKey::random(), content(LENGTH, 2));
+    let pool = BufferPool::new(8 << 20);
+    let mut sink = begin(store, &key, LENGTH).await;
+    let mut writes = Vec::new();
+    for at in (0..LENGTH).step_by(BUFFER_BYTES).rev() {
+        writes.push(sink.write(run_at(&pool, &bytes, at).await));
+    }
+    for written in futures_util::future::join_all(writes).await {
+        written.expect("a run is taken");
+    }
+    for part in 0..3 {
+        let sealed = sink.seal(PartIndex(part)).await;
+        sealed.expect("a written part becomes durable");
+    }
+    assert_eq!(sink.commit().await.expect("it is whole"), LENGTH as u64);
+    assert!(read(store, &key, 0, LENGTH).await.expect("it can be read") == bytes);
+    remove(store, &key).await;
+}
+
+/// A run gives its buffer back though nobody polls its future; else writers that wait for a buffer
+/// would wait for ever.
+pub async fn a_run_is_taken_without_being_polled(store: &Store) {
+    let (key, bytes) = (BlobKey::random(), content(4 * BUFFER_BYTES, 3));
+    let pool = BufferPool::new(2 << 20);
+    let mut sink = begin(store, &key, bytes.len()).await;
+    let mut writes = Vec::new();
+    let patience = Duration::from_secs(60);
+    for at in (0..bytes.len()).step_by(BUFFER_BYTES) {
+        let run = tokio::time::timeout(patience, run_at(&pool, &bytes, at)).await;
+        writes.push(sink.write(run.expect("a buffer comes back by itself")));
+    }
+    for written in futures_util::future::join_all(writes).await {
+        written.expect("a run is taken");
+    }
+    sink.abort().await.expect("an upload can be given up");
+}
+
+/// Seals of several parts may overlap.
+pub async fn a_seal_may_be_asked_for_while_others_are_in_flight(store: &Store) {
+    let (key, bytes) = (BlobKey::random(), content(LENGTH, 4));
+    let pool = BufferPool::new(8 << 20);
+    let mut sink = begin(store, &key, LENGTH).await;
+    for at in (0..LENGTH).step_by(BUFFER_BYTES) {
+        let written = sink.write(run_at(&pool, &bytes, at).await).await;
+        written.expect("a run is taken");
+    }
+    let seals: Vec<_> = (0..3).map(|part| sink.seal(PartIndex(part))).collect();
+    for sealed in futures_util::future::join_all(seals).await {
+        sealed.expect("a written part becomes durable");
+    }
+    assert_eq!(sink.commit().await.expect("it is whole"), LENGTH as u64);
+    assert!(read(store, &key, 0, LENGTH).await.expect("it can be read") == bytes);
+    remove(store, &key).await;
+}
+
+/// Beginning under a key that is taken fails and leaves what is there alone.
+pub async fn a_key_is_used_once(store: &Store) {
+    let bytes = content(1000, 5);
+    let key = put(store, &bytes).await;
+    let again = store.write.begin(&key, PART_BYTES, None).await;
+    assert_eq!(again.expect_err("taken").kind(), ErrorKind::Conflict);
+    assert!(read(store, &key, 0, 1000).await.expect("it is still there") == bytes);
+    remove(store, &key).await;
+}
+
+/// An upload that is given up is gone, with everything it wrote.
+pub async fn an_aborted_upload_leaves_nothing(store: &Store) {
+    let (key, bytes) = (BlobKey::random(), content(LENGTH, 6));
+    let pool = BufferPool::new(8 << 20);
+    let mut sink = begin(store, &key, LENGTH).await;
+    let written = sink.write(run_at(&pool, &bytes, 0).await).await;
+    written.expect("a run is taken");
+    sink.abort().await.expect("an upload can be given up");
+    let gone = store.read.stat(&key).await;
+    assert_eq!(gone.expect_err("gone").kind(), ErrorKind::NotFound);
+    assert_eq!(pool.in_use_bytes(), 0);
+}
+
+/// A key that was never used is not found.
+pub async fn what_is_missing_is_not_found(store: &Store) {
+    let key = BlobKey::random();
+    let stat = store.read.stat(&key).await;
+    assert_eq!(stat.expect_err("missing").kind(), ErrorKind::NotFound);
+    let open = store.read.open(&key, ByteRange::whole(1)).await;
+    assert_eq!(open.err().expect("missing").kind(), ErrorKind::NotFound);
+}
+
+/// Whoever asks for more than is there learns that the store lost something.
+pub async fn a_range_past_the_end_is_damage(store: &Store) {
+    let key = put(store, &content(1000, 7)).await;
+    let past = read(store, &key, 0, 1001).await;
+    assert_eq!(past.expect_err("too long").kind(), ErrorKind::Damaged);
+    remove(store, &key).await;
+}
+
+/// Dropping a read half way is fine, and others go on.
+pub async fn a_read_may_be_left_half_way(store: &Store) {
+    let bytes = content(LENGTH, 8);
+    let key = put(store, &bytes).await;
+    let range = ByteRange::whole(LENGTH as u64);
+    let mut left = store.read.open(&key, range).await.expect("it can be read");
+    assert!(left.next().await.is_some_and(|chunk| chunk.is_ok()));
+    drop(left);
+    assert!(read(store, &key, 0, LENGTH).await.expect("it can be read") == bytes);
+    remove(store, &key).await;
+}
+
+/// Deleting what is gone is success.
+pub async fn deleting_is_repeatable(store: &Store) {
+    let Some(delete) = &store.delete else { return };
+    let key = put(store, b"x").await;
+    for _ in 0..2 {
+        delete.delete(&key).await.expect("it is gone");
+    }
+    let stat = store.read.stat(&key).await;
+    assert_eq!(stat.expect_err("gone").kind(), ErrorKind::NotFound);
+}
+
+/// Pages give every key once, in order, whatever their size.
+pub async fn pages_are_ordered_and_complete(store: &Store) {
+    let Some(list) = &store.list else { return };
+    let mut keys = Vec::new();
+    for _ in 0..7 {
+        keys.push(put(store, b"x").await);
+    }
+    keys.sort_unstable();
+    for limit in [1, 3, 7, 100] {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = list.page(after, limit).await.expect("a page");
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else { break };
+            after = Some(*last);
+            found.extend(page);
+        }
+        assert_eq!(found, keys, "pages of {limit}");
+    }
+    for key in &keys {
+        remove(store, key).await;
+    }
+}
+
+/// Room is known, and no more than there is in all.
+pub async fn free_space_is_within_the_whole(store: &Store) {
+    let Some(space) = &store.space else { return };
+    let space = space.free_space().await.expect("a volume tells its room");
+    assert!(space.total_bytes > 0 && space.free_bytes <= space.total_bytes);
+}

@@ -1,0 +1,220 @@
+//! BLAKE3 as a tree: one subtree value per MiB, and the root they merge to.
+//!
+//! The values prove each MiB on its own, long after the upload, and their parents are the tree of
+//! bao at 1 MiB groups. Memory is one value per level of the tree, whatever the length.
+
+use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+
+use super::Blake3;
+
+/// Bytes that one subtree value stands for; the last one of a blob may stand for less.
+pub const BLOCK_BYTES: u64 = 1 << 20;
+
+/// The subtree value of one block that starts at `offset`, a multiple of [`BLOCK_BYTES`].
+///
+/// # Panics
+/// When `block` is empty or longer than a block, or `offset` is not where a block starts: no blob
+/// has such a block.
+pub fn block_value(offset: u64, block: &[u8]) -> [u8; 32] {
+    assert!(offset.is_multiple_of(BLOCK_BYTES) && block.len() as u64 <= BLOCK_BYTES);
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(offset);
+    hasher.update(block);
+    hasher.finalize_non_root()
+}
+
+/// Hashes bytes in order; gives a value per MiB on the way and the root at the end.
+#[derive(Debug, Clone)]
+pub struct TreeHasher {
+    /// The block being filled.
+    block: blake3::Hasher,
+    block_bytes: u64,
+    /// Bytes of all finished blocks.
+    finished_bytes: u64,
+    /// Value of the last finished block; held back, since the right edge merges differently.
+    last: Option<[u8; 32]>,
+    /// Roots of perfect subtrees left of `last`, the largest first.
+    left: Vec<[u8; 32]>,
+    left_blocks: u64,
+    /// Root over the first block alone, which only ordinary finalisation gives.
+    short_root: Option<Blake3>,
+    /// Values of finished blocks that were not taken yet.
+    values: Vec<[u8; 32]>,
+}
+
+impl Default for TreeHasher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TreeHasher {
+    /// A hasher that has seen nothing.
+    pub fn new() -> Self {
+        Self {
+            block: blake3::Hasher::new(),
+            block_bytes: 0,
+            finished_bytes: 0,
+            last: None,
+            left: Vec::new(),
+            left_blocks: 0,
+            short_root: None,
+            values: Vec::new(),
+        }
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = BLOCK_BYTES - self.block_bytes;
+            let take = usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()));
+            let (now, later) = bytes.split_at(take);
+            self.block.update(now);
+            self.block_bytes += take as u64;
+            bytes = later;
+            if self.block_bytes == BLOCK_BYTES {
+                self.finish_block();
+            }
+        }
+    }
+
+    /// Bytes seen so far.
+    pub fn bytes(&self) -> u64 {
+        self.finished_bytes + self.block_bytes
+    }
+
+    /// The values of the blocks that were finished since the last call.
+    pub fn take_values(&mut self) -> Vec<[u8; 32]> {
+        std::mem::take(&mut self.values)
+    }
+
+    /// Ends the content: a short last block gets its value, which the next [`Self::take_values`]
+    /// gives with the others. Returns the root, equal to `blake3::hash` of all bytes.
+    pub fn finish(&mut self) -> Blake3 {
+        if self.block_bytes > 0 {
+            self.finish_block();
+        }
+        let Some(mut right) = self.last else {
+            return Blake3(*blake3::hash(b"").as_bytes());
+        };
+        // The largest perfect subtree stands leftmost, so the right edge folds from the right.
+        let mut left = self.left.iter().rev().peekable();
+        while let Some(node) = left.next() {
+            right = if left.peek().is_some() {
+                merge_subtrees_non_root(node, &right, Mode::Hash)
+            } else {
+                return Blake3(*merge_subtrees_root(node, &right, Mode::Hash).as_bytes());
+            };
+        }
+        self.short_root
+            .expect("a tree of one block keeps the root of its first block")
+    }
+
+    fn finish_block(&mut self) {
+        let value = self.block.finalize_non_root();
+        if self.finished_bytes == 0 {
+            self.short_root = Some(Blake3(*self.block.finalize().as_bytes()));
+        }
+        if let Some(previous) = self.last.replace(value) {
+            self.push_left(previous);
+        }
+        self.values.push(value);
+        self.finished_bytes += self.block_bytes;
+        self.block_bytes = 0;
+        self.block = blake3::Hasher::new();
+        // A short block is the end of the content; nothing may follow it.
+        if self.finished_bytes.is_multiple_of(BLOCK_BYTES) {
+            self.block.set_input_offset(self.finished_bytes);
+        }
+    }
+
+    /// Adds a block that has a right neighbour, and merges what became a perfect subtree by it.
+    fn push_left(&mut self, value: [u8; 32]) {
+        let mut node = value;
+        self.left_blocks += 1;
+        for _ in 0..self.left_blocks.trailing_zeros() {
+            let sibling = self
+                .left
+                .pop()
+                .expect("each trailing zero of the count is a finished sibling");
+            node = merge_subtrees_non_root(&sibling, &node, Mode::Hash);
+        }
+        self.left.push(node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn content(length: usize) -> Vec<u8> {
+        (0..length).map(|i| (i * 31 + i / 251) as u8).collect()
+    }
+
+    fn root_of(bytes: &[u8], cuts: &[usize]) -> (Blake3, Vec<[u8; 32]>) {
+        let mut hasher = TreeHasher::new();
+        let mut from = 0;
+        for &cut in cuts.iter().chain([&bytes.len()]) {
+            hasher.update(&bytes[from..cut]);
+            from = cut;
+        }
+        let root = hasher.finish();
+        assert_eq!(hasher.bytes(), bytes.len() as u64);
+        (root, hasher.take_values())
+    }
+
+    #[test]
+    fn the_root_is_that_of_blake3_at_every_edge() {
+        let edges = [0, 1, 1023, 1024, 1025, MIB - 1, MIB, MIB + 1, 2 * MIB];
+        let more = [3 * MIB, 3 * MIB + 1, 4 * MIB, 5 * MIB + 7, 7 * MIB, 8 * MIB];
+        for length in edges.into_iter().chain(more) {
+            let bytes = content(length);
+            let (root, values) = root_of(&bytes, &[]);
+            assert_eq!(root.0, *blake3::hash(&bytes).as_bytes(), "{length} bytes");
+            assert_eq!(values.len(), length.div_ceil(MIB), "{length} bytes");
+            for (i, block) in bytes.chunks(MIB).enumerate() {
+                assert_eq!(values[i], block_value((i * MIB) as u64, block));
+            }
+        }
+    }
+
+    #[test]
+    fn one_block_is_stored_by_its_subtree_value_not_by_its_root() {
+        let (root, values) = root_of(b"short", &[]);
+        assert_ne!(values, [root.0]);
+        assert_eq!(values, [block_value(0, b"short")]);
+    }
+
+    #[test]
+    fn values_are_given_once_and_in_order() {
+        let bytes = content(5 * MIB + 9);
+        let mut hasher = TreeHasher::new();
+        hasher.update(&bytes[..2 * MIB + 5]);
+        let mut values = hasher.take_values();
+        assert_eq!(values.len(), 2);
+        assert!(hasher.take_values().is_empty());
+        hasher.update(&bytes[2 * MIB + 5..]);
+        hasher.finish();
+        values.extend(hasher.take_values());
+        assert_eq!(values, root_of(&bytes, &[]).1);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn the_root_does_not_depend_on_how_bytes_arrive(
+            length in 0usize..6 * MIB,
+            cuts in proptest::collection::vec(0f64..1.0, 0..12),
+        ) {
+            let bytes = content(length);
+            let mut cuts: Vec<_> = cuts.iter().map(|c| (c * length as f64) as usize).collect();
+            cuts.sort_unstable();
+            prop_assert_eq!(root_of(&bytes, &cuts).0.0, *blake3::hash(&bytes).as_bytes());
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Memberships.
+
+use futures_util::FutureExt as _;
+use sqlx::any::AnyRow;
+
+use super::{AccountId, Membership, OrganizationId, OrganizationRole};
+use crate::error::Result;
+use crate::metadata::Metadata;
+use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::writer::Tx;
+
+/// Memberships with both names; the caller adds its condition. The account's lowest organization is
+/// its first.
+macro_rules! select_memberships {
+    () => {
+        "SELECT m.account, u.username, m.organization, o.name AS organization_name, m.role,
+             m.joined_ms, CASE WHEN m.organization = (SELECT MIN(f.organization)
+                 FROM memberships f WHERE f.account = m.account) THEN 1 ELSE 0 END AS is_first
+         FROM memberships m JOIN users u ON u.id = m.account
+             JOIN organizations o ON o.id = m.organization "
+    };
+}
+
+fn membership_of(row: &AnyRow) -> Result<Membership> {
+    Ok(Membership {
+        account: AccountId(row.int("account")?),
+        username: row.text("username")?,
+        organization: OrganizationId(row.int("organization")?),
+        organization_name: row.name("organization_name")?,
+        role: row.word("role", OrganizationRole::from_name)?,
+        primary: row.truth("is_first")?,
+        joined: row.time("joined_ms")?,
+    })
+}
+
+impl Metadata {
+    /// Where an account belongs, by organization id; the first is primary.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn memberships(&self, account: AccountId) -> Result<Vec<Membership>> {
+        const OP: &str = "membership.list";
+        let mut reader = self.reader(OP).await?;
+        sqlx::query(concat!(
+            select_memberships!(),
+            "WHERE m.account = $1 ORDER BY m.organization"
+        ))
+        .bind(account.0)
+        .fetch_all(&mut *reader)
+        .await
+        .at(OP, account.0)?
+        .iter()
+        .map(membership_of)
+        .collect()
+    }
+
+    /// Who belongs to an organization, by account id.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn members(&self, organization: OrganizationId) -> Result<Vec<Membership>> {
+        const OP: &str = "membership.list";
+        let mut reader = self.reader(OP).await?;
+        sqlx::query(concat!(
+            select_memberships!(),
+            "WHERE m.organization = $1 ORDER BY m.account"
+        ))
+        .bind(organization.0)
+        .fetch_all(&mut *reader)
+        .await
+        .at(OP, organization.0)?
+        .iter()
+        .map(membership_of)
+        .collect()
+    }
+
+    /// Adds a member or changes its role.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when the account or the organization is gone.
+    pub async fn set_membership(
+        &self,
+        account: AccountId,
+        organization: OrganizationId,
+        role: OrganizationRole,
+    ) -> Result<()> {
+        const OP: &str = "membership.set";
+        self.write(OP, move |tx| {
+            put(tx, OP, account, organization, role).boxed()
+        })
+        .await
+    }
+
+    /// Ends a membership; false when there was none.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn remove_membership(
+        &self,
+        account: AccountId,
+        organization: OrganizationId,
+    ) -> Result<bool> {
+        const OP: &str = "membership.remove";
+        self.write(OP, move |tx| {
+            async move {
+                sqlx::query("DELETE FROM memberships WHERE account = $1 AND organization = $2")
+                    .bind(account.0)
+                    .bind(organization.0)
+                    .execute(&mut tx.connection)
+                    .await
+                    .at(OP, account.0)
+                    .map(|done| done.rows_affected() > 0)
+            }
+            .boxed()
+        })
+        .await
+    }
+}
+
+/// Adds a member or changes its role.
+pub(super) async fn put(
+    tx: &mut Tx,
+    op: &'static str,
+    account: AccountId,
+    organization: OrganizationId,
+    role: OrganizationRole,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO memberships (account, organization, role, joined_ms) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (account, organization) DO UPDATE SET role = EXCLUDED.role",
+    )
+    .bind(account.0)
+    .bind(organization.0)
+    .bind(role.as_str())
+    .bind(tx.now.0)
+    .execute(&mut tx.connection)
+    .await
+    .at(op, account.0)
+    .map(drop)
+}

@@ -1,0 +1,180 @@
+//! Architectures: made and changed. At most one of a provider is its default.
+
+use futures_util::FutureExt as _;
+use sqlx::AnyConnection;
+
+use super::columns::{Level, architecture_columns, architecture_of};
+use super::{ArchitectureId, ArchitectureRow, ProviderId};
+use crate::catalog::ArchitectureName;
+use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::writer::Tx;
+use crate::metadata::{Metadata, audit, outbox};
+
+impl Metadata {
+    /// Makes an architecture. With `default_box` the siblings lose theirs; the first of a provider is
+    /// the default in any case.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when it exists, [`ErrorKind::NotFound`] when the provider is gone.
+    pub async fn create_architecture(
+        &self,
+        provider_id: ProviderId,
+        name: &ArchitectureName,
+        description: Option<&str>,
+        default_box: bool,
+        actor: &str,
+    ) -> Result<ArchitectureRow> {
+        const OP: &str = "architecture.create";
+        let (name, actor) = (name.clone(), actor.to_owned());
+        let description = description.map(str::to_owned);
+        self.write(OP, move |tx| {
+            async move {
+                let id = insert(tx, OP, provider_id, &name, description, default_box).await?;
+                let place = Level::Architecture(id)
+                    .existing_place(&mut tx.connection, OP)
+                    .await?;
+                audit::record(tx, &actor, OP, &place.path()).await?;
+                existing(&mut tx.connection, OP, id).await
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Replaces the description, and name and default flag if given (setting it clears the siblings').
+    /// Emits `box.updated`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], or [`ErrorKind::Conflict`] when the new name is taken.
+    pub async fn update_architecture(
+        &self,
+        id: ArchitectureId,
+        name: Option<&ArchitectureName>,
+        description: Option<&str>,
+        default_box: Option<bool>,
+        actor: &str,
+    ) -> Result<ArchitectureRow> {
+        const OP: &str = "architecture.update";
+        let (name, actor) = (name.cloned(), actor.to_owned());
+        let description = description.map(str::to_owned);
+        self.write(OP, move |tx| {
+            async move {
+                let before = existing(&mut tx.connection, OP, id).await?;
+                if default_box == Some(true) {
+                    clear_defaults(tx, OP, before.provider_id).await?;
+                }
+                sqlx::query(
+                    "UPDATE architectures SET name = COALESCE($2, name),
+                         folded = COALESCE($3, folded), description = $4, default_box = $5,
+                         updated_ms = $6
+                     WHERE id = $1",
+                )
+                .bind(id.0)
+                .bind(name.as_ref().map(ArchitectureName::as_str))
+                .bind(name.as_ref().map(ArchitectureName::folded))
+                .bind(description)
+                .bind(i64::from(default_box.unwrap_or(before.default_box)))
+                .bind(tx.now.0)
+                .execute(&mut tx.connection)
+                .await
+                .at(OP, id.0)?;
+                let place = Level::Architecture(id)
+                    .existing_place(&mut tx.connection, OP)
+                    .await?;
+                let event = outbox::box_updated(&place, None, &["architectures"]);
+                outbox::append(tx, event, &actor).await?;
+                audit::record(tx, &actor, OP, &place.path()).await?;
+                existing(&mut tx.connection, OP, id).await
+            }
+            .boxed()
+        })
+        .await
+    }
+}
+
+/// Adds the row alone, and sees to the default.
+pub(super) async fn insert(
+    tx: &mut Tx,
+    op: &'static str,
+    provider_id: ProviderId,
+    name: &ArchitectureName,
+    description: Option<String>,
+    default_box: bool,
+) -> Result<ArchitectureId> {
+    let first = sqlx::query("SELECT id FROM architectures WHERE provider = $1 LIMIT 1")
+        .bind(provider_id.0)
+        .fetch_optional(&mut tx.connection)
+        .await
+        .at(op, name)?
+        .is_none();
+    if default_box && !first {
+        clear_defaults(tx, op, provider_id).await?;
+    }
+    let id = tx.next_id("architectures").await?;
+    sqlx::query(
+        "INSERT INTO architectures (id, provider, name, folded, description, default_box,
+             created_ms, updated_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
+    )
+    .bind(id)
+    .bind(provider_id.0)
+    .bind(name.as_str())
+    .bind(name.folded())
+    .bind(description)
+    .bind(i64::from(default_box || first))
+    .bind(tx.now.0)
+    .execute(&mut tx.connection)
+    .await
+    .at(op, name)?;
+    Ok(ArchitectureId(id))
+}
+
+/// The id of the architecture of that name.
+pub(super) async fn find(
+    tx: &mut Tx,
+    op: &'static str,
+    provider_id: ProviderId,
+    name: &ArchitectureName,
+) -> Result<Option<ArchitectureId>> {
+    sqlx::query("SELECT id FROM architectures WHERE provider = $1 AND folded = $2")
+        .bind(provider_id.0)
+        .bind(name.folded())
+        .fetch_optional(&mut tx.connection)
+        .await
+        .at(op, name)?
+        .map(|row| row.int("id").map(ArchitectureId))
+        .transpose()
+}
+
+async fn clear_defaults(tx: &mut Tx, op: &'static str, provider_id: ProviderId) -> Result<()> {
+    sqlx::query(
+        "UPDATE architectures SET default_box = 0, updated_ms = $2
+         WHERE provider = $1 AND default_box <> 0",
+    )
+    .bind(provider_id.0)
+    .bind(tx.now.0)
+    .execute(&mut tx.connection)
+    .await
+    .at(op, provider_id.0)
+    .map(drop)
+}
+
+async fn existing(
+    connection: &mut AnyConnection,
+    op: &'static str,
+    id: ArchitectureId,
+) -> Result<ArchitectureRow> {
+    let query = concat!(
+        "SELECT ",
+        architecture_columns!(),
+        " FROM architectures a WHERE a.id = $1"
+    );
+    let row = sqlx::query(query)
+        .bind(id.0)
+        .fetch_optional(connection)
+        .await
+        .at(op, id.0)?
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, op, format!("architecture {}", id.0)))?;
+    architecture_of(&row)
+}

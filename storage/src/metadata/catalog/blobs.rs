@@ -1,0 +1,182 @@
+//! Committed blobs: their references, their subtree values, their damage.
+//!
+//! `refs` counts the files that name a blob. At 0 it is doomed and keeps its bytes until `due_ms`, for
+//! downloads in progress; publishing equal bytes revives it, but never once it is `deleting` (its bytes
+//! may be gone) or `quarantined` (they are not what was hashed).
+
+use futures_util::FutureExt as _;
+
+use super::FileId;
+use crate::blob::{BlobKey, BlobMeta};
+use crate::error::{Error, ErrorKind, Result};
+use crate::layer::verify::BlobTree;
+use crate::metadata::Metadata;
+use crate::metadata::accounts::OrganizationId;
+use crate::metadata::sql::{At as _, Columns as _, signed};
+use crate::metadata::writer::Tx;
+
+/// Bytes that one subtree value stands for.
+const BLOCK_BYTES: u64 = 1 << 20;
+
+/// How many subtree values `length` bytes have.
+pub(in crate::metadata) fn blocks(length: u64) -> u64 {
+    length.div_ceil(BLOCK_BYTES)
+}
+
+impl Metadata {
+    /// Counts one download.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn count_download(&self, id: FileId) -> Result<()> {
+        const OP: &str = "file.count_download";
+        self.write(OP, move |tx| {
+            async move {
+                sqlx::query("UPDATE files SET downloads = downloads + 1 WHERE id = $1")
+                    .bind(id.0)
+                    .execute(&mut tx.connection)
+                    .await
+                    .at(OP, id.0)
+                    .map(drop)
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// The subtree values of a blob.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the blob is gone, [`ErrorKind::Internal`] when the values do not
+    /// cover it.
+    pub async fn blob_tree(&self, blob: &BlobMeta) -> Result<BlobTree> {
+        const OP: &str = "blob.tree";
+        let mut reader = self.reader(OP).await?;
+        let bytes = sqlx::query("SELECT cvs FROM blob_trees WHERE blob = $1")
+            .bind(blob.key.as_bytes().to_vec())
+            .fetch_one(&mut *reader)
+            .await
+            .at(OP, blob.key)?
+            .bytes("cvs")?;
+        let (values, rest) = bytes.as_chunks::<32>();
+        if !rest.is_empty() || values.len() as u64 != blocks(blob.length) {
+            let why = format!("{} bytes of values for {}", bytes.len(), blob.length);
+            return Err(Error::new(ErrorKind::Internal, OP, blob.key.to_string()).with_source(why));
+        }
+        Ok(BlobTree {
+            values: values.into(),
+        })
+    }
+
+    /// Marks a blob as damaged, so that it is no longer served and a re-upload is not deduplicated
+    /// against it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn quarantine_blob(&self, key: &BlobKey) -> Result<()> {
+        const OP: &str = "blob.quarantine";
+        let key = *key;
+        self.write(OP, move |tx| {
+            async move {
+                sqlx::query(
+                    "UPDATE blobs SET state = 'quarantined'
+                     WHERE key = $1 AND state IN ('live', 'doomed')",
+                )
+                .bind(key.as_bytes().to_vec())
+                .execute(&mut tx.connection)
+                .await
+                .at(OP, key)
+                .map(drop)
+            }
+            .boxed()
+        })
+        .await
+    }
+}
+
+/// A file names the blob: one more reference, and a doomed one lives again.
+pub(super) async fn take_reference(tx: &mut Tx, op: &'static str, key: &BlobKey) -> Result<()> {
+    let done = sqlx::query(
+        "UPDATE blobs SET refs = refs + 1, state = 'live', due_ms = NULL
+         WHERE key = $1 AND state IN ('live', 'doomed')",
+    )
+    .bind(key.as_bytes().to_vec())
+    .execute(&mut tx.connection)
+    .await
+    .at(op, key)?;
+    one(done.rows_affected(), op, key)
+}
+
+/// A file names the blob no longer; [`doom_unnamed`] must follow.
+pub(super) async fn give_reference(tx: &mut Tx, op: &'static str, key: &BlobKey) -> Result<()> {
+    let done = sqlx::query("UPDATE blobs SET refs = refs - 1 WHERE key = $1 AND refs > 0")
+        .bind(key.as_bytes().to_vec())
+        .execute(&mut tx.connection)
+        .await
+        .at(op, key)?;
+    one(done.rows_affected(), op, key)
+}
+
+/// Equal bytes came in again and are whole: every file of the tenant that names a damaged blob with
+/// the same digests names `whole` from now on.
+pub(in crate::metadata) async fn heal(
+    tx: &mut Tx,
+    op: &'static str,
+    tenant: OrganizationId,
+    whole: &BlobMeta,
+) -> Result<()> {
+    let damaged = sqlx::query(
+        "SELECT key FROM blobs WHERE tenant = $1 AND blake3 = $2 AND sha256 = $3
+             AND state = 'quarantined' AND refs > 0",
+    )
+    .bind(tenant.0)
+    .bind(whole.blake3.0.to_vec())
+    .bind(whole.sha256.0.to_vec())
+    .fetch_all(&mut tx.connection)
+    .await
+    .at(op, whole.key)?;
+    for row in &damaged {
+        let key = row.bytes("key")?;
+        let moved = sqlx::query("UPDATE files SET blob = $2 WHERE blob = $1")
+            .bind(key.clone())
+            .bind(whole.key.as_bytes().to_vec())
+            .execute(&mut tx.connection)
+            .await
+            .at(op, whole.key)?
+            .rows_affected();
+        let moved = signed(op, moved)?;
+        for (key, change) in [(key, -moved), (whole.key.as_bytes().to_vec(), moved)] {
+            sqlx::query("UPDATE blobs SET refs = refs + $2 WHERE key = $1")
+                .bind(key)
+                .bind(change)
+                .execute(&mut tx.connection)
+                .await
+                .at(op, whole.key)?;
+        }
+    }
+    if damaged.is_empty() {
+        Ok(())
+    } else {
+        doom_unnamed(tx).await
+    }
+}
+
+fn one(rows: u64, op: &'static str, key: &BlobKey) -> Result<()> {
+    if rows == 1 {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Internal, op, key.to_string()).with_source("its references are off"))
+}
+
+/// Gives every blob that just lost its last reference its day; a damaged one stays damaged.
+pub(super) async fn doom_unnamed(tx: &mut Tx) -> Result<()> {
+    sqlx::query(
+        "UPDATE blobs SET due_ms = $1, state = CASE state WHEN 'live' THEN 'doomed' ELSE state END
+         WHERE refs = 0 AND due_ms IS NULL",
+    )
+    .bind(tx.due().0)
+    .execute(&mut tx.connection)
+    .await
+    .at("blob.doom", "blobs")
+    .map(drop)
+}

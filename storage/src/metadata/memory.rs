@@ -1,0 +1,241 @@
+//! The in-memory twin of the ledger: uploads, parts, blobs, files, trash, outbox. For models and for
+//! tests that pause time; it keeps nothing and is no store for a gateway.
+//!
+//! What a caller of the SQL ledger does by other means (make an organization, delete a file, mark a
+//! blob damaged) are methods of [`MemoryLedger`] here.
+
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use self::state::{State, Upload};
+use super::accounts::OrganizationId;
+use super::outbox::Event;
+use super::uploads::{
+    Advance, Completion, Fence, Ledger, NewUpload, Published, Target, Trash, UploadRow,
+    UploadState, check_step, fenced,
+};
+use crate::blob::{BlobKey, BlobMeta, UploadId};
+use crate::clock::{Clock, UnixMillis};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The twin; each one starts empty.
+#[derive(Debug)]
+pub struct MemoryLedger {
+    clock: Arc<dyn Clock>,
+    doomed_for: Duration,
+    state: Mutex<State>,
+}
+
+impl MemoryLedger {
+    /// An empty ledger; a blob without a reference stays for `doomed_for`.
+    pub fn new(clock: Arc<dyn Clock>, doomed_for: Duration) -> Self {
+        Self {
+            clock,
+            doomed_for,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Makes an organization, the tenant of uploads.
+    pub fn add_organization(&self, name: &str) -> OrganizationId {
+        self.state().add_organization(name)
+    }
+
+    /// Removes an organization with its files.
+    pub fn remove_organization(&self, id: OrganizationId) {
+        let due = self.due();
+        self.state().remove_organization(id, due);
+    }
+
+    /// Takes the file from its name; false when there was none.
+    pub fn delete_file(&self, organization: OrganizationId, target: &Target) -> bool {
+        let due = self.due();
+        self.state().delete_file(organization, target, due)
+    }
+
+    /// The blob that the name holds.
+    pub fn file(&self, organization: OrganizationId, target: &Target) -> Option<BlobMeta> {
+        self.state().file(organization, target)
+    }
+
+    /// Marks a blob as damaged.
+    pub fn quarantine(&self, key: &BlobKey) {
+        self.state().quarantine(key);
+    }
+
+    /// The subtree values of a blob, one per MiB.
+    pub fn blob_tree(&self, key: &BlobKey) -> Option<Vec<[u8; 32]>> {
+        self.state().blob_tree(key)
+    }
+
+    /// All events, in order.
+    pub fn events(&self) -> Vec<Event> {
+        self.state().events.clone()
+    }
+
+    // A panic of one test's step leaves the state whole: every step checks before it changes.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn due(&self) -> UnixMillis {
+        self.clock.now().plus(self.doomed_for)
+    }
+}
+
+#[async_trait]
+impl Ledger for MemoryLedger {
+    async fn create(&self, new: NewUpload) -> Result<UploadRow> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        if state
+            .uploads
+            .values()
+            .any(|u| u.row.id == new.id || u.row.key == new.key)
+        {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "upload.create",
+                new.id.to_string(),
+            ));
+        }
+        let row = UploadRow {
+            id: new.id,
+            account: new.account,
+            organization: new.organization,
+            key: new.key,
+            store: new.store,
+            epoch: 1,
+            state: UploadState::Open,
+            offset: 0,
+            length: new.length,
+            part_bytes: new.part_bytes,
+            target: new.target,
+            digests: None,
+            created: now,
+            updated: now,
+        };
+        state.uploads.insert(row.id, Upload::new(row.clone()));
+        Ok(row)
+    }
+
+    async fn take_over(&self, id: UploadId) -> Result<Option<UploadRow>> {
+        let mut state = self.state();
+        Ok(state
+            .uploads
+            .get_mut(&id)
+            .map(|u| &mut u.row)
+            .and_then(|row| {
+                if row.state != UploadState::Open {
+                    return None;
+                }
+                row.epoch += 1;
+                Some(row.clone())
+            }))
+    }
+
+    async fn upload(&self, id: UploadId) -> Result<Option<UploadRow>> {
+        Ok(self.state().uploads.get(&id).map(|u| u.row.clone()))
+    }
+
+    async fn advance(&self, fence: Fence, step: Advance) -> Result<()> {
+        const OP: &str = "upload.advance";
+        let now = self.clock.now();
+        let mut state = self.state();
+        let upload = state.fenced(OP, fence)?;
+        let row = &mut upload.row;
+        let fits = row.state == UploadState::Open
+            && row.offset == step.from
+            && row.length.is_none_or(|length| length >= step.to);
+        if !fits {
+            return Err(fenced(OP, fence.id));
+        }
+        check_step(OP, fence.id, row.part_bytes, &step)?;
+        row.offset = step.to;
+        row.updated = now;
+        upload.parts.insert(step.part, step.values);
+        Ok(())
+    }
+
+    async fn complete(&self, fence: Fence, completion: Completion) -> Result<()> {
+        const OP: &str = "upload.complete";
+        let now = self.clock.now();
+        let mut state = self.state();
+        let row = &mut state.fenced(OP, fence)?.row;
+        let Completion {
+            length,
+            blake3,
+            sha256,
+        } = completion;
+        let whole = row.offset == length && row.length.is_none_or(|declared| declared == length);
+        match row.state {
+            UploadState::Open if whole => {
+                row.state = UploadState::Completing;
+                row.length = Some(length);
+                row.digests = Some((blake3, sha256));
+                row.updated = now;
+                Ok(())
+            }
+            UploadState::Completing if whole && row.digests == Some((blake3, sha256)) => Ok(()),
+            _ => Err(fenced(OP, fence.id)),
+        }
+    }
+
+    async fn publish(&self, fence: Fence) -> Result<Published> {
+        let (now, due) = (self.clock.now(), self.due());
+        self.state().publish(fence, now, due)
+    }
+
+    async fn abort(&self, id: UploadId) -> Result<bool> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let Some(upload) = state.uploads.get_mut(&id) else {
+            return Ok(false);
+        };
+        let row = &mut upload.row;
+        if !matches!(row.state, UploadState::Open | UploadState::Completing) {
+            return Ok(false);
+        }
+        row.state = UploadState::Aborted;
+        row.epoch += 1;
+        row.updated = now;
+        upload.parts.clear();
+        let trash = Trash {
+            key: row.key,
+            store: row.store.clone(),
+        };
+        state.trash.push((now, trash));
+        Ok(true)
+    }
+
+    async fn uploads_in(
+        &self,
+        state: UploadState,
+        until: UnixMillis,
+        limit: u32,
+    ) -> Result<Vec<UploadRow>> {
+        let rows = self.state();
+        let rows = rows.uploads.values().map(|u| &u.row);
+        let mut rows: Vec<_> = rows
+            .filter(|row| row.state == state && row.updated <= until)
+            .cloned()
+            .collect();
+        rows.sort_by_key(|row| (row.updated, row.id));
+        rows.truncate(limit as usize);
+        Ok(rows)
+    }
+
+    async fn due_trash(&self, limit: u32) -> Result<Vec<Trash>> {
+        let now = self.clock.now();
+        Ok(self.state().due_trash(now, limit as usize))
+    }
+
+    async fn forget(&self, key: &BlobKey) -> Result<()> {
+        self.state().forget(key);
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! C3, the one commit point: blob, name, stored answer and event in one transaction.
+
+use serde::{Deserialize, Serialize};
+
+use super::rows::{fenced, upload_columns, upload_of};
+use super::{Fence, Published, UploadRow, UploadState, trash};
+use crate::blob::BlobMeta;
+use crate::digest::{Blake3, Sha256};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::catalog::FileId;
+use crate::metadata::catalog::blobs::{self, blocks};
+use crate::metadata::catalog::publish::{Names, ensure_parents, point};
+use crate::metadata::sql::{At as _, Columns as _, odd, signed};
+use crate::metadata::writer::Tx;
+use crate::metadata::{audit, outbox};
+
+pub(super) const OP: &str = "upload.publish";
+
+/// Publishes what `fence` names, or repeats what publishing it answered.
+pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
+    let row = sqlx::query(concat!(
+        "SELECT answer, ",
+        upload_columns!(),
+        " FROM uploads WHERE id = $1 AND epoch = $2 AND state IN ('completing', 'done')"
+    ))
+    .bind(fence.id.as_bytes().to_vec())
+    .bind(fence.epoch)
+    .fetch_optional(&mut tx.connection)
+    .await
+    .at(OP, fence.id)?
+    .ok_or_else(|| fenced(OP, fence.id))?;
+    let upload = upload_of(&row)?;
+    if upload.state == UploadState::Done {
+        return Answer::read(&row.text("answer")?);
+    }
+    let names = Names::parse(OP, &upload.target)?;
+    assert_organization(tx, &upload).await?;
+    let held = equal_blob(tx, &upload).await?;
+    let is_new = held.is_none();
+    let blob = match held {
+        Some(held) => {
+            trash::add(tx, OP, &upload.key, &upload.store).await?;
+            held
+        }
+        None => insert_blob(tx, &upload).await?,
+    };
+    let architecture = ensure_parents(
+        tx,
+        OP,
+        upload.organization,
+        upload.account,
+        &names,
+        upload.target.new_box_public,
+    )
+    .await?;
+    let declared = upload.target.declared.clone();
+    let pointed = point(tx, OP, architecture, &blob.key, declared).await?;
+    if is_new {
+        blobs::heal(tx, OP, upload.organization, &blob).await?;
+    }
+    let published = Published {
+        blob,
+        file: pointed.file,
+        replaced: pointed.old.is_some(),
+        version: pointed.place.version.clone().unwrap_or_default(),
+    };
+    finish(tx, &upload, &published).await?;
+    let target = &upload.target;
+    let event = outbox::box_uploaded(&pointed.place, &target.base_url, &blob, pointed.old);
+    outbox::append(tx, event, &target.actor).await?;
+    audit::record(tx, &target.actor, OP, &pointed.place.path()).await?;
+    Ok(published)
+}
+
+async fn assert_organization(tx: &mut Tx, upload: &UploadRow) -> Result<()> {
+    let id = upload.organization.0;
+    sqlx::query("SELECT id FROM organizations WHERE id = $1")
+        .bind(id)
+        .fetch_optional(&mut tx.connection)
+        .await
+        .at(OP, id)?
+        .map(drop)
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, OP, format!("organization {id}")))
+}
+
+/// What the upload holds, once its digests are known.
+fn whole(upload: &UploadRow) -> Result<BlobMeta> {
+    let (blake3, sha256) = upload.digests.ok_or_else(|| odd("blake3"))?;
+    Ok(BlobMeta {
+        key: upload.key,
+        length: upload.offset,
+        blake3,
+        sha256,
+    })
+}
+
+/// An equal blob that the same organization holds already; one that is being deleted or is damaged is
+/// none.
+async fn equal_blob(tx: &mut Tx, upload: &UploadRow) -> Result<Option<BlobMeta>> {
+    let wanted = whole(upload)?;
+    sqlx::query(
+        "SELECT x.key AS x_key, x.length AS x_length, x.blake3 AS x_blake3, x.sha256 AS x_sha256
+         FROM blobs x WHERE x.tenant = $1 AND x.blake3 = $2 AND x.sha256 = $3 AND x.length = $4
+             AND x.state IN ('live', 'doomed') ORDER BY x.created_ms, x.key LIMIT 1",
+    )
+    .bind(upload.organization.0)
+    .bind(wanted.blake3.0.to_vec())
+    .bind(wanted.sha256.0.to_vec())
+    .bind(signed(OP, wanted.length)?)
+    .fetch_optional(&mut tx.connection)
+    .await
+    .at(OP, upload.id)?
+    .map(|row| row.blob_meta())
+    .transpose()
+}
+
+/// Makes the blob row, not yet named by anything, and moves the parts' subtree values to it.
+async fn insert_blob(tx: &mut Tx, upload: &UploadRow) -> Result<BlobMeta> {
+    let blob = whole(upload)?;
+    let parts = sqlx::query("SELECT cvs FROM parts WHERE upload = $1 ORDER BY k")
+        .bind(upload.id.as_bytes().to_vec())
+        .fetch_all(&mut tx.connection)
+        .await
+        .at(OP, upload.id)?;
+    let mut values = Vec::new();
+    for part in parts {
+        values.extend_from_slice(&part.bytes("cvs")?);
+    }
+    if values.len() as u64 != blocks(blob.length) * 32 {
+        return Err(odd("cvs").with_source(format!("{} bytes for {}", values.len(), blob.length)));
+    }
+    sqlx::query(
+        "INSERT INTO blobs (key, tenant, store, length, blake3, sha256, state, refs, created_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, 'live', 0, $7)",
+    )
+    .bind(blob.key.as_bytes().to_vec())
+    .bind(upload.organization.0)
+    .bind(&upload.store)
+    .bind(signed(OP, blob.length)?)
+    .bind(blob.blake3.0.to_vec())
+    .bind(blob.sha256.0.to_vec())
+    .bind(tx.now.0)
+    .execute(&mut tx.connection)
+    .await
+    .at(OP, blob.key)?;
+    sqlx::query("INSERT INTO blob_trees (blob, cvs) VALUES ($1, $2)")
+        .bind(blob.key.as_bytes().to_vec())
+        .bind(values)
+        .execute(&mut tx.connection)
+        .await
+        .at(OP, blob.key)?;
+    Ok(blob)
+}
+
+/// `done`, with the answer for whoever asks again.
+async fn finish(tx: &mut Tx, upload: &UploadRow, published: &Published) -> Result<()> {
+    let answer = Answer::text(published)?;
+    let done = sqlx::query(
+        "UPDATE uploads SET state = 'done', answer = $3, hash_states = NULL, updated_ms = $4
+         WHERE id = $1 AND epoch = $2 AND state = 'completing'",
+    )
+    .bind(upload.id.as_bytes().to_vec())
+    .bind(upload.epoch)
+    .bind(answer)
+    .bind(tx.now.0)
+    .execute(&mut tx.connection)
+    .await
+    .at(OP, upload.id)?;
+    if done.rows_affected() != 1 {
+        return Err(fenced(OP, upload.id));
+    }
+    trash::forget_parts(tx, OP, upload.id).await
+}
+
+/// [`Published`] as the upload's row keeps it.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    key: String,
+    length: u64,
+    blake3: String,
+    sha256: String,
+    file: i64,
+    replaced: bool,
+    version: String,
+}
+
+impl Answer {
+    fn text(published: &Published) -> Result<String> {
+        let Published {
+            blob,
+            file,
+            replaced,
+            version,
+        } = published;
+        let answer = Self {
+            key: blob.key.to_string(),
+            length: blob.length,
+            blake3: blob.blake3.to_hex(),
+            sha256: blob.sha256.to_hex(),
+            file: file.0,
+            replaced: *replaced,
+            version: version.clone(),
+        };
+        serde_json::to_string(&answer).map_err(|e| odd("answer").with_source(e))
+    }
+
+    fn read(text: &str) -> Result<Published> {
+        let answer: Self = serde_json::from_str(text).map_err(|e| odd("answer").with_source(e))?;
+        Ok(Published {
+            blob: BlobMeta {
+                key: answer
+                    .key
+                    .parse()
+                    .map_err(|e| odd("answer").with_source(e))?,
+                length: answer.length,
+                blake3: Blake3::from_hex(&answer.blake3).ok_or_else(|| odd("answer"))?,
+                sha256: Sha256::from_hex(&answer.sha256).ok_or_else(|| odd("answer"))?,
+            },
+            file: FileId(answer.file),
+            replaced: answer.replaced,
+            version: answer.version,
+        })
+    }
+}

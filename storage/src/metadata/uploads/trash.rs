@@ -1,0 +1,132 @@
+//! Bytes on their way out: what is due, and what is gone.
+
+use futures_util::FutureExt as _;
+
+use super::Trash;
+use crate::blob::{BlobKey, UploadId};
+use crate::clock::UnixMillis;
+use crate::error::Result;
+use crate::metadata::Metadata;
+use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::writer::Tx;
+
+pub(super) const DUE: &str = "trash.due";
+pub(super) const FORGET: &str = "trash.forget";
+
+impl Metadata {
+    /// Forgets uploads that ended (published, given up or lost) at or before `until`; returns how many.
+    /// Their answers can no longer be repeated afterwards.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn purge_uploads(&self, until: UnixMillis) -> Result<u64> {
+        const OP: &str = "upload.purge";
+        self.write(OP, move |tx| {
+            async move {
+                let ended = "state IN ('done', 'aborted', 'lost') AND updated_ms <= $1";
+                let parts = format!(
+                    "DELETE FROM parts WHERE upload IN (SELECT id FROM uploads WHERE {ended})"
+                );
+                let uploads = format!("DELETE FROM uploads WHERE {ended}");
+                let mut removed = 0;
+                for statement in [parts, uploads] {
+                    removed = sqlx::query(sqlx::AssertSqlSafe(statement))
+                        .bind(until.0)
+                        .execute(&mut tx.connection)
+                        .await
+                        .at(OP, "uploads")?
+                        .rows_affected();
+                }
+                Ok(removed)
+            }
+            .boxed()
+        })
+        .await
+    }
+}
+
+/// Puts bytes that nobody names into the trash, due now.
+pub(super) async fn add(tx: &mut Tx, op: &'static str, key: &BlobKey, store: &str) -> Result<()> {
+    sqlx::query("INSERT INTO trash (key, store, due_ms) VALUES ($1, $2, $3)")
+        .bind(key.as_bytes().to_vec())
+        .bind(store)
+        .bind(tx.now.0)
+        .execute(&mut tx.connection)
+        .await
+        .at(op, key)
+        .map(drop)
+}
+
+/// The parts of an upload that ended are of no use any more.
+pub(super) async fn forget_parts(tx: &mut Tx, op: &'static str, id: UploadId) -> Result<()> {
+    sqlx::query("DELETE FROM parts WHERE upload = $1")
+        .bind(id.as_bytes().to_vec())
+        .execute(&mut tx.connection)
+        .await
+        .at(op, id)
+        .map(drop)
+}
+
+/// D2: what is due, trash first. Blobs become `deleting` here, so that publishing revives them before
+/// or never; what was `deleting` already is told again, for whoever was to remove it may have died.
+pub(super) async fn due(tx: &mut Tx, limit: u32) -> Result<Vec<Trash>> {
+    let limit = i64::from(limit);
+    let mut rows = sqlx::query(
+        "SELECT key, store FROM trash WHERE due_ms <= $1 ORDER BY due_ms, key LIMIT $2",
+    )
+    .bind(tx.now.0)
+    .bind(limit)
+    .fetch_all(&mut tx.connection)
+    .await
+    .at(DUE, "trash")?;
+    let room = limit - i64::try_from(rows.len()).unwrap_or(limit);
+    let doomed = sqlx::query(
+        "SELECT key, store, state FROM blobs WHERE refs = 0 AND due_ms <= $1
+         ORDER BY due_ms, key LIMIT $2",
+    )
+    .bind(tx.now.0)
+    .bind(room)
+    .fetch_all(&mut tx.connection)
+    .await
+    .at(DUE, "blobs")?;
+    for row in &doomed {
+        if row.text("state")? == "deleting" {
+            continue;
+        }
+        let key = row.key("key")?;
+        // The condition again: a reference taken in between, on a database with several writers, wins.
+        sqlx::query("UPDATE blobs SET state = 'deleting' WHERE key = $1 AND refs = 0")
+            .bind(key.as_bytes().to_vec())
+            .execute(&mut tx.connection)
+            .await
+            .at(DUE, key)?;
+    }
+    rows.extend(doomed);
+    rows.iter()
+        .map(|row| {
+            Ok(Trash {
+                key: row.key("key")?,
+                store: row.text("store")?,
+            })
+        })
+        .collect()
+}
+
+/// D4: forgets bytes that are gone. A blob that is not `deleting` stays, whoever asks.
+pub(super) async fn forget(tx: &mut Tx, key: BlobKey) -> Result<()> {
+    for statement in [
+        "DELETE FROM trash WHERE key = $1",
+        "DELETE FROM former_files WHERE blob IN (
+             SELECT key FROM blobs WHERE key = $1 AND state = 'deleting')",
+        "DELETE FROM blob_trees WHERE blob IN (
+             SELECT key FROM blobs WHERE key = $1 AND state = 'deleting')",
+        "DELETE FROM blobs WHERE key = $1 AND state = 'deleting'",
+    ] {
+        sqlx::query(statement)
+            .bind(key.as_bytes().to_vec())
+            .execute(&mut tx.connection)
+            .await
+            .at(FORGET, key)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,326 @@
+//! Group commit: one task owns the one connection that writes.
+//!
+//! A flush of the disk costs milliseconds and serves any number of changes, so what waits is taken
+//! together: one transaction, each job in a savepoint of its own, one commit, then the answers. A job
+//! that fails takes back its own changes only.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use sqlx::any::AnyConnectOptions;
+use sqlx::{AnyConnection, Connection as _};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::MetadataOptions;
+use super::dialect;
+use super::sql::{At as _, Columns as _};
+use crate::clock::UnixMillis;
+use crate::error::{Error, ErrorKind, Result, chain};
+
+/// Told how long each commit took.
+pub(super) type Observer = Arc<dyn Fn(Duration) + Send + Sync>;
+
+/// What one job works in: the connection inside its savepoint, and the moment of its transaction.
+#[derive(Debug)]
+pub(super) struct Tx {
+    pub(super) connection: AnyConnection,
+    pub(super) now: UnixMillis,
+    doomed_for: Duration,
+}
+
+impl Tx {
+    /// When bytes that lost their last name now may be removed.
+    pub(super) fn due(&self) -> UnixMillis {
+        self.now.plus(self.doomed_for)
+    }
+
+    /// The next integer id (or sequence number) of `table`.
+    pub(super) async fn next_id(&mut self, table: &'static str) -> Result<i64> {
+        sqlx::query(
+            "INSERT INTO counters (name, value) VALUES ($1, 1)
+             ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 RETURNING value",
+        )
+        .bind(table)
+        .fetch_one(&mut self.connection)
+        .await
+        .at("metadata.next_id", table)?
+        .int("value")
+    }
+}
+
+/// The way to the writing task.
+pub(super) struct Writer {
+    // Taken at the close; the task ends when the last sender is gone.
+    queue: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+    observer: Arc<Mutex<Option<Observer>>>,
+}
+
+impl Writer {
+    pub(super) fn spawn(
+        connection: AnyConnection,
+        connect: AnyConnectOptions,
+        options: MetadataOptions,
+    ) -> Self {
+        let (sender, queue) = mpsc::channel(QUEUE_JOBS);
+        let observer = Arc::new(Mutex::new(None));
+        let task = Task {
+            connection: Some(connection),
+            connect,
+            options,
+            observer: Arc::clone(&observer),
+        };
+        Self {
+            queue: Mutex::new(Some(sender)),
+            task: Mutex::new(Some(tokio::spawn(task.run(queue)))),
+            observer,
+        }
+    }
+
+    pub(super) fn observe(&self, observer: Observer) {
+        *lock(&self.observer) = Some(observer);
+    }
+
+    /// Runs `work` in the next transaction and answers once that is committed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether the work is done; it is done whole or not at all.
+    pub(super) async fn run<T, F>(&self, op: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
+    {
+        let unavailable =
+            |why: &'static str| Error::new(ErrorKind::Unavailable, op, "database").with_source(why);
+        let queue = lock(&self.queue)
+            .clone()
+            .ok_or_else(|| unavailable("it is closed"))?;
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Work {
+            op,
+            work: Some(work),
+            outcome: None,
+            reply,
+        });
+        match tokio::time::timeout(QUEUE_WAIT, queue.reserve()).await {
+            Ok(Ok(permit)) => permit.send(job),
+            Ok(Err(_closed)) => return Err(unavailable("its writer ended")),
+            Err(_elapsed) => return Err(unavailable("too many changes wait for it")),
+        }
+        drop(queue);
+        answer
+            .await
+            .map_err(|_dropped| unavailable("its writer ended"))?
+    }
+
+    /// Commits what waits, then ends the task.
+    pub(super) async fn close(&self) {
+        drop(lock(&self.queue).take());
+        let task = lock(&self.task).take();
+        if let Some(task) = task
+            && let Err(e) = task.await
+        {
+            tracing::error!(error = %e, "the database's writer failed");
+        }
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
+    }
+}
+
+/// A change on its way through a batch.
+trait Job: Send {
+    /// Does the work inside a savepoint; true to keep it.
+    fn run<'j>(&'j mut self, tx: &'j mut Tx) -> BoxFuture<'j, bool>;
+    /// Answers, once the batch is committed or lost.
+    fn answer(self: Box<Self>, batch: Result<(), ErrorKind>);
+}
+
+struct Work<F, T> {
+    op: &'static str,
+    work: Option<F>,
+    outcome: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<F, T> Job for Work<F, T>
+where
+    T: Send + 'static,
+    F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
+{
+    fn run<'j>(&'j mut self, tx: &'j mut Tx) -> BoxFuture<'j, bool> {
+        let op = self.op;
+        let work = self.work.take();
+        async move {
+            let Some(work) = work else { return false };
+            // One bad job must not end the writing of all others.
+            let outcome = AssertUnwindSafe(async { work(tx).await })
+                .catch_unwind()
+                .await;
+            let outcome = outcome.unwrap_or_else(|panic| {
+                Err(Error::new(ErrorKind::Internal, op, "panic").with_source(text_of(&*panic)))
+            });
+            self.outcome.insert(outcome).is_ok()
+        }
+        .boxed()
+    }
+
+    fn answer(self: Box<Self>, batch: Result<(), ErrorKind>) {
+        let lost = |kind| {
+            Error::new(kind, self.op, "database").with_source("its transaction was not committed")
+        };
+        let outcome = match (batch, self.outcome) {
+            (Ok(()), Some(outcome)) => outcome,
+            // What failed by itself changed nothing anyway and tells more.
+            (Err(_), Some(Err(own))) => Err(own),
+            (Err(kind), _) => Err(lost(kind)),
+            (Ok(()), None) => Err(lost(ErrorKind::Internal)),
+        };
+        // Whoever asked may have gone.
+        drop(self.reply.send(outcome));
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default()
+}
+
+struct Task {
+    // None after a failure: what state the connection is in is then anybody's guess.
+    connection: Option<AnyConnection>,
+    connect: AnyConnectOptions,
+    options: MetadataOptions,
+    observer: Arc<Mutex<Option<Observer>>>,
+}
+
+impl Task {
+    async fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+        let mut batch = Vec::with_capacity(BATCH_JOBS);
+        while let Some(first) = queue.recv().await {
+            let result = self.transact(first, &mut queue, &mut batch).await;
+            let result = result.map_err(|e| {
+                tracing::error!(error = %chain(&e), jobs = batch.len(), "a transaction failed");
+                // Nothing is known against any single change: each may succeed when tried again.
+                if e.kind() == ErrorKind::Full {
+                    ErrorKind::Full
+                } else {
+                    ErrorKind::Unavailable
+                }
+            });
+            for job in batch.drain(..) {
+                job.answer(result);
+            }
+        }
+        if let Some(connection) = self.connection.take()
+            && let Err(e) = connection.close().await
+        {
+            tracing::warn!(error = %e, "closing the database failed");
+        }
+    }
+
+    /// Runs `first` and what waits behind it as one transaction; all that ran is in `batch` afterwards.
+    async fn transact(
+        &mut self,
+        first: Box<dyn Job>,
+        queue: &mut mpsc::Receiver<Box<dyn Job>>,
+        batch: &mut Vec<Box<dyn Job>>,
+    ) -> Result<()> {
+        // Put back only when the transaction ended as it should.
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => match dialect::connect_writer(&self.connect).await {
+                Ok(connection) => connection,
+                Err(e) => {
+                    batch.push(first);
+                    return Err(e);
+                }
+            },
+        };
+        let now = self.options.clock.now();
+        let mut tx = Tx {
+            connection,
+            now,
+            doomed_for: self.options.doomed_for,
+        };
+        let mut next = Some(first);
+        let mut result = execute(&mut tx, dialect::BEGIN_WRITE).await;
+        while let Some(mut job) = next.take() {
+            if result.is_ok() {
+                result = step(&mut tx, &mut *job).await;
+            }
+            batch.push(job);
+            if result.is_ok() && batch.len() < BATCH_JOBS {
+                next = queue.try_recv().ok();
+            }
+        }
+        match result {
+            Ok(()) => result = commit(&mut tx, &self.observer).await,
+            // Rolls back what is open.
+            Err(_) => drop(execute(&mut tx, "ROLLBACK").await),
+        }
+        if result.is_ok() {
+            self.connection = Some(tx.connection);
+        } else {
+            drop(tx.connection.close().await);
+        }
+        result
+    }
+}
+
+async fn commit(tx: &mut Tx, observer: &Mutex<Option<Observer>>) -> Result<()> {
+    let started = tokio::time::Instant::now();
+    let result = execute(tx, "COMMIT").await;
+    if let Err(e) = &result
+        && dialect::is_disk_failure(e)
+    {
+        tracing::error!(error = %chain(e), "the disk below the database failed; ending the process");
+        std::process::abort();
+    }
+    let observer = lock(observer).clone();
+    if let Some(observe) = observer {
+        observe(started.elapsed());
+    }
+    result
+}
+
+/// One job in its savepoint. An error means that the whole transaction is lost.
+async fn step(tx: &mut Tx, job: &mut dyn Job) -> Result<()> {
+    execute(tx, "SAVEPOINT job").await?;
+    if !job.run(tx).await {
+        // Also fails when the database itself rolled everything back, as it does on a full disk.
+        execute(tx, "ROLLBACK TO SAVEPOINT job").await?;
+    }
+    execute(tx, "RELEASE SAVEPOINT job").await
+}
+
+async fn execute(tx: &mut Tx, statement: &'static str) -> Result<()> {
+    sqlx::query(statement)
+        .execute(&mut tx.connection)
+        .await
+        .at("metadata.transaction", statement)
+        .map(drop)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Changes that may wait; whoever comes later waits outside, with the memory that is theirs.
+const QUEUE_JOBS: usize = 256;
+
+/// How long a change waits for its place in the queue (the rule for a database call: 10 s).
+const QUEUE_WAIT: Duration = Duration::from_secs(10);
+
+/// Changes in one transaction: beyond it the first would wait for the last without gain.
+const BATCH_JOBS: usize = 64;

@@ -1,0 +1,139 @@
+//! The two ends of an upload: published by the one commit point, or given up without a trace.
+
+use tokio::time::Instant;
+
+use super::engine::{Inner, Stored};
+use super::stats::{Stage, count};
+use crate::blob::UploadId;
+use crate::error::{Error, ErrorKind, Result, Retry, chain};
+use crate::metadata::uploads::{Completion, Published, UploadState as RowState};
+use crate::store::UploadSink;
+
+/// Tries of a step whose answer may have been lost; each finds out what the one before did.
+const TRIES: usize = 3;
+
+impl Inner {
+    /// C0 to C3. On failure the upload is given up, unless only its answer is missing: then the row
+    /// stays `completing`, and recovery publishes it.
+    pub(super) async fn complete_and_publish(
+        &self,
+        stored: &Stored,
+        sink: Box<dyn UploadSink>,
+        completion: Completion,
+    ) -> Result<Published> {
+        let started = Instant::now();
+        if let Err(e) = self.complete(stored, completion).await {
+            self.give_up(stored, Some(sink)).await;
+            return Err(e);
+        }
+        // C1: a lost answer decides nothing, what the store holds does.
+        if let Err(e) = sink.commit().await {
+            tracing::warn!(upload = %stored.fence.id, error = chain(&e), "commit of the bytes unanswered");
+        }
+        let published = self.publish(stored, completion.length).await;
+        self.counters.spent(Stage::Publish, started);
+        published
+    }
+
+    /// C0, with the row deciding when the answer is lost.
+    async fn complete(&self, stored: &Stored, completion: Completion) -> Result<()> {
+        let ledger = &self.options.ledger;
+        let done = ledger.complete(stored.fence, completion).await;
+        if let Err(lost) = &done
+            && lost.kind().retry() == Retry::Later
+            && let Ok(Some(row)) = ledger.upload(stored.fence.id).await
+            && row.epoch == stored.fence.epoch
+            && row.state == RowState::Completing
+        {
+            return Ok(());
+        }
+        done
+    }
+
+    /// C2 and C3 of an upload whose row is `completing`; may be repeated.
+    pub(super) async fn publish(&self, stored: &Stored, length: u64) -> Result<Published> {
+        self.check(stored, length).await?;
+        let ledger = &self.options.ledger;
+        let mut tries = 0;
+        let published = loop {
+            tries += 1;
+            match ledger.publish(stored.fence).await {
+                Ok(published) => break published,
+                // Repeating it on a row that is done gives the outcome again.
+                Err(e) if e.kind().retry() == Retry::Later && tries < TRIES => {
+                    tracing::warn!(upload = %stored.fence.id, error = chain(&e), "publish tried again");
+                }
+                Err(e) => {
+                    if e.kind().retry() == Retry::Never {
+                        self.give_up(stored, None).await;
+                    }
+                    return Err(e);
+                }
+            }
+        };
+        count(&self.counters.uploads_finished, 1);
+        if published.blob.key != stored.key {
+            // The tenant held an equal blob; ours is in the trash by now.
+            self.remove_and_forget(stored).await;
+        }
+        Ok(published)
+    }
+
+    /// C2: the store holds as many bytes as were committed.
+    async fn check(&self, stored: &Stored, length: u64) -> Result<()> {
+        let what = match stored.store.read.stat(&stored.key).await {
+            Ok(found) if found == length => return Ok(()),
+            Ok(_) => "the store holds another length than was committed",
+            Err(e) if e.kind() == ErrorKind::NotFound => "the store lost the bytes",
+            Err(e) => return Err(e),
+        };
+        self.give_up(stored, None).await;
+        Err(Error::new(ErrorKind::Damaged, "upload.check", stored.subject()).with_source(what))
+    }
+
+    /// Ends an upload without a trace: the row first, since it may turn out to be published.
+    pub(super) async fn give_up(&self, stored: &Stored, sink: Option<Box<dyn UploadSink>>) {
+        if !self.abort_row(stored.fence.id).await {
+            return;
+        }
+        if let Some(sink) = sink
+            && let Err(e) = sink.abort().await
+        {
+            tracing::warn!(upload = %stored.fence.id, error = chain(&e), "bytes stay in the trash");
+            return;
+        }
+        self.remove_and_forget(stored).await;
+    }
+
+    /// True when the row was open or completing and is aborted now. When the rows do not answer, the
+    /// upload is noted and tried again by the next sweep; its bytes stay, for they may be published.
+    pub(super) async fn abort_row(&self, id: UploadId) -> bool {
+        match self.options.ledger.abort(id).await {
+            Ok(aborted) => {
+                self.abandoned().remove(&id);
+                count(&self.counters.uploads_aborted, u64::from(aborted));
+                aborted
+            }
+            Err(e) => {
+                tracing::warn!(upload = %id, error = chain(&e), "abort is left for later");
+                self.abandoned().insert(id);
+                false
+            }
+        }
+    }
+
+    /// Removes bytes that are in the trash. What fails stays there for the next sweep.
+    async fn remove_and_forget(&self, stored: &Stored) {
+        let removed = match &stored.store.delete {
+            Some(delete) => delete.delete(&stored.key).await,
+            None => return,
+        };
+        let forgotten = match removed {
+            Ok(()) => self.options.ledger.forget(&stored.key).await,
+            failed => failed,
+        };
+        if let Err(e) = forgotten {
+            tracing::warn!(upload = %stored.fence.id, error = chain(&e), "bytes stay in the trash");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! An upload that fails at each call of its store and its ledger, before it, after it (done, answer
+//! lost), or for good, as a process does that dies. Whatever happened: recovery and one sweep leave
+//! either the whole blob or nothing.
+
+use std::collections::BTreeMap;
+
+use boxgate_storage::backend::faulty::{self, Fault, Faults};
+use boxgate_storage::metadata::uploads::{Published, UploadState};
+use boxgate_storage::{ErrorKind, Result};
+use bytes::Bytes;
+use std::sync::Arc;
+
+use crate::ledger::FaultyLedger;
+use crate::upload::{Bench, MIB, content, engine, intent, read_back};
+
+/// Two whole parts and a short one.
+const LENGTH: usize = 17 * MIB + 5;
+
+async fn upload(bench: &Bench, faults: &Faults, bytes: &Bytes) -> Result<Published> {
+    let store = faulty::wrap(bench.memory.store(), faults);
+    let ledger = Arc::new(FaultyLedger {
+        inner: bench.ledger.clone(),
+        faults: faults.clone(),
+    });
+    let engine = engine(&bench.clock, &bench.pool, ledger, store);
+    let uploaded = async {
+        let length = Some(bytes.len() as u64);
+        let mut writer = engine.begin(intent(length, vec![])).await?;
+        for at in (0..bytes.len()).step_by(700_000) {
+            let chunk = bytes.slice(at..bytes.len().min(at + 700_000));
+            if let Err(e) = writer.write(chunk).await {
+                writer.abort().await;
+                return Err(e);
+            }
+        }
+        writer.finish().await
+    }
+    .await;
+    engine.settled().await;
+    assert_eq!(engine.in_progress(), 0);
+    assert_eq!(bench.pool.in_use_bytes(), 0);
+    uploaded
+}
+
+/// Every operation that an upload calls, with how often it does.
+async fn operations() -> BTreeMap<&'static str, usize> {
+    let (bench, faults) = (Bench::new(), Faults::new());
+    let bytes = content(LENGTH, 0);
+    upload(&bench, &faults, &bytes).await.unwrap();
+    // Those of an upload that is given up, too.
+    let store = faulty::wrap(bench.memory.store(), &faults);
+    let ledger = Arc::new(FaultyLedger {
+        inner: bench.ledger.clone(),
+        faults: faults.clone(),
+    });
+    let engine = engine(&bench.clock, &bench.pool, ledger, store);
+    let writer = engine.begin(intent(None, vec![])).await.unwrap();
+    writer.abort().await;
+    let mut times = BTreeMap::new();
+    for call in faults.calls() {
+        *times.entry(call).or_insert(0) += 1;
+    }
+    times
+}
+
+async fn check(bench: &Bench, outcome: &Result<Published>, bytes: &Bytes, case: &str) {
+    // The next process starts: it finds the rows, and of the bytes what was durable.
+    bench.memory.lose_power();
+    bench.engine.recover().await.unwrap();
+    let blobs = bench.ledger.blobs();
+    if let Ok(published) = outcome {
+        assert_eq!(blobs.len(), 1, "{case}: what was answered is there");
+        assert_eq!(blobs[0].0, published.blob, "{case}");
+    }
+    for (blob, _) in &blobs {
+        let found = read_back(&bench.memory.store(), blob, &bench.ledger).await;
+        assert!(found == *bytes, "{case}: what is visible is whole");
+    }
+    let states = bench.ledger.states();
+    let ended = |state: &UploadState| matches!(state, UploadState::Done | UploadState::Aborted);
+    assert!(states.iter().all(ended), "{case}: {states:?}");
+    bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_fails_at_any_step_is_whole_or_gone() {
+    let bytes = content(LENGTH, 1);
+    let faults_of_a_step = [
+        Fault::Before(ErrorKind::Unavailable),
+        Fault::After(ErrorKind::Unavailable),
+        Fault::Before(ErrorKind::Internal),
+        Fault::Before(ErrorKind::Full),
+        Fault::Halt,
+    ];
+    let operations = operations().await;
+    let needed = [
+        "ledger.abort",
+        "ledger.advance",
+        "ledger.complete",
+        "ledger.create",
+        "ledger.forget",
+        "ledger.publish",
+        "sink.abort",
+        "sink.commit",
+        "sink.seal",
+        "sink.write",
+        "store.begin",
+        "store.delete",
+        "store.free_space",
+        "store.stat",
+    ];
+    let called: Vec<_> = operations.keys().copied().collect();
+    assert_eq!(called, needed, "each step of an upload has its fail point");
+    let (mut cases, mut published) = (0, 0);
+    for (op, times) in operations {
+        for nth in 0..times {
+            for fault in faults_of_a_step {
+                let (bench, faults) = (Bench::new(), Faults::new());
+                faults.plan(op, nth, fault);
+                let outcome = upload(&bench, &faults, &bytes).await;
+                check(&bench, &outcome, &bytes, &format!("{op} {nth} {fault:?}")).await;
+                cases += 1;
+                published += usize::from(outcome.is_ok());
+            }
+        }
+    }
+    assert!(cases > 150 && published > 10, "{cases} {published}");
+}
+
+#[tokio::test]
+async fn an_upload_whose_end_fails_too_is_whole_or_gone() {
+    // The first fault sends the upload to its abort; the second hits the abort itself.
+    let bytes = content(LENGTH, 2);
+    for first in [
+        "sink.write",
+        "sink.seal",
+        "ledger.advance",
+        "ledger.complete",
+    ] {
+        for second in [
+            "ledger.abort",
+            "sink.abort",
+            "ledger.forget",
+            "ledger.upload",
+        ] {
+            for fault in [
+                Fault::Before(ErrorKind::Unavailable),
+                Fault::After(ErrorKind::Unavailable),
+                Fault::Halt,
+            ] {
+                let (bench, faults) = (Bench::new(), Faults::new());
+                faults.plan(first, 0, Fault::After(ErrorKind::Unavailable));
+                faults.plan(second, 0, fault);
+                let outcome = upload(&bench, &faults, &bytes).await;
+                let case = format!("{first}, then {second} {fault:?}");
+                check(&bench, &outcome, &bytes, &case).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_of_a_commit_loses_no_upload() {
+    let bytes = content(LENGTH, 3);
+    for (op, nth) in [
+        ("ledger.advance", 0),
+        ("ledger.advance", 2),
+        ("ledger.complete", 0),
+        ("ledger.publish", 0),
+        ("sink.commit", 0),
+    ] {
+        let (bench, faults) = (Bench::new(), Faults::new());
+        faults.plan(op, nth, Fault::After(ErrorKind::Unavailable));
+        let outcome = upload(&bench, &faults, &bytes).await;
+        assert!(outcome.is_ok(), "{op} {nth}: {:?}", outcome.err());
+        check(&bench, &outcome, &bytes, op).await;
+    }
+}
+
+#[tokio::test]
+async fn rows_that_answer_again_let_a_sweep_finish_what_was_left() {
+    let (bench, faults) = (Bench::new(), Faults::new());
+    let bytes = content(LENGTH, 4);
+    for nth in 0..3 {
+        faults.plan("ledger.publish", nth, Fault::Before(ErrorKind::Unavailable));
+    }
+    let outcome = upload(&bench, &faults, &bytes).await;
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(bench.ledger.states(), [UploadState::Completing]);
+    bench.engine.sweep().await.unwrap();
+    assert_eq!(bench.ledger.blobs().len(), 0, "its task may still be at it");
+    bench.clock.advance(std::time::Duration::from_secs(31));
+    bench.engine.sweep().await.unwrap();
+    assert_eq!(bench.ledger.states(), [UploadState::Done]);
+    bench.is_clean().await;
+}

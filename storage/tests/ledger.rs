@@ -1,0 +1,46 @@
+//! The ledger's contract, run on SQLite and on its in-memory twin.
+
+#[path = "ledger/rigs.rs"]
+mod rigs;
+
+use boxgate_storage::conformance::ledger;
+
+use self::rigs::{Memory, Sqlite};
+
+macro_rules! promises {
+    ($($promise:ident)*) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::ledger::$promise(&super::Memory::new()).await;
+            })*
+        }
+
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::ledger::$promise(&super::Sqlite::open().await).await;
+            })*
+        }
+    };
+}
+
+promises! {
+    a_new_upload_is_open_at_zero
+    the_offset_moves_only_forward_and_in_order
+    a_step_that_fits_no_part_is_refused
+    a_stale_epoch_changes_nothing
+    completion_is_fenced_by_the_length
+    a_length_that_was_not_declared_is_known_at_the_end
+    an_aborted_upload_is_trash
+    uploads_are_listed_by_state_and_age
+    publishing_makes_name_blob_tree_and_event
+    names_are_found_without_case_and_versions_without_v
+    equal_bytes_are_kept_once_per_organization
+    equal_bytes_to_the_same_name_replace_nothing
+    a_replaced_blob_stays_until_it_is_due
+    equal_bytes_revive_a_doomed_blob_but_no_deleting_one
+    a_damaged_blob_is_healed_by_sending_it_again
+    nothing_is_published_into_an_organization_that_is_gone
+    uploads_to_one_name_at_once_leave_one_whole_winner
+}
