@@ -198,16 +198,24 @@ impl Player<'_> {
             .cycle()
             .take(usize::try_from(step.count).unwrap_or(usize::MAX));
         let jobs: Vec<Job> = all.map(job).collect();
-        if round == 0
-            && let Some(first) = jobs.first()
-        {
-            // Once, untimed: warms the page cache, and compares by digest.
-            let first = worker::download(first.clone(), true).await;
-            self.wrong
-                .extend(first.wrong.map(|wrong| format!("{}: {wrong}", step.name)));
+        // Not timed: warms the page cache, and compares by digest.
+        let compare = jobs.first().cloned();
+        if !step.cold {
+            self.compare(step, compare.clone()).await;
         }
-        self.timed(index, step, jobs, |job| worker::download(job, false))
-            .await
+        let measured = self.timed(index, step, jobs, worker::download).await?;
+        if step.cold && round == 0 {
+            self.compare(step, compare).await;
+        }
+        Ok(measured)
+    }
+
+    async fn compare(&mut self, step: &Step, job: Option<Job>) {
+        if let Some(job) = job {
+            let done = worker::compare(job).await;
+            self.wrong
+                .extend(done.wrong.map(|wrong| format!("{}: {wrong}", step.name)));
+        }
     }
 
     /// Runs all jobs, each at its intended time, and measures the gateway meanwhile.

@@ -73,6 +73,10 @@ pub(crate) struct Step {
     pub(crate) fresh: bool,
     /// The step whose uploads are downloaded.
     pub(crate) of: Option<String>,
+    /// Downloaded for the first time since it came in, so perhaps from the disk; otherwise a download
+    /// before it, which is not timed, brings the bytes into the page cache.
+    #[serde(default)]
+    pub(crate) cold: bool,
 }
 
 /// What a step does.
