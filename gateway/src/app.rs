@@ -18,7 +18,7 @@ use crate::admission::Admission;
 use crate::auth::link::LinkSigner;
 use crate::auth::master_key::{MasterKey, MasterKeyError};
 use crate::config::settings::Settings;
-use crate::gateway::{Gateway, Lifecycle, Phase};
+use crate::gateway::{Gateway, Lifecycle, MAIN_STORE, Phase};
 use crate::route::Router;
 use crate::server::{Drain, Respond, Server};
 use crate::telemetry::Telemetry;
@@ -26,9 +26,7 @@ use crate::telemetry::Telemetry;
 /// How long a replaced or deleted blob stays readable: the longest download plus the life of a link.
 const DOOMED_FOR: Duration = Duration::from_hours(24);
 /// How often leftovers are looked for.
-const SWEEP_EVERY: Duration = Duration::from_mins(1);
-/// The name of the one store.
-const MAIN_STORE: &str = "main";
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]

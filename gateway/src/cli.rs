@@ -159,8 +159,8 @@ impl Failure {
 /// Runs what was typed.
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
-        Command::Serve(args) => serve::serve(args),
-        Command::Quickstart(args) => quickstart::quickstart(args),
+        Command::Serve(args) => serve::serve(&args),
+        Command::Quickstart(args) => quickstart::quickstart(&args),
         Command::SampleBox(args) => sample_box::sample_box(&args),
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
         Command::Config(ConfigCommand::Check(args)) => check(&args),

@@ -22,6 +22,9 @@ use crate::request::RequestFacts;
 use crate::route::Router;
 use crate::telemetry::Telemetry;
 
+/// The name of the store that takes uploads.
+pub const MAIN_STORE: &str = "main";
+
 /// Shared by all requests of a process.
 #[derive(Debug)]
 pub struct Gateway {
@@ -222,6 +225,13 @@ impl Gateway {
         }
         let uploads = i64::try_from(self.engine.in_progress()).unwrap_or(i64::MAX);
         metrics.uploads_in_progress.set(uploads);
+        let copied = metrics.ingest_copied_bytes.with_label_values(&[MAIN_STORE]);
+        copied.inc_by(
+            self.engine
+                .stats()
+                .bytes_copied
+                .saturating_sub(copied.get()),
+        );
         self.telemetry.render()
     }
 }

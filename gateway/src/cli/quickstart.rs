@@ -30,7 +30,7 @@ struct Kept {
     client_secret: String,
 }
 
-pub(super) fn quickstart(args: QuickstartArgs) -> Result<(), Failure> {
+pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
     let settings = load(&args.serve.config, args.serve.listen.as_deref())?;
     let organization: OrganizationName = args
         .organization

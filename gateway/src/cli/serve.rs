@@ -7,7 +7,7 @@ use crate::app::{App, StartError};
 use crate::config::Settings;
 use crate::telemetry::{self, LogGuard, Telemetry};
 
-pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
+pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let settings = load(&args.config, args.listen.as_deref())?;
     let log = Log::start(&settings)?;
     runtime()?.block_on(async {

@@ -138,7 +138,7 @@ async fn read_form(
         order.declared = form_checksum(&form)?;
     }
     let mut writer = begin(gateway, &order, None, facts).await?;
-    while let Some(chunk) = form.chunk().await? {
+    while let Some(chunk) = ingest::patiently(form.chunk(), &mut writer).await? {
         writer.write(chunk).await?;
     }
     form.finish().await?;
