@@ -1,8 +1,9 @@
 //! Writing a blob's file: each run at its offset as soon as it is full, one `fdatasync` per part.
 //!
-//! Full aligned buffers go to a second descriptor opened for direct I/O: 2 GB/s and 0.1 CPU seconds
-//! per GB where buffered writes with the same syncs reach 0.4 and 2.4 (ext4 on virtio, 1 MiB writes,
-//! one `fdatasync` per 8 MiB). Two writes in flight or a pre-allocated file gained nothing there.
+//! Full aligned buffers go to a second descriptor opened for direct I/O: 1.9 GB/s and 0.1 CPU seconds
+//! per GB where buffered writes with the same syncs reached 0.4 to 0.5 GB/s and 1.8 to 2.5 (ext4 on
+//! virtio, 1 MiB writes, one `fdatasync` per 8 MiB). Two or four writes in flight were no faster there,
+//! eight slower; a pre-allocated file gained a tenth, too little for a length that would then lie.
 
 use std::fs::{File, OpenOptions};
 use std::io;
