@@ -59,7 +59,6 @@ pub(super) async fn connect_writer(options: &AnyConnectOptions) -> Result<AnyCon
         .at(OP, "database")?;
     for pragma in [
         "PRAGMA busy_timeout = 5000",
-        "PRAGMA journal_mode = WAL",
         // The WAL is flushed at every commit: what was acknowledged survives a loss of power.
         "PRAGMA synchronous = FULL",
         "PRAGMA foreign_keys = ON",
@@ -71,7 +70,25 @@ pub(super) async fn connect_writer(options: &AnyConnectOptions) -> Result<AnyCon
             .await
             .at(OP, pragma)?;
     }
+    use_wal(&mut connection).await?;
     Ok(connection)
+}
+
+/// Switches a new database to the write-ahead log. Two processes that do so at once meet a lock for
+/// which SQLite's own waiting does not work.
+async fn use_wal(connection: &mut AnyConnection) -> Result<()> {
+    const SWITCH: &str = "PRAGMA journal_mode = WAL";
+    let mut tries_left = 100;
+    loop {
+        let switched = sqlx::raw_sql(SWITCH).execute(&mut *connection).await;
+        match switched.at("metadata.connect", SWITCH) {
+            Err(e) if e.kind() == ErrorKind::Unavailable && tries_left > 0 => {
+                tries_left -= 1;
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            other => return other.map(drop),
+        }
+    }
 }
 
 /// The connections that read.

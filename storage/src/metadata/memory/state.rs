@@ -345,7 +345,7 @@ impl State {
     fn append(&mut self, draft: Draft, actor: &str, now: UnixMillis) -> Result<()> {
         let name = draft.name.to_owned();
         let (id, data) = draft.seal(actor, now)?;
-        let seq = self.events.len() as i64 + 1;
+        let seq = self.next_id();
         self.events.push(Event {
             seq,
             id,
