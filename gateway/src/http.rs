@@ -4,6 +4,7 @@
 
 pub mod framing;
 pub mod headers;
+pub mod json;
 pub mod negotiate;
 pub mod path;
 pub mod precondition;

@@ -2,7 +2,7 @@
 //!
 //! Clients here are raw sockets, because the point is what other programs may send.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+#![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
 use std::sync::Arc;
 use std::time::Duration;
