@@ -4,7 +4,6 @@
 
 pub mod framing;
 pub mod headers;
-pub mod json;
 pub mod negotiate;
 pub mod path;
 pub mod precondition;
