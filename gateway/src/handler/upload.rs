@@ -6,6 +6,8 @@ use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::uploads::{Published, Target};
 use boxgate_storage::upload::{UploadIntent, UploadWriter};
 
+use tracing::Instrument as _;
+
 use crate::gateway::Gateway;
 use crate::ingest;
 use crate::multipart::{DecodedBase64, Form};
@@ -72,20 +74,33 @@ pub async fn upload(
 ) -> Result<Uploaded, Refusal> {
     let _permit = gateway.admission.upload()?;
     let mut warnings = Vec::new();
+    let name = order.file.to_string();
     let writer = match carrier {
         Carrier::Raw(mut body) => {
             let mut writer = begin(gateway, &order, order.length, facts).await?;
-            ingest::pump(&mut body, &mut writer).await?;
+            let pumping = tracing::debug_span!("pump", upload_id = %writer.id());
+            ingest::pump(&mut body, &mut writer)
+                .instrument(pumping)
+                .await?;
             writer
         }
-        Carrier::Form(form) => read_form(gateway, order, *form, facts, &mut warnings).await?,
+        Carrier::Form(form) => {
+            read_form(gateway, order, *form, facts, &mut warnings)
+                .instrument(tracing::debug_span!("pump"))
+                .await?
+        }
     };
     if writer.received_bytes() == 0 {
         return Err(Refusal::invalid(
             "The file is empty. Nothing was published.",
         ));
     }
-    let published = writer.finish().await?;
+    let finishing = tracing::debug_span!("finish", upload_id = %writer.id());
+    let published = writer.finish().instrument(finishing).await?;
+    tracing::info!(
+        file = %name, blob = %published.blob.key, length = published.blob.length,
+        replaced = published.replaced, "box published"
+    );
     Ok(Uploaded {
         published,
         warnings,
@@ -119,6 +134,7 @@ async fn begin(
             length,
             expected: order.declared.iter().map(|d| d.digest.clone()).collect(),
         })
+        .instrument(tracing::debug_span!("begin"))
         .await?;
     facts.set_upload(writer.id().to_string());
     Ok(writer)
