@@ -194,6 +194,63 @@ mod tests {
         assert_eq!(primary("1034"), Some(IOERR)); // SQLITE_IOERR_FSYNC
     }
 
+    #[derive(Debug)]
+    struct Failed(&'static str);
+
+    impl std::fmt::Display for Failed {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("failed")
+        }
+    }
+
+    impl std::error::Error for Failed {}
+
+    impl sqlx::error::DatabaseError for Failed {
+        fn message(&self) -> &'static str {
+            "failed"
+        }
+
+        fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn only_a_failing_disk_ends_the_process() {
+        let at = |code| {
+            let failed = sqlx::Error::Database(Box::new(Failed(code)));
+            Err::<(), _>(failed)
+                .at("metadata.transaction", "COMMIT")
+                .unwrap_err()
+        };
+        assert!(is_disk_failure(&at("10")));
+        assert!(is_disk_failure(&at("1034")), "a failed flush");
+        assert!(!is_disk_failure(&at("13")), "a full disk recovers");
+        assert_eq!(at("13").kind(), ErrorKind::Full);
+        assert!(!is_disk_failure(&at("5")));
+        assert!(!is_disk_failure(&Error::new(
+            ErrorKind::Internal,
+            "metadata.transaction",
+            "COMMIT"
+        )));
+    }
+
     #[test]
     fn versions_compare_by_number() {
         assert!(version_of("3.51.3").unwrap() >= OLDEST_SQLITE);

@@ -7,9 +7,6 @@ mod publish;
 mod rows;
 mod trash;
 
-#[cfg(feature = "conformance")]
-pub(super) use rows::{check_step, fenced};
-
 use std::fmt::Debug;
 
 use async_trait::async_trait;
@@ -21,6 +18,9 @@ use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::UnixMillis;
 use crate::digest::{Blake3, Sha256};
 use crate::error::Result;
+
+#[cfg(feature = "conformance")]
+pub(super) use rows::{check_step, fenced};
 
 /// What finishing an upload publishes; kept in the upload's row as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
