@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::bootstrap::{administrator, owned};
-use super::serve::{Log, serve_until_signalled, start, start_failed};
-use super::{Failure, QuickstartArgs, load, runtime, say};
+use super::serve::{open, serve_until_signalled, start, start_failed};
+use super::{Failure, QuickstartArgs, runtime, say};
 use crate::auth::credential;
 
 const ADMINISTRATOR: &str = "admin";
@@ -31,12 +31,11 @@ struct Kept {
 }
 
 pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
-    let settings = load(&args.serve.config, args.serve.listen.as_deref())?;
     let organization: OrganizationName = args
         .organization
         .parse()
         .map_err(|e| Failure::Usage(format!("--organization: {e}")))?;
-    let log = Log::start(&settings)?;
+    let (settings, log) = open(&args.serve)?;
     runtime()?.block_on(async {
         let app = start(settings, &log).await?;
         if app.gateway().router.is_reserved(organization.as_str()) {
