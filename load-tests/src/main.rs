@@ -48,7 +48,7 @@ struct Arguments {
     #[arg(long, global = true)]
     quick: bool,
     /// Adds the result to the record of results.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "quick")]
     record: bool,
     /// The record of results.
     #[arg(long, global = true, default_value = "docs/BENCHMARKS.md")]
@@ -106,7 +106,15 @@ async fn one(arguments: &Arguments, scenario: Scenario) -> Result<bool> {
         scenario
     };
     let machine = machine::Machine::look(&arguments.dir)?;
-    say(&format!("# {}: {}", scenario.name, scenario.question));
+    let quick = if arguments.quick {
+        " (a sixteenth of every length)"
+    } else {
+        ""
+    };
+    say(&format!(
+        "# {}{quick}: {}",
+        scenario.name, scenario.question
+    ));
     let options = Options {
         gateway: arguments.gateway.clone(),
         directory: arguments.dir.clone(),
