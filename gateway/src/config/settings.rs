@@ -175,6 +175,8 @@ pub struct Uploads {
     pub decode_base64: DecodeBase64,
     /// Uploads at once.
     pub max_in_progress: usize,
+    /// How long an upload beyond them waits for its turn.
+    pub queue_wait: Duration,
     /// Parts of one upload that are made durable at once.
     pub parts_in_flight: usize,
 }
@@ -579,6 +581,7 @@ impl Judge<'_> {
                 )
                 .unwrap_or(DecodeBase64::Never),
             max_in_progress: self.count("uploads.max_in_progress", uploads.max_in_progress),
+            queue_wait: self.time("uploads.queue_wait", uploads.queue_wait),
             parts_in_flight: self.count("uploads.parts_in_flight", uploads.parts_in_flight),
         }
     }

@@ -72,7 +72,7 @@ pub async fn upload(
     carrier: Carrier,
     facts: &RequestFacts,
 ) -> Result<Uploaded, Refusal> {
-    let _permit = gateway.admission.upload()?;
+    let _permit = gateway.admission.upload().await?;
     let mut warnings = Vec::new();
     let name = order.file.to_string();
     let writer = match carrier {

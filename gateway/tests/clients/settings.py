@@ -26,7 +26,7 @@ def full_store(gate):
 
 def too_many_uploads(gate):
     """One more than allowed is told when to come again; the place is given back whatever became of its holder."""
-    gate.restart(BOXGATE_UPLOADS__MAX_IN_PROGRESS="1")
+    gate.restart(BOXGATE_UPLOADS__MAX_IN_PROGRESS="1", BOXGATE_UPLOADS__QUEUE_WAIT="1s")
     with gate.dial() as first:
         first.head("POST", gate.path() + "/upload", {"x-access-token": gate.key, "Content-Length": len(BOX)})
         first.send(BOX[:100_000])
