@@ -25,6 +25,8 @@ use crate::telemetry::Telemetry;
 
 /// How long a replaced or deleted blob stays readable: the longest download plus the life of a link.
 const DOOMED_FOR: Duration = Duration::from_hours(24);
+/// How long the row of an upload that ended is kept, for its answer to be asked for again.
+const ENDED_UPLOADS_KEPT: Duration = Duration::from_hours(7 * 24);
 /// How often leftovers are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -237,14 +239,21 @@ impl App {
 }
 
 async fn sweep(gateway: Arc<Gateway>) {
+    let told = |what: &str, error: &boxgate_storage::Error| {
+        tracing::warn!(error = %boxgate_storage::error::chain(error), "{what} failed");
+    };
     let mut every = tokio::time::interval(SWEEP_EVERY);
     loop {
         every.tick().await;
         if let Err(error) = gateway.engine.sweep().await {
-            tracing::warn!(error = %boxgate_storage::error::chain(&error), "sweep failed");
+            told("removing what is due", &error);
         }
         if let Err(error) = gateway.metadata.purge_expired_tokens().await {
-            tracing::warn!(error = %boxgate_storage::error::chain(&error), "expired tokens not purged");
+            told("forgetting expired tokens", &error);
+        }
+        let ended = gateway.clock.now().minus(ENDED_UPLOADS_KEPT);
+        if let Err(error) = gateway.metadata.purge_uploads(ended).await {
+            told("forgetting ended uploads", &error);
         }
     }
 }
