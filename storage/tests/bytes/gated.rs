@@ -39,6 +39,16 @@ impl WriteBlob for Gated {
         let inner = self.0.begin(key, part_bytes, length).await?;
         Ok(Box::new(GatedSink(inner, Arc::clone(&self.1))))
     }
+
+    async fn resume(
+        &self,
+        key: &BlobKey,
+        part_bytes: u64,
+        offset: u64,
+    ) -> Result<Box<dyn UploadSink>> {
+        let inner = self.0.resume(key, part_bytes, offset).await?;
+        Ok(Box::new(GatedSink(inner, Arc::clone(&self.1))))
+    }
 }
 
 #[derive(Debug)]
