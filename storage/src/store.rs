@@ -121,6 +121,10 @@ pub trait UploadSink: Debug + Send {
     /// Returns how many bytes the store holds.
     async fn commit(self: Box<Self>) -> Result<u64>;
 
+    /// Lets go of the blob, which goes on at `offset` another time: what is stored behind is given
+    /// back. For a writer that knows where its last commit left the offset; any other drops its sink.
+    async fn pause(self: Box<Self>, offset: u64) -> Result<()>;
+
     /// Gives the bytes up. The store holds nothing under the key afterwards.
     async fn abort(self: Box<Self>) -> Result<()>;
 }

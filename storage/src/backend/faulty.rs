@@ -201,6 +201,10 @@ impl UploadSink for FaultySink {
         self.1.around("sink.commit", self.0.commit()).await
     }
 
+    async fn pause(self: Box<Self>, offset: u64) -> Result<()> {
+        self.1.around("sink.pause", self.0.pause(offset)).await
+    }
+
     async fn abort(self: Box<Self>) -> Result<()> {
         self.1.around("sink.abort", self.0.abort()).await
     }

@@ -97,6 +97,15 @@ impl MemoryStore {
     }
 }
 
+impl Content {
+    /// Nothing is left from `offset` on.
+    fn cut_off(&mut self, offset: u64) {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.bytes.truncate(offset);
+        self.sealed = self.sealed.min(offset);
+    }
+}
+
 impl Volume {
     fn used_bytes(&self) -> u64 {
         self.blobs.values().map(|c| c.bytes.len() as u64).sum()
@@ -187,12 +196,10 @@ impl WriteBlob for MemoryStore {
             .map_err(|_elapsed| failed(ErrorKind::Unavailable))?;
         let mut volume = self.volume();
         let content = volume.blobs.get_mut(key).ok_or_else(missing)?;
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        if content.bytes.len() < offset {
+        if (content.bytes.len() as u64) < offset {
             return Err(failed(ErrorKind::Damaged));
         }
-        content.bytes.truncate(offset);
-        content.sealed = content.sealed.min(offset);
+        content.cut_off(offset);
         drop(volume);
         Ok(Box::new(MemorySink {
             store: self.clone(),
@@ -265,6 +272,13 @@ impl UploadSink for MemorySink {
 
     async fn commit(self: Box<Self>) -> Result<u64> {
         self.store.stat(&self.key).await
+    }
+
+    async fn pause(self: Box<Self>, offset: u64) -> Result<()> {
+        if let Some(content) = self.store.volume().blobs.get_mut(&self.key) {
+            content.cut_off(offset);
+        }
+        Ok(())
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {

@@ -83,6 +83,15 @@ impl std::fmt::Debug for Sealing {
     }
 }
 
+/// What is left of an upload that nothing is on its way of.
+struct Quiet {
+    engine: Arc<Inner>,
+    stored: Stored,
+    sink: Box<dyn UploadSink>,
+    unsure: bool,
+    in_progress: InProgress,
+}
+
 /// Where a writer begins.
 #[derive(Debug)]
 pub(super) struct Start {
@@ -457,20 +466,42 @@ impl Active {
         }
     }
 
-    /// Lets go of the upload as it is, once nothing of it is on its way to the store any more.
+    /// Lets go of the upload, once nothing of it is on its way to the store any more. What was never
+    /// committed gives its room back, but only by a writer that still owns the upload.
     pub(super) async fn leave(self: Box<Self>) {
-        let (_, _, sink, _in_progress) = self.quiet().await;
-        drop(sink);
+        let (state, taken_over) = (self.state.clone(), self.taken_over.clone());
+        let Quiet {
+            stored,
+            sink,
+            unsure,
+            in_progress: _in_progress,
+            ..
+        } = self.quiet().await;
+        let (committed, handed) = {
+            let state = state.lock();
+            (state.committed(), state.handed())
+        };
+        if unsure || taken_over.is_cancelled() || committed == handed {
+            drop(sink);
+        } else if let Err(e) = sink.pause(committed).await {
+            tracing::warn!(upload = %stored.fence.id, error = chain(&e), "room is not given back");
+        }
     }
 
     /// Ends the upload without a trace, unless a newer writer owns it.
     pub(super) async fn abort(self: Box<Self>) {
-        let (engine, stored, sink, _in_progress) = self.quiet().await;
+        let Quiet {
+            engine,
+            stored,
+            sink,
+            in_progress: _in_progress,
+            ..
+        } = self.quiet().await;
         engine.give_up(&stored, Some(sink)).await;
     }
 
     /// Commits nothing more and waits for all that is under way.
-    async fn quiet(self: Box<Self>) -> (Arc<Inner>, Stored, Box<dyn UploadSink>, InProgress) {
+    async fn quiet(self: Box<Self>) -> Quiet {
         let Self {
             engine,
             stored,
@@ -488,7 +519,13 @@ impl Active {
             while let Some(_given_up) = sealing.runs.next().await {}
         }
         committer.give_up().await;
-        (engine, stored, sink, in_progress)
+        Quiet {
+            engine,
+            stored,
+            sink,
+            unsure: committer.is_unsure(),
+            in_progress,
+        }
     }
 
     pub(super) async fn finish(mut self: Box<Self>) -> Result<Published> {

@@ -27,6 +27,7 @@ pub(super) struct Committer {
     /// Absent once its outcome was taken.
     task: Option<JoinHandle<Result<()>>>,
     given_up: Arc<AtomicBool>,
+    unsure: Arc<AtomicBool>,
 }
 
 /// What the writer tells.
@@ -84,18 +85,26 @@ impl Committer {
         let queued = engine.options.parts_in_flight.saturating_sub(1).max(1);
         let (messages, incoming) = mpsc::channel(queued);
         let given_up = Arc::new(AtomicBool::new(false));
+        let unsure = Arc::new(AtomicBool::new(false));
         let task = Task {
             engine: Arc::clone(engine),
             fence,
             state,
             progress,
             given_up: Arc::clone(&given_up),
+            unsure: Arc::clone(&unsure),
         };
         Self {
             messages: Some(messages),
             task: Some(runtime.spawn(task.run(incoming))),
             given_up,
+            unsure,
         }
+    }
+
+    /// Whether the committed offset may not be where the last commit seemed to leave it.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.unsure.load(Ordering::Relaxed)
     }
 
     /// Waits until one more part may be on its way.
@@ -191,6 +200,7 @@ struct Task {
     state: Shared,
     progress: watch::Sender<u64>,
     given_up: Arc<AtomicBool>,
+    unsure: Arc<AtomicBool>,
 }
 
 impl Task {
@@ -251,7 +261,10 @@ impl Task {
             from: advance.from,
             to: advance.to,
         };
+        // Until it is answered; and for good, when the upload is another's or the answer is lost.
+        self.unsure.store(true, Ordering::Relaxed);
         advance_row(&self.engine, self.fence, advance).await?;
+        self.unsure.store(false, Ordering::Relaxed);
         let in_order = self.state.lock().commit(step);
         debug_assert!(in_order, "parts arrive in order");
         self.progress.send_replace(step.to);

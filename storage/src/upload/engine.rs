@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::active::{Active, Start};
@@ -16,8 +17,8 @@ use super::stats::{Counters, EngineStats, Stage};
 use super::writer::UploadWriter;
 use super::{EngineOptions, Recovered, UploadIntent};
 use crate::blob::{BlobKey, UploadId};
-use crate::digest::ContentHasher;
-use crate::error::{Error, ErrorKind, Result};
+use crate::digest::{ContentHasher, Digest};
+use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::{Fence, Keep, MostOpen, NewUpload, Target, UploadRow};
 use crate::store::{Store, UploadSink};
@@ -304,7 +305,7 @@ impl Inner {
         let start = Start {
             state,
             offset: 0,
-            hasher: ContentHasher::new(expected.iter().map(crate::digest::Digest::algorithm)),
+            hasher: ContentHasher::new(expected.iter().map(Digest::algorithm)),
             values: Vec::new(),
             expected,
         };
@@ -327,23 +328,21 @@ impl Inner {
         in_progress: InProgress,
     ) -> UploadWriter {
         let (id, epoch) = (stored.fence.id, stored.fence.epoch);
-        let cell = Arc::new(Cell::default());
         let (progress, told) = watch::channel(start.offset);
-        let present = Present::new(epoch, Arc::clone(&cell), &in_progress);
+        let taken_over = CancellationToken::new();
+        let ended = in_progress.ended();
         let state = start.state.clone();
-        let taken_over = cell.taken_over.clone();
         let active = Active::new(
             Arc::clone(self),
             stored,
             sink,
             start,
             progress,
-            taken_over,
+            taken_over.clone(),
             in_progress,
         );
-        if let Ok(mut free) = cell.active.try_lock() {
-            *free = Some(Box::new(active));
-        }
+        let cell = Arc::new(Cell::new(active, taken_over));
+        let present = Present::new(epoch, Arc::clone(&cell), ended);
         self.registry.enter_writer(id, present);
         UploadWriter::new(id, cell, state, told)
     }
@@ -392,9 +391,8 @@ impl Inner {
             Ok(row) => row,
             Err(e) => {
                 // The row may be there all the same: only its answer may be lost.
-                if e.kind().retry() == crate::error::Retry::Later
-                    && !matches!(e.kind(), ErrorKind::TooMany { .. })
-                {
+                let refused = matches!(e.kind(), ErrorKind::TooMany { .. });
+                if e.kind().retry() == Retry::Later && !refused {
                     self.abort_row(id, FIRST_EPOCH).await;
                 }
                 return Err(e);

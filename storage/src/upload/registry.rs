@@ -45,7 +45,7 @@ pub(super) struct Present {
 }
 
 /// What a writer holds, where it can be taken from it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cell {
     /// Locked by the writer for a call only; absent once the writer ended.
     pub(super) active: tokio::sync::Mutex<Option<Box<Active>>>,
@@ -56,11 +56,18 @@ pub(super) struct Cell {
 }
 
 impl Present {
-    pub(super) fn new(epoch: i64, cell: Arc<Cell>, in_progress: &InProgress) -> Self {
+    /// `ended` is that of the writer's [`InProgress`].
+    pub(super) fn new(epoch: i64, cell: Arc<Cell>, ended: CancellationToken) -> Self {
+        Self { epoch, cell, ended }
+    }
+}
+
+impl Cell {
+    pub(super) fn new(active: Active, taken_over: CancellationToken) -> Self {
         Self {
-            epoch,
-            cell,
-            ended: in_progress.ended.clone(),
+            active: tokio::sync::Mutex::new(Some(Box::new(active))),
+            taken_over,
+            closing: CancellationToken::new(),
         }
     }
 }
@@ -72,6 +79,13 @@ pub(super) struct InProgress {
     id: UploadId,
     /// Set when this is dropped.
     ended: CancellationToken,
+}
+
+impl InProgress {
+    /// Set once this is dropped.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
 }
 
 impl Drop for InProgress {

@@ -173,6 +173,11 @@ impl UploadState {
         self.received
     }
 
+    /// Bytes that the store was handed.
+    pub fn handed(&self) -> u64 {
+        self.handed
+    }
+
     /// The declared length in bytes, if any.
     pub fn length(&self) -> Option<u64> {
         self.length

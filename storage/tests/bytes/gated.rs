@@ -77,6 +77,10 @@ impl UploadSink for GatedSink {
         self.0.commit().await
     }
 
+    async fn pause(self: Box<Self>, offset: u64) -> Result<()> {
+        self.0.pause(offset).await
+    }
+
     async fn abort(self: Box<Self>) -> Result<()> {
         self.0.abort().await
     }

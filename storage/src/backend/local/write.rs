@@ -75,12 +75,11 @@ impl WriteBlob for Local {
                 return Err(Error::new(ErrorKind::Damaged, OP, failed)
                     .with_source(format!("{found} bytes are left of {offset}")));
             }
+            let target = Target::new(plain, &path, direct);
             // Only under the lock: what is behind the offset may be another writer's until then.
-            if found > offset {
-                plain.set_len(offset).map_err(io)?;
-            }
+            target.cut_off(offset).map_err(io)?;
             Ok(Box::new(LocalSink {
-                target: Arc::new(Target::new(plain, &path, direct)),
+                target: Arc::new(target),
                 path,
                 subject,
             }) as _)
@@ -160,6 +159,17 @@ impl UploadSink for LocalSink {
         .await
     }
 
+    async fn pause(self: Box<Self>, offset: u64) -> Result<()> {
+        let Self {
+            target, subject, ..
+        } = *self;
+        blocking("upload.pause", subject.clone(), move || {
+            let cut = target.cut_off(offset);
+            cut.map_err(|e| Error::io("upload.pause", subject, e))
+        })
+        .await
+    }
+
     async fn abort(self: Box<Self>) -> Result<()> {
         let Self {
             target,
@@ -225,6 +235,15 @@ impl Target {
             asked: AtomicU64::new(0),
             synced: Mutex::default(),
         }
+    }
+
+    /// Nothing is left from `offset` on. Needs no sync: what comes back after a loss of power lies
+    /// behind every offset that was told, and the next writer cuts it off again.
+    fn cut_off(&self, offset: u64) -> io::Result<()> {
+        if self.plain.metadata()?.len() > offset {
+            self.plain.set_len(offset)?;
+        }
+        Ok(())
     }
 
     /// Writes all of `bytes` at `offset`.
