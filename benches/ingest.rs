@@ -28,7 +28,7 @@ use boxgate_storage::metadata::memory::MemoryLedger;
 use boxgate_storage::metadata::uploads::Target;
 use boxgate_storage::metadata::{Ledger, Metadata, MetadataOptions};
 use boxgate_storage::store::{PartIndex, Run, Store, UploadSink};
-use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadIntent};
+use boxgate_storage::upload::{EngineOptions, Keep, UploadEngine, UploadIntent, UploadLimits};
 use bytes::{Buf as _, Bytes};
 use criterion::measurement::WallTime;
 use criterion::{
@@ -350,6 +350,7 @@ impl Rows {
             max_length_bytes: 1 << 40,
             min_free_bytes: 0,
             parts_in_flight: RUNS_IN_FLIGHT,
+            limits: UploadLimits::default(),
         });
         Self {
             uploads,
@@ -362,7 +363,7 @@ impl Rows {
         UploadIntent {
             account: self.account,
             organization: self.organization,
-            target: Target {
+            target: Some(Target {
                 box_name: "bench".into(),
                 version: "1.0.0".into(),
                 provider: "virtualbox".into(),
@@ -371,9 +372,11 @@ impl Rows {
                 declared: None,
                 actor: "bench".into(),
                 base_url: String::new(),
-            },
+            }),
             length: Some(LENGTH),
             expected: Vec::new(),
+            keep: Keep::No,
+            note: None,
         }
     }
 }

@@ -107,7 +107,7 @@ impl From<Error> for Refusal {
         let kind = error.kind();
         let refusal = Self::new(problem::status(kind), client_text(&error)).code(code(kind));
         let refusal = match kind {
-            ErrorKind::Full | ErrorKind::Unavailable => {
+            ErrorKind::TooMany { .. } | ErrorKind::Full | ErrorKind::Unavailable => {
                 refusal.retry_after(Duration::from_secs(30))
             }
             ErrorKind::TooLarge { .. } => refusal.closing(),
@@ -127,6 +127,7 @@ fn code(kind: ErrorKind) -> &'static str {
         ErrorKind::Conflict => "CONFLICT",
         ErrorKind::Forbidden => "PERMISSION_DENIED",
         ErrorKind::OffsetMismatch { .. } => "OFFSET_MISMATCH",
+        ErrorKind::TooMany { .. } => "TOO_MANY_UPLOADS",
         ErrorKind::Fenced => "UPLOAD_TAKEN_OVER",
         ErrorKind::DigestMismatch => "CHECKSUM_MISMATCH",
         ErrorKind::TooLarge { .. } => "FILE_TOO_LARGE",
@@ -159,6 +160,9 @@ fn client_text(error: &Error) -> String {
         ErrorKind::TooLarge { limit } => {
             format!("The file is larger than {limit} bytes, the limit of this server.")
         }
+        ErrorKind::TooMany { limit } => format!(
+            "{limit} uploads are open already, the most that may be. Finish or cancel one first."
+        ),
         ErrorKind::Fenced => "A newer request took this upload over.".into(),
         ErrorKind::Gone => "This is gone for good.".into(),
         ErrorKind::Damaged => {

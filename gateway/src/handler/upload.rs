@@ -4,7 +4,7 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::uploads::{Published, Target};
-use boxgate_storage::upload::{UploadIntent, UploadWriter};
+use boxgate_storage::upload::{Keep, UploadIntent, UploadWriter};
 
 use tracing::Instrument as _;
 
@@ -118,7 +118,7 @@ async fn begin(
         .begin(UploadIntent {
             account: order.account,
             organization: order.organization,
-            target: Target {
+            target: Some(Target {
                 box_name: order.file.name.to_string(),
                 version: order.file.version.to_string(),
                 provider: order.file.provider.to_string(),
@@ -130,9 +130,11 @@ async fn begin(
                     .map(|d| (d.label.clone(), d.digest.to_hex())),
                 actor: order.actor.clone(),
                 base_url: order.base_url.clone(),
-            },
+            }),
             length,
             expected: order.declared.iter().map(|d| d.digest.clone()).collect(),
+            keep: Keep::No,
+            note: None,
         })
         .instrument(tracing::debug_span!("begin"))
         .await?;

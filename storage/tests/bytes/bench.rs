@@ -17,7 +17,7 @@ use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::uploads::{Target, UploadState};
 use boxgate_storage::range::ByteRange;
 use boxgate_storage::store::Store;
-use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadIntent};
+use boxgate_storage::upload::{EngineOptions, Keep, UploadEngine, UploadIntent, UploadLimits};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
@@ -142,6 +142,7 @@ fn engine(
         max_length_bytes: 512 << 20,
         min_free_bytes: 1 << 20,
         parts_in_flight: 4,
+        limits: UploadLimits::default(),
     })
 }
 
@@ -177,9 +178,11 @@ pub(crate) fn intent(length: Option<u64>, expected: Vec<Digest>) -> UploadIntent
     UploadIntent {
         account: AccountId(1),
         organization: ACME,
-        target: target(),
+        target: Some(target()),
         length,
         expected,
+        keep: Keep::No,
+        note: None,
     }
 }
 

@@ -39,6 +39,16 @@ impl WriteBlob for Gated {
         let inner = self.0.begin(key, part_bytes, length).await?;
         Ok(Box::new(GatedSink(inner, Arc::clone(&self.1))))
     }
+
+    async fn resume(
+        &self,
+        key: &BlobKey,
+        part_bytes: u64,
+        offset: u64,
+    ) -> Result<Box<dyn UploadSink>> {
+        let inner = self.0.resume(key, part_bytes, offset).await?;
+        Ok(Box::new(GatedSink(inner, Arc::clone(&self.1))))
+    }
 }
 
 #[derive(Debug)]
@@ -65,6 +75,10 @@ impl UploadSink for GatedSink {
 
     async fn commit(self: Box<Self>) -> Result<u64> {
         self.0.commit().await
+    }
+
+    async fn pause(self: Box<Self>, offset: u64) -> Result<()> {
+        self.0.pause(offset).await
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {

@@ -8,8 +8,9 @@ use boxgate_storage::backend::faulty::Faults;
 use boxgate_storage::blob::{BlobKey, UploadId};
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::Ledger;
+use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::uploads::{
-    Advance, Completion, Fence, NewUpload, Published, Trash, UploadRow, UploadState,
+    Advance, Completion, Fence, NewUpload, Over, Published, Target, Trash, UploadRow, UploadState,
 };
 
 /// A ledger that fails as its schedule has it.
@@ -51,9 +52,29 @@ impl Ledger for FaultyLedger {
         self.faults.around("ledger.publish", call).await
     }
 
-    async fn abort(&self, id: UploadId) -> Result<bool> {
-        let call = self.inner.abort(id);
+    async fn set_length(&self, id: UploadId, length: u64) -> Result<UploadRow> {
+        let call = self.inner.set_length(id, length);
+        self.faults.around("ledger.set_length", call).await
+    }
+
+    async fn part_values(&self, id: UploadId, part: u32) -> Result<Option<Vec<[u8; 32]>>> {
+        let call = self.inner.part_values(id, part);
+        self.faults.around("ledger.part_values", call).await
+    }
+
+    async fn abort(&self, id: UploadId, epoch: Option<i64>) -> Result<bool> {
+        let call = self.inner.abort(id, epoch);
         self.faults.around("ledger.abort", call).await
+    }
+
+    async fn lose(&self, fence: Fence) -> Result<()> {
+        let call = self.inner.lose(fence);
+        self.faults.around("ledger.lose", call).await
+    }
+
+    async fn release(&self, id: UploadId) -> Result<bool> {
+        let call = self.inner.release(id);
+        self.faults.around("ledger.release", call).await
     }
 
     async fn uploads_in(
@@ -64,6 +85,31 @@ impl Ledger for FaultyLedger {
     ) -> Result<Vec<UploadRow>> {
         let call = self.inner.uploads_in(state, until, limit);
         self.faults.around("ledger.uploads_in", call).await
+    }
+
+    async fn newest_open(
+        &self,
+        account: AccountId,
+        organization: OrganizationId,
+        target: &Target,
+    ) -> Result<Option<UploadRow>> {
+        let call = self.inner.newest_open(account, organization, target);
+        self.faults.around("ledger.newest_open", call).await
+    }
+
+    async fn open_uploads(
+        &self,
+        organization: Option<OrganizationId>,
+        after: Option<UploadId>,
+        limit: u32,
+    ) -> Result<Vec<UploadRow>> {
+        let call = self.inner.open_uploads(organization, after, limit);
+        self.faults.around("ledger.open_uploads", call).await
+    }
+
+    async fn over(&self, over: Over, limit: u32) -> Result<Vec<UploadRow>> {
+        let call = self.inner.over(over, limit);
+        self.faults.around("ledger.over", call).await
     }
 
     async fn due_trash(&self, limit: u32) -> Result<Vec<Trash>> {
