@@ -118,6 +118,25 @@ pub async fn authenticate(
     }))
 }
 
+/// Ends the sessions of an account, all or those made with one service account's key: whoever holds one
+/// has to sign in again.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn end_sessions(
+    metadata: &Metadata,
+    account: boxgate_storage::metadata::accounts::AccountId,
+    made_with: Option<&Token>,
+) -> Result<(), Refusal> {
+    for session in metadata.tokens(account, TokenKind::Session).await? {
+        let wanted = made_with.is_none_or(|key| session.name.is_some() && session.name == key.name);
+        if wanted {
+            metadata.delete_token(session.id, account).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Answers a credential that is missing, as BoxVault does.
 pub fn no_token() -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, "No token provided!")
@@ -171,10 +190,16 @@ pub async fn authorize(
             }
         }
         Policy::Member => in_organization(metadata, &mut grant, names, None).await?,
+        Policy::MemberPerson => {
+            person(&grant)?;
+            in_organization(metadata, &mut grant, names, None).await?;
+        }
         Policy::OrganizationAdmin => {
+            person(&grant)?;
             in_organization(metadata, &mut grant, names, Some(OrganizationRole::Admin)).await?;
         }
         Policy::OrganizationOwner => {
+            person(&grant)?;
             in_organization(metadata, &mut grant, names, Some(OrganizationRole::Owner)).await?;
         }
         Policy::ReadBox => read_box(metadata, &mut grant, names).await?,
@@ -315,7 +340,7 @@ pub fn no_organization(names: &PathNames) -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
         format!(
-            "Organization '{}' does not exist, or you may not publish there.",
+            "Organization '{}' does not exist, or you may not use it.",
             names.value("org")
         ),
     )

@@ -122,6 +122,9 @@ struct BootstrapArgs {
     /// File with the password; without it a random one is made and printed.
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// Give an account that exists already the role and the password.
+    #[arg(long)]
+    reset: bool,
     /// E-mail address.
     #[arg(long, value_name = "ADDRESS")]
     email: Option<String>,

@@ -70,7 +70,7 @@ fn body_failed(error: BodyError) -> Refusal {
     match error {
         BodyError::Idle => Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
-            "No byte of the body came for too long (server.body_idle). Nothing was published.",
+            "No byte of the body came for too long (server.body_idle_timeout). Nothing was published.",
         ),
         BodyError::TooSlow => Refusal::new(
             StatusCode::REQUEST_TIMEOUT,

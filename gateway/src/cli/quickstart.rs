@@ -6,6 +6,7 @@
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use boxgate_storage::catalog::OrganizationName;
 use boxgate_storage::metadata::Metadata;
@@ -35,7 +36,9 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
         .organization
         .parse()
         .map_err(|e| Failure::Usage(format!("--organization: {e}")))?;
-    let (settings, log) = open(&args.serve)?;
+    let (mut settings, log) = open(&args.serve)?;
+    // No load balancer needs time to look elsewhere.
+    settings.server.drain_accept = Duration::ZERO;
     runtime()?.block_on(async {
         let app = start(settings, &log).await?;
         if app.gateway().router.is_reserved(organization.as_str()) {
@@ -131,6 +134,13 @@ async fn credentials(
     let kept: Option<Kept> = std::fs::read(&path)
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok());
+    let administered = metadata.account_by_username(ADMINISTRATOR).await;
+    if kept.is_none() && administered.map_err(|e| Failure::failed(&e))?.is_some() {
+        return Err(Failure::Usage(format!(
+            "{} was not made by quickstart; choose another --data-dir, or run boxgate serve",
+            data_dir.display()
+        )));
+    }
     let failed = |e: boxgate_storage::Error| Failure::failed(&e);
     let mut kept = kept.unwrap_or_else(|| Kept {
         organization: organization.to_string(),

@@ -170,7 +170,17 @@ async fn open(
 
 fn broken(gateway: &Gateway, resolved: &ResolvedFile, error: boxgate_storage::Error) -> Refusal {
     match error.kind() {
-        ErrorKind::Damaged | ErrorKind::NotFound => {
+        ErrorKind::NotFound => {
+            gateway.damage_report(resolved.file.blob.key).report(&error);
+            Refusal {
+                cause: Some(error),
+                ..Refusal::busy(
+                    "The stored bytes of this file cannot be reached now. Try again later.",
+                    Duration::from_secs(30),
+                )
+            }
+        }
+        ErrorKind::Damaged => {
             gateway.damage_report(resolved.file.blob.key).report(&error);
             Refusal {
                 cause: Some(error),

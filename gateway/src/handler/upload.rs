@@ -195,10 +195,16 @@ pub fn declared(value: Option<&str>, kind: Option<&str>) -> Result<Option<Declar
     let kind = kind.unwrap_or_default().trim();
     let no_kind = kind.is_empty() || kind.eq_ignore_ascii_case("null");
     if value.is_empty() {
-        if no_kind || Algorithm::from_name(kind).is_some() {
+        if no_kind {
             return Ok(None);
         }
-        return Err(unknown_kind(kind));
+        // An empty variable in a script must not switch verification off unseen.
+        return Err(match Algorithm::from_name(kind) {
+            Some(_) => {
+                Refusal::invalid("The checksum is empty; send its value, or type NULL for none.")
+            }
+            None => unknown_kind(kind),
+        });
     }
     let algorithm = if no_kind {
         match value.len() {
@@ -257,6 +263,7 @@ mod tests {
         assert_eq!(label(&sha, None), Ok(Some("SHA256".into())));
         assert_eq!(label("", Some("NULL")), Ok(None));
         assert_eq!(label("", None), Ok(None));
+        assert_eq!(label("", Some("sha256")), Err(400));
         assert_eq!(label("", Some("crc32")), Err(400));
         assert_eq!(label(&sha, Some("crc32")), Err(400));
         assert_eq!(label("abcd", Some("sha256")), Err(400));

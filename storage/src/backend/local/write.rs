@@ -42,6 +42,10 @@ impl WriteBlob for Local {
                 io::ErrorKind::AlreadyExists => {
                     Error::new(ErrorKind::Conflict, "blob.begin", failed).with_source(e)
                 }
+                // The directory was made when the store was opened: its volume is gone.
+                io::ErrorKind::NotFound => {
+                    Error::new(ErrorKind::Unavailable, "blob.begin", failed).with_source(e)
+                }
                 _ => Error::io("blob.begin", failed, e),
             })?;
             Ok(Box::new(LocalSink {
