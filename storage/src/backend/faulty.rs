@@ -40,6 +40,7 @@ pub struct Faults {
 struct Schedule {
     calls: Vec<&'static str>,
     planned: Vec<(&'static str, usize, Fault)>,
+    halt_at: Option<usize>,
     halted: bool,
 }
 
@@ -53,6 +54,12 @@ impl Faults {
     /// repeatable where operations overlap.
     pub fn plan(&self, op: &'static str, nth: usize, fault: Fault) {
         self.schedule().planned.push((op, nth, fault));
+    }
+
+    /// Lets every call fail from here on, once `calls` more were made.
+    pub fn halt_after(&self, calls: usize) {
+        let mut schedule = self.schedule();
+        schedule.halt_at = Some(schedule.calls.len() + calls);
     }
 
     /// The operations called so far, in order.
@@ -82,6 +89,9 @@ impl Faults {
 
     fn next(&self, op: &'static str) -> Option<Fault> {
         let mut schedule = self.schedule();
+        schedule.halted |= schedule
+            .halt_at
+            .is_some_and(|at| schedule.calls.len() >= at);
         if schedule.halted {
             return Some(Fault::Halt);
         }

@@ -25,6 +25,10 @@ pub async fn all(store: &Store) {
     a_run_may_be_short_anywhere(store).await;
     a_run_is_taken_without_being_polled(store).await;
     a_seal_may_be_asked_for_while_others_are_in_flight(store).await;
+    a_blob_goes_on_where_it_was_left(store).await;
+    what_lies_behind_the_offset_is_cut_off(store).await;
+    a_blob_that_lost_bytes_does_not_go_on(store).await;
+    a_blob_has_one_sink_at_a_time(store).await;
     a_key_is_used_once(store).await;
     an_aborted_upload_leaves_nothing(store).await;
     what_is_missing_is_not_found(store).await;
@@ -215,6 +219,94 @@ pub async fn a_seal_may_be_asked_for_while_others_are_in_flight(store: &Store) {
     assert_eq!(sink.commit().await.expect("it is whole"), LENGTH as u64);
     assert!(read(store, &key, 0, LENGTH).await.expect("it can be read") == bytes);
     remove(store, &key).await;
+}
+
+async fn resume(store: &Store, key: &BlobKey, offset: usize) -> Result<Box<dyn UploadSink>> {
+    store.write.resume(key, PART_BYTES, offset as u64).await
+}
+
+/// Writes `bytes[from..to]` as the engine does: each run ends at a multiple of a buffer, or at `to`.
+async fn write(sink: &mut Box<dyn UploadSink>, bytes: &[u8], from: usize, to: usize) {
+    let pool = BufferPool::new(PART_BYTES);
+    let mut at = from;
+    while at < to {
+        let end = to.min((at / BUFFER_BYTES + 1) * BUFFER_BYTES);
+        let written = sink.write(run_at(&pool, &bytes[..end], at).await).await;
+        written.expect("a run is taken");
+        at = end;
+    }
+    let part = (to as u64 - 1) / PART_BYTES;
+    let sealed = sink.seal(PartIndex(u32::try_from(part).expect("few parts")));
+    sealed.await.expect("a written part becomes durable");
+}
+
+/// A blob that was left anywhere, and left again, goes on from there.
+pub async fn a_blob_goes_on_where_it_was_left(store: &Store) {
+    let (key, bytes) = (BlobKey::random(), content(LENGTH, 10));
+    drop(begin(store, &key, LENGTH).await);
+    let mut at = 0;
+    for to in [1, 777, BUFFER_BYTES - 4096, 3 * BUFFER_BYTES + 1, LENGTH] {
+        let resumed = resume(store, &key, at).await;
+        let mut sink = resumed.expect("what was left can go on");
+        write(&mut sink, &bytes, at, to).await;
+        at = to;
+        if to == LENGTH {
+            assert_eq!(sink.commit().await.expect("it is whole"), LENGTH as u64);
+        }
+    }
+    assert!(read(store, &key, 0, LENGTH).await.expect("it can be read") == bytes);
+    remove(store, &key).await;
+}
+
+/// Bytes that were written and never committed do not stay in the way, whoever cuts them off.
+pub async fn what_lies_behind_the_offset_is_cut_off(store: &Store) {
+    let (key, old, new) = (BlobKey::random(), content(LENGTH, 11), content(LENGTH, 12));
+    let mut sink = begin(store, &key, LENGTH).await;
+    write(&mut sink, &old, 0, 3 * BUFFER_BYTES + 5).await;
+    let paused = sink.pause(2 * BUFFER_BYTES as u64 + 7).await;
+    paused.expect("a blob can be let go of");
+    let held = store.read.stat(&key).await.expect("it is there");
+    assert_eq!(held, 2 * BUFFER_BYTES as u64 + 7);
+    let (from, to) = (BUFFER_BYTES + 9, BUFFER_BYTES + 20);
+    let mut sink = resume(store, &key, from).await.expect("it goes on");
+    assert_eq!(store.read.stat(&key).await.expect("there"), from as u64);
+    write(&mut sink, &new, from, to).await;
+    assert_eq!(sink.commit().await.expect("it is whole"), to as u64);
+    let found = read(store, &key, 0, to).await.expect("it can be read");
+    assert!(found[..from] == old[..from] && found[from..] == new[from..to]);
+    remove(store, &key).await;
+}
+
+/// What is shorter than what was committed, or is not there at all, is not gone on with.
+pub async fn a_blob_that_lost_bytes_does_not_go_on(store: &Store) {
+    let (key, bytes) = (BlobKey::random(), content(1000, 13));
+    let missing = resume(store, &key, 0).await;
+    assert_eq!(missing.expect_err("missing").kind(), ErrorKind::NotFound);
+    let mut sink = begin(store, &key, 1000).await;
+    write(&mut sink, &bytes, 0, 1000).await;
+    drop(sink);
+    let lost = resume(store, &key, 1001).await;
+    assert_eq!(lost.expect_err("too short").kind(), ErrorKind::Damaged);
+    let kept = resume(store, &key, 1000).await;
+    kept.expect("nothing was changed")
+        .abort()
+        .await
+        .expect("gone");
+}
+
+/// Whoever goes on waits until the sink before is gone.
+pub async fn a_blob_has_one_sink_at_a_time(store: &Store) {
+    let (key, bytes) = (BlobKey::random(), content(1000, 14));
+    let mut first = begin(store, &key, 1000).await;
+    write(&mut first, &bytes, 0, 500).await;
+    for _ in 0..2 {
+        let mut second = Box::pin(resume(store, &key, 500));
+        let waited = tokio::time::timeout(Duration::from_millis(50), &mut second).await;
+        assert!(waited.is_err(), "the first one is still there");
+        drop(first);
+        first = second.await.expect("it is gone");
+    }
+    first.abort().await.expect("an upload can be given up");
 }
 
 /// Beginning under a key that is taken fails and leaves what is there alone.

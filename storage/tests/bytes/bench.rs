@@ -25,7 +25,7 @@ use crate::rigs::Memory;
 
 pub(crate) const MIB: usize = 1 << 20;
 /// The only organization of a rig.
-const ACME: OrganizationId = OrganizationId(1);
+pub(crate) const ACME: OrganizationId = OrganizationId(1);
 
 /// Rows, bytes, and an engine on them.
 pub(crate) struct Bench {
@@ -62,7 +62,12 @@ impl Bench {
         }
     }
 
-    /// Another engine on the same clock, as another process would be.
+    /// Another engine on the same rows, clock and bytes, as another process would be.
+    pub(crate) fn other(&self) -> UploadEngine {
+        self.engine_on(self.rig.ledger(), self.memory.store(), &self.pool)
+    }
+
+    /// One on the same clock.
     pub(crate) fn engine_on(
         &self,
         ledger: Arc<dyn Ledger>,
@@ -161,7 +166,7 @@ impl fmt::Debug for RigClock {
     }
 }
 
-fn target() -> Target {
+pub(crate) fn target() -> Target {
     Target {
         box_name: "debian".to_owned(),
         version: "1.0".to_owned(),
@@ -183,6 +188,14 @@ pub(crate) fn intent(length: Option<u64>, expected: Vec<Digest>) -> UploadIntent
         expected,
         keep: Keep::No,
         note: None,
+    }
+}
+
+/// An upload that outlives its writer.
+pub(crate) fn kept(length: Option<u64>, expected: Vec<Digest>) -> UploadIntent {
+    UploadIntent {
+        keep: Keep::UntilIdle,
+        ..intent(length, expected)
     }
 }
 

@@ -20,10 +20,11 @@ use crate::rigs::Sqlite;
 const LENGTH: usize = 17 * MIB + 5;
 
 /// An engine on the bench's rows and bytes that fails by `faults`.
-fn failing(bench: &Bench, faults: &Faults) -> UploadEngine {
+pub(crate) fn failing(bench: &Bench, faults: &Faults) -> UploadEngine {
     let ledger = FaultyLedger {
         inner: bench.rig.ledger(),
         faults: faults.clone(),
+        forgets_states: false,
     };
     let store = faulty::wrap(bench.memory.store(), faults);
     bench.engine_on(Arc::new(ledger), store, &bench.pool)

@@ -18,6 +18,8 @@ use boxgate_storage::metadata::uploads::{
 pub(crate) struct FaultyLedger {
     pub(crate) inner: Arc<dyn Ledger>,
     pub(crate) faults: Faults,
+    /// Whether hash states come back unreadable, as from another version.
+    pub(crate) forgets_states: bool,
 }
 
 #[async_trait]
@@ -29,7 +31,15 @@ impl Ledger for FaultyLedger {
 
     async fn take_over(&self, id: UploadId) -> Result<Option<UploadRow>> {
         let call = self.inner.take_over(id);
-        self.faults.around("ledger.take_over", call).await
+        let row = self.faults.around("ledger.take_over", call).await?;
+        Ok(row.map(|row| UploadRow {
+            hash_states: if self.forgets_states {
+                vec![0xff, 1, 2]
+            } else {
+                row.hash_states
+            },
+            ..row
+        }))
     }
 
     async fn upload(&self, id: UploadId) -> Result<Option<UploadRow>> {

@@ -9,7 +9,9 @@
 mod bench;
 mod fail_points;
 mod gated;
+mod histories;
 mod ledger;
+mod resume;
 #[allow(
     unreachable_pub,
     reason = "shared with the ledger's own suite, where nothing reaches it from outside either"
@@ -17,5 +19,6 @@ mod ledger;
 #[path = "../ledger/rigs.rs"]
 mod rigs;
 mod store;
+mod takeover;
 mod upload;
 mod verify;
