@@ -1,24 +1,62 @@
 //! The pump of an upload: asks the body for a frame only when the writer has room for it. That one
 //! rule is the back-pressure, down to the client's window.
 
-use boxgate_storage::upload::UploadWriter;
+use std::time::Duration;
 
+use boxgate_storage::upload::UploadWriter;
+use boxgate_storage::{Error, ErrorKind};
 use http::StatusCode;
+use tokio::time::timeout;
 
 use crate::multipart::FormError;
 use crate::refusal::Refusal;
 use crate::server::{BodyError, InboundBody};
 
-/// Moves the whole body into the writer.
+/// How long a buffer that is not full waits for a client's next bytes before it is given back.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How a body came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pumped {
+    /// All of it is in the writer.
+    All,
+    /// It goes on past what was allowed; nothing of the chunk that did is in the writer.
+    Past,
+}
+
+/// Moves a body of at most `most` bytes into the writer.
 ///
 /// # Errors
-/// What the writer answers, and 408 or 400 for a body that stalls or ends early. The caller drops the
-/// writer then, which gives the upload up.
-pub async fn pump(body: &mut InboundBody, writer: &mut UploadWriter) -> Result<(), Refusal> {
-    while let Some(chunk) = body.chunk().await? {
+/// What the writer answers, 409 when a newer request takes the upload over, and 408 or 400 for a body
+/// that stalls or ends early. What came before is in the writer; the caller pauses or drops it.
+pub async fn pump(
+    body: &mut InboundBody,
+    writer: &mut UploadWriter,
+    most: u64,
+) -> Result<Pumped, Refusal> {
+    let mut taken_over = std::pin::pin!(writer.taken_over());
+    let mut left = most;
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            () = &mut taken_over => {
+                return Err(Error::new(ErrorKind::Fenced, "upload.write", "upload").into());
+            }
+            chunk = timeout(PATIENCE, body.chunk()) => chunk,
+        };
+        let Ok(chunk) = chunk else {
+            writer.give_memory_back().await?;
+            continue;
+        };
+        let Some(chunk) = chunk? else {
+            return Ok(Pumped::All);
+        };
+        let Some(rest) = left.checked_sub(chunk.len() as u64) else {
+            return Ok(Pumped::Past);
+        };
+        left = rest;
         writer.write(chunk).await?;
     }
-    Ok(())
 }
 
 impl From<BodyError> for Refusal {

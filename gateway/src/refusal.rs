@@ -121,7 +121,7 @@ impl From<Error> for Refusal {
             ErrorKind::Full | ErrorKind::Unavailable => {
                 refusal.retry_after(Duration::from_secs(30))
             }
-            ErrorKind::TooLarge { .. } => refusal.closing(),
+            ErrorKind::TooLarge { .. } | ErrorKind::Fenced => refusal.closing(),
             // Both offsets, so that a client can go on without asking.
             ErrorKind::OffsetMismatch { expected, given } => refusal
                 .problem(ProblemType::MismatchingUploadOffset)

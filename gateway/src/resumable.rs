@@ -12,6 +12,7 @@ pub mod metadata;
 pub mod owner;
 pub mod tus;
 
+use boxgate_storage::digest::Digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::http::headers::MediaType;
@@ -74,6 +75,63 @@ impl Protocol {
         match self {
             Self::Tus => tus::reply(answer),
             Self::Ietf => ietf::reply(answer, limits),
+        }
+    }
+
+    /// Answers lengths that do not agree with that of the upload.
+    pub fn inconsistent_length(self, length: u64) -> Refusal {
+        match self {
+            Self::Tus => Refusal::invalid(format!(
+                "The upload has {length} bytes, and Upload-Length tells another number."
+            ))
+            .closing(),
+            Self::Ietf => ietf::inconsistent_length(length),
+        }
+    }
+
+    /// Answers bytes past the end of the upload.
+    pub fn past_the_end(self, length: u64) -> Refusal {
+        match self {
+            Self::Tus => tus::past_the_end(length),
+            Self::Ietf => ietf::inconsistent_length(length),
+        }
+    }
+
+    /// Answers bytes for an upload that is finished.
+    pub fn completed(self, length: u64) -> Refusal {
+        match self {
+            Self::Tus => tus::past_the_end(length),
+            Self::Ietf => ietf::completed(length),
+        }
+    }
+
+    /// Answers a body whose digest is not the declared one.
+    pub fn checksum_mismatch(self, declared: &Digest, offset: u64) -> Refusal {
+        match self {
+            Self::Tus => tus::checksum_mismatch(offset),
+            Self::Ietf => ietf::digest_mismatch(declared, offset),
+        }
+    }
+
+    /// The same refusal with what this server takes (draft §4.1.4: 413 from own limits).
+    pub fn with_limits(self, refusal: Refusal, limits: &Limits) -> Refusal {
+        match self {
+            Self::Tus => refusal,
+            Self::Ietf => match HeaderValue::from_str(&ietf::upload_limit(limits, None)) {
+                Ok(value) => refusal.header(ietf::UPLOAD_LIMIT, value),
+                Err(_unwritable) => refusal,
+            },
+        }
+    }
+
+    /// The same refusal as one of what the upload became: its transfer is over, and going on with it
+    /// would not help (draft §4.4.2).
+    pub fn from_the_target(self, refusal: Refusal) -> Refusal {
+        match self {
+            Self::Tus => refusal,
+            Self::Ietf => {
+                refusal.header(ietf::UPLOAD_COMPLETE, HeaderValue::from_static("?1"))
+            }
         }
     }
 }
