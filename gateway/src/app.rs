@@ -11,7 +11,7 @@ use boxgate_storage::backend::local;
 use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::clock::{Clock, SystemClock};
 use boxgate_storage::metadata::{Metadata, MetadataOptions};
-use boxgate_storage::upload::{EngineOptions, UploadEngine};
+use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadLimits};
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
@@ -159,6 +159,13 @@ impl App {
             max_length_bytes: settings.uploads.max_length_bytes,
             min_free_bytes: settings.limits.min_free_bytes,
             parts_in_flight: settings.uploads.parts_in_flight,
+            limits: UploadLimits {
+                idle: settings.uploads.idle_timeout,
+                age: settings.uploads.max_age,
+                untargeted_ttl: settings.uploads.untargeted_ttl,
+                open_per_account: settings.uploads.open_per_principal,
+                open_per_organization: settings.uploads.open_per_organization,
+            },
         });
         let router = Router::try_new(&settings.doors).map_err(StartError::Routes)?;
         let gateway = Arc::new(Gateway {

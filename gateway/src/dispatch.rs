@@ -219,7 +219,7 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::ShowArchitecture => levels::show_architecture(gateway, call).await,
         Route::UpdateArchitecture => levels::update_architecture(gateway, call).await,
         Route::DeleteArchitecture => levels::delete_architecture(gateway, call).await,
-        Route::UploadFile => files::upload(gateway, call).await,
+        Route::UploadFile => boxvault::upload::upload(gateway, call).await,
         Route::FileInfo => files::info(gateway, call).await,
         Route::FileLink => files::get_link(gateway, &call),
         Route::DownloadFile => files::download(gateway, call).await,

@@ -129,9 +129,7 @@ impl Protocol {
     pub fn from_the_target(self, refusal: Refusal) -> Refusal {
         match self {
             Self::Tus => refusal,
-            Self::Ietf => {
-                refusal.header(ietf::UPLOAD_COMPLETE, HeaderValue::from_static("?1"))
-            }
+            Self::Ietf => refusal.header(ietf::UPLOAD_COMPLETE, HeaderValue::from_static("?1")),
         }
     }
 }

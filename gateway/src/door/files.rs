@@ -94,7 +94,10 @@ pub async fn one(gateway: &Gateway, call: Call) -> Answered {
         }
         UploadCommand::Discover => return Ok(options(gateway)),
         UploadCommand::Create(_) => {
-            return Err(not_here(&call.head.method, "HEAD, GET, PATCH, DELETE, OPTIONS"));
+            return Err(not_here(
+                &call.head.method,
+                "HEAD, GET, PATCH, DELETE, OPTIONS",
+            ));
         }
     };
     Ok(respond(reply))

@@ -286,9 +286,15 @@ impl Turn<'_> {
         principal: Principal,
         names: &PathNames,
     ) -> Result<Grant, Refusal> {
-        auth::authorize(&self.gateway.metadata, policy, Some(principal), names, false)
-            .await
-            .map_err(Refusal::closing)
+        auth::authorize(
+            &self.gateway.metadata,
+            policy,
+            Some(principal),
+            names,
+            false,
+        )
+        .await
+        .map_err(Refusal::closing)
     }
 
     /// Whether whoever sent this request may still publish what it ends.
@@ -358,7 +364,9 @@ impl Turn<'_> {
         if let Some(checksum) = &append.checksum {
             writer.hold(checksum.clone())?;
         }
-        let room = row.length.map_or(u64::MAX, |l| l.saturating_sub(append.offset));
+        let room = row
+            .length
+            .map_or(u64::MAX, |l| l.saturating_sub(append.offset));
         let most = limits.max_append_size.unwrap_or(u64::MAX).min(room);
         match ingest::pump(body, &mut writer, most).await {
             Ok(Pumped::All) => {}

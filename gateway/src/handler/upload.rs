@@ -4,7 +4,7 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::uploads::{Published, Target};
-use boxgate_storage::upload::{UploadIntent, UploadWriter};
+use boxgate_storage::upload::{Keep, UploadIntent, UploadWriter};
 
 use crate::gateway::Gateway;
 use crate::ingest;
@@ -39,6 +39,8 @@ pub struct UploadOrder {
     pub declared: Option<Declared>,
     /// Length of the box in bytes, where the request tells it.
     pub length: Option<u64>,
+    /// What becomes of it when it is cut.
+    pub keep: Keep,
 }
 
 /// How the body carries the box.
@@ -59,8 +61,8 @@ pub struct Uploaded {
     pub warnings: Vec<String>,
 }
 
-/// Takes a box in. Until it returns, nothing is visible; on any error nothing is published and what
-/// was stored is given up.
+/// Takes a box in. Until it returns, nothing is visible; on any error nothing is published, and what
+/// was stored is given up or, if the order says so, kept for its sender.
 ///
 /// # Errors
 /// The refusal to send.
@@ -71,11 +73,14 @@ pub async fn upload(
     facts: &RequestFacts,
 ) -> Result<Uploaded, Refusal> {
     let _permit = gateway.admission.upload()?;
+    let target = order.target(gateway);
+    supersede(gateway, order.account, order.organization, &target).await?;
     let mut warnings = Vec::new();
     let writer = match carrier {
         Carrier::Raw(mut body) => {
             let mut writer = begin(gateway, &order, order.length, facts).await?;
-            ingest::pump(&mut body, &mut writer).await?;
+            // The writer counts against the length and the limit by itself.
+            ingest::pump(&mut body, &mut writer, u64::MAX).await?;
             writer
         }
         Carrier::Form(form) => read_form(gateway, order, *form, facts, &mut warnings).await?,
@@ -92,6 +97,45 @@ pub async fn upload(
     })
 }
 
+impl UploadOrder {
+    /// What finishing publishes.
+    fn target(&self, gateway: &Gateway) -> Target {
+        Target {
+            box_name: self.file.name.to_string(),
+            version: self.file.version.to_string(),
+            provider: self.file.provider.to_string(),
+            architecture: self.file.architecture.to_string(),
+            new_box_public: gateway.settings.catalog.new_box_public,
+            declared: self
+                .declared
+                .as_ref()
+                .map(|d| (d.label.clone(), d.digest.to_hex())),
+            actor: self.actor.clone(),
+            base_url: self.base_url.clone(),
+        }
+    }
+}
+
+/// Gives up what the same sender left open under the same name: a new upload from byte 0 takes its
+/// place. One that is being written at this moment is another request's, and stays.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn supersede(
+    gateway: &Gateway,
+    account: AccountId,
+    organization: OrganizationId,
+    target: &Target,
+) -> Result<(), Refusal> {
+    let engine = &gateway.engine;
+    while let Some(row) = engine.newest_open(account, organization, target).await? {
+        if engine.is_written(row.id) || !engine.cancel(row.id).await? {
+            break;
+        }
+    }
+    Ok(())
+}
+
 async fn begin(
     gateway: &Gateway,
     order: &UploadOrder,
@@ -103,21 +147,11 @@ async fn begin(
         .begin(UploadIntent {
             account: order.account,
             organization: order.organization,
-            target: Target {
-                box_name: order.file.name.to_string(),
-                version: order.file.version.to_string(),
-                provider: order.file.provider.to_string(),
-                architecture: order.file.architecture.to_string(),
-                new_box_public: gateway.settings.catalog.new_box_public,
-                declared: order
-                    .declared
-                    .as_ref()
-                    .map(|d| (d.label.clone(), d.digest.to_hex())),
-                actor: order.actor.clone(),
-                base_url: order.base_url.clone(),
-            },
+            target: Some(order.target(gateway)),
             length,
             expected: order.declared.iter().map(|d| d.digest.clone()).collect(),
+            keep: order.keep,
+            note: None,
         })
         .await?;
     facts.set_upload(writer.id().to_string());

@@ -97,7 +97,11 @@ mod tests {
     use super::*;
     use crate::http::response;
 
-    fn dressed(origins: &CorsOrigins, method: &Method, lines: &[(&'static str, &str)]) -> HeaderMap {
+    fn dressed(
+        origins: &CorsOrigins,
+        method: &Method,
+        lines: &[(&'static str, &str)],
+    ) -> HeaderMap {
         let headers: HeaderMap = lines
             .iter()
             .map(|(n, v)| (http::HeaderName::from_static(n), v.parse().unwrap()))
@@ -113,10 +117,18 @@ mod tests {
         let page = ("origin", "https://App.example.com");
         let other = ("origin", "https://app.example.com.evil.org");
         let preflight = dressed(&these, &Method::OPTIONS, &[page]);
-        assert_eq!(preflight["access-control-allow-origin"], "https://App.example.com");
+        assert_eq!(
+            preflight["access-control-allow-origin"],
+            "https://App.example.com"
+        );
         assert_eq!(preflight["vary"], "Origin");
         let allowed = preflight["access-control-allow-headers"].to_str().unwrap();
-        for name in ["Authorization", "Tus-Resumable", "Upload-Offset", "Upload-Checksum"] {
+        for name in [
+            "Authorization",
+            "Tus-Resumable",
+            "Upload-Offset",
+            "Upload-Checksum",
+        ] {
             assert!(allowed.contains(name), "{name}");
         }
         assert!(!preflight.contains_key("access-control-allow-credentials"));
@@ -124,12 +136,12 @@ mod tests {
         let exposed = answer["access-control-expose-headers"].to_str().unwrap();
         assert!(exposed.contains("Upload-Offset") && exposed.contains("Location"));
         assert!(!answer.contains_key("access-control-allow-methods"));
-        for (origins, line) in [
-            (&these, other),
-            (&CorsOrigins::These(Vec::new()), page),
-        ] {
+        for (origins, line) in [(&these, other), (&CorsOrigins::These(Vec::new()), page)] {
             let refused = dressed(origins, &Method::OPTIONS, &[line]);
-            assert!(!refused.contains_key("access-control-allow-origin"), "{line:?}");
+            assert!(
+                !refused.contains_key("access-control-allow-origin"),
+                "{line:?}"
+            );
         }
         let any = dressed(&CorsOrigins::Any, &Method::OPTIONS, &[other]);
         assert_eq!(any["access-control-allow-origin"], "*");
