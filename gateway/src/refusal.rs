@@ -121,7 +121,9 @@ impl From<Error> for Refusal {
             ErrorKind::Full | ErrorKind::Unavailable => {
                 refusal.retry_after(Duration::from_secs(30))
             }
-            ErrorKind::TooLarge { .. } | ErrorKind::Fenced => refusal.closing(),
+            ErrorKind::TooLarge { .. } | ErrorKind::TooMany { .. } | ErrorKind::Fenced => {
+                refusal.closing()
+            }
             // Both offsets, so that a client can go on without asking.
             ErrorKind::OffsetMismatch { expected, given } => refusal
                 .problem(ProblemType::MismatchingUploadOffset)
@@ -147,6 +149,7 @@ fn code(kind: ErrorKind) -> &'static str {
         ErrorKind::Fenced => "UPLOAD_TAKEN_OVER",
         ErrorKind::DigestMismatch => "CHECKSUM_MISMATCH",
         ErrorKind::TooLarge { .. } => "FILE_TOO_LARGE",
+        ErrorKind::TooMany { .. } => "TOO_MANY_UPLOADS",
         ErrorKind::Gone => "GONE",
         ErrorKind::Damaged => "BLOB_DAMAGED",
         ErrorKind::Full => "STORAGE_FULL",
@@ -176,6 +179,10 @@ fn client_text(error: &Error) -> String {
         ErrorKind::TooLarge { limit } => {
             format!("The file is larger than {limit} bytes, the limit of this server.")
         }
+        ErrorKind::TooMany { limit } => format!(
+            "{limit} uploads are open already, the most at once (uploads.open_per_principal, \
+             uploads.open_per_organization). End one first: DELETE gives it up."
+        ),
         ErrorKind::Fenced => "A newer request took this upload over.".into(),
         ErrorKind::Gone => "This is gone for good.".into(),
         ErrorKind::Damaged => {

@@ -142,8 +142,10 @@ impl Turn<'_> {
             return Err(self.protocol.inconsistent_length(known));
         }
         let length = row.length.or(append.length);
+        // Bytes that belong elsewhere are told so first.
         if let (Some(length), Some(end)) = (length, end)
             && end > length
+            && append.offset == row.offset
         {
             return Err(self.protocol.past_the_end(length));
         }

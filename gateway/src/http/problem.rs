@@ -25,6 +25,7 @@ pub fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::Forbidden => StatusCode::FORBIDDEN,
         ErrorKind::DigestMismatch => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorKind::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::Gone => StatusCode::GONE,
         // Damage may be healed by a replica or a new upload of the same bytes.
         ErrorKind::Damaged | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -44,6 +45,7 @@ pub fn code(kind: ErrorKind) -> &'static str {
         ErrorKind::LengthMismatch { .. } => "length_mismatch",
         ErrorKind::DigestMismatch => "digest_mismatch",
         ErrorKind::TooLarge { .. } => "too_large",
+        ErrorKind::TooMany { .. } => "too_many",
         ErrorKind::Fenced => "fenced",
         ErrorKind::Gone => "gone",
         ErrorKind::Damaged => "blob_damaged",

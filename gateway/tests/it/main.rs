@@ -4,4 +4,5 @@ mod authorization;
 mod downloads;
 mod harness;
 mod recovery;
+mod resumable;
 mod uploads;

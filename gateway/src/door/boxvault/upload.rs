@@ -58,7 +58,10 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
     let form = multipart::is_form(headers);
     refuse_too_large(gateway, form, length)?;
     let range = ContentRange::parse(headers).map_err(|rule| Refusal::invalid(rule).closing())?;
-    match range.map(|range| Part::of(range, form, length)).transpose()? {
+    match range
+        .map(|range| Part::of(range, form, length))
+        .transpose()?
+    {
         Some(Some(part)) => continued(gateway, call, part, declared).await,
         Some(None) | None => whole(gateway, call, form, declared).await,
     }
@@ -66,12 +69,7 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
 
 /// The whole file in one request. A raw one of known length that is cut stays open, and goes on by
 /// `Content-Range`.
-async fn whole(
-    gateway: &Gateway,
-    call: Call,
-    form: bool,
-    declared: Option<Declared>,
-) -> Answered {
+async fn whole(gateway: &Gateway, call: Call, form: bool, declared: Option<Declared>) -> Answered {
     let file = call.box_ref()?;
     let principal = call.principal()?;
     let length = content_length(&call.head.headers);
@@ -141,7 +139,9 @@ async fn resumable(gateway: &Gateway, mut call: Call, declared: Option<Declared>
             standing: &progress.standing,
             outcome: Some(&document),
         };
-        return Ok(crate::door::files::respond(Protocol::Ietf.reply(answer, &limits)));
+        return Ok(crate::door::files::respond(
+            Protocol::Ietf.reply(answer, &limits),
+        ));
     }
     let location = gateway.upload_url(&call.facts, progress.id);
     let answer = Answer::Created {
@@ -150,7 +150,9 @@ async fn resumable(gateway: &Gateway, mut call: Call, declared: Option<Declared>
         has_body: true,
         outcome: None,
     };
-    Ok(crate::door::files::respond(Protocol::Ietf.reply(answer, &limits)))
+    Ok(crate::door::files::respond(
+        Protocol::Ietf.reply(answer, &limits),
+    ))
 }
 
 /// Bytes that are not the whole file.
@@ -166,9 +168,7 @@ impl Part {
     fn of(range: ContentRange, form: bool, body: Option<u64>) -> Result<Option<Self>, Refusal> {
         let (start, end) = (range.range.start(), range.range.end());
         if body.is_some_and(|body| body != range.range.length()) {
-            return Err(
-                Refusal::invalid("Content-Range and Content-Length disagree.").closing(),
-            );
+            return Err(Refusal::invalid("Content-Range and Content-Length disagree.").closing());
         }
         if start == 0 && Some(end) == range.length {
             return Ok(None);
@@ -179,10 +179,9 @@ impl Part {
                 "A form cannot continue an upload; send the bytes alone.",
             )
             .closing()),
-            None => Err(Refusal::invalid(
-                "Content-Range must tell the length of the whole file.",
-            )
-            .closing()),
+            None => Err(
+                Refusal::invalid("Content-Range must tell the length of the whole file.").closing(),
+            ),
         }
     }
 }
