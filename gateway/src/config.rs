@@ -107,6 +107,18 @@ pub fn load_from(
     }
 }
 
+/// The defaults on this machine: no flag, no variable, no file. For tests and tools.
+pub fn defaults() -> Settings {
+    let nothing = layers::Environment::default();
+    // The defaults break no rule; a test holds them to that.
+    Settings::check(
+        ConfigFile::default(),
+        Machine::probe(),
+        &nothing,
+        &mut Vec::new(),
+    )
+}
+
 /// The effective configuration as TOML: computed values are shown, secrets are `***`.
 pub fn print(settings: &Settings) -> String {
     let file = settings.to_file();

@@ -118,12 +118,10 @@ impl From<Error> for Refusal {
         let kind = error.kind();
         let refusal = Self::new(problem::status(kind), client_text(&error)).code(code(kind));
         let refusal = match kind {
-            ErrorKind::Full | ErrorKind::Unavailable => {
+            ErrorKind::TooMany { .. } | ErrorKind::Full | ErrorKind::Unavailable => {
                 refusal.retry_after(Duration::from_secs(30))
             }
-            ErrorKind::TooLarge { .. } | ErrorKind::TooMany { .. } | ErrorKind::Fenced => {
-                refusal.closing()
-            }
+            ErrorKind::TooLarge { .. } | ErrorKind::Fenced => refusal.closing(),
             // Both offsets, so that a client can go on without asking.
             ErrorKind::OffsetMismatch { expected, given } => refusal
                 .problem(ProblemType::MismatchingUploadOffset)

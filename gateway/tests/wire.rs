@@ -2,10 +2,12 @@
 //!
 //! Clients here are raw sockets, because the point is what other programs may send.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use boxgate::config::{Flags, Machine, Settings};
+use boxgate::config::{self, Settings};
 use boxgate::http::response;
 use boxgate::request::RequestFacts;
 use boxgate::server::{BodyError, BoxError, Drain, InboundBody, OutboundBody, Respond, Server};
@@ -116,11 +118,8 @@ struct Running {
 
 /// Serves with `change`d settings; times that stop a server are short unless set.
 async fn serve(change: impl FnOnce(&mut Settings)) -> Running {
-    let flags = Flags {
-        listen: Some("127.0.0.1:0".into()),
-        ..Flags::default()
-    };
-    let (mut settings, _) = boxgate::config::load_from(&flags, [], Machine::probe()).unwrap();
+    let mut settings = config::defaults();
+    settings.listeners[0].address = "127.0.0.1:0".parse().unwrap();
     settings.server.drain_accept = Duration::ZERO;
     change(&mut settings);
     let log = LogSink::memory();
@@ -417,6 +416,27 @@ async fn an_answer_given_before_the_body_is_read_can_be_read() {
 }
 
 #[tokio::test]
+async fn a_client_may_go_on_writing_for_a_while_after_an_early_answer() {
+    let server = serve(|_| {}).await;
+    let mut socket = server.connect().await;
+    let head = "POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000\r\n\r\n";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // The server's end comes as an end, not as a reset, though much of the body is still to come.
+    socket.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 403"));
+    for _ in 0..8 {
+        assert_eq!(push(&mut socket, 64 << 10).await, 64 << 10);
+        // An error that a write met is told by the next one.
+        assert_eq!(socket.take_error().unwrap().map(|error| error.kind()), None);
+    }
+    // Not for ever: past a mebibyte the connection is gone.
+    assert!(push(&mut socket, 64 << 20).await < 64 << 20);
+    drop(socket);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_body_that_is_awaited_is_asked_for_and_a_refused_one_is_not() {
     let server = serve(|_| {}).await;
     let head = |path: &str| {
@@ -471,6 +491,7 @@ async fn a_body_that_stands_still_or_trickles_is_ended() {
     let mut silent = server.connect().await;
     silent.write_all(head).await.unwrap();
     assert_eq!(status(&read_to_end(&mut silent).await), "408");
+    drop(silent);
 
     let mut trickle = server.connect().await;
     trickle.write_all(head).await.unwrap();
@@ -488,6 +509,7 @@ async fn a_body_that_stands_still_or_trickles_is_ended() {
         .unwrap();
     assert_eq!(&answer, b"HTTP/1.1 408");
     trickling.abort();
+    drop(read);
 
     let mut cut = server.connect().await;
     cut.write_all(head).await.unwrap();
@@ -587,6 +609,7 @@ async fn slow_heads_and_silent_connections_are_closed() {
     let mut slow = server.connect().await;
     slow.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
     assert_eq!(status(&read_to_end(&mut slow).await), "408");
+    drop(slow);
 
     // Between requests the longer time counts, from the first byte on the shorter one.
     let mut idle = server.connect().await;
@@ -745,11 +768,8 @@ async fn while_draining_begins_connections_are_still_taken() {
 #[tokio::test]
 async fn an_address_that_is_taken_is_named() {
     let server = serve(|_| {}).await;
-    let flags = Flags {
-        listen: Some(server.address.to_string()),
-        ..Flags::default()
-    };
-    let (settings, _) = boxgate::config::load_from(&flags, [], Machine::probe()).unwrap();
+    let mut settings = config::defaults();
+    settings.listeners[0].address = server.address;
     let error = Server::bind(&settings, Telemetry::silent())
         .await
         .unwrap_err();

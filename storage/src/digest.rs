@@ -8,7 +8,7 @@ pub mod tree;
 
 use std::fmt;
 
-pub use content::{ContentHasher, Digests, HashStateError};
+pub use content::{ContentHasher, DigestHasher, Digests, HashStateError};
 pub use tree::{BLOCK_BYTES, TreeHasher, block_value};
 
 macro_rules! digest_value {
@@ -63,10 +63,12 @@ pub enum Algorithm {
     Sha512,
     /// BLAKE3.
     Blake3,
+    /// CRC-32 as in zip, most significant byte first: for the bytes of one request, never for a blob.
+    Crc32,
 }
 
 impl Algorithm {
-    /// All of them, in the order in which they are offered in messages.
+    /// All that a blob can be verified with, in the order in which they are offered in messages.
     pub const ALL: [Self; 6] = [
         Self::Md5,
         Self::Sha1,
@@ -85,10 +87,11 @@ impl Algorithm {
             Self::Sha384 => "sha384",
             Self::Sha512 => "sha512",
             Self::Blake3 => "blake3",
+            Self::Crc32 => "crc32",
         }
     }
 
-    /// From a name in any case; one `-` is ignored (`SHA-256`).
+    /// From a name in any case; one `-` is ignored (`SHA-256`). Only those of [`Self::ALL`].
     pub fn from_name(text: &str) -> Option<Self> {
         let plain = text.replacen('-', "", 1).to_ascii_lowercase();
         Self::ALL.into_iter().find(|a| a.name() == plain)
@@ -97,6 +100,7 @@ impl Algorithm {
     /// Length of the digest in bytes.
     pub fn digest_bytes(self) -> usize {
         match self {
+            Self::Crc32 => 4,
             Self::Md5 => 16,
             Self::Sha1 => 20,
             Self::Sha256 | Self::Blake3 => 32,

@@ -40,6 +40,11 @@ pub enum ErrorKind {
         /// The largest length taken, in bytes.
         limit: u64,
     },
+    /// The caller has as many of them as the limit allows; one must end first.
+    TooMany {
+        /// The most at once.
+        limit: u64,
+    },
     /// A newer writer owns the upload, or it moved on; nothing was changed.
     Fenced,
     /// The upload or blob is known to be gone for good.
@@ -79,7 +84,7 @@ impl ErrorKind {
             | Self::Gone
             | Self::Damaged => Retry::Never,
             Self::OffsetMismatch { .. } | Self::Fenced => Retry::AtOffset,
-            Self::Full | Self::Unavailable | Self::Internal => Retry::Later,
+            Self::TooMany { .. } | Self::Full | Self::Unavailable | Self::Internal => Retry::Later,
         }
     }
 }
@@ -164,6 +169,9 @@ impl fmt::Display for Error {
             ErrorKind::DigestMismatch => "digest differs from the declared one",
             ErrorKind::TooLarge { limit } => {
                 return write!(f, "{}: {}: more than {limit} bytes", self.op, self.subject);
+            }
+            ErrorKind::TooMany { limit } => {
+                return write!(f, "{}: {}: {limit} at most", self.op, self.subject);
             }
             ErrorKind::Fenced => "another writer owns the upload",
             ErrorKind::Gone => "gone",

@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -65,15 +66,34 @@ pub trait WriteBlob: Debug + Send + Sync {
         part_bytes: u64,
         length: Option<u64>,
     ) -> Result<Box<dyn UploadSink>>;
+
+    /// Goes on with a blob that was begun and neither committed nor aborted, at `offset`, up to which
+    /// its bytes are durable; what was written behind is gone afterwards. Waits for up to
+    /// [`LOCK_WAIT`] until the sink before it and all it had under way are gone: of one blob there
+    /// is never more than one sink.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when there is no such blob, [`crate::ErrorKind::Damaged`] when it
+    /// is shorter than `offset`: both mean that bytes were lost. [`crate::ErrorKind::Unavailable`] when
+    /// the sink before it does not go.
+    async fn resume(
+        &self,
+        key: &BlobKey,
+        part_bytes: u64,
+        offset: u64,
+    ) -> Result<Box<dyn UploadSink>>;
 }
+
+/// How long a sink waits for the one before it to go.
+pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// One piece of a part on its way to the store.
 #[derive(Debug)]
 pub struct Run {
     /// Where it belongs, in bytes from the start of the blob.
     pub offset: u64,
-    /// The bytes: a full buffer, or a short one at the end of the upload and where a slow upload gave
-    /// its memory back. No run crosses a multiple of 1 MiB.
+    /// The bytes: a full buffer, or a short one at the end of the upload, where it paused, and where a
+    /// slow upload gave its memory back. No run crosses a multiple of 1 MiB.
     pub buffer: Buffer,
 }
 
@@ -82,6 +102,9 @@ pub struct Run {
 pub struct PartIndex(pub u32);
 
 /// The receiving end of one upload. Several futures of one sink may be in flight at once.
+///
+/// Dropping it neither removes nor changes what is stored: another sink may [resume](WriteBlob::resume)
+/// the blob once all futures of this one ended.
 #[async_trait]
 pub trait UploadSink: Debug + Send {
     /// Hands a run over; the future ends when the store has taken it and its buffer is free again.
@@ -89,14 +112,18 @@ pub trait UploadSink: Debug + Send {
     /// buffer must not have to drive those who hold one. Called within a tokio runtime.
     fn write(&mut self, run: Run) -> BoxFuture<'static, Result<()>>;
 
-    /// Resolves when all bytes of `part`, and of all parts before it, survive a loss of power. Called
-    /// after the part's last run was handed over; the future is polled only after the futures of
-    /// those runs ended well.
+    /// Resolves when all bytes of `part` handed over so far, and of all parts before it, survive a loss
+    /// of power. Called after the part's last run was handed over, and where an upload pauses within
+    /// a part; the future is polled only after the futures of those runs ended well.
     fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<()>>;
 
     /// Makes the bytes final; consumes, so that nothing can be written afterwards.
     /// Returns how many bytes the store holds.
     async fn commit(self: Box<Self>) -> Result<u64>;
+
+    /// Lets go of the blob, which goes on at `offset` another time: what is stored behind is given
+    /// back. For a writer that knows where its last commit left the offset; any other drops its sink.
+    async fn pause(self: Box<Self>, offset: u64) -> Result<()>;
 
     /// Gives the bytes up. The store holds nothing under the key afterwards.
     async fn abort(self: Box<Self>) -> Result<()>;

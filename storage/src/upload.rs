@@ -4,22 +4,30 @@
 //! each chunk while it is hot, copies it once into a pooled buffer, and moves the committed offset
 //! only after the part is durable; [`UploadWriter::finish`] compares lengths and digests, then
 //! publishes in one transaction. Dropping a writer publishes nothing.
-
+//!
+//! An upload may also be made for requests to come ([`UploadEngine::create`]) and be gone on with by
+//! any of them ([`UploadEngine::resume`]), in this process or the next: its row holds the offset and
+//! the hash states that belong to it. The newest request wins at once; the row's epoch keeps every
+//! older one from changing anything.
 //!
 //! The steps' names (A1 to C3) are those of the commit protocol: A1 row, A2 file, B1 hash and copy, B2
 //! make durable, B3 move the offset, C0 all is there, C1 final in the store, C2 check, C3 publish.
 
+mod active;
 mod committer;
 mod engine;
 pub mod part;
 mod publish;
 mod recover;
+mod registry;
+mod resume;
 pub mod state;
 mod stats;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::buffer::BufferPool;
 use crate::clock::Clock;
@@ -29,6 +37,7 @@ use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::Target;
 use crate::store::Store;
 
+pub use crate::metadata::uploads::{Keep, UploadRow};
 pub use engine::UploadEngine;
 pub use part::PartAssembler;
 pub use recover::Recovered;
@@ -55,6 +64,35 @@ pub struct EngineOptions {
     pub min_free_bytes: u64,
     /// Parts of one upload that may be on their way to the store at once.
     pub parts_in_flight: usize,
+    /// How long and how many uploads may stay.
+    pub limits: UploadLimits,
+}
+
+/// How long and how many uploads may stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadLimits {
+    /// An open upload that nobody wrote to for so long is given up.
+    pub idle: Duration,
+    /// An open upload that is older is given up.
+    pub age: Duration,
+    /// A finished upload without a target holds its blob for so long.
+    pub untargeted_ttl: Duration,
+    /// Kept uploads that one account may have open.
+    pub open_per_account: u64,
+    /// Kept uploads that one organization may have open.
+    pub open_per_organization: u64,
+}
+
+impl Default for UploadLimits {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_hours(24),
+            age: Duration::from_hours(7 * 24),
+            untargeted_ttl: Duration::from_hours(7 * 24),
+            open_per_account: 64,
+            open_per_organization: 10_000,
+        }
+    }
 }
 
 /// What a client wants to store.
@@ -64,10 +102,15 @@ pub struct UploadIntent {
     pub account: AccountId,
     /// Whose blob it becomes; dedupe never leaves this tenant.
     pub organization: OrganizationId,
-    /// The name that finishing publishes.
-    pub target: Target,
+    /// The name that finishing publishes; without one the upload holds its blob itself, until it is
+    /// cancelled or [`UploadLimits::untargeted_ttl`] is over.
+    pub target: Option<Target>,
     /// Declared length in bytes, if any.
     pub length: Option<u64>,
     /// Digests that the client declared; algorithms beyond BLAKE3 and SHA-256 are hashed on demand.
     pub expected: Vec<Digest>,
+    /// What becomes of it when its writer ends before it is whole.
+    pub keep: Keep,
+    /// Opaque text of the protocol, at most 4 KiB, told again with the row.
+    pub note: Option<String>,
 }

@@ -47,6 +47,7 @@ fn the_documented_file_says_exactly_the_defaults() {
 
 #[test]
 fn defaults_are_good_and_computed_from_the_machine() {
+    assert_eq!(defaults().limits.json_depth, 32);
     let settings = settings("");
     assert_eq!(settings.uploads.part_budget_bytes, 512 << 20);
     assert_eq!(settings.limits.connections, 20_000);

@@ -74,7 +74,8 @@ pub async fn upload(
 ) -> Result<Uploaded, Refusal> {
     let _permit = gateway.admission.upload()?;
     let target = order.target(gateway);
-    supersede(gateway, order.account, order.organization, &target).await?;
+    let (account, organization) = (order.account, order.organization);
+    supersede(gateway, account, organization, &target).await?;
     let mut warnings = Vec::new();
     let writer = match carrier {
         Carrier::Raw(mut body) => {
@@ -91,6 +92,10 @@ pub async fn upload(
         ));
     }
     let published = writer.finish().await?;
+    // What was cut just before this one began may have come to rest only now.
+    if let Err(error) = supersede(gateway, account, organization, &target).await {
+        tracing::warn!(error = %error.message, "an upload that was replaced stays open");
+    }
     Ok(Uploaded {
         published,
         warnings,
@@ -117,7 +122,7 @@ impl UploadOrder {
 }
 
 /// Gives up what the same sender left open under the same name: a new upload from byte 0 takes its
-/// place. One that is being written at this moment is another request's, and stays.
+/// place. One that a request is busy with at this moment is that request's, and stays.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -129,7 +134,7 @@ pub async fn supersede(
 ) -> Result<(), Refusal> {
     let engine = &gateway.engine;
     while let Some(row) = engine.newest_open(account, organization, target).await? {
-        if engine.is_written(row.id) || !engine.cancel(row.id).await? {
+        if engine.is_busy(row.id) || !engine.cancel(row.id).await? {
             break;
         }
     }

@@ -45,7 +45,7 @@ pub fn code(kind: ErrorKind) -> &'static str {
         ErrorKind::LengthMismatch { .. } => "length_mismatch",
         ErrorKind::DigestMismatch => "digest_mismatch",
         ErrorKind::TooLarge { .. } => "too_large",
-        ErrorKind::TooMany { .. } => "too_many",
+        ErrorKind::TooMany { .. } => "too_many_uploads",
         ErrorKind::Fenced => "fenced",
         ErrorKind::Gone => "gone",
         ErrorKind::Damaged => "blob_damaged",

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use super::pace::{Pace, Patience, Stalled};
+use super::pace::{LazyTimer, Pace, Patience, Stalled};
 
 /// What is thrown away after an early answer, at most.
 const LINGER_BYTES: usize = 1 << 20;
@@ -92,7 +92,9 @@ pub(super) struct Wire {
     stream: TcpStream,
     state: Arc<ConnState>,
     writing: Pace,
-    probe: Option<Pin<Box<Sleep>>>,
+    /// When a blocked write is tried again; `None` while none is blocked.
+    probe_at: Option<Instant>,
+    probe: LazyTimer,
     linger: Option<Linger>,
 }
 
@@ -107,7 +109,8 @@ impl Wire {
             stream,
             state,
             writing: Pace::new(patience),
-            probe: None,
+            probe_at: None,
+            probe: LazyTimer::default(),
             linger: None,
         }
     }
@@ -126,7 +129,7 @@ impl Wire {
         match polled {
             Poll::Ready(Ok(bytes)) => {
                 self.writing.moved(bytes);
-                self.probe = None;
+                self.probe_at = None;
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -148,13 +151,14 @@ impl Wire {
 
     /// Writes past the readiness that tokio knows of, now and then while it is blocked.
     fn probe_write(&mut self, cx: &mut Context<'_>, first: &[u8]) -> Poll<io::Result<usize>> {
-        let probe = self
-            .probe
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_PROBE)));
-        ready!(probe.as_mut().poll(cx));
-        probe.as_mut().reset(Instant::now() + WRITE_PROBE);
-        // Registers the wake-up for the next probe.
-        let _pending = probe.as_mut().poll(cx);
+        let at = *self
+            .probe_at
+            .get_or_insert_with(|| Instant::now() + WRITE_PROBE);
+        ready!(self.probe.poll_until(cx, at));
+        let next = Instant::now() + WRITE_PROBE;
+        self.probe_at = Some(next);
+        // Asks to be woken for the next probe.
+        let _later = self.probe.poll_until(cx, next);
         match rustix::io::write(&self.stream, first) {
             Ok(bytes) if bytes > 0 => Poll::Ready(Ok(bytes)),
             Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Poll::Pending,

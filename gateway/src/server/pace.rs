@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
@@ -37,7 +37,7 @@ pub(super) struct Pace {
     waited: Duration,
     /// Bytes moved within the present window.
     bytes: u64,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: LazyTimer,
 }
 
 impl Pace {
@@ -47,7 +47,7 @@ impl Pace {
             waiting_since: None,
             waited: Duration::ZERO,
             bytes: 0,
-            timer: None,
+            timer: LazyTimer::default(),
         }
     }
 
@@ -89,16 +89,7 @@ impl Pace {
             }
             // A day is for ever here, and far from the end of the clock.
             let deadline = now + rest.clamp(Duration::from_millis(1), Duration::from_hours(24));
-            let timer = self
-                .timer
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-            // A timer that fires early is set anew then, which is rarer than setting it per chunk.
-            if timer.is_elapsed() || timer.deadline() > deadline {
-                timer.as_mut().reset(deadline);
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
+            ready!(self.timer.poll_until(cx, deadline));
         }
     }
 
@@ -107,6 +98,27 @@ impl Pace {
         self.patience
             .slowest_bytes
             .saturating_mul(self.patience.window.as_secs().max(1))
+    }
+}
+
+/// A timer whose deadline mostly moves away before it is reached: it is set anew when it fires early,
+/// which is rarer than each time the deadline moves.
+#[derive(Default)]
+pub(super) struct LazyTimer(Option<Pin<Box<Sleep>>>);
+
+impl LazyTimer {
+    /// Ready once `deadline` is reached; the deadline may differ from call to call.
+    pub(super) fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        while Instant::now() < deadline {
+            let timer = self
+                .0
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            if timer.is_elapsed() || timer.deadline() > deadline {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+        }
+        Poll::Ready(())
     }
 }
 

@@ -28,6 +28,7 @@ no_version() {
 # --- uploads ---
 succeeds "curl --fail -X POST .../file/upload --upload-file" \
     curl -sS --fail -X POST "$F/upload" -H "$KEY" --upload-file "$WORK/a.box"
+# shellcheck disable=SC2034
 BODY=$(cat "$WORK/out")
 equal "its message" 'File upload completed' "$(field .message)"
 equal "its details" "[true,\"complete\",$(size "$WORK/a.box"),\"$A\"]" \

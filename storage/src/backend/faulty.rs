@@ -155,6 +155,17 @@ impl WriteBlob for Faulty<Arc<dyn WriteBlob>> {
         let inner = self.1.around("store.begin", begin).await?;
         Ok(Box::new(FaultySink(inner, self.1.clone())))
     }
+
+    async fn resume(
+        &self,
+        key: &BlobKey,
+        part_bytes: u64,
+        offset: u64,
+    ) -> Result<Box<dyn UploadSink>> {
+        let resume = self.0.resume(key, part_bytes, offset);
+        let inner = self.1.around("store.resume", resume).await?;
+        Ok(Box::new(FaultySink(inner, self.1.clone())))
+    }
 }
 
 #[derive(Debug)]
@@ -188,6 +199,10 @@ impl UploadSink for FaultySink {
 
     async fn commit(self: Box<Self>) -> Result<u64> {
         self.1.around("sink.commit", self.0.commit()).await
+    }
+
+    async fn pause(self: Box<Self>, offset: u64) -> Result<()> {
+        self.1.around("sink.pause", self.0.pause(offset)).await
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {

@@ -15,7 +15,8 @@ use crate::blob::BlobKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::ByteRange;
 use crate::store::{
-    DeleteBlob, FreeSpace, ListBlobs, PartIndex, ReadBlob, Run, Space, Store, UploadSink, WriteBlob,
+    DeleteBlob, FreeSpace, LOCK_WAIT, ListBlobs, PartIndex, ReadBlob, Run, Space, Store,
+    UploadSink, WriteBlob,
 };
 
 /// Bytes by key; clones share them.
@@ -35,6 +36,8 @@ struct Content {
     bytes: Vec<u8>,
     /// How much of it survives a loss of power.
     sealed: usize,
+    /// Held by the one sink of the blob.
+    lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl MemoryStore {
@@ -91,6 +94,15 @@ impl MemoryStore {
 
     fn volume(&self) -> MutexGuard<'_, Volume> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Content {
+    /// Nothing is left from `offset` on.
+    fn cut_off(&mut self, offset: u64) {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.bytes.truncate(offset);
+        self.sealed = self.sealed.min(offset);
     }
 }
 
@@ -155,12 +167,45 @@ impl WriteBlob for MemoryStore {
                 key.to_string(),
             ));
         }
-        volume.blobs.insert(*key, Content::default());
+        let content = Content::default();
+        let lock = Arc::clone(&content.lock)
+            .try_lock_owned()
+            .expect("nobody else knows a new lock");
+        volume.blobs.insert(*key, content);
         drop(volume);
         Ok(Box::new(MemorySink {
             store: self.clone(),
             key: *key,
             part_bytes,
+            _lock: lock,
+        }))
+    }
+
+    async fn resume(
+        &self,
+        key: &BlobKey,
+        part_bytes: u64,
+        offset: u64,
+    ) -> Result<Box<dyn UploadSink>> {
+        let failed = |kind| Error::new(kind, "blob.resume", key.to_string());
+        let missing = || failed(ErrorKind::NotFound);
+        let lock = self.volume().blobs.get(key).map(|c| Arc::clone(&c.lock));
+        let locked = tokio::time::timeout(LOCK_WAIT, lock.ok_or_else(missing)?.lock_owned());
+        let lock = locked
+            .await
+            .map_err(|_elapsed| failed(ErrorKind::Unavailable))?;
+        let mut volume = self.volume();
+        let content = volume.blobs.get_mut(key).ok_or_else(missing)?;
+        if (content.bytes.len() as u64) < offset {
+            return Err(failed(ErrorKind::Damaged));
+        }
+        content.cut_off(offset);
+        drop(volume);
+        Ok(Box::new(MemorySink {
+            store: self.clone(),
+            key: *key,
+            part_bytes,
+            _lock: lock,
         }))
     }
 }
@@ -170,6 +215,7 @@ struct MemorySink {
     store: MemoryStore,
     key: BlobKey,
     part_bytes: u64,
+    _lock: tokio::sync::OwnedMutexGuard<()>,
 }
 
 impl MemorySink {
@@ -226,6 +272,13 @@ impl UploadSink for MemorySink {
 
     async fn commit(self: Box<Self>) -> Result<u64> {
         self.store.stat(&self.key).await
+    }
+
+    async fn pause(self: Box<Self>, offset: u64) -> Result<()> {
+        if let Some(content) = self.store.volume().blobs.get_mut(&self.key) {
+            content.cut_off(offset);
+        }
+        Ok(())
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {

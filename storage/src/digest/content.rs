@@ -1,8 +1,8 @@
 //! All hashes of one upload, fed once with each byte.
 //!
 //! BLAKE3 and SHA-256 always run. MD5, SHA-1, SHA-384 and SHA-512 run only when a client declared
-//! one, since each costs as much as all the rest together. The states of the hashes that need their
-//! bytes in order can be stored and restored, as a versioned map that later versions can extend.
+//! one, since each costs as much as all the rest together. What all of them know can be stored and
+//! restored, as a versioned map that later versions can extend.
 
 use digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::Digest as _;
@@ -59,19 +59,17 @@ impl ContentHasher {
 
     /// Whether `algorithm` is being computed.
     pub fn has(&self, algorithm: Algorithm) -> bool {
-        InOrder::new(algorithm).is_none() || self.extra.iter().any(|e| e.algorithm() == algorithm)
+        matches!(algorithm, Algorithm::Blake3 | Algorithm::Sha256)
+            || self.extra.iter().any(|e| e.algorithm() == algorithm)
     }
 
-    /// Adds an algorithm; false when it is too late, because bytes went by without it.
+    /// Adds an algorithm; false when it is too late, because bytes went by without it, and for a
+    /// checksum that is no digest of a whole blob.
     pub fn want(&mut self, algorithm: Algorithm) -> bool {
-        if self.has(algorithm) {
-            return true;
+        if self.bytes() == 0 && !self.has(algorithm) {
+            self.extra.extend(InOrder::new(algorithm));
         }
-        if self.bytes() > 0 {
-            return false;
-        }
-        self.extra.extend(InOrder::new(algorithm));
-        true
+        self.has(algorithm)
     }
 
     /// Takes the next bytes into all hashes.
@@ -112,10 +110,17 @@ impl ContentHasher {
         }
     }
 
-    /// The states of all hashes that need their bytes in order, as a versioned map:
-    /// `version, then (name length, name, state length as u16 little endian, state)` for each.
+    /// BLAKE3 value of the block being filled, over the bytes it has so far.
+    pub fn open_value(&self) -> Option<[u8; 32]> {
+        self.tree.open_value()
+    }
+
+    /// The states of all hashes as a versioned map:
+    /// `version, then (name length, name, state length as u16 little endian, state)` for each. BLAKE3
+    /// has no state within a block; its state is that of the tree up to the open block.
     pub fn states(&self) -> Vec<u8> {
         let mut map = vec![STATES_VERSION];
+        put_state(&mut map, Algorithm::Blake3, &self.tree.edge());
         put_state(&mut map, Algorithm::Sha256, &self.sha256.serialize());
         for extra in &self.extra {
             extra.put(&mut map);
@@ -123,17 +128,18 @@ impl ContentHasher {
         map
     }
 
-    /// The hashers that need their bytes in order, as they were when [`Self::states`] was called;
-    /// the tree is given by its stored values and starts empty here.
+    /// The hashers as they were when [`Self::states`] was called, but for the bytes of the block that
+    /// was open: [`Self::bytes`] tells where that starts, and [`Self::update_tree`] wants them again.
     ///
     /// # Errors
-    /// When the map is of another version, cut, or lacks SHA-256: then the bytes must be read again.
-    pub fn restore_in_order(map: &[u8]) -> Result<Self, HashStateError> {
+    /// When the map is of another version, cut, or lacks BLAKE3 or SHA-256: then all bytes must be
+    /// read again.
+    pub fn restore(map: &[u8]) -> Result<Self, HashStateError> {
         let (version, mut rest) = map.split_first().ok_or(HashStateError::Truncated)?;
         if *version != STATES_VERSION {
             return Err(HashStateError::Version { found: *version });
         }
-        let mut sha256 = None;
+        let (mut tree, mut sha256) = (None, None);
         let mut extra = Vec::new();
         while !rest.is_empty() {
             let (name, state) = take_state(&mut rest).ok_or(HashStateError::Truncated)?;
@@ -141,16 +147,71 @@ impl ContentHasher {
                 .ok()
                 .and_then(Algorithm::from_name)
             {
+                Some(Algorithm::Blake3) => tree = TreeHasher::at_edge(state),
                 Some(Algorithm::Sha256) => sha256 = Some(restore::<sha2::Sha256>(state)?),
                 Some(algorithm) => extra.push(InOrder::restore(algorithm, state)?),
                 None => return Err(HashStateError::Unreadable),
             }
         }
         Ok(Self {
-            tree: TreeHasher::new(),
+            tree: tree.ok_or(HashStateError::Unreadable)?,
             sha256: sha256.ok_or(HashStateError::Unreadable)?,
             extra,
         })
+    }
+}
+
+/// One hash over some bytes, such as those of one request.
+#[derive(Debug, Clone)]
+pub struct DigestHasher(One);
+
+#[derive(Debug, Clone)]
+enum One {
+    Blake3(Box<blake3::Hasher>),
+    Sha256(sha2::Sha256),
+    Crc32(crc32fast::Hasher),
+    InOrder(InOrder),
+}
+
+impl DigestHasher {
+    /// A hasher that has seen nothing.
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "what is neither of the three runs in order"
+    )]
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self(match algorithm {
+            Algorithm::Blake3 => One::Blake3(Box::default()),
+            Algorithm::Sha256 => One::Sha256(sha2::Sha256::new()),
+            Algorithm::Crc32 => One::Crc32(crc32fast::Hasher::new()),
+            _ => One::InOrder(InOrder::new(algorithm).expect("all others run in order")),
+        })
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            One::Blake3(hasher) => {
+                hasher.update(bytes);
+            }
+            One::Sha256(hasher) => hasher.update(bytes),
+            One::Crc32(hasher) => hasher.update(bytes),
+            One::InOrder(hasher) => hasher.update(bytes),
+        }
+    }
+
+    /// The digest of what was seen.
+    #[expect(clippy::missing_panics_doc, reason = "a checksum has its own length")]
+    pub fn finish(self) -> Digest {
+        match self.0 {
+            One::Blake3(hasher) => Blake3(*hasher.finalize().as_bytes()).into(),
+            One::Sha256(hasher) => Sha256(hasher.finalize().into()).into(),
+            One::Crc32(hasher) => {
+                Digest::try_new(Algorithm::Crc32, hasher.finalize().to_be_bytes().to_vec())
+                    .expect("a CRC-32 has four bytes")
+            }
+            One::InOrder(hasher) => hasher.digest(),
+        }
     }
 }
 
@@ -186,7 +247,7 @@ macro_rules! in_order {
             fn new(algorithm: Algorithm) -> Option<Self> {
                 match algorithm {
                     $(Algorithm::$name => Some(Self::$name(<$hasher>::new())),)+
-                    Algorithm::Sha256 | Algorithm::Blake3 => None,
+                    Algorithm::Sha256 | Algorithm::Blake3 | Algorithm::Crc32 => None,
                 }
             }
 
@@ -221,7 +282,9 @@ macro_rules! in_order {
             fn restore(algorithm: Algorithm, state: &[u8]) -> Result<Self, HashStateError> {
                 match algorithm {
                     $(Algorithm::$name => Ok(Self::$name(restore(state)?)),)+
-                    Algorithm::Sha256 | Algorithm::Blake3 => Err(HashStateError::Unreadable),
+                    Algorithm::Sha256 | Algorithm::Blake3 | Algorithm::Crc32 => {
+                        Err(HashStateError::Unreadable)
+                    }
                 }
             }
         }
@@ -312,12 +375,19 @@ mod tests {
     #[test]
     fn states_of_another_version_or_cut_short_are_refused() {
         let map = ContentHasher::new([]).states();
-        let refusal = |map: &[u8]| ContentHasher::restore_in_order(map).unwrap_err();
+        let refusal = |map: &[u8]| ContentHasher::restore(map).unwrap_err();
         assert_eq!(refusal(&[]), HashStateError::Truncated);
         assert_eq!(refusal(&[1]), HashStateError::Unreadable);
         assert_eq!(refusal(&[9]), HashStateError::Version { found: 9 });
+        // Cut between two entries, the map is a good one without SHA-256.
+        let entry = 1 + 1 + "blake3".len() + 2 + TreeHasher::new().edge().len();
         for end in 2..map.len() {
-            assert_eq!(refusal(&map[..end]), HashStateError::Truncated, "{end}");
+            let expected = if end == entry {
+                HashStateError::Unreadable
+            } else {
+                HashStateError::Truncated
+            };
+            assert_eq!(refusal(&map[..end]), expected, "{end}");
         }
         let mut strange = map.clone();
         strange[2] = b'x';
@@ -332,10 +402,13 @@ mod tests {
         ) {
             let mut hasher = ContentHasher::new(Algorithm::ALL);
             hasher.update(&head);
-            let mut restored = ContentHasher::restore_in_order(&hasher.states()).unwrap();
+            let mut restored = ContentHasher::restore(&hasher.states()).unwrap();
+            prop_assert_eq!(restored.bytes(), 0, "the first block is open still");
+            restored.update_tree(&head);
             hasher.update(&tail);
-            restored.update_in_order(&tail);
+            restored.update(&tail);
             let (one, other) = (hasher.finish(), restored.finish());
+            prop_assert_eq!(one.blake3, other.blake3);
             prop_assert_eq!(one.sha256, other.sha256);
             prop_assert_eq!(one.extra, other.extra);
         }

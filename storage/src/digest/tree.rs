@@ -88,6 +88,53 @@ impl TreeHasher {
         std::mem::take(&mut self.values)
     }
 
+    /// The value of the block being filled, over the bytes it has so far; `None` at a block's start.
+    pub fn open_value(&self) -> Option<[u8; 32]> {
+        (self.block_bytes > 0).then(|| self.block.finalize_non_root())
+    }
+
+    /// The tree over all finished blocks: their count (8 bytes, little endian), the last one's value,
+    /// the roots left of it, and over one block its own root. A few hundred bytes, whatever the
+    /// length. What the open block holds is not in it and must be given again.
+    pub fn edge(&self) -> Vec<u8> {
+        let mut edge = (self.finished_bytes / BLOCK_BYTES).to_le_bytes().to_vec();
+        edge.extend(self.last.iter().flatten());
+        edge.extend(self.left.iter().flatten());
+        if self.left.is_empty() {
+            edge.extend(self.short_root.iter().flat_map(|root| root.0));
+        }
+        edge
+    }
+
+    /// A hasher as it was when [`Self::edge`] was called, at the end of the last finished block;
+    /// `None` when no hasher gives such an edge.
+    pub fn at_edge(edge: &[u8]) -> Option<Self> {
+        let (blocks, values) = edge.split_first_chunk::<8>()?;
+        let blocks = u64::from_le_bytes(*blocks);
+        let (values, rest) = values.as_chunks::<32>();
+        if !rest.is_empty() {
+            return None;
+        }
+        let mut hasher = Self::new();
+        let (last, others) = match (blocks, values) {
+            (0, []) => return Some(hasher),
+            (0, _) | (_, []) => return None,
+            (_, [last, others @ ..]) => (*last, others),
+        };
+        hasher.finished_bytes = blocks.checked_mul(BLOCK_BYTES)?;
+        hasher.last = Some(last);
+        hasher.left_blocks = blocks - 1;
+        if let ([root], 1) = (others, blocks) {
+            hasher.short_root = Some(Blake3(*root));
+        } else if blocks > 1 && others.len() as u64 == u64::from(hasher.left_blocks.count_ones()) {
+            hasher.left = others.to_vec();
+        } else {
+            return None;
+        }
+        hasher.block.set_input_offset(hasher.finished_bytes);
+        Some(hasher)
+    }
+
     /// Ends the content: a short last block gets its value, which the next [`Self::take_values`]
     /// gives with the others. Returns the root, equal to `blake3::hash` of all bytes.
     #[expect(
@@ -209,8 +256,53 @@ mod tests {
         assert_eq!(values, root_of(&bytes, &[]).1);
     }
 
+    #[test]
+    fn an_edge_that_no_hasher_gives_is_refused() {
+        assert!(TreeHasher::at_edge(&TreeHasher::new().edge()).is_some());
+        let mut hasher = TreeHasher::new();
+        hasher.update(&content(3 * MIB + 1));
+        let edge = hasher.edge();
+        assert!(TreeHasher::at_edge(&edge).is_some());
+        for end in 0..edge.len() {
+            assert!(TreeHasher::at_edge(&edge[..end]).is_none(), "{end}");
+        }
+        let mut longer = edge.clone();
+        longer.extend([0; 32]);
+        assert!(TreeHasher::at_edge(&longer).is_none());
+        let mut huge = edge;
+        huge[..8].fill(0xff);
+        assert!(TreeHasher::at_edge(&huge).is_none());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn a_hasher_put_back_at_an_edge_goes_on_as_if_nothing_happened(
+            length in 0usize..6 * MIB,
+            cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
+        ) {
+            let bytes = content(length);
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(length + 1)).collect();
+            cuts.sort_unstable();
+            let (mut hasher, mut values, mut from) = (TreeHasher::new(), Vec::new(), 0);
+            for cut in cuts {
+                hasher.update(&bytes[from..cut]);
+                values.extend(hasher.take_values());
+                let (start, open) = (cut - cut % MIB, hasher.open_value());
+                let expected = (cut > start).then(|| block_value(start as u64, &bytes[start..cut]));
+                prop_assert_eq!(open, expected);
+                hasher = TreeHasher::at_edge(&hasher.edge()).unwrap();
+                prop_assert_eq!(hasher.bytes(), start as u64);
+                hasher.update(&bytes[start..cut]);
+                from = cut;
+            }
+            hasher.update(&bytes[from..]);
+            let root = hasher.finish();
+            values.extend(hasher.take_values());
+            prop_assert_eq!(root.0, *blake3::hash(&bytes).as_bytes());
+            prop_assert_eq!(values, root_of(&bytes, &[]).1);
+        }
 
         #[test]
         fn the_root_does_not_depend_on_how_bytes_arrive(

@@ -12,11 +12,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::state::{State, Upload};
-use super::accounts::OrganizationId;
+use super::accounts::{AccountId, OrganizationId};
 use super::outbox::Event;
 use super::uploads::{
-    Advance, Completion, Fence, Ledger, NewUpload, Published, Target, Trash, UploadRow,
-    UploadState, check_step, fenced,
+    Advance, Completion, Fence, Keep, Ledger, NewUpload, Over, Published, Target, Trash, UploadRow,
+    UploadState, check_length, check_step, fenced, folded_target,
 };
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::{Clock, UnixMillis};
@@ -90,18 +90,20 @@ impl MemoryLedger {
 #[async_trait]
 impl Ledger for MemoryLedger {
     async fn create(&self, new: NewUpload) -> Result<UploadRow> {
+        const OP: &str = "upload.create";
         let now = self.clock.now();
+        let folded = new.target.as_ref().map(|target| folded_target(OP, target));
+        let folded = folded.transpose()?;
         let mut state = self.state();
+        if new.keep == Keep::UntilIdle {
+            state.assert_room(OP, &new)?;
+        }
         if state
             .uploads
             .values()
             .any(|u| u.row.id == new.id || u.row.key == new.key)
         {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                "upload.create",
-                new.id.to_string(),
-            ));
+            return Err(Error::new(ErrorKind::Conflict, OP, new.id.to_string()));
         }
         let row = UploadRow {
             id: new.id,
@@ -115,31 +117,49 @@ impl Ledger for MemoryLedger {
             length: new.length,
             part_bytes: new.part_bytes,
             target: new.target,
+            keep: new.keep,
+            note: new.note,
+            expected: new.expected,
+            hash_states: Vec::new(),
             digests: None,
+            published: None,
             created: now,
             updated: now,
         };
-        state.uploads.insert(row.id, Upload::new(row.clone()));
+        state
+            .uploads
+            .insert(row.id, Upload::new(row.clone(), folded));
         Ok(row)
     }
 
     async fn take_over(&self, id: UploadId) -> Result<Option<UploadRow>> {
         let mut state = self.state();
-        Ok(state
-            .uploads
-            .get_mut(&id)
-            .map(|u| &mut u.row)
-            .and_then(|row| {
-                if row.state != UploadState::Open {
-                    return None;
-                }
-                row.epoch += 1;
-                Some(row.clone())
-            }))
+        Ok(state.uploads.get_mut(&id).map(|upload| {
+            let row = &mut upload.row;
+            row.epoch += i64::from(row.state == UploadState::Open);
+            row.clone()
+        }))
     }
 
     async fn upload(&self, id: UploadId) -> Result<Option<UploadRow>> {
         Ok(self.state().uploads.get(&id).map(|u| u.row.clone()))
+    }
+
+    async fn set_length(&self, id: UploadId, length: u64) -> Result<UploadRow> {
+        const OP: &str = "upload.set_length";
+        let mut state = self.state();
+        let upload = state.uploads.get_mut(&id);
+        let missing = || Error::new(ErrorKind::NotFound, OP, id.to_string());
+        let row = &mut upload.ok_or_else(missing)?.row;
+        check_length(OP, row, length)?;
+        row.length = Some(length);
+        Ok(row.clone())
+    }
+
+    async fn part_values(&self, id: UploadId, part: u32) -> Result<Option<Vec<[u8; 32]>>> {
+        let state = self.state();
+        let upload = state.uploads.get(&id);
+        Ok(upload.and_then(|upload| upload.parts.get(&part).cloned()))
     }
 
     async fn advance(&self, fence: Fence, step: Advance) -> Result<()> {
@@ -156,6 +176,7 @@ impl Ledger for MemoryLedger {
         }
         check_step(OP, fence.id, row.part_bytes, &step)?;
         row.offset = step.to;
+        row.hash_states = step.hash_states;
         row.updated = now;
         upload.parts.insert(step.part, step.values);
         Ok(())
@@ -190,26 +211,24 @@ impl Ledger for MemoryLedger {
         self.state().publish(fence, now, due)
     }
 
-    async fn abort(&self, id: UploadId) -> Result<bool> {
+    async fn abort(&self, id: UploadId, epoch: Option<i64>) -> Result<bool> {
         let now = self.clock.now();
-        let mut state = self.state();
-        let Some(upload) = state.uploads.get_mut(&id) else {
-            return Ok(false);
-        };
-        let row = &mut upload.row;
-        if !matches!(row.state, UploadState::Open | UploadState::Completing) {
-            return Ok(false);
+        Ok(self.state().end(id, epoch, UploadState::Aborted, now))
+    }
+
+    async fn lose(&self, fence: Fence) -> Result<()> {
+        let now = self.clock.now();
+        let Fence { id, epoch } = fence;
+        if self.state().end(id, Some(epoch), UploadState::Lost, now) {
+            Ok(())
+        } else {
+            Err(fenced("upload.lose", id))
         }
-        row.state = UploadState::Aborted;
-        row.epoch += 1;
-        row.updated = now;
-        upload.parts.clear();
-        let trash = Trash {
-            key: row.key,
-            store: row.store.clone(),
-        };
-        state.trash.push((now, trash));
-        Ok(true)
+    }
+
+    async fn release(&self, id: UploadId) -> Result<bool> {
+        let (now, due) = (self.clock.now(), self.due());
+        Ok(self.state().release(id, now, due))
     }
 
     async fn uploads_in(
@@ -218,15 +237,57 @@ impl Ledger for MemoryLedger {
         until: UnixMillis,
         limit: u32,
     ) -> Result<Vec<UploadRow>> {
-        let rows = self.state();
-        let rows = rows.uploads.values().map(|u| &u.row);
-        let mut rows: Vec<_> = rows
-            .filter(|row| row.state == state && row.updated <= until)
-            .cloned()
-            .collect();
-        rows.sort_by_key(|row| (row.updated, row.id));
-        rows.truncate(limit as usize);
-        Ok(rows)
+        let oldest = |row: &UploadRow| (row.updated, row.id);
+        Ok(self.state().rows(limit, oldest, |upload| {
+            upload.row.state == state && upload.row.updated <= until
+        }))
+    }
+
+    async fn newest_open(
+        &self,
+        account: AccountId,
+        organization: OrganizationId,
+        target: &Target,
+    ) -> Result<Option<UploadRow>> {
+        let folded = folded_target("upload.find", target)?;
+        let newest = |row: &UploadRow| std::cmp::Reverse((row.created, row.id));
+        let found = self.state().rows(1, newest, |upload| {
+            upload.row.state == UploadState::Open
+                && upload.row.keep == Keep::UntilIdle
+                && (upload.row.account, upload.row.organization) == (account, organization)
+                && upload.folded.as_ref() == Some(&folded)
+        });
+        Ok(found.into_iter().next())
+    }
+
+    async fn open_uploads(
+        &self,
+        organization: Option<OrganizationId>,
+        after: Option<UploadId>,
+        limit: u32,
+    ) -> Result<Vec<UploadRow>> {
+        let by_id = |row: &UploadRow| row.id;
+        Ok(self.state().rows(limit, by_id, |upload| {
+            upload.row.state == UploadState::Open
+                && organization.is_none_or(|id| upload.row.organization == id)
+                && after.is_none_or(|after| upload.row.id > after)
+        }))
+    }
+
+    async fn over(&self, over: Over, limit: u32) -> Result<Vec<UploadRow>> {
+        let oldest = |row: &UploadRow| (row.updated, row.id);
+        Ok(self.state().rows(limit, oldest, |upload| {
+            let row = &upload.row;
+            let idle = match row.keep {
+                Keep::No => over.unkept,
+                Keep::UntilIdle => over.idle,
+            };
+            match row.state {
+                UploadState::Open => row.updated <= idle || row.created <= over.made,
+                UploadState::Done => upload.held.is_some() && row.updated <= over.untargeted,
+                _ => false,
+            }
+        }))
     }
 
     async fn due_trash(&self, limit: u32) -> Result<Vec<Trash>> {

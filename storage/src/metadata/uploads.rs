@@ -3,12 +3,13 @@
 //! A step that finds another epoch, state or offset than the caller knew changes nothing and answers
 //! [`crate::ErrorKind::Fenced`]: the caller's upload moved on without it.
 
+mod find;
 mod publish;
 mod rows;
 mod trash;
 
 #[cfg(feature = "conformance")]
-pub(super) use rows::{check_step, fenced};
+pub(super) use rows::{check_length, check_step, fenced, folded_target, too_many};
 
 use std::fmt::Debug;
 
@@ -19,7 +20,7 @@ use super::accounts::{AccountId, OrganizationId};
 use super::catalog::FileId;
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::UnixMillis;
-use crate::digest::{Blake3, Sha256};
+use crate::digest::{Blake3, Digest, Sha256};
 use crate::error::Result;
 
 /// What finishing an upload publishes; kept in the upload's row as JSON.
@@ -56,6 +57,15 @@ pub enum UploadState {
     Aborted,
     /// Stored bytes turned out to be gone.
     Lost,
+}
+
+/// What becomes of an upload whose writer ends before it is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// It is given up.
+    No,
+    /// It stays open at its durable offset until it was idle for too long.
+    UntilIdle,
 }
 
 impl UploadState {
@@ -105,13 +115,23 @@ pub struct UploadRow {
     pub length: Option<u64>,
     /// Bytes of a part, a power of two.
     pub part_bytes: u64,
-    /// What finishing publishes.
-    pub target: Target,
+    /// The name that finishing publishes; without one the upload itself holds its blob.
+    pub target: Option<Target>,
+    /// Whether it outlives its writer.
+    pub keep: Keep,
+    /// Opaque text of the protocol that made it.
+    pub note: Option<String>,
+    /// Digests that were declared when it was made; finishing compares them.
+    pub expected: Vec<Digest>,
+    /// Versioned map of hash states at `offset`, opaque here; empty at 0.
+    pub hash_states: Vec<u8>,
     /// Digests once known (from `Completing` on).
     pub digests: Option<(Blake3, Sha256)>,
+    /// What it became, once `Done`.
+    pub published: Option<Published>,
     /// When it was made.
     pub created: UnixMillis,
-    /// When its offset last moved.
+    /// When its offset or state last moved.
     pub updated: UnixMillis,
 }
 
@@ -132,8 +152,38 @@ pub struct NewUpload {
     pub length: Option<u64>,
     /// Bytes of a part, a power of two.
     pub part_bytes: u64,
-    /// What finishing publishes.
-    pub target: Target,
+    /// The name that finishing publishes, if any.
+    pub target: Option<Target>,
+    /// Whether it outlives its writer.
+    pub keep: Keep,
+    /// Opaque text of the protocol that makes it.
+    pub note: Option<String>,
+    /// Digests that finishing compares.
+    pub expected: Vec<Digest>,
+    /// How many kept uploads may be open at once; checked for kept ones, in the same transaction.
+    pub most_open: MostOpen,
+}
+
+/// How many kept uploads may be open at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MostOpen {
+    /// Of one account.
+    pub per_account: u64,
+    /// Of one organization.
+    pub per_organization: u64,
+}
+
+/// Moments up to which uploads are over, each for its own reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Over {
+    /// An open upload that does not outlive its writer and was last written to by then.
+    pub unkept: UnixMillis,
+    /// A kept open upload that was last written to by then.
+    pub idle: UnixMillis,
+    /// An open upload that was made by then.
+    pub made: UnixMillis,
+    /// A finished upload that holds its blob itself and was finished by then.
+    pub untargeted: UnixMillis,
 }
 
 /// The right to change one upload's row.
@@ -145,16 +195,19 @@ pub struct Fence {
     pub epoch: i64,
 }
 
-/// One step forward: a part (the last may be short) became durable.
+/// One step forward: a part became durable, or its beginning did.
+///
+/// Part k holds exactly the bytes from k part lengths on, so that
+/// `start of the part <= from < to <= end of the part`.
 #[derive(Debug, Clone)]
 pub struct Advance {
     /// Offset before, in bytes.
     pub from: u64,
     /// Offset after, in bytes.
     pub to: u64,
-    /// Index of the part that ends at `to`.
+    /// Index of the part that holds `from..to`.
     pub part: u32,
-    /// One BLAKE3 subtree value per MiB of the part.
+    /// One BLAKE3 subtree value per MiB from the part's start to `to`; the last may stand for less.
     pub values: Vec<[u8; 32]>,
     /// Versioned map of hash states at `to`, opaque here.
     pub hash_states: Vec<u8>,
@@ -176,11 +229,11 @@ pub struct Completion {
 pub struct Published {
     /// The blob: the new one, or an equal one that the tenant held already.
     pub blob: BlobMeta,
-    /// The file row that names it.
-    pub file: FileId,
+    /// The file row that names it; `None` for an upload without a target.
+    pub file: Option<FileId>,
     /// Whether the name held another blob before.
     pub replaced: bool,
-    /// The stored spelling of the version (the one that came first).
+    /// The stored spelling of the version (the one that came first); empty without a target.
     pub version: String,
 }
 
@@ -197,14 +250,29 @@ pub struct Trash {
 #[async_trait]
 pub trait Ledger: Debug + Send + Sync {
     /// A1: records the intent with epoch 1, before any byte or file exists.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::TooMany`] for one more kept upload than [`NewUpload::most_open`] allows.
     async fn create(&self, new: NewUpload) -> Result<UploadRow>;
 
-    /// Raises the epoch of an open upload and returns its row; the older writer's next step is fenced.
-    /// `None` when it is not open.
+    /// Returns the row, whatever its state, and raises the epoch of an open one: the older writer's
+    /// next step is fenced. `None` when there is no such upload.
     async fn take_over(&self, id: UploadId) -> Result<Option<UploadRow>>;
 
     /// The row as it is; takes nothing over.
     async fn upload(&self, id: UploadId) -> Result<Option<UploadRow>>;
+
+    /// Fixes the length of an open upload that declared none; the same length again is fine. Returns
+    /// the row as it is then. Raises no epoch.
+    ///
+    /// # Errors
+    /// `NotFound`; `Gone`; `Conflict` when it is no longer open or has another length;
+    /// `LengthMismatch` when more than that is committed already.
+    async fn set_length(&self, id: UploadId, length: u64) -> Result<UploadRow>;
+
+    /// The subtree values of one part of an upload that did not end; `None` when nothing of it is
+    /// committed.
+    async fn part_values(&self, id: UploadId, part: u32) -> Result<Option<Vec<[u8; 32]>>>;
 
     /// B3: moves the offset and records the part, in one transaction.
     /// [`crate::ErrorKind::Fenced`] unless epoch, state and offset are as given.
@@ -216,16 +284,26 @@ pub trait Ledger: Debug + Send + Sync {
     /// C3: the one commit point. Makes missing parents (box, version, provider, architecture) of the
     /// target, the blob row with its subtree values (or takes an equal live blob of the same
     /// organization, and trashes the new bytes), points the file at it, dooms what lost its last
-    /// reference, writes `done` and the event `box.uploaded`. Repeating it on a `done` row returns the
+    /// reference, writes `done` and the event `box.uploaded`. Without a target there is no name and
+    /// no event: the upload's row holds the one reference. Repeating it on a `done` row returns the
     /// same outcome.
     ///
     /// # Errors
     /// `NotFound` when the organization is gone; `Fenced`.
     async fn publish(&self, fence: Fence) -> Result<Published>;
 
-    /// `open` or `completing` → `aborted`, and its bytes into the trash, due now. False when it was
-    /// neither.
-    async fn abort(&self, id: UploadId) -> Result<bool>;
+    /// `open` or `completing` → `aborted`, and its bytes into the trash, due now. With an `epoch` only
+    /// while the row still has that one: whoever was replaced ends nothing. False when there was
+    /// nothing to end.
+    async fn abort(&self, id: UploadId, epoch: Option<i64>) -> Result<bool>;
+
+    /// `open` or `completing` → `lost`, and what is left of its bytes into the trash.
+    /// [`crate::ErrorKind::Fenced`] when it moved on.
+    async fn lose(&self, fence: Fence) -> Result<()>;
+
+    /// Drops the reference that a finished upload without a target holds; the row is `aborted` then.
+    /// False when it holds none.
+    async fn release(&self, id: UploadId) -> Result<bool>;
 
     /// Uploads in that state whose row was last changed at or before `until`, oldest first.
     async fn uploads_in(
@@ -234,6 +312,25 @@ pub trait Ledger: Debug + Send + Sync {
         until: UnixMillis,
         limit: u32,
     ) -> Result<Vec<UploadRow>>;
+
+    /// The newest kept open upload of that account to that name, found as names are found.
+    async fn newest_open(
+        &self,
+        account: AccountId,
+        organization: OrganizationId,
+        target: &Target,
+    ) -> Result<Option<UploadRow>>;
+
+    /// Open uploads in the order of their ids, from behind `after` on; of one organization, if given.
+    async fn open_uploads(
+        &self,
+        organization: Option<OrganizationId>,
+        after: Option<UploadId>,
+        limit: u32,
+    ) -> Result<Vec<UploadRow>>;
+
+    /// Uploads that are over: open ones to abort, finished ones to release. Oldest first.
+    async fn over(&self, over: Over, limit: u32) -> Result<Vec<UploadRow>>;
 
     /// Bytes due for removal: trash, and doomed blobs that are due, which become `deleting` here in
     /// the same transaction (never one with a reference).

@@ -1,21 +1,27 @@
 //! Makes uploads, publishes them, and gives them up: the steps around the bytes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::active::{Active, Start};
 use super::committer::Shared;
+use super::registry::{Cell, InProgress, Present, Registry};
 use super::state::{MOST_PARTS, UploadState, part_bytes_for};
 use super::stats::{Counters, EngineStats, Stage};
-use super::writer::{Active, UploadWriter};
+use super::writer::UploadWriter;
 use super::{EngineOptions, Recovered, UploadIntent};
 use crate::blob::{BlobKey, UploadId};
-use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::uploads::{Fence, NewUpload};
-use crate::store::Store;
+use crate::digest::{ContentHasher, Digest};
+use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::metadata::accounts::{AccountId, OrganizationId};
+use crate::metadata::uploads::{Fence, Keep, MostOpen, NewUpload, Target, UploadRow};
+use crate::store::{Store, UploadSink};
 
 /// Takes uploads in; one per process, cheap to clone.
 #[derive(Debug, Clone)]
@@ -34,30 +40,137 @@ impl UploadEngine {
                 options,
                 background,
                 counters: Counters::default(),
-                active: Mutex::default(),
+                registry: Registry::default(),
                 abandoned: Mutex::default(),
             }),
         }
     }
 
-    /// Records the intent, then makes room in the store.
+    /// Records the intent, then makes room in the store: an upload that its maker sends at once. A kept
+    /// one that finds the limit of open uploads reached is taken all the same, but given up when it is
+    /// cut.
     ///
     /// # Errors
     /// [`crate::ErrorKind::TooLarge`] and [`crate::ErrorKind::Full`] from the declared length, before
-    /// anything is recorded.
+    /// anything is recorded; [`crate::ErrorKind::Invalid`] for a name, note or digest that no upload
+    /// can have.
     /// # Cancel safety
     /// Dropping the future gives the upload up in the background.
     pub async fn begin(&self, intent: UploadIntent) -> Result<UploadWriter> {
-        let inner = Arc::clone(&self.inner);
-        // A task, so that a caller who leaves cannot cut between row and file.
-        let begun = inner.background.spawn(Arc::clone(&inner).begin(intent));
-        begun.await.unwrap_or_else(|panicked| {
-            Err(Error::new(ErrorKind::Internal, "upload.begin", "upload").with_source(panicked))
+        self.run("upload.begin", |inner| inner.begin(intent)).await
+    }
+
+    /// Records the intent and makes room in the store, for requests to come: nobody writes to it yet.
+    ///
+    /// # Errors
+    /// As [`Self::begin`]; [`crate::ErrorKind::TooMany`] when as many uploads are open as one account
+    /// or one organization may have.
+    /// # Cancel safety
+    /// Dropping the future leaves open whether there is an upload; one that nobody knows of expires.
+    pub async fn create(&self, intent: UploadIntent) -> Result<UploadRow> {
+        self.run("upload.create", |inner| inner.create(intent))
+            .await
+    }
+
+    /// Goes on with an open upload at its committed offset. Whoever wrote to it before is replaced at
+    /// once, whatever the outcome.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::OffsetMismatch`] unless `offset` is the committed one;
+    /// [`crate::ErrorKind::NotFound`] for no upload, [`crate::ErrorKind::Gone`] for one that was
+    /// aborted, expired or lost; [`crate::ErrorKind::Conflict`] for one that is being published or is;
+    /// [`crate::ErrorKind::Unavailable`] when the older writer does not end within seconds;
+    /// [`crate::ErrorKind::Full`] when there is no room for what is missing.
+    /// # Cancel safety
+    /// Dropping the future drops the writer, and the upload stays as it is.
+    pub async fn resume(&self, id: UploadId, offset: u64) -> Result<UploadWriter> {
+        self.run("upload.resume", move |inner| inner.resume(id, offset))
+            .await
+    }
+
+    /// Where the upload stands, for whoever is about to go on with it: the writer it has is replaced,
+    /// so that the offset told stays the one that [`Self::resume`] wants. One change of a row, and
+    /// nothing is asked of the store. The row of a finished upload is told, too.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::Gone`].
+    pub async fn head(&self, id: UploadId) -> Result<UploadRow> {
+        self.inner.head(id).await
+    }
+
+    /// The row as it is; nobody is replaced.
+    ///
+    /// # Errors
+    /// When the rows do not answer.
+    pub async fn peek(&self, id: UploadId) -> Result<Option<UploadRow>> {
+        self.inner.options.ledger.upload(id).await
+    }
+
+    /// Ends an upload: an open one is given up with its bytes, and its writer is replaced; a finished
+    /// one without a target drops its blob. False when there was nothing to end.
+    ///
+    /// # Errors
+    /// When the rows do not answer. What a store does not remove stays in the trash.
+    pub async fn cancel(&self, id: UploadId) -> Result<bool> {
+        self.run("upload.cancel", move |inner| inner.cancel(id))
+            .await
+    }
+
+    /// Fixes the length of an upload that declared none; the same length again is fine. Replaces no
+    /// writer.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::TooLarge`]; [`crate::ErrorKind::LengthMismatch`] when more is committed
+    /// already; [`crate::ErrorKind::Conflict`] when it has another length or is not open any more;
+    /// [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::Gone`].
+    pub async fn set_length(&self, id: UploadId, length: u64) -> Result<UploadRow> {
+        self.inner.set_length(id, length).await
+    }
+
+    /// The newest kept open upload of that account to that name.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] for a name that no box can have.
+    pub async fn newest_open(
+        &self,
+        account: AccountId,
+        organization: OrganizationId,
+        target: &Target,
+    ) -> Result<Option<UploadRow>> {
+        let ledger = &self.inner.options.ledger;
+        ledger.newest_open(account, organization, target).await
+    }
+
+    /// Up to `limit` open uploads behind `after`, in the order of their ids; of one organization, if
+    /// given. Replaces no writer.
+    ///
+    /// # Errors
+    /// When the rows cannot be read.
+    pub async fn open_uploads(
+        &self,
+        organization: Option<OrganizationId>,
+        after: Option<UploadId>,
+        limit: u32,
+    ) -> Result<Vec<UploadRow>> {
+        let ledger = &self.inner.options.ledger;
+        ledger.open_uploads(organization, after, limit).await
+    }
+
+    /// Runs `work` to its end, whether or not the caller stays: nobody who leaves cuts between a row
+    /// and its file.
+    async fn run<T, F>(&self, op: &'static str, work: impl FnOnce(Arc<Inner>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let done = self.inner.background.spawn(work(Arc::clone(&self.inner)));
+        done.await.unwrap_or_else(|panicked| {
+            Err(Error::new(ErrorKind::Internal, op, "upload").with_source(panicked))
         })
     }
 
-    /// Finishes what a former process left `completing`, and aborts what it left open. Run before the
-    /// first request is taken.
+    /// Finishes what a former process left `completing`, and aborts what it left open and nobody keeps.
+    /// Run before the first request is taken.
     ///
     /// # Errors
     /// When the rows cannot be read. What fails for one upload is logged and left for the next sweep.
@@ -66,8 +179,8 @@ impl UploadEngine {
     }
 
     /// Removes what is due: bytes of aborted uploads and of blobs without a reference. Returns how
-    /// many blobs and leftovers were removed. Also publishes again what was left half published, and
-    /// gives up what nobody writes to any more.
+    /// many blobs and leftovers were removed. Also publishes again what was left half published, gives
+    /// up what was idle or open for too long, and drops finished uploads whose time is over.
     ///
     /// # Errors
     /// When the rows cannot be read. Bytes that a store does not remove stay due.
@@ -75,9 +188,15 @@ impl UploadEngine {
         self.inner.sweep().await
     }
 
+    /// Whether this process is busy with an upload at this moment: a request writes to it, or it is
+    /// just made, paused or ended.
+    pub fn is_busy(&self, id: UploadId) -> bool {
+        self.inner.registry.contains(id)
+    }
+
     /// Uploads in progress in this process.
     pub fn in_progress(&self) -> usize {
-        self.inner.active().len()
+        self.inner.registry.len()
     }
 
     /// Waits until aborts and finishes that go on in the background have ended.
@@ -100,28 +219,14 @@ impl UploadEngine {
 /// What all writers of an engine share.
 pub(super) struct Inner {
     pub(super) options: EngineOptions,
-    /// Aborts and finishes that outlive their request.
+    /// Aborts, pauses and finishes that outlive their request.
     pub(super) background: TaskTracker,
     pub(super) counters: Counters,
-    /// Uploads with a writer or a background task, with their numbers where they have a writer;
-    /// recovery leaves them alone.
-    active: Mutex<HashMap<UploadId, Option<Shared>>>,
-    /// Uploads whose abort did not reach the rows. Never more than were in progress at once while the
-    /// rows could not be written.
-    abandoned: Mutex<BTreeSet<UploadId>>,
-}
-
-/// An upload that is in progress until this is dropped.
-#[derive(Debug)]
-pub(super) struct InProgress {
-    engine: Arc<Inner>,
-    id: UploadId,
-}
-
-impl Drop for InProgress {
-    fn drop(&mut self) {
-        self.engine.active().remove(&self.id);
-    }
+    /// Uploads that this process is busy with; recovery leaves them alone.
+    pub(super) registry: Registry,
+    /// Uploads whose abort did not reach the rows, with the epoch that they may be aborted at. Never
+    /// more than were in progress at once while the rows could not be written.
+    abandoned: Mutex<BTreeMap<UploadId, i64>>,
 }
 
 /// What is needed to publish an upload or to give it up.
@@ -130,6 +235,7 @@ pub(super) struct Stored {
     pub(super) fence: Fence,
     pub(super) key: BlobKey,
     pub(super) store: Store,
+    pub(super) keep: Keep,
 }
 
 impl Stored {
@@ -138,42 +244,16 @@ impl Stored {
     }
 }
 
-impl Inner {
-    /// Marks the new upload as in progress, if there is room for it beside what others declared and
-    /// have not sent yet. Nothing is recorded before.
-    async fn admit(
-        self: &Arc<Self>,
-        id: UploadId,
-        state: &Shared,
-        length: Option<u64>,
-    ) -> Result<InProgress> {
-        let refused = |kind| Error::new(kind, "upload.begin", "upload");
-        let limit = self.options.max_length_bytes;
-        if length.is_some_and(|length| length > limit) {
-            return Err(refused(ErrorKind::TooLarge { limit }));
-        }
-        let (_, store) = self.store_for_new()?;
-        let free_bytes = match &store.space {
-            Some(space) => space.free_space().await?.free_bytes,
-            None => u64::MAX,
-        };
-        let mut active = self.active();
-        let needed = active
-            .values()
-            .flatten()
-            .map(|upload| upload.lock().outstanding())
-            .chain([self.options.min_free_bytes, length.unwrap_or(0)])
-            .fold(0, u64::saturating_add);
-        if free_bytes < needed {
-            return Err(refused(ErrorKind::Full));
-        }
-        active.insert(id, Some(state.clone()));
-        Ok(InProgress {
-            engine: Arc::clone(self),
-            id,
-        })
-    }
+/// An upload that was just recorded and has room in its store.
+struct Made {
+    row: UploadRow,
+    stored: Stored,
+    sink: Box<dyn UploadSink>,
+    state: Shared,
+    in_progress: InProgress,
+}
 
+impl Inner {
     fn store_for_new(&self) -> Result<(&str, &Store)> {
         let name = &self.options.default_store;
         Ok((name, self.store(name)?))
@@ -186,18 +266,108 @@ impl Inner {
         })
     }
 
+    /// What a row says about how to go on with its bytes.
+    pub(super) fn stored(&self, row: &UploadRow) -> Result<Stored> {
+        Ok(Stored {
+            fence: Fence {
+                id: row.id,
+                epoch: row.epoch,
+            },
+            key: row.key,
+            store: self.store(&row.store)?.clone(),
+            keep: row.keep,
+        })
+    }
+
+    /// The longest upload in parts of that length.
+    pub(super) fn longest(&self, part_bytes: u64) -> u64 {
+        let limit = self.options.max_length_bytes;
+        limit.min(part_bytes.saturating_mul(MOST_PARTS))
+    }
+
+    pub(super) async fn free_bytes(store: &Store) -> Result<u64> {
+        match &store.space {
+            Some(space) => Ok(space.free_space().await?.free_bytes),
+            None => Ok(u64::MAX),
+        }
+    }
+
+    async fn begin(self: Arc<Self>, mut intent: UploadIntent) -> Result<UploadWriter> {
+        let expected = intent.expected.clone();
+        let made = match self.make(intent.clone()).await {
+            Err(e) if matches!(e.kind(), ErrorKind::TooMany { .. }) => {
+                intent.keep = Keep::No;
+                self.make(intent).await?
+            }
+            made => made?,
+        };
+        let Made {
+            stored,
+            sink,
+            state,
+            in_progress,
+            ..
+        } = made;
+        let start = Start {
+            state,
+            offset: 0,
+            hasher: ContentHasher::new(expected.iter().map(Digest::algorithm)),
+            values: Vec::new(),
+            expected,
+        };
+        Ok(self.writer(stored, sink, start, in_progress))
+    }
+
+    async fn create(self: Arc<Self>, intent: UploadIntent) -> Result<UploadRow> {
+        let made = self.make(intent).await?;
+        // The file's lock goes with the sink.
+        drop(made.sink);
+        Ok(made.row)
+    }
+
+    /// A writer on a sink, known to all who want to replace it.
+    pub(super) fn writer(
+        self: &Arc<Self>,
+        stored: Stored,
+        sink: Box<dyn UploadSink>,
+        start: Start,
+        in_progress: InProgress,
+    ) -> UploadWriter {
+        let (id, epoch) = (stored.fence.id, stored.fence.epoch);
+        let (progress, told) = watch::channel(start.offset);
+        let taken_over = CancellationToken::new();
+        let ended = in_progress.ended();
+        let state = start.state.clone();
+        let active = Active::new(
+            Arc::clone(self),
+            stored,
+            sink,
+            start,
+            progress,
+            taken_over.clone(),
+            in_progress,
+        );
+        let cell = Arc::new(Cell::new(active, taken_over));
+        let present = Present::new(epoch, Arc::clone(&cell), ended);
+        self.registry.enter_writer(id, present);
+        UploadWriter::new(id, cell, state, told)
+    }
+
     /// Room, then A1, then A2.
-    async fn begin(self: Arc<Self>, intent: UploadIntent) -> Result<UploadWriter> {
+    async fn make(self: &Arc<Self>, intent: UploadIntent) -> Result<Made> {
+        assert_possible(&intent)?;
         let UploadIntent {
             account,
             organization,
             target,
             length,
             expected,
+            keep,
+            note,
         } = intent;
         let (store_name, store) = self.store_for_new()?;
-        let store = store.clone();
         let part_bytes = part_bytes_for(length);
+        let limits = self.options.limits;
         let new = NewUpload {
             id: UploadId::random(),
             account,
@@ -207,70 +377,78 @@ impl Inner {
             length,
             part_bytes,
             target,
+            keep,
+            note,
+            expected,
+            most_open: MostOpen {
+                per_account: limits.open_per_account,
+                per_organization: limits.open_per_organization,
+            },
         };
-        let (id, key) = (new.id, new.key);
-        let limit = self
-            .options
-            .max_length_bytes
-            .min(part_bytes.saturating_mul(MOST_PARTS));
+        let (id, key, limit) = (new.id, new.key, self.longest(part_bytes));
+        if length.is_some_and(|length| length > limit) {
+            let kind = ErrorKind::TooLarge { limit };
+            return Err(Error::new(kind, "upload.begin", "upload"));
+        }
         let state = Shared::new(UploadState::new(part_bytes, length, limit));
-        let in_progress = self.admit(id, &state, length).await?;
+        let in_progress = self.enter(id);
+        self.take_room(id, &state, Self::free_bytes(store).await?)?;
         let row = match self.options.ledger.create(new).await {
             Ok(row) => row,
             Err(e) => {
                 // The row may be there all the same: only its answer may be lost.
-                self.abort_row(id).await;
+                let refused = matches!(e.kind(), ErrorKind::TooMany { .. });
+                if e.kind().retry() == Retry::Later && !refused {
+                    self.abort_row(id, FIRST_EPOCH).await;
+                }
                 return Err(e);
             }
         };
-        let stored = Stored {
-            fence: Fence {
-                id,
-                epoch: row.epoch,
-            },
-            key,
-            store,
-        };
-        let sink = match stored.store.write.begin(&key, part_bytes, length).await {
-            Ok(sink) => sink,
+        let stored = self.stored(&row)?;
+        let begun = stored.store.write.begin(&key, part_bytes, length).await;
+        match begun {
+            Ok(sink) => Ok(Made {
+                row,
+                stored,
+                sink,
+                state,
+                in_progress,
+            }),
             Err(e) => {
                 self.give_up(&stored, None).await;
-                return Err(e);
+                Err(e)
             }
-        };
-        Ok(UploadWriter::new(Active::new(
-            self,
-            stored,
-            sink,
-            state,
-            expected,
-            in_progress,
-        )))
-    }
-
-    /// Marks the upload as in progress; `None` when it is already.
-    pub(super) fn try_enter(self: &Arc<Self>, id: UploadId) -> Option<InProgress> {
-        let mut active = self.active();
-        let free = !active.contains_key(&id);
-        free.then(|| {
-            active.insert(id, None);
-            InProgress {
-                engine: Arc::clone(self),
-                id,
-            }
-        })
-    }
-
-    /// Uploads that a writer or a task of this process is busy with.
-    fn active(&self) -> MutexGuard<'_, HashMap<UploadId, Option<Shared>>> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+        }
     }
 
     /// Uploads whose abort must be tried again.
-    pub(super) fn abandoned(&self) -> MutexGuard<'_, BTreeSet<UploadId>> {
+    pub(super) fn abandoned(&self) -> MutexGuard<'_, BTreeMap<UploadId, i64>> {
         self.abandoned
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Refuses what no upload can have.
+fn assert_possible(intent: &UploadIntent) -> Result<()> {
+    let invalid = |what: &str, why: String| {
+        Err(Error::new(ErrorKind::Invalid, "upload.begin", what).with_source(why))
+    };
+    let mut hasher = ContentHasher::new([]);
+    if let Some(digest) = intent
+        .expected
+        .iter()
+        .find(|digest| !hasher.want(digest.algorithm()))
+    {
+        let name = digest.algorithm().name();
+        return invalid("digest", format!("{name} is no digest of a whole blob"));
+    }
+    match &intent.note {
+        Some(note) if note.len() > NOTE_BYTES => invalid(
+            "note",
+            format!("{} bytes, {NOTE_BYTES} at most", note.len()),
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -282,3 +460,8 @@ impl fmt::Debug for Inner {
             .finish_non_exhaustive()
     }
 }
+
+/// The epoch of a row that was just made.
+const FIRST_EPOCH: i64 = 1;
+/// Longest note in bytes, as long as the longest metadata of a protocol.
+const NOTE_BYTES: usize = 4 << 10;

@@ -20,6 +20,14 @@ impl PartAssembler {
         Self::default()
     }
 
+    /// An assembler that goes on at `offset`.
+    pub fn at(offset: u64) -> Self {
+        Self {
+            offset,
+            ..Self::default()
+        }
+    }
+
     /// Whether the next chunk needs a buffer first. A full buffer must be taken out before the next
     /// is asked for: held buffers are what others wait for.
     pub fn wants_buffer(&self) -> bool {
@@ -68,9 +76,14 @@ impl PartAssembler {
         Some(bytes)
     }
 
+    /// Whether nothing more fits into the current buffer.
+    pub fn is_full(&self) -> bool {
+        self.buffer.is_some() && self.room() == 0
+    }
+
     /// The current buffer as a run, when nothing more fits.
     pub fn full(&mut self) -> Option<Run> {
-        (self.room() == 0).then(|| self.rest()).flatten()
+        self.is_full().then(|| self.rest()).flatten()
     }
 
     /// The current buffer as a run, however short, unless it is empty.

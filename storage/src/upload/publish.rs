@@ -6,7 +6,7 @@ use super::engine::{Inner, Stored};
 use super::stats::{Stage, count};
 use crate::blob::UploadId;
 use crate::error::{Error, ErrorKind, Result, Retry, chain};
-use crate::metadata::uploads::{Completion, Published, UploadState as RowState};
+use crate::metadata::uploads::{Completion, Keep, Published, UploadState as RowState};
 use crate::store::UploadSink;
 
 /// Tries of a step whose answer may have been lost; each finds out what the one before did.
@@ -14,7 +14,8 @@ const TRIES: usize = 3;
 
 impl Inner {
     /// C0 to C3. On failure the upload is given up, unless only its answer is missing: then the row
-    /// stays `completing`, and recovery publishes it.
+    /// stays `completing`, and recovery publishes it. A kept upload whose row did not get so far
+    /// stays open, with all its bytes.
     pub(super) async fn complete_and_publish(
         &self,
         stored: &Stored,
@@ -23,7 +24,9 @@ impl Inner {
     ) -> Result<Published> {
         let started = Instant::now();
         if let Err(e) = self.complete(stored, completion).await {
-            self.give_up(stored, Some(sink)).await;
+            if stored.keep == Keep::No {
+                self.give_up(stored, Some(sink)).await;
+            }
             return Err(e);
         }
         // C1: a lost answer decides nothing, what the store holds does.
@@ -87,13 +90,28 @@ impl Inner {
             Err(e) if e.kind() == ErrorKind::NotFound => "the store lost the bytes",
             Err(e) => return Err(e),
         };
-        self.give_up(stored, None).await;
+        self.lose(stored).await;
         Err(Error::new(ErrorKind::Damaged, "upload.check", stored.subject()).with_source(what))
     }
 
-    /// Ends an upload without a trace: the row first, since it may turn out to be published.
+    /// Bytes that were committed are gone, so that the upload can never be whole: it ends as `lost`,
+    /// since an offset never goes down.
+    pub(super) async fn lose(&self, stored: &Stored) {
+        let id = stored.fence.id;
+        match self.options.ledger.lose(stored.fence).await {
+            Ok(()) => {
+                tracing::error!(upload = %id, "stored bytes are lost, and with them the upload");
+                count(&self.counters.uploads_lost, 1);
+                self.remove_and_forget(stored).await;
+            }
+            Err(e) => tracing::warn!(upload = %id, error = chain(&e), "lost upload stays open"),
+        }
+    }
+
+    /// Ends an upload without a trace, unless it has a newer epoch: the row first, since it may turn
+    /// out to be published or another's.
     pub(super) async fn give_up(&self, stored: &Stored, sink: Option<Box<dyn UploadSink>>) {
-        if !self.abort_row(stored.fence.id).await {
+        if !self.abort_row(stored.fence.id, stored.fence.epoch).await {
             return;
         }
         if let Some(sink) = sink
@@ -105,10 +123,11 @@ impl Inner {
         self.remove_and_forget(stored).await;
     }
 
-    /// True when the row was open or completing and is aborted now. When the rows do not answer, the
-    /// upload is noted and tried again by the next sweep; its bytes stay, for they may be published.
-    pub(super) async fn abort_row(&self, id: UploadId) -> bool {
-        match self.options.ledger.abort(id).await {
+    /// True when the row was open or completing at that epoch and is aborted now. When the rows do not
+    /// answer, the upload is noted and tried again by the next sweep; its bytes stay, for they may be
+    /// published.
+    pub(super) async fn abort_row(&self, id: UploadId, epoch: i64) -> bool {
+        match self.options.ledger.abort(id, Some(epoch)).await {
             Ok(aborted) => {
                 self.abandoned().remove(&id);
                 count(&self.counters.uploads_aborted, u64::from(aborted));
@@ -116,14 +135,14 @@ impl Inner {
             }
             Err(e) => {
                 tracing::warn!(upload = %id, error = chain(&e), "abort is left for later");
-                self.abandoned().insert(id);
+                self.abandoned().insert(id, epoch);
                 false
             }
         }
     }
 
     /// Removes bytes that are in the trash. What fails stays there for the next sweep.
-    async fn remove_and_forget(&self, stored: &Stored) {
+    pub(super) async fn remove_and_forget(&self, stored: &Stored) {
         let removed = match &stored.store.delete {
             Some(delete) => delete.delete(&stored.key).await,
             None => return,

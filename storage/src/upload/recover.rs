@@ -5,25 +5,24 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::engine::{InProgress, Inner, Stored};
+use super::engine::Inner;
+use super::registry::InProgress;
 use crate::blob::UploadId;
 use crate::clock::UnixMillis;
 use crate::error::{Result, chain};
-use crate::metadata::uploads::{Fence, Trash, UploadRow, UploadState as RowState};
+use crate::metadata::uploads::{Over, Trash, UploadRow, UploadState as RowState};
 
 /// What [`super::UploadEngine::recover`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Uploads that were whole and are now published.
     pub finished: u64,
-    /// Uploads that were not whole and are gone.
+    /// Uploads that were not whole and are gone; kept ones stay.
     pub aborted: u64,
 }
 
 /// A `completing` row that did not move for so long has lost its task.
 const COMPLETING_IDLE: Duration = Duration::from_secs(30);
-/// An open upload that nobody wrote to for so long is given up.
-const OPEN_IDLE: Duration = Duration::from_hours(24);
 /// Rows read at once.
 const PAGE: u32 = 100;
 
@@ -32,20 +31,21 @@ impl Inner {
         let now = self.options.clock.now();
         let recovered = Recovered {
             finished: self.publish_again(now).await?,
-            aborted: self.abort_open(now).await?,
+            aborted: self.end_over(self.over(now, now)).await?,
         };
         self.remove_due().await?;
         Ok(recovered)
     }
 
     pub(super) async fn sweep(self: &Arc<Self>) -> Result<u64> {
-        let abandoned: Vec<UploadId> = self.abandoned().iter().copied().collect();
-        for id in abandoned {
-            self.abort_row(id).await;
+        let abandoned: Vec<_> = self.abandoned().iter().map(|(id, e)| (*id, *e)).collect();
+        for (id, epoch) in abandoned {
+            self.abort_row(id, epoch).await;
         }
         let now = self.options.clock.now();
         self.publish_again(now.minus(COMPLETING_IDLE)).await?;
-        self.abort_open(now.minus(OPEN_IDLE)).await?;
+        let unkept = now.minus(self.options.limits.idle);
+        self.end_over(self.over(now, unkept)).await?;
         self.remove_due().await
     }
 
@@ -67,45 +67,67 @@ impl Inner {
     }
 
     async fn publish_row(&self, row: &UploadRow) -> Result<()> {
-        let stored = Stored {
-            fence: Fence {
-                id: row.id,
-                epoch: row.epoch,
-            },
-            key: row.key,
-            store: self.store(&row.store)?.clone(),
-        };
-        self.publish(&stored, row.offset).await?;
+        self.publish(&self.stored(row)?, row.offset).await?;
         Ok(())
     }
 
-    /// Gives up open uploads. Returns how many.
-    async fn abort_open(self: &Arc<Self>, until: UnixMillis) -> Result<u64> {
+    /// What is over at `now`; of those that do not outlive their writer, what nobody wrote to since
+    /// `unkept`.
+    fn over(&self, now: UnixMillis, unkept: UnixMillis) -> Over {
+        let limits = self.options.limits;
+        Over {
+            unkept,
+            idle: now.minus(limits.idle),
+            made: now.minus(limits.age),
+            untargeted: now.minus(limits.untargeted_ttl),
+        }
+    }
+
+    /// Gives up open uploads that are over, and drops finished ones. Returns how many were given up.
+    async fn end_over(self: &Arc<Self>, over: Over) -> Result<u64> {
         let mut aborted = 0;
         let mut seen = HashSet::new();
-        while let Some(page) = self.idle(RowState::Open, until, &mut seen).await? {
+        loop {
+            let rows = self.options.ledger.over(over, PAGE).await?;
+            let Some(page) = self.free(rows, &mut seen) else {
+                return Ok(aborted);
+            };
             for (row, _in_progress) in page {
-                aborted += u64::from(self.abort_row(row.id).await);
+                if row.state == RowState::Open {
+                    // Fenced: whoever went on with it meanwhile, in whatever process, keeps it.
+                    aborted += u64::from(self.abort_row(row.id, row.epoch).await);
+                } else if let Err(e) = self.options.ledger.release(row.id).await {
+                    tracing::warn!(upload = %row.id, error = chain(&e), "its blob stays held");
+                }
             }
         }
-        Ok(aborted)
     }
 
     /// The next page of uploads in `state` that are in nobody's hands in this process; `None` once a
-    /// page holds nothing new (rows that stay as they are would come again and again).
+    /// page holds nothing new.
     async fn idle(
         self: &Arc<Self>,
         state: RowState,
         until: UnixMillis,
         seen: &mut HashSet<UploadId>,
     ) -> Result<Option<Vec<(UploadRow, InProgress)>>> {
-        let mut rows = self.options.ledger.uploads_in(state, until, PAGE).await?;
+        let rows = self.options.ledger.uploads_in(state, until, PAGE).await?;
+        Ok(self.free(rows, seen))
+    }
+
+    /// Those of the rows that nobody in this process is busy with; `None` when none is new (rows that
+    /// stay as they are come again and again).
+    fn free(
+        self: &Arc<Self>,
+        mut rows: Vec<UploadRow>,
+        seen: &mut HashSet<UploadId>,
+    ) -> Option<Vec<(UploadRow, InProgress)>> {
         rows.retain(|row| seen.insert(row.id));
         let fresh = !rows.is_empty();
         let mine = rows
             .into_iter()
             .filter_map(|row| self.try_enter(row.id).map(|entered| (row, entered)));
-        Ok(fresh.then(|| mine.collect()))
+        fresh.then(|| mine.collect())
     }
 
     /// Removes what is due from its store, then from the rows. Returns how many were removed.

@@ -1,7 +1,8 @@
 //! How far an upload is: numbers only, no bytes, no I/O, no clock.
 //!
 //! Bytes are *received*, then *handed* to the store run by run, then *committed* part by part. Each
-//! number only grows, and never passes the one before it.
+//! number only grows, and never passes the one before it. An upload that pauses commits the beginning
+//! of a part and goes on from there, perhaps much later.
 
 use crate::error::{Error, ErrorKind};
 
@@ -13,11 +14,13 @@ pub struct UploadState {
     limit: u64,
     received: u64,
     handed: u64,
+    /// The end of the last step that was given out.
+    stepped: u64,
     committed: u64,
     ended: bool,
 }
 
-/// One part on its way to being committed: bytes `from..to`.
+/// One part, or the beginning or the end of one, on its way to being committed: bytes `from..to`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
     /// Index of the part, from 0.
@@ -70,13 +73,19 @@ impl Refusal {
 impl UploadState {
     /// An upload with nothing received, of at most `limit` bytes in parts of `part_bytes`.
     pub fn new(part_bytes: u64, length: Option<u64>, limit: u64) -> Self {
+        Self::resumed(part_bytes, length, limit, 0)
+    }
+
+    /// An upload whose bytes before `offset` are committed.
+    pub fn resumed(part_bytes: u64, length: Option<u64>, limit: u64, offset: u64) -> Self {
         Self {
             part_bytes,
             length,
             limit,
-            received: 0,
-            handed: 0,
-            committed: 0,
+            received: offset,
+            handed: offset,
+            stepped: offset,
+            committed: offset,
             ended: false,
         }
     }
@@ -116,23 +125,37 @@ impl UploadState {
         Ok(given)
     }
 
+    /// Ends it for now: what was received and not handed over does not come any more. Gives the step
+    /// over what was handed over since the last one.
+    pub fn pause(&mut self) -> Option<Step> {
+        self.ended = true;
+        self.received = self.handed;
+        self.step()
+    }
+
     /// Notes that the store was handed everything before `to`. Gives the step that this makes
     /// possible: at the end of each part, and at the end of the upload. Runs never cross a part's end.
-    #[expect(
-        clippy::missing_panics_doc,
-        reason = "the limit keeps the number of parts far below 2^32"
-    )]
     pub fn hand_over(&mut self, to: u64) -> Option<Step> {
         debug_assert!(self.handed <= to && to <= self.received);
-        let from = self.handed - self.handed % self.part_bytes;
         self.handed = to;
-        let whole = to == from + self.part_bytes;
-        let last = self.ended && to == self.received && to > from;
-        (whole || last).then(|| Step {
+        let whole = to.is_multiple_of(self.part_bytes);
+        let last = self.ended && to == self.received;
+        (whole || last).then(|| self.step()).flatten()
+    }
+
+    fn step(&mut self) -> Option<Step> {
+        let (from, to) = (self.stepped, self.handed);
+        self.stepped = to;
+        (from < to).then(|| Step {
             part: u32::try_from(from / self.part_bytes).expect("the limit allows 10,000 parts"),
             from,
             to,
         })
+    }
+
+    /// Whether `to`, the end of a step, is the end of its part.
+    pub fn ends_part(&self, to: u64) -> bool {
+        to.is_multiple_of(self.part_bytes)
     }
 
     /// Notes that everything before `to` is committed. False, and nothing changes, when that is out
@@ -148,6 +171,21 @@ impl UploadState {
     /// Bytes received so far, durable or not.
     pub fn received(&self) -> u64 {
         self.received
+    }
+
+    /// Bytes that the store was handed.
+    pub fn handed(&self) -> u64 {
+        self.handed
+    }
+
+    /// The declared length in bytes, if any.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Fixes a length that was not declared at first.
+    pub fn set_length(&mut self, length: u64) {
+        self.length = Some(length);
     }
 
     /// Bytes that were declared and did not come yet; 0 without a declared length.
@@ -255,6 +293,39 @@ mod tests {
         assert!(state.commit(first) && state.commit(second) && state.commit(last));
         assert!(!state.commit(last), "once is enough");
         assert_eq!(state.committed(), 20);
+    }
+
+    #[test]
+    fn a_pause_commits_the_beginning_of_a_part_and_the_rest_follows() {
+        let mut state = UploadState::new(8, Some(20), 100);
+        state.receive(13).unwrap();
+        let first = state.hand_over(8).unwrap();
+        state.hand_over(11);
+        // Two bytes were received and never reached the store.
+        let second = state.pause().unwrap();
+        assert_eq!((second.part, second.from, second.to), (1, 8, 11));
+        assert!(state.commit(first) && state.commit(second));
+        assert_eq!((state.received(), state.committed()), (11, 11));
+        assert_eq!(state.receive(1), Err(Refusal::Ended));
+        assert_eq!(state.pause(), None, "nothing is left to commit");
+
+        let mut state = UploadState::resumed(8, Some(20), 100, 11);
+        state.receive(9).unwrap();
+        let rest = state.hand_over(16).unwrap();
+        assert_eq!((rest.part, rest.from, rest.to), (1, 11, 16));
+        assert!(state.ends_part(rest.to));
+        state.end().unwrap();
+        let last = state.hand_over(20).unwrap();
+        assert_eq!((last.part, last.from, last.to), (2, 16, 20));
+        assert!(state.commit(rest) && state.commit(last));
+    }
+
+    #[test]
+    fn an_upload_that_was_whole_already_ends_without_a_step() {
+        let mut state = UploadState::resumed(8, None, 100, 11);
+        assert_eq!(state.end(), Ok(11));
+        assert_eq!(state.hand_over(11), None);
+        assert_eq!(state.committed(), 11);
     }
 
     #[test]

@@ -65,7 +65,11 @@ pub struct EngineStats {
     pub uploads_finished: u64,
     /// Uploads that were given up.
     pub uploads_aborted: u64,
-    /// Parts made durable and committed.
+    /// Times that an upload was gone on with.
+    pub uploads_resumed: u64,
+    /// Uploads whose stored bytes turned out to be gone.
+    pub uploads_lost: u64,
+    /// Parts, and beginnings of parts, made durable and committed.
     pub part_commits: u64,
     /// Time spent per stage, in the order of [`Stage::ALL`].
     pub stages: [Duration; Stage::ALL.len()],
@@ -89,6 +93,8 @@ pub(super) struct Counters {
     pub(super) bytes_copied: AtomicU64,
     pub(super) uploads_finished: AtomicU64,
     pub(super) uploads_aborted: AtomicU64,
+    pub(super) uploads_resumed: AtomicU64,
+    pub(super) uploads_lost: AtomicU64,
     pub(super) part_commits: AtomicU64,
     nanos: [AtomicU64; Stage::ALL.len()],
     observer: OnceLock<Observer>,
@@ -103,6 +109,8 @@ impl Counters {
             uploads_in_progress,
             uploads_finished: read(&self.uploads_finished),
             uploads_aborted: read(&self.uploads_aborted),
+            uploads_resumed: read(&self.uploads_resumed),
+            uploads_lost: read(&self.uploads_lost),
             part_commits: read(&self.part_commits),
             stages: Stage::ALL.map(|s| Duration::from_nanos(read(&self.nanos[s as usize]))),
         }

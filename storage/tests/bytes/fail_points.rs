@@ -3,26 +3,34 @@
 //! either the whole blob or nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use boxgate_storage::backend::faulty::{self, Fault, Faults};
 use boxgate_storage::metadata::uploads::{Published, UploadState};
+use boxgate_storage::upload::UploadEngine;
 use boxgate_storage::{ErrorKind, Result};
 use bytes::Bytes;
-use std::sync::Arc;
 
+use crate::bench::{Bench, MIB, content, intent};
 use crate::ledger::FaultyLedger;
-use crate::upload::{Bench, MIB, content, engine, intent, read_back};
+use crate::rigs::Sqlite;
 
 /// Two whole parts and a short one.
 const LENGTH: usize = 17 * MIB + 5;
 
-async fn upload(bench: &Bench, faults: &Faults, bytes: &Bytes) -> Result<Published> {
-    let store = faulty::wrap(bench.memory.store(), faults);
-    let ledger = Arc::new(FaultyLedger {
-        inner: bench.ledger.clone(),
+/// An engine on the bench's rows and bytes that fails by `faults`.
+fn failing(bench: &Bench, faults: &Faults) -> UploadEngine {
+    let ledger = FaultyLedger {
+        inner: bench.rig.ledger(),
         faults: faults.clone(),
-    });
-    let engine = engine(&bench.clock, &bench.pool, ledger, store);
+    };
+    let store = faulty::wrap(bench.memory.store(), faults);
+    bench.engine_on(Arc::new(ledger), store, &bench.pool)
+}
+
+async fn upload(bench: &Bench, faults: &Faults, bytes: &Bytes) -> Result<Published> {
+    let engine = failing(bench, faults);
     let uploaded = async {
         let length = Some(bytes.len() as u64);
         let mut writer = engine.begin(intent(length, vec![])).await?;
@@ -44,16 +52,11 @@ async fn upload(bench: &Bench, faults: &Faults, bytes: &Bytes) -> Result<Publish
 
 /// Every operation that an upload calls, with how often it does.
 async fn operations() -> BTreeMap<&'static str, usize> {
-    let (bench, faults) = (Bench::new(), Faults::new());
+    let (bench, faults) = (Bench::new().await, Faults::new());
     let bytes = content(LENGTH, 0);
     upload(&bench, &faults, &bytes).await.unwrap();
     // Those of an upload that is given up, too.
-    let store = faulty::wrap(bench.memory.store(), &faults);
-    let ledger = Arc::new(FaultyLedger {
-        inner: bench.ledger.clone(),
-        faults: faults.clone(),
-    });
-    let engine = engine(&bench.clock, &bench.pool, ledger, store);
+    let engine = failing(&bench, &faults);
     let writer = engine.begin(intent(None, vec![])).await.unwrap();
     writer.abort().await;
     let mut times = BTreeMap::new();
@@ -67,16 +70,19 @@ async fn check(bench: &Bench, outcome: &Result<Published>, bytes: &Bytes, case: 
     // The next process starts: it finds the rows, and of the bytes what was durable.
     bench.memory.lose_power();
     bench.engine.recover().await.unwrap();
-    let blobs = bench.ledger.blobs();
+    let blob = bench.published().await;
     if let Ok(published) = outcome {
-        assert_eq!(blobs.len(), 1, "{case}: what was answered is there");
-        assert_eq!(blobs[0].0, published.blob, "{case}");
+        assert_eq!(
+            blob,
+            Some(published.blob),
+            "{case}: what was answered is there"
+        );
     }
-    for (blob, _) in &blobs {
-        let found = read_back(&bench.memory.store(), blob, &bench.ledger).await;
+    if let Some(blob) = &blob {
+        let found = bench.read_back(blob).await;
         assert!(found == *bytes, "{case}: what is visible is whole");
     }
-    let states = bench.ledger.states();
+    let states = bench.states().await;
     let ended = |state: &UploadState| matches!(state, UploadState::Done | UploadState::Aborted);
     assert!(states.iter().all(ended), "{case}: {states:?}");
     bench.is_clean().await;
@@ -115,7 +121,7 @@ async fn an_upload_that_fails_at_any_step_is_whole_or_gone() {
     for (op, times) in operations {
         for nth in 0..times {
             for fault in faults_of_a_step {
-                let (bench, faults) = (Bench::new(), Faults::new());
+                let (bench, faults) = (Bench::new().await, Faults::new());
                 faults.plan(op, nth, fault);
                 let outcome = upload(&bench, &faults, &bytes).await;
                 check(&bench, &outcome, &bytes, &format!("{op} {nth} {fault:?}")).await;
@@ -148,7 +154,7 @@ async fn an_upload_whose_end_fails_too_is_whole_or_gone() {
                 Fault::After(ErrorKind::Unavailable),
                 Fault::Halt,
             ] {
-                let (bench, faults) = (Bench::new(), Faults::new());
+                let (bench, faults) = (Bench::new().await, Faults::new());
                 faults.plan(first, 0, Fault::After(ErrorKind::Unavailable));
                 faults.plan(second, 0, fault);
                 let outcome = upload(&bench, &faults, &bytes).await;
@@ -169,7 +175,7 @@ async fn a_lost_answer_of_a_commit_loses_no_upload() {
         ("ledger.publish", 0),
         ("sink.commit", 0),
     ] {
-        let (bench, faults) = (Bench::new(), Faults::new());
+        let (bench, faults) = (Bench::new().await, Faults::new());
         faults.plan(op, nth, Fault::After(ErrorKind::Unavailable));
         let outcome = upload(&bench, &faults, &bytes).await;
         assert!(outcome.is_ok(), "{op} {nth}: {:?}", outcome.err());
@@ -179,18 +185,46 @@ async fn a_lost_answer_of_a_commit_loses_no_upload() {
 
 #[tokio::test]
 async fn rows_that_answer_again_let_a_sweep_finish_what_was_left() {
-    let (bench, faults) = (Bench::new(), Faults::new());
+    let (bench, faults) = (Bench::new().await, Faults::new());
     let bytes = content(LENGTH, 4);
     for nth in 0..3 {
         faults.plan("ledger.publish", nth, Fault::Before(ErrorKind::Unavailable));
     }
     let outcome = upload(&bench, &faults, &bytes).await;
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unavailable);
-    assert_eq!(bench.ledger.states(), [UploadState::Completing]);
+    assert_eq!(bench.states().await, [UploadState::Completing]);
     bench.engine.sweep().await.unwrap();
-    assert_eq!(bench.ledger.blobs().len(), 0, "its task may still be at it");
-    bench.clock.advance(std::time::Duration::from_secs(31));
+    assert_eq!(bench.published().await, None, "its task may still be at it");
+    bench.rig.clock().advance(Duration::from_secs(31));
     bench.engine.sweep().await.unwrap();
-    assert_eq!(bench.ledger.states(), [UploadState::Done]);
+    assert_eq!(bench.states().await, [UploadState::Done]);
     bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn the_rows_on_disk_recover_as_the_twin_does() {
+    let bytes = content(LENGTH, 5);
+    let steps = [
+        "ledger.create",
+        "ledger.advance",
+        "ledger.complete",
+        "ledger.publish",
+        "ledger.abort",
+        "sink.seal",
+        "sink.write",
+        "store.begin",
+        "store.stat",
+    ];
+    for op in steps {
+        for fault in [
+            Fault::After(ErrorKind::Unavailable),
+            Fault::Before(ErrorKind::Internal),
+            Fault::Halt,
+        ] {
+            let (bench, faults) = (Bench::on(Sqlite::open().await).await, Faults::new());
+            faults.plan(op, 0, fault);
+            let outcome = upload(&bench, &faults, &bytes).await;
+            check(&bench, &outcome, &bytes, &format!("{op} {fault:?}")).await;
+        }
+    }
 }

@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
-use crate::upload::{Bench, MIB, content, engine, intent};
+use crate::bench::{Bench, MIB, content, intent};
 
 /// One gate per part, shut until a permit is added.
 #[derive(Debug)]
@@ -37,6 +37,16 @@ impl WriteBlob for Gated {
         length: Option<u64>,
     ) -> Result<Box<dyn UploadSink>> {
         let inner = self.0.begin(key, part_bytes, length).await?;
+        Ok(Box::new(GatedSink(inner, Arc::clone(&self.1))))
+    }
+
+    async fn resume(
+        &self,
+        key: &BlobKey,
+        part_bytes: u64,
+        offset: u64,
+    ) -> Result<Box<dyn UploadSink>> {
+        let inner = self.0.resume(key, part_bytes, offset).await?;
         Ok(Box::new(GatedSink(inner, Arc::clone(&self.1))))
     }
 }
@@ -67,6 +77,10 @@ impl UploadSink for GatedSink {
         self.0.commit().await
     }
 
+    async fn pause(self: Box<Self>, offset: u64) -> Result<()> {
+        self.0.pause(offset).await
+    }
+
     async fn abort(self: Box<Self>) -> Result<()> {
         self.0.abort().await
     }
@@ -83,7 +97,7 @@ async fn gated(bench: &Bench) -> (UploadWriter, Arc<Gates>) {
         write: Arc::new(Gated(Arc::clone(&inner.write), Arc::clone(&gates))),
         ..inner
     };
-    let engine = engine(&bench.clock, &bench.pool, bench.ledger.clone(), store);
+    let engine = bench.engine_on(bench.rig.ledger(), store, &bench.pool);
     let length = Some(100 << 20);
     let writer = engine.begin(intent(length, vec![])).await.unwrap();
     (writer, gates)
@@ -96,7 +110,7 @@ async fn quiet() {
 
 #[tokio::test(start_paused = true)]
 async fn an_offset_moves_only_when_all_before_it_is_durable() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let (mut writer, gates) = gated(&bench).await;
     writer.write(content(24 * MIB, 1)).await.unwrap();
     gates.parts[2].add_permits(1);
@@ -117,7 +131,7 @@ async fn an_offset_moves_only_when_all_before_it_is_durable() {
 
 #[tokio::test(start_paused = true)]
 async fn no_more_parts_are_in_flight_than_agreed() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let (mut writer, gates) = gated(&bench).await;
     let bytes = content(100 * MIB, 1);
     let mut writing = Box::pin(writer.write(bytes));
@@ -140,17 +154,17 @@ async fn no_more_parts_are_in_flight_than_agreed() {
 
 #[tokio::test(start_paused = true)]
 async fn giving_up_waits_for_what_is_in_flight_and_commits_nothing_more() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let (mut writer, gates) = gated(&bench).await;
     writer.write(content(16 * MIB, 1)).await.unwrap();
     let mut aborting = Box::pin(writer.abort());
     let waited = tokio::time::timeout(Duration::from_secs(1), &mut aborting).await;
     assert!(waited.is_err(), "a part is still in flight");
-    assert_eq!(bench.ledger.states(), [UploadState::Open]);
+    assert_eq!(bench.states().await, [UploadState::Open]);
     for gate in &gates.parts {
         gate.add_permits(1);
     }
     aborting.await;
-    assert_eq!(bench.ledger.states(), [UploadState::Aborted]);
+    assert_eq!(bench.states().await, [UploadState::Aborted]);
     bench.is_clean().await;
 }

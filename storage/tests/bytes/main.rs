@@ -6,9 +6,16 @@
     reason = "helpers of tests are tests, too: a failure is a panic"
 )]
 
+mod bench;
 mod fail_points;
 mod gated;
 mod ledger;
+#[allow(
+    unreachable_pub,
+    reason = "shared with the ledger's own suite, where nothing reaches it from outside either"
+)]
+#[path = "../ledger/rigs.rs"]
+mod rigs;
 mod store;
 mod upload;
 mod verify;

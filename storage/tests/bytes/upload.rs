@@ -1,112 +1,17 @@
 //! Uploads as a whole: what goes in comes out, and what ends early leaves nothing.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use boxgate_storage::backend::{local, memory::MemoryStore};
-use boxgate_storage::blob::BlobMeta;
+use boxgate_storage::backend::local;
 use boxgate_storage::buffer::BufferPool;
-use boxgate_storage::clock::{ManualClock, UnixMillis};
 use boxgate_storage::digest::{Algorithm, Digest};
-use boxgate_storage::layer::verify;
-use boxgate_storage::metadata::Ledger;
-use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
-use boxgate_storage::metadata::uploads::{Target, UploadState};
-use boxgate_storage::range::ByteRange;
-use boxgate_storage::store::Store;
-use boxgate_storage::upload::{EngineOptions, Stage, UploadEngine, UploadIntent, UploadWriter};
+use boxgate_storage::metadata::uploads::UploadState;
+use boxgate_storage::upload::{Stage, UploadWriter};
 use boxgate_storage::{ErrorKind, Result};
 use bytes::Bytes;
-use futures_util::StreamExt;
 
-use crate::ledger::TinyLedger;
-
-pub(crate) const MIB: usize = 1 << 20;
-
-/// An engine with everything under it within reach.
-pub(crate) struct Bench {
-    pub(crate) engine: UploadEngine,
-    pub(crate) ledger: Arc<TinyLedger>,
-    pub(crate) memory: MemoryStore,
-    pub(crate) pool: BufferPool,
-    pub(crate) clock: Arc<ManualClock>,
-}
-
-impl Bench {
-    pub(crate) fn new() -> Self {
-        Self::with_room(1 << 30)
-    }
-
-    pub(crate) fn with_room(capacity_bytes: u64) -> Self {
-        let clock = Arc::new(ManualClock::new(UnixMillis(1_000_000_000)));
-        let ledger = TinyLedger::new(clock.clone());
-        let memory = MemoryStore::new(capacity_bytes);
-        let pool = BufferPool::new(8 << 20);
-        let engine = engine(&clock, &pool, ledger.clone(), memory.store());
-        Self {
-            engine,
-            ledger,
-            memory,
-            pool,
-            clock,
-        }
-    }
-
-    /// Nothing of any upload is left but what is published.
-    pub(crate) async fn is_clean(&self) {
-        self.engine.settled().await;
-        self.engine.sweep().await.unwrap();
-        let published: Vec<_> = self.ledger.blobs().iter().map(|(b, _)| b.key).collect();
-        assert_eq!(self.memory.keys(), published);
-        assert_eq!(self.ledger.trash(), 0);
-        assert_eq!(self.pool.in_use_bytes(), 0);
-        assert_eq!(self.engine.in_progress(), 0);
-    }
-}
-
-pub(crate) fn engine(
-    clock: &Arc<ManualClock>,
-    pool: &BufferPool,
-    ledger: Arc<dyn Ledger>,
-    store: Store,
-) -> UploadEngine {
-    UploadEngine::new(EngineOptions {
-        ledger,
-        stores: BTreeMap::from([("main".to_owned(), store)]),
-        default_store: "main".to_owned(),
-        pool: pool.clone(),
-        clock: clock.clone(),
-        max_length_bytes: 512 << 20,
-        min_free_bytes: 1 << 20,
-        parts_in_flight: 4,
-    })
-}
-
-pub(crate) fn intent(length: Option<u64>, expected: Vec<Digest>) -> UploadIntent {
-    UploadIntent {
-        account: AccountId(1),
-        organization: OrganizationId(1),
-        target: Target {
-            box_name: "debian".to_owned(),
-            version: "1.0".to_owned(),
-            provider: "virtualbox".to_owned(),
-            architecture: "amd64".to_owned(),
-            new_box_public: false,
-            declared: None,
-            actor: "ci".to_owned(),
-            base_url: String::new(),
-        },
-        length,
-        expected,
-    }
-}
-
-pub(crate) fn content(length: usize, salt: u8) -> Bytes {
-    (0..length)
-        .map(|i| (i ^ (i >> 9) ^ (i >> 17)).to_le_bytes()[0] ^ salt)
-        .collect()
-}
+use crate::bench::{Bench, MIB, content, intent};
 
 async fn send(writer: &mut UploadWriter, bytes: &Bytes, chunk: usize) -> Result<()> {
     for at in (0..bytes.len()).step_by(chunk) {
@@ -116,19 +21,6 @@ async fn send(writer: &mut UploadWriter, bytes: &Bytes, chunk: usize) -> Result<
     Ok(())
 }
 
-/// The published bytes, verified on the way.
-pub(crate) async fn read_back(store: &Store, meta: &BlobMeta, ledger: &TinyLedger) -> Vec<u8> {
-    let blobs = ledger.blobs();
-    let (_, tree) = blobs.iter().find(|(blob, _)| blob == meta).unwrap();
-    let whole = ByteRange::whole(meta.length);
-    let mut stream = verify::open(&store.read, meta, tree, whole).await.unwrap();
-    let mut bytes = Vec::new();
-    while let Some(chunk) = stream.next().await {
-        bytes.extend_from_slice(&chunk.unwrap());
-    }
-    bytes
-}
-
 fn sha256_of(bytes: &[u8]) -> Digest {
     use sha2::Digest as _;
     Digest::try_new(Algorithm::Sha256, sha2::Sha256::digest(bytes).to_vec()).unwrap()
@@ -136,7 +28,7 @@ fn sha256_of(bytes: &[u8]) -> Digest {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_goes_in_comes_out_for_every_length_and_chunking() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let lengths = [
         1,
         4096,
@@ -164,7 +56,7 @@ async fn what_goes_in_comes_out_for_every_length_and_chunking() {
                 let published = writer.finish().await.unwrap();
                 assert_eq!(published.blob.length, length as u64);
                 assert_eq!(published.blob.blake3.0, *blake3::hash(&bytes).as_bytes());
-                let found = read_back(&bench.memory.store(), &published.blob, &bench.ledger).await;
+                let found = bench.read_back(&published.blob).await;
                 assert!(found == bytes, "{length} bytes by {chunk}");
             }
         }
@@ -176,26 +68,24 @@ async fn what_goes_in_comes_out_for_every_length_and_chunking() {
 async fn an_upload_to_a_local_disk_is_there_byte_by_byte() {
     let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = local::open(home.path()).await.unwrap();
-    let bench = Bench::new();
-    let (clock, pool) = (&bench.clock, &bench.pool);
-    let engine = engine(clock, pool, bench.ledger.clone(), store.clone());
+    let bench = Bench::new().await;
+    let engine = bench.engine_on(bench.rig.ledger(), store.clone(), &bench.pool);
     let bytes = content(40 * MIB + 4097, 3);
     let mut writer = engine.begin(intent(None, Vec::new())).await.unwrap();
     send(&mut writer, &bytes, 500_000).await.unwrap();
     let published = writer.finish().await.unwrap();
-    assert!(read_back(&store, &published.blob, &bench.ledger).await == bytes);
+    assert!(bench.read_back_from(&store, &published.blob).await == bytes);
     let name = published.blob.key.to_string();
     let path = home.path().join(&name[..2]).join(&name);
     assert!(std::fs::read(path).unwrap() == bytes);
-    assert_eq!(pool.in_use_bytes(), 0);
+    assert_eq!(bench.pool.in_use_bytes(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_uploads_share_two_buffers() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let pool = BufferPool::new(0);
-    let ledger = bench.ledger.clone();
-    let engine = engine(&bench.clock, &pool, ledger, bench.memory.store());
+    let engine = bench.engine_on(bench.rig.ledger(), bench.memory.store(), &pool);
     let uploads = (0..64u8).map(|salt| {
         let engine = engine.clone();
         tokio::spawn(async move {
@@ -216,19 +106,19 @@ async fn sixty_four_uploads_share_two_buffers() {
 
 #[tokio::test]
 async fn a_dropped_writer_leaves_nothing() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
     writer.write(content(20 * MIB, 1)).await.unwrap();
     assert_eq!(bench.engine.in_progress(), 1);
     drop(writer);
     bench.is_clean().await;
-    assert_eq!(bench.ledger.states(), [UploadState::Aborted]);
+    assert_eq!(bench.states().await, [UploadState::Aborted]);
     assert_eq!(bench.engine.stats().uploads_aborted, 1);
 }
 
 #[tokio::test]
 async fn a_write_that_is_cut_cannot_be_finished() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     // All memory is taken, so the write has to wait.
     let mut held = Vec::new();
     for _ in 0..8 {
@@ -248,31 +138,31 @@ async fn a_write_that_is_cut_cannot_be_finished() {
 
 #[tokio::test]
 async fn a_caller_who_leaves_while_it_begins_leaves_nothing() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut begun = Box::pin(bench.engine.begin(intent(None, vec![])));
     assert!(futures_util::poll!(&mut begun).is_pending());
     drop(begun);
     bench.engine.settled().await;
     bench.is_clean().await;
-    assert_eq!(bench.ledger.states(), [UploadState::Aborted]);
+    assert_eq!(bench.states().await, [UploadState::Aborted]);
 }
 
 #[tokio::test]
 async fn a_finish_that_nobody_waits_for_still_publishes() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
     writer.write(content(9 * MIB, 1)).await.unwrap();
     let mut finishing = Box::pin(writer.finish());
     assert!(futures_util::poll!(&mut finishing).is_pending());
     drop(finishing);
     bench.engine.settled().await;
-    assert_eq!(bench.ledger.states(), [UploadState::Done]);
+    assert_eq!(bench.states().await, [UploadState::Done]);
     bench.is_clean().await;
 }
 
 #[tokio::test]
 async fn declared_digests_are_compared_by_every_algorithm() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let bytes = content(MIB + 5, 9);
     for algorithm in Algorithm::ALL {
         let wrong = Digest::try_new(algorithm, vec![7; algorithm.digest_bytes()]).unwrap();
@@ -282,13 +172,13 @@ async fn declared_digests_are_compared_by_every_algorithm() {
         let error = writer.finish().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DigestMismatch, "{algorithm:?}");
     }
-    assert_eq!(bench.ledger.blobs().len(), 0);
+    assert_eq!(bench.published().await, None);
     bench.is_clean().await;
 }
 
 #[tokio::test]
 async fn a_digest_may_come_late_only_when_its_hash_ran_all_along() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
     let bytes = content(100, 1);
     writer.write(bytes.clone()).await.unwrap();
@@ -307,7 +197,7 @@ async fn a_digest_may_come_late_only_when_its_hash_ran_all_along() {
 
 #[tokio::test]
 async fn a_declared_length_that_lies_is_refused_in_both_directions() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut writer = bench.engine.begin(intent(Some(10), vec![])).await.unwrap();
     writer.write(content(8, 1)).await.unwrap();
     let error = writer.write(content(3, 1)).await.unwrap_err();
@@ -325,7 +215,7 @@ async fn a_declared_length_that_lies_is_refused_in_both_directions() {
 
 #[tokio::test]
 async fn an_upload_without_a_byte_is_invalid() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     for length in [None, Some(0)] {
         let mut writer = bench.engine.begin(intent(length, vec![])).await.unwrap();
         writer.write(Bytes::new()).await.unwrap();
@@ -337,13 +227,13 @@ async fn an_upload_without_a_byte_is_invalid() {
 
 #[tokio::test]
 async fn what_cannot_fit_is_refused_before_anything_is_recorded() {
-    let bench = Bench::with_room(20 << 20);
+    let bench = Bench::with_room(20 << 20).await;
     let limit = 512 << 20;
     let begun = bench.engine.begin(intent(Some(limit + 1), vec![])).await;
     assert_eq!(begun.unwrap_err().kind(), ErrorKind::TooLarge { limit });
     let begun = bench.engine.begin(intent(Some(20 << 20), vec![])).await;
     assert_eq!(begun.unwrap_err().kind(), ErrorKind::Full);
-    assert_eq!(bench.ledger.states(), []);
+    assert_eq!(bench.states().await, []);
     let begun = bench.engine.begin(intent(Some(19 << 20), vec![])).await;
     begun.unwrap().abort().await;
     bench.is_clean().await;
@@ -351,7 +241,7 @@ async fn what_cannot_fit_is_refused_before_anything_is_recorded() {
 
 #[tokio::test]
 async fn a_store_that_fills_up_ends_the_upload_and_keeps_nothing_of_it() {
-    let bench = Bench::with_room(20 << 20);
+    let bench = Bench::with_room(20 << 20).await;
     let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
     let error = writer.write(content(64 * MIB, 1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Full);
@@ -367,7 +257,7 @@ async fn a_store_that_fills_up_ends_the_upload_and_keeps_nothing_of_it() {
 
 #[tokio::test]
 async fn equal_bytes_are_stored_once() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut keys = Vec::new();
     for _ in 0..2 {
         let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
@@ -381,7 +271,7 @@ async fn equal_bytes_are_stored_once() {
 
 #[tokio::test]
 async fn numbers_tell_what_happened() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&seen);
     bench.engine.on_commit(Arc::new(move |stage, _took| {
@@ -410,14 +300,9 @@ async fn numbers_tell_what_happened() {
 
 #[tokio::test]
 async fn recovery_ends_what_a_former_process_left() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     // Two processes on the same rows and bytes: the first stops without a word.
-    let ended = engine(
-        &bench.clock,
-        &bench.pool,
-        bench.ledger.clone(),
-        bench.memory.store(),
-    );
+    let ended = bench.engine_on(bench.rig.ledger(), bench.memory.store(), &bench.pool);
     let mut left_open = ended.begin(intent(None, vec![])).await.unwrap();
     left_open.write(content(9 * MIB, 1)).await.unwrap();
     let recovered = bench.engine.recover().await.unwrap();
@@ -431,10 +316,10 @@ async fn recovery_ends_what_a_former_process_left() {
 
 #[tokio::test]
 async fn a_sweep_leaves_uploads_in_progress_alone() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
     writer.write(content(MIB, 1)).await.unwrap();
-    bench.clock.advance(Duration::from_hours(48));
+    bench.rig.clock().advance(Duration::from_hours(48));
     assert_eq!(bench.engine.sweep().await.unwrap(), 0);
     writer.finish().await.unwrap();
     bench.is_clean().await;
@@ -442,7 +327,7 @@ async fn a_sweep_leaves_uploads_in_progress_alone() {
 
 #[tokio::test]
 async fn what_others_declared_counts_as_taken() {
-    let bench = Bench::with_room(40 << 20);
+    let bench = Bench::with_room(40 << 20).await;
     let half = intent(Some(20 << 20), vec![]);
     let mut first = bench.engine.begin(half.clone()).await.unwrap();
     let second = bench.engine.begin(half.clone()).await;
@@ -459,7 +344,7 @@ async fn what_others_declared_counts_as_taken() {
 
 #[tokio::test]
 async fn memory_given_back_half_way_changes_nothing_but_the_runs() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let bytes = content(19 * MIB + 3, 4);
     let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
     for at in (0..bytes.len()).step_by(1_500_000) {
@@ -470,14 +355,14 @@ async fn memory_given_back_half_way_changes_nothing_but_the_runs() {
         assert_eq!(bench.pool.in_use_bytes(), 0);
     }
     let published = writer.finish().await.unwrap();
-    let found = read_back(&bench.memory.store(), &published.blob, &bench.ledger).await;
+    let found = bench.read_back(&published.blob).await;
     assert!(found == bytes);
     bench.is_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn slow_uploads_let_others_have_the_memory() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let mut slow = Vec::new();
     for _ in 0..8 {
         let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();

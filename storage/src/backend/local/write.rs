@@ -4,24 +4,26 @@
 //! per GB where buffered writes with the same syncs reach 0.4 and 2.4 (ext4 on virtio, 1 MiB writes,
 //! one `fdatasync` per 8 MiB). Two writes in flight or a pre-allocated file gained nothing there.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rustix::io::Errno;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::{Local, blocking, open_direct, remove};
 use crate::blob::BlobKey;
 use crate::buffer::BUFFER_ALIGN;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{PartIndex, Run, UploadSink, WriteBlob};
+use crate::store::{LOCK_WAIT, PartIndex, Run, UploadSink, WriteBlob};
 
 #[async_trait]
 impl WriteBlob for Local {
@@ -49,7 +51,65 @@ impl WriteBlob for Local {
         })
         .await
     }
+
+    async fn resume(
+        &self,
+        key: &BlobKey,
+        _part_bytes: u64,
+        offset: u64,
+    ) -> Result<Box<dyn UploadSink>> {
+        const OP: &str = "blob.resume";
+        let (path, direct, subject) = (self.path_of(key), self.direct, key.to_string());
+        let (opened, failed) = (path.clone(), subject.clone());
+        let plain = blocking(OP, subject.clone(), move || {
+            let opened = OpenOptions::new().write(true).open(opened);
+            opened.map_err(|e| Error::io(OP, failed, e))
+        })
+        .await?;
+        let plain = lock(plain, &subject).await?;
+        let failed = subject.clone();
+        blocking(OP, subject.clone(), move || {
+            let io = |e| Error::io(OP, failed.clone(), e);
+            let found = plain.metadata().map_err(io)?.len();
+            if found < offset {
+                return Err(Error::new(ErrorKind::Damaged, OP, failed)
+                    .with_source(format!("{found} bytes are left of {offset}")));
+            }
+            let target = Target::new(plain, &path, direct);
+            // Only under the lock: what is behind the offset may be another writer's until then.
+            target.cut_off(offset).map_err(io)?;
+            Ok(Box::new(LocalSink {
+                target: Arc::new(target),
+                path,
+                subject,
+            }) as _)
+        })
+        .await
+    }
 }
+
+/// Takes the file's lock, which the kernel frees with the last descriptor of its holder, so that a
+/// call of an older writer that still runs ends first.
+async fn lock(file: File, subject: &str) -> Result<File> {
+    const OP: &str = "blob.lock";
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(e)) => return Err(Error::io(OP, subject, e)),
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_WAIT => {
+                tokio::time::sleep(LOCK_TRY).await;
+            }
+            Err(TryLockError::WouldBlock) => {
+                let error = Error::new(ErrorKind::Unavailable, OP, subject);
+                return Err(error.with_source("another writer holds the file"));
+            }
+        }
+    }
+}
+
+/// Between two tries for a lock: a part's sync takes about as long.
+const LOCK_TRY: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 struct LocalSink {
@@ -99,6 +159,17 @@ impl UploadSink for LocalSink {
         .await
     }
 
+    async fn pause(self: Box<Self>, offset: u64) -> Result<()> {
+        let Self {
+            target, subject, ..
+        } = *self;
+        blocking("upload.pause", subject.clone(), move || {
+            let cut = target.cut_off(offset);
+            cut.map_err(|e| Error::io("upload.pause", subject, e))
+        })
+        .await
+    }
+
     async fn abort(self: Box<Self>) -> Result<()> {
         let Self {
             target,
@@ -143,19 +214,36 @@ impl Target {
             .create_new(true)
             .mode(0o600)
             .open(path)?;
-        let named = File::open(directory).and_then(|directory| directory.sync_all());
+        let named = plain
+            .try_lock()
+            .map_err(io::Error::from)
+            .and_then(|()| File::open(directory))
+            .and_then(|directory| directory.sync_all());
         if let Err(e) = named {
             remove(path)?;
             return Err(e);
         }
-        let direct = direct.then(|| open_direct(path).ok()).flatten();
-        Ok(Self {
+        Ok(Self::new(plain, path, direct))
+    }
+
+    /// A file whose lock is held by `plain`.
+    fn new(plain: File, path: &Path, direct: bool) -> Self {
+        Self {
             plain,
-            direct,
+            direct: direct.then(|| open_direct(path).ok()).flatten(),
             plain_only: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             synced: Mutex::default(),
-        })
+        }
+    }
+
+    /// Nothing is left from `offset` on. Needs no sync: what comes back after a loss of power lies
+    /// behind every offset that was told, and the next writer cuts it off again.
+    fn cut_off(&self, offset: u64) -> io::Result<()> {
+        if self.plain.metadata()?.len() > offset {
+            self.plain.set_len(offset)?;
+        }
+        Ok(())
     }
 
     /// Writes all of `bytes` at `offset`.

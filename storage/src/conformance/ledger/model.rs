@@ -306,15 +306,13 @@ impl Model {
         let context = self.context.clone();
         let (upload, fence) = self.pick(upload, false);
         let row = rig.ledger().take_over(fence.id).await.expect("take over");
+        upload.epoch += i64::from(upload.state == UploadState::Open);
+        let row = row.expect("rows of uploads stay");
         assert_eq!(
-            row.is_some(),
-            upload.state == UploadState::Open,
+            (row.epoch, row.state),
+            (upload.epoch, upload.state),
             "{context}"
         );
-        if let Some(row) = row {
-            assert_eq!(row.epoch, upload.epoch + 1, "{context}");
-            upload.epoch = row.epoch;
-        }
     }
 
     async fn complete(&mut self, rig: &dyn Rig, upload: usize, stale: bool) {
@@ -419,7 +417,7 @@ impl Model {
     async fn abort(&mut self, rig: &dyn Rig, upload: usize) {
         let context = self.context.clone();
         let (upload, fence) = self.pick(upload, false);
-        let aborted = rig.ledger().abort(fence.id).await.expect("abort");
+        let aborted = rig.ledger().abort(fence.id, None).await.expect("abort");
         let fits = matches!(upload.state, UploadState::Open | UploadState::Completing);
         assert_eq!(aborted, fits, "{context}");
         if fits {

@@ -262,7 +262,7 @@ pub async fn nothing_is_published_into_an_organization_that_is_gone(rig: &dyn Ri
         .expect("read")
         .expect("the row is there");
     assert_eq!(row.state, UploadState::Completing);
-    assert!(ledger.abort(sent.row.id).await.expect("abort"));
+    assert!(ledger.abort(sent.row.id, None).await.expect("abort"));
     assert_eq!(due(rig).await, [sent.row.key]);
     rig.clock().advance(DOOMED_FOR);
     assert_eq!(

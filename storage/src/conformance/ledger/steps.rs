@@ -36,7 +36,7 @@ pub async fn a_new_upload_is_open_at_zero(rig: &dyn Rig) {
     assert_eq!((row.created, row.updated), (START, START));
     assert_eq!(
         (row.organization, row.target, row.digests),
-        (org, target("web"), None)
+        (org, Some(target("web")), None)
     );
     assert_eq!((row.key, row.store.as_str()), (sent.row.key, "main"));
     assert!(
@@ -145,8 +145,8 @@ pub async fn a_stale_epoch_changes_nothing(rig: &dyn Rig) {
         .take_over(sent.row.id)
         .await
         .expect("take over")
-        .expect("it is open");
-    assert_eq!(taken.epoch, 2);
+        .expect("the row is there");
+    assert_eq!((taken.epoch, taken.state), (2, UploadState::Open));
     let old = sent.fence();
     let new = Sent {
         row: taken,
@@ -165,13 +165,12 @@ pub async fn a_stale_epoch_changes_nothing(rig: &dyn Rig) {
     refused(ledger.publish(old).await, ErrorKind::Fenced);
     let row = row(rig, sent.row.id).await;
     assert_eq!((row.epoch, row.state), (2, UploadState::Completing));
-    assert!(
-        ledger
-            .take_over(sent.row.id)
-            .await
-            .expect("take over")
-            .is_none(),
-        "no longer open"
+    let told = ledger.take_over(sent.row.id).await.expect("take over");
+    let told = told.expect("the row is there");
+    assert_eq!(
+        (told.epoch, told.state),
+        (2, UploadState::Completing),
+        "only an open one is taken over"
     );
     ledger.publish(new.fence()).await.expect("publish");
     refused(ledger.publish(old).await, ErrorKind::Fenced);
@@ -277,9 +276,9 @@ pub async fn an_aborted_upload_is_trash(rig: &dyn Rig) {
     whole.complete(&ledger).await.expect("complete");
     assert!(ledger.due_trash(10).await.expect("trash").is_empty());
     for sent in [&open, &whole] {
-        assert!(ledger.abort(sent.row.id).await.expect("abort"));
+        assert!(ledger.abort(sent.row.id, None).await.expect("abort"));
         assert!(
-            !ledger.abort(sent.row.id).await.expect("abort"),
+            !ledger.abort(sent.row.id, None).await.expect("abort"),
             "only once"
         );
         let row = row(rig, sent.row.id).await;
@@ -319,11 +318,11 @@ pub async fn an_aborted_upload_is_trash(rig: &dyn Rig) {
             .expect("forgetting again is no harm");
     }
     assert!(ledger.due_trash(10).await.expect("trash").is_empty());
-    assert!(!ledger.abort(UploadId::random()).await.expect("abort"));
+    assert!(!ledger.abort(UploadId::random(), None).await.expect("abort"));
 
     let (done, _) = published(rig, org, target("web"), 9).await;
     assert!(
-        !ledger.abort(done.row.id).await.expect("abort"),
+        !ledger.abort(done.row.id, None).await.expect("abort"),
         "what is published stays"
     );
     assert!(ledger.due_trash(10).await.expect("trash").is_empty());

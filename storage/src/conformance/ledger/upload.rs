@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::metadata::Ledger;
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::{
-    Advance, Completion, Fence, NewUpload, Published, Target, UploadRow,
+    Advance, Completion, Fence, Keep, MostOpen, NewUpload, Published, Target, UploadRow,
 };
 
 /// Bytes that one subtree value stands for.
@@ -41,7 +41,14 @@ pub fn new_upload(organization: OrganizationId, target: Target, length: Option<u
         store: "main".to_owned(),
         length,
         part_bytes: PART,
-        target,
+        target: Some(target),
+        keep: Keep::No,
+        note: None,
+        expected: Vec::new(),
+        most_open: MostOpen {
+            per_account: 2,
+            per_organization: 3,
+        },
     }
 }
 

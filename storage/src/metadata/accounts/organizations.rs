@@ -183,6 +183,7 @@ impl Metadata {
                 let organization = existing(&mut tx.connection, OP, id).await?;
                 remove::boxes_of(tx, id, &actor).await?;
                 remove::under(tx, Scope::Organization(id.0)).await?;
+                remove::held_by(tx, id).await?;
                 for statement in [
                     "DELETE FROM tokens WHERE organization = $1",
                     "DELETE FROM memberships WHERE organization = $1",

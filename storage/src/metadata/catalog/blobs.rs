@@ -1,6 +1,6 @@
 //! Committed blobs: their references, their subtree values, their damage.
 //!
-//! `refs` counts the files that name a blob. At 0 it is doomed and keeps its bytes until `due_ms`, for
+//! `refs` counts the files that name a blob and the uploads that hold one. At 0 it is doomed and keeps its bytes until `due_ms`, for
 //! downloads in progress; publishing equal bytes revives it, but never once it is `deleting` (its bytes
 //! may be gone) or `quarantined` (they are not what was hashed).
 
@@ -95,7 +95,11 @@ impl Metadata {
 }
 
 /// A file names the blob: one more reference, and a doomed one lives again.
-pub(super) async fn take_reference(tx: &mut Tx, op: &'static str, key: &BlobKey) -> Result<()> {
+pub(in crate::metadata) async fn take_reference(
+    tx: &mut Tx,
+    op: &'static str,
+    key: &BlobKey,
+) -> Result<()> {
     let done = sqlx::query(
         "UPDATE blobs SET refs = refs + 1, state = 'live', due_ms = NULL
          WHERE key = $1 AND state IN ('live', 'doomed')",
@@ -108,7 +112,11 @@ pub(super) async fn take_reference(tx: &mut Tx, op: &'static str, key: &BlobKey)
 }
 
 /// A file names the blob no longer; [`doom_unnamed`] must follow.
-pub(super) async fn give_reference(tx: &mut Tx, op: &'static str, key: &BlobKey) -> Result<()> {
+pub(in crate::metadata) async fn give_reference(
+    tx: &mut Tx,
+    op: &'static str,
+    key: &BlobKey,
+) -> Result<()> {
     let done = sqlx::query("UPDATE blobs SET refs = refs - 1 WHERE key = $1 AND refs > 0")
         .bind(key.as_bytes().to_vec())
         .execute(&mut tx.connection)
@@ -117,8 +125,8 @@ pub(super) async fn give_reference(tx: &mut Tx, op: &'static str, key: &BlobKey)
     one(done.rows_affected(), op, key)
 }
 
-/// Equal bytes came in again and are whole: every file of the tenant that names a damaged blob with
-/// the same digests names `whole` from now on.
+/// Equal bytes came in again and are whole: every file and upload of the tenant that holds a damaged
+/// blob with the same digests holds `whole` from now on.
 pub(in crate::metadata) async fn heal(
     tx: &mut Tx,
     op: &'static str,
@@ -137,13 +145,19 @@ pub(in crate::metadata) async fn heal(
     .at(op, whole.key)?;
     for row in &damaged {
         let key = row.bytes("key")?;
-        let moved = sqlx::query("UPDATE files SET blob = $2 WHERE blob = $1")
-            .bind(key.clone())
-            .bind(whole.key.as_bytes().to_vec())
-            .execute(&mut tx.connection)
-            .await
-            .at(op, whole.key)?
-            .rows_affected();
+        let mut moved = 0;
+        for holders in [
+            "UPDATE files SET blob = $2 WHERE blob = $1",
+            "UPDATE uploads SET held = $2 WHERE held = $1",
+        ] {
+            moved += sqlx::query(holders)
+                .bind(key.clone())
+                .bind(whole.key.as_bytes().to_vec())
+                .execute(&mut tx.connection)
+                .await
+                .at(op, whole.key)?
+                .rows_affected();
+        }
         let moved = signed(op, moved)?;
         for (key, change) in [(key, -moved), (whole.key.as_bytes().to_vec(), moved)] {
             sqlx::query("UPDATE blobs SET refs = refs + $2 WHERE key = $1")
@@ -169,7 +183,7 @@ fn one(rows: u64, op: &'static str, key: &BlobKey) -> Result<()> {
 }
 
 /// Gives every blob that just lost its last reference its day; a damaged one stays damaged.
-pub(super) async fn doom_unnamed(tx: &mut Tx) -> Result<()> {
+pub(in crate::metadata) async fn doom_unnamed(tx: &mut Tx) -> Result<()> {
     sqlx::query(
         "UPDATE blobs SET due_ms = $1, state = CASE state WHEN 'live' THEN 'doomed' ELSE state END
          WHERE refs = 0 AND due_ms IS NULL",

@@ -212,6 +212,20 @@ pub(in crate::metadata) async fn under(tx: &mut Tx, scope: Scope) -> Result<()> 
     run(tx, id, boxes).await
 }
 
+/// Takes from an organization's finished uploads the blobs that they hold themselves.
+pub(in crate::metadata) async fn held_by(tx: &mut Tx, organization: OrganizationId) -> Result<()> {
+    for statement in [
+        "UPDATE blobs SET refs = refs - (
+             SELECT COUNT(*) FROM uploads u WHERE u.held = blobs.key AND u.organization = $1)
+         WHERE key IN (SELECT u.held FROM uploads u WHERE u.organization = $1)",
+        "UPDATE uploads SET state = 'aborted', epoch = epoch + 1, held = NULL
+         WHERE organization = $1 AND held IS NOT NULL",
+    ] {
+        run(tx, organization.0, statement.to_owned()).await?;
+    }
+    super::blobs::doom_unnamed(tx).await
+}
+
 /// Writes what is told of each box before an organization goes.
 pub(in crate::metadata) async fn boxes_of(
     tx: &mut Tx,

@@ -12,7 +12,9 @@ use crate::metadata::catalog::blobs::blocks;
 use crate::metadata::catalog::publish::Names;
 use crate::metadata::outbox::{self, Draft, Event, Place};
 use crate::metadata::sql::odd;
-use crate::metadata::uploads::{Fence, Published, Target, Trash, UploadRow, UploadState, fenced};
+use crate::metadata::uploads::{
+    Fence, Keep, NewUpload, Published, Target, Trash, UploadRow, UploadState, fenced, too_many,
+};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -31,15 +33,19 @@ pub(super) struct State {
 pub(super) struct Upload {
     pub(super) row: UploadRow,
     pub(super) parts: BTreeMap<u32, Vec<[u8; 32]>>,
-    answer: Option<Published>,
+    /// The form under which its name is found.
+    pub(super) folded: Option<String>,
+    /// The blob that it holds itself.
+    pub(super) held: Option<BlobKey>,
 }
 
 impl Upload {
-    pub(super) fn new(row: UploadRow) -> Self {
+    pub(super) fn new(row: UploadRow, folded: Option<String>) -> Self {
         Self {
             row,
             parts: BTreeMap::new(),
-            answer: None,
+            folded,
+            held: None,
         }
     }
 }
@@ -103,6 +109,91 @@ impl State {
         for (_, file) in gone {
             self.give_reference(&file.blob, due);
         }
+        let holders: Vec<_> = self.uploads.values().map(|u| &u.row).cloned().collect();
+        for row in holders.iter().filter(|row| row.organization == id) {
+            self.release(row.id, row.updated, due);
+        }
+    }
+
+    /// The rows that `wanted` picks, in the order of `key`.
+    pub(super) fn rows<K: Ord>(
+        &self,
+        limit: u32,
+        key: impl Fn(&UploadRow) -> K,
+        wanted: impl Fn(&Upload) -> bool,
+    ) -> Vec<UploadRow> {
+        let wanted = self.uploads.values().filter(|upload| wanted(upload));
+        let mut rows: Vec<_> = wanted.map(|upload| upload.row.clone()).collect();
+        rows.sort_by_key(key);
+        rows.truncate(limit as usize);
+        rows
+    }
+
+    /// Refuses one more kept upload than the limits allow.
+    pub(super) fn assert_room(&self, op: &'static str, new: &NewUpload) -> Result<()> {
+        let open = |of: &dyn Fn(&UploadRow) -> bool| {
+            let rows = self.uploads.values().map(|upload| &upload.row);
+            let kept =
+                rows.filter(|row| row.state == UploadState::Open && row.keep == Keep::UntilIdle);
+            kept.filter(|row| of(row)).count() as u64
+        };
+        for (open, limit) in [
+            (
+                open(&|row| row.account == new.account),
+                new.most_open.per_account,
+            ),
+            (
+                open(&|row| row.organization == new.organization),
+                new.most_open.per_organization,
+            ),
+        ] {
+            if open >= limit {
+                return Err(too_many(op, limit));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends an upload that did not finish; false when there is nothing to end.
+    pub(super) fn end(
+        &mut self,
+        id: UploadId,
+        epoch: Option<i64>,
+        state: UploadState,
+        now: UnixMillis,
+    ) -> bool {
+        let Some(upload) = self.uploads.get_mut(&id) else {
+            return false;
+        };
+        let row = &mut upload.row;
+        let live = matches!(row.state, UploadState::Open | UploadState::Completing);
+        if !live || epoch.is_some_and(|epoch| epoch != row.epoch) {
+            return false;
+        }
+        row.state = state;
+        row.epoch += 1;
+        row.hash_states.clear();
+        row.updated = now;
+        upload.parts.clear();
+        let trash = Trash {
+            key: row.key,
+            store: row.store.clone(),
+        };
+        self.trash.push((now, trash));
+        true
+    }
+
+    /// Gives back the reference that a finished upload holds; false when it holds none.
+    pub(super) fn release(&mut self, id: UploadId, now: UnixMillis, due: UnixMillis) -> bool {
+        let upload = self.uploads.get_mut(&id);
+        let Some((row, held)) = upload.and_then(|u| Some((&mut u.row, u.held.take()?))) else {
+            return false;
+        };
+        row.state = UploadState::Aborted;
+        row.epoch += 1;
+        row.updated = now;
+        self.give_reference(&held, due);
+        true
     }
 
     pub(super) fn delete_file(
@@ -152,14 +243,15 @@ impl State {
     ) -> Result<Published> {
         const OP: &str = "upload.publish";
         let upload = self.fenced(OP, fence)?;
-        match (upload.row.state, &upload.answer) {
+        match (upload.row.state, &upload.row.published) {
             (UploadState::Done, Some(answer)) => return Ok(answer.clone()),
             (UploadState::Completing, _) => {}
             _ => return Err(fenced(OP, fence.id)),
         }
         let row = upload.row.clone();
         let values = upload.parts.values().flatten().copied().collect::<Vec<_>>();
-        let names = Names::parse(OP, &row.target)?;
+        let names = row.target.as_ref().map(|target| Names::parse(OP, target));
+        let names = names.transpose()?;
         let organization = self
             .organizations
             .get(&row.organization)
@@ -171,6 +263,41 @@ impl State {
                     format!("organization {}", row.organization.0),
                 )
             })?;
+        let (blob, is_new) = self.stored_once(&row, values, now)?;
+        let published = match (&row.target, names) {
+            (Some(target), Some(names)) => {
+                self.publish_name(&row, target, &names, organization, blob, (now, due))?
+            }
+            _ => {
+                self.take_reference(&blob.key);
+                self.fenced(OP, fence)?.held = Some(blob.key);
+                Published {
+                    blob,
+                    file: None,
+                    replaced: false,
+                    version: String::new(),
+                }
+            }
+        };
+        if is_new {
+            self.heal(row.organization, &blob, due);
+        }
+        let upload = self.fenced(OP, fence)?;
+        upload.row.state = UploadState::Done;
+        upload.row.updated = now;
+        upload.row.hash_states.clear();
+        upload.row.published = Some(published.clone());
+        upload.parts.clear();
+        Ok(published)
+    }
+
+    /// The blob that holds the upload's bytes: an equal one, or a new one; then the second is true.
+    fn stored_once(
+        &mut self,
+        row: &UploadRow,
+        values: Vec<[u8; 32]>,
+        now: UnixMillis,
+    ) -> Result<(BlobMeta, bool)> {
         let (blake3, sha256) = row.digests.ok_or_else(|| odd("blake3"))?;
         let meta = BlobMeta {
             key: row.key,
@@ -178,45 +305,44 @@ impl State {
             blake3,
             sha256,
         };
-        let held = self.equal_blob(row.organization, &meta);
-        let is_new = held.is_none();
-        let blob = if let Some(held) = held {
-            self.trash.push((
-                now,
-                Trash {
-                    key: row.key,
-                    store: row.store.clone(),
-                },
-            ));
-            held
-        } else {
-            if values.len() as u64 != blocks(meta.length) {
-                return Err(odd("cvs"));
-            }
-            self.insert_blob(&row, meta, values, now);
-            meta
-        };
-        let (file, old) = self.point(path_of(row.organization, &names), &blob.key, due);
-        if is_new {
-            self.heal(row.organization, &meta, due);
+        if let Some(held) = self.equal_blob(row.organization, &meta) {
+            let trash = Trash {
+                key: row.key,
+                store: row.store.clone(),
+            };
+            self.trash.push((now, trash));
+            return Ok((held, false));
         }
-        let place = self.place(row.organization, organization, &names);
+        if values.len() as u64 != blocks(meta.length) {
+            return Err(odd("cvs"));
+        }
+        self.insert_blob(row, meta, values, now);
+        Ok((meta, true))
+    }
+
+    /// The target's name holds the blob from here on.
+    fn publish_name(
+        &mut self,
+        row: &UploadRow,
+        target: &Target,
+        names: &Names,
+        organization: String,
+        blob: BlobMeta,
+        (now, due): (UnixMillis, UnixMillis),
+    ) -> Result<Published> {
+        let (file, old) = self.point(path_of(row.organization, names), &blob.key, due);
+        let place = self.place(row.organization, organization, names);
         let published = Published {
             blob,
-            file,
+            file: Some(file),
             replaced: old.is_some(),
             version: place.version.clone().unwrap_or_default(),
         };
-        let upload = self.fenced(OP, fence)?;
-        upload.row.state = UploadState::Done;
-        upload.row.updated = now;
-        upload.answer = Some(published.clone());
-        upload.parts.clear();
         let old = old
             .and_then(|key| self.blobs.get(&key))
             .map(|blob| blob.meta.blake3);
-        let event = outbox::box_uploaded(&place, &row.target.base_url, &blob, old);
-        self.append(event, &row.target.actor, now)?;
+        let event = outbox::box_uploaded(&place, &target.base_url, &blob, old);
+        self.append(event, &target.actor, now)?;
         Ok(published)
     }
 
@@ -265,11 +391,7 @@ impl State {
         }
         let id = before.map_or_else(|| FileId(self.next_id()), |(id, _)| id);
         self.files.insert(path, File { id, blob: *key });
-        if let Some(blob) = self.blobs.get_mut(key) {
-            blob.refs += 1;
-            blob.state = BlobState::Live;
-            blob.due = None;
-        }
+        self.take_reference(key);
         let old = before.map(|(_, held)| held);
         if let Some(held) = &old {
             self.give_reference(held, due);
@@ -277,7 +399,8 @@ impl State {
         (id, old)
     }
 
-    /// Every file of the tenant that names a damaged blob with the same digests names `whole` now.
+    /// Every file and upload of the tenant that holds a damaged blob with the same digests holds
+    /// `whole` now.
     fn heal(&mut self, tenant: OrganizationId, whole: &BlobMeta, due: UnixMillis) {
         let damaged = self.blobs.values().filter(|blob| {
             blob.tenant == tenant
@@ -291,12 +414,28 @@ impl State {
                 file.blob = whole.key;
                 moved += 1;
             }
+            let holders = self.uploads.values_mut();
+            for upload in holders.filter(|upload| upload.held == Some(bad)) {
+                upload.held = Some(whole.key);
+                if let Some(published) = &mut upload.row.published {
+                    published.blob.key = whole.key;
+                }
+                moved += 1;
+            }
             for _ in 0..moved {
                 self.give_reference(&bad, due);
             }
             if let Some(blob) = self.blobs.get_mut(&whole.key) {
                 blob.refs += moved;
             }
+        }
+    }
+
+    fn take_reference(&mut self, key: &BlobKey) {
+        if let Some(blob) = self.blobs.get_mut(key) {
+            blob.refs += 1;
+            blob.state = BlobState::Live;
+            blob.due = None;
         }
     }
 

@@ -129,7 +129,8 @@ CREATE TABLE architectures (
     UNIQUE (provider, folded)
 );
 
--- Committed bytes. refs counts the files that name a blob; at 0 due_ms says when it may go.
+-- Committed bytes. refs counts the files and the uploads that hold a blob; at 0 due_ms says when it may
+-- go.
 CREATE TABLE blobs (
     key BLOB NOT NULL PRIMARY KEY,
     tenant BIGINT NOT NULL,
@@ -173,7 +174,9 @@ CREATE TABLE former_files (
 );
 CREATE INDEX former_files_by_blob ON former_files (blob);
 
--- Blobs on their way in. No reference to the organization: it may be deleted meanwhile.
+-- Blobs on their way in. No reference to the organization: it may be deleted meanwhile. target_folded is
+-- the form under which an open upload is found by its name; held is the blob that a finished upload
+-- without a target holds as its one reference.
 CREATE TABLE uploads (
     id BLOB NOT NULL PRIMARY KEY,
     account BIGINT NOT NULL,
@@ -185,7 +188,12 @@ CREATE TABLE uploads (
     byte_offset BIGINT NOT NULL,
     length BIGINT,
     part_bytes BIGINT NOT NULL,
-    target TEXT NOT NULL,
+    target TEXT,
+    target_folded TEXT,
+    keep BIGINT NOT NULL,
+    note TEXT,
+    expected TEXT NOT NULL,
+    held BLOB,
     hash_states BLOB,
     hook_state TEXT,
     tail_key BLOB,
@@ -199,6 +207,9 @@ CREATE TABLE uploads (
     updated_ms BIGINT NOT NULL
 );
 CREATE INDEX uploads_by_state ON uploads (state, updated_ms);
+CREATE INDEX uploads_by_account ON uploads (account, target_folded) WHERE state = 'open';
+CREATE INDEX uploads_by_organization ON uploads (organization, id) WHERE state = 'open';
+CREATE INDEX uploads_by_held ON uploads (held) WHERE held IS NOT NULL;
 CREATE TABLE parts (
     upload BLOB NOT NULL REFERENCES uploads (id),
     k BIGINT NOT NULL,

@@ -6,7 +6,9 @@ use crate::metadata::accounts::OrganizationId;
 use crate::metadata::catalog::{
     ArchitectureId, BoxFields, BoxFilter, BoxId, BoxRow, VersionFields, VersionStatus,
 };
-use crate::metadata::uploads::{Advance, Completion, Fence, NewUpload, Published, Target};
+use crate::metadata::uploads::{
+    Advance, Completion, Fence, Keep, MostOpen, NewUpload, Published, Target,
+};
 
 pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
@@ -56,7 +58,7 @@ impl House {
             store: "main".to_owned(),
             length: Some(1 << 20),
             part_bytes: 8 << 20,
-            target: Target {
+            target: Some(Target {
                 box_name: wanted.name.to_string(),
                 version: wanted.version.to_string(),
                 provider: wanted.provider.to_string(),
@@ -65,6 +67,13 @@ impl House {
                 declared: Some(("SHA256".to_owned(), "ab".repeat(32))),
                 actor: "Ann".to_owned(),
                 base_url: String::new(),
+            }),
+            keep: Keep::No,
+            note: None,
+            expected: Vec::new(),
+            most_open: MostOpen {
+                per_account: 1,
+                per_organization: 1,
             },
         };
         let fence = Fence {
@@ -472,7 +481,7 @@ async fn a_replaced_file_is_found_by_its_digest_for_a_while() {
     };
     assert_eq!(find(2).await.unwrap().blob, second.blob);
     let former = find(1).await.unwrap();
-    assert_eq!((former.blob, former.id), (first.blob, first.file));
+    assert_eq!((former.blob, Some(former.id)), (first.blob, first.file));
     assert!(
         former.updated < house.clock.now(),
         "when it was published, not when it was replaced"

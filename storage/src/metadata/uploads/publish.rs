@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::rows::{fenced, upload_columns, upload_of};
-use super::{Fence, Published, UploadRow, UploadState, trash};
-use crate::blob::BlobMeta;
+use super::{Fence, Published, Target, UploadRow, UploadState, trash};
+use crate::blob::{BlobMeta, UploadId};
 use crate::digest::{Blake3, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::catalog::FileId;
@@ -15,11 +15,12 @@ use crate::metadata::writer::Tx;
 use crate::metadata::{audit, outbox};
 
 pub(super) const OP: &str = "upload.publish";
+pub(super) const RELEASE: &str = "upload.release";
 
 /// Publishes what `fence` names, or repeats what publishing it answered.
 pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
     let row = sqlx::query(concat!(
-        "SELECT answer, ",
+        "SELECT ",
         upload_columns!(),
         " FROM uploads WHERE id = $1 AND epoch = $2 AND state IN ('completing', 'done')"
     ))
@@ -31,45 +32,99 @@ pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
     .ok_or_else(|| fenced(OP, fence.id))?;
     let upload = upload_of(&row)?;
     if upload.state == UploadState::Done {
-        return Answer::read(&row.text("answer")?);
+        return upload.published.ok_or_else(|| odd("answer"));
     }
-    let names = Names::parse(OP, &upload.target)?;
     assert_organization(tx, &upload).await?;
-    let held = equal_blob(tx, &upload).await?;
-    let is_new = held.is_none();
-    let blob = match held {
-        Some(held) => {
-            trash::add(tx, OP, &upload.key, &upload.store).await?;
-            held
-        }
-        None => insert_blob(tx, &upload).await?,
-    };
+    match upload.target.clone() {
+        Some(target) => publish_name(tx, &upload, &target).await,
+        None => publish_held(tx, &upload).await,
+    }
+}
+
+/// The target's name holds the blob from here on.
+async fn publish_name(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Result<Published> {
+    let names = Names::parse(OP, target)?;
+    let (blob, is_new) = stored_once(tx, upload).await?;
     let architecture = ensure_parents(
         tx,
         OP,
         upload.organization,
         upload.account,
         &names,
-        upload.target.new_box_public,
+        target.new_box_public,
     )
     .await?;
-    let declared = upload.target.declared.clone();
+    let declared = target.declared.clone();
     let pointed = point(tx, OP, architecture, &blob.key, declared).await?;
     if is_new {
         blobs::heal(tx, OP, upload.organization, &blob).await?;
     }
     let published = Published {
         blob,
-        file: pointed.file,
+        file: Some(pointed.file),
         replaced: pointed.old.is_some(),
         version: pointed.place.version.clone().unwrap_or_default(),
     };
-    finish(tx, &upload, &published).await?;
-    let target = &upload.target;
+    finish(tx, upload, &published).await?;
     let event = outbox::box_uploaded(&pointed.place, &target.base_url, &blob, pointed.old);
     outbox::append(tx, event, &target.actor).await?;
     audit::record(tx, &target.actor, OP, &pointed.place.path()).await?;
     Ok(published)
+}
+
+/// The upload itself holds the blob from here on.
+async fn publish_held(tx: &mut Tx, upload: &UploadRow) -> Result<Published> {
+    let (blob, is_new) = stored_once(tx, upload).await?;
+    blobs::take_reference(tx, OP, &blob.key).await?;
+    if is_new {
+        blobs::heal(tx, OP, upload.organization, &blob).await?;
+    }
+    let published = Published {
+        blob,
+        file: None,
+        replaced: false,
+        version: String::new(),
+    };
+    finish(tx, upload, &published).await?;
+    sqlx::query("UPDATE uploads SET held = $2 WHERE id = $1")
+        .bind(upload.id.as_bytes().to_vec())
+        .bind(blob.key.as_bytes().to_vec())
+        .execute(&mut tx.connection)
+        .await
+        .at(OP, upload.id)?;
+    Ok(published)
+}
+
+/// Gives back the reference that a finished upload holds; false when it holds none.
+pub(super) async fn release(tx: &mut Tx, id: UploadId) -> Result<bool> {
+    let held = sqlx::query("SELECT held FROM uploads WHERE id = $1 AND held IS NOT NULL")
+        .bind(id.as_bytes().to_vec())
+        .fetch_optional(&mut tx.connection)
+        .await
+        .at(RELEASE, id)?;
+    let Some(held) = held else { return Ok(false) };
+    blobs::give_reference(tx, RELEASE, &held.key("held")?).await?;
+    sqlx::query(
+        "UPDATE uploads SET state = 'aborted', epoch = epoch + 1, held = NULL, updated_ms = $2
+         WHERE id = $1",
+    )
+    .bind(id.as_bytes().to_vec())
+    .bind(tx.now.0)
+    .execute(&mut tx.connection)
+    .await
+    .at(RELEASE, id)?;
+    blobs::doom_unnamed(tx).await?;
+    Ok(true)
+}
+
+/// The blob that holds the upload's bytes: an equal one that the tenant has, or a new row; then the
+/// second value is true.
+async fn stored_once(tx: &mut Tx, upload: &UploadRow) -> Result<(BlobMeta, bool)> {
+    if let Some(held) = equal_blob(tx, upload).await? {
+        trash::add(tx, OP, &upload.key, &upload.store).await?;
+        return Ok((held, false));
+    }
+    Ok((insert_blob(tx, upload).await?, true))
 }
 
 async fn assert_organization(tx: &mut Tx, upload: &UploadRow) -> Result<()> {
@@ -174,12 +229,12 @@ async fn finish(tx: &mut Tx, upload: &UploadRow, published: &Published) -> Resul
 
 /// [`Published`] as the upload's row keeps it.
 #[derive(Serialize, Deserialize)]
-struct Answer {
+pub(super) struct Answer {
     key: String,
     length: u64,
     blake3: String,
     sha256: String,
-    file: i64,
+    file: Option<i64>,
     replaced: bool,
     version: String,
 }
@@ -197,14 +252,14 @@ impl Answer {
             length: blob.length,
             blake3: blob.blake3.to_hex(),
             sha256: blob.sha256.to_hex(),
-            file: file.0,
+            file: file.map(|id| id.0),
             replaced: *replaced,
             version: version.clone(),
         };
         serde_json::to_string(&answer).map_err(|e| odd("answer").with_source(e))
     }
 
-    fn read(text: &str) -> Result<Published> {
+    pub(super) fn read(text: &str) -> Result<Published> {
         let answer: Self = serde_json::from_str(text).map_err(|e| odd("answer").with_source(e))?;
         Ok(Published {
             blob: BlobMeta {
@@ -216,7 +271,7 @@ impl Answer {
                 blake3: Blake3::from_hex(&answer.blake3).ok_or_else(|| odd("answer"))?,
                 sha256: Sha256::from_hex(&answer.sha256).ok_or_else(|| odd("answer"))?,
             },
-            file: FileId(answer.file),
+            file: answer.file.map(FileId),
             replaced: answer.replaced,
             version: answer.version,
         })

@@ -4,33 +4,43 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use sqlx::any::AnyRow;
 
+use super::publish::Answer;
 use super::{
-    Advance, Completion, Fence, Ledger, NewUpload, Published, Trash, UploadRow, UploadState,
-    publish, trash,
+    Advance, Completion, Fence, Keep, Ledger, MostOpen, NewUpload, Over, Published, Target, Trash,
+    UploadRow, UploadState, find, publish, trash,
 };
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
-use crate::digest::{Blake3, Sha256};
+use crate::digest::{Algorithm, Blake3, Digest, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Metadata;
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::catalog::blobs::blocks;
+use crate::metadata::catalog::publish::Names;
 use crate::metadata::sql::{At as _, Columns as _, odd, signed};
+use crate::metadata::writer::Tx;
 
 macro_rules! upload_columns {
     () => {
         "id, account, organization, key, store, epoch, state, byte_offset, length, part_bytes,
-         target, blake3, sha256, created_ms, updated_ms"
+         target, keep, note, expected, hash_states, blake3, sha256, answer, held, created_ms,
+         updated_ms"
     };
 }
 
 pub(super) fn upload_of(row: &AnyRow) -> Result<UploadRow> {
-    let target = serde_json::from_str(&row.text("target")?);
+    let target = row.opt_text("target")?;
+    let target = target.map(|text| serde_json::from_str(&text)).transpose();
     let digests = match (row.opt_bytes("blake3")?, row.opt_bytes("sha256")?) {
         (Some(_), Some(_)) => Some((Blake3(row.fixed("blake3")?), Sha256(row.fixed("sha256")?))),
         _ => None,
     };
     let length = row.opt_int("length")?.map(u64::try_from).transpose();
+    let mut published = row.opt_text("answer")?.as_deref().map(Answer::read);
+    if let (Some(Ok(published)), Some(_)) = (&mut published, row.opt_bytes("held")?) {
+        // Equal bytes may have taken the place of damaged ones since.
+        published.blob.key = row.key("held")?;
+    }
     Ok(UploadRow {
         id: row.upload_id("id")?,
         account: AccountId(row.int("account")?),
@@ -43,10 +53,50 @@ pub(super) fn upload_of(row: &AnyRow) -> Result<UploadRow> {
         length: length.map_err(|e| odd("length").with_source(e))?,
         part_bytes: row.unsigned("part_bytes")?,
         target: target.map_err(|e| odd("target").with_source(e))?,
+        keep: if row.truth("keep")? {
+            Keep::UntilIdle
+        } else {
+            Keep::No
+        },
+        note: row.opt_text("note")?,
+        expected: expected_of(&row.text("expected")?)?,
+        hash_states: row.opt_bytes("hash_states")?.unwrap_or_default(),
         digests,
+        published: published.transpose()?,
         created: row.time("created_ms")?,
         updated: row.time("updated_ms")?,
     })
+}
+
+/// Declared digests as a row keeps them: `algorithm:hex`, separated by commas.
+fn expected_text(expected: &[Digest]) -> String {
+    let texts: Vec<_> = expected
+        .iter()
+        .map(|digest| format!("{}:{}", digest.algorithm().name(), digest.to_hex()))
+        .collect();
+    texts.join(",")
+}
+
+fn expected_of(text: &str) -> Result<Vec<Digest>> {
+    text.split_terminator(',')
+        .map(|digest| {
+            let (algorithm, hex) = digest.split_once(':')?;
+            Digest::from_hex(Algorithm::from_name(algorithm)?, hex)
+        })
+        .collect::<Option<_>>()
+        .ok_or_else(|| odd("expected"))
+}
+
+/// The form under which an open upload is found by its name.
+pub(in crate::metadata) fn folded_target(op: &'static str, target: &Target) -> Result<String> {
+    let names = Names::parse(op, target)?;
+    Ok([
+        names.box_name.folded(),
+        names.version.folded(),
+        names.provider.folded(),
+        names.architecture.folded(),
+    ]
+    .join("/"))
 }
 
 /// What every step answers when its fence matched no row.
@@ -54,8 +104,33 @@ pub(in crate::metadata) fn fenced(op: &'static str, id: UploadId) -> Error {
     Error::new(ErrorKind::Fenced, op, id.to_string())
 }
 
+/// What one more kept upload than the limit answers.
+pub(in crate::metadata) fn too_many(op: &'static str, limit: u64) -> Error {
+    Error::new(ErrorKind::TooMany { limit }, op, "open uploads")
+}
+
+/// Why an open upload without a length does not get this one.
+pub(in crate::metadata) fn check_length(
+    op: &'static str,
+    row: &UploadRow,
+    length: u64,
+) -> Result<()> {
+    let kind = match (row.state, row.length) {
+        (UploadState::Aborted | UploadState::Lost, _) => ErrorKind::Gone,
+        (UploadState::Open, None) if row.offset > length => ErrorKind::LengthMismatch {
+            expected: length,
+            given: row.offset,
+        },
+        (UploadState::Open, None) => return Ok(()),
+        (UploadState::Open, Some(fixed)) if fixed == length => return Ok(()),
+        _ => ErrorKind::Conflict,
+    };
+    Err(Error::new(kind, op, row.id.to_string()))
+}
+
 /// Refuses a step that could not be part of any upload: part k holds exactly the bytes
-/// `[k * part_bytes, (k + 1) * part_bytes)` (the last may be short), with one value per MiB.
+/// `[k * part_bytes, (k + 1) * part_bytes)`, a step stays within its part, and there is one value per
+/// MiB from the part's start on.
 pub(in crate::metadata) fn check_step(
     op: &'static str,
     id: UploadId,
@@ -63,10 +138,12 @@ pub(in crate::metadata) fn check_step(
     step: &Advance,
 ) -> Result<()> {
     let start = u64::from(step.part).checked_mul(part_bytes);
-    let length = step.to.checked_sub(step.from);
-    let fits = start == Some(step.from)
-        && length
-            .is_some_and(|l| 0 < l && l <= part_bytes && step.values.len() as u64 == blocks(l));
+    let fits = start.is_some_and(|start| {
+        start <= step.from
+            && step.from < step.to
+            && step.to - start <= part_bytes
+            && step.values.len() as u64 == blocks(step.to - start)
+    });
     if fits {
         return Ok(());
     }
@@ -84,18 +161,53 @@ pub(in crate::metadata) fn check_step(
     Err(Error::new(ErrorKind::Invalid, op, id.to_string()).with_source(why))
 }
 
+/// Refuses one more kept upload than the limits allow.
+async fn assert_room(tx: &mut Tx, op: &'static str, new: &NewUpload) -> Result<()> {
+    let MostOpen {
+        per_account,
+        per_organization,
+    } = new.most_open;
+    let account = "SELECT COUNT(*) AS open FROM uploads
+                   WHERE account = $1 AND state = 'open' AND keep = 1";
+    let organization = "SELECT COUNT(*) AS open FROM uploads
+                        WHERE organization = $1 AND state = 'open' AND keep = 1";
+    for (statement, of, limit) in [
+        (account, new.account.0, per_account),
+        (organization, new.organization.0, per_organization),
+    ] {
+        let open = sqlx::query(statement)
+            .bind(of)
+            .fetch_one(&mut tx.connection)
+            .await
+            .at(op, new.id)?
+            .unsigned("open")?;
+        if open >= limit {
+            return Err(too_many(op, limit));
+        }
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Ledger for Metadata {
     async fn create(&self, new: NewUpload) -> Result<UploadRow> {
         const OP: &str = "upload.create";
         self.write(OP, move |tx| {
             async move {
-                let target =
-                    serde_json::to_string(&new.target).map_err(|e| odd("target").with_source(e))?;
+                let target = new.target.as_ref();
+                let folded = target.map(|t| folded_target(OP, t)).transpose()?;
+                let target = target.map(serde_json::to_string).transpose();
+                let target = target.map_err(|e| odd("target").with_source(e))?;
+                if new.keep == Keep::UntilIdle {
+                    assert_room(tx, OP, &new).await?;
+                }
                 let row = sqlx::query(concat!(
                     "INSERT INTO uploads (id, account, organization, key, store, epoch, state,
-                         byte_offset, length, part_bytes, target, created_ms, updated_ms)
-                     VALUES ($1, $2, $3, $4, $5, 1, 'open', 0, $6, $7, $8, $9, $9) RETURNING ",
+                         byte_offset, length, part_bytes, target, target_folded, keep, note,
+                         expected, created_ms, updated_ms)
+                     VALUES ($1, $2, $3, $4, $5, 1, 'open', 0, $6, $7, $8, $9, $10, $11, $12, $13,
+                         $13)
+                     RETURNING ",
                     upload_columns!()
                 ))
                 .bind(new.id.as_bytes().to_vec())
@@ -106,6 +218,10 @@ impl Ledger for Metadata {
                 .bind(new.length.map(|l| signed(OP, l)).transpose()?)
                 .bind(signed(OP, new.part_bytes)?)
                 .bind(target)
+                .bind(folded)
+                .bind(i64::from(new.keep == Keep::UntilIdle))
+                .bind(new.note)
+                .bind(expected_text(&new.expected))
                 .bind(tx.now.0)
                 .fetch_one(&mut tx.connection)
                 .await
@@ -122,8 +238,8 @@ impl Ledger for Metadata {
         self.write(OP, move |tx| {
             async move {
                 sqlx::query(concat!(
-                    "UPDATE uploads SET epoch = epoch + 1 WHERE id = $1 AND state = 'open'
-                     RETURNING ",
+                    "UPDATE uploads SET epoch = epoch + CASE state WHEN 'open' THEN 1 ELSE 0 END
+                     WHERE id = $1 RETURNING ",
                     upload_columns!()
                 ))
                 .bind(id.as_bytes().to_vec())
@@ -140,20 +256,45 @@ impl Ledger for Metadata {
     }
 
     async fn upload(&self, id: UploadId) -> Result<Option<UploadRow>> {
-        const OP: &str = "upload.read";
-        let mut reader = self.reader(OP).await?;
-        sqlx::query(concat!(
-            "SELECT ",
-            upload_columns!(),
-            " FROM uploads WHERE id = $1"
-        ))
-        .bind(id.as_bytes().to_vec())
-        .fetch_optional(&mut *reader)
+        find::upload(self, id).await
+    }
+
+    async fn set_length(&self, id: UploadId, length: u64) -> Result<UploadRow> {
+        const OP: &str = "upload.set_length";
+        self.write(OP, move |tx| {
+            async move {
+                let row = sqlx::query(concat!(
+                    "SELECT ",
+                    upload_columns!(),
+                    " FROM uploads WHERE id = $1"
+                ))
+                .bind(id.as_bytes().to_vec())
+                .fetch_one(&mut tx.connection)
+                .await
+                .at(OP, id)?;
+                let row = upload_of(&row)?;
+                check_length(OP, &row, length)?;
+                // The conditions again, for a database with several writers.
+                let fixed = sqlx::query(concat!(
+                    "UPDATE uploads SET length = $2 WHERE id = $1 AND state = 'open'
+                         AND byte_offset <= $2 AND (length IS NULL OR length = $2) RETURNING ",
+                    upload_columns!()
+                ))
+                .bind(id.as_bytes().to_vec())
+                .bind(signed(OP, length)?)
+                .fetch_optional(&mut tx.connection)
+                .await
+                .at(OP, id)?
+                .ok_or_else(|| fenced(OP, id))?;
+                upload_of(&fixed)
+            }
+            .boxed()
+        })
         .await
-        .at(OP, id)?
-        .as_ref()
-        .map(upload_of)
-        .transpose()
+    }
+
+    async fn part_values(&self, id: UploadId, part: u32) -> Result<Option<Vec<[u8; 32]>>> {
+        find::part_values(self, id, part).await
     }
 
     async fn advance(&self, fence: Fence, step: Advance) -> Result<()> {
@@ -178,15 +319,20 @@ impl Ledger for Metadata {
                 .ok_or_else(|| fenced(OP, fence.id))?
                 .unsigned("part_bytes")?;
                 check_step(OP, fence.id, part_bytes, &step)?;
-                sqlx::query("INSERT INTO parts (upload, k, length, cvs) VALUES ($1, $2, $3, $4)")
-                    .bind(fence.id.as_bytes().to_vec())
-                    .bind(i64::from(step.part))
-                    .bind(signed(OP, step.to - step.from)?)
-                    .bind(step.values.concat())
-                    .execute(&mut tx.connection)
-                    .await
-                    .at(OP, fence.id)
-                    .map(drop)
+                // A part whose beginning is there already gets its new length and all its values.
+                sqlx::query(
+                    "INSERT INTO parts (upload, k, length, cvs) VALUES ($1, $2, $3, $4)
+                     ON CONFLICT (upload, k) DO UPDATE SET length = EXCLUDED.length,
+                         cvs = EXCLUDED.cvs",
+                )
+                .bind(fence.id.as_bytes().to_vec())
+                .bind(i64::from(step.part))
+                .bind(signed(OP, step.to - u64::from(step.part) * part_bytes)?)
+                .bind(step.values.concat())
+                .execute(&mut tx.connection)
+                .await
+                .at(OP, fence.id)
+                .map(drop)
             }
             .boxed()
         })
@@ -235,29 +381,33 @@ impl Ledger for Metadata {
             .await
     }
 
-    async fn abort(&self, id: UploadId) -> Result<bool> {
+    async fn abort(&self, id: UploadId, epoch: Option<i64>) -> Result<bool> {
         const OP: &str = "upload.abort";
         self.write(OP, move |tx| {
+            end(tx, OP, id, epoch, UploadState::Aborted).boxed()
+        })
+        .await
+    }
+
+    async fn lose(&self, fence: Fence) -> Result<()> {
+        const OP: &str = "upload.lose";
+        self.write(OP, move |tx| {
             async move {
-                // The epoch moves too, so that a writer that still runs is fenced by every rule.
-                let row = sqlx::query(
-                    "UPDATE uploads SET state = 'aborted', epoch = epoch + 1, hash_states = NULL,
-                         updated_ms = $2
-                     WHERE id = $1 AND state IN ('open', 'completing') RETURNING key, store",
-                )
-                .bind(id.as_bytes().to_vec())
-                .bind(tx.now.0)
-                .fetch_optional(&mut tx.connection)
-                .await
-                .at(OP, id)?;
-                let Some(row) = row else { return Ok(false) };
-                trash::add(tx, OP, &row.key("key")?, &row.text("store")?).await?;
-                trash::forget_parts(tx, OP, id).await?;
-                Ok(true)
+                let Fence { id, epoch } = fence;
+                if end(tx, OP, id, Some(epoch), UploadState::Lost).await? {
+                    Ok(())
+                } else {
+                    Err(fenced(OP, id))
+                }
             }
             .boxed()
         })
         .await
+    }
+
+    async fn release(&self, id: UploadId) -> Result<bool> {
+        self.write(publish::RELEASE, move |tx| publish::release(tx, id).boxed())
+            .await
     }
 
     async fn uploads_in(
@@ -266,22 +416,29 @@ impl Ledger for Metadata {
         until: UnixMillis,
         limit: u32,
     ) -> Result<Vec<UploadRow>> {
-        const OP: &str = "upload.list";
-        let mut reader = self.reader(OP).await?;
-        sqlx::query(concat!(
-            "SELECT ",
-            upload_columns!(),
-            " FROM uploads WHERE state = $1 AND updated_ms <= $2 ORDER BY updated_ms, id LIMIT $3"
-        ))
-        .bind(state.as_str())
-        .bind(until.0)
-        .bind(i64::from(limit))
-        .fetch_all(&mut *reader)
-        .await
-        .at(OP, state.as_str())?
-        .iter()
-        .map(upload_of)
-        .collect()
+        find::uploads_in(self, state, until, limit).await
+    }
+
+    async fn newest_open(
+        &self,
+        account: AccountId,
+        organization: OrganizationId,
+        target: &Target,
+    ) -> Result<Option<UploadRow>> {
+        find::newest_open(self, account, organization, target).await
+    }
+
+    async fn open_uploads(
+        &self,
+        organization: Option<OrganizationId>,
+        after: Option<UploadId>,
+        limit: u32,
+    ) -> Result<Vec<UploadRow>> {
+        find::open_uploads(self, organization, after, limit).await
+    }
+
+    async fn over(&self, over: Over, limit: u32) -> Result<Vec<UploadRow>> {
+        find::over(self, over, limit).await
     }
 
     async fn due_trash(&self, limit: u32) -> Result<Vec<Trash>> {
@@ -294,6 +451,33 @@ impl Ledger for Metadata {
         self.write(trash::FORGET, move |tx| trash::forget(tx, key).boxed())
             .await
     }
+}
+
+/// An upload that did not finish ends here; what it stored is trash.
+async fn end(
+    tx: &mut Tx,
+    op: &'static str,
+    id: UploadId,
+    epoch: Option<i64>,
+    state: UploadState,
+) -> Result<bool> {
+    // The epoch moves too, so that a writer that still runs is fenced by every rule.
+    let row = sqlx::query(
+        "UPDATE uploads SET state = $4, epoch = epoch + 1, hash_states = NULL, updated_ms = $3
+         WHERE id = $1 AND epoch = COALESCE($2, epoch) AND state IN ('open', 'completing')
+         RETURNING key, store",
+    )
+    .bind(id.as_bytes().to_vec())
+    .bind(epoch)
+    .bind(tx.now.0)
+    .bind(state.as_str())
+    .fetch_optional(&mut tx.connection)
+    .await
+    .at(op, id)?;
+    let Some(row) = row else { return Ok(false) };
+    trash::add(tx, op, &row.key("key")?, &row.text("store")?).await?;
+    trash::forget_parts(tx, op, id).await?;
+    Ok(true)
 }
 
 pub(super) use upload_columns;

@@ -15,7 +15,7 @@ pub(super) const FORGET: &str = "trash.forget";
 
 impl Metadata {
     /// Forgets uploads that ended (published, given up or lost) at or before `until`; returns how many.
-    /// Their answers can no longer be repeated afterwards.
+    /// Their answers can no longer be repeated afterwards. One that holds its blob stays.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
@@ -23,7 +23,8 @@ impl Metadata {
         const OP: &str = "upload.purge";
         self.write(OP, move |tx| {
             async move {
-                let ended = "state IN ('done', 'aborted', 'lost') AND updated_ms <= $1";
+                let ended = "state IN ('done', 'aborted', 'lost') AND held IS NULL
+                             AND updated_ms <= $1";
                 let parts = format!(
                     "DELETE FROM parts WHERE upload IN (SELECT id FROM uploads WHERE {ended})"
                 );

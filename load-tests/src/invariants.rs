@@ -1,0 +1,220 @@
+//! Holds an outcome against what must hold: always the same four things, and the scenario's bounds.
+
+use crate::play::{Outcome, Played, Round};
+use crate::scenario::{Bound, Figure, Scenario};
+
+/// One thing that held or did not.
+#[derive(Debug, Clone)]
+pub(crate) struct Verdict {
+    /// What was demanded, with the figure found.
+    pub(crate) text: String,
+    /// Whether it held.
+    pub(crate) held: bool,
+    /// Whether a miss is a failure.
+    pub(crate) binding: bool,
+}
+
+/// Judges everything.
+pub(crate) fn judge(scenario: &Scenario, outcome: &Outcome) -> Vec<Verdict> {
+    let always = Verdict {
+        text: match outcome.wrong.first() {
+            None => {
+                "every answer right, no 5xx, no panic, nothing left in progress, ended on SIGTERM"
+                    .into()
+            }
+            Some(first) => format!(
+                "{} things were wrong; the first: {first}",
+                outcome.wrong.len()
+            ),
+        },
+        held: outcome.wrong.is_empty(),
+        binding: true,
+    };
+    let must = scenario
+        .must
+        .iter()
+        .flat_map(|bound| judge_bound(bound, outcome, true));
+    let target = scenario
+        .target
+        .iter()
+        .flat_map(|bound| judge_bound(bound, outcome, false));
+    std::iter::once(always).chain(must).chain(target).collect()
+}
+
+fn judge_bound(bound: &Bound, outcome: &Outcome, binding: bool) -> Vec<Verdict> {
+    let steps = outcome.steps.iter().filter(|step| match &bound.step {
+        Some(name) => step.name == *name,
+        None => step.figure(bound.figure).is_some(),
+    });
+    steps
+        .map(|step| one(bound, step, outcome, binding))
+        .collect()
+}
+
+fn one(bound: &Bound, step: &Played, outcome: &Outcome, binding: bool) -> Verdict {
+    let share = bound.of.as_ref().map(|of| format!(" as a share of {of}"));
+    let what = format!(
+        "{} of {}{}",
+        bound.figure.label(),
+        step.name,
+        share.unwrap_or_default()
+    );
+    let mut found = step.figure(bound.figure);
+    if let Some(of) = &bound.of {
+        let base = outcome.steps.iter().find(|step| step.name == *of);
+        found = found
+            .zip(base.and_then(|base| base.figure(bound.figure)))
+            .map(|(a, b)| a / b);
+    }
+    let Some(found) = found else {
+        return Verdict {
+            text: format!("{what} was not measured"),
+            held: false,
+            binding,
+        };
+    };
+    let limits = [("at most", bound.at_most), ("at least", bound.at_least)];
+    let limits = limits.map(|(word, limit)| limit.map(|limit| format!(", {word} {limit}")));
+    let text = format!(
+        "{what}: {found:.2}{}",
+        limits.map(Option::unwrap_or_default).concat()
+    );
+    let held = bound.at_most.is_none_or(|limit| found <= limit)
+        && bound.at_least.is_none_or(|limit| found >= limit);
+    Verdict {
+        text,
+        held,
+        binding,
+    }
+}
+
+impl Played {
+    /// A figure over all rounds: the worst for memory, the median for all else. `None` where it was
+    /// not measured.
+    pub(crate) fn figure(&self, figure: Figure) -> Option<f64> {
+        match figure {
+            Figure::PeakRssMib => self
+                .rounds
+                .iter()
+                .filter_map(|round| Some(mib(round.memory?.peak_bytes)))
+                .max_by(f64::total_cmp),
+            Figure::GbPerS => self.median(|round| Some(self.gb() / round.wall.as_secs_f64())),
+            Figure::CpuSPerGb => self.median(|round| Some(round.cpu?.total_s() / self.gb())),
+            Figure::P99Ms => self
+                .rounds
+                .first()?
+                .cpu
+                .map(|_cpu| self.latency.percentile_ms(99.0)),
+        }
+    }
+
+    /// Median over the rounds that have a value.
+    pub(crate) fn median(&self, of: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
+        let mut values: Vec<f64> = self.rounds.iter().filter_map(of).collect();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        match values.len() {
+            0 => None,
+            n if n % 2 == 1 => Some(values[middle]),
+            _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+        }
+    }
+
+    /// 10^9 bytes of one round.
+    pub(crate) fn gb(&self) -> f64 {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a ratio needs no more than 52 bits"
+        )]
+        let bytes = self.bytes as f64;
+        bytes / 1e9
+    }
+}
+
+/// Bytes as MiB.
+pub(crate) fn mib(bytes: u64) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a memory size needs no more than 52 bits"
+    )]
+    let bytes = bytes as f64;
+    bytes / f64::from(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::latency::Latency;
+    use crate::process::{Cpu, Memory};
+
+    fn step(name: &str, walls_s: &[u64], peak_mib: u64) -> Played {
+        let rounds = walls_s.iter().map(|s| Round {
+            wall: Duration::from_secs(*s),
+            cpu: Some(Cpu {
+                user_s: 1.0,
+                system_s: 1.0,
+            }),
+            memory: Some(Memory {
+                peak_bytes: peak_mib << 20,
+                ..Memory::default()
+            }),
+        });
+        Played {
+            name: name.into(),
+            bytes: 4_000_000_000,
+            rounds: rounds.collect(),
+            latency: Latency::default(),
+        }
+    }
+
+    fn bound(figure: Figure, step: Option<&str>, of: Option<&str>, at_most: f64) -> Bound {
+        Bound {
+            figure,
+            step: step.map(Into::into),
+            of: of.map(Into::into),
+            at_most: Some(at_most),
+            at_least: None,
+        }
+    }
+
+    #[test]
+    fn figures_are_medians_and_memory_is_the_worst() {
+        let outcome = Outcome {
+            steps: vec![step("a", &[1, 4, 2], 100)],
+            wrong: Vec::new(),
+        };
+        let a = &outcome.steps[0];
+        assert_eq!(a.figure(Figure::GbPerS), Some(2.0));
+        assert_eq!(a.figure(Figure::CpuSPerGb), Some(0.5));
+        assert_eq!(a.figure(Figure::PeakRssMib), Some(100.0));
+    }
+
+    #[test]
+    fn a_bound_without_a_step_is_for_all_and_a_share_divides() {
+        let steps = vec![step("a", &[2], 100), step("b", &[4], 300)];
+        let outcome = Outcome {
+            steps,
+            wrong: Vec::new(),
+        };
+        let held = |bound| -> Vec<bool> {
+            judge_bound(&bound, &outcome, true)
+                .iter()
+                .map(|v| v.held)
+                .collect()
+        };
+        assert_eq!(
+            held(bound(Figure::PeakRssMib, None, None, 224.0)),
+            [true, false]
+        );
+        assert_eq!(
+            held(bound(Figure::GbPerS, Some("b"), Some("a"), 0.5)),
+            [true]
+        );
+        assert_eq!(
+            held(bound(Figure::PeakRssMib, Some("b"), Some("a"), 1.1)),
+            [false]
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! Loads a running boxgate over HTTP, as a stranger would, and holds it to its limits.
+//!
+//! `load-tests run NAME` starts a gateway of its own in an empty directory, plays the scenario,
+//! checks what must hold, and prints a table. It names no crate of ours, so that nothing it knows
+//! can be wrong in the same way as the program under test.
+
+#![forbid(unsafe_code)]
+
+mod arms;
+mod baseline;
+mod content;
+mod error;
+mod gateway;
+mod http;
+mod invariants;
+mod latency;
+mod machine;
+mod play;
+mod process;
+mod report;
+mod scenario;
+mod worker;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Failure, Result};
+use crate::play::Options;
+use crate::scenario::Scenario;
+
+/// Loads a running boxgate over HTTP and holds it to its limits.
+#[derive(Debug, Parser)]
+#[command(name = "load-tests")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// The program under test.
+    #[arg(long, global = true, default_value = "target/release/boxgate")]
+    gateway: PathBuf,
+    /// Where data and baselines are written: the file system that is measured.
+    #[arg(long, global = true, default_value = "target/load-tests")]
+    dir: PathBuf,
+    /// Lengths by 16, one round, figures of time 20 times looser: shows that all is there and right,
+    /// not how fast it is.
+    #[arg(long, global = true)]
+    quick: bool,
+    /// Adds the result to the record of results.
+    #[arg(long, global = true)]
+    record: bool,
+    /// The record of results.
+    #[arg(long, global = true, default_value = "docs/BENCHMARKS.md")]
+    record_to: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Names the scenarios and the question each answers.
+    List,
+    /// Runs one scenario: a name from the list, or a file.
+    Run {
+        /// Its name.
+        name: String,
+    },
+    /// Runs all scenarios, one after the other.
+    All,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            let _closed = writeln!(std::io::stderr(), "load-tests: {failure}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether everything that must hold held.
+async fn run(arguments: Arguments) -> Result<bool> {
+    let scenarios = match &arguments.command {
+        Command::List => {
+            for scenario in scenario::shipped()? {
+                say(&format!("{:<12} {}", scenario.name, scenario.question));
+            }
+            return Ok(true);
+        }
+        Command::Run { name } => vec![scenario::find(name)?],
+        Command::All => scenario::shipped()?,
+    };
+    let mut all_held = true;
+    for scenario in scenarios {
+        all_held &= one(&arguments, scenario).await?;
+    }
+    Ok(all_held)
+}
+
+async fn one(arguments: &Arguments, scenario: Scenario) -> Result<bool> {
+    let scenario = if arguments.quick {
+        scenario.quick()
+    } else {
+        scenario
+    };
+    let machine = machine::Machine::look(&arguments.dir)?;
+    say(&format!("# {}: {}", scenario.name, scenario.question));
+    let options = Options {
+        gateway: arguments.gateway.clone(),
+        directory: arguments.dir.clone(),
+    };
+    let outcome = play::play(&scenario, &options).await?;
+    let judged = invariants::judge(&scenario, &outcome);
+    let arms = match scenario.arms {
+        Some(ref group) => arms::read(&arguments.gateway, group),
+        None => Vec::new(),
+    };
+    let text = report::text(&scenario, &outcome, &judged, &arms);
+    say(&text);
+    if arguments.record {
+        let command = format!("load-tests run {}", scenario.name);
+        let entry = report::entry(&scenario, &machine, &command, &text);
+        report::record(&arguments.record_to, &entry)
+            .map_err(|e| Failure::file(&arguments.record_to, e))?;
+    }
+    Ok(judged
+        .iter()
+        .all(|verdict| verdict.held || !verdict.binding))
+}
+
+/// Prints one text; that nobody reads it any more is no reason to stop measuring.
+fn say(text: &str) {
+    let _closed = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,343 @@
+//! Plays a scenario: gateways come and go, steps are timed, and what was wrong is collected.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::baseline;
+use crate::content::{Block, Content, Digests};
+use crate::error::{Failure, Result};
+use crate::gateway::Gateway;
+use crate::latency::Latency;
+use crate::process::{Cpu, Memory, Watch};
+use crate::scenario::{Kind, Scenario, Step};
+use crate::worker::{self, Done, Job};
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// The program under test.
+    pub(crate) gateway: PathBuf,
+    /// The file system that is measured.
+    pub(crate) directory: PathBuf,
+}
+
+/// What came of a scenario.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// In the order of the steps.
+    pub(crate) steps: Vec<Played>,
+    /// What was not right, in words.
+    pub(crate) wrong: Vec<String>,
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub(crate) struct Played {
+    /// Its name.
+    pub(crate) name: String,
+    /// Bytes of all its uploads or downloads in one round.
+    pub(crate) bytes: u64,
+    /// One per round.
+    pub(crate) rounds: Vec<Round>,
+    /// Over all rounds.
+    pub(crate) latency: Latency,
+}
+
+/// One step in one round.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Round {
+    /// From the first intended start to the last answer.
+    pub(crate) wall: Duration,
+    /// CPU time of the gateway; absent where none is involved.
+    pub(crate) cpu: Option<Cpu>,
+    /// Memory of the gateway.
+    pub(crate) memory: Option<Memory>,
+}
+
+/// An upload that downloads may fetch.
+#[derive(Debug, Clone)]
+struct Uploaded {
+    path: String,
+    content: Content,
+    digests: Digests,
+}
+
+struct Player<'a> {
+    scenario: &'a Scenario,
+    options: &'a Options,
+    block: Block,
+    gateway: Option<Gateway>,
+    /// Uploads of a step in the gateway that runs now.
+    uploaded: BTreeMap<String, Vec<Uploaded>>,
+    dd_source: Option<PathBuf>,
+    salt: u64,
+    played: Vec<Played>,
+    wrong: Vec<String>,
+}
+
+/// Plays all steps in all rounds.
+///
+/// # Errors
+/// When there is no result: a program is missing, a gateway does not start.
+pub(crate) async fn play(scenario: &Scenario, options: &Options) -> Result<Outcome> {
+    std::fs::create_dir_all(&options.directory)
+        .map_err(|e| Failure::file(&options.directory, e))?;
+    let played = scenario.steps.iter().map(|step| Played {
+        name: step.name.clone(),
+        bytes: step.length.0 * u64::from(step.count),
+        rounds: Vec::new(),
+        latency: Latency::default(),
+    });
+    let mut player = Player {
+        scenario,
+        options,
+        block: Block::random(),
+        gateway: None,
+        uploaded: BTreeMap::new(),
+        dd_source: None,
+        salt: 0,
+        played: played.collect(),
+        wrong: Vec::new(),
+    };
+    for round in 0..scenario.rounds {
+        for (index, step) in scenario.steps.iter().enumerate() {
+            player.step(index, step, round).await?;
+        }
+    }
+    player.stop_gateway().await?;
+    if let Some(source) = player.dd_source {
+        std::fs::remove_file(&source).map_err(|e| Failure::file(&source, e))?;
+    }
+    Ok(Outcome {
+        steps: player.played,
+        wrong: player.wrong,
+    })
+}
+
+impl Player<'_> {
+    async fn step(&mut self, index: usize, step: &Step, round: u32) -> Result<()> {
+        let measured = match step.kind {
+            Kind::Upload => self.upload(index, step, round).await?,
+            Kind::Download => self.download(index, step, round).await?,
+            Kind::Dd => {
+                if self.dd_source.is_none() {
+                    let content = self.fresh_content(step);
+                    self.dd_source = Some(baseline::source(&self.options.directory, &content)?);
+                }
+                let source = self.dd_source.as_deref().expect("it was made above");
+                alone(baseline::dd(source).await?)
+            }
+            Kind::LoopbackUp => {
+                let content = self.fresh_content(step);
+                alone(baseline::loopback_up(&content).await?)
+            }
+            Kind::LoopbackDown => {
+                let content = self.fresh_content(step);
+                alone(baseline::loopback_down(&content).await?)
+            }
+        };
+        self.played[index].rounds.push(measured);
+        Ok(())
+    }
+
+    async fn upload(&mut self, index: usize, step: &Step, round: u32) -> Result<Round> {
+        if step.fresh {
+            self.stop_gateway().await?;
+        }
+        let mut jobs = Vec::new();
+        for i in 0..step.count {
+            let content = self.fresh_content(step);
+            let gateway = self.gateway().await?;
+            let path = gateway.file_path(&format!("load-{index}-{i}"), &format!("1.0.{round}"));
+            jobs.push(Job {
+                address: gateway.address(),
+                key: gateway.key().to_owned(),
+                path,
+                begin: Instant::now(),
+                content,
+                digests: Digests {
+                    blake3: String::new(),
+                    sha256: String::new(),
+                },
+            });
+        }
+        let jobs = digested(jobs).await;
+        let uploaded = jobs.iter().map(|job| Uploaded {
+            path: job.path.clone(),
+            content: job.content.clone(),
+            digests: job.digests.clone(),
+        });
+        self.uploaded.insert(step.name.clone(), uploaded.collect());
+        let carrier = step.carrier;
+        self.timed(index, step, jobs, move |job| worker::upload(job, carrier))
+            .await
+    }
+
+    async fn download(&mut self, index: usize, step: &Step, round: u32) -> Result<Round> {
+        let of = step
+            .of
+            .as_ref()
+            .and_then(|of| self.uploaded.get(of))
+            .cloned();
+        let of = of.unwrap_or_default();
+        let gateway = self.gateway().await?;
+        let job = |uploaded: &Uploaded| Job {
+            address: gateway.address(),
+            key: gateway.key().to_owned(),
+            path: uploaded.path.clone(),
+            begin: Instant::now(),
+            content: uploaded.content.clone(),
+            digests: uploaded.digests.clone(),
+        };
+        let all = of
+            .iter()
+            .cycle()
+            .take(usize::try_from(step.count).unwrap_or(usize::MAX));
+        let jobs: Vec<Job> = all.map(job).collect();
+        // Not timed: warms the page cache, and compares by digest.
+        let compare = jobs.first().cloned();
+        if !step.cold {
+            self.compare(step, compare.clone()).await;
+        }
+        let measured = self.timed(index, step, jobs, worker::download).await?;
+        if step.cold && round == 0 {
+            self.compare(step, compare).await;
+        }
+        Ok(measured)
+    }
+
+    async fn compare(&mut self, step: &Step, job: Option<Job>) {
+        if let Some(job) = job {
+            let done = worker::compare(job).await;
+            self.wrong
+                .extend(done.wrong.map(|wrong| format!("{}: {wrong}", step.name)));
+        }
+    }
+
+    /// Runs all jobs, each at its intended time, and measures the gateway meanwhile.
+    async fn timed<F>(
+        &mut self,
+        index: usize,
+        step: &Step,
+        mut jobs: Vec<Job>,
+        work: impl Fn(Job) -> F,
+    ) -> Result<Round>
+    where
+        F: Future<Output = Done> + Send + 'static,
+    {
+        let pid = self.gateway().await?.pid();
+        let watch = Watch::start(pid)?;
+        let before = Cpu::of(pid)?;
+        let begin = Instant::now();
+        for (i, job) in (0..).zip(&mut jobs) {
+            job.begin = begin + Duration::from_millis(step.every_ms) * i;
+        }
+        let mut workers: JoinSet<Done> = jobs.into_iter().map(work).collect();
+        let mut wrong = Vec::new();
+        while let Some(done) = workers.join_next().await {
+            let done = done.expect("a worker does not panic and is not aborted");
+            self.played[index].latency.record(done.latency);
+            wrong.extend(done.wrong);
+        }
+        let wall = begin.elapsed();
+        let gateway = self.gateway().await?;
+        let left = gateway.quiet().await?;
+        if left > 0.0 {
+            wrong.push(format!("{left} uploads stay in progress"));
+        }
+        let cpu = Cpu::of(pid)?.since(before);
+        let memory = watch.stop().await?;
+        self.wrong.extend(
+            wrong
+                .into_iter()
+                .map(|wrong| format!("{}: {wrong}", step.name)),
+        );
+        Ok(Round {
+            wall,
+            cpu: Some(cpu),
+            memory: Some(memory),
+        })
+    }
+
+    fn fresh_content(&mut self, step: &Step) -> Content {
+        self.salt += 1;
+        Content::new(&self.block, self.salt, step.length.0)
+    }
+
+    /// The gateway that runs; started if none does.
+    async fn gateway(&mut self) -> Result<&Gateway> {
+        if self.gateway.is_none() {
+            let Options { gateway, directory } = self.options;
+            let started = Gateway::start(gateway, directory, &self.scenario.gateway).await?;
+            self.gateway = Some(started);
+        }
+        Ok(self.gateway.as_ref().expect("it was started above"))
+    }
+
+    /// Stops the gateway and looks at what it says about itself.
+    async fn stop_gateway(&mut self) -> Result<()> {
+        let Some(gateway) = self.gateway.take() else {
+            return Ok(());
+        };
+        self.uploaded.clear();
+        let metrics = gateway.metrics().await?;
+        for (name, label, what) in [
+            (
+                "boxgate_http_request_seconds_count",
+                "status=\"5xx\"",
+                "answers of 500 and above",
+            ),
+            ("boxgate_http_panics_total", "", "panics"),
+            ("boxgate_downloads_broken_total", "", "broken downloads"),
+            (
+                "boxgate_uploads_in_progress",
+                "",
+                "uploads still in progress",
+            ),
+        ] {
+            match metrics.sum(name, label) {
+                // A series that never moved may be absent; a metric that is renamed must not be.
+                None if name == "boxgate_downloads_broken_total" => {}
+                None => self.wrong.push(format!("there is no metric {name}")),
+                Some(count) if count > 0.0 => self.wrong.push(format!("{count} {what}")),
+                Some(_) => {}
+            }
+        }
+        if !gateway.stop().await? {
+            self.wrong
+                .push("the gateway did not end well within a minute of SIGTERM".into());
+        }
+        Ok(())
+    }
+}
+
+/// A round that no gateway took part in.
+fn alone(wall: Duration) -> Round {
+    Round {
+        wall,
+        cpu: None,
+        memory: None,
+    }
+}
+
+/// The jobs with their digests, which takes about a second per GB and core.
+async fn digested(jobs: Vec<Job>) -> Vec<Job> {
+    let hashing: Vec<_> = jobs
+        .into_iter()
+        .map(|job| {
+            tokio::task::spawn_blocking(move || Job {
+                digests: job.content.digests(),
+                ..job
+            })
+        })
+        .collect();
+    let mut digested = Vec::new();
+    for job in hashing {
+        digested.push(job.await.expect("hashing does not panic"));
+    }
+    digested
+}

@@ -1,0 +1,155 @@
+//! Uploads as they are looked for; nothing here changes a row.
+
+use super::rows::{folded_target, upload_columns, upload_of};
+use super::{Over, Target, UploadRow, UploadState};
+use crate::blob::UploadId;
+use crate::clock::UnixMillis;
+use crate::error::Result;
+use crate::metadata::Metadata;
+use crate::metadata::accounts::{AccountId, OrganizationId};
+use crate::metadata::sql::{At as _, Columns as _, odd};
+
+pub(super) async fn upload(metadata: &Metadata, id: UploadId) -> Result<Option<UploadRow>> {
+    const OP: &str = "upload.read";
+    let mut reader = metadata.reader(OP).await?;
+    sqlx::query(concat!(
+        "SELECT ",
+        upload_columns!(),
+        " FROM uploads WHERE id = $1"
+    ))
+    .bind(id.as_bytes().to_vec())
+    .fetch_optional(&mut *reader)
+    .await
+    .at(OP, id)?
+    .as_ref()
+    .map(upload_of)
+    .transpose()
+}
+
+pub(super) async fn part_values(
+    metadata: &Metadata,
+    id: UploadId,
+    part: u32,
+) -> Result<Option<Vec<[u8; 32]>>> {
+    const OP: &str = "upload.part_values";
+    let mut reader = metadata.reader(OP).await?;
+    let row = sqlx::query("SELECT cvs FROM parts WHERE upload = $1 AND k = $2")
+        .bind(id.as_bytes().to_vec())
+        .bind(i64::from(part))
+        .fetch_optional(&mut *reader)
+        .await
+        .at(OP, id)?;
+    let Some(row) = row else { return Ok(None) };
+    let bytes = row.bytes("cvs")?;
+    match bytes.as_chunks::<32>() {
+        (values, []) => Ok(Some(values.to_vec())),
+        _ => Err(odd("cvs").with_source(format!("{} bytes", bytes.len()))),
+    }
+}
+
+pub(super) async fn uploads_in(
+    metadata: &Metadata,
+    state: UploadState,
+    until: UnixMillis,
+    limit: u32,
+) -> Result<Vec<UploadRow>> {
+    const OP: &str = "upload.list";
+    let mut reader = metadata.reader(OP).await?;
+    sqlx::query(concat!(
+        "SELECT ",
+        upload_columns!(),
+        " FROM uploads WHERE state = $1 AND updated_ms <= $2 ORDER BY updated_ms, id LIMIT $3"
+    ))
+    .bind(state.as_str())
+    .bind(until.0)
+    .bind(i64::from(limit))
+    .fetch_all(&mut *reader)
+    .await
+    .at(OP, state.as_str())?
+    .iter()
+    .map(upload_of)
+    .collect()
+}
+
+pub(super) async fn newest_open(
+    metadata: &Metadata,
+    account: AccountId,
+    organization: OrganizationId,
+    target: &Target,
+) -> Result<Option<UploadRow>> {
+    const OP: &str = "upload.find";
+    let folded = folded_target(OP, target)?;
+    let mut reader = metadata.reader(OP).await?;
+    sqlx::query(concat!(
+        "SELECT ",
+        upload_columns!(),
+        " FROM uploads WHERE account = $1 AND target_folded = $3 AND state = 'open'
+             AND organization = $2 AND keep = 1 ORDER BY created_ms DESC, id DESC LIMIT 1"
+    ))
+    .bind(account.0)
+    .bind(organization.0)
+    .bind(folded)
+    .fetch_optional(&mut *reader)
+    .await
+    .at(OP, account.0)?
+    .as_ref()
+    .map(upload_of)
+    .transpose()
+}
+
+pub(super) async fn open_uploads(
+    metadata: &Metadata,
+    organization: Option<OrganizationId>,
+    after: Option<UploadId>,
+    limit: u32,
+) -> Result<Vec<UploadRow>> {
+    const OP: &str = "upload.page";
+    let mut reader = metadata.reader(OP).await?;
+    // No id is empty, so an empty one stands before the first.
+    let after = after.map_or_else(Vec::new, |id| id.as_bytes().to_vec());
+    sqlx::query(concat!(
+        "SELECT ",
+        upload_columns!(),
+        " FROM uploads WHERE state = 'open' AND organization = COALESCE($1, organization)
+             AND id > $2 ORDER BY id LIMIT $3"
+    ))
+    .bind(organization.map(|id| id.0))
+    .bind(after)
+    .bind(i64::from(limit))
+    .fetch_all(&mut *reader)
+    .await
+    .at(OP, "open")?
+    .iter()
+    .map(upload_of)
+    .collect()
+}
+
+pub(super) async fn over(metadata: &Metadata, over: Over, limit: u32) -> Result<Vec<UploadRow>> {
+    const OP: &str = "upload.over";
+    let Over {
+        unkept,
+        idle,
+        made,
+        untargeted,
+    } = over;
+    let mut reader = metadata.reader(OP).await?;
+    sqlx::query(concat!(
+        "SELECT ",
+        upload_columns!(),
+        " FROM uploads WHERE state = 'open' AND (updated_ms <= CASE keep WHEN 1 THEN $2 ELSE $1 END
+                 OR created_ms <= $3)
+             OR state = 'done' AND held IS NOT NULL AND updated_ms <= $4
+         ORDER BY updated_ms, id LIMIT $5"
+    ))
+    .bind(unkept.0)
+    .bind(idle.0)
+    .bind(made.0)
+    .bind(untargeted.0)
+    .bind(i64::from(limit))
+    .fetch_all(&mut *reader)
+    .await
+    .at(OP, "uploads")?
+    .iter()
+    .map(upload_of)
+    .collect()
+}

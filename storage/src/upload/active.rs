@@ -1,0 +1,574 @@
+//! What an unfinished upload holds, and the way of its bytes: copy, hash, hand over, seal.
+//!
+//! Every wait leaves all bytes taken so far in their place, so that a call may be cut anywhere and the
+//! upload can still pause at the last byte that it took.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::committer::{Committer, PartHashes, Shared};
+use super::engine::{Inner, Stored};
+use super::part::PartAssembler;
+use super::registry::InProgress;
+use super::state::{Refusal, Step};
+use super::stats::{Stage, count};
+use crate::blob::UploadId;
+use crate::digest::{ContentHasher, Digest, DigestHasher, Digests};
+use crate::error::{Error, ErrorKind, Result, chain};
+use crate::metadata::uploads::{Completion, Keep, Published};
+use crate::store::{PartIndex, UploadSink};
+
+/// Everything that an unfinished upload holds.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) engine: Arc<Inner>,
+    stored: Stored,
+    state: Shared,
+    /// Where this writer began.
+    start: u64,
+    assembler: PartAssembler,
+    hasher: ContentHasher,
+    /// Values of the current part's finished blocks.
+    values: Vec<[u8; 32]>,
+    expected: Vec<Digest>,
+    /// A digest of just this writer's bytes, to be compared before any of them is committed.
+    held: Option<(Digest, DigestHasher)>,
+    sink: Box<dyn UploadSink>,
+    /// When the current buffer was taken.
+    held_since: Instant,
+    /// Runs of the current part on their way to the store.
+    runs: Runs,
+    /// A step that waits for its place with the committer.
+    sealing: Option<Sealing>,
+    committer: Committer,
+    health: Health,
+    taken_over: CancellationToken,
+    in_progress: InProgress,
+}
+
+type Runs = FuturesUnordered<BoxFuture<'static, Result<()>>>;
+
+/// What the next call may count on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    /// Everything is in its place.
+    Whole,
+    /// A call was cut: what it did not take yet is missing.
+    Cut,
+    /// The store or the rows failed, or a digest differed: nothing more is committed.
+    Failed,
+}
+
+/// A step whose bytes are with the store and that was not given to the committer yet.
+struct Sealing {
+    step: Step,
+    hashes: PartHashes,
+    runs: Runs,
+    sealed: BoxFuture<'static, Result<()>>,
+    since: Instant,
+}
+
+impl std::fmt::Debug for Sealing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Sealing").field(&self.step).finish()
+    }
+}
+
+/// What is left of an upload that nothing is on its way of.
+struct Quiet {
+    engine: Arc<Inner>,
+    stored: Stored,
+    sink: Box<dyn UploadSink>,
+    unsure: bool,
+    in_progress: InProgress,
+}
+
+/// Where a writer begins.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) state: Shared,
+    pub(super) offset: u64,
+    pub(super) hasher: ContentHasher,
+    /// Values of the finished blocks of the part that holds `offset`.
+    pub(super) values: Vec<[u8; 32]>,
+    pub(super) expected: Vec<Digest>,
+}
+
+impl Active {
+    /// Called within a runtime, which also runs what happens in the background.
+    pub(super) fn new(
+        engine: Arc<Inner>,
+        stored: Stored,
+        sink: Box<dyn UploadSink>,
+        start: Start,
+        progress: watch::Sender<u64>,
+        taken_over: CancellationToken,
+        in_progress: InProgress,
+    ) -> Self {
+        let Start {
+            state,
+            offset,
+            hasher,
+            values,
+            expected,
+        } = start;
+        Self {
+            committer: Committer::start(
+                &engine,
+                stored.fence,
+                state.clone(),
+                progress,
+                &Handle::current(),
+            ),
+            engine,
+            stored,
+            state,
+            start: offset,
+            assembler: PartAssembler::at(offset),
+            hasher,
+            values,
+            expected,
+            held: None,
+            sink,
+            held_since: Instant::now(),
+            runs: FuturesUnordered::new(),
+            sealing: None,
+            health: Health::Whole,
+            taken_over,
+            in_progress,
+        }
+    }
+
+    /// Refuses a call on an upload that was cut within a write or failed.
+    pub(super) fn assert_whole(&self, op: &'static str) -> Result<()> {
+        match self.health {
+            Health::Whole => Ok(()),
+            Health::Cut | Health::Failed => Err(ended(op, self.stored.fence.id)),
+        }
+    }
+
+    pub(super) fn expect(&mut self, digest: Digest) -> Result<()> {
+        let algorithm = digest.algorithm();
+        // Asked of what was received: hashing may trail it by less than a buffer.
+        let late = self.state.lock().received() > 0 && !self.hasher.has(algorithm);
+        if late || !self.hasher.want(algorithm) {
+            let error = Error::new(ErrorKind::Invalid, "upload.expect", algorithm.name());
+            return Err(error.with_source("this digest must be declared before the first byte"));
+        }
+        self.expected.push(digest);
+        Ok(())
+    }
+
+    pub(super) fn hold(&mut self, digest: Digest) -> Result<()> {
+        let first = self.held.is_none() && self.state.lock().received() == self.start;
+        if !first || !self.committer.hold() {
+            let error = Error::new(ErrorKind::Invalid, "upload.hold", self.stored.subject());
+            return Err(error.with_source("one digest, before the first byte"));
+        }
+        let hasher = DigestHasher::new(digest.algorithm());
+        self.held = Some((digest, hasher));
+        Ok(())
+    }
+
+    /// Compares what is held, and lets it be committed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it held.
+    pub(super) async fn release(&mut self) -> Result<()> {
+        self.hash(0);
+        let Some((expected, hasher)) = &self.held else {
+            return Ok(());
+        };
+        let found = hasher.clone().finish();
+        if found != *expected {
+            self.committer.stop();
+            self.health = Health::Failed;
+            let name = found.algorithm().name();
+            let (found, expected) = (found.to_hex(), expected.to_hex());
+            let kind = ErrorKind::DigestMismatch;
+            return Err(Error::new(kind, "upload.release", self.stored.subject())
+                .with_source(format!("{name} is {found}, not {expected}")));
+        }
+        if let Ok(room) = self.committer.room().await {
+            room.release();
+            self.held = None;
+            return Ok(());
+        }
+        Err(self.failure().await)
+    }
+
+    pub(super) async fn write(&mut self, chunk: Bytes) -> Result<()> {
+        let received = self.state.lock().receive(chunk.len() as u64);
+        received.map_err(|refusal| refusal.into_error("upload.write", self.stored.subject()))?;
+        count(&self.engine.counters.bytes_received, chunk.len() as u64);
+        self.health = Health::Cut;
+        let taken = self.take(chunk).await;
+        self.judge(&taken);
+        taken
+    }
+
+    pub(super) async fn give_memory_back(&mut self) -> Result<()> {
+        self.hash(0);
+        self.health = Health::Cut;
+        let given = self.hand_over().await;
+        self.judge(&given);
+        given
+    }
+
+    fn judge<T>(&mut self, outcome: &Result<T>) {
+        self.health = match outcome {
+            Ok(_) => Health::Whole,
+            Err(_) => Health::Failed,
+        };
+    }
+
+    async fn take(&mut self, mut chunk: Bytes) -> Result<()> {
+        while !chunk.is_empty() {
+            if self.assembler.wants_buffer() {
+                self.room().await?;
+            }
+            self.push(&mut chunk);
+            if self.assembler.is_full() {
+                self.hand_over().await?;
+                // A MiB took a millisecond of hashing; others want this thread, too.
+                tokio::task::yield_now().await;
+            }
+        }
+        if self.is_slow_while_others_wait() {
+            self.hash(0);
+            self.hand_over().await?;
+        }
+        Ok(())
+    }
+
+    /// One that needs longer than this for a MiB may not keep it from others.
+    fn is_slow_while_others_wait(&self) -> bool {
+        self.assembler.holds_bytes()
+            && self.engine.options.pool.waiting() > 0
+            && self.held_since.elapsed() >= SLOW
+    }
+
+    /// Gets a buffer, watching meanwhile whether the runs that hold others fare well.
+    async fn room(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let pool = self.engine.options.pool.clone();
+        // Pinned outside the loop: a new future would go to the end of the queue.
+        let mut taken = std::pin::pin!(pool.take());
+        loop {
+            tokio::select! {
+                biased;
+                buffer = &mut taken => {
+                    self.assembler.give(buffer);
+                    self.held_since = Instant::now();
+                    self.engine.counters.spent(Stage::Room, started);
+                    return Ok(());
+                }
+                Some(written) = self.runs.next(), if !self.runs.is_empty() => written?,
+            }
+        }
+    }
+
+    /// Copies what fits of the chunk into the current buffer, and hashes it while it is hot.
+    fn push(&mut self, chunk: &mut Bytes) {
+        let counters = &self.engine.counters;
+        let started = Instant::now();
+        let copied = self.assembler.push(chunk);
+        counters.spent(Stage::Copy, started);
+        count(&counters.bytes_copied, copied as u64);
+        chunk.advance(copied);
+        self.hash(HASH_AT_LEAST);
+    }
+
+    fn hash(&mut self, at_least: usize) {
+        if let Some(bytes) = self.assembler.unhashed(at_least) {
+            let started = Instant::now();
+            self.hasher.update_tree(bytes);
+            self.engine.counters.spent(Stage::Blake3, started);
+            let started = Instant::now();
+            self.hasher.update_in_order(bytes);
+            if let Some((_, held)) = &mut self.held {
+                held.update(bytes);
+            }
+            self.engine.counters.spent(Stage::InOrder, started);
+        }
+    }
+
+    /// Gives the current buffer to the store, and its part to the committer when that was the part's
+    /// last. Everything in the buffer is hashed.
+    async fn hand_over(&mut self) -> Result<()> {
+        let started = Instant::now();
+        while self.runs.len() >= RUNS_IN_FLIGHT {
+            if let Some(written) = self.runs.next().await {
+                written?;
+            }
+        }
+        self.engine.counters.spent(Stage::Room, started);
+        if let Some(run) = self.assembler.rest() {
+            let to = run.offset + run.buffer.len() as u64;
+            self.runs.push(self.sink.write(run));
+            let step = self.state.lock().hand_over(to);
+            self.seal(step);
+        }
+        self.settle().await
+    }
+
+    /// Lets what was handed over become durable and be committed, in the background.
+    fn seal(&mut self, step: Option<Step>) {
+        let Some(step) = step else { return };
+        debug_assert!(self.sealing.is_none(), "the last one found its place");
+        self.values.extend(self.hasher.take_values());
+        let values = if self.state.lock().ends_part(step.to) {
+            std::mem::take(&mut self.values)
+        } else {
+            let open = self.hasher.open_value();
+            self.values.iter().copied().chain(open).collect()
+        };
+        self.sealing = Some(Sealing {
+            step,
+            hashes: PartHashes {
+                values,
+                states: self.hasher.states(),
+            },
+            runs: std::mem::take(&mut self.runs),
+            sealed: self.sink.seal(PartIndex(step.part)),
+            since: Instant::now(),
+        });
+    }
+
+    /// Gives the committer what waits for it, once it has room.
+    async fn settle(&mut self) -> Result<()> {
+        if self.sealing.is_some() {
+            let started = Instant::now();
+            let room = self.committer.room().await;
+            self.engine.counters.spent(Stage::Room, started);
+            if let (Ok(room), Some(sealing)) = (room, self.sealing.take()) {
+                let engine = Arc::clone(&self.engine);
+                room.take(sealing.step, sealing.hashes, {
+                    let (mut runs, sealed, since) = (sealing.runs, sealing.sealed, sealing.since);
+                    Box::pin(async move {
+                        while let Some(written) = runs.next().await {
+                            written?;
+                        }
+                        sealed.await?;
+                        engine.counters.spent(Stage::Seal, since);
+                        Ok(())
+                    })
+                });
+            }
+        }
+        if self.committer.failed() {
+            return Err(self.failure().await);
+        }
+        Ok(())
+    }
+
+    /// Makes all that was taken durable and commits it, the beginning of a part included.
+    pub(super) async fn commit_received(&mut self) -> Result<()> {
+        self.release().await?;
+        if self.health != Health::Failed {
+            let handed = self.hand_over_rest().await;
+            if handed.is_err() {
+                self.health = Health::Failed;
+            }
+            handed?;
+        }
+        self.committer.end().await
+    }
+
+    async fn hand_over_rest(&mut self) -> Result<()> {
+        // A call that was cut may have left a step that found no place yet.
+        self.settle().await?;
+        self.hash(0);
+        self.hand_over().await?;
+        let step = self.state.lock().pause();
+        self.seal(step);
+        self.settle().await
+    }
+
+    /// Everything up to C0: the last part is handed over, the digests are as declared, and all parts
+    /// are durable and committed.
+    async fn make_durable(&mut self) -> Result<Completion> {
+        let ended = self.state.lock().end();
+        let length =
+            ended.map_err(|refusal| refusal.into_error("upload.finish", self.stored.subject()))?;
+        self.health = Health::Failed;
+        self.hash(0);
+        // On a copy: if the rows do not answer, the states at the last byte are needed again.
+        let found = self.hasher.clone().finish();
+        self.compare(&found)?;
+        self.hand_over().await?;
+        // The last buffer was full, and perhaps its part was not.
+        let step = self.state.lock().hand_over(length);
+        self.seal(step);
+        self.settle().await?;
+        self.committer.end().await?;
+        Ok(Completion {
+            length,
+            blake3: found.blake3,
+            sha256: found.sha256,
+        })
+    }
+
+    fn compare(&self, found: &Digests) -> Result<()> {
+        for declared in &self.expected {
+            let algorithm = declared.algorithm();
+            if found.by(algorithm).as_ref() != Some(declared) {
+                let found = found.by(algorithm).map_or_else(String::new, |d| d.to_hex());
+                let why = format!("{} is {found}, not {}", algorithm.name(), declared.to_hex());
+                let kind = ErrorKind::DigestMismatch;
+                return Err(
+                    Error::new(kind, "upload.finish", self.stored.subject()).with_source(why)
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Why the committer stopped.
+    async fn failure(&mut self) -> Error {
+        let stopped = self.committer.failure().await;
+        stopped.unwrap_or_else(|| ended("upload.write", self.stored.fence.id))
+    }
+
+    /// Commits what arrived and lets go; returns the committed offset.
+    pub(super) async fn pause(mut self: Box<Self>) -> Result<u64> {
+        let paused = self.commit_received().await;
+        let committed = self.state.lock().committed();
+        self.leave().await;
+        paused.map(|()| committed)
+    }
+
+    /// What becomes of an upload whose writer was dropped.
+    pub(super) async fn close(mut self: Box<Self>) {
+        if self.taken_over.is_cancelled() {
+            return self.leave().await;
+        }
+        match self.stored.keep {
+            Keep::No => self.abort().await,
+            Keep::UntilIdle => {
+                let id = self.stored.fence.id;
+                match tokio::time::timeout(CLOSE_WITHIN, self.commit_received()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(e)) => tracing::debug!(upload = %id, error = chain(&e), "paused early"),
+                    Err(_elapsed) => tracing::warn!(upload = %id, "no time to commit the rest"),
+                }
+                self.leave().await;
+            }
+        }
+    }
+
+    /// Lets go of the upload, once nothing of it is on its way to the store any more. What was never
+    /// committed gives its room back, but only by a writer that still owns the upload.
+    pub(super) async fn leave(self: Box<Self>) {
+        let (state, taken_over) = (self.state.clone(), self.taken_over.clone());
+        let Quiet {
+            stored,
+            sink,
+            unsure,
+            in_progress: _in_progress,
+            ..
+        } = self.quiet().await;
+        let (committed, handed) = {
+            let state = state.lock();
+            (state.committed(), state.handed())
+        };
+        if unsure || taken_over.is_cancelled() || committed == handed {
+            drop(sink);
+        } else if let Err(e) = sink.pause(committed).await {
+            tracing::warn!(upload = %stored.fence.id, error = chain(&e), "room is not given back");
+        }
+    }
+
+    /// Ends the upload without a trace, unless a newer writer owns it.
+    pub(super) async fn abort(self: Box<Self>) {
+        let Quiet {
+            engine,
+            stored,
+            sink,
+            in_progress: _in_progress,
+            ..
+        } = self.quiet().await;
+        engine.give_up(&stored, Some(sink)).await;
+    }
+
+    /// Commits nothing more and waits for all that is under way.
+    async fn quiet(self: Box<Self>) -> Quiet {
+        let Self {
+            engine,
+            stored,
+            assembler,
+            sink,
+            mut runs,
+            sealing,
+            mut committer,
+            in_progress,
+            ..
+        } = *self;
+        drop(assembler);
+        while let Some(_given_up) = runs.next().await {}
+        if let Some(mut sealing) = sealing {
+            while let Some(_given_up) = sealing.runs.next().await {}
+        }
+        committer.give_up().await;
+        Quiet {
+            engine,
+            stored,
+            sink,
+            unsure: committer.is_unsure(),
+            in_progress,
+        }
+    }
+
+    pub(super) async fn finish(mut self: Box<Self>) -> Result<Published> {
+        if let Err(e) = self.release().await {
+            self.close().await;
+            return Err(e);
+        }
+        match self.make_durable().await {
+            Ok(completion) => {
+                let Self {
+                    engine,
+                    stored,
+                    sink,
+                    in_progress: _in_progress,
+                    ..
+                } = *self;
+                engine.complete_and_publish(&stored, sink, completion).await
+            }
+            // C0: what differs from what was declared is nobody's any more.
+            Err(e) if e.kind() == ErrorKind::DigestMismatch => {
+                self.abort().await;
+                Err(e)
+            }
+            Err(e) => {
+                self.close().await;
+                Err(e)
+            }
+        }
+    }
+}
+
+pub(super) fn ended(op: &'static str, id: UploadId) -> Error {
+    Refusal::Ended.into_error(op, id.to_string())
+}
+
+/// Runs of one upload on their way to the store at once: one to be written, one being filled by the
+/// kernel. More gained nothing on one disk (writes that extend a file take turns).
+const RUNS_IN_FLIGHT: usize = 4;
+/// A buffer that is held for longer and not full goes to the store early when others wait: it costs one
+/// small write through the page cache, where a hundred slow clients would otherwise hold the whole pool.
+const SLOW: Duration = Duration::from_secs(1);
+/// Bytes hashed at once, if that many came: BLAKE3 does 3.1 GB/s by 8 KiB, 5 GB/s from here on, and
+/// what was just copied is still in the second-level cache.
+const HASH_AT_LEAST: usize = 64 << 10;
+/// What a client sent before it was cut off is committed if that takes no longer.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);

@@ -1,0 +1,252 @@
+//! Which uploads this process is busy with, and who writes to each: the newest request wins at once.
+//!
+//! What is safe is decided by the row's epoch alone. This only makes it quick: an older writer of the
+//! same process is told, and what it holds is taken from it, so that nobody waits for a timeout.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::active::Active;
+use super::committer::Shared;
+use super::engine::Inner;
+use crate::blob::UploadId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::LOCK_WAIT;
+
+/// The uploads that this process is busy with.
+#[derive(Debug, Default)]
+pub(super) struct Registry(Mutex<HashMap<UploadId, Entry>>);
+
+/// One upload, for as long as anybody is busy with it.
+#[derive(Debug, Default)]
+struct Entry {
+    /// How many are.
+    users: usize,
+    /// Whoever makes a writer or ends the upload, one after the other.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// The newest epoch that this process knows of.
+    epoch: i64,
+    /// Numbers of the newest writer.
+    numbers: Option<Shared>,
+    writer: Option<Present>,
+}
+
+/// A writer, as others see it.
+#[derive(Debug, Clone)]
+pub(super) struct Present {
+    epoch: i64,
+    cell: Arc<Cell>,
+    /// Set once nothing of it is left.
+    ended: CancellationToken,
+}
+
+/// What a writer holds, where it can be taken from it.
+#[derive(Debug)]
+pub(super) struct Cell {
+    /// Locked by the writer for a call only; absent once the writer ended.
+    pub(super) active: tokio::sync::Mutex<Option<Box<Active>>>,
+    /// Set by a newer request.
+    pub(super) taken_over: CancellationToken,
+    /// Set when the writer ends by itself.
+    pub(super) closing: CancellationToken,
+}
+
+impl Present {
+    /// `ended` is that of the writer's [`InProgress`].
+    pub(super) fn new(epoch: i64, cell: Arc<Cell>, ended: CancellationToken) -> Self {
+        Self { epoch, cell, ended }
+    }
+}
+
+impl Cell {
+    pub(super) fn new(active: Active, taken_over: CancellationToken) -> Self {
+        Self {
+            active: tokio::sync::Mutex::new(Some(Box::new(active))),
+            taken_over,
+            closing: CancellationToken::new(),
+        }
+    }
+}
+
+/// An upload that this process is busy with until this is dropped.
+#[derive(Debug)]
+pub(super) struct InProgress {
+    engine: Arc<Inner>,
+    id: UploadId,
+    /// Set when this is dropped.
+    ended: CancellationToken,
+}
+
+impl InProgress {
+    /// Set once this is dropped.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        let mut entries = self.engine.registry.entries();
+        if let Slot::Occupied(mut entry) = entries.entry(self.id) {
+            entry.get_mut().users -= 1;
+            if entry.get().users == 0 {
+                entry.remove();
+            }
+        }
+        drop(entries);
+        self.ended.cancel();
+    }
+}
+
+impl Registry {
+    fn entries(&self) -> MutexGuard<'_, HashMap<UploadId, Entry>> {
+        // Every change of the map is one step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this process is busy with an upload.
+    pub(super) fn contains(&self, id: UploadId) -> bool {
+        self.entries().contains_key(&id)
+    }
+
+    /// How many uploads this process is busy with.
+    pub(super) fn len(&self) -> usize {
+        self.entries().len()
+    }
+
+    /// Bytes that were declared to present writers and did not come yet, but for the upload `id`.
+    fn outstanding(entries: &HashMap<UploadId, Entry>, id: UploadId) -> u64 {
+        entries
+            .iter()
+            .filter(|(other, _)| **other != id)
+            .filter_map(|(_, entry)| entry.numbers.as_ref())
+            .map(|numbers| numbers.lock().outstanding())
+            .fold(0, u64::saturating_add)
+    }
+
+    /// The numbers of the newest writer.
+    pub(super) fn numbers(&self, id: UploadId) -> Option<Shared> {
+        self.entries().get(&id)?.numbers.clone()
+    }
+
+    /// Notes a newer epoch. Returns the writer that is older, if there is one.
+    pub(super) fn raise(&self, id: UploadId, epoch: i64) -> Option<Present> {
+        let mut entries = self.entries();
+        let entry = entries.get_mut(&id)?;
+        entry.epoch = entry.epoch.max(epoch);
+        entry.writer.clone().filter(|writer| writer.epoch < epoch)
+    }
+
+    /// Makes the writer known. When the upload was taken over while it was being made, it is told so.
+    pub(super) fn enter_writer(&self, id: UploadId, writer: Present) {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(&id) else {
+            return;
+        };
+        if entry.epoch > writer.epoch {
+            writer.cell.taken_over.cancel();
+        }
+        entry.epoch = entry.epoch.max(writer.epoch);
+        entry.writer = Some(writer);
+    }
+
+    /// The present writer.
+    pub(super) fn writer(&self, id: UploadId) -> Option<Present> {
+        self.entries().get(&id)?.writer.clone()
+    }
+}
+
+impl Inner {
+    /// Marks the upload as in progress, beside whoever else is busy with it.
+    pub(super) fn enter(self: &Arc<Self>, id: UploadId) -> InProgress {
+        self.registry.entries().entry(id).or_default().users += 1;
+        self.entered(id)
+    }
+
+    /// Marks the upload as in progress; `None` when anybody is busy with it already.
+    pub(super) fn try_enter(self: &Arc<Self>, id: UploadId) -> Option<InProgress> {
+        match self.registry.entries().entry(id) {
+            Slot::Occupied(_) => return None,
+            Slot::Vacant(free) => free.insert(Entry::default()).users = 1,
+        }
+        Some(self.entered(id))
+    }
+
+    fn entered(self: &Arc<Self>, id: UploadId) -> InProgress {
+        InProgress {
+            engine: Arc::clone(self),
+            id,
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// Takes the numbers of a new writer into account, if what is left of `free_bytes` beside what
+    /// others declared and have not sent yet has room for them.
+    pub(super) fn take_room(&self, id: UploadId, numbers: &Shared, free_bytes: u64) -> Result<()> {
+        let mut entries = self.registry.entries();
+        let needed = [
+            Registry::outstanding(&entries, id),
+            self.options.min_free_bytes,
+            numbers.lock().outstanding(),
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add);
+        if free_bytes < needed {
+            return Err(Error::new(ErrorKind::Full, "upload.begin", "upload"));
+        }
+        if let Some(entry) = entries.get_mut(&id) {
+            entry.numbers = Some(numbers.clone());
+        }
+        Ok(())
+    }
+
+    /// The right to make a writer of this upload or to end it.
+    pub(super) async fn turn(&self, id: UploadId) -> Result<tokio::sync::OwnedMutexGuard<()>> {
+        let turn = self.registry.entries().get(&id).map(|e| e.turn.clone());
+        let turn = turn.unwrap_or_default().lock_owned();
+        tokio::time::timeout(LOCK_WAIT, turn)
+            .await
+            .map_err(|_elapsed| busy(id))
+    }
+
+    /// Lets a writer that ends by itself do so: it is about to commit what its client sent, and the
+    /// client would have to send it again.
+    pub(super) async fn let_close(&self, id: UploadId) {
+        if let Some(writer) = self.registry.writer(id)
+            && writer.cell.closing.is_cancelled()
+        {
+            let _too_long = tokio::time::timeout(CLOSING_WAIT, writer.ended.cancelled()).await;
+        }
+    }
+
+    /// Tells a writer that it was replaced, and takes from it what it holds.
+    pub(super) fn replace(&self, writer: &Present) {
+        writer.cell.taken_over.cancel();
+        let cell = Arc::clone(&writer.cell);
+        self.background.spawn(async move {
+            let active = cell.active.lock().await.take();
+            if let Some(active) = active {
+                active.leave().await;
+            }
+        });
+    }
+
+    /// Waits until nothing of a replaced writer is left.
+    pub(super) async fn gone(&self, id: UploadId, writer: &Present) -> Result<()> {
+        tokio::time::timeout(LOCK_WAIT, writer.ended.cancelled())
+            .await
+            .map_err(|_elapsed| busy(id))
+    }
+}
+
+fn busy(id: UploadId) -> Error {
+    Error::new(ErrorKind::Unavailable, "upload.take_over", id.to_string())
+        .with_source("an older request still holds it")
+}
+
+/// A writer that is ending is waited for so long: it commits within some syncs, or its disk is stuck.
+const CLOSING_WAIT: Duration = Duration::from_secs(1);

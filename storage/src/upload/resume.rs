@@ -1,0 +1,271 @@
+//! Going on with an upload: who may, from where, and with which hash states.
+//!
+//! The row decides: raising its epoch is what replaces an older writer, and its offset is where bytes
+//! go on. What the store holds behind that offset was never told to anyone and is cut off.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+
+use super::active::Start;
+use super::committer::Shared;
+use super::engine::{Inner, Stored};
+use super::registry::InProgress;
+use super::state::UploadState;
+use super::stats::count;
+use super::writer::UploadWriter;
+use crate::blob::UploadId;
+use crate::digest::{BLOCK_BYTES, ContentHasher, Digest, block_value};
+use crate::error::{Error, ErrorKind, Result, chain};
+use crate::metadata::uploads::{UploadRow, UploadState as RowState};
+use crate::range::ByteRange;
+use crate::store::UploadSink;
+
+impl Inner {
+    pub(super) async fn resume(self: Arc<Self>, id: UploadId, offset: u64) -> Result<UploadWriter> {
+        const OP: &str = "upload.resume";
+        let in_progress = self.enter(id);
+        let _turn = self.turn(id).await?;
+        self.let_close(id).await;
+        let row = self.take_over(OP, id).await?;
+        if row.state != RowState::Open {
+            return Err(Error::new(ErrorKind::Conflict, OP, id.to_string()));
+        }
+        if let Some(older) = self.registry.raise(id, row.epoch) {
+            self.replace(&older);
+            self.gone(id, &older).await?;
+        }
+        if row.offset != offset {
+            let kind = ErrorKind::OffsetMismatch {
+                expected: row.offset,
+                given: offset,
+            };
+            return Err(Error::new(kind, OP, id.to_string()));
+        }
+        self.go_on(&row, in_progress).await
+    }
+
+    /// The row, with the upload taken over if it is open.
+    async fn take_over(&self, op: &'static str, id: UploadId) -> Result<UploadRow> {
+        let failed = |kind| Error::new(kind, op, id.to_string());
+        let row = self.options.ledger.take_over(id).await?;
+        let row = row.ok_or_else(|| failed(ErrorKind::NotFound))?;
+        match row.state {
+            RowState::Open | RowState::Completing | RowState::Done => Ok(row),
+            RowState::Aborted | RowState::Lost => Err(failed(ErrorKind::Gone)),
+        }
+    }
+
+    pub(super) async fn head(&self, id: UploadId) -> Result<UploadRow> {
+        self.let_close(id).await;
+        let row = self.take_over("upload.head", id).await?;
+        if row.state == RowState::Open
+            && let Some(older) = self.registry.raise(id, row.epoch)
+        {
+            self.replace(&older);
+        }
+        Ok(row)
+    }
+
+    pub(super) async fn cancel(self: Arc<Self>, id: UploadId) -> Result<bool> {
+        let _in_progress = self.enter(id);
+        // Not beside one that is just making a writer: it may make the file anew.
+        let _turn = self.turn(id).await?;
+        let ledger = &self.options.ledger;
+        let Some(row) = ledger.upload(id).await? else {
+            return Ok(false);
+        };
+        if !ledger.abort(id, None).await? {
+            return ledger.release(id).await;
+        }
+        count(&self.counters.uploads_aborted, 1);
+        if let Some(writer) = self.registry.writer(id) {
+            self.replace(&writer);
+            if let Err(e) = self.gone(id, &writer).await {
+                tracing::warn!(upload = %id, error = chain(&e), "bytes stay in the trash");
+                return Ok(true);
+            }
+        }
+        self.remove_and_forget(&self.stored(&row)?).await;
+        Ok(true)
+    }
+
+    pub(super) async fn set_length(&self, id: UploadId, length: u64) -> Result<UploadRow> {
+        const OP: &str = "upload.set_length";
+        let ledger = &self.options.ledger;
+        let row = ledger.upload(id).await?;
+        let row = row.ok_or_else(|| Error::new(ErrorKind::NotFound, OP, id.to_string()))?;
+        let limit = self.longest(row.part_bytes);
+        if length > limit {
+            return Err(Error::new(
+                ErrorKind::TooLarge { limit },
+                OP,
+                id.to_string(),
+            ));
+        }
+        let row = ledger.set_length(id, length).await?;
+        if let Some(numbers) = self.registry.numbers(id) {
+            numbers.lock().set_length(length);
+        }
+        Ok(row)
+    }
+
+    /// Room, then the store, then the hash states.
+    async fn go_on(
+        self: &Arc<Self>,
+        row: &UploadRow,
+        in_progress: InProgress,
+    ) -> Result<UploadWriter> {
+        let stored = self.stored(row)?;
+        let limit = self.longest(row.part_bytes);
+        let state = UploadState::resumed(row.part_bytes, row.length, limit, row.offset);
+        let state = Shared::new(state);
+        let free_bytes = Self::free_bytes(&stored.store).await?;
+        self.take_room(row.id, &state, free_bytes)?;
+        let sink = self.reopened(row, &stored).await?;
+        let (hasher, values) = match self.restored(row, &stored).await {
+            Ok(restored) => restored,
+            Err(e) => {
+                drop(sink);
+                return Err(self.lost_if_so(&stored, e).await);
+            }
+        };
+        let start = Start {
+            state,
+            offset: row.offset,
+            hasher,
+            values,
+            expected: row.expected.clone(),
+        };
+        count(&self.counters.uploads_resumed, 1);
+        Ok(self.writer(stored, sink, start, in_progress))
+    }
+
+    /// The sink, with nothing behind the offset any more.
+    async fn reopened(&self, row: &UploadRow, stored: &Stored) -> Result<Box<dyn UploadSink>> {
+        let write = &stored.store.write;
+        match write.resume(&row.key, row.part_bytes, row.offset).await {
+            // Its maker died between row and file, and nothing was told to be there.
+            Err(e) if e.kind() == ErrorKind::NotFound && row.offset == 0 => {
+                write.begin(&row.key, row.part_bytes, row.length).await
+            }
+            Err(e) => Err(self.lost_if_so(stored, e).await),
+            sink => sink,
+        }
+    }
+
+    /// When the failure tells that committed bytes are gone, the upload is, too.
+    async fn lost_if_so(&self, stored: &Stored, error: Error) -> Error {
+        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Damaged) {
+            return error;
+        }
+        self.lose(stored).await;
+        Error::new(ErrorKind::Gone, "upload.resume", stored.subject()).with_source(error)
+    }
+
+    /// The hashers at the row's offset, and the values of the finished blocks of the part it lies in.
+    async fn restored(
+        &self,
+        row: &UploadRow,
+        stored: &Stored,
+    ) -> Result<(ContentHasher, Vec<[u8; 32]>)> {
+        let algorithms = || row.expected.iter().map(Digest::algorithm);
+        if row.offset == 0 {
+            return Ok((ContentHasher::new(algorithms()), Vec::new()));
+        }
+        let tail = row.offset - row.offset % BLOCK_BYTES;
+        let mut hasher = match ContentHasher::restore(&row.hash_states) {
+            Ok(hasher) if hasher.bytes() == tail && algorithms().all(|a| hasher.has(a)) => hasher,
+            Ok(_) => {
+                return self
+                    .hashed_again(row, stored, "states of another offset")
+                    .await;
+            }
+            Err(e) => return self.hashed_again(row, stored, &e.to_string()).await,
+        };
+        let mut values = self.committed_values(row, row.offset).await?;
+        if tail < row.offset {
+            let expected = values.pop();
+            let bytes = read(stored, tail, row.offset).await?;
+            if expected != Some(block_value(tail, &bytes)) {
+                return Err(damaged(stored, tail));
+            }
+            hasher.update_tree(&bytes);
+        }
+        Ok((hasher, values))
+    }
+
+    /// Values of the part that ends at `to`, or begins before it.
+    async fn committed_values(&self, row: &UploadRow, to: u64) -> Result<Vec<[u8; 32]>> {
+        if to.is_multiple_of(row.part_bytes) {
+            return Ok(Vec::new());
+        }
+        let part = to / row.part_bytes;
+        let values = self.part_values(row, part).await?;
+        let blocks = (to - part * row.part_bytes).div_ceil(BLOCK_BYTES);
+        if values.len() as u64 == blocks {
+            return Ok(values);
+        }
+        let why = format!("{} values for {blocks} blocks", values.len());
+        let subject = row.id.to_string();
+        Err(Error::new(ErrorKind::Internal, "upload.resume", subject).with_source(why))
+    }
+
+    async fn part_values(&self, row: &UploadRow, part: u64) -> Result<Vec<[u8; 32]>> {
+        let part = u32::try_from(part).unwrap_or(u32::MAX);
+        let values = self.options.ledger.part_values(row.id, part).await?;
+        Ok(values.unwrap_or_default())
+    }
+
+    /// Reads everything once more, since the stored states cannot be used. What is read must be what
+    /// was committed.
+    async fn hashed_again(
+        &self,
+        row: &UploadRow,
+        stored: &Stored,
+        why: &str,
+    ) -> Result<(ContentHasher, Vec<[u8; 32]>)> {
+        tracing::warn!(upload = %row.id, why, bytes = row.offset, "hashing stored bytes again");
+        let mut hasher = ContentHasher::new(row.expected.iter().map(Digest::algorithm));
+        let mut from = 0;
+        loop {
+            let to = row.offset.min(from + row.part_bytes);
+            let committed = self.part_values(row, from / row.part_bytes).await?;
+            let mut values = Vec::new();
+            let range = ByteRange::try_new(from, to);
+            let range = range.ok_or_else(|| damaged(stored, from))?;
+            let mut bytes = stored.store.read.open(&stored.key, range).await?;
+            while let Some(chunk) = bytes.next().await {
+                hasher.update(&chunk?);
+                values.extend(hasher.take_values());
+                tokio::task::yield_now().await;
+            }
+            let open = hasher.open_value();
+            if hasher.bytes() != to || !values.iter().copied().chain(open).eq(committed) {
+                return Err(damaged(stored, from));
+            }
+            from = to;
+            if from == row.offset {
+                let within = !from.is_multiple_of(row.part_bytes);
+                return Ok((hasher, if within { values } else { Vec::new() }));
+            }
+        }
+    }
+}
+
+/// Less than one block, as it is stored.
+async fn read(stored: &Stored, from: u64, to: u64) -> Result<Vec<u8>> {
+    let range = ByteRange::try_new(from, to).ok_or_else(|| damaged(stored, from))?;
+    let mut stream = stored.store.read.open(&stored.key, range).await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        bytes.extend_from_slice(&chunk?);
+    }
+    Ok(bytes)
+}
+
+fn damaged(stored: &Stored, from: u64) -> Error {
+    Error::new(ErrorKind::Damaged, "upload.resume", stored.subject()).with_source(format!(
+        "what is stored from {from} on is not what was hashed"
+    ))
+}
