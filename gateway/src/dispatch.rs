@@ -219,16 +219,17 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::ShowArchitecture => levels::show_architecture(gateway, call).await,
         Route::UpdateArchitecture => levels::update_architecture(gateway, call).await,
         Route::DeleteArchitecture => levels::delete_architecture(gateway, call).await,
-        Route::UploadFile => boxvault::upload::upload(gateway, call).await,
+        // Boxed: what an upload holds on its way is more than all other routes need.
+        Route::UploadFile => Box::pin(boxvault::upload::upload(gateway, call)).await,
         Route::FileInfo => files::info(gateway, call).await,
         Route::FileLink => files::get_link(gateway, &call),
         Route::DownloadFile => files::download(gateway, call).await,
         Route::DeleteFile => files::delete(gateway, call).await,
-        Route::CreateUpload => door::files::create(gateway, call).await,
+        Route::CreateUpload => Box::pin(door::files::create(gateway, call)).await,
         Route::UploadOptions => Ok(door::files::options(gateway)),
         Route::UploadStatus => door::files::status(gateway, call).await,
         Route::UploadOffset | Route::AppendUpload | Route::CancelUpload => {
-            door::files::one(gateway, call).await
+            Box::pin(door::files::one(gateway, call)).await
         }
         Route::VagrantMetadata => vagrant::box_metadata(gateway, call).await,
         Route::VagrantFile => vagrant::file(gateway, call).await,

@@ -75,9 +75,10 @@ impl Turn<'_> {
         if create.length == Some(0) && target.is_some() {
             return Err(Refusal::invalid("An empty file is no box.").closing());
         }
-        let _permit = match create.has_body {
-            true => Some(self.gateway.admission.upload()?),
-            false => None,
+        let _permit = if create.has_body {
+            Some(self.gateway.admission.upload()?)
+        } else {
+            None
         };
         let intent = UploadIntent {
             account: self.principal.account.id,

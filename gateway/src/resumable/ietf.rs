@@ -189,15 +189,16 @@ pub fn discovery(reply: Reply, limits: &Limits) -> Reply {
 
 /// `Upload-Limit`, with the seconds that an upload has left.
 pub fn upload_limit(limits: &Limits, max_age_s: Option<u64>) -> String {
-    let max_size = fields::from_integer(limits.max_size);
-    let mut text = format!("max-size={max_size}");
-    if let Some(size) = limits.max_append_size {
-        text.push_str(&format!(", max-append-size={}", fields::from_integer(size)));
-    }
-    if let Some(seconds) = max_age_s {
-        text.push_str(&format!(", max-age={}", fields::from_integer(seconds)));
-    }
-    text
+    let members = [
+        ("max-size", Some(limits.max_size)),
+        ("max-append-size", limits.max_append_size),
+        ("max-age", max_age_s),
+    ];
+    let members = members.into_iter().filter_map(|(key, value)| {
+        let value = fields::from_integer(value?);
+        Some(format!("{key}={value}"))
+    });
+    members.collect::<Vec<_>>().join(", ")
 }
 
 fn standing_of(reply: Reply, standing: &Standing, limits: &Limits) -> Reply {

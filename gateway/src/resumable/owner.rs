@@ -25,12 +25,15 @@ impl Owner {
             .map(|target| parse_target(&target))
             .transpose()?;
         let names = NAMES.map(|name| value(name).filter(|v| !v.is_empty()));
-        let organization = names[0].clone();
-        let by_names = match names.clone() {
-            [Some(o), Some(b), Some(v), Some(p), Some(a)] => {
-                Some(box_ref([&o, &b, &v, &p, &a]).map_err(|e| e.to_string())?)
+        let by_names = match names.iter().flatten().count() {
+            5 => {
+                let names = names
+                    .each_ref()
+                    .map(|name| name.as_deref().unwrap_or_default());
+                Some(box_ref(names).map_err(|e| e.to_string())?)
             }
-            [_, None, None, None, None] => None,
+            0 => None,
+            1 if names[0].is_some() => None,
             _ => {
                 return Err(format!(
                     "A box file needs all of {}, or target=organization/box/version/provider/architecture.",
@@ -38,6 +41,7 @@ impl Owner {
                 ));
             }
         };
+        let [organization, ..] = names;
         match (target, by_names) {
             (Some(target), Some(names)) if target != names => {
                 Err("target and the five names lead to two different box files.".into())
