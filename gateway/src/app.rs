@@ -216,7 +216,13 @@ impl App {
             max_length_bytes: settings.uploads.max_length_bytes,
             min_free_bytes: settings.limits.min_free_bytes,
             parts_in_flight: settings.uploads.parts_in_flight,
-            limits: UploadLimits::default(),
+            limits: UploadLimits {
+                idle: settings.uploads.idle_timeout,
+                age: settings.uploads.max_age,
+                untargeted_ttl: settings.uploads.untargeted_ttl,
+                open_per_account: settings.uploads.open_per_principal,
+                open_per_organization: settings.uploads.open_per_organization,
+            },
         });
         let router = Router::try_new(&settings.doors).map_err(StartError::Routes)?;
         let gateway = Arc::new(Gateway {

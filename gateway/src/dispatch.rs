@@ -13,7 +13,8 @@ use crate::call::Call;
 use crate::door::boxvault::{
     accounts, boxes, files, levels, organizations, service_accounts, sign_in,
 };
-use crate::door::{boxvault, operations, vagrant};
+use crate::door::files::dress::Dress;
+use crate::door::{self, boxvault, operations, vagrant};
 use crate::gateway::{Gateway, Phase};
 use crate::http::path::NormalPath;
 use crate::http::response;
@@ -63,20 +64,39 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
         }
     };
     facts.set_route(row.route.name());
+    let dress = (row.door == Door::Files).then(|| {
+        let origins = &gateway.settings.files.cors_origins;
+        Dress::of(&head.method, &head.headers, origins)
+    });
+    let mut response = routed(gateway, row, names, head, body, &facts).await;
+    if let Some(dress) = dress {
+        dress.put_on(&mut response);
+    }
+    response
+}
+
+async fn routed(
+    gateway: &Gateway,
+    row: &'static Row,
+    names: PathNames,
+    head: http::request::Parts,
+    body: InboundBody,
+    facts: &Arc<RequestFacts>,
+) -> Response<OutboundBody> {
     if gateway.phase() == Phase::Starting && row.door != Door::Operations {
         let refusal = Refusal::busy(
             "The gateway is starting.",
             std::time::Duration::from_secs(2),
         );
-        return shaped(row.door, refusal, &facts);
+        return shaped(row.door, refusal, facts);
     }
     let span = tracing::debug_span!("request", route = row.route.name(), request_id = facts.id());
-    match admitted(gateway, row, names, head, body, &facts)
+    match admitted(gateway, row, names, head, body, facts)
         .instrument(span)
         .await
     {
         Ok(response) => response,
-        Err(refusal) => shaped(row.door, refusal, &facts),
+        Err(refusal) => shaped(row.door, refusal, facts),
     }
 }
 
@@ -213,11 +233,18 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::ShowArchitecture => levels::show_architecture(gateway, call).await,
         Route::UpdateArchitecture => levels::update_architecture(gateway, call).await,
         Route::DeleteArchitecture => levels::delete_architecture(gateway, call).await,
-        Route::UploadFile => files::upload(gateway, call).await,
+        // Boxed: what an upload holds on its way is more than all other routes need.
+        Route::UploadFile => Box::pin(boxvault::upload::upload(gateway, call)).await,
         Route::FileInfo => files::info(gateway, call).await,
         Route::FileLink => files::get_link(gateway, &call),
         Route::DownloadFile => files::download(gateway, call).await,
         Route::DeleteFile => files::delete(gateway, call).await,
+        Route::CreateUpload => Box::pin(door::files::create(gateway, call)).await,
+        Route::UploadOptions => Ok(door::files::options(gateway)),
+        Route::UploadStatus => door::files::status(gateway, call).await,
+        Route::UploadOffset | Route::AppendUpload | Route::CancelUpload => {
+            Box::pin(door::files::one(gateway, call)).await
+        }
         Route::VagrantMetadata => vagrant::box_metadata(gateway, call).await,
         Route::VagrantFile => vagrant::file(gateway, call).await,
         Route::VagrantDefaultFile => vagrant::default_file(gateway, call).await,
@@ -241,6 +268,7 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
     let mut response = match door {
         Door::BoxVault => boxvault::refuse(&refusal),
         Door::Vagrant => vagrant::refuse(&refusal),
+        Door::Files => door::files::refuse(&refusal),
         Door::Operations | Door::Admin => operations::refuse(&refusal),
     };
     // RFC 9110 §15.5.2: a 401 names how to do better.
@@ -261,7 +289,7 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
 
 fn wrong_method(methods: &[http::Method], facts: &RequestFacts) -> Response<OutboundBody> {
     let mut allowed: Vec<&str> = methods.iter().map(http::Method::as_str).collect();
-    if allowed.contains(&"GET") {
+    if allowed.contains(&"GET") && !allowed.contains(&"HEAD") {
         allowed.push("HEAD");
     }
     let allowed = allowed.join(", ");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use boxgate_storage::blob::BlobKey;
+use boxgate_storage::blob::{BlobKey, UploadId};
 use boxgate_storage::clock::Clock;
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::catalog::FileId;
@@ -19,6 +19,7 @@ use crate::admission::Admission;
 use crate::auth::link::LinkSigner;
 use crate::config::settings::Settings;
 use crate::request::RequestFacts;
+use crate::resumable::Limits;
 use crate::route::Router;
 use crate::telemetry::Telemetry;
 
@@ -161,6 +162,25 @@ impl Gateway {
         own.or(configured.first())
             .cloned()
             .unwrap_or_else(|| format!("http://{authority}"))
+    }
+
+    /// What resumable uploads may be.
+    pub fn upload_limits(&self) -> Limits {
+        Limits {
+            max_size: self.settings.uploads.max_length_bytes,
+            max_append_size: self.settings.uploads.max_append_bytes,
+        }
+    }
+
+    /// Where an upload goes on. With no address configured it is a path alone: a client behind a proxy
+    /// that ends TLS knows better than we how it came here.
+    pub fn upload_url(&self, facts: &RequestFacts, id: UploadId) -> String {
+        let base = match &self.settings.uploads.public_url {
+            Some(url) => url.clone(),
+            None if self.settings.public_url.is_empty() => String::new(),
+            None => self.base_url(facts),
+        };
+        format!("{base}{}/files/{id}", self.settings.doors.files.prefix)
     }
 
     /// Whether operators call from that address: loopback and `operations.allow`.

@@ -2,4 +2,5 @@
 //! parsed here and no status is chosen.
 
 pub mod download;
+pub mod resumable;
 pub mod upload;

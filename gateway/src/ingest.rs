@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use boxgate_storage::upload::UploadWriter;
+use boxgate_storage::{Error, ErrorKind};
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::timeout;
@@ -13,16 +14,48 @@ use crate::multipart::FormError;
 use crate::refusal::Refusal;
 use crate::server::{BodyError, InboundBody};
 
-/// Moves the whole body into the writer.
+/// How a body came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pumped {
+    /// All of it is in the writer.
+    All,
+    /// It goes on past what was allowed; nothing of the chunk that did is in the writer.
+    Past,
+}
+
+/// Moves a body of at most `most` bytes into the writer.
 ///
 /// # Errors
-/// What the writer answers, and 408 or 400 for a body that stalls or ends early. The caller drops the
-/// writer then, which gives the upload up.
-pub async fn pump(body: &mut InboundBody, writer: &mut UploadWriter) -> Result<(), Refusal> {
-    while let Some(chunk) = patiently(body.chunk(), writer).await? {
+/// What the writer answers, 409 when a newer request takes the upload over, and 408 or 400 for a body
+/// that stalls or ends early. What came before is in the writer; the caller pauses or drops it.
+pub async fn pump(
+    body: &mut InboundBody,
+    writer: &mut UploadWriter,
+    most: u64,
+) -> Result<Pumped, Refusal> {
+    let mut taken_over = pin!(writer.taken_over());
+    let mut left = most;
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            () = &mut taken_over => {
+                return Err(Error::new(ErrorKind::Fenced, "upload.write", "upload").into());
+            }
+            chunk = timeout(SILENCE, body.chunk()) => chunk,
+        };
+        let Ok(chunk) = chunk else {
+            writer.give_memory_back().await?;
+            continue;
+        };
+        let Some(chunk) = chunk? else {
+            return Ok(Pumped::All);
+        };
+        let Some(rest) = left.checked_sub(chunk.len() as u64) else {
+            return Ok(Pumped::Past);
+        };
+        left = rest;
         writer.write(chunk).await?;
     }
-    Ok(())
 }
 
 /// How long a client may be silent before the buffer that its upload holds is given back.

@@ -17,6 +17,7 @@ pub mod ingest;
 pub mod multipart;
 pub mod refusal;
 pub mod request;
+pub mod resumable;
 pub mod route;
 pub mod server;
 pub mod telemetry;

@@ -7,9 +7,10 @@ use boxgate_storage::catalog::NameError;
 use boxgate_storage::{Error, ErrorKind};
 use http::header::{CONNECTION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::http::problem;
+use crate::http::headers::UPLOAD_OFFSET;
+use crate::http::problem::{self, ProblemType};
 
 /// An answer that is not the one hoped for.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Refusal {
     pub message: String,
     /// Numbers and names that belong to the message.
     pub details: Option<Value>,
+    /// What kind of problem it is, where a registry has a name for it (RFC 9457 §3.1.1).
+    pub problem: Option<ProblemType>,
     /// Headers to send along.
     pub headers: HeaderMap,
     /// The cause, for the log only.
@@ -36,6 +39,7 @@ impl Refusal {
             code: None,
             message: message.into(),
             details: None,
+            problem: None,
             headers: HeaderMap::new(),
             cause: None,
         }
@@ -82,6 +86,13 @@ impl Refusal {
         self
     }
 
+    /// The same with the name that a registry has for it.
+    #[must_use]
+    pub fn problem(mut self, problem: ProblemType) -> Self {
+        self.problem = Some(problem);
+        self
+    }
+
     /// The same with a header.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -110,7 +121,13 @@ impl From<Error> for Refusal {
             ErrorKind::TooMany { .. } | ErrorKind::Full | ErrorKind::Unavailable => {
                 refusal.retry_after(Duration::from_secs(30))
             }
-            ErrorKind::TooLarge { .. } => refusal.closing(),
+            ErrorKind::TooLarge { .. } | ErrorKind::Fenced => refusal.closing(),
+            // Both offsets, so that a client can go on without asking.
+            ErrorKind::OffsetMismatch { expected, given } => refusal
+                .problem(ProblemType::MismatchingUploadOffset)
+                .details(json!({ "expected-offset": expected, "provided-offset": given }))
+                .header(UPLOAD_OFFSET, HeaderValue::from(expected))
+                .closing(),
             _ => refusal,
         };
         Self {
@@ -127,10 +144,10 @@ fn code(kind: ErrorKind) -> &'static str {
         ErrorKind::Conflict => "CONFLICT",
         ErrorKind::Forbidden => "PERMISSION_DENIED",
         ErrorKind::OffsetMismatch { .. } => "OFFSET_MISMATCH",
-        ErrorKind::TooMany { .. } => "TOO_MANY_UPLOADS",
         ErrorKind::Fenced => "UPLOAD_TAKEN_OVER",
         ErrorKind::DigestMismatch => "CHECKSUM_MISMATCH",
         ErrorKind::TooLarge { .. } => "FILE_TOO_LARGE",
+        ErrorKind::TooMany { .. } => "TOO_MANY_UPLOADS",
         ErrorKind::Gone => "GONE",
         ErrorKind::Damaged => "BLOB_DAMAGED",
         ErrorKind::Full => "STORAGE_FULL",
@@ -161,7 +178,8 @@ fn client_text(error: &Error) -> String {
             format!("The file is larger than {limit} bytes, the limit of this server.")
         }
         ErrorKind::TooMany { limit } => format!(
-            "{limit} uploads are open already, the most that may be. Finish or cancel one first."
+            "{limit} uploads are open already, the most at once (uploads.open_per_principal, \
+             uploads.open_per_organization). End one first: DELETE gives it up."
         ),
         ErrorKind::Fenced => "A newer request took this upload over.".into(),
         ErrorKind::Gone => "This is gone for good.".into(),

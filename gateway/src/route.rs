@@ -16,6 +16,8 @@ pub enum Door {
     BoxVault,
     /// What Vagrant reads: metadata and box files.
     Vagrant,
+    /// Resumable uploads: tus and the IETF's protocol.
+    Files,
     /// Health, status, metrics.
     Operations,
     /// Our own administrative API; never prefixed.
@@ -85,7 +87,7 @@ pub enum Class {
 pub struct Row {
     /// Which API it belongs to.
     pub door: Door,
-    /// The method; GET rows answer HEAD too.
+    /// The method; GET rows answer HEAD too, unless that has a row of its own.
     pub method: Method,
     /// Path below the door's prefix, with `{names}`.
     pub path: &'static str,
@@ -179,6 +181,12 @@ pub enum Route {
     FileLink,
     DownloadFile,
     DeleteFile,
+    CreateUpload,
+    UploadOptions,
+    UploadOffset,
+    UploadStatus,
+    AppendUpload,
+    CancelUpload,
     VagrantMetadata,
     VagrantFile,
     VagrantDefaultFile,
@@ -259,6 +267,17 @@ routes! {
     BoxVault POST "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/get-download-link" => FileLink, ReadBox, Empty, Control, "A download link that needs no credential";
     BoxVault GET "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/download" => DownloadFile, ReadBox, Empty, Download, "The box; ?token= of a download link stands for a credential";
     BoxVault DELETE "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/delete" => DeleteFile, EditBox, Empty, Control, "Delete the file, keep its architecture";
+    BoxVault OPTIONS "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file" => UploadOptions, Public, Empty, Control, "What a resumable upload may be";
+    BoxVault OPTIONS "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/upload" => UploadOptions, Public, Empty, Control, "The same";
+    // Resumable uploads.
+    Files POST "/files" => CreateUpload, Credential, Upload, Upload, "Begin an upload by tus or the IETF's protocol: ?target=organization/box/version/provider/architecture";
+    Files OPTIONS "/files" => UploadOptions, Public, Empty, Control, "What an upload may be, for clients and browsers";
+    Files HEAD "/files/{id}" => UploadOffset, Credential, Empty, Control, "Where an upload stands; takes it over";
+    Files GET "/files/{id}" => UploadStatus, Credential, Empty, Control, "Where an upload stands, as JSON; leaves its writer alone";
+    Files PATCH "/files/{id}" => AppendUpload, Credential, Upload, Upload, "More bytes of an upload";
+    Files POST "/files/{id}" => AppendUpload, Credential, Upload, Upload, "The method that X-HTTP-Method-Override names";
+    Files DELETE "/files/{id}" => CancelUpload, Credential, Empty, Control, "Give an upload up, or forget a finished one without a target";
+    Files OPTIONS "/files/{id}" => UploadOptions, Public, Empty, Control, "What an upload may be, for clients and browsers";
     // Vagrant.
     Vagrant GET "/{org}/{box}" => VagrantMetadata, ReadBox, Empty, Control, "Box metadata for Vagrant";
     Vagrant GET "/{org}/boxes/{box}" => VagrantMetadata, ReadBox, Empty, Control, "The same";
@@ -327,6 +346,12 @@ impl Route {
             | Self::UpdateArchitecture
             | Self::DeleteArchitecture => "architectures",
             Self::UploadFile => "upload",
+            Self::CreateUpload
+            | Self::UploadOptions
+            | Self::UploadOffset
+            | Self::UploadStatus
+            | Self::AppendUpload
+            | Self::CancelUpload => "files",
             Self::FileInfo | Self::FileLink | Self::DeleteFile => "file",
             Self::DownloadFile | Self::VagrantFile | Self::VagrantDefaultFile => "download",
             Self::VagrantMetadata => "vagrant_metadata",
@@ -360,6 +385,11 @@ pub enum Found {
 pub struct PathNames(Vec<(String, String)>);
 
 impl PathNames {
+    /// Names that stand elsewhere than in the path, for the policies that want them.
+    pub fn of<const N: usize>(names: [(&str, String); N]) -> Self {
+        Self(names.map(|(n, v)| (n.to_owned(), v)).to_vec())
+    }
+
     /// The value of one name; empty when the row's path has no such name.
     pub fn value(&self, name: &str) -> &str {
         self.0
@@ -447,12 +477,14 @@ impl Router {
         {
             return Found::Nothing;
         }
-        let wanted = if method == Method::HEAD {
-            &Method::GET
-        } else {
-            method
-        };
-        match found.value.iter().find(|row| row.method == wanted) {
+        let row_of = |method: &Method| found.value.iter().find(|row| row.method == method);
+        // A row of its own comes first: HEAD of an upload does what GET must not.
+        let row = row_of(method).or_else(|| {
+            (method == Method::HEAD)
+                .then(|| row_of(&Method::GET))
+                .flatten()
+        });
+        match row {
             Some(row) => Found::Row(
                 row,
                 PathNames(
@@ -486,6 +518,7 @@ fn prefix(doors: &Doors, door: Door) -> Option<&str> {
             .vagrant
             .enabled
             .then_some(doors.vagrant.prefix.as_str()),
+        Door::Files => doors.files.enabled.then_some(doors.files.prefix.as_str()),
         Door::Operations => doors
             .operations
             .enabled
@@ -506,6 +539,7 @@ mod tests {
         Doors {
             boxvault: open(),
             vagrant: open(),
+            files: open(),
             operations: open(),
         }
     }

@@ -47,6 +47,8 @@ table! {
         server: ServerFile = ServerFile::default(),
         /// Uploads.
         uploads: UploadsFile = UploadsFile::default(),
+        /// Uploads by tus and the IETF's protocol.
+        files: FilesFile = FilesFile::default(),
         /// Tokens.
         auth: AuthFile = AuthFile::default(),
         /// Limits.
@@ -73,6 +75,8 @@ table! {
         boxvault: DoorFile = DoorFile::default(),
         /// What Vagrant reads.
         vagrant: DoorFile = DoorFile::default(),
+        /// Resumable uploads.
+        files: DoorFile = DoorFile::default(),
         /// Health, status, metrics.
         operations: DoorFile = DoorFile::default(),
     }
@@ -161,6 +165,28 @@ table! {
         queue_wait: Span = Span::seconds(10),
         /// Parts of one upload that are made durable at once.
         parts_in_flight: usize = 4,
+        /// How long an open upload may rest.
+        idle_timeout: Span = Span::seconds(24 * 3600),
+        /// Longest life of an open upload.
+        max_age: Span = Span::seconds(7 * 24 * 3600),
+        /// Open uploads of one account.
+        open_per_principal: u64 = 64,
+        /// Open uploads into one organization.
+        open_per_organization: u64 = 10_000,
+        /// How long a finished upload without a target is kept.
+        untargeted_ttl: Span = Span::seconds(7 * 24 * 3600),
+        /// Longest body of one request of a resumable upload; 0 is no limit.
+        max_append_size: ByteSize = ByteSize(0),
+        /// Where clients send the bytes of an upload; empty is where they made it.
+        public_url: String = String::new(),
+    }
+}
+
+table! {
+    /// `[files]`
+    FilesFile {
+        /// Whose pages may upload from a browser.
+        cors_origins: Vec<String> = Vec::new(),
     }
 }
 

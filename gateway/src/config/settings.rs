@@ -60,6 +60,8 @@ pub struct Settings {
     pub server: Server,
     /// Uploads.
     pub uploads: Uploads,
+    /// Uploads by tus and the IETF's protocol.
+    pub files: Files,
     /// Tokens.
     pub auth: Auth,
     /// Limits.
@@ -89,6 +91,8 @@ pub struct Doors {
     pub boxvault: Door,
     /// What Vagrant reads.
     pub vagrant: Door,
+    /// Resumable uploads.
+    pub files: Door,
     /// Health, status, metrics.
     pub operations: Door,
 }
@@ -179,6 +183,36 @@ pub struct Uploads {
     pub queue_wait: Duration,
     /// Parts of one upload that are made durable at once.
     pub parts_in_flight: usize,
+    /// How long an open upload may rest.
+    pub idle_timeout: Duration,
+    /// Longest life of an open upload.
+    pub max_age: Duration,
+    /// Open uploads of one account.
+    pub open_per_principal: u64,
+    /// Open uploads into one organization.
+    pub open_per_organization: u64,
+    /// How long a finished upload without a target is kept.
+    pub untargeted_ttl: Duration,
+    /// Longest body of one request of a resumable upload.
+    pub max_append_bytes: Option<u64>,
+    /// Where clients send the bytes of an upload, without a slash at the end.
+    pub public_url: Option<String>,
+}
+
+/// Settings of uploads by tus and the IETF's protocol.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// Whose pages may upload from a browser.
+    pub cors_origins: CorsOrigins,
+}
+
+/// Whose pages may upload from a browser.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CorsOrigins {
+    /// Everybody's.
+    Any,
+    /// Those of these origins.
+    These(Vec<String>),
 }
 
 /// Settings of tokens.
@@ -318,11 +352,12 @@ impl Settings {
         let doors = Doors {
             boxvault: judge.door("doors.boxvault.prefix", &file.doors.boxvault),
             vagrant: judge.door("doors.vagrant.prefix", &file.doors.vagrant),
+            files: judge.door("doors.files.prefix", &file.doors.files),
             operations: judge.door("doors.operations.prefix", &file.doors.operations),
         };
         let limits = judge.limits(&file.limits, machine);
         Self {
-            public_url: judge.public_urls(&file.public_url),
+            public_url: judge.public_urls("public_url", &file.public_url),
             trusted_proxies: judge.blocks("trusted_proxies", &file.trusted_proxies),
             listeners: judge.listeners(&file.listeners),
             doors,
@@ -341,6 +376,9 @@ impl Settings {
             },
             server: judge.server(&file.server),
             uploads: judge.uploads(&file.uploads, machine),
+            files: Files {
+                cors_origins: judge.origins(&file.files.cors_origins),
+            },
             auth: judge.auth(&file.auth),
             limits,
             operations: Operations {
@@ -437,7 +475,7 @@ impl Judge<'_> {
         blocks
     }
 
-    fn public_urls(&mut self, texts: &[String]) -> Vec<String> {
+    fn public_urls(&mut self, key: &str, texts: &[String]) -> Vec<String> {
         let mut urls = Vec::with_capacity(texts.len());
         for text in texts {
             let url = text.trim_end_matches('/');
@@ -452,12 +490,21 @@ impl Judge<'_> {
                 urls.push(url.to_owned());
             } else {
                 self.wrong(
-                    "public_url",
+                    key,
                     format!("{text:?}: expected a URL such as \"https://boxes.example.com\" without a path"),
                 );
             }
         }
         urls
+    }
+
+    /// Origins as browsers send them (RFC 6454 §6.2): a URL without a path, or `*`.
+    fn origins(&mut self, texts: &[String]) -> CorsOrigins {
+        if texts.iter().any(|text| text == "*") {
+            return CorsOrigins::Any;
+        }
+        let origins = self.public_urls("files.cors_origins", texts);
+        CorsOrigins::These(origins.iter().map(|o| o.to_ascii_lowercase()).collect())
     }
 
     fn listeners(&mut self, files: &[file::ListenerFile]) -> Vec<Listener> {
@@ -583,6 +630,22 @@ impl Judge<'_> {
             max_in_progress: self.count("uploads.max_in_progress", uploads.max_in_progress),
             queue_wait: self.time("uploads.queue_wait", uploads.queue_wait),
             parts_in_flight: self.count("uploads.parts_in_flight", uploads.parts_in_flight),
+            idle_timeout: self.time("uploads.idle_timeout", uploads.idle_timeout),
+            max_age: self.time("uploads.max_age", uploads.max_age),
+            open_per_principal: self
+                .positive("uploads.open_per_principal", uploads.open_per_principal),
+            open_per_organization: self.positive(
+                "uploads.open_per_organization",
+                uploads.open_per_organization,
+            ),
+            untargeted_ttl: self.time("uploads.untargeted_ttl", uploads.untargeted_ttl),
+            max_append_bytes: (uploads.max_append_size.0 > 0).then_some(uploads.max_append_size.0),
+            public_url: match uploads.public_url.as_str() {
+                "" => None,
+                url => self
+                    .public_urls("uploads.public_url", &[url.to_owned()])
+                    .pop(),
+            },
         }
     }
 

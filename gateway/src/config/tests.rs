@@ -187,6 +187,8 @@ fn all_mistakes_are_told_together_with_their_keys() {
         prefix = "a/../b"
         [log]
         level = "loud"
+        [files]
+        cors_origins = ["app.example.com"]
         [empty]
     "#;
     let environment = [("BOXGATE_LIMITS__JSON_DEPTH", "deep")];
@@ -210,10 +212,11 @@ fn all_mistakes_are_told_together_with_their_keys() {
         "stores.main.kind",
         "uploads.decode_base64",
         "log.level",
+        "files.cors_origins",
     ] {
         assert!(keys.contains(&key), "{key} is missing in {keys:?}");
     }
-    assert_eq!(keys.len(), 13, "{errors}");
+    assert_eq!(keys.len(), 14, "{errors}");
     let shown = errors.to_string();
     assert!(
         shown.contains("metadata.url: only the embedded database"),

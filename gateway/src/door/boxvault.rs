@@ -11,6 +11,7 @@ pub mod organizations;
 pub mod service_accounts;
 pub mod shape;
 pub mod sign_in;
+pub mod upload;
 
 use http::Response;
 use serde_json::{Map, Value};

@@ -41,6 +41,8 @@ pub struct UploadOrder {
     pub declared: Option<Declared>,
     /// Length of the box in bytes, where the request tells it.
     pub length: Option<u64>,
+    /// What becomes of it when it is cut.
+    pub keep: Keep,
 }
 
 /// How the body carries the box.
@@ -61,8 +63,8 @@ pub struct Uploaded {
     pub warnings: Vec<String>,
 }
 
-/// Takes a box in. Until it returns, nothing is visible; on any error nothing is published and what
-/// was stored is given up.
+/// Takes a box in. Until it returns, nothing is visible; on any error nothing is published, and what
+/// was stored is given up or, if the order says so, kept for its sender.
 ///
 /// # Errors
 /// The refusal to send.
@@ -73,13 +75,17 @@ pub async fn upload(
     facts: &RequestFacts,
 ) -> Result<Uploaded, Refusal> {
     let _permit = gateway.admission.upload().await?;
+    let target = order.target(gateway);
+    let (account, organization) = (order.account, order.organization);
+    supersede(gateway, account, organization, &target).await?;
     let mut warnings = Vec::new();
     let name = order.file.to_string();
     let writer = match carrier {
         Carrier::Raw(mut body) => {
             let mut writer = begin(gateway, &order, order.length, facts).await?;
             let pumping = tracing::debug_span!("pump", upload_id = %writer.id());
-            ingest::pump(&mut body, &mut writer)
+            // The writer counts against the length and the limit by itself.
+            ingest::pump(&mut body, &mut writer, u64::MAX)
                 .instrument(pumping)
                 .await?;
             writer
@@ -101,10 +107,53 @@ pub async fn upload(
         file = %name, blob = %published.blob.key, length = published.blob.length,
         replaced = published.replaced, "box published"
     );
+    // What was cut just before this one began may have come to rest only now.
+    if let Err(error) = supersede(gateway, account, organization, &target).await {
+        tracing::warn!(error = %error.message, "an upload that was replaced stays open");
+    }
     Ok(Uploaded {
         published,
         warnings,
     })
+}
+
+impl UploadOrder {
+    /// What finishing publishes.
+    fn target(&self, gateway: &Gateway) -> Target {
+        Target {
+            box_name: self.file.name.to_string(),
+            version: self.file.version.to_string(),
+            provider: self.file.provider.to_string(),
+            architecture: self.file.architecture.to_string(),
+            new_box_public: gateway.settings.catalog.new_box_public,
+            declared: self
+                .declared
+                .as_ref()
+                .map(|d| (d.label.clone(), d.digest.to_hex())),
+            actor: self.actor.clone(),
+            base_url: self.base_url.clone(),
+        }
+    }
+}
+
+/// Gives up what the same sender left open under the same name: a new upload from byte 0 takes its
+/// place. One that a request is busy with at this moment is that request's, and stays.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn supersede(
+    gateway: &Gateway,
+    account: AccountId,
+    organization: OrganizationId,
+    target: &Target,
+) -> Result<(), Refusal> {
+    let engine = &gateway.engine;
+    while let Some(row) = engine.newest_open(account, organization, target).await? {
+        if engine.is_busy(row.id) || !engine.cancel(row.id).await? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 async fn begin(
@@ -118,22 +167,10 @@ async fn begin(
         .begin(UploadIntent {
             account: order.account,
             organization: order.organization,
-            target: Some(Target {
-                box_name: order.file.name.to_string(),
-                version: order.file.version.to_string(),
-                provider: order.file.provider.to_string(),
-                architecture: order.file.architecture.to_string(),
-                new_box_public: gateway.settings.catalog.new_box_public,
-                declared: order
-                    .declared
-                    .as_ref()
-                    .map(|d| (d.label.clone(), d.digest.to_hex())),
-                actor: order.actor.clone(),
-                base_url: order.base_url.clone(),
-            }),
+            target: Some(order.target(gateway)),
             length,
             expected: order.declared.iter().map(|d| d.digest.clone()).collect(),
-            keep: Keep::No,
+            keep: order.keep,
             note: None,
         })
         .instrument(tracing::debug_span!("begin"))

@@ -2,6 +2,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+/// Bytes of an upload that are there, in answers that name its offset.
+pub const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+
 /// A media type with its parameters (RFC 9110 §8.3.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MediaType {

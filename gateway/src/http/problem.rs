@@ -6,6 +6,7 @@
 use boxgate_storage::ErrorKind;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::response;
 use crate::server::OutboundBody;
@@ -54,10 +55,58 @@ pub fn code(kind: ErrorKind) -> &'static str {
     }
 }
 
+/// Kinds of problems that IANA has names for, or will have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProblemType {
+    /// The bytes do not start where the upload ends.
+    MismatchingUploadOffset,
+    /// The upload is complete.
+    CompletedUpload,
+    /// The lengths that were told do not agree.
+    InconsistentUploadLength,
+    /// A digest that its algorithm cannot give.
+    InvalidDigest,
+    /// The bytes have another digest.
+    MismatchingDigest,
+}
+
+impl ProblemType {
+    /// The name.
+    pub fn uri(self) -> &'static str {
+        match self {
+            Self::MismatchingUploadOffset => {
+                "https://iana.org/assignments/http-problem-types#mismatching-upload-offset"
+            }
+            Self::CompletedUpload => {
+                "https://iana.org/assignments/http-problem-types#completed-upload"
+            }
+            Self::InconsistentUploadLength => {
+                "https://iana.org/assignments/http-problem-types#inconsistent-upload-length"
+            }
+            Self::InvalidDigest => {
+                "https://iana.org/assignments/http-problem-types#digest-invalid-values"
+            }
+            Self::MismatchingDigest => {
+                "https://iana.org/assignments/http-problem-types#digest-mismatching-values"
+            }
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::MismatchingUploadOffset => "Mismatching Upload Offset",
+            Self::CompletedUpload => "Upload Is Completed",
+            Self::InconsistentUploadLength => "Inconsistent Upload Length",
+            Self::InvalidDigest => "Invalid Digest Values",
+            Self::MismatchingDigest => "Mismatching Digest Values",
+        }
+    }
+}
+
 /// A problem for a client to read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// RFC 9457 §4.2.1: no type of its own; the title is the status' phrase.
+    /// RFC 9457 §4.2.1: with no type of its own, the title is the status' phrase.
     r#type: &'static str,
     title: &'static str,
     status: u16,
@@ -65,6 +114,8 @@ pub struct Problem {
     code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
+    #[serde(flatten)]
+    members: Map<String, Value>,
 }
 
 impl Problem {
@@ -77,7 +128,25 @@ impl Problem {
             detail: detail.into(),
             code,
             request_id: None,
+            members: Map::new(),
         }
+    }
+
+    /// The same problem under the name that it has.
+    #[must_use]
+    pub fn of_type(mut self, problem: ProblemType) -> Self {
+        self.r#type = problem.uri();
+        self.title = problem.title();
+        self
+    }
+
+    /// The same problem with members of its type (RFC 9457 §3.2); what is no object adds nothing.
+    #[must_use]
+    pub fn with_members(mut self, members: &Value) -> Self {
+        if let Value::Object(members) = members {
+            self.members.extend(members.clone());
+        }
+        self
     }
 
     /// What a client may know of `error`: its kind and subject, never its cause.

@@ -75,6 +75,11 @@ impl InboundBody {
         }
     }
 
+    /// No body.
+    pub fn empty() -> Self {
+        Bytes::new().into()
+    }
+
     /// The next chunk, or `None` at the end. Trailers are read over: nothing of ours uses them.
     ///
     /// # Errors

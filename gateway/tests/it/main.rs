@@ -9,4 +9,5 @@ mod authorization;
 mod downloads;
 mod harness;
 mod recovery;
+mod resumable;
 mod uploads;

@@ -188,6 +188,12 @@ impl UploadEngine {
         self.inner.sweep().await
     }
 
+    /// Whether this process is busy with an upload at this moment: a request writes to it, or it is
+    /// just made, paused or ended.
+    pub fn is_busy(&self, id: UploadId) -> bool {
+        self.inner.registry.contains(id)
+    }
+
     /// Uploads in progress in this process.
     pub fn in_progress(&self) -> usize {
         self.inner.registry.len()

@@ -108,6 +108,11 @@ impl Registry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether this process is busy with an upload.
+    pub(super) fn contains(&self, id: UploadId) -> bool {
+        self.entries().contains_key(&id)
+    }
+
     /// How many uploads this process is busy with.
     pub(super) fn len(&self) -> usize {
         self.entries().len()

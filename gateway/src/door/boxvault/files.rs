@@ -1,9 +1,9 @@
-//! Box files: upload by the guide's route and by the real ones, info, links, download, deletion.
+//! Box files: info, links, download, deletion. How they come in is in `upload.rs`.
 
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::catalog::{FileRow, ResolvedFile};
-use http::header::{CACHE_CONTROL, TRANSFER_ENCODING};
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::header::CACHE_CONTROL;
+use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use super::{levels, message, shape};
@@ -11,130 +11,11 @@ use crate::auth::{self, Principal};
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::handler::download::{self, Freshness};
-use crate::handler::upload::{self, Carrier, UploadOrder};
-use crate::http::headers::content_length;
-use crate::http::range::ContentRange;
 use crate::http::response;
-use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
 use crate::server::OutboundBody;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
-
-/// `POST F`, `POST F/upload`, `PUT F/upload`.
-pub async fn upload(gateway: &Gateway, call: Call) -> Answer {
-    let file = call.box_ref()?;
-    let organization = call.organization()?;
-    let principal = call.principal()?;
-    let headers = &call.head.headers;
-    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-    if headers.contains_key("x-chunk-index") || headers.contains_key("x-total-chunks") {
-        return Err(Refusal::invalid(
-            "Uploads in x-chunk pieces are not taken; send the whole file in one request.",
-        )
-        .closing());
-    }
-    let length = content_length(headers);
-    if length.is_none() && !headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Refusal::invalid(
-            "The upload needs Content-Length or Transfer-Encoding: chunked.",
-        ));
-    }
-    if length == Some(0) {
-        return Err(Refusal::invalid(
-            "The file is empty. Nothing was published.",
-        ));
-    }
-    // `multipart/form-data` decides: with it the body is parsed, with anything else it is the box.
-    let form = multipart::is_form(headers);
-    refuse_too_large(gateway, form, length)?;
-    let range = ContentRange::parse(headers).map_err(|rule| Refusal::invalid(rule).closing())?;
-    if let Some(range) = range {
-        whole_range(range, length)?;
-    }
-    let declared = upload::declared(header("x-checksum"), header("x-checksum-type"))?;
-    let order = UploadOrder {
-        organization: organization.id,
-        account: principal.account.id,
-        actor: principal.name().to_owned(),
-        base_url: gateway.base_url(&call.facts),
-        declared,
-        length,
-        file: file.clone(),
-    };
-    let replaced = call.head.method == Method::PUT;
-    let carrier = if form {
-        Carrier::Form(Box::new(Form::open(
-            &call.head.headers,
-            call.body,
-            FormLimits::of(&gateway.settings),
-        )?))
-    } else {
-        Carrier::Raw(call.body)
-    };
-    let done = upload::upload(gateway, order, carrier, &call.facts).await?;
-    let mut warnings = done.warnings;
-    warnings.extend(levels::version_warning(&file.version));
-    let blob = done.published.blob;
-    let mut body = json!({
-        "message": if replaced { "File updated successfully" } else { "File upload completed" },
-        "details": {
-            "isComplete": true, "status": "complete", "fileSize": blob.length,
-            "blake3": blob.blake3.to_hex(), "sha256": blob.sha256.to_hex(),
-        },
-    });
-    if !warnings.is_empty() {
-        body = shape::with(body, json!({ "warnings": warnings }));
-    }
-    Ok(response::json(StatusCode::OK, &body))
-}
-
-// Refused from the declared length, before a byte of the body is asked for.
-fn refuse_too_large(gateway: &Gateway, form: bool, length: Option<u64>) -> Result<(), Refusal> {
-    let limit = gateway.settings.uploads.max_length_bytes;
-    // A form is longer than its file by its envelope, and by a third in base64; the file itself is
-    // counted as it comes.
-    let slack = if form { limit / 2 } else { 0 };
-    match length {
-        Some(length) if length > limit.saturating_add(slack) => Err(too_large(length, limit)),
-        _ => Ok(()),
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "gigabytes for people")]
-fn too_large(length: u64, limit: u64) -> Refusal {
-    let gb = |bytes: u64| (bytes as f64 / f64::from(1 << 30) * 100.0).round() / 100.0;
-    Refusal::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        format!("The file has {length} bytes; this server takes {limit} (uploads.max_length)."),
-    )
-    .code("FILE_TOO_LARGE")
-    .details(json!({
-        "fileSize": length, "maxFileSize": limit, "fileSizeGB": gb(length), "maxFileSizeGB": gb(limit),
-    }))
-    .closing()
-}
-
-// A range that spans the whole file is a whole upload. Anything else would continue an upload, and
-// none is open: uploads that were cut are given up.
-fn whole_range(range: ContentRange, length: Option<u64>) -> Result<(), Refusal> {
-    if length.is_some_and(|l| l != range.range.length()) {
-        return Err(Refusal::invalid("Content-Range and Content-Length disagree.").closing());
-    }
-    if range.range.start() == 0 && Some(range.range.end()) == range.length {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        StatusCode::CONFLICT,
-        "No upload of this file is open, so its next byte is 0. Send the whole file from byte 0.",
-    )
-    .code("OFFSET_MISMATCH")
-    .header(
-        HeaderName::from_static("upload-offset"),
-        HeaderValue::from_static("0"),
-    )
-    .closing())
-}
 
 /// `GET F/info`.
 pub async fn info(gateway: &Gateway, call: Call) -> Answer {
@@ -243,23 +124,4 @@ async fn stored(gateway: &Gateway, call: &Call) -> Result<FileRow, Refusal> {
     found
         .map(|f| f.file)
         .ok_or_else(|| Refusal::missing("File", &name.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_range_that_spans_the_file_is_an_upload() {
-        let checked = |text: &str, length| {
-            let mut headers = http::HeaderMap::new();
-            headers.insert(http::header::CONTENT_RANGE, text.parse().unwrap());
-            whole_range(ContentRange::parse(&headers).unwrap().unwrap(), length)
-        };
-        assert!(checked("bytes 0-9/10", Some(10)).is_ok());
-        let status = |text: &str, length| checked(text, length).unwrap_err().status.as_u16();
-        assert_eq!(status("bytes 5-9/10", Some(5)), 409);
-        assert_eq!(status("bytes 0-4/10", Some(5)), 409);
-        assert_eq!(status("bytes 0-9/10", Some(11)), 400);
-    }
 }

@@ -1,0 +1,366 @@
+//! Box files on their way in, by the guide's route and by the real ones: whole in one request, as the
+//! rest of an upload that was cut (`Content-Range`), or over several requests by the IETF's protocol.
+
+use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::digest::Digest;
+use boxgate_storage::upload::Keep;
+use http::header::{LOCATION, TRANSFER_ENCODING};
+use http::{HeaderValue, Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::{levels, shape};
+use crate::call::Call;
+use crate::gateway::Gateway;
+use crate::handler::resumable::{Progress, Turn};
+use crate::handler::upload::{self, Carrier, Declared, UploadOrder};
+use crate::http::headers::{UPLOAD_OFFSET, content_length};
+use crate::http::range::ContentRange;
+use crate::http::response;
+use crate::multipart::{self, Form, FormLimits};
+use crate::refusal::Refusal;
+use crate::resumable::{Answer, Append, Create, Ends, Owner, Protocol, RequestHead, ietf};
+use crate::server::{InboundBody, OutboundBody};
+
+type Answered = Result<Response<OutboundBody>, Refusal>;
+
+/// `POST F`, `POST F/upload`, `PUT F/upload`.
+pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
+    let headers = &call.head.headers;
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+    if headers.contains_key("x-chunk-index") || headers.contains_key("x-total-chunks") {
+        return Err(Refusal::invalid(
+            "Uploads in x-chunk pieces are not taken; send the whole file in one request.",
+        )
+        .closing());
+    }
+    let declared = upload::declared(header("x-checksum"), header("x-checksum-type"))?;
+    if headers.contains_key(ietf::UPLOAD_COMPLETE) {
+        return resumable(gateway, call, declared).await.map_err(|refusal| {
+            if refusal.headers.contains_key(ietf::UPLOAD_COMPLETE) {
+                refusal
+            } else {
+                refusal.header(ietf::UPLOAD_COMPLETE, HeaderValue::from_static("?0"))
+            }
+        });
+    }
+    let length = content_length(headers);
+    if length.is_none() && !headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Refusal::invalid(
+            "The upload needs Content-Length or Transfer-Encoding: chunked.",
+        ));
+    }
+    if length == Some(0) {
+        return Err(Refusal::invalid(
+            "The file is empty. Nothing was published.",
+        ));
+    }
+    // `multipart/form-data` decides: with it the body is parsed, with anything else it is the box.
+    let form = multipart::is_form(headers);
+    refuse_too_large(gateway, form, length)?;
+    let range = ContentRange::parse(headers).map_err(|rule| Refusal::invalid(rule).closing())?;
+    match range
+        .map(|range| Part::of(range, form, length))
+        .transpose()?
+    {
+        Some(Some(part)) => continued(gateway, call, part, declared).await,
+        Some(None) | None => whole(gateway, call, form, declared).await,
+    }
+}
+
+/// The whole file in one request. A raw one of known length that is cut stays open, and goes on by
+/// `Content-Range`.
+async fn whole(gateway: &Gateway, call: Call, form: bool, declared: Option<Declared>) -> Answered {
+    let file = call.box_ref()?;
+    let principal = call.principal()?;
+    let length = content_length(&call.head.headers);
+    let order = UploadOrder {
+        organization: call.organization()?.id,
+        account: principal.account.id,
+        actor: principal.name().to_owned(),
+        base_url: gateway.base_url(&call.facts),
+        declared,
+        keep: if form || length.is_none() {
+            Keep::No
+        } else {
+            Keep::UntilIdle
+        },
+        length,
+        file: file.clone(),
+    };
+    let message = message_of(&call.head.method);
+    let carrier = if form {
+        Carrier::Form(Box::new(Form::open(
+            &call.head.headers,
+            call.body,
+            FormLimits::of(&gateway.settings),
+        )?))
+    } else {
+        Carrier::Raw(call.body)
+    };
+    let done = upload::upload(gateway, order, carrier, &call.facts).await?;
+    let mut warnings = done.warnings;
+    warnings.extend(levels::version_warning(&file.version));
+    let blob = &done.published.blob;
+    let mut body = json!({
+        "message": message,
+        "details": {
+            "isComplete": true, "status": "complete", "fileSize": blob.length,
+            "blake3": blob.blake3.to_hex(), "sha256": blob.sha256.to_hex(),
+        },
+    });
+    if !warnings.is_empty() {
+        body = shape::with(body, json!({ "warnings": warnings }));
+    }
+    Ok(response::json(StatusCode::OK, &body))
+}
+
+/// A creation by the IETF's protocol: what is not whole goes on at `/files/{id}`.
+async fn resumable(gateway: &Gateway, mut call: Call, declared: Option<Declared>) -> Answered {
+    if !gateway.settings.doors.files.enabled {
+        return Err(Refusal::invalid(
+            "Uploads over several requests are switched off here (doors.files); leave Upload-Complete out.",
+        )
+        .closing());
+    }
+    let file = call.box_ref()?;
+    let head = RequestHead {
+        method: &call.head.method,
+        headers: &call.head.headers,
+        query: call.head.uri.query(),
+    };
+    let mut create = ietf::create(&head, Owner::Target(file.clone()))?;
+    create.expected.extend(declared.map(|d| d.digest));
+    let mut body = std::mem::replace(&mut call.body, InboundBody::empty());
+    let progress = turn(gateway, &call)?.create(create, &mut body).await?;
+    let limits = gateway.upload_limits();
+    if progress.published.is_some() {
+        let document = done(&progress, message_of(&call.head.method), &file);
+        let answer = Answer::Appended {
+            standing: &progress.standing,
+            outcome: Some(&document),
+        };
+        return Ok(crate::door::files::respond(
+            Protocol::Ietf.reply(answer, &limits),
+        ));
+    }
+    let location = gateway.upload_url(&call.facts, progress.id);
+    let answer = Answer::Created {
+        location: &location,
+        standing: &progress.standing,
+        has_body: true,
+        outcome: None,
+    };
+    Ok(crate::door::files::respond(
+        Protocol::Ietf.reply(answer, &limits),
+    ))
+}
+
+/// Bytes that are not the whole file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    start: u64,
+    end: u64,
+    length: u64,
+}
+
+impl Part {
+    /// `None` for a range that spans the file, which is a whole upload.
+    fn of(range: ContentRange, form: bool, body: Option<u64>) -> Result<Option<Self>, Refusal> {
+        let (start, end) = (range.range.start(), range.range.end());
+        if body.is_some_and(|body| body != range.range.length()) {
+            return Err(Refusal::invalid("Content-Range and Content-Length disagree.").closing());
+        }
+        if start == 0 && Some(end) == range.length {
+            return Ok(None);
+        }
+        match range.length {
+            Some(length) if !form => Ok(Some(Self { start, end, length })),
+            Some(_) => Err(Refusal::invalid(
+                "A form cannot continue an upload; send the bytes alone.",
+            )
+            .closing()),
+            None => Err(
+                Refusal::invalid("Content-Range must tell the length of the whole file.").closing(),
+            ),
+        }
+    }
+}
+
+/// Bytes for the caller's newest open upload of that name, or the first ones of a new one.
+async fn continued(
+    gateway: &Gateway,
+    mut call: Call,
+    part: Part,
+    declared: Option<Declared>,
+) -> Answered {
+    refuse_too_large(gateway, false, Some(part.length))?;
+    let file = call.box_ref()?;
+    let mut body = std::mem::replace(&mut call.body, InboundBody::empty());
+    let turn = turn(gateway, &call)?;
+    let expected: Vec<Digest> = declared.into_iter().map(|d| d.digest).collect();
+    let ends = if part.end == part.length {
+        Ends::Here
+    } else {
+        Ends::Later
+    };
+    let organization = call.organization()?.id;
+    let target = turn.target(&file, &expected);
+    let account = turn.principal.account.id;
+    let engine = &gateway.engine;
+    let open = engine.newest_open(account, organization, &target).await?;
+    // Of another length it is another file.
+    let open = open.filter(|row| row.length.is_none_or(|length| length == part.length));
+    let open = match open {
+        // Told or not, the offset must be one from which the client can go on.
+        Some(row) if row.offset != part.start && part.start > 0 => Some(engine.head(row.id).await?),
+        open => open,
+    };
+    let progress = match open {
+        Some(row) if row.offset == part.start => {
+            let append = Append {
+                offset: part.start,
+                ends,
+                length: Some(part.length),
+                checksum: None,
+                body_length: Some(part.end - part.start),
+            };
+            turn.append_to(row, append, expected, &mut body).await?
+        }
+        _ if part.start == 0 => {
+            upload::supersede(gateway, account, organization, &target).await?;
+            let create = Create {
+                length: Some(part.length),
+                ends,
+                owner: Owner::Target(file.clone()),
+                note: None,
+                expected,
+                checksum: None,
+                has_body: true,
+            };
+            turn.create(create, &mut body).await?
+        }
+        open => return Err(not_next(open.map_or(0, |row| row.offset))),
+    };
+    if progress.published.is_some() {
+        let document = done(&progress, message_of(&call.head.method), &file);
+        return Ok(response::json(StatusCode::OK, &document));
+    }
+    let offset = progress.standing.offset;
+    let document = json!({
+        "message": "Part of the file stored",
+        "details": {
+            "isComplete": false, "status": "uploading", "fileSize": part.length, "offset": offset,
+        },
+    });
+    let mut response = response::json(StatusCode::OK, &document);
+    let headers = response.headers_mut();
+    headers.insert(UPLOAD_OFFSET, HeaderValue::from(offset));
+    if gateway.settings.doors.files.enabled
+        && let Ok(location) = HeaderValue::try_from(gateway.upload_url(&call.facts, progress.id))
+    {
+        headers.insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+fn turn<'a>(gateway: &'a Gateway, call: &'a Call) -> Result<Turn<'a>, Refusal> {
+    Ok(Turn {
+        gateway,
+        head: &call.head,
+        principal: call.principal()?,
+        protocol: Protocol::Ietf,
+        facts: &call.facts,
+    })
+}
+
+fn message_of(method: &Method) -> &'static str {
+    if *method == Method::PUT {
+        "File updated successfully"
+    } else {
+        "File upload completed"
+    }
+}
+
+fn done(progress: &Progress, message: &str, file: &BoxRef) -> Value {
+    let Some(published) = &progress.published else {
+        return super::message(message);
+    };
+    let blob = &published.blob;
+    let body = json!({
+        "message": message,
+        "details": {
+            "isComplete": true, "status": "complete", "fileSize": blob.length,
+            "blake3": blob.blake3.to_hex(), "sha256": blob.sha256.to_hex(),
+        },
+    });
+    match levels::version_warning(&file.version) {
+        Some(warning) => shape::with(body, json!({ "warnings": [warning] })),
+        None => body,
+    }
+}
+
+// Refused from the declared length, before a byte of the body is asked for.
+fn refuse_too_large(gateway: &Gateway, form: bool, length: Option<u64>) -> Result<(), Refusal> {
+    let limit = gateway.settings.uploads.max_length_bytes;
+    // A form is longer than its file by its envelope, and by a third in base64; the file itself is
+    // counted as it comes.
+    let slack = if form { limit / 2 } else { 0 };
+    match length {
+        Some(length) if length > limit.saturating_add(slack) => Err(too_large(length, limit)),
+        _ => Ok(()),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gigabytes for people")]
+fn too_large(length: u64, limit: u64) -> Refusal {
+    let gb = |bytes: u64| (bytes as f64 / f64::from(1 << 30) * 100.0).round() / 100.0;
+    Refusal::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("The file has {length} bytes; this server takes {limit} (uploads.max_length)."),
+    )
+    .code("FILE_TOO_LARGE")
+    .details(json!({
+        "fileSize": length, "maxFileSize": limit, "fileSizeGB": gb(length), "maxFileSizeGB": gb(limit),
+    }))
+    .closing()
+}
+
+fn not_next(next: u64) -> Refusal {
+    Refusal::new(
+        StatusCode::CONFLICT,
+        format!("The next byte of this file is {next}; send it from there."),
+    )
+    .code("OFFSET_MISMATCH")
+    .details(json!({ "expected-offset": next }))
+    .header(UPLOAD_OFFSET, HeaderValue::from(next))
+    .closing()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_that_spans_the_file_is_a_whole_upload_and_any_other_a_part() {
+        let read = |text: &str, form, body| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert(http::header::CONTENT_RANGE, text.parse().unwrap());
+            Part::of(ContentRange::parse(&headers).unwrap().unwrap(), form, body)
+                .map(|part| part.map(|p| (p.start, p.end, p.length)))
+                .map_err(|refusal| refusal.status.as_u16())
+        };
+        let table = [
+            ("bytes 0-9/10", false, Some(10), Ok(None)),
+            ("bytes 0-9/10", true, None, Ok(None)),
+            ("bytes 5-9/10", false, Some(5), Ok(Some((5, 10, 10)))),
+            ("bytes 0-4/10", false, Some(5), Ok(Some((0, 5, 10)))),
+            ("bytes 5-9/10", false, None, Ok(Some((5, 10, 10)))),
+            ("bytes 0-9/10", false, Some(11), Err(400)),
+            ("bytes 5-9/10", true, Some(5), Err(400)),
+            ("bytes 0-9/*", false, Some(10), Err(400)),
+        ];
+        for (text, form, body, expected) in table {
+            assert_eq!(read(text, form, body), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,541 @@
+//! Uploads over several requests: whose they are, who may go on with them, and when they end.
+//!
+//! The protocols' words stay in `resumable`; here is what they have in common. Every request of an
+//! upload is authorized anew, and the one that ends it once more when its last byte is there: a right
+//! may be lost while gigabytes are on their way.
+
+use std::time::Duration;
+
+use boxgate_storage::blob::UploadId;
+use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::metadata::accounts::{Organization, OrganizationId};
+use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
+use boxgate_storage::upload::{Keep, UploadIntent, UploadRow, UploadWriter};
+use boxgate_storage::{Error, ErrorKind};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+use tokio::time::{Instant, sleep};
+
+use crate::auth::{self, Credential, Grant, Principal};
+use crate::gateway::Gateway;
+use crate::http::headers::UPLOAD_OFFSET;
+use crate::ingest::{self, Pumped};
+use crate::refusal::Refusal;
+use crate::request::RequestFacts;
+use crate::resumable::{Append, Create, Ends, Limits, Owner, Protocol, Standing};
+use crate::route::{PathNames, Policy};
+use crate::server::InboundBody;
+
+/// How long a request waits for an upload that is just being published.
+const PUBLISHING: Duration = Duration::from_secs(10);
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// One request of an upload, on behalf of whoever sent it.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn<'a> {
+    /// Rows, engine, settings.
+    pub gateway: &'a Gateway,
+    /// The request's head: its credential is asked for again at the end.
+    pub head: &'a Parts,
+    /// Who sent it.
+    pub principal: &'a Principal,
+    /// In which words it is refused.
+    pub protocol: Protocol,
+    /// What the access log will say.
+    pub facts: &'a RequestFacts,
+}
+
+/// What a request came to.
+#[derive(Debug)]
+pub struct Progress {
+    /// Which upload.
+    pub id: UploadId,
+    /// Where it stands now.
+    pub standing: Standing,
+    /// What it became, once it is finished.
+    pub published: Option<Published>,
+    /// The name that it was to become.
+    pub target: Option<Target>,
+}
+
+impl Turn<'_> {
+    /// Begins an upload, and takes its first bytes where some came.
+    ///
+    /// # Errors
+    /// The refusal to send; an upload that was begun stays open unless what it became is wrong.
+    pub async fn create(
+        &self,
+        create: Create,
+        body: &mut InboundBody,
+    ) -> Result<Progress, Refusal> {
+        let body_length = body.declared_length().filter(|_| create.has_body);
+        self.fits(create.length.or(body_length), body_length)?;
+        let (organization, target) = self.owner(&create).await?;
+        if create.length == Some(0) && target.is_some() {
+            return Err(Refusal::invalid("An empty file is no box.").closing());
+        }
+        let _permit = if create.has_body {
+            Some(self.gateway.admission.upload().await?)
+        } else {
+            None
+        };
+        let intent = UploadIntent {
+            account: self.principal.account.id,
+            organization,
+            target,
+            length: create.length,
+            expected: create.expected,
+            keep: Keep::UntilIdle,
+            note: create.note,
+        };
+        let row = self.gateway.engine.create(intent).await?;
+        self.facts.set_upload(row.id.to_string());
+        let whole = is_whole(create.ends, row.length, 0);
+        if !create.has_body && !whole {
+            return Ok(self.standing(&row));
+        }
+        let append = Append {
+            offset: 0,
+            ends: create.ends,
+            length: create.length,
+            checksum: create.checksum,
+            body_length,
+        };
+        self.write(row, append, Vec::new(), body).await
+    }
+
+    /// Goes on with an upload of the caller's.
+    ///
+    /// # Errors
+    /// The refusal to send; nothing that was committed is lost by any.
+    pub async fn append(
+        &self,
+        id: &str,
+        append: Append,
+        body: &mut InboundBody,
+    ) -> Result<Progress, Refusal> {
+        let row = self.mine(id).await?;
+        self.append_to(row, append, Vec::new(), body).await
+    }
+
+    /// The same with a row that was looked up already, and digests of the whole that only this request
+    /// tells.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub async fn append_to(
+        &self,
+        row: UploadRow,
+        append: Append,
+        expected: Vec<boxgate_storage::digest::Digest>,
+        body: &mut InboundBody,
+    ) -> Result<Progress, Refusal> {
+        self.facts.set_upload(row.id.to_string());
+        let row = self.settled(row).await?;
+        let end = append.body_length.map(|b| append.offset.saturating_add(b));
+        if row.state == UploadState::Done {
+            return self.again(&row, &append);
+        }
+        if let (Some(known), Some(told)) = (row.length, append.length)
+            && known != told
+        {
+            return Err(self.protocol.inconsistent_length(known));
+        }
+        let length = row.length.or(append.length);
+        // Bytes that belong elsewhere are told so first.
+        if let (Some(length), Some(end)) = (length, end)
+            && end > length
+            && append.offset == row.offset
+        {
+            return Err(self.protocol.past_the_end(length));
+        }
+        self.fits(length.or(end), append.body_length)?;
+        let _permit = self.gateway.admission.upload().await?;
+        let row = match (row.length, append.length) {
+            // Not by a request that does not fit: the length can be fixed but once.
+            (None, Some(_)) if row.offset != append.offset => {
+                return Err(offset_mismatch(row.offset, append.offset));
+            }
+            (None, Some(length)) => self.gateway.engine.set_length(row.id, length).await?,
+            _ => row,
+        };
+        self.write(row, append, expected, body).await
+    }
+
+    /// Where an upload of the caller's stands, for whoever is about to go on: an older request that
+    /// still writes to it is ended.
+    ///
+    /// # Errors
+    /// The refusal to send.
+    pub async fn head(&self, id: &str) -> Result<Progress, Refusal> {
+        let row = self.mine(id).await?;
+        self.facts.set_upload(row.id.to_string());
+        let row = self.gateway.engine.head(row.id).await?;
+        let row = self.settled(row).await?;
+        let full = row.state == UploadState::Open && row.length == Some(row.offset);
+        if !full || self.protocol != Protocol::Tus {
+            return Ok(self.standing(&row));
+        }
+        // Whoever took the last byte did not come to its end, and a tus client that reads offset =
+        // length sends nothing more: so this request ends it.
+        let append = Append {
+            offset: row.offset,
+            ends: Ends::WhenFull,
+            length: row.length,
+            checksum: None,
+            body_length: Some(0),
+        };
+        self.write(row, append, Vec::new(), &mut InboundBody::empty())
+            .await
+    }
+
+    /// Where an upload of the caller's stands; nobody is disturbed.
+    ///
+    /// # Errors
+    /// The refusal to send.
+    pub async fn status(&self, id: &str) -> Result<(UploadRow, Progress), Refusal> {
+        let row = self.mine(id).await?;
+        let progress = self.standing(&row);
+        Ok((row, progress))
+    }
+
+    /// Gives an upload of the caller's up; a finished one without a target drops its bytes. A box stays:
+    /// deleting it is another right, asked for elsewhere.
+    ///
+    /// # Errors
+    /// The refusal to send.
+    pub async fn cancel(&self, id: &str) -> Result<(), Refusal> {
+        let row = self.mine(id).await?;
+        self.facts.set_upload(row.id.to_string());
+        self.gateway.engine.cancel(row.id).await?;
+        Ok(())
+    }
+
+    /// The caller's upload of that id. Another's looks like none at all; one that ended without an
+    /// outcome is gone.
+    async fn mine(&self, id: &str) -> Result<UploadRow, Refusal> {
+        let id: UploadId = id.parse().map_err(|_malformed| no_upload())?;
+        let row = self.gateway.engine.peek(id).await?.filter(|row| {
+            row.keep == Keep::UntilIdle
+                && row.account == self.principal.account.id
+                && self.principal.role_in(row.organization).is_some()
+        });
+        let row = row.ok_or_else(no_upload)?;
+        match row.state {
+            UploadState::Open | UploadState::Completing | UploadState::Done => Ok(row),
+            UploadState::Aborted => Err(gone("The upload was given up or has expired.", "GONE")),
+            UploadState::Lost => Err(gone(
+                "Stored bytes of the upload are lost. Begin a new one.",
+                "STATE_LOST",
+            )),
+        }
+    }
+
+    /// Whose it becomes and under which name, and whether the caller may do that.
+    async fn owner(&self, create: &Create) -> Result<(OrganizationId, Option<Target>), Refusal> {
+        let principal = self.principal;
+        match &create.owner {
+            Owner::Target(file) => {
+                let grant = self.publisher(principal.clone(), file).await?;
+                let organization = organization_of(grant)?;
+                Ok((organization.id, Some(self.target(file, &create.expected))))
+            }
+            Owner::Organization(Some(name)) => {
+                let names = PathNames::of([("org", name.to_string())]);
+                let grant = self
+                    .authorize(Policy::Member, principal.clone(), &names)
+                    .await?;
+                Ok((organization_of(grant)?.id, None))
+            }
+            Owner::Organization(None) => match principal.memberships.as_slice() {
+                [only] => Ok((only.organization, None)),
+                _ => Err(Refusal::invalid(
+                    "Say what the upload becomes: target=organization/box/version/provider/architecture, \
+                     or organization=NAME for a blob without a name.",
+                )
+                .closing()),
+            },
+        }
+    }
+
+    /// What finishing publishes.
+    pub fn target(&self, file: &BoxRef, expected: &[boxgate_storage::digest::Digest]) -> Target {
+        Target {
+            box_name: file.name.to_string(),
+            version: file.version.to_string(),
+            provider: file.provider.to_string(),
+            architecture: file.architecture.to_string(),
+            new_box_public: self.gateway.settings.catalog.new_box_public,
+            declared: expected
+                .first()
+                .map(|d| (d.algorithm().name().to_ascii_uppercase(), d.to_hex())),
+            actor: self.principal.name().to_owned(),
+            base_url: self.gateway.base_url(self.facts),
+        }
+    }
+
+    async fn publisher(&self, principal: Principal, file: &BoxRef) -> Result<Grant, Refusal> {
+        let names = PathNames::of([
+            ("org", file.organization.to_string()),
+            ("box", file.name.to_string()),
+        ]);
+        self.authorize(Policy::PublishBox, principal, &names).await
+    }
+
+    async fn authorize(
+        &self,
+        policy: Policy,
+        principal: Principal,
+        names: &PathNames,
+    ) -> Result<Grant, Refusal> {
+        auth::authorize(
+            &self.gateway.metadata,
+            policy,
+            Some(principal),
+            names,
+            false,
+        )
+        .await
+        .map_err(Refusal::closing)
+    }
+
+    /// Whether whoever sent this request may still publish what it ends.
+    async fn authorize_again(&self, row: &UploadRow) -> Result<(), Refusal> {
+        let metadata = &self.gateway.metadata;
+        let credential = Credential::find(&self.head.headers, self.head.uri.query())
+            .ok_or_else(auth::no_token)?;
+        let principal = auth::authenticate(metadata, &credential)
+            .await?
+            .filter(|p| p.account.id == row.account)
+            .ok_or_else(auth::bad_token)?;
+        let organization = metadata.organization_by_id(row.organization).await?;
+        let organization = organization.ok_or_else(no_upload)?.name.to_string();
+        let (policy, names) = match &row.target {
+            Some(target) => (
+                Policy::PublishBox,
+                PathNames::of([("org", organization), ("box", target.box_name.clone())]),
+            ),
+            None => (Policy::Member, PathNames::of([("org", organization)])),
+        };
+        self.authorize(policy, principal, &names).await.map(drop)
+    }
+
+    /// Refuses from lengths what no reading would make smaller.
+    fn fits(&self, length: Option<u64>, body: Option<u64>) -> Result<(), Refusal> {
+        let limits = self.gateway.upload_limits();
+        if length.is_some_and(|length| length > limits.max_size) {
+            return Err(self.too_large(&limits, limits.max_size, "uploads.max_length"));
+        }
+        match limits.max_append_size {
+            Some(most) if body.is_some_and(|body| body > most) => {
+                Err(self.too_large(&limits, most, "uploads.max_append_size"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn too_large(&self, limits: &Limits, most: u64, setting: &str) -> Refusal {
+        let refusal = Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("This server takes {most} bytes at most ({setting})."),
+        )
+        .code("FILE_TOO_LARGE")
+        .closing();
+        self.protocol.with_limits(refusal, limits)
+    }
+
+    /// Takes the body in and leaves the upload finished, or open at all that came.
+    async fn write(
+        &self,
+        row: UploadRow,
+        append: Append,
+        expected: Vec<boxgate_storage::digest::Digest>,
+        body: &mut InboundBody,
+    ) -> Result<Progress, Refusal> {
+        let limits = self.gateway.upload_limits();
+        let mut writer = self.gateway.engine.resume(row.id, append.offset).await?;
+        for digest in expected.into_iter().filter(|d| !row.expected.contains(d)) {
+            let name = digest.algorithm().name();
+            writer.expect(digest).map_err(|_too_late| {
+                Refusal::invalid(format!(
+                    "A checksum of type {name} must come with the first bytes of an upload."
+                ))
+                .closing()
+            })?;
+        }
+        if let Some(checksum) = &append.checksum {
+            writer.hold(checksum.clone())?;
+        }
+        let room = row
+            .length
+            .map_or(u64::MAX, |l| l.saturating_sub(append.offset));
+        let most = limits.max_append_size.unwrap_or(u64::MAX).min(room);
+        match ingest::pump(body, &mut writer, most).await {
+            Ok(Pumped::All) => {}
+            Ok(Pumped::Past) => {
+                let refusal = match row.length {
+                    Some(length) if most == room => self.protocol.past_the_end(length),
+                    _ => self.too_large(&limits, most, "uploads.max_append_size"),
+                };
+                return Err(paused(writer, refusal).await);
+            }
+            // Without a checksum every byte that came counts (tus 1.0, "PATCH").
+            Err(refusal) => return Err(paused(writer, refusal).await),
+        }
+        if let Some(checksum) = &append.checksum
+            && let Err(error) = writer.release().await
+        {
+            return Err(match error.kind() {
+                ErrorKind::DigestMismatch => {
+                    self.protocol.checksum_mismatch(checksum, append.offset)
+                }
+                _ => error.into(),
+            });
+        }
+        let received = writer.received_bytes();
+        if append.ends == Ends::Here
+            && let Some(length) = row.length.filter(|length| *length != received)
+        {
+            return Err(paused(writer, self.protocol.inconsistent_length(length)).await);
+        }
+        if !is_whole(append.ends, row.length, received) {
+            let offset = writer.pause().await?;
+            return Ok(self.moved(&row, offset));
+        }
+        if let Err(refusal) = self.authorize_again(&row).await {
+            return Err(paused(writer, refusal).await);
+        }
+        let published = writer.finish().await.map_err(|e| self.unfinished(e))?;
+        Ok(Progress {
+            id: row.id,
+            standing: Standing {
+                offset: received,
+                length: Some(received),
+                complete: true,
+                note: row.note,
+                ..Standing::default()
+            },
+            published: Some(published),
+            target: row.target,
+        })
+    }
+
+    /// Answers an upload whose bytes are all there and yet did not become anything.
+    fn unfinished(&self, error: Error) -> Refusal {
+        let for_good = matches!(
+            error.kind(),
+            ErrorKind::DigestMismatch | ErrorKind::Invalid | ErrorKind::NotFound
+        );
+        let refusal = Refusal::from(error);
+        if for_good {
+            self.protocol.from_the_target(refusal)
+        } else {
+            refusal
+        }
+    }
+
+    /// Answers an append to a finished upload: the same once more to a client that lost the answer.
+    fn again(&self, row: &UploadRow, append: &Append) -> Result<Progress, Refusal> {
+        if append.offset != row.offset {
+            return Err(self
+                .protocol
+                .from_the_target(offset_mismatch(row.offset, append.offset)));
+        }
+        if append.body_length != Some(0) {
+            return Err(self.protocol.completed(row.offset));
+        }
+        Ok(self.standing(row))
+    }
+
+    /// The row once it is not on its way from open to done.
+    async fn settled(&self, mut row: UploadRow) -> Result<UploadRow, Refusal> {
+        let until = Instant::now() + PUBLISHING;
+        while row.state == UploadState::Completing {
+            if Instant::now() >= until {
+                let text = "The upload is being published; ask again.";
+                return Err(Refusal::busy(text, Duration::from_secs(1)).closing());
+            }
+            sleep(LOOK_EVERY).await;
+            row = self.mine(&row.id.to_string()).await?;
+        }
+        Ok(row)
+    }
+
+    fn moved(&self, row: &UploadRow, offset: u64) -> Progress {
+        let mut row = row.clone();
+        row.offset = offset;
+        row.updated = self.gateway.clock.now();
+        self.standing(&row)
+    }
+
+    fn standing(&self, row: &UploadRow) -> Progress {
+        let now = self.gateway.clock.now();
+        let uploads = &self.gateway.settings.uploads;
+        let expires = match row.state {
+            UploadState::Open | UploadState::Completing => Some(
+                row.updated
+                    .plus(uploads.idle_timeout)
+                    .min(row.created.plus(uploads.max_age)),
+            ),
+            UploadState::Done if row.target.is_none() => {
+                Some(row.updated.plus(uploads.untargeted_ttl))
+            }
+            UploadState::Done | UploadState::Aborted | UploadState::Lost => None,
+        };
+        let left = expires.map(|at| u64::try_from(at.0.saturating_sub(now.0)).unwrap_or(0));
+        Progress {
+            id: row.id,
+            standing: Standing {
+                offset: row.offset,
+                length: row.length,
+                complete: row.state == UploadState::Done,
+                note: row.note.clone(),
+                expires,
+                left: left.map(Duration::from_millis),
+            },
+            published: row.published.clone(),
+            target: row.target.clone(),
+        }
+    }
+}
+
+fn is_whole(ends: Ends, length: Option<u64>, received: u64) -> bool {
+    match ends {
+        Ends::Here => true,
+        Ends::WhenFull => length == Some(received),
+        Ends::Later => false,
+    }
+}
+
+/// Keeps what came, and tells how much that is.
+async fn paused(writer: UploadWriter, refusal: Refusal) -> Refusal {
+    match writer.pause().await {
+        Ok(offset) => refusal.header(UPLOAD_OFFSET, HeaderValue::from(offset)),
+        // Taken over, or the store is in trouble: what is committed is told to whoever asks next.
+        Err(_untold) => refusal,
+    }
+}
+
+fn organization_of(grant: Grant) -> Result<Organization, Refusal> {
+    grant.organization.ok_or_else(no_upload)
+}
+
+fn offset_mismatch(expected: u64, given: u64) -> Refusal {
+    let kind = ErrorKind::OffsetMismatch { expected, given };
+    Error::new(kind, "upload.append", "upload").into()
+}
+
+/// The one answer for an upload that does not exist or is another's.
+fn no_upload() -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "This upload does not exist, or it is not yours.",
+    )
+    .code("NOT_FOUND")
+    .closing()
+}
+
+fn gone(text: &str, code: &'static str) -> Refusal {
+    Refusal::new(StatusCode::GONE, text).code(code).closing()
+}

@@ -1,0 +1,310 @@
+//! tus 1.0.0: core, creation, creation-with-upload, creation-defer-length, expiration, checksum,
+//! termination, and the method override (tus.io/protocols/resumable-upload).
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use boxgate_storage::clock::UnixMillis;
+use boxgate_storage::digest::{Algorithm, Digest};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+
+use super::command::{
+    Answer, Append, Create, Ends, Limits, Reply, RequestHead, Standing, UploadCommand,
+};
+use super::metadata::UploadMetadata;
+use super::{Owner, UPLOAD_LENGTH};
+use crate::handler::upload::declared;
+use crate::http::headers::{MediaType, UPLOAD_OFFSET, single};
+use crate::refusal::Refusal;
+
+/// The protocol's version, in each request and answer but OPTIONS.
+pub const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
+/// The only version there is.
+pub const VERSION: HeaderValue = HeaderValue::from_static("1.0.0");
+/// The media type of bytes.
+pub const MEDIA_TYPE: &str = "application/offset+octet-stream";
+/// Versions that are spoken.
+pub const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
+
+const TUS_EXTENSION: HeaderName = HeaderName::from_static("tus-extension");
+const TUS_MAX_SIZE: HeaderName = HeaderName::from_static("tus-max-size");
+const TUS_CHECKSUM_ALGORITHM: HeaderName = HeaderName::from_static("tus-checksum-algorithm");
+const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
+const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
+const UPLOAD_CHECKSUM: HeaderName = HeaderName::from_static("upload-checksum");
+const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
+const UPLOAD_CONCAT: HeaderName = HeaderName::from_static("upload-concat");
+
+/// Fields that only a tus client sends.
+pub const REQUEST_FIELDS: [HeaderName; 4] = [
+    UPLOAD_DEFER_LENGTH,
+    UPLOAD_METADATA,
+    UPLOAD_CHECKSUM,
+    UPLOAD_CONCAT,
+];
+
+const EXTENSIONS: &str =
+    "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination";
+
+/// 460, which only tus knows.
+pub const CHECKSUM_MISMATCH: u16 = 460;
+
+/// What a tus request asks for.
+///
+/// # Errors
+/// 412 for another version, 415 for another media type, 400 with the rule that is broken.
+pub fn parse(head: &RequestHead<'_>) -> Result<UploadCommand, Refusal> {
+    // tus 1.0, "OPTIONS": there the server ignores the version.
+    if head.method == Method::OPTIONS {
+        return Ok(UploadCommand::Discover);
+    }
+    version(head)?;
+    match *head.method {
+        Method::POST => create(head).map(|create| UploadCommand::Create(Box::new(create))),
+        Method::HEAD => Ok(UploadCommand::Head),
+        Method::PATCH => append(head).map(UploadCommand::Append),
+        Method::DELETE => Ok(UploadCommand::Cancel),
+        _ => Err(Refusal::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "tus knows POST, HEAD, PATCH, DELETE and OPTIONS.",
+        )
+        .code("METHOD_NOT_ALLOWED")),
+    }
+}
+
+/// tus 1.0, "Tus-Resumable": a version that is not spoken, or none, means that nothing is done.
+fn version(head: &RequestHead<'_>) -> Result<(), Refusal> {
+    let given = single(head.headers, &TUS_RESUMABLE).map_err(invalid)?;
+    if given.is_some_and(|given| given.as_bytes() == VERSION.as_bytes()) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        StatusCode::PRECONDITION_FAILED,
+        "This server speaks tus 1.0.0: send Tus-Resumable: 1.0.0.",
+    )
+    .code("TUS_VERSION")
+    .header(TUS_VERSION, VERSION)
+    .closing())
+}
+
+fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
+    if head.headers.contains_key(UPLOAD_CONCAT) {
+        return Err(
+            Refusal::invalid("Upload-Concat is not taken; send the file as one upload.").closing(),
+        );
+    }
+    let length = number(head, &UPLOAD_LENGTH)?;
+    let deferred = single(head.headers, &UPLOAD_DEFER_LENGTH).map_err(invalid)?;
+    // tus 1.0, "Creation": exactly one of the two, and the second is 1.
+    match (length, deferred) {
+        (Some(_), None) | (None, Some("1")) => {}
+        (None, Some(_)) => return Err(invalid("Upload-Defer-Length must be 1.")),
+        _ => {
+            return Err(invalid(
+                "Exactly one of Upload-Length and Upload-Defer-Length: 1 is needed.",
+            ));
+        }
+    }
+    let has_body = head.has_body();
+    if has_body {
+        bytes_come(head)?;
+    }
+    if let (Some(length), Some(body)) = (length, head.body_length())
+        && body > length
+    {
+        return Err(past_the_end(length));
+    }
+    let note = single(head.headers, &UPLOAD_METADATA).map_err(invalid)?;
+    let metadata = UploadMetadata::parse(note.unwrap_or_default()).map_err(invalid)?;
+    let told = |name: &str| metadata.text(name).map_err(invalid);
+    let expected = declared(told("checksum")?, told("checksumType")?)?;
+    Ok(Create {
+        length,
+        ends: Ends::WhenFull,
+        owner: owner(head, &metadata)?,
+        note: note.filter(|n| !n.is_empty()).map(str::to_owned),
+        expected: expected.into_iter().map(|d| d.digest).collect(),
+        checksum: checksum(head)?,
+        has_body,
+    })
+}
+
+/// The target from the metadata; from the query where the metadata tells nothing of it.
+fn owner(head: &RequestHead<'_>, metadata: &UploadMetadata) -> Result<Owner, Refusal> {
+    for name in [
+        "target",
+        "organization",
+        "box",
+        "version",
+        "provider",
+        "architecture",
+    ] {
+        metadata.text(name).map_err(invalid)?;
+    }
+    let told = |name: &str| metadata.text(name).ok().flatten().map(str::to_owned);
+    let in_metadata = Owner::parse(told).map_err(invalid)?;
+    if in_metadata != Owner::Organization(None) {
+        return Ok(in_metadata);
+    }
+    Owner::parse(|name| super::query(head, name)).map_err(invalid)
+}
+
+fn append(head: &RequestHead<'_>) -> Result<Append, Refusal> {
+    bytes_come(head)?;
+    let offset = number(head, &UPLOAD_OFFSET)?;
+    let offset = offset.ok_or_else(|| invalid("Upload-Offset is missing."))?;
+    let length = number(head, &UPLOAD_LENGTH)?;
+    if length.is_some_and(|length| length < offset) {
+        return Err(invalid("Upload-Length is less than Upload-Offset."));
+    }
+    Ok(Append {
+        offset,
+        ends: Ends::WhenFull,
+        length,
+        checksum: checksum(head)?,
+        body_length: head.body_length(),
+    })
+}
+
+fn bytes_come(head: &RequestHead<'_>) -> Result<(), Refusal> {
+    if MediaType::of(head.headers).is_some_and(|m| m.essence() == MEDIA_TYPE) {
+        return Ok(());
+    }
+    Err(super::other_media_type(MEDIA_TYPE))
+}
+
+/// `Upload-Checksum: sha1 BASE64` over the body of this request.
+fn checksum(head: &RequestHead<'_>) -> Result<Option<Digest>, Refusal> {
+    let Some(text) = single(head.headers, &UPLOAD_CHECKSUM).map_err(invalid)? else {
+        return Ok(None);
+    };
+    let (name, value) = text.split_once(' ').unwrap_or((text, ""));
+    // tus 1.0, "Checksum": names are lower-case ASCII, so this compares them as they are.
+    let algorithm = Algorithm::ALL.into_iter().find(|a| a.name() == name);
+    let algorithm = algorithm.ok_or_else(|| {
+        invalid(format!(
+            "Upload-Checksum {name:?} is unknown; known are {}.",
+            algorithms()
+        ))
+    })?;
+    let value = STANDARD.decode(value.trim()).ok();
+    let digest = value.and_then(|value| Digest::try_new(algorithm, value));
+    digest.map(Some).ok_or_else(|| {
+        invalid(format!(
+            "Upload-Checksum must be {name} and the base64 of {} bytes.",
+            algorithm.digest_bytes()
+        ))
+    })
+}
+
+fn algorithms() -> String {
+    Algorithm::ALL.map(Algorithm::name).join(",")
+}
+
+/// A plain decimal number; more than 64 bits hold is as good as the largest, which no limit allows.
+fn number(head: &RequestHead<'_>, name: &HeaderName) -> Result<Option<u64>, Refusal> {
+    let Some(text) = single(head.headers, name).map_err(invalid)? else {
+        return Ok(None);
+    };
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(invalid(format!(
+            "{name} must be a decimal number, not {text:?}."
+        )));
+    }
+    Ok(Some(text.parse().unwrap_or(u64::MAX)))
+}
+
+fn invalid(rule: impl Into<String>) -> Refusal {
+    Refusal::invalid(rule).closing()
+}
+
+/// Answers bytes that would make the upload longer than it was declared to be.
+pub fn past_the_end(length: u64) -> Refusal {
+    Refusal::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("The body ends past the {length} bytes of the upload. Nothing of it was taken."),
+    )
+    .code("PAST_THE_END")
+    .closing()
+}
+
+/// Answers a body whose digest is not the declared one; its bytes are gone, the offset stayed.
+pub fn checksum_mismatch(offset: u64) -> Refusal {
+    let status = StatusCode::from_u16(CHECKSUM_MISMATCH).unwrap_or(StatusCode::BAD_REQUEST);
+    Refusal::new(
+        status,
+        format!(
+            "The body's checksum is not the one of Upload-Checksum. Its bytes were discarded; \
+             send them again from byte {offset}."
+        ),
+    )
+    .code("CHECKSUM_MISMATCH")
+    .header(UPLOAD_OFFSET, HeaderValue::from(offset))
+}
+
+/// Status and headers of an answer; `Tus-Resumable` is put on all of them where they leave.
+pub fn reply(answer: Answer<'_>) -> Reply {
+    match answer {
+        Answer::Created {
+            location,
+            standing,
+            has_body,
+            outcome,
+        } => {
+            let reply = Reply::new(StatusCode::CREATED)
+                .with(header::LOCATION, location)
+                .body(outcome);
+            let reply = expiring(reply, standing);
+            // tus 1.0, "Creation With Upload": the offset tells how much of the body was taken.
+            if has_body || standing.complete {
+                reply.with(UPLOAD_OFFSET, standing.offset.to_string())
+            } else {
+                reply
+            }
+        }
+        Answer::Standing(standing) => {
+            let mut reply = Reply::new(StatusCode::OK)
+                .with(UPLOAD_OFFSET, standing.offset.to_string())
+                .with(header::CACHE_CONTROL, "no-store");
+            reply = match standing.length {
+                Some(length) => reply.with(UPLOAD_LENGTH, length.to_string()),
+                None => reply.with(UPLOAD_DEFER_LENGTH, "1"),
+            };
+            if let Some(note) = &standing.note {
+                reply = reply.with(UPLOAD_METADATA, note);
+            }
+            expiring(reply, standing)
+        }
+        Answer::Appended { standing, .. } => expiring(
+            Reply::new(StatusCode::NO_CONTENT).with(UPLOAD_OFFSET, standing.offset.to_string()),
+            standing,
+        ),
+        Answer::Cancelled => Reply::new(StatusCode::NO_CONTENT),
+    }
+}
+
+/// What OPTIONS tells.
+pub fn discovery(reply: Reply, limits: &Limits) -> Reply {
+    reply
+        .with(TUS_RESUMABLE, "1.0.0")
+        .with(TUS_VERSION, "1.0.0")
+        .with(TUS_EXTENSION, EXTENSIONS)
+        .with(TUS_MAX_SIZE, limits.max_size.to_string())
+        .with(TUS_CHECKSUM_ALGORITHM, algorithms())
+}
+
+fn expiring(reply: Reply, standing: &Standing) -> Reply {
+    match standing.expires {
+        Some(at) => reply.with(UPLOAD_EXPIRES, http_date(at)),
+        None => reply,
+    }
+}
+
+fn http_date(at: UnixMillis) -> String {
+    let since = Duration::from_millis(u64::try_from(at.0).unwrap_or(0));
+    httpdate::fmt_http_date(UNIX_EPOCH + since)
+}
+
+#[cfg(test)]
+mod tests;
