@@ -11,7 +11,7 @@ pub mod password;
 use boxgate_storage::catalog::{BoxName, OrganizationName};
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::accounts::{
-    Account, Membership, Organization, OrganizationId, OrganizationRole, PlatformRole,
+    Account, AccountId, Membership, Organization, OrganizationId, OrganizationRole, PlatformRole,
 };
 use boxgate_storage::metadata::catalog::BoxRow;
 use boxgate_storage::metadata::tokens::{Token, TokenKind};
@@ -125,7 +125,7 @@ pub async fn authenticate(
 /// When the database does not answer.
 pub async fn end_sessions(
     metadata: &Metadata,
-    account: boxgate_storage::metadata::accounts::AccountId,
+    account: AccountId,
     made_with: Option<&Token>,
 ) -> Result<(), Refusal> {
     for session in metadata.tokens(account, TokenKind::Session).await? {
@@ -209,6 +209,46 @@ pub async fn authorize(
         }
     }
     Ok(grant)
+}
+
+/// Whether whoever sent a request may still publish what it brought: a right may have ended, or a
+/// credential been revoked, while the bytes came in.
+///
+/// # Errors
+/// The refusal to send.
+pub async fn authorize_again(
+    metadata: &Metadata,
+    head: &http::request::Parts,
+    account: AccountId,
+    organization: OrganizationId,
+    box_name: Option<&str>,
+) -> Result<(), Refusal> {
+    let credential = Credential::find(&head.headers, head.uri.query()).ok_or_else(no_token)?;
+    let principal = authenticate(metadata, &credential)
+        .await?
+        .filter(|p| p.account.id == account)
+        .ok_or_else(bad_token)?;
+    let organization = metadata
+        .organization_by_id(organization)
+        .await?
+        .ok_or_else(|| {
+            Refusal::new(
+                StatusCode::NOT_FOUND,
+                "The organization was deleted while the upload came in. Nothing was published.",
+            )
+            .code("NOT_FOUND")
+        })?;
+    let organization = organization.name.to_string();
+    let (policy, names) = match box_name {
+        Some(name) => (
+            Policy::PublishBox,
+            PathNames::of([("org", organization), ("box", name.to_owned())]),
+        ),
+        None => (Policy::Member, PathNames::of([("org", organization)])),
+    };
+    authorize(metadata, policy, Some(principal), &names, false)
+        .await
+        .map(drop)
 }
 
 /// Any member, or `role` and above; administrators of the platform stand in for a role, not for a
@@ -367,7 +407,7 @@ pub fn no_box(names: &PathNames) -> Refusal {
 /// When the database does not answer.
 pub async fn on_behalf_of(
     metadata: &Metadata,
-    account: boxgate_storage::metadata::accounts::AccountId,
+    account: AccountId,
 ) -> Result<Option<Principal>, Refusal> {
     let Some(account) = metadata.account(account).await?.filter(|a| !a.suspended) else {
         return Ok(None);

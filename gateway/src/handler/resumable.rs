@@ -16,7 +16,7 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use tokio::time::{Instant, sleep};
 
-use crate::auth::{self, Credential, Grant, Principal};
+use crate::auth::{self, Grant, Principal};
 use crate::gateway::Gateway;
 use crate::http::headers::UPLOAD_OFFSET;
 use crate::ingest::{self, Pumped};
@@ -302,23 +302,15 @@ impl Turn<'_> {
 
     /// Whether whoever sent this request may still publish what it ends.
     async fn authorize_again(&self, row: &UploadRow) -> Result<(), Refusal> {
-        let metadata = &self.gateway.metadata;
-        let credential = Credential::find(&self.head.headers, self.head.uri.query())
-            .ok_or_else(auth::no_token)?;
-        let principal = auth::authenticate(metadata, &credential)
-            .await?
-            .filter(|p| p.account.id == row.account)
-            .ok_or_else(auth::bad_token)?;
-        let organization = metadata.organization_by_id(row.organization).await?;
-        let organization = organization.ok_or_else(no_upload)?.name.to_string();
-        let (policy, names) = match &row.target {
-            Some(target) => (
-                Policy::PublishBox,
-                PathNames::of([("org", organization), ("box", target.box_name.clone())]),
-            ),
-            None => (Policy::Member, PathNames::of([("org", organization)])),
-        };
-        self.authorize(policy, principal, &names).await.map(drop)
+        let box_name = row.target.as_ref().map(|target| target.box_name.as_str());
+        auth::authorize_again(
+            &self.gateway.metadata,
+            &self.head,
+            row.account,
+            row.organization,
+            box_name,
+        )
+        .await
     }
 
     /// Refuses from lengths what no reading would make smaller.

@@ -8,12 +8,14 @@ use boxgate_storage::upload::{Keep, UploadIntent, UploadWriter};
 
 use tracing::Instrument as _;
 
+use crate::auth::authorize_again;
 use crate::gateway::Gateway;
 use crate::ingest;
 use crate::multipart::{DecodedBase64, Form};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::server::InboundBody;
+use http::request::Parts;
 
 /// A checksum as the client declared it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +74,7 @@ pub async fn upload(
     gateway: &Gateway,
     order: UploadOrder,
     carrier: Carrier,
+    head: &Parts,
     facts: &RequestFacts,
 ) -> Result<Uploaded, Refusal> {
     let _permit = gateway.admission.upload().await?;
@@ -101,6 +104,9 @@ pub async fn upload(
             "The file is empty. Nothing was published.",
         ));
     }
+    // Dropping the writer here publishes nothing.
+    let box_name = Some(target.box_name.as_str());
+    authorize_again(&gateway.metadata, head, account, organization, box_name).await?;
     let finishing = tracing::debug_span!("finish", upload_id = %writer.id());
     let published = writer.finish().instrument(finishing).await?;
     tracing::info!(

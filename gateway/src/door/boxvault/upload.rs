@@ -97,7 +97,7 @@ async fn whole(gateway: &Gateway, call: Call, form: bool, declared: Option<Decla
     } else {
         Carrier::Raw(call.body)
     };
-    let done = upload::upload(gateway, order, carrier, &call.facts).await?;
+    let done = upload::upload(gateway, order, carrier, &call.head, &call.facts).await?;
     let mut warnings = done.warnings;
     warnings.extend(levels::version_warning(&file.version));
     let blob = &done.published.blob;
