@@ -264,19 +264,16 @@ impl State {
                 )
             })?;
         let (blob, is_new) = self.stored_once(&row, values, now)?;
-        let published = match (&row.target, names) {
-            (Some(target), Some(names)) => {
-                self.publish_name(&row, target, &names, organization, blob, (now, due))?
-            }
-            _ => {
-                self.take_reference(&blob.key);
-                self.fenced(OP, fence)?.held = Some(blob.key);
-                Published {
-                    blob,
-                    file: None,
-                    replaced: false,
-                    version: String::new(),
-                }
+        let published = if let (Some(target), Some(names)) = (&row.target, names) {
+            self.publish_name(&row, target, &names, organization, blob, (now, due))?
+        } else {
+            self.take_reference(&blob.key);
+            self.fenced(OP, fence)?.held = Some(blob.key);
+            Published {
+                blob,
+                file: None,
+                replaced: false,
+                version: String::new(),
             }
         };
         if is_new {
