@@ -112,12 +112,12 @@ struct Bench {
     directory: tempfile::TempDir,
     store: Store,
     pool: BufferPool,
-    in_memory: Engine,
-    in_sqlite: Engine,
+    in_memory: Rows,
+    in_sqlite: Rows,
 }
 
-struct Engine {
-    engine: UploadEngine,
+struct Rows {
+    uploads: UploadEngine,
     account: AccountId,
     organization: OrganizationId,
 }
@@ -131,8 +131,8 @@ impl Bench {
         let store = runtime.block_on(local::open(&directory.path().join("blobs")));
         let store = store.expect("an empty directory is a store");
         let pool = BufferPool::new(128 << 20);
-        let in_memory = Engine::in_memory(&store, &pool);
-        let in_sqlite = runtime.block_on(Engine::in_sqlite(&store, &pool, directory.path()));
+        let in_memory = Rows::in_memory(&store, &pool);
+        let in_sqlite = runtime.block_on(Rows::in_sqlite(&store, &pool, directory.path()));
         Self {
             runtime,
             directory,
@@ -181,8 +181,8 @@ impl Bench {
         cost
     }
 
-    fn engine(&self, on: &Engine) -> Cost {
-        let (engine, intent) = (on.engine.clone(), on.intent());
+    fn engine(&self, on: &Rows) -> Cost {
+        let (engine, intent) = (on.uploads.clone(), on.intent());
         let cost = over_http(&self.runtime, LENGTH, move |mut body| async move {
             let mut writer = engine.begin(intent).await.expect("there is room");
             while let Some(frame) = next(&mut body).await {
@@ -195,7 +195,7 @@ impl Bench {
         });
         // The blob before this one lost its name to it.
         self.runtime
-            .block_on(on.engine.sweep())
+            .block_on(on.uploads.sweep())
             .expect("rows can be read");
         cost
     }
@@ -204,7 +204,7 @@ impl Bench {
         let path = self.directory.path().join("plain");
         let written = path.clone();
         let cost = over_http(&self.runtime, LENGTH, move |body| async move {
-            plain(body, written).await
+            plain(body, written).await;
         });
         std::fs::remove_file(path).expect("the loop made it");
         cost
@@ -307,7 +307,7 @@ impl Stored {
     }
 }
 
-impl Engine {
+impl Rows {
     fn in_memory(store: &Store, pool: &BufferPool) -> Self {
         let ledger = MemoryLedger::new(Arc::new(SystemClock), Duration::ZERO);
         let organization = ledger.add_organization("bench");
@@ -341,7 +341,7 @@ impl Engine {
         account: AccountId,
         organization: OrganizationId,
     ) -> Self {
-        let engine = UploadEngine::new(EngineOptions {
+        let uploads = UploadEngine::new(EngineOptions {
             ledger,
             stores: [("main".to_owned(), store.clone())].into(),
             default_store: "main".into(),
@@ -353,7 +353,7 @@ impl Engine {
             limits: UploadLimits::default(),
         });
         Self {
-            engine,
+            uploads,
             account,
             organization,
         }

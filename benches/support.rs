@@ -160,6 +160,15 @@ fn send(to: SocketAddr, block: &[u8], length: u64) {
         .expect("the server ends the connection in order");
 }
 
+/// CPU time of this thread for `times` calls: what a busy machine does not change.
+pub fn on_this_thread<T>(times: u64, mut work: impl FnMut() -> T) -> Duration {
+    let before = cpu(ClockId::ThreadCPUTime);
+    for _ in 0..times {
+        std::hint::black_box(work());
+    }
+    cpu(ClockId::ThreadCPUTime).saturating_sub(before)
+}
+
 fn cpu(clock: ClockId) -> Duration {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::config::settings::Settings;
 use crate::refusal::Refusal;
@@ -20,6 +21,7 @@ const FAILURE_ADDRESSES: u64 = 100_000;
 #[derive(Debug)]
 pub struct Admission {
     uploads: Arc<Semaphore>,
+    queue_wait: Duration,
     failures: Cache<IpAddr, Arc<AtomicU32>>,
     failures_per_window: u32,
 }
@@ -29,6 +31,7 @@ impl Admission {
     pub fn new(settings: &Settings) -> Self {
         Self {
             uploads: Arc::new(Semaphore::new(settings.uploads.max_in_progress)),
+            queue_wait: settings.uploads.queue_wait,
             failures: Cache::builder()
                 .max_capacity(FAILURE_ADDRESSES)
                 .time_to_live(FAILURE_WINDOW)
@@ -37,20 +40,21 @@ impl Admission {
         }
     }
 
-    /// The right to send one upload body; given back when dropped.
+    /// The right to send one upload body, in the order of asking; given back when dropped. Who waits
+    /// has not been asked for its body, nor told to continue.
     ///
     /// # Errors
-    /// 503 with `Retry-After` when as many as allowed are in progress.
-    pub fn upload(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        Arc::clone(&self.uploads)
-            .try_acquire_owned()
-            .map_err(|_full| {
-                Refusal::busy(
-                    "Too many uploads are in progress on this node (uploads.max_in_progress).",
-                    Duration::from_secs(5),
-                )
-                .closing()
-            })
+    /// 503 with `Retry-After` when none came free in time.
+    pub async fn upload(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let turn = timeout(self.queue_wait, Arc::clone(&self.uploads).acquire_owned()).await;
+        // The semaphore is never closed: an error is the time that ran out.
+        turn.ok().and_then(Result::ok).ok_or_else(|| {
+            Refusal::busy(
+                "Too many uploads are in progress on this node (uploads.max_in_progress).",
+                Duration::from_secs(5),
+            )
+            .closing()
+        })
     }
 
     /// Whether an address may try to sign in (again).
@@ -105,13 +109,13 @@ mod tests {
         Admission::new(&settings)
     }
 
-    #[test]
-    fn a_permit_comes_back_when_its_upload_ends() {
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_waits_for_its_turn_and_is_told_when_none_comes() {
         let admission = admission();
-        let held = admission.upload().unwrap();
-        assert_eq!(admission.upload().unwrap_err().status.as_u16(), 503);
-        drop(held);
-        assert!(admission.upload().is_ok());
+        let held = admission.upload().await.unwrap();
+        assert_eq!(admission.upload().await.unwrap_err().status.as_u16(), 503);
+        let (turn, ()) = tokio::join!(admission.upload(), async { drop(held) });
+        assert!(turn.is_ok());
     }
 
     #[test]

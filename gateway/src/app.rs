@@ -11,24 +11,26 @@ use boxgate_storage::backend::local;
 use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::clock::{Clock, SystemClock};
 use boxgate_storage::metadata::{Metadata, MetadataOptions};
+use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadLimits};
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::auth::link::LinkSigner;
 use crate::auth::master_key::{MasterKey, MasterKeyError};
-use crate::config::settings::Settings;
-use crate::gateway::{Gateway, Lifecycle, Phase};
+use crate::ballast::Ballast;
+use crate::config::{Secret, Settings};
+use crate::gateway::{Gateway, Lifecycle, MAIN_STORE, Phase};
 use crate::route::Router;
 use crate::server::{Drain, Respond, Server};
 use crate::telemetry::Telemetry;
 
 /// How long a replaced or deleted blob stays readable: the longest download plus the life of a link.
 const DOOMED_FOR: Duration = Duration::from_hours(24);
+/// How long the row of an upload that ended is kept, for its answer to be asked for again.
+const ENDED_UPLOADS_KEPT: Duration = Duration::from_hours(7 * 24);
 /// How often leftovers are looked for.
-const SWEEP_EVERY: Duration = Duration::from_mins(1);
-/// The name of the one store.
-const MAIN_STORE: &str = "main";
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,17 @@ pub enum StartError {
     /// A part of the storage does not work.
     #[error(transparent)]
     Storage(#[from] boxgate_storage::Error),
+    /// The store is not the one that the rows tell of.
+    #[error(
+        "{path} is not the directory that boxes were stored in: {reason}. Mount or restore it, or set \
+         stores.main.path"
+    )]
+    Store {
+        /// Where the store was expected.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
     /// The master key.
     #[error(transparent)]
     MasterKey(#[from] MasterKeyError),
@@ -108,18 +121,54 @@ pub async fn open_metadata(
     settings: &Settings,
     clock: Arc<dyn Clock>,
 ) -> Result<(Metadata, MasterKey), StartError> {
-    let configured = settings
-        .master_key
-        .as_ref()
-        .map(super::config::settings::Secret::expose);
-    let master_key = MasterKey::load(configured, &settings.data_dir)?;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let configured = settings.master_key.as_ref().map(Secret::expose);
+    let database = settings.data_dir.join("boxgate.db");
+    let existed = database.exists();
+    let master_key = MasterKey::load(configured, &settings.data_dir, existed)?;
+    // Made here, so that it and what SQLite keeps beside it are private.
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&database)
+        .map_err(|e| StartError::DataDir {
+            path: database.clone(),
+            reason: e.to_string(),
+        })?;
     let options = MetadataOptions {
         clock,
         doomed_for: DOOMED_FOR,
     };
-    let metadata = Metadata::open_sqlite(&settings.data_dir.join("boxgate.db"), options).await?;
+    let metadata = Metadata::open_sqlite(&database, options).await?;
     master_key.prove(&metadata).await?;
     Ok((metadata, master_key))
+}
+
+/// Opens the store, once it is sure to be the one that the rows tell of: a volume that is not mounted
+/// looks like an empty directory, and must not become a second store.
+async fn open_store(metadata: &Metadata, path: &std::path::Path) -> Result<Store, StartError> {
+    const PURPOSE: &str = "store.main";
+    let marker = path.join("store-id");
+    let failed = |reason: String| StartError::Store {
+        path: path.to_owned(),
+        reason,
+    };
+    let known = metadata.keys(PURPOSE).await?.into_iter().next();
+    let found = std::fs::read(&marker).ok();
+    match (&known, &found) {
+        (Some(known), Some(found)) if known.secret == *found => {}
+        (Some(_), Some(_)) => return Err(failed("its store-id is another one".into())),
+        (Some(_), None) => return Err(failed("its file store-id is missing".into())),
+        (None, _) => {
+            let id = found.unwrap_or_else(|| crate::auth::credential::fresh().into_bytes());
+            std::fs::create_dir_all(path)
+                .and_then(|()| std::fs::write(&marker, &id))
+                .map_err(|e| failed(e.to_string()))?;
+            metadata.first_key(PURPOSE, &id).await?;
+        }
+    }
+    Ok(local::open(path).await?)
 }
 
 /// A gateway that has been put together and listens, but does not serve yet.
@@ -128,6 +177,7 @@ pub struct App {
     gateway: Arc<Gateway>,
     server: Server,
     drain: Drain,
+    ballast: Arc<Ballast>,
     _data_dir: DataDir,
 }
 
@@ -139,6 +189,13 @@ impl App {
     pub async fn start(settings: Settings, telemetry: Arc<Telemetry>) -> Result<Self, StartError> {
         let data_dir = DataDir::open(&settings.data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        // Before the database is opened: on a full volume it could not be.
+        let ballast = Ballast::new(data_dir.path())
+            .and_then(|ballast| ballast.settle().map(|()| ballast))
+            .map_err(|e| StartError::DataDir {
+                path: settings.data_dir.clone(),
+                reason: e.to_string(),
+            })?;
         let (metadata, master_key) = open_metadata(&settings, Arc::clone(&clock)).await?;
         let metrics = Arc::clone(&telemetry);
         metadata.on_commit(Arc::new(move |took| {
@@ -148,7 +205,7 @@ impl App {
                 .observe(took.as_secs_f64());
         }));
         let (key, secret) = master_key.key_for(&metadata, "download-link").await?;
-        let store = local::open(&settings.stores.main.path).await?;
+        let store = open_store(&metadata, &settings.stores.main.path).await?;
         let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
         let engine = UploadEngine::new(EngineOptions {
             ledger: metadata.ledger(),
@@ -183,6 +240,7 @@ impl App {
             gateway,
             server,
             drain,
+            ballast: Arc::new(ballast),
             _data_dir: data_dir,
         })
     }
@@ -222,7 +280,7 @@ impl App {
     pub async fn serve(self) {
         let gateway = Arc::clone(&self.gateway);
         gateway.enter(Phase::Serving);
-        let sweeper = tokio::spawn(sweep(Arc::clone(&gateway)));
+        let sweeper = tokio::spawn(sweep(Arc::clone(&gateway), self.ballast));
         let (draining, begun) = (Arc::clone(&gateway), self.drain.begun());
         let watcher = tokio::spawn(async move {
             begun.cancelled().await;
@@ -239,15 +297,26 @@ impl App {
     }
 }
 
-async fn sweep(gateway: Arc<Gateway>) {
+async fn sweep(gateway: Arc<Gateway>, ballast: Arc<Ballast>) {
+    let told = |what: &str, error: &boxgate_storage::Error| {
+        tracing::warn!(error = %boxgate_storage::error::chain(error), "{what} failed");
+    };
     let mut every = tokio::time::interval(SWEEP_EVERY);
     loop {
         every.tick().await;
+        let settling = Arc::clone(&ballast);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || settling.settle()).await {
+            tracing::warn!(%error, "ballast not settled");
+        }
         if let Err(error) = gateway.engine.sweep().await {
-            tracing::warn!(error = %boxgate_storage::error::chain(&error), "sweep failed");
+            told("removing what is due", &error);
         }
         if let Err(error) = gateway.metadata.purge_expired_tokens().await {
-            tracing::warn!(error = %boxgate_storage::error::chain(&error), "expired tokens not purged");
+            told("forgetting expired tokens", &error);
+        }
+        let ended = gateway.clock.now().minus(ENDED_UPLOADS_KEPT);
+        if let Err(error) = gateway.metadata.purge_uploads(ended).await {
+            told("forgetting ended uploads", &error);
         }
     }
 }

@@ -118,6 +118,25 @@ pub async fn authenticate(
     }))
 }
 
+/// Ends the sessions of an account, all or those made with one service account's key: whoever holds one
+/// has to sign in again.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn end_sessions(
+    metadata: &Metadata,
+    account: boxgate_storage::metadata::accounts::AccountId,
+    made_with: Option<&Token>,
+) -> Result<(), Refusal> {
+    for session in metadata.tokens(account, TokenKind::Session).await? {
+        let wanted = made_with.is_none_or(|key| session.name.is_some() && session.name == key.name);
+        if wanted {
+            metadata.delete_token(session.id, account).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Answers a credential that is missing, as BoxVault does.
 pub fn no_token() -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, "No token provided!")
@@ -149,12 +168,11 @@ pub async fn authorize(
     match policy {
         Policy::Public | Policy::Optional | Policy::OptionalStrict => {}
         Policy::Operations => {
-            if !operator_network
-                && !grant
-                    .principal
-                    .as_ref()
-                    .is_some_and(Principal::is_platform_admin)
-            {
+            let admin = grant
+                .principal
+                .as_ref()
+                .is_some_and(Principal::is_platform_admin);
+            if !operator_network && !admin {
                 return Err(Refusal::new(
                     StatusCode::FORBIDDEN,
                     "This answers loopback, the networks of operations.allow, and administrators.",
@@ -171,76 +189,103 @@ pub async fn authorize(
                 ));
             }
         }
-        Policy::Member => {
-            let principal = required(&grant)?;
-            let organization = organization(metadata, names).await?;
-            if principal.role_in(organization.id).is_none() {
-                return Err(not_a_member(&organization));
-            }
-            grant.organization = Some(organization);
+        Policy::Member => in_organization(metadata, &mut grant, names, None).await?,
+        Policy::MemberPerson => {
+            person(&grant)?;
+            in_organization(metadata, &mut grant, names, None).await?;
         }
-        Policy::OrganizationAdmin | Policy::OrganizationOwner => {
-            let principal = required(&grant)?;
-            let organization = organization(metadata, names).await?;
-            let needed = if policy == Policy::OrganizationAdmin {
-                OrganizationRole::Admin
-            } else {
-                OrganizationRole::Owner
-            };
-            let role = principal.role_in(organization.id);
-            if !principal.is_platform_admin() && role.is_none_or(|r| r < needed) {
-                return Err(Refusal::new(
-                    StatusCode::FORBIDDEN,
-                    format!(
-                        "This needs the role '{}' in organization '{}'.",
-                        needed.as_str(),
-                        organization.name
-                    ),
-                ));
-            }
-            grant.organization = Some(organization);
+        Policy::OrganizationAdmin => {
+            person(&grant)?;
+            in_organization(metadata, &mut grant, names, Some(OrganizationRole::Admin)).await?;
         }
-        Policy::ReadBox => {
-            let (organization, row) = box_of(metadata, names).await?;
-            let readable = row.as_ref().is_some_and(|row| match &grant.principal {
-                Some(principal) => principal.may_read(row),
-                None => row.fields.public,
-            });
-            if !readable {
-                return Err(no_box(names));
-            }
-            grant.organization = organization;
-            grant.row = row;
+        Policy::OrganizationOwner => {
+            person(&grant)?;
+            in_organization(metadata, &mut grant, names, Some(OrganizationRole::Owner)).await?;
         }
+        Policy::ReadBox => read_box(metadata, &mut grant, names).await?,
         Policy::EditBox | Policy::PublishBox => {
-            let principal = required(&grant)?;
-            let (organization, row) = box_of(metadata, names).await?;
-            let allowed = match (&organization, &row) {
-                (_, Some(row)) => principal.may_edit(row),
-                (Some(organization), None) => {
-                    policy == Policy::PublishBox && principal.role_in(organization.id).is_some()
-                }
-                (None, None) => false,
-            };
-            if !allowed {
-                let readable = row.as_ref().is_some_and(|row| principal.may_read(row));
-                return Err(if readable {
-                    Refusal::new(
-                        StatusCode::FORBIDDEN,
-                        "Only the maker of a box or an administrator of its organization may change it.",
-                    )
-                    .code("PERMISSION_DENIED")
-                } else if policy == Policy::PublishBox {
-                    no_organization(names)
-                } else {
-                    no_box(names)
-                });
-            }
-            grant.organization = organization;
-            grant.row = row;
+            let may_make = policy == Policy::PublishBox;
+            change_box(metadata, &mut grant, names, may_make).await?;
         }
     }
     Ok(grant)
+}
+
+/// Any member, or `role` and above; administrators of the platform stand in for a role, not for a
+/// membership.
+async fn in_organization(
+    metadata: &Metadata,
+    grant: &mut Grant,
+    names: &PathNames,
+    role: Option<OrganizationRole>,
+) -> Result<(), Refusal> {
+    let principal = required(grant)?;
+    let organization = organization(metadata, names).await?;
+    let held = principal.role_in(organization.id);
+    match role {
+        None if held.is_none() => return Err(not_a_member(&organization)),
+        Some(needed) if !principal.is_platform_admin() && held.is_none_or(|held| held < needed) => {
+            return Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                format!(
+                    "This needs the role '{}' in organization '{}'.",
+                    needed.as_str(),
+                    organization.name
+                ),
+            ));
+        }
+        _ => {}
+    }
+    grant.organization = Some(organization);
+    Ok(())
+}
+
+async fn read_box(
+    metadata: &Metadata,
+    grant: &mut Grant,
+    names: &PathNames,
+) -> Result<(), Refusal> {
+    let (organization, row) = box_of(metadata, names).await?;
+    let readable = row.as_ref().is_some_and(|row| match &grant.principal {
+        Some(principal) => principal.may_read(row),
+        None => row.fields.public,
+    });
+    if !readable {
+        return Err(no_box(names));
+    }
+    (grant.organization, grant.row) = (organization, row);
+    Ok(())
+}
+
+async fn change_box(
+    metadata: &Metadata,
+    grant: &mut Grant,
+    names: &PathNames,
+    may_make: bool,
+) -> Result<(), Refusal> {
+    let principal = required(grant)?;
+    let (organization, row) = box_of(metadata, names).await?;
+    let allowed = match (&organization, &row) {
+        (_, Some(row)) => principal.may_edit(row),
+        (Some(organization), None) => may_make && principal.role_in(organization.id).is_some(),
+        (None, None) => false,
+    };
+    if !allowed {
+        let readable = row.as_ref().is_some_and(|row| principal.may_read(row));
+        return Err(if readable {
+            Refusal::new(
+                StatusCode::FORBIDDEN,
+                "Only the maker of a box or an administrator of its organization may change it.",
+            )
+            .code("PERMISSION_DENIED")
+        } else if may_make {
+            no_organization(names)
+        } else {
+            no_box(names)
+        });
+    }
+    (grant.organization, grant.row) = (organization, row);
+    Ok(())
 }
 
 fn required(grant: &Grant) -> Result<&Principal, Refusal> {
@@ -295,7 +340,7 @@ pub fn no_organization(names: &PathNames) -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
         format!(
-            "Organization '{}' does not exist, or you may not publish there.",
+            "Organization '{}' does not exist, or you may not use it.",
             names.value("org")
         ),
     )

@@ -142,6 +142,19 @@ impl Call {
                 limits.json_depth
             )));
         }
+        // Serde would fill an object's fields from an array, by position.
+        if text
+            .iter()
+            .find(|b| !b.is_ascii_whitespace())
+            .is_some_and(|first| *first != b'{')
+        {
+            return Err(Refusal::invalid("The JSON body must be an object."));
+        }
+        if memchr::memmem::find(&text, b"\\u0000").is_some() {
+            return Err(Refusal::invalid(
+                "The JSON body must not hold the character NUL.",
+            ));
+        }
         let text = if text.is_empty() {
             b"{}".as_slice()
         } else {

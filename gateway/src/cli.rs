@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Flags, Settings};
+use crate::config::{self, Flags, Settings, Warning};
 
 /// A streaming gateway for multi-gigabyte Vagrant boxes and images.
 #[derive(Debug, Parser)]
@@ -122,6 +122,9 @@ struct BootstrapArgs {
     /// File with the password; without it a random one is made and printed.
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// Give an account that exists already the role and the password.
+    #[arg(long)]
+    reset: bool,
     /// E-mail address.
     #[arg(long, value_name = "ADDRESS")]
     email: Option<String>,
@@ -159,8 +162,8 @@ impl Failure {
 /// Runs what was typed.
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
-        Command::Serve(args) => serve::serve(args),
-        Command::Quickstart(args) => quickstart::quickstart(args),
+        Command::Serve(args) => serve::serve(&args),
+        Command::Quickstart(args) => quickstart::quickstart(&args),
         Command::SampleBox(args) => sample_box::sample_box(&args),
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
@@ -175,18 +178,25 @@ pub fn run(cli: Cli) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Settings for a command that a person waits for; what is odd is told on standard error.
 fn load(config: &ConfigArgs, listen: Option<&str>) -> Result<Settings, Failure> {
+    let (settings, warnings) = read_config(config, listen)?;
+    for warning in warnings {
+        say_error(&format!("boxgate: warning: {warning}"));
+    }
+    Ok(settings)
+}
+
+fn read_config(
+    config: &ConfigArgs,
+    listen: Option<&str>,
+) -> Result<(Settings, Vec<Warning>), Failure> {
     let flags = Flags {
         config: config.config.clone(),
         data_dir: config.data_dir.clone(),
         listen: listen.map(str::to_owned),
     };
-    let (settings, warnings) = config::load(&flags)
-        .map_err(|errors| Failure::Usage(format!("configuration:\n{errors}")))?;
-    for warning in warnings {
-        say_error(&format!("boxgate: warning: {warning}"));
-    }
-    Ok(settings)
+    config::load(&flags).map_err(|errors| Failure::Usage(format!("configuration:\n{errors}")))
 }
 
 fn check(args: &ServeArgs) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use tracing::Instrument as _;
 
@@ -29,8 +29,17 @@ impl Respond for Gateway {
         self: Arc<Self>,
         request: Request<InboundBody>,
     ) -> BoxFuture<'static, Response<OutboundBody>> {
-        async move { answer(&self, request).await }.boxed()
+        async move { kept_private(answer(&self, request).await) }.boxed()
     }
+}
+
+/// What no door said anything about is nobody's to keep: errors, and answers that depend on the caller.
+fn kept_private(mut response: Response<OutboundBody>) -> Response<OutboundBody> {
+    response
+        .headers_mut()
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("private, no-store, no-transform"));
+    response
 }
 
 async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<OutboundBody> {
@@ -61,7 +70,7 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
         );
         return shaped(row.door, refusal, &facts);
     }
-    let span = tracing::debug_span!("request", route = row.route.name());
+    let span = tracing::debug_span!("request", route = row.route.name(), request_id = facts.id());
     match admitted(gateway, row, names, head, body, &facts)
         .instrument(span)
         .await
@@ -79,12 +88,17 @@ async fn admitted(
     body: InboundBody,
     facts: &Arc<RequestFacts>,
 ) -> Answer {
-    let principal = caller(gateway, row, &names, &head).await?;
+    let authenticating = tracing::debug_span!("authenticate");
+    let principal = caller(gateway, row, &names, &head)
+        .instrument(authenticating)
+        .await?;
     if let Some(principal) = &principal {
         facts.set_principal(principal.name().to_owned());
     }
     let operator = gateway.is_operator_network(facts.client_ip());
-    let grant = auth::authorize(&gateway.metadata, row.policy, principal, &names, operator).await?;
+    let grant = auth::authorize(&gateway.metadata, row.policy, principal, &names, operator)
+        .instrument(tracing::debug_span!("authorize"))
+        .await?;
     let call = Call {
         head,
         body,

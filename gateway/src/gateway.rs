@@ -22,6 +22,9 @@ use crate::request::RequestFacts;
 use crate::route::Router;
 use crate::telemetry::Telemetry;
 
+/// The name of the store that takes uploads.
+pub const MAIN_STORE: &str = "main";
+
 /// Shared by all requests of a process.
 #[derive(Debug)]
 pub struct Gateway {
@@ -92,14 +95,20 @@ impl Default for Lifecycle {
 pub struct Dependency {
     /// Whether it does.
     pub ok: bool,
+    /// Whether it has less room than uploads need (`limits.min_free`).
+    pub full: bool,
     /// Room on its volume, where it is a store.
     pub space: Option<Space>,
 }
 
 impl Dependency {
-    /// `ok` or `error`.
+    /// `ok`, `full` (reads go on, uploads are refused) or `error`.
     pub fn word(self) -> &'static str {
-        if self.ok { "ok" } else { "error" }
+        match (self.ok, self.full) {
+            (false, _) => "error",
+            (true, true) => "full",
+            (true, false) => "ok",
+        }
     }
 }
 
@@ -189,16 +198,24 @@ impl Gateway {
     pub async fn dependencies(&self) -> BTreeMap<String, Dependency> {
         let mut found = BTreeMap::new();
         let ok = self.metadata.ping().await.is_ok();
-        found.insert("database".to_owned(), Dependency { ok, space: None });
+        found.insert(
+            "database".to_owned(),
+            Dependency {
+                ok,
+                full: false,
+                space: None,
+            },
+        );
         for (name, store) in &self.stores {
             let space = match &store.space {
                 Some(space) => space.free_space().await.map(Some),
                 None => Ok(None),
             };
-            let dependency = Dependency {
-                ok: space.is_ok(),
-                space: space.ok().flatten(),
-            };
+            let ok = space.is_ok();
+            let space = space.ok().flatten();
+            let min_free = self.settings.limits.min_free_bytes;
+            let full = space.is_some_and(|space| space.free_bytes < min_free);
+            let dependency = Dependency { ok, full, space };
             found.insert(format!("store.{name}"), dependency);
         }
         found
@@ -222,6 +239,13 @@ impl Gateway {
         }
         let uploads = i64::try_from(self.engine.in_progress()).unwrap_or(i64::MAX);
         metrics.uploads_in_progress.set(uploads);
+        let copied = metrics.ingest_copied_bytes.with_label_values(&[MAIN_STORE]);
+        copied.inc_by(
+            self.engine
+                .stats()
+                .bytes_copied
+                .saturating_sub(copied.get()),
+        );
         self.telemetry.render()
     }
 }
@@ -238,7 +262,8 @@ pub struct DamageReport {
 impl DamageReport {
     /// Reports why a download broke; damage takes the blob out of service.
     pub fn report(&self, error: &Error) {
-        let damaged = error.kind() == ErrorKind::Damaged || error.kind() == ErrorKind::NotFound;
+        // A file that is not there may come back with its volume; only bytes that differ condemn a blob.
+        let damaged = error.kind() == ErrorKind::Damaged;
         let reason = if damaged { "damaged" } else { "store" };
         self.telemetry
             .metrics

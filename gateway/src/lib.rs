@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod app;
 pub mod auth;
+pub mod ballast;
 pub mod call;
 pub mod cli;
 pub mod config;

@@ -40,13 +40,15 @@ pub enum Policy {
     Person,
     /// A member of the organization in the path.
     Member,
+    /// As `Member`, and a person: a leaked key of a script must not list or change people.
+    MemberPerson,
     /// Who may change the box in the path: its maker, or an administrator of the organization.
     EditBox,
     /// As `EditBox`, and any member where the box does not exist yet.
     PublishBox,
-    /// An administrator of the organization in the path, or of the platform.
+    /// An administrator of the organization in the path, or of the platform; a person.
     OrganizationAdmin,
-    /// The owner of the organization in the path, or an administrator of the platform.
+    /// The owner of the organization in the path, or an administrator of the platform; a person.
     OrganizationOwner,
     /// An administrator of the platform.
     PlatformAdmin,
@@ -217,7 +219,7 @@ routes! {
     BoxVault DELETE "/api/organization/{org}" => DeleteOrganization, OrganizationOwner, Empty, Control, "Delete an organization with all its boxes";
     BoxVault PUT "/api/organization/{org}/access-mode" => SetAccessMode, OrganizationAdmin, Json, Control, "Who may find and join it";
     BoxVault GET "/api/organizations/discover" => DiscoverOrganizations, Optional, Empty, Control, "Organizations that may be found";
-    BoxVault GET "/api/organization/{org}/users" => ListMembers, Member, Empty, Control, "Members";
+    BoxVault GET "/api/organization/{org}/users" => ListMembers, MemberPerson, Empty, Control, "Members";
     BoxVault PUT "/api/organization/{org}/members/{user}" => SetMember, OrganizationAdmin, Json, Control, "Add a member or change its role";
     BoxVault DELETE "/api/organization/{org}/members/{user}" => RemoveMember, OrganizationAdmin, Empty, Control, "End a membership";
     // Boxes.
@@ -384,12 +386,14 @@ const ALSO_RESERVED: &[&str] = &[
     "livez",
     "metrics",
     "openapi.json",
+    "plugins",
     "providers",
     "readyz",
     "robots.txt",
     "runtime",
     "runtimes",
     "servers",
+    "swagger.json",
     "uploads",
 ];
 
@@ -433,6 +437,16 @@ impl Router {
         let Ok(found) = self.paths.at(path) else {
             return Found::Nothing;
         };
+        // `/{org}/{box}` takes any two words; the first words of routes are nobody's organization.
+        let named = found.value.iter().all(|row| row.path.starts_with("/{org}"));
+        if named
+            && found
+                .params
+                .get("org")
+                .is_some_and(|org| self.is_reserved(org))
+        {
+            return Found::Nothing;
+        }
         let wanted = if method == Method::HEAD {
             &Method::GET
         } else {
@@ -526,9 +540,11 @@ mod tests {
             router.find(&Method::PATCH, "/api/auth/signin"),
             Found::OtherMethods(methods) if methods == [Method::POST]
         ));
-        assert!(matches!(
-            router.find(&Method::GET, "/nothing"),
-            Found::Nothing
-        ));
+        for path in ["/nothing", "/api/nothing", "/API/boxes/x"] {
+            assert!(
+                matches!(router.find(&Method::POST, path), Found::Nothing),
+                "{path}"
+            );
+        }
     }
 }

@@ -97,16 +97,11 @@ impl Server {
             drain.clone(),
             running.clone(),
         ));
-        let accepting: Vec<_> = self
-            .listeners
-            .into_iter()
-            .map(|listener| tokio::spawn(Arc::clone(&acceptor).accept(listener)))
-            .collect();
-        drain.run(&running).await;
-        for task in accepting {
-            // It ends by itself at `closing`; one that panicked has nothing more to accept.
-            let _panicked = task.await;
+        let accepting = TaskTracker::new();
+        for listener in self.listeners {
+            accepting.spawn(Arc::clone(&acceptor).accept(listener));
         }
+        drain.run(&accepting, &running).await;
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Clients here are raw sockets, because the point is what other programs may send.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+#![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -569,6 +569,26 @@ async fn a_reader_that_stops_is_cut_and_counted() {
     server
         .metric("boxgate_downloads_broken_total{reason=\"client\"} 1")
         .await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_is_slow_but_reads_is_borne() {
+    let server = serve(|settings| settings.server.body_idle_timeout = Duration::from_secs(2)).await;
+    let mut socket = server.connect().await;
+    socket
+        .write_all(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    // The kernel alone would call the writer for every 800 KB or so, each three seconds.
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    let mut some = vec![0; 2500];
+    for _ in 0..500 {
+        tick.tick().await;
+        socket.read_exact(&mut some).await.unwrap();
+    }
+    assert!(!server.telemetry.render().contains("slow_reader"));
+    drop(socket);
     server.stop().await;
 }
 

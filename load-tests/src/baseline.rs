@@ -15,15 +15,18 @@ use crate::content::Content;
 use crate::error::{Failure, Result};
 
 /// Writes a copy of `source` to the same directory by `dd conv=fdatasync`, removes it, and returns how
-/// long `dd` took.
-pub(crate) async fn dd(source: &Path) -> Result<Duration> {
+/// long `dd` took. `direct` writes past the page cache.
+pub(crate) async fn dd(source: &Path, direct: bool) -> Result<Duration> {
     let copy = source.with_extension("copy");
-    let arguments = [
+    let mut arguments = vec![
         format!("if={}", source.display()),
         format!("of={}", copy.display()),
         "bs=1M".into(),
         "conv=fdatasync".into(),
     ];
+    if direct {
+        arguments.push("oflag=direct".into());
+    }
     let started = Instant::now();
     let ended = tokio::task::spawn_blocking(move || {
         Command::new("dd")

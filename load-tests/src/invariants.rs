@@ -8,10 +8,21 @@ use crate::scenario::{Bound, Figure, Scenario};
 pub(crate) struct Verdict {
     /// What was demanded, with the figure found.
     pub(crate) text: String,
-    /// Whether it held.
-    pub(crate) held: bool,
-    /// Whether a miss is a failure.
-    pub(crate) binding: bool,
+    /// How it came out.
+    pub(crate) ruling: Ruling,
+}
+
+/// How a demand came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ruling {
+    /// It held.
+    Held,
+    /// It must hold, and did not.
+    Broken,
+    /// It was aimed at, and not reached.
+    Missed,
+    /// Nothing was demanded.
+    Told,
 }
 
 /// Judges everything.
@@ -27,31 +38,32 @@ pub(crate) fn judge(scenario: &Scenario, outcome: &Outcome) -> Vec<Verdict> {
                 outcome.wrong.len()
             ),
         },
-        held: outcome.wrong.is_empty(),
-        binding: true,
+        ruling: if outcome.wrong.is_empty() {
+            Ruling::Held
+        } else {
+            Ruling::Broken
+        },
     };
     let must = scenario
         .must
         .iter()
-        .flat_map(|bound| judge_bound(bound, outcome, true));
+        .flat_map(|bound| judge_bound(bound, outcome, Ruling::Broken));
     let target = scenario
         .target
         .iter()
-        .flat_map(|bound| judge_bound(bound, outcome, false));
+        .flat_map(|bound| judge_bound(bound, outcome, Ruling::Missed));
     std::iter::once(always).chain(must).chain(target).collect()
 }
 
-fn judge_bound(bound: &Bound, outcome: &Outcome, binding: bool) -> Vec<Verdict> {
+fn judge_bound(bound: &Bound, outcome: &Outcome, miss: Ruling) -> Vec<Verdict> {
     let steps = outcome.steps.iter().filter(|step| match &bound.step {
         Some(name) => step.name == *name,
         None => step.figure(bound.figure).is_some(),
     });
-    steps
-        .map(|step| one(bound, step, outcome, binding))
-        .collect()
+    steps.map(|step| one(bound, step, outcome, miss)).collect()
 }
 
-fn one(bound: &Bound, step: &Played, outcome: &Outcome, binding: bool) -> Verdict {
+fn one(bound: &Bound, step: &Played, outcome: &Outcome, miss: Ruling) -> Verdict {
     let share = bound.of.as_ref().map(|of| format!(" as a share of {of}"));
     let what = format!(
         "{} of {}{}",
@@ -69,8 +81,7 @@ fn one(bound: &Bound, step: &Played, outcome: &Outcome, binding: bool) -> Verdic
     let Some(found) = found else {
         return Verdict {
             text: format!("{what} was not measured"),
-            held: false,
-            binding,
+            ruling: miss,
         };
     };
     let limits = [("at most", bound.at_most), ("at least", bound.at_least)];
@@ -81,11 +92,12 @@ fn one(bound: &Bound, step: &Played, outcome: &Outcome, binding: bool) -> Verdic
     );
     let held = bound.at_most.is_none_or(|limit| found <= limit)
         && bound.at_least.is_none_or(|limit| found >= limit);
-    Verdict {
-        text,
-        held,
-        binding,
-    }
+    let ruling = match (bound.at_most, bound.at_least) {
+        (None, None) => Ruling::Told,
+        _ if held => Ruling::Held,
+        _ => miss,
+    };
+    Verdict { text, ruling }
 }
 
 impl Played {
@@ -199,9 +211,9 @@ mod tests {
             wrong: Vec::new(),
         };
         let held = |bound| -> Vec<bool> {
-            judge_bound(&bound, &outcome, true)
+            judge_bound(&bound, &outcome, Ruling::Broken)
                 .iter()
-                .map(|v| v.held)
+                .map(|v| v.ruling == Ruling::Held)
                 .collect()
         };
         assert_eq!(

@@ -48,7 +48,7 @@ struct Arguments {
     #[arg(long, global = true)]
     quick: bool,
     /// Adds the result to the record of results.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "quick")]
     record: bool,
     /// The record of results.
     #[arg(long, global = true, default_value = "docs/BENCHMARKS.md")]
@@ -66,6 +66,8 @@ enum Command {
     },
     /// Runs all scenarios, one after the other.
     All,
+    /// Shows what `cargo bench` found, beside the build that `--gateway` names.
+    Benches,
 }
 
 #[tokio::main]
@@ -89,6 +91,19 @@ async fn run(arguments: Arguments) -> Result<bool> {
             }
             return Ok(true);
         }
+        Command::Benches => {
+            let machine = machine::Machine::look(&arguments.dir)?;
+            let table = report::table(&arms::all(&arguments.gateway));
+            say(&table);
+            record(
+                &arguments,
+                "benches",
+                &machine,
+                "cargo bench -p boxgate-benches",
+                &table,
+            )?;
+            return Ok(true);
+        }
         Command::Run { name } => vec![scenario::find(name)?],
         Command::All => scenario::shipped()?,
     };
@@ -106,7 +121,15 @@ async fn one(arguments: &Arguments, scenario: Scenario) -> Result<bool> {
         scenario
     };
     let machine = machine::Machine::look(&arguments.dir)?;
-    say(&format!("# {}: {}", scenario.name, scenario.question));
+    let quick = if arguments.quick {
+        " (a sixteenth of every length)"
+    } else {
+        ""
+    };
+    say(&format!(
+        "# {}{quick}: {}",
+        scenario.name, scenario.question
+    ));
     let options = Options {
         gateway: arguments.gateway.clone(),
         directory: arguments.dir.clone(),
@@ -114,20 +137,32 @@ async fn one(arguments: &Arguments, scenario: Scenario) -> Result<bool> {
     let outcome = play::play(&scenario, &options).await?;
     let judged = invariants::judge(&scenario, &outcome);
     let arms = match scenario.arms {
-        Some(ref group) => arms::read(&arguments.gateway, group),
+        Some(ref group) => arms::of_group(&arguments.gateway, group),
         None => Vec::new(),
     };
-    let text = report::text(&scenario, &outcome, &judged, &arms);
+    let text = report::text(&outcome, &judged, &arms);
     say(&text);
-    if arguments.record {
-        let command = format!("load-tests run {}", scenario.name);
-        let entry = report::entry(&scenario, &machine, &command, &text);
-        report::record(&arguments.record_to, &entry)
-            .map_err(|e| Failure::file(&arguments.record_to, e))?;
-    }
+    let title = format!("{}: {}", scenario.name, scenario.question);
+    let command = format!("load-tests run {}", scenario.name);
+    record(arguments, &title, &machine, &command, &text)?;
     Ok(judged
         .iter()
-        .all(|verdict| verdict.held || !verdict.binding))
+        .all(|verdict| verdict.ruling != invariants::Ruling::Broken))
+}
+
+/// Adds a result to the record, if that was asked for.
+fn record(
+    arguments: &Arguments,
+    title: &str,
+    machine: &machine::Machine,
+    command: &str,
+    text: &str,
+) -> Result<()> {
+    if !arguments.record {
+        return Ok(());
+    }
+    let entry = report::entry(title, machine, command, text);
+    report::record(&arguments.record_to, &entry).map_err(|e| Failure::file(&arguments.record_to, e))
 }
 
 /// Prints one text; that nobody reads it any more is no reason to stop measuring.

@@ -123,13 +123,13 @@ impl Player<'_> {
         let measured = match step.kind {
             Kind::Upload => self.upload(index, step, round).await?,
             Kind::Download => self.download(index, step, round).await?,
-            Kind::Dd => {
+            Kind::Dd | Kind::DdDirect => {
                 if self.dd_source.is_none() {
                     let content = self.fresh_content(step);
                     self.dd_source = Some(baseline::source(&self.options.directory, &content)?);
                 }
                 let source = self.dd_source.as_deref().expect("it was made above");
-                alone(baseline::dd(source).await?)
+                alone(baseline::dd(source, step.kind == Kind::DdDirect).await?)
             }
             Kind::LoopbackUp => {
                 let content = self.fresh_content(step);

@@ -5,10 +5,10 @@ use std::io;
 use std::path::Path;
 
 use crate::arms::Arm;
-use crate::invariants::{Verdict, mib};
+use crate::invariants::{Ruling, Verdict, mib};
 use crate::machine::Machine;
 use crate::play::{Outcome, Played};
-use crate::scenario::{Figure, Scenario};
+use crate::scenario::Figure;
 
 /// Results are put behind this line, newest first.
 const BEGIN: &str = "<!-- results begin -->";
@@ -16,12 +16,7 @@ const BEGIN: &str = "<!-- results begin -->";
 const END: &str = "<!-- results end -->";
 
 /// Everything that was found, in Markdown.
-pub(crate) fn text(
-    scenario: &Scenario,
-    outcome: &Outcome,
-    verdicts: &[Verdict],
-    arms: &[Arm],
-) -> String {
+pub(crate) fn text(outcome: &Outcome, verdicts: &[Verdict], arms: &[Arm]) -> String {
     let mut text = String::from(
         "| step | GB/s (each round) | CPU s/GB (user + system) | peak RSS MiB (anonymous) | p50 / p99 ms |\n\
          |---|---|---|---|---|\n",
@@ -30,22 +25,31 @@ pub(crate) fn text(
         text += &row(step);
     }
     if !arms.is_empty() {
-        let group = scenario.arms.as_deref().unwrap_or_default();
-        let _infallible = write!(text, "\n| arm of bench `{group}` | CPU s/GB |\n|---|---|\n");
-        for arm in arms {
-            let _infallible = writeln!(text, "| {} | {:.3} |", arm.name, arm.s_per_gb);
-        }
+        text.push('\n');
+        text += &table(arms);
     }
     text.push('\n');
     for verdict in verdicts {
-        let word = match (verdict.held, verdict.binding) {
-            (true, _) => "held",
-            (false, true) => "**broken**",
-            (false, false) => "**missed**",
+        let word = match verdict.ruling {
+            Ruling::Held => "held",
+            Ruling::Broken => "**broken**",
+            Ruling::Missed => "**missed**",
+            Ruling::Told => "told",
         };
         let _infallible = writeln!(text, "- {word}: {}", verdict.text);
     }
     text
+}
+
+/// Arms of benches.
+pub(crate) fn table(arms: &[Arm]) -> String {
+    let rows = arms
+        .iter()
+        .map(|arm| format!("| {}: {} | {} |\n", arm.group, arm.name, arm.figure()));
+    format!(
+        "| arm of a bench | median |\n|---|---|\n{}",
+        rows.collect::<String>()
+    )
 }
 
 fn row(step: &Played) -> String {
@@ -82,11 +86,11 @@ fn row(step: &Played) -> String {
 }
 
 /// The text with what it belongs to.
-pub(crate) fn entry(scenario: &Scenario, machine: &Machine, command: &str, text: &str) -> String {
+pub(crate) fn entry(title: &str, machine: &Machine, command: &str, text: &str) -> String {
     let date = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
     format!(
-        "### {date} {}: {}\n\n`{command}`, commit {}, {}, load before {}\n\n{text}\n",
-        scenario.name, scenario.question, machine.commit, machine.line, machine.load
+        "### {date} {title}\n\n`{command}`, commit {}, {}, load before {}\n\n{text}\n",
+        machine.commit, machine.line, machine.load
     )
 }
 

@@ -87,8 +87,10 @@ pub(crate) enum Kind {
     Upload,
     /// Downloads.
     Download,
-    /// `dd conv=fdatasync` of a file of that length: what the disk gives.
+    /// `dd conv=fdatasync` of a file of that length: what the disk gives through the page cache.
     Dd,
+    /// The same with `oflag=direct`: what it gives past the page cache.
+    DdDirect,
     /// The same bytes to a socket that only reads: what the generator and loopback give.
     LoopbackUp,
     /// From a socket that only writes.
@@ -116,7 +118,7 @@ pub(crate) struct Bound {
     pub(crate) step: Option<String>,
     /// Divided by that of this step.
     pub(crate) of: Option<String>,
-    /// Not more than this.
+    /// Not more than this. Without either limit the figure is only told.
     pub(crate) at_most: Option<f64>,
     /// Not less than this.
     pub(crate) at_least: Option<f64>,

@@ -65,7 +65,7 @@ impl Credential {
                     });
                 }
                 if scheme.eq_ignore_ascii_case("basic") {
-                    return Self::basic(rest);
+                    return Some(Self::basic(rest));
                 }
             }
         }
@@ -82,14 +82,21 @@ impl Credential {
         })
     }
 
-    fn basic(encoded: &str) -> Option<Self> {
-        let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
+    // What cannot be read is a credential that fails, not none: its sender must not be served as nobody.
+    fn basic(encoded: &str) -> Self {
+        let decoded = STANDARD
+            .decode(encoded)
+            .ok()
+            .and_then(|bytes| String::from_utf8(bytes).ok());
         // RFC 7617 §2: the user-id holds no colon.
-        let (name, token) = decoded.split_once(':')?;
-        (!token.is_empty()).then(|| Self {
+        let (name, token) = decoded
+            .as_deref()
+            .and_then(|text| text.split_once(':'))
+            .unwrap_or_default();
+        Self {
             token: token.to_owned(),
             place: Place::Basic(name.to_owned()),
-        })
+        }
     }
 
     /// Where it was found.
@@ -175,13 +182,11 @@ mod tests {
             found("accept", "*/*", Some(&query)),
             Some((t(), Place::Query))
         );
-        for (name, value) in [
-            ("x-access-token", ""),
-            ("authorization", "Bearer "),
-            ("authorization", "Basic !"),
-        ] {
+        for (name, value) in [("x-access-token", ""), ("authorization", "Bearer ")] {
             assert_eq!(found(name, value, None), None, "{name}: {value}");
         }
+        let unread = Some((String::new(), Place::Basic(String::new())));
+        assert_eq!(found("authorization", "Basic !", None), unread);
     }
 
     #[test]

@@ -55,7 +55,12 @@ impl MasterKey {
     ///
     /// # Errors
     /// [`MasterKeyError::Malformed`] and [`MasterKeyError::File`].
-    pub fn load(configured: Option<&str>, data_dir: &Path) -> Result<Self, MasterKeyError> {
+    /// `database_exists`: a key that is missing beside it was lost, and a new one would not open it.
+    pub fn load(
+        configured: Option<&str>,
+        data_dir: &Path,
+        database_exists: bool,
+    ) -> Result<Self, MasterKeyError> {
         if let Some(text) = configured {
             return Self::parse(text, "BOXGATE_MASTER_KEY");
         }
@@ -66,6 +71,9 @@ impl MasterKey {
         };
         match std::fs::read_to_string(&path) {
             Ok(text) => Self::parse(&text, &path.display().to_string()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && database_exists => {
+                Err(MasterKeyError::Other)
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let text = super::credential::fresh();
                 let mut file = std::fs::OpenOptions::new()
@@ -188,15 +196,21 @@ mod tests {
     fn the_key_file_is_made_once_and_is_private() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
-        let first = MasterKey::load(None, dir.path()).unwrap();
-        assert_eq!(first.0, MasterKey::load(None, dir.path()).unwrap().0);
+        let first = MasterKey::load(None, dir.path(), false).unwrap();
+        assert_eq!(first.0, MasterKey::load(None, dir.path(), false).unwrap().0);
         let mode = std::fs::metadata(dir.path().join("master.key"))
             .unwrap()
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
+        let other = tempfile::tempdir().unwrap();
         assert!(matches!(
-            MasterKey::load(Some("short"), dir.path()),
+            MasterKey::load(None, other.path(), true),
+            Err(MasterKeyError::Other)
+        ));
+        assert!(!other.path().join("master.key").exists());
+        assert!(matches!(
+            MasterKey::load(Some("short"), dir.path(), false),
             Err(MasterKeyError::Malformed { .. })
         ));
     }

@@ -13,7 +13,8 @@ use serde_json::json;
 
 use super::{BootstrapArgs, Failure, load, runtime, say};
 use crate::app::{StartError, open_metadata};
-use crate::auth::{credential, password};
+use crate::auth::{credential, end_sessions, password};
+use crate::route::Router;
 
 pub(super) fn bootstrap(args: &BootstrapArgs) -> Result<(), Failure> {
     let settings = load(&args.config, None)?;
@@ -37,6 +38,16 @@ pub(super) fn bootstrap(args: &BootstrapArgs) -> Result<(), Failure> {
         .map(str::parse)
         .transpose()
         .map_err(|e| Failure::Usage(format!("--organization: {e}")))?;
+    let router = Router::try_new(&settings.doors).map_err(Failure::Usage)?;
+    if let Some(name) = organization
+        .as_ref()
+        .filter(|name| router.is_reserved(name.as_str()))
+    {
+        return Err(Failure::Usage(format!(
+            "--organization: {:?} is reserved: it is the first word of a route",
+            name.as_str()
+        )));
+    }
     args.username
         .parse::<OrganizationName>()
         .map_err(|e| Failure::Usage(format!("--username: {:?} {}", args.username, e.rule)))?;
@@ -48,9 +59,19 @@ pub(super) fn bootstrap(args: &BootstrapArgs) -> Result<(), Failure> {
         let (metadata, _key) = open_metadata(&settings, Arc::new(SystemClock))
             .await
             .map_err(|e: StartError| Failure::failed(&e))?;
+        let exists = metadata.account_by_username(&args.username).await;
+        if !args.reset && exists.map_err(|e| Failure::failed(&e))?.is_some() {
+            return Err(Failure::Failed(format!(
+                "the account {:?} exists already; --reset gives it the role and a new password",
+                args.username
+            )));
+        }
         let account = administrator(&metadata, &args.username, args.email.clone(), secret)
             .await
             .map_err(|e| Failure::failed(&e))?;
+        end_sessions(&metadata, account.id, None)
+            .await
+            .map_err(|refusal| Failure::Failed(refusal.message))?;
         if let Some(name) = &organization {
             owned(&metadata, name, &account).await.map_err(|e| Failure::failed(&e))?;
         }

@@ -6,6 +6,7 @@
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use boxgate_storage::catalog::OrganizationName;
 use boxgate_storage::metadata::Metadata;
@@ -15,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::bootstrap::{administrator, owned};
-use super::serve::{Log, serve_until_signalled, start, start_failed};
-use super::{Failure, QuickstartArgs, load, runtime, say};
+use super::serve::{open, serve_until_signalled, start, start_failed};
+use super::{Failure, QuickstartArgs, runtime, say};
 use crate::auth::credential;
 
 const ADMINISTRATOR: &str = "admin";
@@ -30,13 +31,14 @@ struct Kept {
     client_secret: String,
 }
 
-pub(super) fn quickstart(args: QuickstartArgs) -> Result<(), Failure> {
-    let settings = load(&args.serve.config, args.serve.listen.as_deref())?;
+pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
     let organization: OrganizationName = args
         .organization
         .parse()
         .map_err(|e| Failure::Usage(format!("--organization: {e}")))?;
-    let log = Log::start(&settings)?;
+    let (mut settings, log) = open(&args.serve)?;
+    // No load balancer needs time to look elsewhere.
+    settings.server.drain_accept = Duration::ZERO;
     runtime()?.block_on(async {
         let app = start(settings, &log).await?;
         if app.gateway().router.is_reserved(organization.as_str()) {
@@ -132,6 +134,13 @@ async fn credentials(
     let kept: Option<Kept> = std::fs::read(&path)
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok());
+    let administered = metadata.account_by_username(ADMINISTRATOR).await;
+    if kept.is_none() && administered.map_err(|e| Failure::failed(&e))?.is_some() {
+        return Err(Failure::Usage(format!(
+            "{} was not made by quickstart; choose another --data-dir, or run boxgate serve",
+            data_dir.display()
+        )));
+    }
     let failed = |e: boxgate_storage::Error| Failure::failed(&e);
     let mut kept = kept.unwrap_or_else(|| Kept {
         organization: organization.to_string(),

@@ -28,6 +28,20 @@ pub(super) fn sample_box(args: &SampleBoxArgs) -> Result<(), Failure> {
             )),
             _ => failed(e),
         })?;
+    if let Err(error) = write(file, metadata.as_bytes(), disk_bytes) {
+        // Half a box is of no use, and may be what filled the disk.
+        let _removed = std::fs::remove_file(&args.file);
+        return Err(failed(error));
+    }
+    say(&format!(
+        "{} is a box for {} with a disk of {disk_bytes} bytes.",
+        args.file.display(),
+        args.provider
+    ));
+    Ok(())
+}
+
+fn write(file: File, metadata: &[u8], disk_bytes: u64) -> std::io::Result<()> {
     // Stored, not compressed: the contents are random, and speed is what samples are for.
     let gzip = GzEncoder::new(BufWriter::new(file), Compression::none());
     let mut tar = tar::Builder::new(gzip);
@@ -39,31 +53,14 @@ pub(super) fn sample_box(args: &SampleBoxArgs) -> Result<(), Failure> {
         tar.append_data(&mut header, name, data)
     };
     let vagrantfile: &[u8] = b"Vagrant.configure(\"2\") do |config|\nend\n";
+    add("metadata.json", metadata.len() as u64, &mut &*metadata)?;
+    add("Vagrantfile", vagrantfile.len() as u64, &mut &*vagrantfile)?;
     add(
-        "metadata.json",
-        metadata.len() as u64,
-        &mut metadata.as_bytes(),
-    )
-    .and_then(|()| add("Vagrantfile", vagrantfile.len() as u64, &mut &*vagrantfile))
-    .and_then(|()| {
-        add(
-            "disk.img",
-            disk_bytes,
-            &mut Noise::seeded().take(disk_bytes),
-        )
-    })
-    .map_err(failed)?;
-    let mut out = tar
-        .into_inner()
-        .and_then(GzEncoder::finish)
-        .map_err(failed)?;
-    out.flush().map_err(failed)?;
-    say(&format!(
-        "{} is a box for {} with a disk of {disk_bytes} bytes.",
-        args.file.display(),
-        args.provider
-    ));
-    Ok(())
+        "disk.img",
+        disk_bytes,
+        &mut Noise::seeded().take(disk_bytes),
+    )?;
+    tar.into_inner()?.finish()?.flush()
 }
 
 /// Bytes that do not compress, made faster than a disk takes them: BLAKE3 in its extended output.

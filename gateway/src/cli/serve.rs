@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Failure, ServeArgs, load, runtime, say};
+use super::{Failure, ServeArgs, read_config, runtime, say};
 use crate::app::{App, StartError};
 use crate::config::Settings;
 use crate::telemetry::{self, LogGuard, Telemetry};
 
-pub(super) fn serve(args: ServeArgs) -> Result<(), Failure> {
-    let settings = load(&args.config, args.listen.as_deref())?;
-    let log = Log::start(&settings)?;
+pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
+    let (settings, log) = open(args)?;
     runtime()?.block_on(async {
         let app = start(settings, &log).await?;
         let addresses = app.addresses().to_vec();
@@ -30,15 +29,19 @@ pub(super) struct Log {
     _guard: LogGuard,
 }
 
-impl Log {
-    pub(super) fn start(settings: &Settings) -> Result<Self, Failure> {
-        let (sink, guard) = telemetry::log::start(&settings.log)
-            .map_err(|e| Failure::Usage(format!("cannot write the log (log.file): {e}")))?;
-        Ok(Self {
-            telemetry: Telemetry::new(sink),
-            _guard: guard,
-        })
+/// Reads the configuration and starts the log, which then tells what is odd in it.
+pub(super) fn open(args: &ServeArgs) -> Result<(Settings, Log), Failure> {
+    let (settings, warnings) = read_config(&args.config, args.listen.as_deref())?;
+    let (sink, guard) = telemetry::log::start(&settings.log)
+        .map_err(|e| Failure::Usage(format!("cannot write the log (log.file): {e}")))?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
     }
+    let log = Log {
+        telemetry: Telemetry::new(sink),
+        _guard: guard,
+    };
+    Ok((settings, log))
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.

@@ -157,6 +157,8 @@ table! {
         decode_base64: String = "auto".into(),
         /// Uploads at once.
         max_in_progress: usize = 512,
+        /// How long an upload beyond them waits for its turn.
+        queue_wait: Span = Span::seconds(10),
         /// Parts of one upload that are made durable at once.
         parts_in_flight: usize = 4,
     }

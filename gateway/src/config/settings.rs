@@ -175,6 +175,8 @@ pub struct Uploads {
     pub decode_base64: DecodeBase64,
     /// Uploads at once.
     pub max_in_progress: usize,
+    /// How long an upload beyond them waits for its turn.
+    pub queue_wait: Duration,
     /// Parts of one upload that are made durable at once.
     pub parts_in_flight: usize,
 }
@@ -398,7 +400,16 @@ impl Judge<'_> {
         if span.0.is_zero() {
             self.wrong(key, "must be more than 0");
         }
-        span.0
+        self.time_or_none(key, span)
+    }
+
+    fn time_or_none(&mut self, key: &str, span: Span) -> Duration {
+        // Longer than anything runs, and far from the end of any clock that it is added to.
+        const MOST: Duration = Duration::from_hours(24 * 3650);
+        if span.0 > MOST {
+            self.wrong(key, "must be at most 3650d");
+        }
+        span.0.min(MOST)
     }
 
     fn count(&mut self, key: &str, number: usize) -> usize {
@@ -510,9 +521,9 @@ impl Judge<'_> {
     fn server(&mut self, server: &file::ServerFile) -> Server {
         Server {
             client_ip: self.client_ip(&server.client_ip),
-            drain_accept: server.drain_accept.0,
-            drain_requests: server.drain_requests.0,
-            drain_hurried: server.drain_hurried.0,
+            drain_accept: self.time_or_none("server.drain_accept", server.drain_accept),
+            drain_requests: self.time_or_none("server.drain_requests", server.drain_requests),
+            drain_hurried: self.time_or_none("server.drain_hurried", server.drain_hurried),
             head_timeout: self.time("server.head_timeout", server.head_timeout),
             idle_timeout: self.time("server.idle_timeout", server.idle_timeout),
             body_idle_timeout: self.time("server.body_idle_timeout", server.body_idle_timeout),
@@ -570,6 +581,7 @@ impl Judge<'_> {
                 )
                 .unwrap_or(DecodeBase64::Never),
             max_in_progress: self.count("uploads.max_in_progress", uploads.max_in_progress),
+            queue_wait: self.time("uploads.queue_wait", uploads.queue_wait),
             parts_in_flight: self.count("uploads.parts_in_flight", uploads.parts_in_flight),
         }
     }

@@ -55,9 +55,10 @@ pub async fn ready(gateway: &Gateway) -> Response<OutboundBody> {
 pub async fn health(gateway: &Gateway) -> Response<OutboundBody> {
     let dependencies = gateway.dependencies().await;
     let ok = dependencies.values().all(|d| d.ok);
+    let full = dependencies.values().any(|d| d.full);
     let word = |name: &str| dependencies.get(name).map_or("unknown", |d| d.word());
     let body = json!({
-        "status": if ok { "ok" } else { "error" },
+        "status": if !ok { "error" } else if full { "warning" } else { "ok" },
         "timestamp": crate::door::boxvault::shape::time(gateway.clock.now()),
         "version": env!("CARGO_PKG_VERSION"), "environment": "production",
         "supported_languages": ["en"], "default_language": "en", "frontend_logging": false,

@@ -151,13 +151,13 @@ async fn open(
     let opened = verify::open(&store.read, &blob, &tree, range).await;
     let mut stream = match opened {
         Ok(stream) => stream,
-        Err(error) => return Err(broken(gateway, resolved, error).await),
+        Err(error) => return Err(broken(gateway, resolved, error)),
     };
     // The first block is proved before the head is sent, so that most damage is a readable 503.
     let first = match stream.next().await {
         None => None,
         Some(Ok(bytes)) => Some(bytes),
-        Some(Err(error)) => return Err(broken(gateway, resolved, error).await),
+        Some(Err(error)) => return Err(broken(gateway, resolved, error)),
     };
     let body = BlobBody::new(
         first,
@@ -168,13 +168,19 @@ async fn open(
     Ok(body.boxed_unsync())
 }
 
-async fn broken(
-    gateway: &Gateway,
-    resolved: &ResolvedFile,
-    error: boxgate_storage::Error,
-) -> Refusal {
+fn broken(gateway: &Gateway, resolved: &ResolvedFile, error: boxgate_storage::Error) -> Refusal {
     match error.kind() {
-        ErrorKind::Damaged | ErrorKind::NotFound => {
+        ErrorKind::NotFound => {
+            gateway.damage_report(resolved.file.blob.key).report(&error);
+            Refusal {
+                cause: Some(error),
+                ..Refusal::busy(
+                    "The stored bytes of this file cannot be reached now. Try again later.",
+                    Duration::from_secs(30),
+                )
+            }
+        }
+        ErrorKind::Damaged => {
             gateway.damage_report(resolved.file.blob.key).report(&error);
             Refusal {
                 cause: Some(error),

@@ -6,6 +6,8 @@ use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::uploads::{Published, Target};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadWriter};
 
+use tracing::Instrument as _;
+
 use crate::gateway::Gateway;
 use crate::ingest;
 use crate::multipart::{DecodedBase64, Form};
@@ -70,22 +72,35 @@ pub async fn upload(
     carrier: Carrier,
     facts: &RequestFacts,
 ) -> Result<Uploaded, Refusal> {
-    let _permit = gateway.admission.upload()?;
+    let _permit = gateway.admission.upload().await?;
     let mut warnings = Vec::new();
+    let name = order.file.to_string();
     let writer = match carrier {
         Carrier::Raw(mut body) => {
             let mut writer = begin(gateway, &order, order.length, facts).await?;
-            ingest::pump(&mut body, &mut writer).await?;
+            let pumping = tracing::debug_span!("pump", upload_id = %writer.id());
+            ingest::pump(&mut body, &mut writer)
+                .instrument(pumping)
+                .await?;
             writer
         }
-        Carrier::Form(form) => read_form(gateway, order, *form, facts, &mut warnings).await?,
+        Carrier::Form(form) => {
+            read_form(gateway, order, *form, facts, &mut warnings)
+                .instrument(tracing::debug_span!("pump"))
+                .await?
+        }
     };
     if writer.received_bytes() == 0 {
         return Err(Refusal::invalid(
             "The file is empty. Nothing was published.",
         ));
     }
-    let published = writer.finish().await?;
+    let finishing = tracing::debug_span!("finish", upload_id = %writer.id());
+    let published = writer.finish().instrument(finishing).await?;
+    tracing::info!(
+        file = %name, blob = %published.blob.key, length = published.blob.length,
+        replaced = published.replaced, "box published"
+    );
     Ok(Uploaded {
         published,
         warnings,
@@ -121,6 +136,7 @@ async fn begin(
             keep: Keep::No,
             note: None,
         })
+        .instrument(tracing::debug_span!("begin"))
         .await?;
     facts.set_upload(writer.id().to_string());
     Ok(writer)
@@ -140,7 +156,7 @@ async fn read_form(
         order.declared = form_checksum(&form)?;
     }
     let mut writer = begin(gateway, &order, None, facts).await?;
-    while let Some(chunk) = form.chunk().await? {
+    while let Some(chunk) = ingest::patiently(form.chunk(), &mut writer).await? {
         writer.write(chunk).await?;
     }
     form.finish().await?;
@@ -179,10 +195,16 @@ pub fn declared(value: Option<&str>, kind: Option<&str>) -> Result<Option<Declar
     let kind = kind.unwrap_or_default().trim();
     let no_kind = kind.is_empty() || kind.eq_ignore_ascii_case("null");
     if value.is_empty() {
-        if no_kind || Algorithm::from_name(kind).is_some() {
+        if no_kind {
             return Ok(None);
         }
-        return Err(unknown_kind(kind));
+        // An empty variable in a script must not switch verification off unseen.
+        return Err(match Algorithm::from_name(kind) {
+            Some(_) => {
+                Refusal::invalid("The checksum is empty; send its value, or type NULL for none.")
+            }
+            None => unknown_kind(kind),
+        });
     }
     let algorithm = if no_kind {
         match value.len() {
@@ -241,6 +263,7 @@ mod tests {
         assert_eq!(label(&sha, None), Ok(Some("SHA256".into())));
         assert_eq!(label("", Some("NULL")), Ok(None));
         assert_eq!(label("", None), Ok(None));
+        assert_eq!(label("", Some("sha256")), Err(400));
         assert_eq!(label("", Some("crc32")), Err(400));
         assert_eq!(label(&sha, Some("crc32")), Err(400));
         assert_eq!(label("abcd", Some("sha256")), Err(400));

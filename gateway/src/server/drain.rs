@@ -83,12 +83,16 @@ impl Drain {
         }
     }
 
-    /// Waits for the signal, then goes through all steps; `running` are the connections.
-    pub(super) async fn run(&self, running: &TaskTracker) {
+    /// Waits for the signal, then goes through all steps; `accepting` are the listeners' tasks,
+    /// `running` the connections.
+    pub(super) async fn run(&self, accepting: &TaskTracker, running: &TaskTracker) {
         self.begun.cancelled().await;
         tracing::info!(connections = running.len(), "stopping: no longer ready");
         self.pause(self.accept).await;
         self.closing.cancel();
+        // What was accepted at the last moment is counted before the counting ends.
+        accepting.close();
+        accepting.wait().await;
         running.close();
         tracing::info!(connections = running.len(), "stopping: no more connections");
         tokio::select! {

@@ -23,9 +23,10 @@ use super::pace::{LazyTimer, Pace, Patience, Stalled};
 const LINGER_BYTES: usize = 1 << 20;
 /// How long, at most.
 const LINGER_TIME: Duration = Duration::from_secs(5);
-/// How often a blocked write is tried although the kernel does not call: it calls only when a third
-/// of the send buffer is free, which at 4 KiB/s can take minutes of honest reading.
-const WRITE_PROBE: Duration = Duration::from_secs(5);
+/// How often a blocked write is tried although the kernel does not call, within the idle time. It
+/// calls only when a third of the send buffer is free, which at 60 KB/s took longer than the idle
+/// time of an honest reader.
+const WRITE_PROBES: u32 = 6;
 
 /// What the parts of one connection tell each other.
 #[derive(Debug, Default)]
@@ -95,6 +96,7 @@ pub(super) struct Wire {
     /// When a blocked write is tried again; `None` while none is blocked.
     probe_at: Option<Instant>,
     probe: LazyTimer,
+    probe_every: Duration,
     linger: Option<Linger>,
 }
 
@@ -111,25 +113,28 @@ impl Wire {
             writing: Pace::new(patience),
             probe_at: None,
             probe: LazyTimer::default(),
+            probe_every: patience.idle / WRITE_PROBES,
             linger: None,
         }
     }
 
-    /// Judges what a write came to: progress, or a client that takes nothing.
+    /// Judges what a write of `slices` came to: progress, or a client that takes nothing.
     fn written(
         &mut self,
         cx: &mut Context<'_>,
         polled: Poll<io::Result<usize>>,
-        first: &[u8],
+        slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = match polled {
-            Poll::Pending => self.probe_write(cx, first),
-            progress @ Poll::Ready(_) => progress,
+            Poll::Pending => self.probe_write(cx, slices),
+            progress @ Poll::Ready(_) => {
+                self.probe_at = None;
+                progress
+            }
         };
         match polled {
             Poll::Ready(Ok(bytes)) => {
                 self.writing.moved(bytes);
-                self.probe_at = None;
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -150,18 +155,25 @@ impl Wire {
     }
 
     /// Writes past the readiness that tokio knows of, now and then while it is blocked.
-    fn probe_write(&mut self, cx: &mut Context<'_>, first: &[u8]) -> Poll<io::Result<usize>> {
+    fn probe_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let at = *self
             .probe_at
-            .get_or_insert_with(|| Instant::now() + WRITE_PROBE);
+            .get_or_insert_with(|| Instant::now() + self.probe_every);
         ready!(self.probe.poll_until(cx, at));
-        let next = Instant::now() + WRITE_PROBE;
-        self.probe_at = Some(next);
-        // Asks to be woken for the next probe.
-        let _later = self.probe.poll_until(cx, next);
-        match rustix::io::write(&self.stream, first) {
+        match rustix::io::writev(&self.stream, slices) {
+            // The time stays due, so that the next write goes the same way until there is no room.
             Ok(bytes) if bytes > 0 => Poll::Ready(Ok(bytes)),
-            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Poll::Pending,
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {
+                let next = Instant::now() + self.probe_every;
+                self.probe_at = Some(next);
+                // Asks to be woken for the next probe.
+                let _later = self.probe.poll_until(cx, next);
+                Poll::Pending
+            }
             Err(error) => Poll::Ready(Err(error.into())),
         }
     }
@@ -211,7 +223,7 @@ impl AsyncWrite for Wire {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.written(cx, polled, bytes)
+        self.written(cx, polled, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -220,8 +232,7 @@ impl AsyncWrite for Wire {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        let first = slices.iter().find(|slice| !slice.is_empty());
-        self.written(cx, polled, first.map_or(&[], |slice| slice))
+        self.written(cx, polled, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -71,10 +71,10 @@ class Checks:
 class Gateway:
     """`boxgate quickstart` on a free port over a folder of its own."""
 
-    def __init__(self, **settings):
+    def __init__(self):
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="boxgate-suite."))
         self.data = self.work / "data"
-        self.settings = settings
+        self.settings = {}
         self.process = None
 
     def __enter__(self):
@@ -108,6 +108,13 @@ class Gateway:
         self.base = f"{self.url}/api/organization/{self.organization}"
         place = urllib.parse.urlsplit(self.url)
         self.address = (place.hostname, place.port)
+
+    def restart(self, **settings):
+        """Stops it and starts it over the same data with these BOXGATE_ variables."""
+        self.process.terminate()
+        self.process.wait(60)
+        self.settings = settings
+        self.start()
 
     def path(self, box="demo", version="1.0.0", provider="virtualbox", architecture="amd64"):
         """The address of a box file at the BoxVault door."""
@@ -144,6 +151,7 @@ class Raw:
 
     def __init__(self, address):
         self.socket = socket.create_connection(address, timeout=30)
+        self.surplus = b""
 
     def __enter__(self):
         return self
@@ -178,7 +186,7 @@ class Raw:
 
     def answer(self):
         """The next answer that is not 1xx, or None when the connection ends without one."""
-        data = b""
+        data = self.surplus
         while True:
             while b"\r\n\r\n" not in data:
                 more = self.receive()
@@ -191,12 +199,14 @@ class Raw:
             if status >= 200:
                 break
         headers = {n.strip().lower(): v.strip() for n, v in (line.split(":", 1) for line in lines[1:])}
-        while len(data) < int(headers.get("content-length", 0)):
+        length = int(headers.get("content-length", 0))
+        while len(data) < length:
             more = self.receive()
             if not more:
                 break
             data += more
-        return Answer(status, headers, data.decode("utf-8", "replace"))
+        self.surplus = data[length:]
+        return Answer(status, headers, data[:length].decode("utf-8", "replace"))
 
     def receive(self):
         try:

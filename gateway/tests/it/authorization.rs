@@ -49,6 +49,7 @@ fn allowed(policy: Policy, caller: Caller) -> bool {
         Policy::ReadBox | Policy::Member => {
             matches!(caller, Reader | Maker | Admin | Owner | Service)
         }
+        Policy::MemberPerson => matches!(caller, Reader | Maker | Admin | Owner),
         // The service account is the maker's.
         Policy::EditBox | Policy::PublishBox => matches!(caller, Maker | Admin | Owner | Service),
         Policy::OrganizationAdmin => matches!(caller, Admin | Owner | PlatformAdmin),

@@ -1,5 +1,10 @@
 //! The gateway as a whole, in process, on real sockets, a real database and a real directory.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test whose scene does not stand cannot go on"
+)]
+
 mod authorization;
 mod downloads;
 mod harness;

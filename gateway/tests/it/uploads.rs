@@ -109,6 +109,7 @@ async fn a_form_in_any_order_and_framing_is_one_box() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 async fn what_is_wrong_with_an_upload_is_said_and_the_old_box_stays() {
     let running = Running::start_with(&[("BOXGATE_UPLOADS__MAX_LENGTH", "1MiB")]).await;
     let old = noise(1000, 3);

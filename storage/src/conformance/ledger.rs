@@ -26,7 +26,7 @@ pub use steps::*;
 pub use upload::{BLOCK, PART, Sent, new_upload, target};
 
 /// How long a rig's ledger keeps a blob without a reference.
-pub const DOOMED_FOR: Duration = Duration::from_secs(3600);
+pub const DOOMED_FOR: Duration = Duration::from_hours(1);
 
 /// When a rig's clock starts.
 pub const START: UnixMillis = UnixMillis(1_700_000_000_000);

@@ -59,7 +59,6 @@ pub(super) async fn connect_writer(options: &AnyConnectOptions) -> Result<AnyCon
         .at(OP, "database")?;
     for pragma in [
         "PRAGMA busy_timeout = 5000",
-        "PRAGMA journal_mode = WAL",
         // The WAL is flushed at every commit: what was acknowledged survives a loss of power.
         "PRAGMA synchronous = FULL",
         "PRAGMA foreign_keys = ON",
@@ -71,7 +70,25 @@ pub(super) async fn connect_writer(options: &AnyConnectOptions) -> Result<AnyCon
             .await
             .at(OP, pragma)?;
     }
+    use_wal(&mut connection).await?;
     Ok(connection)
+}
+
+/// Switches a new database to the write-ahead log. Two processes that do so at once meet a lock for
+/// which SQLite's own waiting does not work.
+async fn use_wal(connection: &mut AnyConnection) -> Result<()> {
+    const SWITCH: &str = "PRAGMA journal_mode = WAL";
+    let mut tries_left = 100;
+    loop {
+        let switched = sqlx::raw_sql(SWITCH).execute(&mut *connection).await;
+        match switched.at("metadata.connect", SWITCH) {
+            Err(e) if e.kind() == ErrorKind::Unavailable && tries_left > 0 => {
+                tries_left -= 1;
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            other => return other.map(drop),
+        }
+    }
 }
 
 /// The connections that read.
@@ -175,6 +192,63 @@ mod tests {
         assert_eq!(kind_of("13"), Some(ErrorKind::Full));
         assert_eq!(kind_of("2067"), None); // SQLITE_CONSTRAINT_UNIQUE
         assert_eq!(primary("1034"), Some(IOERR)); // SQLITE_IOERR_FSYNC
+    }
+
+    #[derive(Debug)]
+    struct Failed(&'static str);
+
+    impl std::fmt::Display for Failed {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("failed")
+        }
+    }
+
+    impl std::error::Error for Failed {}
+
+    impl sqlx::error::DatabaseError for Failed {
+        fn message(&self) -> &'static str {
+            "failed"
+        }
+
+        fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn only_a_failing_disk_ends_the_process() {
+        let at = |code| {
+            let failed = sqlx::Error::Database(Box::new(Failed(code)));
+            Err::<(), _>(failed)
+                .at("metadata.transaction", "COMMIT")
+                .unwrap_err()
+        };
+        assert!(is_disk_failure(&at("10")));
+        assert!(is_disk_failure(&at("1034")), "a failed flush");
+        assert!(!is_disk_failure(&at("13")), "a full disk recovers");
+        assert_eq!(at("13").kind(), ErrorKind::Full);
+        assert!(!is_disk_failure(&at("5")));
+        assert!(!is_disk_failure(&Error::new(
+            ErrorKind::Internal,
+            "metadata.transaction",
+            "COMMIT"
+        )));
     }
 
     #[test]

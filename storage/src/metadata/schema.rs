@@ -2,18 +2,21 @@
 
 use std::borrow::Cow;
 
-use sqlx::AnyConnection;
-use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{AnyConnection, Connection as _, SqlSafeStr as _};
 
+use super::dialect;
+use super::sql::At as _;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Number, name and text; a text that was released never changes (its checksum is compared).
 const MIGRATIONS: [(i64, &str, &str); 1] =
     [(1, "house", include_str!("migrations/0001_house.sql"))];
 
-/// Brings the schema up to date.
+/// Brings the schema up to date, in one transaction: of two processes that start at once, the second
+/// finds the work done.
 pub(super) async fn migrate(connection: &mut AnyConnection) -> Result<()> {
+    const OP: &str = "metadata.migrate";
     let migrations = MIGRATIONS
         .into_iter()
         .map(|(version, name, text)| {
@@ -27,8 +30,14 @@ pub(super) async fn migrate(connection: &mut AnyConnection) -> Result<()> {
             )
         })
         .collect();
-    Migrator::with_migrations(migrations)
-        .run(connection)
+    let mut tx = connection
+        .begin_with(dialect::BEGIN_WRITE)
         .await
-        .map_err(|e| Error::new(ErrorKind::Internal, "metadata.migrate", "schema").with_source(e))
+        .at(OP, "schema")?;
+    // `run` would do, but its future is not `Send`, and with it that of whoever opens the database.
+    Migrator::with_migrations(migrations)
+        .run_direct(None, &mut *tx, false)
+        .await
+        .map_err(|e| Error::new(ErrorKind::Internal, OP, "schema").with_source(e))?;
+    tx.commit().await.at(OP, "schema")
 }

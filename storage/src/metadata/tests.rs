@@ -17,7 +17,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::error::{Error, ErrorKind};
 
-const DOOMED_FOR: Duration = Duration::from_secs(3600);
+const DOOMED_FOR: Duration = Duration::from_hours(1);
 
 /// A database of its own, with an account and an organization.
 struct House {
@@ -149,8 +149,29 @@ async fn two_processes_may_have_the_database_open() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn processes_that_make_the_database_at_once_agree() {
+    let clock = Arc::new(ManualClock::default());
+    for _ in 0..8 {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let opened = join_all((0..4).map(|_| {
+            tokio::spawn({
+                let (path, clock) = (path.to_owned(), Arc::clone(&clock));
+                async move { open(&path, &clock).await }
+            })
+        }))
+        .await;
+        let opened: Vec<_> = opened.into_iter().map(|one| one.unwrap()).collect();
+        let ann = opened[0].create_account(account("ann")).await.unwrap();
+        for metadata in &opened {
+            assert_eq!(metadata.account(ann.id).await.unwrap().as_ref(), Some(&ann));
+        }
+    }
+}
+
 #[tokio::test]
-async fn the_schema_and_a_strange_file_are_checked_at_the_start() {
+async fn a_file_that_is_no_database_is_refused_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("boxgate.db");
     std::fs::write(&path, vec![7; 8192]).unwrap();

@@ -270,10 +270,9 @@ impl Metadata {
                 // A session bound to the same organization that does not say which key made it goes
                 // too: ending one session too many asks for a sign-in, one too few leaves a door open.
                 sqlx::query(
-                    "DELETE FROM tokens WHERE kind = 'session' AND EXISTS (
+                    "DELETE FROM tokens WHERE kind = 'session' AND account = $2 AND EXISTS (
                          SELECT 1 FROM tokens s
                          WHERE s.id = $1 AND s.account = $2 AND s.kind = 'service'
-                             AND tokens.account = s.account
                              AND tokens.organization = s.organization
                              AND (tokens.folded IS NULL OR tokens.folded = s.folded))",
                 )

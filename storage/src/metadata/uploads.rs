@@ -8,9 +8,6 @@ mod publish;
 mod rows;
 mod trash;
 
-#[cfg(feature = "conformance")]
-pub(super) use rows::{check_length, check_step, fenced, folded_target, too_many};
-
 use std::fmt::Debug;
 
 use async_trait::async_trait;
@@ -22,6 +19,9 @@ use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::UnixMillis;
 use crate::digest::{Blake3, Digest, Sha256};
 use crate::error::Result;
+
+#[cfg(feature = "conformance")]
+pub(super) use rows::{check_length, check_step, fenced, folded_target, too_many};
 
 /// What finishing an upload publishes; kept in the upload's row as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -104,7 +104,7 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Work {
             op,
-            work: Some(work),
+            change: Some(work),
             outcome: None,
             reply,
         });
@@ -147,7 +147,7 @@ trait Job: Send {
 
 struct Work<F, T> {
     op: &'static str,
-    work: Option<F>,
+    change: Option<F>,
     outcome: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
 }
@@ -159,11 +159,11 @@ where
 {
     fn run<'j>(&'j mut self, tx: &'j mut Tx) -> BoxFuture<'j, bool> {
         let op = self.op;
-        let work = self.work.take();
+        let change = self.change.take();
         async move {
-            let Some(work) = work else { return false };
+            let Some(change) = change else { return false };
             // One bad job must not end the writing of all others.
-            let outcome = AssertUnwindSafe(async { work(tx).await })
+            let outcome = AssertUnwindSafe(async { change(tx).await })
                 .catch_unwind()
                 .await;
             let outcome = outcome.unwrap_or_else(|panic| {

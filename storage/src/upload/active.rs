@@ -564,8 +564,8 @@ pub(super) fn ended(op: &'static str, id: UploadId) -> Error {
     Refusal::Ended.into_error(op, id.to_string())
 }
 
-/// Runs of one upload on their way to the store at once: one to be written, one being filled by the
-/// kernel. More gained nothing on one disk (writes that extend a file take turns).
+/// Runs of one upload on their way to the store at once: enough that the disk never waits for a thread
+/// to wake. More gained nothing on one disk (writes that extend a file take turns).
 const RUNS_IN_FLIGHT: usize = 4;
 /// A buffer that is held for longer and not full goes to the store early when others wait: it costs one
 /// small write through the page cache, where a hundred slow clients would otherwise hold the whole pool.

@@ -190,7 +190,7 @@ impl UploadWriter {
     /// The upload, if it can go on: not ended, not taken over, not cut within a write.
     fn enter(&self, op: &'static str) -> Result<MappedMutexGuard<'_, Active>> {
         let active = self.locked(op)?;
-        let active = MutexGuard::try_map(active, |active| active.as_deref_mut());
+        let active = MutexGuard::try_map(active, Option::as_deref_mut);
         let active = active.map_err(|_absent| ended(op, self.id))?;
         active.assert_whole(op)?;
         Ok(active)

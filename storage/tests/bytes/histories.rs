@@ -3,7 +3,7 @@
 //! never taken back, what was replaced changes nothing, and what is published is what was sent.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -113,13 +113,11 @@ struct Upload {
     sent: u64,
     made: UnixMillis,
     crashed: bool,
-    /// Its blob was compared.
-    compared: bool,
 }
 
 struct Writer {
     upload: usize,
-    writer: UploadWriter,
+    end: UploadWriter,
     start: usize,
     at: usize,
     held: Option<Held>,
@@ -145,6 +143,8 @@ struct World {
     armed: bool,
     engine: UploadEngine,
     uploads: Vec<Upload>,
+    /// Uploads whose blob was compared.
+    compared: BTreeSet<usize>,
     writers: BTreeMap<usize, Writer>,
     turns: Turns,
     context: String,
@@ -168,6 +168,7 @@ impl World {
             armed: false,
             engine,
             uploads: Vec::new(),
+            compared: BTreeSet::new(),
             writers: BTreeMap::new(),
             turns: Turns::default(),
             context: String::new(),
@@ -243,7 +244,6 @@ impl World {
                 sent: 0,
                 made: self.now(),
                 crashed: false,
-                compared: false,
             }),
             Err(e) => assert!(self.faults.is_halted(), "{}: {e}", self.context),
         }
@@ -332,7 +332,7 @@ impl World {
         });
         let writer = Writer {
             upload,
-            writer,
+            end: writer,
             start,
             at: start,
             held,
@@ -356,14 +356,14 @@ impl World {
             upload.sent = upload.sent.max(to as u64);
         }
         if cut {
-            let mut write = Box::pin(writer.writer.write(chunk));
+            let mut write = Box::pin(writer.end.write(chunk));
             let _pending = futures_util::poll!(&mut write);
             drop(write);
             writer.cut = true;
             writer.at = to;
             return;
         }
-        match writer.writer.write(chunk).await {
+        match writer.end.write(chunk).await {
             Ok(()) => {
                 assert!(writer.live, "{}: it was replaced", self.context);
                 writer.at = to;
@@ -387,7 +387,7 @@ impl World {
         let Some(writer) = self.writers.remove(&(slot % WRITERS)) else {
             return;
         };
-        let paused = writer.writer.pause().await;
+        let paused = writer.end.pause().await;
         match paused {
             Ok(offset) => {
                 assert!(writer.live, "{}: it was replaced", self.context);
@@ -422,7 +422,7 @@ impl World {
         let Some(writer) = self.writers.remove(&(slot % WRITERS)) else {
             return;
         };
-        drop(writer.writer);
+        drop(writer.end);
         self.engine.settled().await;
         let right = writer.held.is_none_or(|held| held.until == Some(writer.at));
         if writer.live && !writer.cut && !self.faults.is_halted() {
@@ -443,7 +443,7 @@ impl World {
         let Some(writer) = self.writers.remove(&(slot % WRITERS)) else {
             return;
         };
-        let finished = writer.writer.finish().await;
+        let finished = writer.end.finish().await;
         let upload = &self.uploads[writer.upload];
         let whole = writer.at > 0 && (!upload.declared || writer.at == upload.bytes.len());
         let right = writer.held.is_none_or(|held| held.until == Some(writer.at));
@@ -557,7 +557,7 @@ impl World {
             let row = self.bench.engine.peek(upload.id).await.unwrap().unwrap();
             match row.state {
                 UploadState::Open => self.told(number, row.offset),
-                UploadState::Done if upload.compared => {}
+                UploadState::Done if self.compared.contains(&number) => {}
                 UploadState::Done => {
                     let length = usize::try_from(row.offset).unwrap();
                     assert!(upload.told <= row.offset, "{}", self.context);
@@ -565,7 +565,7 @@ impl World {
                     let blob = row.published.unwrap().blob;
                     let expected = blake3::hash(&upload.bytes[..length]);
                     assert_eq!(blob.blake3.0, *expected.as_bytes(), "{}", self.context);
-                    self.uploads[number].compared = true;
+                    self.compared.insert(number);
                 }
                 UploadState::Aborted => {}
                 UploadState::Completing | UploadState::Lost => {

@@ -1,5 +1,10 @@
 //! The two ledgers as the suite wants them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a rig that cannot be made fails its test"
+)]
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

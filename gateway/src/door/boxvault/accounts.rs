@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{message, shape};
-use crate::auth::password;
+use crate::auth::{end_sessions, password};
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::http::response;
@@ -126,6 +126,13 @@ pub async fn show(gateway: &Gateway, call: Call) -> Answer {
 pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: Update = call.json(&gateway.settings.limits).await?;
     let account = find(gateway, call.names.value("user")).await?;
+    let own = account.id == call.principal()?.account.id;
+    if own && (asked.role.is_some() || asked.suspended == Some(true)) {
+        return Err(Refusal::invalid(
+            "You cannot change your own role or suspend yourself; ask another administrator.",
+        ));
+    }
+    let ends_sessions = asked.password.is_some() || asked.suspended == Some(true);
     let change = AccountChange {
         name: asked.name,
         email: asked.email,
@@ -134,6 +141,9 @@ pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
         suspended: asked.suspended,
     };
     let changed = gateway.metadata.update_account(account.id, change).await?;
+    if ends_sessions {
+        end_sessions(&gateway.metadata, account.id, None).await?;
+    }
     Ok(response::json(StatusCode::OK, &shape::account(&changed)))
 }
 

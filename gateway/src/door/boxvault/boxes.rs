@@ -114,7 +114,7 @@ async fn listing(gateway: &Gateway, call: &Call, filter: BoxFilter) -> Answer {
 }
 
 // An unpublished box is listed to its maker alone, however readable it is by its name.
-fn is_listed(principal: Option<&Principal>, row: &BoxRow) -> bool {
+pub(super) fn is_listed(principal: Option<&Principal>, row: &BoxRow) -> bool {
     match principal {
         None => row.fields.public && row.fields.published,
         Some(p) => p.may_read(row) && (row.fields.published || row.account == p.account.id),

@@ -1,7 +1,9 @@
 //! Organizations and who belongs to them.
 
 use boxgate_storage::catalog::OrganizationName;
-use boxgate_storage::metadata::accounts::{Organization, OrganizationChange, OrganizationRole};
+use boxgate_storage::metadata::accounts::{
+    AccountId, Organization, OrganizationChange, OrganizationRole,
+};
 use boxgate_storage::metadata::catalog::BoxFilter;
 use http::{Response, StatusCode};
 use serde::Deserialize;
@@ -121,7 +123,7 @@ async fn with_members(
         .await?;
     let visible: Vec<_> = trees
         .iter()
-        .filter(|t| principal.may_read(&t.row))
+        .filter(|t| super::boxes::is_listed(Some(principal), &t.row))
         .collect();
     let inside = principal.role_in(organization.id).is_some() || principal.is_platform_admin();
     let mut members = Vec::new();
@@ -197,6 +199,11 @@ pub async fn access_mode(gateway: &Gateway, mut call: Call) -> Answer {
         ));
     }
     let default_role = asked.default_role.as_deref().map(role).transpose()?;
+    if default_role == Some(OrganizationRole::Owner) {
+        return Err(Refusal::invalid(
+            "'defaultRole' must be 'member' or 'admin'.",
+        ));
+    }
     let changed = gateway
         .metadata
         .update_organization(
@@ -274,29 +281,13 @@ pub async fn set_member(gateway: &Gateway, mut call: Call) -> Answer {
         .map(role)
         .transpose()?
         .unwrap_or(organization.default_role);
-    let principal = call.principal()?;
     let account = super::accounts::find(gateway, call.names.value("user")).await?;
-    let present = gateway.metadata.members(organization.id).await?;
-    let current = present
-        .iter()
-        .find(|m| m.account == account.id)
-        .map(|m| m.role);
-    let touches_owner =
-        wanted == OrganizationRole::Owner || current == Some(OrganizationRole::Owner);
-    let caller = principal.role_in(organization.id);
-    if touches_owner && caller != Some(OrganizationRole::Owner) && !principal.is_platform_admin() {
-        return Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            "Only an owner may make or change owners.",
-        ));
-    }
-    if wanted != OrganizationRole::Owner {
-        keep_an_owner(&present, account.id)?;
-    }
+    may_touch(gateway, &call, account.id, Some(wanted)).await?;
     gateway
         .metadata
         .set_membership(account.id, organization.id, wanted)
-        .await?;
+        .await
+        .map_err(last_owner)?;
     Ok(response::json(
         StatusCode::OK,
         &json!({ "message": "Member updated successfully.", "username": account.username, "role": wanted.as_str() }),
@@ -307,12 +298,12 @@ pub async fn set_member(gateway: &Gateway, mut call: Call) -> Answer {
 pub async fn remove_member(gateway: &Gateway, call: Call) -> Answer {
     let organization = call.organization()?;
     let account = super::accounts::find(gateway, call.names.value("user")).await?;
-    let present = gateway.metadata.members(organization.id).await?;
-    keep_an_owner(&present, account.id)?;
+    may_touch(gateway, &call, account.id, None).await?;
     if !gateway
         .metadata
         .remove_membership(account.id, organization.id)
-        .await?
+        .await
+        .map_err(last_owner)?
     {
         return Err(Refusal::missing("Member", call.names.value("user")));
     }
@@ -322,18 +313,35 @@ pub async fn remove_member(gateway: &Gateway, call: Call) -> Answer {
     ))
 }
 
-fn keep_an_owner(
-    present: &[boxgate_storage::metadata::accounts::Membership],
-    leaving: boxgate_storage::metadata::accounts::AccountId,
+// The rows keep the rule, in the transaction of the change.
+fn last_owner(error: boxgate_storage::Error) -> Refusal {
+    if error.kind() == boxgate_storage::ErrorKind::Conflict {
+        Refusal::invalid("An organization keeps at least one owner; make another one first.")
+    } else {
+        error.into()
+    }
+}
+
+/// Owners are made, changed and removed by owners.
+async fn may_touch(
+    gateway: &Gateway,
+    call: &Call,
+    account: AccountId,
+    wanted: Option<OrganizationRole>,
 ) -> Result<(), Refusal> {
-    let mut owners = present
+    let organization = call.organization()?.id;
+    let principal = call.principal()?;
+    let present = gateway.metadata.members(organization).await?;
+    let current = present
         .iter()
-        .filter(|m| m.role == OrganizationRole::Owner)
-        .peekable();
-    let any = owners.peek().is_some();
-    if any && owners.all(|m| m.account == leaving) {
-        return Err(Refusal::invalid(
-            "An organization keeps at least one owner; make another one first.",
+        .find(|m| m.account == account)
+        .map(|m| m.role);
+    let owner = Some(OrganizationRole::Owner);
+    let touches = wanted == owner || current == owner;
+    if touches && principal.role_in(organization) != owner && !principal.is_platform_admin() {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "Only an owner may make, change or remove owners.",
         ));
     }
     Ok(())

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{message, shape};
-use crate::auth::credential;
+use crate::auth::{credential, end_sessions};
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::http::response;
@@ -19,6 +19,8 @@ use crate::server::OutboundBody;
 type Answer = Result<Response<OutboundBody>, Refusal>;
 
 const DAY: Duration = Duration::from_hours(24);
+/// Longest time for which a replaced key works on.
+const MAX_OVERLAP: Duration = Duration::from_hours(7 * 24);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,6 +28,12 @@ struct Create {
     description: Option<String>,
     organization_id: Option<i64>,
     expiration_days: Option<u32>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Rotate {
+    overlap_s: Option<u64>,
 }
 
 /// `POST /api/service-accounts`.
@@ -160,17 +168,26 @@ pub async fn delete(gateway: &Gateway, call: Call) -> Answer {
     ))
 }
 
-/// `POST /api/service-accounts/{id}/rotate`: a new key; the old one stops working at once.
-pub async fn rotate(gateway: &Gateway, call: Call) -> Answer {
-    let principal = call.principal()?;
+/// `POST /api/service-accounts/{id}/rotate` `{"overlap_s"?}`: a new key. The old one and the sessions
+/// made with it end at once, or work for `overlap_s` seconds more.
+pub async fn rotate(gateway: &Gateway, mut call: Call) -> Answer {
+    let asked: Rotate = call.json(&gateway.settings.limits).await?;
+    let overlap = Duration::from_secs(asked.overlap_s.unwrap_or(0));
+    if overlap > MAX_OVERLAP {
+        return Err(Refusal::invalid(format!(
+            "'overlap_s' must be 0 to {}: seconds for which the old key works on.",
+            MAX_OVERLAP.as_secs()
+        )));
+    }
+    let account = call.principal()?.account.id;
     let id = token_id(&call)?;
-    let owned = gateway
-        .metadata
-        .tokens(principal.account.id, TokenKind::Service)
-        .await?;
-    let Some(token) = owned.into_iter().find(|t| t.id == id) else {
-        return Err(not_found(&call));
-    };
+    let owned = gateway.metadata.tokens(account, TokenKind::Service).await?;
+    let token = owned
+        .into_iter()
+        .find(|t| t.id == id)
+        .ok_or_else(|| not_found(&call))?;
+    let name = token.name.clone().unwrap_or_default();
+    let old = gateway.metadata.service_account(&name).await?;
     let key = credential::fresh();
     if !gateway
         .metadata
@@ -178,6 +195,21 @@ pub async fn rotate(gateway: &Gateway, call: Call) -> Answer {
         .await?
     {
         return Err(not_found(&call));
+    }
+    if overlap.is_zero() {
+        end_sessions(&gateway.metadata, account, Some(&token)).await?;
+    } else if let Some((_, old_hash, _)) = old {
+        let until = gateway.clock.now().plus(overlap);
+        let kept = NewToken {
+            kind: TokenKind::Session,
+            hash: old_hash,
+            account,
+            organization: token.organization,
+            name: token.name.clone(),
+            description: None,
+            expires: Some(token.expires.map_or(until, |ends| ends.min(until))),
+        };
+        gateway.metadata.create_token(kept).await?;
     }
     Ok(response::json(
         StatusCode::OK,

@@ -96,7 +96,7 @@ pub async fn refresh(gateway: &Gateway, call: Call) -> Answer {
 pub fn sign_up() -> Refusal {
     Refusal::new(
         StatusCode::FORBIDDEN,
-        "Sign-up is closed. Ask an administrator for an account (boxgate admin user create).",
+        "Sign-up is closed. Ask an administrator for an account (POST /api/admin/users).",
     )
 }
 
@@ -187,7 +187,9 @@ async fn service_session(
         .token_by_hash(&credential::hash(key))
         .await?;
     let Some((token, account)) = by_key.filter(|(token, _)| {
-        token.kind == TokenKind::Service
+        // A key that is being replaced is a session of its service account, until it ends.
+        (token.kind == TokenKind::Service
+            || (token.kind == TokenKind::Session && token.organization.is_some()))
             && (token
                 .name
                 .as_deref()

@@ -4,7 +4,7 @@ use futures_util::FutureExt as _;
 use sqlx::any::AnyRow;
 
 use super::{AccountId, Membership, OrganizationId, OrganizationRole};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Metadata;
 use crate::metadata::sql::{At as _, Columns as _};
 use crate::metadata::writer::Tx;
@@ -86,7 +86,12 @@ impl Metadata {
     ) -> Result<()> {
         const OP: &str = "membership.set";
         self.write(OP, move |tx| {
-            put(tx, OP, account, organization, role).boxed()
+            async move {
+                let owned = owners(tx, OP, organization).await? > 0;
+                put(tx, OP, account, organization, role).await?;
+                keep_owned(tx, OP, organization, owned).await
+            }
+            .boxed()
         })
         .await
     }
@@ -94,6 +99,7 @@ impl Metadata {
     /// Ends a membership; false when there was none.
     ///
     /// # Errors
+    /// [`crate::ErrorKind::Conflict`] when the last owner would go;
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
     pub async fn remove_membership(
         &self,
@@ -103,18 +109,46 @@ impl Metadata {
         const OP: &str = "membership.remove";
         self.write(OP, move |tx| {
             async move {
-                sqlx::query("DELETE FROM memberships WHERE account = $1 AND organization = $2")
-                    .bind(account.0)
-                    .bind(organization.0)
-                    .execute(&mut tx.connection)
-                    .await
-                    .at(OP, account.0)
-                    .map(|done| done.rows_affected() > 0)
+                let owned = owners(tx, OP, organization).await? > 0;
+                let done =
+                    sqlx::query("DELETE FROM memberships WHERE account = $1 AND organization = $2")
+                        .bind(account.0)
+                        .bind(organization.0)
+                        .execute(&mut tx.connection)
+                        .await
+                        .at(OP, account.0)?;
+                keep_owned(tx, OP, organization, owned).await?;
+                Ok(done.rows_affected() > 0)
             }
             .boxed()
         })
         .await
     }
+}
+
+async fn owners(tx: &mut Tx, op: &'static str, organization: OrganizationId) -> Result<i64> {
+    sqlx::query(
+        "SELECT COUNT(*) AS owners FROM memberships WHERE organization = $1 AND role = 'owner'",
+    )
+    .bind(organization.0)
+    .fetch_one(&mut tx.connection)
+    .await
+    .at(op, organization.0)?
+    .int("owners")
+}
+
+/// An organization that had an owner keeps one; decided in the transaction of the change, so that two
+/// owners cannot remove each other.
+async fn keep_owned(
+    tx: &mut Tx,
+    op: &'static str,
+    organization: OrganizationId,
+    owned: bool,
+) -> Result<()> {
+    if owned && owners(tx, op, organization).await? == 0 {
+        return Err(Error::new(ErrorKind::Conflict, op, "the last owner"));
+    }
+    Ok(())
 }
 
 /// Adds a member or changes its role.

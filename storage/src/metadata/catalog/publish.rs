@@ -48,31 +48,31 @@ pub(in crate::metadata) async fn ensure_parents(
     names: &Names,
     new_box_public: bool,
 ) -> Result<ArchitectureId> {
-    let box_id = match boxes::find(tx, op, organization, &names.box_name).await? {
-        Some(id) => id,
-        None => {
-            let fields = BoxFields {
-                published: true,
-                public: new_box_public,
-                ..BoxFields::default()
-            };
-            boxes::insert(tx, op, organization, &names.box_name, account, fields).await?
-        }
+    let box_id = if let Some(id) = boxes::find(tx, op, organization, &names.box_name).await? {
+        id
+    } else {
+        let fields = BoxFields {
+            published: true,
+            public: new_box_public,
+            ..BoxFields::default()
+        };
+        boxes::insert(tx, op, organization, &names.box_name, account, fields).await?
     };
-    let version_id = match versions::find(tx, op, box_id, &names.version).await? {
-        Some(id) => id,
-        None => {
-            let (status, fields) = (VersionStatus::Active, VersionFields::default());
-            versions::insert(tx, op, box_id, &names.version, status, fields).await?
-        }
+    let version_id = if let Some(id) = versions::find(tx, op, box_id, &names.version).await? {
+        id
+    } else {
+        let (status, fields) = (VersionStatus::Active, VersionFields::default());
+        versions::insert(tx, op, box_id, &names.version, status, fields).await?
     };
-    let provider_id = match providers::find(tx, op, version_id, &names.provider).await? {
+    let provider = &names.provider;
+    let provider_id = match providers::find(tx, op, version_id, provider).await? {
         Some(id) => id,
-        None => providers::insert(tx, op, version_id, &names.provider, None).await?,
+        None => providers::insert(tx, op, version_id, provider, None).await?,
     };
-    match architectures::find(tx, op, provider_id, &names.architecture).await? {
+    let architecture = &names.architecture;
+    match architectures::find(tx, op, provider_id, architecture).await? {
         Some(id) => Ok(id),
-        None => architectures::insert(tx, op, provider_id, &names.architecture, None, false).await,
+        None => architectures::insert(tx, op, provider_id, architecture, None, false).await,
     }
 }
 

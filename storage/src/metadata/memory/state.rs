@@ -264,19 +264,16 @@ impl State {
                 )
             })?;
         let (blob, is_new) = self.stored_once(&row, values, now)?;
-        let published = match (&row.target, names) {
-            (Some(target), Some(names)) => {
-                self.publish_name(&row, target, &names, organization, blob, (now, due))?
-            }
-            _ => {
-                self.take_reference(&blob.key);
-                self.fenced(OP, fence)?.held = Some(blob.key);
-                Published {
-                    blob,
-                    file: None,
-                    replaced: false,
-                    version: String::new(),
-                }
+        let published = if let (Some(target), Some(names)) = (&row.target, names) {
+            self.publish_name(&row, target, &names, organization, blob, (now, due))?
+        } else {
+            self.take_reference(&blob.key);
+            self.fenced(OP, fence)?.held = Some(blob.key);
+            Published {
+                blob,
+                file: None,
+                replaced: false,
+                version: String::new(),
             }
         };
         if is_new {
@@ -484,7 +481,7 @@ impl State {
     fn append(&mut self, draft: Draft, actor: &str, now: UnixMillis) -> Result<()> {
         let name = draft.name.to_owned();
         let (id, data) = draft.seal(actor, now)?;
-        let seq = self.events.len() as i64 + 1;
+        let seq = self.next_id();
         self.events.push(Event {
             seq,
             id,

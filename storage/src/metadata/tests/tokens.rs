@@ -64,7 +64,7 @@ async fn a_token_is_found_by_its_hash_with_its_account() {
 #[tokio::test]
 async fn an_expired_token_opens_nothing() {
     let house = House::new().await;
-    let end = house.clock.now().plus(Duration::from_secs(60));
+    let end = house.clock.now().plus(Duration::from_mins(1));
     let service = NewToken {
         expires: Some(end),
         ..token(&house, TokenKind::Service, 1, Some("acme-1"))
