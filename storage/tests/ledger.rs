@@ -45,4 +45,15 @@ promises! {
     a_damaged_blob_is_healed_by_sending_it_again
     nothing_is_published_into_an_organization_that_is_gone
     uploads_to_one_name_at_once_leave_one_whole_winner
+    a_row_keeps_all_that_it_was_made_with
+    a_part_may_be_committed_piece_by_piece
+    a_piece_that_leaves_its_part_is_refused
+    a_deferred_length_is_fixed_once
+    an_upload_ends_only_at_its_own_epoch
+    only_so_many_kept_uploads_are_open_at_once
+    the_newest_open_upload_to_a_name_is_found
+    open_uploads_are_paged
+    what_is_over_is_told_by_its_reason
+    an_upload_without_a_target_holds_its_blob
+    a_blob_that_an_upload_holds_is_healed_and_goes_with_its_tenant
 }

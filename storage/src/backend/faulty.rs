@@ -62,6 +62,11 @@ impl Faults {
         schedule.halt_at = Some(schedule.calls.len() + calls);
     }
 
+    /// Whether every call fails by now.
+    pub fn is_halted(&self) -> bool {
+        self.schedule().halted
+    }
+
     /// The operations called so far, in order.
     pub fn calls(&self) -> Vec<&'static str> {
         self.schedule().calls.clone()

@@ -2,6 +2,7 @@
 //!
 //! Each function is one promise and runs on a fresh [`Rig`]; [`model`] runs random schedules.
 
+mod kept;
 pub mod model;
 mod names;
 mod steps;
@@ -19,6 +20,7 @@ use crate::metadata::accounts::OrganizationId;
 use crate::metadata::outbox::Event;
 use crate::metadata::uploads::Target;
 
+pub use kept::*;
 pub use names::*;
 pub use steps::*;
 pub use upload::{BLOCK, PART, Sent, new_upload, target};

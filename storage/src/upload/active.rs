@@ -355,9 +355,12 @@ impl Active {
                 room.take(sealing.step, sealing.hashes, {
                     let (mut runs, sealed, since) = (sealing.runs, sealing.sealed, sealing.since);
                     Box::pin(async move {
+                        // To the last one: when this ends, nothing may be under way any more.
+                        let mut all = Ok(());
                         while let Some(written) = runs.next().await {
-                            written?;
+                            all = all.and(written);
                         }
+                        all?;
                         sealed.await?;
                         engine.counters.spent(Stage::Seal, since);
                         Ok(())

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::backend::faulty::{self, Fault, Faults};
+use boxgate_storage::blob::UploadId;
 use boxgate_storage::metadata::uploads::{Published, UploadState};
 use boxgate_storage::upload::UploadEngine;
 use boxgate_storage::{ErrorKind, Result};
 use bytes::Bytes;
 
-use crate::bench::{Bench, MIB, content, intent};
+use crate::bench::{Bench, MIB, content, intent, kept};
 use crate::ledger::FaultyLedger;
 use crate::rigs::Sqlite;
 
@@ -228,4 +229,123 @@ async fn the_rows_on_disk_recover_as_the_twin_does() {
             check(&bench, &outcome, &bytes, &format!("{op} {fault:?}")).await;
         }
     }
+}
+
+/// What a client knows of an upload that it sent in three requests, as far as it came.
+#[derive(Default)]
+struct Known {
+    id: Option<UploadId>,
+    /// The largest offset that it was told.
+    told: u64,
+    published: Option<Published>,
+}
+
+/// Three requests, with a cut within a block between them.
+async fn three_requests(engine: &UploadEngine, bytes: &Bytes, known: &mut Known) -> Result<()> {
+    let length = Some(bytes.len() as u64);
+    let id = engine.create(kept(length, vec![])).await?.id;
+    known.id = Some(id);
+    for to in [3 * MIB + 5, 13 * MIB + 7, bytes.len()] {
+        known.told = engine.head(id).await?.offset;
+        let mut writer = engine.resume(id, known.told).await?;
+        let from = usize::try_from(known.told).unwrap();
+        for at in (from..to).step_by(700_000) {
+            writer.write(bytes.slice(at..to.min(at + 700_000))).await?;
+        }
+        if to < bytes.len() {
+            known.told = writer.pause().await?;
+        } else {
+            known.published = Some(writer.finish().await?);
+        }
+    }
+    Ok(())
+}
+
+/// The next process finds all that was told, and can bring it to its end.
+async fn can_be_finished(bench: &Bench, known: &Known, bytes: &Bytes, case: &str) {
+    bench.memory.lose_power();
+    bench.engine.recover().await.unwrap();
+    if let Some(id) = known.id {
+        let row = bench.engine.head(id).await.unwrap();
+        assert!(
+            row.offset >= known.told,
+            "{case}: {} of {}",
+            row.offset,
+            known.told
+        );
+        if row.state == UploadState::Open {
+            assert_eq!(known.published, None, "{case}");
+            let mut writer = bench.engine.resume(id, row.offset).await.unwrap();
+            let from = usize::try_from(row.offset).unwrap();
+            writer.write(bytes.slice(from..)).await.unwrap();
+            writer.finish().await.unwrap();
+        }
+        let blob = bench.published().await.unwrap();
+        if let Some(published) = &known.published {
+            assert_eq!(blob, published.blob, "{case}: what was answered is there");
+        }
+        let found = bench.read_back(&blob).await;
+        assert!(found == *bytes, "{case}: what is visible is whole");
+    }
+    // An upload that was made and never told expires.
+    bench.rig.clock().advance(Duration::from_hours(25));
+    bench.engine.sweep().await.unwrap();
+    let states = bench.states().await;
+    let ended = |state: &UploadState| matches!(state, UploadState::Done | UploadState::Aborted);
+    assert!(states.iter().all(ended), "{case}: {states:?}");
+    bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_kept_upload_that_fails_at_any_step_can_be_finished() {
+    let bytes = content(LENGTH, 6);
+    let (bench, faults) = (Bench::new().await, Faults::new());
+    let mut known = Known::default();
+    let done = three_requests(&failing(&bench, &faults), &bytes, &mut known).await;
+    done.unwrap();
+    let mut operations = BTreeMap::new();
+    for call in faults.calls() {
+        *operations.entry(call).or_insert(0) += 1;
+    }
+    let needed = [
+        "ledger.advance",
+        "ledger.complete",
+        "ledger.create",
+        "ledger.part_values",
+        "ledger.publish",
+        "ledger.take_over",
+        "sink.commit",
+        "sink.seal",
+        "sink.write",
+        "store.begin",
+        "store.free_space",
+        "store.open",
+        "store.resume",
+        "store.stat",
+    ];
+    let called: Vec<_> = operations.keys().copied().collect();
+    assert_eq!(called, needed, "each step of an upload has its fail point");
+    let (mut cases, mut told) = (0, 0);
+    for (op, times) in operations {
+        for nth in 0..times {
+            for fault in [
+                Fault::Before(ErrorKind::Unavailable),
+                Fault::After(ErrorKind::Unavailable),
+                Fault::Before(ErrorKind::Full),
+                Fault::Halt,
+            ] {
+                let (bench, faults) = (Bench::new().await, Faults::new());
+                faults.plan(op, nth, fault);
+                let (engine, mut known) = (failing(&bench, &faults), Known::default());
+                let _failed = three_requests(&engine, &bytes, &mut known).await;
+                engine.settled().await;
+                assert_eq!(engine.in_progress(), 0);
+                let case = format!("{op} {nth} {fault:?}");
+                can_be_finished(&bench, &known, &bytes, &case).await;
+                cases += 1;
+                told += usize::from(known.told > 0);
+            }
+        }
+    }
+    assert!(cases > 150 && told > 50, "{cases} {told}");
 }

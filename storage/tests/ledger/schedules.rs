@@ -15,17 +15,26 @@ fn step() -> impl Strategy<Value = Step> {
     let stale = || proptest::bool::weighted(0.1);
     let name = || (0..TENANTS, 0..NAMES);
     prop_oneof![
-        3 => (name(), 0..2_u8, 1..5_u8).prop_map(|((tenant, name), content, blocks)| {
-            Step::Create { tenant, name, content, blocks: if blocks < 4 { 1 } else { 3 } }
-        }),
+        3 => (name(), proptest::bool::weighted(0.7), 0..2_u8, 1..5_u8).prop_map(
+            |((tenant, name), named, content, blocks)| Step::Create {
+                tenant,
+                name: named.then_some(name),
+                content,
+                blocks: if blocks < 4 { 1 } else { 3 },
+            }
+        ),
         4 => (name(), 0..2_u8).prop_map(|((tenant, name), content)| {
             Step::Put { tenant, name, content }
         }),
-        5 => (upload(), stale()).prop_map(|(upload, stale)| Step::Advance { upload, stale }),
+        6 => (upload(), stale(), 1..12_u8).prop_map(|(upload, stale, quarters)| {
+            Step::Advance { upload, stale, quarters }
+        }),
         1 => upload().prop_map(|upload| Step::TakeOver { upload }),
         5 => (upload(), stale()).prop_map(|(upload, stale)| Step::Complete { upload, stale }),
         6 => (upload(), stale()).prop_map(|(upload, stale)| Step::Publish { upload, stale }),
-        1 => upload().prop_map(|upload| Step::Abort { upload }),
+        1 => (upload(), stale()).prop_map(|(upload, stale)| Step::Abort { upload, stale }),
+        1 => (upload(), stale()).prop_map(|(upload, stale)| Step::Lose { upload, stale }),
+        2 => upload().prop_map(|upload| Step::Release { upload }),
         3 => name().prop_map(|(tenant, name)| Step::Delete { tenant, name }),
         1 => name().prop_map(|(tenant, name)| Step::Damage { tenant, name }),
         3 => (0..12_u8).prop_map(|tenths| Step::Pass { tenths }),
@@ -49,6 +58,7 @@ fn add(all: &RefCell<Turns>, one: Turns) {
     all.healed += one.healed;
     all.too_late += one.too_late;
     all.fenced += one.fenced;
+    all.released += one.released;
 }
 
 fn assert_no_turn_was_missed(all: Turns) {
@@ -59,8 +69,17 @@ fn assert_no_turn_was_missed(all: Turns) {
         healed,
         too_late,
         fenced,
+        released,
     } = all;
-    let turns = [published, deduplicated, revived, healed, too_late, fenced];
+    let turns = [
+        published,
+        deduplicated,
+        revived,
+        healed,
+        too_late,
+        fenced,
+        released,
+    ];
     assert!(turns.iter().all(|count| *count > 0), "{all:?}");
 }
 

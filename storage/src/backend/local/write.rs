@@ -65,10 +65,17 @@ impl WriteBlob for Local {
     ) -> Result<Box<dyn UploadSink>> {
         const OP: &str = "blob.resume";
         let (path, direct, subject) = (self.path_of(key), self.direct, key.to_string());
-        let (opened, failed) = (path.clone(), subject.clone());
+        let (directory, opened) = (self.directory_of(key), path.clone());
+        let failed = subject.clone();
         let plain = blocking(OP, subject.clone(), move || {
-            let opened = OpenOptions::new().write(true).open(opened);
-            opened.map_err(|e| Error::io(OP, failed, e))
+            let file = OpenOptions::new().write(true).open(opened);
+            file.map_err(|e| match e.kind() {
+                // That the volume is gone says nothing about the file.
+                io::ErrorKind::NotFound if !directory.is_dir() => {
+                    Error::new(ErrorKind::Unavailable, OP, failed).with_source(e)
+                }
+                _ => Error::io(OP, failed, e),
+            })
         })
         .await?;
         let plain = lock(plain, &subject).await?;

@@ -28,8 +28,8 @@ pub enum Step {
     Create {
         /// Whose it is.
         tenant: usize,
-        /// To which name.
-        name: usize,
+        /// To which name; none for an upload that holds its blob itself.
+        name: Option<usize>,
         /// What it holds.
         content: u8,
         /// How many MiB.
@@ -44,12 +44,14 @@ pub enum Step {
         /// What it holds.
         content: u8,
     },
-    /// Sends the next part, perhaps as a writer that was replaced.
+    /// Sends what is left of a part, or less, perhaps as a writer that was replaced.
     Advance {
         /// Which upload.
         upload: usize,
         /// With the epoch before the present one.
         stale: bool,
+        /// At most so many quarters of a MiB.
+        quarters: u8,
     },
     /// Another writer takes over.
     TakeOver {
@@ -70,8 +72,22 @@ pub enum Step {
         /// With the epoch before the present one.
         stale: bool,
     },
-    /// Gives up.
+    /// Gives up, perhaps as a writer that was replaced.
     Abort {
+        /// Which upload.
+        upload: usize,
+        /// With the epoch before the present one.
+        stale: bool,
+    },
+    /// Finds the stored bytes gone, perhaps as a writer that was replaced.
+    Lose {
+        /// Which upload.
+        upload: usize,
+        /// With the epoch before the present one.
+        stale: bool,
+    },
+    /// Drops the blob that a finished upload holds.
+    Release {
         /// Which upload.
         upload: usize,
     },
@@ -118,6 +134,8 @@ pub struct Turns {
     pub too_late: usize,
     /// Steps of writers that were replaced.
     pub fenced: usize,
+    /// Blobs that uploads held and dropped.
+    pub released: usize,
 }
 
 /// Runs a schedule and checks what must hold.
@@ -140,11 +158,18 @@ pub async fn run(rig: &dyn Rig, steps: &[Step]) -> Turns {
 struct Upload {
     sent: Sent,
     tenant: usize,
-    name: usize,
+    name: Option<usize>,
     epoch: i64,
     offset: u64,
     state: UploadState,
     answer: Option<Published>,
+}
+
+impl Upload {
+    /// Whether its bytes are still its own.
+    fn is_live(&self) -> bool {
+        matches!(self.state, UploadState::Open | UploadState::Completing)
+    }
 }
 
 /// What makes two blobs of one tenant equal.
@@ -165,6 +190,8 @@ struct Model {
     tenants: Vec<OrganizationId>,
     uploads: Vec<Upload>,
     names: BTreeMap<(usize, usize), BlobKey>,
+    /// Blobs that uploads hold themselves, by the upload's number.
+    held: BTreeMap<usize, BlobKey>,
     blobs: BTreeMap<BlobKey, Blob>,
     /// Bytes of uploads that nobody needs.
     trash: BTreeSet<BlobKey>,
@@ -184,6 +211,7 @@ impl Model {
             tenants,
             uploads: Vec::new(),
             names: BTreeMap::new(),
+            held: BTreeMap::new(),
             blobs: BTreeMap::new(),
             trash: BTreeSet::new(),
             store: BTreeSet::new(),
@@ -199,23 +227,18 @@ impl Model {
                 content,
                 blocks,
             } => {
-                self.create(
-                    rig,
-                    tenant % TENANTS,
-                    name % NAMES,
-                    content,
-                    u64::from(blocks),
-                )
-                .await;
+                let name = name.map(|name| name % NAMES);
+                self.create(rig, tenant % TENANTS, name, content, u64::from(blocks))
+                    .await;
             }
             Step::Put {
                 tenant,
                 name,
                 content,
             } => {
-                self.create(rig, tenant % TENANTS, name % NAMES, content, 1)
-                    .await;
-                self.advance(rig, 0, false).await;
+                let name = Some(name % NAMES);
+                self.create(rig, tenant % TENANTS, name, content, 1).await;
+                self.advance(rig, 0, false, u8::MAX).await;
                 self.complete(rig, 0, false).await;
                 self.publish(rig, 0, false).await;
             }
@@ -240,11 +263,17 @@ impl Model {
                 self.sweep(rig, u32::from(limit), forget).await;
             }
             _ if self.uploads.is_empty() => {}
-            Step::Advance { upload, stale } => self.advance(rig, upload, stale).await,
+            Step::Advance {
+                upload,
+                stale,
+                quarters,
+            } => self.advance(rig, upload, stale, quarters).await,
             Step::TakeOver { upload } => self.take_over(rig, upload).await,
             Step::Complete { upload, stale } => self.complete(rig, upload, stale).await,
             Step::Publish { upload, stale } => self.publish(rig, upload, stale).await,
-            Step::Abort { upload } => self.abort(rig, upload).await,
+            Step::Abort { upload, stale } => self.abort(rig, upload, stale).await,
+            Step::Lose { upload, stale } => self.lose(rig, upload, stale).await,
+            Step::Release { upload } => self.release(rig, upload).await,
         }
     }
 
@@ -252,11 +281,12 @@ impl Model {
         &mut self,
         rig: &dyn Rig,
         tenant: usize,
-        name: usize,
+        name: Option<usize>,
         content: u8,
         blocks: u64,
     ) {
-        let (org, target, length) = (self.tenants[tenant], named(name), blocks.max(1) * BLOCK);
+        let (org, target) = (self.tenants[tenant], name.map(named));
+        let length = blocks.max(1) * BLOCK;
         let sent = Sent::create(&rig.ledger(), org, target, content, length)
             .await
             .expect("create");
@@ -286,13 +316,14 @@ impl Model {
         (upload, fence)
     }
 
-    async fn advance(&mut self, rig: &dyn Rig, upload: usize, stale: bool) {
+    async fn advance(&mut self, rig: &dyn Rig, upload: usize, stale: bool, quarters: u8) {
         let context = self.context.clone();
         let (upload, fence) = self.pick(upload, stale);
         if upload.offset == upload.sent.length {
             return;
         }
-        let step = upload.sent.step(upload.offset);
+        let bytes = u64::from(quarters.max(1)) * (BLOCK / 4);
+        let step = upload.sent.piece(upload.offset, bytes);
         let to = step.to;
         let result = rig.ledger().advance(fence, step).await;
         let fits = !stale && upload.state == UploadState::Open;
@@ -342,11 +373,19 @@ impl Model {
         upload.state = UploadState::Done;
         upload.answer = Some(published.clone());
         let (tenant, name, sent) = (upload.tenant, upload.name, upload.sent.clone());
+        let id = sent.row.id;
         let content = (tenant, sent.content, sent.length);
         self.turns.published += 1;
         let key = self.keep(&context, sent.row.key, content);
         assert_eq!(published.blob.key, key, "{context}");
-        let before = self.names.insert((tenant, name), key);
+        assert_eq!(published.file.is_some(), name.is_some(), "{context}");
+        let before = if let Some(name) = name {
+            self.names.insert((tenant, name), key)
+        } else {
+            let number = self.uploads.iter().position(|u| u.sent.row.id == id);
+            self.held.insert(number.expect("it is there"), key);
+            None
+        };
         assert_eq!(
             published.replaced,
             before.is_some_and(|held| held != key),
@@ -393,11 +432,16 @@ impl Model {
 
     /// Names that hold damaged bytes with this content hold the new ones.
     fn heal(&mut self, whole: BlobKey, content: Content) {
-        for held in self.names.values_mut() {
+        for held in self.names.values_mut().chain(self.held.values_mut()) {
             let blob = &self.blobs[held];
             if blob.damaged && blob.content == content {
                 *held = whole;
                 self.turns.healed += 1;
+            }
+        }
+        for (number, key) in &self.held {
+            if let Some(answer) = &mut self.uploads[*number].answer {
+                answer.blob.key = *key;
             }
         }
     }
@@ -406,7 +450,8 @@ impl Model {
     fn doom(&mut self, rig: &dyn Rig) {
         let due = rig.clock().now().plus(DOOMED_FOR);
         for (key, blob) in &mut self.blobs {
-            if self.names.values().any(|held| held == key) {
+            let mut holders = self.names.values().chain(self.held.values());
+            if holders.any(|held| held == key) {
                 blob.due = None;
             } else {
                 blob.due = blob.due.or(Some(due));
@@ -414,17 +459,47 @@ impl Model {
         }
     }
 
-    async fn abort(&mut self, rig: &dyn Rig, upload: usize) {
+    async fn abort(&mut self, rig: &dyn Rig, upload: usize, stale: bool) {
         let context = self.context.clone();
-        let (upload, fence) = self.pick(upload, false);
-        let aborted = rig.ledger().abort(fence.id, None).await.expect("abort");
-        let fits = matches!(upload.state, UploadState::Open | UploadState::Completing);
-        assert_eq!(aborted, fits, "{context}");
-        if fits {
+        let (upload, fence) = self.pick(upload, stale);
+        // Whoever ends an upload by its id alone asks for no epoch.
+        let epoch = stale.then_some(fence.epoch);
+        let aborted = rig.ledger().abort(fence.id, epoch).await.expect("abort");
+        assert_eq!(aborted, !stale && upload.is_live(), "{context}");
+        if aborted {
             upload.state = UploadState::Aborted;
             upload.epoch += 1;
             let key = upload.sent.row.key;
             self.trash.insert(key);
+        }
+    }
+
+    async fn lose(&mut self, rig: &dyn Rig, upload: usize, stale: bool) {
+        let context = self.context.clone();
+        let (upload, fence) = self.pick(upload, stale);
+        let lost = rig.ledger().lose(fence).await;
+        let fits = !stale && upload.is_live();
+        expect(&context, &lost, fits);
+        if fits {
+            upload.state = UploadState::Lost;
+            upload.epoch += 1;
+            let key = upload.sent.row.key;
+            self.trash.insert(key);
+        }
+    }
+
+    async fn release(&mut self, rig: &dyn Rig, upload: usize) {
+        let number = self.uploads.len() - 1 - upload % self.uploads.len();
+        let id = self.uploads[number].sent.row.id;
+        let released = rig.ledger().release(id).await.expect("release");
+        let held = self.held.remove(&number);
+        assert_eq!(released, held.is_some(), "{}", self.context);
+        if released {
+            let upload = &mut self.uploads[number];
+            upload.state = UploadState::Aborted;
+            upload.epoch += 1;
+            self.turns.released += 1;
+            self.doom(rig);
         }
     }
 
@@ -482,7 +557,7 @@ impl Model {
                 "{}",
                 self.context
             );
-            let needed = matches!(row.state, UploadState::Open | UploadState::Completing);
+            let needed = upload.is_live();
             let stored = self.store.contains(&row.key);
             assert!(
                 stored || !needed,
@@ -490,21 +565,25 @@ impl Model {
                 self.context
             );
         }
+        let lost = self.held.values().find(|key| !self.store.contains(key));
+        assert_eq!(lost, None, "{}: a held blob was trashed", self.context);
     }
 
     async fn finish(&mut self, rig: &dyn Rig) {
         for number in 0..self.uploads.len() {
-            self.abort(rig, number).await;
+            self.abort(rig, number, false).await;
+            self.release(rig, number).await;
         }
         rig.clock().advance(DOOMED_FOR + Duration::from_millis(1));
         while self.sweep(rig, 7, true).await > 0 {}
         self.check(rig).await;
         let held: BTreeSet<_> = self.names.values().copied().collect();
         assert_eq!(self.store, held, "the store holds what the names hold");
+        let named = self.uploads.iter().filter(|u| u.name.is_some());
         assert_eq!(
             rig.events().await.len(),
-            self.turns.published,
-            "one event per publication"
+            named.filter(|upload| upload.answer.is_some()).count(),
+            "one event per name that was published"
         );
     }
 }

@@ -71,13 +71,15 @@ impl Sent {
     pub async fn create(
         ledger: &Arc<dyn Ledger>,
         organization: OrganizationId,
-        target: Target,
+        target: impl Into<Option<Target>>,
         content: u8,
         length: u64,
     ) -> Result<Self> {
-        let row = ledger
-            .create(new_upload(organization, target, Some(length)))
-            .await?;
+        let new = NewUpload {
+            target: target.into(),
+            ..new_upload(organization, self::target("web"), Some(length))
+        };
+        let row = ledger.create(new).await?;
         Ok(Self {
             row,
             content,
@@ -93,17 +95,23 @@ impl Sent {
         }
     }
 
-    /// The step from `from` on: one part, or what is left.
+    /// The step from `from` on: to the end of its part, or of the upload.
+    pub fn step(&self, from: u64) -> Advance {
+        self.piece(from, PART)
+    }
+
+    /// At most `bytes` from `from` on, to the end of its part at most.
     ///
     /// # Panics
     /// When `from` is beyond all parts that a number can name.
-    pub fn step(&self, from: u64) -> Advance {
-        let to = self.length.min(from + PART);
+    pub fn piece(&self, from: u64, bytes: u64) -> Advance {
+        let start = from - from % PART;
+        let to = self.length.min(start + PART).min(from + bytes);
         Advance {
             from,
             to,
             part: u32::try_from(from / PART).expect("tests send few parts"),
-            values: (from / BLOCK..to.div_ceil(BLOCK))
+            values: (start / BLOCK..to.div_ceil(BLOCK))
                 .map(|k| self.value(k))
                 .collect(),
             hash_states: vec![1, self.content],
