@@ -19,6 +19,7 @@ fn route(criterion: &mut Criterion) {
     let doors = Doors {
         boxvault: open(),
         vagrant: open(),
+        files: open(),
         operations: open(),
     };
     let router = Router::try_new(&doors).expect("no row shadows another");

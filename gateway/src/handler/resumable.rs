@@ -305,7 +305,7 @@ impl Turn<'_> {
         let box_name = row.target.as_ref().map(|target| target.box_name.as_str());
         auth::authorize_again(
             &self.gateway.metadata,
-            &self.head,
+            self.head,
             row.account,
             row.organization,
             box_name,

@@ -247,6 +247,7 @@ async fn a_newer_request_takes_an_upload_over_from_one_that_stalls() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 async fn what_is_wrong_with_a_tus_request_is_said_and_changes_nothing() {
     let running = Running::start_with(&[("BOXGATE_UPLOADS__MAX_LENGTH", "1MiB")]).await;
     let bytes = noise(1000, 6);
@@ -800,6 +801,7 @@ async fn an_ietf_upload_of_unknown_length_ends_when_its_client_says_so() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 async fn what_is_wrong_with_an_ietf_request_is_named_and_changes_nothing() {
     let running = Running::start().await;
     let bytes = noise(1000, 15);
