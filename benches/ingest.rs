@@ -278,7 +278,7 @@ impl Stored {
         }
         let run = Run {
             offset: self.offset,
-            buffer,
+            buffer: Arc::new(buffer),
         };
         self.offset += run.buffer.len() as u64;
         let written = self.sink.write(run);

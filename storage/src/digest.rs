@@ -9,7 +9,7 @@ pub mod tree;
 use std::fmt;
 
 pub use content::{ContentHasher, DigestHasher, Digests, HashStateError};
-pub use tree::{BLOCK_BYTES, TreeHasher, block_value};
+pub use tree::{BLOCK_BYTES, PieceHasher, TreeHasher, block_value};
 
 macro_rules! digest_value {
     ($(#[$doc:meta])* $name:ident) => {

@@ -93,8 +93,9 @@ pub struct Run {
     /// Where it belongs, in bytes from the start of the blob.
     pub offset: u64,
     /// The bytes: a full buffer, or a short one at the end of the upload, where it paused, and where a
-    /// slow upload gave its memory back. No run crosses a multiple of 1 MiB.
-    pub buffer: Buffer,
+    /// slow upload gave its memory back. No run crosses a multiple of 1 MiB. Shared with whoever hashes
+    /// it still.
+    pub buffer: Arc<Buffer>,
 }
 
 /// Position of a part in its upload, from 0.

@@ -14,9 +14,12 @@
 //! make durable, B3 move the offset, C0 all is there, C1 final in the store, C2 check, C3 publish.
 
 mod active;
+mod assembly;
 mod committer;
 mod engine;
+mod follower;
 pub mod part;
+mod pieces;
 mod publish;
 mod recover;
 mod registry;
@@ -40,6 +43,7 @@ use crate::store::Store;
 pub use crate::metadata::uploads::{Keep, UploadRow};
 pub use engine::UploadEngine;
 pub use part::PartAssembler;
+pub use pieces::{Cut, MOST_PIECES, PieceWriter, Placed};
 pub use recover::Recovered;
 pub use state::{Refusal, Step, UploadState, part_bytes_for};
 pub use stats::{EngineStats, Stage};
@@ -109,6 +113,8 @@ pub struct UploadIntent {
     pub length: Option<u64>,
     /// Digests that the client declared; algorithms beyond BLAKE3 and SHA-256 are hashed on demand.
     pub expected: Vec<Digest>,
+    /// How it is cut, if it comes in pieces and not from its first byte on.
+    pub cut: Option<Cut>,
     /// What becomes of it when its writer ends before it is whole.
     pub keep: Keep,
     /// Opaque text of the protocol, at most 4 KiB, told again with the row.

@@ -51,9 +51,13 @@ promises! {
     a_deferred_length_is_fixed_once
     an_upload_ends_only_at_its_own_epoch
     only_so_many_kept_uploads_are_open_at_once
-    the_newest_open_upload_to_a_name_is_found
+    the_uploads_of_an_account_to_a_name_are_found
     open_uploads_are_paged
     what_is_over_is_told_by_its_reason
+    pieces_are_held_in_any_order_and_counted_once
+    a_piece_that_is_cut_otherwise_is_refused
+    the_size_of_pieces_is_fixed_once
+    pieces_are_forgotten_with_their_upload
     an_upload_without_a_target_holds_its_blob
     a_blob_that_an_upload_holds_is_healed_and_goes_with_its_tenant
 }

@@ -178,6 +178,7 @@ async fn begin(
             expected: order.declared.iter().map(|d| d.digest.clone()).collect(),
             keep: order.keep,
             note: None,
+            cut: None,
         })
         .instrument(tracing::debug_span!("begin"))
         .await?;

@@ -5,6 +5,7 @@
 mod kept;
 pub mod model;
 mod names;
+mod pieces;
 mod steps;
 mod upload;
 
@@ -22,6 +23,7 @@ use crate::metadata::uploads::Target;
 
 pub use kept::*;
 pub use names::*;
+pub use pieces::*;
 pub use steps::*;
 pub use upload::{BLOCK, PART, Sent, new_upload, target};
 

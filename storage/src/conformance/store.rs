@@ -56,7 +56,7 @@ async fn run_at(pool: &BufferPool, bytes: &[u8], at: usize) -> Run {
     buffer.fill(&bytes[at..]);
     Run {
         offset: at as u64,
-        buffer,
+        buffer: std::sync::Arc::new(buffer),
     }
 }
 

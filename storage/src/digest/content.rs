@@ -8,6 +8,7 @@ use digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::Digest as _;
 
 use super::{Algorithm, Blake3, Digest, Sha256, TreeHasher};
+use crate::error::{Error, ErrorKind, Result};
 
 /// What the hashers of an upload found.
 #[derive(Debug, Clone)]
@@ -32,6 +33,28 @@ impl Digests {
                 .find(|d| d.algorithm() == algorithm)
                 .cloned(),
         }
+    }
+
+    /// Refuses bytes that have another digest than was declared.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DigestMismatch`], naming both.
+    pub(crate) fn compare(
+        &self,
+        op: &'static str,
+        subject: &str,
+        declared: &[Digest],
+    ) -> Result<()> {
+        for declared in declared {
+            let algorithm = declared.algorithm();
+            let found = self.by(algorithm);
+            if found.as_ref() != Some(declared) {
+                let found = found.map_or_else(String::new, |found| found.to_hex());
+                let why = format!("{} is {found}, not {}", algorithm.name(), declared.to_hex());
+                return Err(Error::new(ErrorKind::DigestMismatch, op, subject).with_source(why));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -81,6 +104,12 @@ impl ContentHasher {
     /// The BLAKE3 half of [`Self::update`], apart so that it can be timed alone.
     pub fn update_tree(&mut self, bytes: &[u8]) {
         self.tree.update(bytes);
+    }
+
+    /// The same half for a block that was hashed elsewhere; false where
+    /// [`TreeHasher::push_block`] takes none.
+    pub fn push_block(&mut self, value: [u8; 32], bytes: u64) -> bool {
+        self.tree.push_block(value, bytes)
     }
 
     /// The other half of [`Self::update`]: SHA-256 and what was asked for.

@@ -161,16 +161,32 @@ impl TreeHasher {
             .expect("a tree of one block keeps the root of its first block")
     }
 
+    /// Takes a block that was hashed elsewhere, by its value: at a multiple of [`BLOCK_BYTES`], whole or
+    /// the last one. Not the first block: of a blob that has no other, only the bytes tell the root.
+    /// False, and nothing is taken, when it does not fit here.
+    pub fn push_block(&mut self, value: [u8; 32], bytes: u64) -> bool {
+        let edge = self.block_bytes == 0 && self.finished_bytes.is_multiple_of(BLOCK_BYTES);
+        let fits = edge && self.finished_bytes > 0 && (1..=BLOCK_BYTES).contains(&bytes);
+        if fits {
+            self.push_value(value, bytes);
+        }
+        fits
+    }
+
     fn finish_block(&mut self) {
         let value = self.block.finalize_non_root();
         if self.finished_bytes == 0 {
             self.short_root = Some(Blake3(*self.block.finalize().as_bytes()));
         }
+        self.push_value(value, self.block_bytes);
+    }
+
+    fn push_value(&mut self, value: [u8; 32], bytes: u64) {
         if let Some(previous) = self.last.replace(value) {
             self.push_left(previous);
         }
         self.values.push(value);
-        self.finished_bytes += self.block_bytes;
+        self.finished_bytes += bytes;
         self.block_bytes = 0;
         self.block = blake3::Hasher::new();
         // A short block is the end of the content; nothing may follow it.
@@ -191,6 +207,82 @@ impl TreeHasher {
             node = merge_subtrees_non_root(&sibling, &node, Mode::Hash);
         }
         self.left.push(node);
+    }
+}
+
+/// The values of a piece's blocks: MiB by MiB from the piece's start, which is where they have their
+/// place in the blob's tree when that start is a multiple of a MiB.
+#[derive(Debug, Clone)]
+pub struct PieceHasher {
+    /// Where the next block begins, as BLAKE3 counts.
+    at: u64,
+    block: blake3::Hasher,
+    block_bytes: u64,
+    values: Vec<[u8; 32]>,
+}
+
+impl PieceHasher {
+    /// A hasher of a piece that begins at `start` of its blob.
+    pub fn new(start: u64) -> Self {
+        Self::at_block(start, 0)
+    }
+
+    /// The same from the piece's block of that index on.
+    pub fn at_block(start: u64, block: u64) -> Self {
+        let aligned = start.is_multiple_of(BLOCK_BYTES);
+        let at = if aligned { start } else { 0 } + block * BLOCK_BYTES;
+        let mut block = blake3::Hasher::new();
+        block.set_input_offset(at);
+        Self {
+            at,
+            block,
+            block_bytes: 0,
+            values: Vec::new(),
+        }
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = BLOCK_BYTES - self.block_bytes;
+            let take = usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()));
+            let (now, later) = bytes.split_at(take);
+            self.block.update(now);
+            self.block_bytes += take as u64;
+            bytes = later;
+            if self.block_bytes == BLOCK_BYTES {
+                self.finish_block();
+            }
+        }
+    }
+
+    /// The value of what came last: of the open block, or of the one that just ended.
+    pub fn last_value(&self) -> Option<[u8; 32]> {
+        if self.block_bytes > 0 {
+            return Some(self.block.finalize_non_root());
+        }
+        self.values.last().copied()
+    }
+
+    /// The values of the blocks that ended.
+    pub fn values(&self) -> &[[u8; 32]] {
+        &self.values
+    }
+
+    /// All values; the last may stand for less than a MiB.
+    pub fn finish(mut self) -> Vec<[u8; 32]> {
+        if self.block_bytes > 0 {
+            self.finish_block();
+        }
+        self.values
+    }
+
+    fn finish_block(&mut self) {
+        self.values.push(self.block.finalize_non_root());
+        self.at += BLOCK_BYTES;
+        self.block_bytes = 0;
+        self.block = blake3::Hasher::new();
+        self.block.set_input_offset(self.at);
     }
 }
 
@@ -254,6 +346,44 @@ mod tests {
         hasher.finish();
         values.extend(hasher.take_values());
         assert_eq!(values, root_of(&bytes, &[]).1);
+    }
+
+    #[test]
+    fn blocks_that_were_hashed_elsewhere_give_the_same_root() {
+        for length in [MIB + 1, 2 * MIB, 5 * MIB + 9, 8 * MIB] {
+            let bytes = content(length);
+            let mut blocks = bytes.chunks(MIB).enumerate();
+            let mut hasher = TreeHasher::new();
+            assert!(!hasher.push_block([0; 32], 1 << 20), "never the first");
+            hasher.update(blocks.next().unwrap().1);
+            for (i, block) in blocks {
+                let value = block_value((i * MIB) as u64, block);
+                assert!(hasher.push_block(value, block.len() as u64));
+            }
+            assert_eq!(hasher.finish().0, *blake3::hash(&bytes).as_bytes());
+            assert_eq!(hasher.take_values(), root_of(&bytes, &[]).1);
+        }
+        let mut within = TreeHasher::new();
+        within.update(&content(MIB + 1));
+        assert!(!within.push_block([0; 32], 1), "never within a block");
+    }
+
+    #[test]
+    fn a_piece_at_a_mib_has_the_values_of_its_place() {
+        let bytes = content(5 * MIB + 9);
+        let all = root_of(&bytes, &[]).1;
+        let mut piece = PieceHasher::new(2 * MIB as u64);
+        assert_eq!(piece.last_value(), None);
+        piece.update(&bytes[2 * MIB..3 * MIB]);
+        assert_eq!(piece.last_value(), Some(all[2]));
+        piece.update(&bytes[3 * MIB..]);
+        assert_eq!(piece.last_value(), Some(all[5]));
+        assert_eq!(piece.finish(), all[2..]);
+
+        // Elsewhere they only tell equal pieces from others.
+        let mut odd = PieceHasher::new(7);
+        odd.update(&bytes[..MIB + 3]);
+        assert_eq!(odd.finish(), root_of(&bytes[..MIB + 3], &[]).1);
     }
 
     #[test]

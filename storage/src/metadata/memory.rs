@@ -15,8 +15,9 @@ use self::state::{State, Upload};
 use super::accounts::{AccountId, OrganizationId};
 use super::outbox::Event;
 use super::uploads::{
-    Advance, Completion, Fence, Keep, Ledger, NewUpload, Over, Published, Target, Trash, UploadRow,
-    UploadState, check_length, check_step, fenced, folded_target,
+    Advance, Completion, Fence, HeldPiece, Keep, Ledger, NewUpload, Over, Piece, Published, Target,
+    Trash, UploadRow, UploadState, assert_cut, check_length, check_piece_bytes, check_step, fenced,
+    folded_target,
 };
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::{Clock, UnixMillis};
@@ -116,6 +117,7 @@ impl Ledger for MemoryLedger {
             offset: 0,
             length: new.length,
             part_bytes: new.part_bytes,
+            pieces: new.pieces,
             target: new.target,
             keep: new.keep,
             note: new.note,
@@ -182,6 +184,72 @@ impl Ledger for MemoryLedger {
         Ok(())
     }
 
+    async fn set_piece_bytes(&self, id: UploadId, bytes: u64) -> Result<UploadRow> {
+        const OP: &str = "upload.set_piece_bytes";
+        let mut state = self.state();
+        let upload = state.uploads.get_mut(&id);
+        let missing = || Error::new(ErrorKind::NotFound, OP, id.to_string());
+        let row = &mut upload.ok_or_else(missing)?.row;
+        check_piece_bytes(OP, row, bytes)?;
+        if let Some(cut) = &mut row.pieces {
+            cut.bytes = Some(bytes);
+        }
+        Ok(row.clone())
+    }
+
+    async fn hold_piece(&self, fence: Fence, piece: Piece) -> Result<u32> {
+        const OP: &str = "upload.hold_piece";
+        let now = self.clock.now();
+        let mut state = self.state();
+        let upload = state.fenced(OP, fence)?;
+        if upload.row.state != UploadState::Open {
+            return Err(fenced(OP, fence.id));
+        }
+        assert_cut(OP, &upload.row, &piece)?;
+        let held = upload
+            .pieces
+            .entry(piece.k)
+            .or_insert_with(|| piece.clone());
+        if *held != piece {
+            return Err(Error::new(ErrorKind::Conflict, OP, fence.id.to_string()));
+        }
+        let count = u32::try_from(upload.pieces.len()).unwrap_or(u32::MAX);
+        upload.row.updated = now;
+        if let Some(cut) = &mut upload.row.pieces {
+            cut.held = count;
+        }
+        Ok(count)
+    }
+
+    async fn piece(&self, id: UploadId, k: u32) -> Result<Option<Piece>> {
+        let state = self.state();
+        let upload = state.uploads.get(&id);
+        Ok(upload.and_then(|upload| upload.pieces.get(&k).cloned()))
+    }
+
+    async fn held_pieces(&self, id: UploadId) -> Result<Vec<HeldPiece>> {
+        let state = self.state();
+        let pieces = state.uploads.get(&id).map(|upload| upload.pieces.values());
+        let held = pieces.into_iter().flatten().map(|piece| HeldPiece {
+            k: piece.k,
+            start: piece.start,
+            length: piece.length,
+        });
+        Ok(held.collect())
+    }
+
+    async fn drop_pieces(&self, fence: Fence) -> Result<()> {
+        const OP: &str = "upload.drop_pieces";
+        let mut state = self.state();
+        let upload = state.fenced(OP, fence)?;
+        if upload.row.state != UploadState::Open {
+            return Err(fenced(OP, fence.id));
+        }
+        upload.row.pieces = None;
+        upload.pieces.clear();
+        Ok(())
+    }
+
     async fn complete(&self, fence: Fence, completion: Completion) -> Result<()> {
         const OP: &str = "upload.complete";
         let now = self.clock.now();
@@ -243,21 +311,26 @@ impl Ledger for MemoryLedger {
         }))
     }
 
-    async fn newest_open(
+    async fn uploads_to(
         &self,
         account: AccountId,
         organization: OrganizationId,
         target: &Target,
-    ) -> Result<Option<UploadRow>> {
+        since: UnixMillis,
+    ) -> Result<Vec<UploadRow>> {
         let folded = folded_target("upload.find", target)?;
         let newest = |row: &UploadRow| std::cmp::Reverse((row.created, row.id));
-        let found = self.state().rows(1, newest, |upload| {
-            upload.row.state == UploadState::Open
+        Ok(self.state().rows(u32::MAX, newest, |upload| {
+            let wanted = match upload.row.state {
+                UploadState::Open => true,
+                UploadState::Done => upload.row.updated >= since,
+                _ => false,
+            };
+            wanted
                 && upload.row.keep == Keep::UntilIdle
                 && (upload.row.account, upload.row.organization) == (account, organization)
                 && upload.folded.as_ref() == Some(&folded)
-        });
-        Ok(found.into_iter().next())
+        }))
     }
 
     async fn open_uploads(

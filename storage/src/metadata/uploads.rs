@@ -4,6 +4,7 @@
 //! [`crate::ErrorKind::Fenced`]: the caller's upload moved on without it.
 
 mod find;
+mod pieces;
 mod publish;
 mod rows;
 mod trash;
@@ -21,7 +22,10 @@ use crate::digest::{Blake3, Digest, Sha256};
 use crate::error::Result;
 
 #[cfg(feature = "conformance")]
-pub(super) use rows::{check_length, check_step, fenced, folded_target, too_many};
+pub(super) use {
+    pieces::{assert_cut, check_piece_bytes},
+    rows::{check_length, check_step, fenced, folded_target, too_many},
+};
 
 /// What finishing an upload publishes; kept in the upload's row as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +119,8 @@ pub struct UploadRow {
     pub length: Option<u64>,
     /// Bytes of a part, a power of two.
     pub part_bytes: u64,
+    /// How it is cut, if it arrives in pieces.
+    pub pieces: Option<Pieces>,
     /// The name that finishing publishes; without one the upload itself holds its blob.
     pub target: Option<Target>,
     /// Whether it outlives its writer.
@@ -152,6 +158,8 @@ pub struct NewUpload {
     pub length: Option<u64>,
     /// Bytes of a part, a power of two.
     pub part_bytes: u64,
+    /// How it is cut, if it arrives in pieces; none is held yet.
+    pub pieces: Option<Pieces>,
     /// The name that finishing publishes, if any.
     pub target: Option<Target>,
     /// Whether it outlives its writer.
@@ -211,6 +219,41 @@ pub struct Advance {
     pub values: Vec<[u8; 32]>,
     /// Versioned map of hash states at `to`, opaque here.
     pub hash_states: Vec<u8>,
+}
+
+/// How an upload is cut that arrives in pieces, in any order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pieces {
+    /// How many there are.
+    pub count: u32,
+    /// Bytes of each but the last; unknown until one of them came.
+    pub bytes: Option<u64>,
+    /// How many are whole and durable.
+    pub held: u32,
+}
+
+/// A piece that is whole and durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Which one, from 0.
+    pub k: u32,
+    /// Its first byte, counted from the start of the blob.
+    pub start: u64,
+    /// How many bytes.
+    pub length: u64,
+    /// One BLAKE3 subtree value per MiB from its start; the last may stand for less.
+    pub values: Vec<[u8; 32]>,
+}
+
+/// Where a held piece lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldPiece {
+    /// Which one, from 0.
+    pub k: u32,
+    /// Its first byte.
+    pub start: u64,
+    /// How many bytes.
+    pub length: u64,
 }
 
 /// All bytes are durable and verified.
@@ -278,6 +321,27 @@ pub trait Ledger: Debug + Send + Sync {
     /// [`crate::ErrorKind::Fenced`] unless epoch, state and offset are as given.
     async fn advance(&self, fence: Fence, step: Advance) -> Result<()>;
 
+    /// Fixes the bytes of each piece but the last; the same number again is fine. Raises no epoch.
+    ///
+    /// # Errors
+    /// `NotFound`; `Gone`; `Conflict` when it is no longer open, has another number or no pieces.
+    async fn set_piece_bytes(&self, id: UploadId, bytes: u64) -> Result<UploadRow>;
+
+    /// Records a piece that is whole and durable; returns how many are held then. The same piece again
+    /// changes nothing. [`crate::ErrorKind::Fenced`] unless the epoch is as given and the upload is
+    /// open; [`crate::ErrorKind::Conflict`] when another piece is held under that number.
+    async fn hold_piece(&self, fence: Fence, piece: Piece) -> Result<u32>;
+
+    /// A held piece, wherever the offset is.
+    async fn piece(&self, id: UploadId, k: u32) -> Result<Option<Piece>>;
+
+    /// All held pieces in order, of an upload that was not given up.
+    async fn held_pieces(&self, id: UploadId) -> Result<Vec<HeldPiece>>;
+
+    /// Forgets the pieces and how the upload is cut: it goes on in order from its offset.
+    /// [`crate::ErrorKind::Fenced`] unless the epoch is as given and the upload is open.
+    async fn drop_pieces(&self, fence: Fence) -> Result<()>;
+
     /// C0: `open` → `completing`, fenced by epoch and by offset = length.
     async fn complete(&self, fence: Fence, completion: Completion) -> Result<()>;
 
@@ -313,13 +377,15 @@ pub trait Ledger: Debug + Send + Sync {
         limit: u32,
     ) -> Result<Vec<UploadRow>>;
 
-    /// The newest kept open upload of that account to that name, found as names are found.
-    async fn newest_open(
+    /// Kept uploads of that account to that name, found as names are found: the open ones, and those
+    /// that were published at or after `since`. Newest first.
+    async fn uploads_to(
         &self,
         account: AccountId,
         organization: OrganizationId,
         target: &Target,
-    ) -> Result<Option<UploadRow>>;
+        since: UnixMillis,
+    ) -> Result<Vec<UploadRow>>;
 
     /// Open uploads in the order of their ids, from behind `after` on; of one organization, if given.
     async fn open_uploads(

@@ -22,7 +22,7 @@ use super::registry::InProgress;
 use super::state::{Refusal, Step};
 use super::stats::{Stage, count};
 use crate::blob::UploadId;
-use crate::digest::{ContentHasher, Digest, DigestHasher, Digests};
+use crate::digest::{ContentHasher, Digest, DigestHasher};
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::metadata::uploads::{Completion, Keep, Published};
 use crate::store::{PartIndex, UploadSink};
@@ -407,7 +407,7 @@ impl Active {
         self.hash(0);
         // On a copy: if the rows do not answer, the states at the last byte are needed again.
         let found = self.hasher.clone().finish();
-        self.compare(&found)?;
+        found.compare("upload.finish", &self.stored.subject(), &self.expected)?;
         self.hand_over().await?;
         // The last buffer was full, and perhaps its part was not.
         let step = self.state.lock().hand_over(length);
@@ -419,21 +419,6 @@ impl Active {
             blake3: found.blake3,
             sha256: found.sha256,
         })
-    }
-
-    fn compare(&self, found: &Digests) -> Result<()> {
-        for declared in &self.expected {
-            let algorithm = declared.algorithm();
-            if found.by(algorithm).as_ref() != Some(declared) {
-                let found = found.by(algorithm).map_or_else(String::new, |d| d.to_hex());
-                let why = format!("{} is {found}, not {}", algorithm.name(), declared.to_hex());
-                let kind = ErrorKind::DigestMismatch;
-                return Err(
-                    Error::new(kind, "upload.finish", self.stored.subject()).with_source(why)
-                );
-            }
-        }
-        Ok(())
     }
 
     /// Why the committer stopped.
@@ -566,12 +551,12 @@ pub(super) fn ended(op: &'static str, id: UploadId) -> Error {
 
 /// Runs of one upload on their way to the store at once: enough that the disk never waits for a thread
 /// to wake. More gained nothing on one disk (writes that extend a file take turns).
-const RUNS_IN_FLIGHT: usize = 4;
+pub(super) const RUNS_IN_FLIGHT: usize = 4;
 /// A buffer that is held for longer and not full goes to the store early when others wait: it costs one
 /// small write through the page cache, where a hundred slow clients would otherwise hold the whole pool.
-const SLOW: Duration = Duration::from_secs(1);
+pub(super) const SLOW: Duration = Duration::from_secs(1);
 /// Bytes hashed at once, if that many came: BLAKE3 does 3.1 GB/s by 8 KiB, 5 GB/s from here on, and
 /// what was just copied is still in the second-level cache.
-const HASH_AT_LEAST: usize = 64 << 10;
+pub(super) const HASH_AT_LEAST: usize = 64 << 10;
 /// What a client sent before it was cut off is committed if that takes no longer.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);

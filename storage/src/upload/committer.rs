@@ -274,7 +274,7 @@ impl Task {
 }
 
 /// B3. When the answer is lost, the row decides what happened.
-async fn advance_row(engine: &Inner, fence: Fence, step: Advance) -> Result<()> {
+pub(super) async fn advance_row(engine: &Inner, fence: Fence, step: Advance) -> Result<()> {
     let started = Instant::now();
     let to = step.to;
     let mut done = engine.options.ledger.advance(fence, step).await;

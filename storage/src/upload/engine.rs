@@ -11,16 +11,20 @@ use tokio_util::task::TaskTracker;
 
 use super::active::{Active, Start};
 use super::committer::Shared;
+use super::pieces::{MOST_PIECES, PieceWriter};
 use super::registry::{Cell, InProgress, Present, Registry};
 use super::state::{MOST_PARTS, UploadState, part_bytes_for};
 use super::stats::{Counters, EngineStats, Stage};
 use super::writer::UploadWriter;
 use super::{EngineOptions, Recovered, UploadIntent};
 use crate::blob::{BlobKey, UploadId};
+use crate::clock::UnixMillis;
 use crate::digest::{ContentHasher, Digest};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::metadata::accounts::{AccountId, OrganizationId};
-use crate::metadata::uploads::{Fence, Keep, MostOpen, NewUpload, Target, UploadRow};
+use crate::metadata::uploads::{
+    Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Target, UploadRow,
+};
 use crate::store::{Store, UploadSink};
 
 /// Takes uploads in; one per process, cheap to clone.
@@ -88,6 +92,38 @@ impl UploadEngine {
             .await
     }
 
+    /// Begins to send one piece of an open upload that is [cut](UploadIntent::cut) into pieces, beside
+    /// whoever sends others; `length` is the piece's, where it is known. Replaces whoever sends the same
+    /// piece, and nobody else.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::LengthMismatch`] for a piece of another size than it must have;
+    /// [`crate::ErrorKind::Invalid`] for a number that no piece has, an empty one, and one whose place
+    /// cannot be told; [`crate::ErrorKind::Conflict`] while a request sends the upload in order, and for
+    /// one that takes no pieces; [`crate::ErrorKind::Unavailable`] for a last piece that came first, when
+    /// no other tells its place; [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::Gone`].
+    pub async fn piece(&self, id: UploadId, k: u32, length: Option<u64>) -> Result<PieceWriter> {
+        self.run("upload.piece", move |inner| inner.piece(id, k, length))
+            .await
+    }
+
+    /// A piece that is held of an upload that was not given up: its values tell equal bytes from others
+    /// ([`PieceHasher`](crate::digest::PieceHasher)).
+    ///
+    /// # Errors
+    /// When the rows do not answer.
+    pub async fn held_piece(&self, id: UploadId, k: u32) -> Result<Option<Piece>> {
+        self.inner.options.ledger.piece(id, k).await
+    }
+
+    /// The pieces that are held of an upload that was not given up.
+    ///
+    /// # Errors
+    /// When the rows do not answer.
+    pub async fn held_pieces(&self, id: UploadId) -> Result<Vec<HeldPiece>> {
+        self.inner.options.ledger.held_pieces(id).await
+    }
+
     /// Where the upload stands, for whoever is about to go on with it: the writer it has is replaced,
     /// so that the offset told stays the one that [`Self::resume`] wants. One change of a row, and
     /// nothing is asked of the store. The row of a finished upload is told, too.
@@ -137,8 +173,27 @@ impl UploadEngine {
         organization: OrganizationId,
         target: &Target,
     ) -> Result<Option<UploadRow>> {
+        let never = UnixMillis(i64::MAX);
+        let open = self.uploads_to(account, organization, target, never).await;
+        Ok(open?.into_iter().next())
+    }
+
+    /// Kept uploads of that account to that name, newest first: the open ones, and those that were
+    /// published at or after `since`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] for a name that no box can have.
+    pub async fn uploads_to(
+        &self,
+        account: AccountId,
+        organization: OrganizationId,
+        target: &Target,
+        since: UnixMillis,
+    ) -> Result<Vec<UploadRow>> {
         let ledger = &self.inner.options.ledger;
-        ledger.newest_open(account, organization, target).await
+        ledger
+            .uploads_to(account, organization, target, since)
+            .await
     }
 
     /// Up to `limit` open uploads behind `after`, in the order of their ids; of one organization, if
@@ -362,11 +417,18 @@ impl Inner {
             target,
             length,
             expected,
+            cut,
             keep,
             note,
         } = intent;
         let (store_name, store) = self.store_for_new()?;
-        let part_bytes = part_bytes_for(length);
+        let part_bytes = part_bytes_for(cut.map_or(length, |cut| cut.length(length)));
+        let pieces = cut.map(|cut| {
+            cut.pieces(length, part_bytes).ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, "upload.begin", "pieces")
+                    .with_source(format!("1 to {MOST_PIECES} pieces make an upload"))
+            })
+        });
         let limits = self.options.limits;
         let new = NewUpload {
             id: UploadId::random(),
@@ -376,6 +438,7 @@ impl Inner {
             store: store_name.to_owned(),
             length,
             part_bytes,
+            pieces: pieces.transpose()?,
             target,
             keep,
             note,

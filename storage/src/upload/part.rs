@@ -1,6 +1,8 @@
 //! Cuts a stream of chunks into buffers and names where each belongs. No I/O: whoever drives it brings
 //! the buffers and takes the runs.
 
+use std::sync::Arc;
+
 use crate::buffer::{BUFFER_BYTES, Buffer};
 use crate::store::Run;
 
@@ -91,6 +93,7 @@ impl PartAssembler {
         let buffer = self.buffer.take().filter(|buffer| !buffer.is_empty())?;
         let offset = self.offset;
         self.offset += buffer.len() as u64;
+        let buffer = Arc::new(buffer);
         Some(Run { offset, buffer })
     }
 }

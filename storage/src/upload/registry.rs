@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::active::Active;
+use super::assembly::Assembly;
 use super::committer::Shared;
 use super::engine::Inner;
 use crate::blob::UploadId;
@@ -35,11 +36,11 @@ struct Entry {
     writer: Option<Present>,
 }
 
-/// A writer, as others see it.
+/// A writer, or the writers of an upload's pieces, as others see it.
 #[derive(Debug, Clone)]
 pub(super) struct Present {
     epoch: i64,
-    cell: Arc<Cell>,
+    holder: Holder,
     /// Set once nothing of it is left.
     ended: CancellationToken,
 }
@@ -55,10 +56,62 @@ pub(super) struct Cell {
     pub(super) closing: CancellationToken,
 }
 
+/// Who holds the upload's sink.
+#[derive(Debug, Clone)]
+enum Holder {
+    /// One writer, in order.
+    Writer(Arc<Cell>),
+    /// Those who send its pieces; and what tells them that they were replaced.
+    Pieces(Weak<Assembly>, CancellationToken),
+}
+
 impl Present {
     /// `ended` is that of the writer's [`InProgress`].
     pub(super) fn new(epoch: i64, cell: Arc<Cell>, ended: CancellationToken) -> Self {
-        Self { epoch, cell, ended }
+        Self {
+            epoch,
+            holder: Holder::Writer(cell),
+            ended,
+        }
+    }
+
+    /// `ended` is that of the assembly's [`InProgress`].
+    pub(super) fn of_pieces(
+        epoch: i64,
+        assembly: &Arc<Assembly>,
+        ended: CancellationToken,
+    ) -> Self {
+        let taken_over = assembly.taken_over.clone();
+        Self {
+            epoch,
+            holder: Holder::Pieces(Arc::downgrade(assembly), taken_over),
+            ended,
+        }
+    }
+
+    /// Whether nothing is left of it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// The assembly, where pieces are sent.
+    pub(super) fn assembly(&self) -> Option<Arc<Assembly>> {
+        match &self.holder {
+            Holder::Writer(_) => None,
+            Holder::Pieces(assembly, _) => assembly.upgrade(),
+        }
+    }
+
+    /// Whether pieces are sent, not one byte after the other.
+    pub(super) fn is_in_pieces(&self) -> bool {
+        matches!(self.holder, Holder::Pieces(..))
+    }
+
+    fn taken_over(&self) -> &CancellationToken {
+        match &self.holder {
+            Holder::Writer(cell) => &cell.taken_over,
+            Holder::Pieces(_, taken_over) => taken_over,
+        }
     }
 }
 
@@ -148,7 +201,7 @@ impl Registry {
             return;
         };
         if entry.epoch > writer.epoch {
-            writer.cell.taken_over.cancel();
+            writer.taken_over().cancel();
         }
         entry.epoch = entry.epoch.max(writer.epoch);
         entry.writer = Some(writer);
@@ -217,7 +270,8 @@ impl Inner {
     /// client would have to send it again.
     pub(super) async fn let_close(&self, id: UploadId) {
         if let Some(writer) = self.registry.writer(id)
-            && writer.cell.closing.is_cancelled()
+            && let Holder::Writer(cell) = &writer.holder
+            && cell.closing.is_cancelled()
         {
             let _too_long = tokio::time::timeout(CLOSING_WAIT, writer.ended.cancelled()).await;
         }
@@ -225,8 +279,12 @@ impl Inner {
 
     /// Tells a writer that it was replaced, and takes from it what it holds.
     pub(super) fn replace(&self, writer: &Present) {
-        writer.cell.taken_over.cancel();
-        let cell = Arc::clone(&writer.cell);
+        writer.taken_over().cancel();
+        // Who sends a piece lets go of it by itself.
+        let Holder::Writer(cell) = &writer.holder else {
+            return;
+        };
+        let cell = Arc::clone(cell);
         self.background.spawn(async move {
             let active = cell.active.lock().await.take();
             if let Some(active) = active {

@@ -42,6 +42,11 @@ impl Inner {
             };
             return Err(Error::new(kind, OP, id.to_string()));
         }
+        if row.pieces.is_some() {
+            // In order from here on: what lies behind the offset is cut off with the rest.
+            let fence = self.stored(&row)?.fence;
+            self.options.ledger.drop_pieces(fence).await?;
+        }
         self.go_on(&row, in_progress).await
     }
 
@@ -122,7 +127,7 @@ impl Inner {
         let state = Shared::new(state);
         let free_bytes = Self::free_bytes(&stored.store).await?;
         self.take_room(row.id, &state, free_bytes)?;
-        let sink = self.reopened(row, &stored).await?;
+        let sink = self.reopened(row, &stored, row.offset).await?;
         let (hasher, values) = match self.restored(row, &stored).await {
             Ok(restored) => restored,
             Err(e) => {
@@ -141,12 +146,17 @@ impl Inner {
         Ok(self.writer(stored, sink, start, in_progress))
     }
 
-    /// The sink, with nothing behind the offset any more.
-    async fn reopened(&self, row: &UploadRow, stored: &Stored) -> Result<Box<dyn UploadSink>> {
+    /// The sink, with nothing behind `offset` any more.
+    pub(super) async fn reopened(
+        &self,
+        row: &UploadRow,
+        stored: &Stored,
+        offset: u64,
+    ) -> Result<Box<dyn UploadSink>> {
         let write = &stored.store.write;
-        match write.resume(&row.key, row.part_bytes, row.offset).await {
+        match write.resume(&row.key, row.part_bytes, offset).await {
             // Its maker died between row and file, and nothing was told to be there.
-            Err(e) if e.kind() == ErrorKind::NotFound && row.offset == 0 => {
+            Err(e) if e.kind() == ErrorKind::NotFound && offset == 0 => {
                 write.begin(&row.key, row.part_bytes, row.length).await
             }
             Err(e) => Err(self.lost_if_so(stored, e).await),
@@ -155,7 +165,7 @@ impl Inner {
     }
 
     /// When the failure tells that committed bytes are gone, the upload is, too.
-    async fn lost_if_so(&self, stored: &Stored, error: Error) -> Error {
+    pub(super) async fn lost_if_so(&self, stored: &Stored, error: Error) -> Error {
         if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Damaged) {
             return error;
         }
@@ -164,7 +174,7 @@ impl Inner {
     }
 
     /// The hashers at the row's offset, and the values of the finished blocks of the part it lies in.
-    async fn restored(
+    pub(super) async fn restored(
         &self,
         row: &UploadRow,
         stored: &Stored,

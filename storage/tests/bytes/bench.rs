@@ -186,6 +186,7 @@ pub(crate) fn intent(length: Option<u64>, expected: Vec<Digest>) -> UploadIntent
         target: Some(target()),
         length,
         expected,
+        cut: None,
         keep: Keep::No,
         note: None,
     }

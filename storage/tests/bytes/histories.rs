@@ -357,9 +357,10 @@ impl World {
         }
         if cut {
             let mut write = Box::pin(writer.end.write(chunk));
-            let _pending = futures_util::poll!(&mut write);
+            // A write that needs to wait for nothing is over before it can be left.
+            let over = futures_util::poll!(&mut write).is_ready();
             drop(write);
-            writer.cut = true;
+            writer.cut |= !over;
             writer.at = to;
             return;
         }

@@ -10,7 +10,8 @@ use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::Ledger;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::uploads::{
-    Advance, Completion, Fence, NewUpload, Over, Published, Target, Trash, UploadRow, UploadState,
+    Advance, Completion, Fence, HeldPiece, NewUpload, Over, Piece, Published, Target, Trash,
+    UploadRow, UploadState,
 };
 
 /// A ledger that fails as its schedule has it.
@@ -72,6 +73,31 @@ impl Ledger for FaultyLedger {
         self.faults.around("ledger.part_values", call).await
     }
 
+    async fn set_piece_bytes(&self, id: UploadId, bytes: u64) -> Result<UploadRow> {
+        let call = self.inner.set_piece_bytes(id, bytes);
+        self.faults.around("ledger.set_piece_bytes", call).await
+    }
+
+    async fn hold_piece(&self, fence: Fence, piece: Piece) -> Result<u32> {
+        let call = self.inner.hold_piece(fence, piece);
+        self.faults.around("ledger.hold_piece", call).await
+    }
+
+    async fn piece(&self, id: UploadId, k: u32) -> Result<Option<Piece>> {
+        let call = self.inner.piece(id, k);
+        self.faults.around("ledger.piece", call).await
+    }
+
+    async fn held_pieces(&self, id: UploadId) -> Result<Vec<HeldPiece>> {
+        let call = self.inner.held_pieces(id);
+        self.faults.around("ledger.held_pieces", call).await
+    }
+
+    async fn drop_pieces(&self, fence: Fence) -> Result<()> {
+        let call = self.inner.drop_pieces(fence);
+        self.faults.around("ledger.drop_pieces", call).await
+    }
+
     async fn abort(&self, id: UploadId, epoch: Option<i64>) -> Result<bool> {
         let call = self.inner.abort(id, epoch);
         self.faults.around("ledger.abort", call).await
@@ -97,14 +123,15 @@ impl Ledger for FaultyLedger {
         self.faults.around("ledger.uploads_in", call).await
     }
 
-    async fn newest_open(
+    async fn uploads_to(
         &self,
         account: AccountId,
         organization: OrganizationId,
         target: &Target,
-    ) -> Result<Option<UploadRow>> {
-        let call = self.inner.newest_open(account, organization, target);
-        self.faults.around("ledger.newest_open", call).await
+        since: UnixMillis,
+    ) -> Result<Vec<UploadRow>> {
+        let call = self.inner.uploads_to(account, organization, target, since);
+        self.faults.around("ledger.uploads_to", call).await
     }
 
     async fn open_uploads(

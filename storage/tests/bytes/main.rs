@@ -11,6 +11,7 @@ mod fail_points;
 mod gated;
 mod histories;
 mod ledger;
+mod pieces;
 mod resume;
 #[allow(
     unreachable_pub,

@@ -35,7 +35,12 @@ async fn keep(length: usize) -> Kept {
         let mut buffer = pool.take().await;
         buffer.fill(&bytes[at..]);
         let offset = at as u64;
-        sink.write(Run { offset, buffer }).await.unwrap();
+        sink.write(Run {
+            offset,
+            buffer: buffer.into(),
+        })
+        .await
+        .unwrap();
     }
     sink.commit().await.unwrap();
     let mut hasher = ContentHasher::new([]);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::upload::{BLOCK, PART, Sent, new_upload, published, target};
 use super::{DOOMED_FOR, Rig, START};
 use crate::blob::UploadId;
+use crate::clock::Clock as _;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{ErrorKind, Result};
 use crate::metadata::accounts::{AccountId, OrganizationId};
@@ -231,8 +232,9 @@ pub async fn only_so_many_kept_uploads_are_open_at_once(rig: &dyn Rig) {
     create(rig, of(1, ours)).await;
 }
 
-/// The newest open upload of an account to a name is found as the name is; others are not.
-pub async fn the_newest_open_upload_to_a_name_is_found(rig: &dyn Rig) {
+/// An account's uploads to a name are found as the name is, newest first: the open ones, and those that
+/// it finished lately.
+pub async fn the_uploads_of_an_account_to_a_name_are_found(rig: &dyn Rig) {
     let ledger = rig.ledger();
     let (ours, theirs) = (
         rig.add_organization("acme").await,
@@ -240,8 +242,9 @@ pub async fn the_newest_open_upload_to_a_name_is_found(rig: &dyn Rig) {
     );
     let find = async |account, organization, target: &Target| {
         let account = AccountId(account);
-        let found = ledger.newest_open(account, organization, target).await;
-        found.expect("find").map(|row| row.id)
+        let found = ledger.uploads_to(account, organization, target, START);
+        let found = found.await.expect("find");
+        found.iter().map(|row| row.id).collect::<Vec<_>>()
     };
     let older = create(rig, kept(ours, Some(target("web")))).await;
     rig.clock().advance(Duration::from_secs(1));
@@ -252,14 +255,28 @@ pub async fn the_newest_open_upload_to_a_name_is_found(rig: &dyn Rig) {
         version: "v1.0".to_owned(),
         ..target("WEB")
     };
-    assert_eq!(find(1, ours, &tag).await, Some(newer.id));
-    assert_eq!(find(2, ours, &tag).await, None);
-    assert_eq!(find(1, theirs, &tag).await, None);
-    assert_eq!(find(1, ours, &target("other")).await, None);
+    assert_eq!(find(1, ours, &tag).await, [newer.id, older.id]);
+    assert_eq!(find(2, ours, &tag).await, []);
+    assert_eq!(find(1, theirs, &tag).await, []);
+    assert_eq!(find(1, ours, &target("other")).await, []);
     assert!(ledger.abort(newer.id, None).await.expect("abort"));
-    assert_eq!(find(1, ours, &tag).await, Some(older.id));
-    let bad = ledger.newest_open(AccountId(1), ours, &target("a/b")).await;
-    refused(bad, ErrorKind::Invalid);
+    assert_eq!(find(1, ours, &tag).await, [older.id]);
+    let bad = target("a/b");
+    let bad = ledger.uploads_to(AccountId(1), ours, &bad, START);
+    refused(bad.await, ErrorKind::Invalid);
+
+    let sent = Sent {
+        row: older,
+        content: 3,
+        length: BLOCK,
+    };
+    sent.complete(&ledger).await.expect("complete");
+    ledger.publish(sent.fence()).await.expect("publish");
+    assert_eq!(find(1, ours, &tag).await, [sent.row.id]);
+    let later = rig.clock().now().plus(Duration::from_millis(1));
+    let since = ledger.uploads_to(AccountId(1), ours, &tag, later);
+    assert!(since.await.expect("find").is_empty());
+
     let bad = ledger.create(kept(ours, Some(target("a/b")))).await;
     refused(bad, ErrorKind::Invalid);
 }

@@ -41,6 +41,7 @@ pub fn new_upload(organization: OrganizationId, target: Target, length: Option<u
         store: "main".to_owned(),
         length,
         part_bytes: PART,
+        pieces: None,
         target: Some(target),
         keep: Keep::No,
         note: None,

@@ -13,7 +13,8 @@ use crate::metadata::catalog::publish::Names;
 use crate::metadata::outbox::{self, Draft, Event, Place};
 use crate::metadata::sql::odd;
 use crate::metadata::uploads::{
-    Fence, Keep, NewUpload, Published, Target, Trash, UploadRow, UploadState, fenced, too_many,
+    Fence, Keep, NewUpload, Piece, Published, Target, Trash, UploadRow, UploadState, fenced,
+    too_many,
 };
 
 #[derive(Debug, Default)]
@@ -33,6 +34,7 @@ pub(super) struct State {
 pub(super) struct Upload {
     pub(super) row: UploadRow,
     pub(super) parts: BTreeMap<u32, Vec<[u8; 32]>>,
+    pub(super) pieces: BTreeMap<u32, Piece>,
     /// The form under which its name is found.
     pub(super) folded: Option<String>,
     /// The blob that it holds itself.
@@ -44,6 +46,7 @@ impl Upload {
         Self {
             row,
             parts: BTreeMap::new(),
+            pieces: BTreeMap::new(),
             folded,
             held: None,
         }
@@ -175,6 +178,7 @@ impl State {
         row.hash_states.clear();
         row.updated = now;
         upload.parts.clear();
+        upload.pieces.clear();
         let trash = Trash {
             key: row.key,
             store: row.store.clone(),

@@ -58,6 +58,7 @@ impl House {
             store: "main".to_owned(),
             length: Some(1 << 20),
             part_bytes: 8 << 20,
+            pieces: None,
             target: Some(Target {
                 box_name: wanted.name.to_string(),
                 version: wanted.version.to_string(),

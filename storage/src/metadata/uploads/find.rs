@@ -71,30 +71,34 @@ pub(super) async fn uploads_in(
     .collect()
 }
 
-pub(super) async fn newest_open(
+pub(super) async fn uploads_to(
     metadata: &Metadata,
     account: AccountId,
     organization: OrganizationId,
     target: &Target,
-) -> Result<Option<UploadRow>> {
+    since: UnixMillis,
+) -> Result<Vec<UploadRow>> {
     const OP: &str = "upload.find";
     let folded = folded_target(OP, target)?;
     let mut reader = metadata.reader(OP).await?;
     sqlx::query(concat!(
         "SELECT ",
         upload_columns!(),
-        " FROM uploads WHERE account = $1 AND target_folded = $3 AND state = 'open'
-             AND organization = $2 AND keep = 1 ORDER BY created_ms DESC, id DESC LIMIT 1"
+        " FROM uploads WHERE account = $1 AND organization = $2 AND target_folded = $3 AND keep = 1
+             AND (state = 'open' OR state = 'done' AND updated_ms >= $4)
+         ORDER BY created_ms DESC, id DESC LIMIT $5"
     ))
     .bind(account.0)
     .bind(organization.0)
     .bind(folded)
-    .fetch_optional(&mut *reader)
+    .bind(since.0)
+    .bind(MOST_FOUND)
+    .fetch_all(&mut *reader)
     .await
     .at(OP, account.0)?
-    .as_ref()
+    .iter()
     .map(upload_of)
-    .transpose()
+    .collect()
 }
 
 pub(super) async fn open_uploads(
@@ -153,3 +157,6 @@ pub(super) async fn over(metadata: &Metadata, over: Over, limit: u32) -> Result<
     .map(upload_of)
     .collect()
 }
+
+/// More than one account may have open, with what it finished lately.
+const MOST_FOUND: i64 = 1000;

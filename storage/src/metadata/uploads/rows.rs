@@ -6,8 +6,8 @@ use sqlx::any::AnyRow;
 
 use super::publish::Answer;
 use super::{
-    Advance, Completion, Fence, Keep, Ledger, MostOpen, NewUpload, Over, Published, Target, Trash,
-    UploadRow, UploadState, find, publish, trash,
+    Advance, Completion, Fence, HeldPiece, Keep, Ledger, MostOpen, NewUpload, Over, Piece,
+    Published, Target, Trash, UploadRow, UploadState, find, pieces, publish, trash,
 };
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
@@ -23,7 +23,7 @@ use crate::metadata::writer::Tx;
 macro_rules! upload_columns {
     () => {
         "id, account, organization, key, store, epoch, state, byte_offset, length, part_bytes,
-         target, keep, note, expected, hash_states, blake3, sha256, answer, held, created_ms,
+         piece_count, piece_bytes, pieces_held, target, keep, note, expected, hash_states, blake3, sha256, answer, held, created_ms,
          updated_ms"
     };
 }
@@ -52,6 +52,7 @@ pub(super) fn upload_of(row: &AnyRow) -> Result<UploadRow> {
         offset: row.unsigned("byte_offset")?,
         length: length.map_err(|e| odd("length").with_source(e))?,
         part_bytes: row.unsigned("part_bytes")?,
+        pieces: pieces::cut_of(row)?,
         target: target.map_err(|e| odd("target").with_source(e))?,
         keep: if row.truth("keep")? {
             Keep::UntilIdle
@@ -198,15 +199,17 @@ impl Ledger for Metadata {
                 let folded = target.map(|t| folded_target(OP, t)).transpose()?;
                 let target = target.map(serde_json::to_string).transpose();
                 let target = target.map_err(|e| odd("target").with_source(e))?;
+                let piece_bytes = new.pieces.and_then(|cut| cut.bytes);
+                let piece_bytes = piece_bytes.map(|bytes| signed(OP, bytes)).transpose()?;
                 if new.keep == Keep::UntilIdle {
                     assert_room(tx, OP, &new).await?;
                 }
                 let row = sqlx::query(concat!(
                     "INSERT INTO uploads (id, account, organization, key, store, epoch, state,
                          byte_offset, length, part_bytes, target, target_folded, keep, note,
-                         expected, created_ms, updated_ms)
+                         expected, created_ms, updated_ms, piece_count, piece_bytes)
                      VALUES ($1, $2, $3, $4, $5, 1, 'open', 0, $6, $7, $8, $9, $10, $11, $12, $13,
-                         $13)
+                         $13, $14, $15)
                      RETURNING ",
                     upload_columns!()
                 ))
@@ -223,6 +226,8 @@ impl Ledger for Metadata {
                 .bind(new.note)
                 .bind(expected_text(&new.expected))
                 .bind(tx.now.0)
+                .bind(new.pieces.map(|cut| i64::from(cut.count)))
+                .bind(piece_bytes)
                 .fetch_one(&mut tx.connection)
                 .await
                 .at(OP, new.id)?;
@@ -339,6 +344,33 @@ impl Ledger for Metadata {
         .await
     }
 
+    async fn set_piece_bytes(&self, id: UploadId, bytes: u64) -> Result<UploadRow> {
+        self.write(pieces::CUT, move |tx| {
+            pieces::set_bytes(tx, id, bytes).boxed()
+        })
+        .await
+    }
+
+    async fn hold_piece(&self, fence: Fence, piece: Piece) -> Result<u32> {
+        self.write(pieces::HOLD, move |tx| {
+            async move { pieces::hold(tx, fence, &piece).await }.boxed()
+        })
+        .await
+    }
+
+    async fn piece(&self, id: UploadId, k: u32) -> Result<Option<Piece>> {
+        pieces::piece(self, id, k).await
+    }
+
+    async fn held_pieces(&self, id: UploadId) -> Result<Vec<HeldPiece>> {
+        pieces::held(self, id).await
+    }
+
+    async fn drop_pieces(&self, fence: Fence) -> Result<()> {
+        self.write(pieces::DROP, move |tx| pieces::drop_all(tx, fence).boxed())
+            .await
+    }
+
     async fn complete(&self, fence: Fence, completion: Completion) -> Result<()> {
         const OP: &str = "upload.complete";
         self.write(OP, move |tx| {
@@ -419,13 +451,14 @@ impl Ledger for Metadata {
         find::uploads_in(self, state, until, limit).await
     }
 
-    async fn newest_open(
+    async fn uploads_to(
         &self,
         account: AccountId,
         organization: OrganizationId,
         target: &Target,
-    ) -> Result<Option<UploadRow>> {
-        find::newest_open(self, account, organization, target).await
+        since: UnixMillis,
+    ) -> Result<Vec<UploadRow>> {
+        find::uploads_to(self, account, organization, target, since).await
     }
 
     async fn open_uploads(
@@ -477,6 +510,7 @@ async fn end(
     let Some(row) = row else { return Ok(false) };
     trash::add(tx, op, &row.key("key")?, &row.text("store")?).await?;
     trash::forget_parts(tx, op, id).await?;
+    trash::forget_pieces(tx, op, id).await?;
     Ok(true)
 }
 

@@ -25,12 +25,13 @@ impl Metadata {
             async move {
                 let ended = "state IN ('done', 'aborted', 'lost') AND held IS NULL
                              AND updated_ms <= $1";
-                let parts = format!(
-                    "DELETE FROM parts WHERE upload IN (SELECT id FROM uploads WHERE {ended})"
-                );
+                let of = |table| {
+                    let ended = format!("SELECT id FROM uploads WHERE {ended}");
+                    format!("DELETE FROM {table} WHERE upload IN ({ended})")
+                };
                 let uploads = format!("DELETE FROM uploads WHERE {ended}");
                 let mut removed = 0;
-                for statement in [parts, uploads] {
+                for statement in [of("parts"), of("pieces"), uploads] {
                     removed = sqlx::query(sqlx::AssertSqlSafe(statement))
                         .bind(until.0)
                         .execute(&mut tx.connection)
@@ -61,6 +62,16 @@ pub(super) async fn add(tx: &mut Tx, op: &'static str, key: &BlobKey, store: &st
 /// The parts of an upload that ended are of no use any more.
 pub(super) async fn forget_parts(tx: &mut Tx, op: &'static str, id: UploadId) -> Result<()> {
     sqlx::query("DELETE FROM parts WHERE upload = $1")
+        .bind(id.as_bytes().to_vec())
+        .execute(&mut tx.connection)
+        .await
+        .at(op, id)
+        .map(drop)
+}
+
+/// Nor are the pieces of one that was given up; those of a finished one tell a piece that is sent again.
+pub(super) async fn forget_pieces(tx: &mut Tx, op: &'static str, id: UploadId) -> Result<()> {
+    sqlx::query("DELETE FROM pieces WHERE upload = $1")
         .bind(id.as_bytes().to_vec())
         .execute(&mut tx.connection)
         .await

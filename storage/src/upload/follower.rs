@@ -1,0 +1,355 @@
+//! Follows the committed prefix of an upload that arrives in pieces: SHA-256 runs in order, and so does
+//! the offset, whatever the order in which pieces come.
+//!
+//! Bytes of the piece in front are hashed while they come, from the buffers that their writer kept for
+//! this; what was not kept is read from the store, once, and held against the values that it was
+//! received with. The BLAKE3 values of a piece that begins at a MiB are those of the blob's tree and are
+//! taken as they are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use super::assembly::{Assembly, Front, Kept};
+use super::committer::advance_row;
+use super::stats::{Stage, count};
+use crate::digest::{BLOCK_BYTES, ContentHasher, PieceHasher};
+use crate::error::{Error, ErrorKind, Result, chain};
+use crate::metadata::uploads::{Advance, Completion, Piece, Published, UploadState};
+use crate::range::ByteRange;
+
+/// The one that follows an assembly's pieces.
+#[derive(Debug)]
+pub(super) struct Follower {
+    assembly: Arc<Assembly>,
+    place: Place,
+    /// The place at which the piece in front begins, to go back to.
+    at_piece: Place,
+    /// Which attempt to send the piece in front was followed.
+    attempt: Option<u64>,
+    /// Steps within the piece in front that wait until it is whole.
+    pending: Vec<Advance>,
+}
+
+/// How far the follower is.
+#[derive(Debug, Clone)]
+struct Place {
+    at: u64,
+    /// End of the last step.
+    stepped: u64,
+    hasher: ContentHasher,
+    /// Values of the finished blocks of the part that holds `at`.
+    values: Vec<[u8; 32]>,
+}
+
+impl Follower {
+    pub(super) fn new(
+        assembly: Arc<Assembly>,
+        offset: u64,
+        hasher: ContentHasher,
+        values: Vec<[u8; 32]>,
+    ) -> Self {
+        let place = Place {
+            at: offset,
+            stepped: offset,
+            hasher,
+            values,
+        };
+        Self {
+            assembly,
+            at_piece: place.clone(),
+            place,
+            attempt: None,
+            pending: Vec::new(),
+        }
+    }
+
+    /// Runs until the upload is published, or nobody sends anything and the next piece is missing.
+    pub(super) async fn run(mut self) {
+        let taken_over = self.assembly.taken_over.clone();
+        let followed = tokio::select! {
+            biased;
+            () = taken_over.cancelled() => return,
+            followed = self.follow() => followed,
+        };
+        let outcome = match followed {
+            Ok(false) => return,
+            // To its end, whoever takes the upload over: the row decides which of them comes first.
+            Ok(true) => self.finish().await,
+            // Held bytes that are gone cannot be sent again: the upload can never be whole.
+            Err(e) => {
+                let assembly = &self.assembly;
+                Err(assembly.engine.lost_if_so(&assembly.stored, e).await)
+            }
+        };
+        if let Err(e) = &outcome {
+            let upload = self.assembly.stored.fence.id;
+            tracing::debug!(%upload, error = chain(e), "pieces are not published");
+        }
+        self.assembly.end(outcome.map_err(Arc::new));
+    }
+
+    /// True once all bytes are followed and committed; false when there is nothing to wait for.
+    async fn follow(&mut self) -> Result<bool> {
+        while self.assembly.length() != Some(self.at_piece.at) {
+            let k = self.assembly.piece_at(self.at_piece.at);
+            let end = self.assembly.place(k).and_then(|(_, end)| end);
+            match self
+                .assembly
+                .front(k, self.place.at, end, &mut self.attempt)
+            {
+                Front::Kept(run) => self.take(&run).await,
+                Front::Stored(end) => self.read(k, end).await?,
+                Front::Passed => {
+                    self.step();
+                    if self.commit().await? {
+                        self.at_piece = self.place.clone();
+                        self.attempt = None;
+                    }
+                }
+                Front::Withdrawn => {
+                    self.pending.clear();
+                    self.place = self.at_piece.clone();
+                }
+                Front::Nothing => {
+                    if self.assembly.close_if_idle() {
+                        return Ok(false);
+                    }
+                    self.wait().await;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits for news; meanwhile what is kept is given up when others want its memory.
+    async fn wait(&self) {
+        let news = self.assembly.news.notified();
+        let mut news = std::pin::pin!(news);
+        while self.assembly.yield_memory() {
+            if tokio::time::timeout(LOOK_EVERY, &mut news).await.is_ok() {
+                return;
+            }
+        }
+        news.await;
+    }
+
+    /// Hashes bytes that are in memory.
+    async fn take(&mut self, run: &Kept) {
+        self.hash(run.buffer.as_slice(), run.value);
+        // A MiB took most of a millisecond; others want this thread, too.
+        tokio::task::yield_now().await;
+    }
+
+    /// Reads the rest of the piece in front, up to `end`, and finds it to be what was received.
+    async fn read(&mut self, k: u32, end: u64) -> Result<()> {
+        let assembly = Arc::clone(&self.assembly);
+        let id = assembly.stored.fence.id;
+        let piece = assembly.engine.options.ledger.piece(id, k).await?;
+        let piece = piece.ok_or_else(|| self.damaged("its row is gone"))?;
+        let mut check = Check::new(&piece, self.place.at);
+        // From the block's start on, so that its value can be compared.
+        let from = check.start();
+        let range = ByteRange::try_new(from, end).ok_or_else(|| self.damaged("it ends early"))?;
+        let store = &assembly.stored.store;
+        let mut stream = store.read.open(&assembly.stored.key, range).await?;
+        let mut offset = from;
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk?;
+            if !check.update(&chunk) {
+                return Err(self.damaged("its bytes are not those that were received"));
+            }
+            let known = usize::try_from(self.place.at.saturating_sub(offset)).unwrap_or(usize::MAX);
+            offset += chunk.len() as u64;
+            if let Some(new) = chunk.get(known..) {
+                self.hash_pieces(new);
+            }
+            tokio::task::yield_now().await;
+        }
+        if offset == end && check.ends_well() {
+            Ok(())
+        } else {
+            Err(self.damaged("its bytes are not those that were received"))
+        }
+    }
+
+    fn damaged(&self, why: &'static str) -> Error {
+        let subject = self.assembly.stored.subject();
+        Error::new(ErrorKind::Damaged, "upload.follow", subject).with_source(why)
+    }
+
+    /// Hashes bytes that may lie across the edges of blocks and parts.
+    fn hash_pieces(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = BLOCK_BYTES - self.place.at % BLOCK_BYTES;
+            let take = usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()));
+            let (now, later) = bytes.split_at(take);
+            self.hash(now, None);
+            bytes = later;
+        }
+    }
+
+    /// Hashes bytes within one block; `value` is that of the block, if they are all of it.
+    fn hash(&mut self, bytes: &[u8], value: Option<[u8; 32]>) {
+        let counters = &self.assembly.engine.counters;
+        let place = &mut self.place;
+        let started = Instant::now();
+        let known = value.is_some_and(|value| place.hasher.push_block(value, bytes.len() as u64));
+        if !known {
+            place.hasher.update_tree(bytes);
+        }
+        counters.spent(Stage::Blake3, started);
+        let started = Instant::now();
+        place.hasher.update_in_order(bytes);
+        counters.spent(Stage::InOrder, started);
+        place.at += bytes.len() as u64;
+        place.values.extend(place.hasher.take_values());
+        if place.at.is_multiple_of(self.assembly.part_bytes) {
+            self.step();
+        }
+    }
+
+    /// Notes the step to where the follower is.
+    fn step(&mut self) {
+        let place = &mut self.place;
+        let (from, to) = (place.stepped, place.at);
+        if from == to {
+            return;
+        }
+        place.stepped = to;
+        let part_bytes = self.assembly.part_bytes;
+        let values = if to.is_multiple_of(part_bytes) {
+            std::mem::take(&mut place.values)
+        } else {
+            let open = place.hasher.open_value();
+            place.values.iter().copied().chain(open).collect()
+        };
+        self.pending.push(Advance {
+            from,
+            to,
+            part: u32::try_from(from / part_bytes).unwrap_or(u32::MAX),
+            values,
+            hash_states: place.hasher.states(),
+        });
+    }
+
+    /// Commits the steps so far: their bytes are durable, for the piece is whole. False when another
+    /// node had done so; then the follower stands where that one is.
+    async fn commit(&mut self) -> Result<bool> {
+        let assembly = Arc::clone(&self.assembly);
+        for step in std::mem::take(&mut self.pending) {
+            let (from, to) = (step.from, step.to);
+            match advance_row(&assembly.engine, assembly.stored.fence, step).await {
+                Err(e) if e.kind() == ErrorKind::Fenced => {
+                    self.catch_up(from, e).await?;
+                    return Ok(false);
+                }
+                advanced => advanced?,
+            }
+            count(&assembly.engine.counters.part_commits, 1);
+            assembly.set_committed(to);
+        }
+        Ok(true)
+    }
+
+    /// Goes on from the row, if another node moved it on beyond `from` in the same epoch.
+    async fn catch_up(&mut self, from: u64, fenced: Error) -> Result<()> {
+        let stored = &self.assembly.stored;
+        let engine = &self.assembly.engine;
+        let row = engine.options.ledger.upload(stored.fence.id).await?;
+        let row = row.filter(|row| {
+            row.state == UploadState::Open && row.epoch == stored.fence.epoch && row.offset > from
+        });
+        let Some(row) = row else { return Err(fenced) };
+        let (hasher, values) = engine.restored(&row, stored).await?;
+        self.assembly.set_committed(row.offset);
+        self.place = Place {
+            at: row.offset,
+            stepped: row.offset,
+            hasher,
+            values,
+        };
+        self.at_piece = self.place.clone();
+        self.attempt = None;
+        Ok(())
+    }
+
+    /// All bytes are there: compares the digests, and publishes.
+    async fn finish(&mut self) -> Result<Published> {
+        const OP: &str = "upload.finish";
+        let stored = &self.assembly.stored;
+        let found = self.place.hasher.finish();
+        let sink = self.assembly.take_sink();
+        let sink = sink.ok_or_else(|| Error::new(ErrorKind::Conflict, OP, stored.subject()))?;
+        if let Err(e) = found.compare(OP, &stored.subject(), &self.assembly.expected) {
+            // C0: what differs from what was declared is nobody's any more.
+            self.assembly.engine.give_up(stored, Some(sink)).await;
+            return Err(e);
+        }
+        let completion = Completion {
+            length: self.place.at,
+            blake3: found.blake3,
+            sha256: found.sha256,
+        };
+        let engine = &self.assembly.engine;
+        engine.complete_and_publish(stored, sink, completion).await
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // Nobody waits for one that is gone. Whoever knew better has said so already.
+        let subject = self.assembly.stored.subject();
+        let ended = Error::new(ErrorKind::Fenced, "upload.follow", subject);
+        self.assembly.end(Err(Arc::new(ended)));
+    }
+}
+
+/// Holds what is read of a piece against the values that it was received with.
+#[derive(Debug)]
+struct Check<'p> {
+    piece: &'p Piece,
+    hasher: PieceHasher,
+    /// Index of the block in which reading began.
+    first: usize,
+    compared: usize,
+}
+
+impl<'p> Check<'p> {
+    /// Of a piece that is read from the block that holds `at` on.
+    fn new(piece: &'p Piece, at: u64) -> Self {
+        let block = (at - piece.start) / BLOCK_BYTES;
+        Self {
+            piece,
+            hasher: PieceHasher::at_block(piece.start, block),
+            first: usize::try_from(block).unwrap_or(usize::MAX),
+            compared: 0,
+        }
+    }
+
+    /// Where to read from.
+    fn start(&self) -> u64 {
+        self.piece.start + self.first as u64 * BLOCK_BYTES
+    }
+
+    /// False when a block that ended is not as received.
+    fn update(&mut self, bytes: &[u8]) -> bool {
+        self.hasher.update(bytes);
+        let found = self.hasher.values();
+        let from = self.first + self.compared;
+        let new = &found[self.compared..];
+        let same = self.piece.values.get(from..from + new.len()) == Some(new);
+        self.compared = found.len();
+        same
+    }
+
+    /// Whether the last block is as received, too.
+    fn ends_well(&self) -> bool {
+        self.hasher.last_value().as_ref() == self.piece.values.last()
+    }
+}
+
+/// How often it is looked whether others want memory that is kept.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
