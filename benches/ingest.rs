@@ -376,6 +376,7 @@ impl Rows {
             length: Some(LENGTH),
             expected: Vec::new(),
             keep: Keep::No,
+            cut: None,
             note: None,
         }
     }

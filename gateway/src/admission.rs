@@ -1,10 +1,12 @@
 //! Who gets to use what there is only so much of: upload bodies at once, tries to sign in.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use boxgate_storage::blob::UploadId;
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -21,6 +23,8 @@ const FAILURE_ADDRESSES: u64 = 100_000;
 #[derive(Debug)]
 pub struct Admission {
     uploads: Arc<Semaphore>,
+    /// Permits of uploads that come in pieces.
+    pieces: Mutex<HashMap<UploadId, Weak<OwnedSemaphorePermit>>>,
     queue_wait: Duration,
     failures: Cache<IpAddr, Arc<AtomicU32>>,
     failures_per_window: u32,
@@ -31,6 +35,7 @@ impl Admission {
     pub fn new(settings: &Settings) -> Self {
         Self {
             uploads: Arc::new(Semaphore::new(settings.uploads.max_in_progress)),
+            pieces: Mutex::default(),
             queue_wait: settings.uploads.queue_wait,
             failures: Cache::builder()
                 .max_capacity(FAILURE_ADDRESSES)
@@ -55,6 +60,30 @@ impl Admission {
             )
             .closing()
         })
+    }
+
+    /// The same for one piece of an upload: all that come at once count as one.
+    ///
+    /// # Errors
+    /// As [`Self::upload`].
+    pub async fn piece(&self, id: UploadId) -> Result<Arc<OwnedSemaphorePermit>, Refusal> {
+        if let Some(shared) = self.pieces().get(&id).and_then(Weak::upgrade) {
+            return Ok(shared);
+        }
+        let permit = self.upload().await?;
+        let mut pieces = self.pieces();
+        // Another piece may have got one meanwhile; this one then goes back.
+        if let Some(shared) = pieces.get(&id).and_then(Weak::upgrade) {
+            return Ok(shared);
+        }
+        pieces.retain(|_, shared| shared.strong_count() > 0);
+        let permit = Arc::new(permit);
+        pieces.insert(id, Arc::downgrade(&permit));
+        Ok(permit)
+    }
+
+    fn pieces(&self) -> MutexGuard<'_, HashMap<UploadId, Weak<OwnedSemaphorePermit>>> {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether an address may try to sign in (again).
@@ -116,6 +145,19 @@ mod tests {
         assert_eq!(admission.upload().await.unwrap_err().status.as_u16(), 503);
         let (turn, ()) = tokio::join!(admission.upload(), async { drop(held) });
         assert!(turn.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pieces_of_one_upload_count_once() {
+        let admission = admission();
+        let (one, other) = (UploadId::random(), UploadId::random());
+        let first = admission.piece(one).await.unwrap();
+        let second = admission.piece(one).await.unwrap();
+        assert_eq!(admission.piece(other).await.unwrap_err().status, 503);
+        drop(first);
+        assert_eq!(admission.piece(other).await.unwrap_err().status, 503);
+        drop(second);
+        assert!(admission.piece(other).await.is_ok());
     }
 
     #[test]

@@ -235,6 +235,7 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::DeleteArchitecture => levels::delete_architecture(gateway, call).await,
         // Boxed: what an upload holds on its way is more than all other routes need.
         Route::UploadFile => Box::pin(boxvault::upload::upload(gateway, call)).await,
+        Route::UploadsToFile => boxvault::chunks::status(gateway, call).await,
         Route::FileInfo => files::info(gateway, call).await,
         Route::FileLink => files::get_link(gateway, &call),
         Route::DownloadFile => files::download(gateway, call).await,
@@ -242,6 +243,7 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::CreateUpload => Box::pin(door::files::create(gateway, call)).await,
         Route::UploadOptions => Ok(door::files::options(gateway)),
         Route::UploadStatus => door::files::status(gateway, call).await,
+        Route::PutPart => Box::pin(door::files::part(gateway, call)).await,
         Route::UploadOffset | Route::AppendUpload | Route::CancelUpload => {
             Box::pin(door::files::one(gateway, call)).await
         }

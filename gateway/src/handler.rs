@@ -2,5 +2,6 @@
 //! parsed here and no status is chosen.
 
 pub mod download;
+pub mod pieces;
 pub mod resumable;
 pub mod upload;

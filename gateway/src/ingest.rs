@@ -4,8 +4,8 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use boxgate_storage::upload::UploadWriter;
-use boxgate_storage::{Error, ErrorKind};
+use boxgate_storage::upload::{PieceWriter, UploadWriter};
+use boxgate_storage::{Error, ErrorKind, Result as Stored};
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::timeout;
@@ -23,6 +23,46 @@ pub enum Pumped {
     Past,
 }
 
+/// Where the bytes of a body go.
+pub trait TakeBytes: Send {
+    /// Takes one chunk; waits while there is no room.
+    fn write(&mut self, chunk: Bytes) -> impl Future<Output = Stored<()>> + Send;
+
+    /// Gives back memory that a silent client keeps.
+    fn give_memory_back(&mut self) -> impl Future<Output = Stored<()>> + Send;
+
+    /// Resolves when a newer request takes its place.
+    fn taken_over(&self) -> impl Future<Output = ()> + Send + 'static;
+}
+
+impl TakeBytes for UploadWriter {
+    fn write(&mut self, chunk: Bytes) -> impl Future<Output = Stored<()>> + Send {
+        self.write(chunk)
+    }
+
+    fn give_memory_back(&mut self) -> impl Future<Output = Stored<()>> + Send {
+        self.give_memory_back()
+    }
+
+    fn taken_over(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.taken_over()
+    }
+}
+
+impl TakeBytes for PieceWriter {
+    fn write(&mut self, chunk: Bytes) -> impl Future<Output = Stored<()>> + Send {
+        self.write(chunk)
+    }
+
+    fn give_memory_back(&mut self) -> impl Future<Output = Stored<()>> + Send {
+        self.give_memory_back()
+    }
+
+    fn taken_over(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.taken_over()
+    }
+}
+
 /// Moves a body of at most `most` bytes into the writer.
 ///
 /// # Errors
@@ -30,7 +70,7 @@ pub enum Pumped {
 /// that stalls or ends early. What came before is in the writer; the caller pauses or drops it.
 pub async fn pump(
     body: &mut InboundBody,
-    writer: &mut UploadWriter,
+    writer: &mut impl TakeBytes,
     most: u64,
 ) -> Result<Pumped, Refusal> {
     let mut taken_over = pin!(writer.taken_over());

@@ -1,14 +1,17 @@
-//! Two wire protocols for uploads that go on after a cut: tus 1.0.0, and the IETF's resumable uploads.
+//! Wire protocols for uploads that go on after a cut: tus 1.0.0, the IETF's resumable uploads, parts of
+//! known places, and BoxVault's chunks.
 //!
 //! Each file here only translates: from method and headers to an [`UploadCommand`], and from an
 //! [`Answer`] back to status and headers. No I/O, no clock, no row; `handler::resumable` does the
 //! work in between, the same for both.
 
+pub mod chunk;
 pub mod command;
 pub mod digest;
 pub mod fields;
 pub mod ietf;
 pub mod metadata;
+pub mod native;
 pub mod owner;
 pub mod tus;
 

@@ -177,6 +177,7 @@ pub enum Route {
     UpdateArchitecture,
     DeleteArchitecture,
     UploadFile,
+    UploadsToFile,
     FileInfo,
     FileLink,
     DownloadFile,
@@ -186,6 +187,7 @@ pub enum Route {
     UploadOffset,
     UploadStatus,
     AppendUpload,
+    PutPart,
     CancelUpload,
     VagrantMetadata,
     VagrantFile,
@@ -267,6 +269,7 @@ routes! {
     BoxVault POST "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/get-download-link" => FileLink, ReadBox, Empty, Control, "A download link that needs no credential";
     BoxVault GET "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/download" => DownloadFile, ReadBox, Empty, Download, "The box; ?token= of a download link stands for a credential";
     BoxVault DELETE "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/delete" => DeleteFile, EditBox, Empty, Control, "Delete the file, keep its architecture";
+    BoxVault GET "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/upload" => UploadsToFile, PublishBox, Empty, Control, "The caller's unfinished uploads to that name, with the chunks that are held";
     BoxVault OPTIONS "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file" => UploadOptions, Public, Empty, Control, "What a resumable upload may be";
     BoxVault OPTIONS "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/upload" => UploadOptions, Public, Empty, Control, "The same";
     // Resumable uploads.
@@ -276,6 +279,8 @@ routes! {
     Files GET "/files/{id}" => UploadStatus, Credential, Empty, Control, "Where an upload stands, as JSON; leaves its writer alone";
     Files PATCH "/files/{id}" => AppendUpload, Credential, Upload, Upload, "More bytes of an upload";
     Files POST "/files/{id}" => AppendUpload, Credential, Upload, Upload, "The method that X-HTTP-Method-Override names";
+    Files PUT "/files/{id}/parts/{part}" => PutPart, Credential, Upload, Upload, "One part of an upload, in any order and beside others";
+    Files OPTIONS "/files/{id}/parts/{part}" => UploadOptions, Public, Empty, Control, "What an upload may be, for clients and browsers";
     Files DELETE "/files/{id}" => CancelUpload, Credential, Empty, Control, "Give an upload up, or forget a finished one without a target";
     Files OPTIONS "/files/{id}" => UploadOptions, Public, Empty, Control, "What an upload may be, for clients and browsers";
     // Vagrant.
@@ -351,8 +356,9 @@ impl Route {
             | Self::UploadOffset
             | Self::UploadStatus
             | Self::AppendUpload
+            | Self::PutPart
             | Self::CancelUpload => "files",
-            Self::FileInfo | Self::FileLink | Self::DeleteFile => "file",
+            Self::FileInfo | Self::FileLink | Self::DeleteFile | Self::UploadsToFile => "file",
             Self::DownloadFile | Self::VagrantFile | Self::VagrantDefaultFile => "download",
             Self::VagrantMetadata => "vagrant_metadata",
             Self::Health | Self::Live | Self::Ready => "health",

@@ -175,6 +175,8 @@ table! {
         open_per_organization: u64 = 10_000,
         /// How long a finished upload without a target is kept.
         untargeted_ttl: Span = Span::seconds(7 * 24 * 3600),
+        /// How long an upload in chunks rests until a new chunk 0 begins another.
+        chunk_idle: Span = Span::seconds(600),
         /// Longest body of one request of a resumable upload; 0 is no limit.
         max_append_size: ByteSize = ByteSize(0),
         /// Where clients send the bytes of an upload; empty is where they made it.

@@ -193,6 +193,8 @@ pub struct Uploads {
     pub open_per_organization: u64,
     /// How long a finished upload without a target is kept.
     pub untargeted_ttl: Duration,
+    /// How long an upload in chunks rests until a new chunk 0 begins another.
+    pub chunk_idle: Duration,
     /// Longest body of one request of a resumable upload.
     pub max_append_bytes: Option<u64>,
     /// Where clients send the bytes of an upload, without a slash at the end.
@@ -639,6 +641,7 @@ impl Judge<'_> {
                 uploads.open_per_organization,
             ),
             untargeted_ttl: self.time("uploads.untargeted_ttl", uploads.untargeted_ttl),
+            chunk_idle: self.time("uploads.chunk_idle", uploads.chunk_idle),
             max_append_bytes: (uploads.max_append_size.0 > 0).then_some(uploads.max_append_size.0),
             public_url: match uploads.public_url.as_str() {
                 "" => None,

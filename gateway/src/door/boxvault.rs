@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod boxes;
+pub mod chunks;
 pub mod files;
 pub mod levels;
 pub mod organizations;

@@ -1,11 +1,13 @@
-//! `/files`: uploads over several requests, by tus 1.0.0 and by the IETF's protocol on the same URLs.
+//! `/files`: uploads over several requests, by tus 1.0.0, by the IETF's protocol and in parts, on the same
+//! URLs.
 //!
 //! Errors are problem documents (RFC 9457) with the members of their type; a tus client reads no more
 //! than their status.
 
 pub mod dress;
 
-use boxgate_storage::metadata::uploads::UploadState;
+use boxgate_storage::metadata::uploads::{Pieces, UploadState};
+use boxgate_storage::upload::UploadRow;
 use http::{Method, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 use serde_json::{Value, json};
@@ -18,7 +20,9 @@ use crate::handler::resumable::{Progress, Turn};
 use crate::http::problem::Problem;
 use crate::http::response;
 use crate::refusal::Refusal;
-use crate::resumable::{self, Answer, Protocol, Reply, RequestHead, UploadCommand, ietf, tus};
+use crate::resumable::{
+    self, Answer, Protocol, Reply, RequestHead, UploadCommand, ietf, native, tus,
+};
 use crate::server::{InboundBody, OutboundBody};
 
 type Answered = Result<Response<OutboundBody>, Refusal>;
@@ -47,6 +51,9 @@ pub async fn create(gateway: &Gateway, call: Call) -> Answered {
     if resumable::method(&call.head.method, &call.head.headers) == Method::OPTIONS {
         return Ok(options(gateway));
     }
+    if native::is_creation(&head_of(&call)) {
+        return create_in_parts(gateway, &call).await;
+    }
     let protocol = protocol_of(&call)?;
     let (call, mut body) = split(call);
     let UploadCommand::Create(create) = protocol.parse(&head_of(&call))? else {
@@ -64,6 +71,33 @@ pub async fn create(gateway: &Gateway, call: Call) -> Answered {
         outcome: outcome.as_ref(),
     };
     Ok(respond(protocol.reply(answer, &gateway.upload_limits())))
+}
+
+/// `POST /files` that begins an upload in parts.
+async fn create_in_parts(gateway: &Gateway, call: &Call) -> Answered {
+    let create = native::create(&head_of(call))?;
+    let turn = turn(gateway, call, Protocol::Ietf)?;
+    let (progress, part_bytes) = turn.create_in_parts(create).await?;
+    let location = gateway.upload_url(&call.facts, progress.id);
+    let limits = gateway.upload_limits();
+    Ok(respond(native::created(
+        &location,
+        part_bytes,
+        &progress.standing,
+        &limits,
+    )))
+}
+
+/// `PUT /files/{id}/parts/{k}`.
+pub async fn part(gateway: &Gateway, call: Call) -> Answered {
+    let (call, mut body) = split(call);
+    let put = native::put(&head_of(&call), call.names.value("part"))?;
+    let turn = turn(gateway, &call, Protocol::Ietf)?;
+    let held = turn
+        .put_part(call.names.value("id"), put, &mut body)
+        .await?;
+    let outcome = held.progress.as_ref().map(outcome);
+    Ok(respond(native::held(held.committed, outcome.as_ref())))
 }
 
 /// HEAD, PATCH and DELETE of `/files/{id}`, and POST that stands for one of them.
@@ -122,6 +156,10 @@ pub async fn status(gateway: &Gateway, call: Call) -> Answered {
         "createdAt": shape::time(row.created), "updatedAt": shape::time(row.updated),
         "expiresAt": standing.expires.map(shape::time),
     });
+    if let Some(cut) = row.pieces {
+        let parts = pieces(gateway, &row, cut).await?;
+        document = shape::with(document, parts);
+    }
     if let Some(target) = &row.target {
         let names = json!({
             "box": target.box_name, "version": target.version,
@@ -138,6 +176,20 @@ pub async fn status(gateway: &Gateway, call: Call) -> Answered {
         body: Some(document),
         ..reply
     }))
+}
+
+/// How an upload is cut, and what is held beyond its offset.
+async fn pieces(gateway: &Gateway, row: &UploadRow, cut: Pieces) -> Result<Value, Refusal> {
+    let held = gateway.engine.held_pieces(row.id).await?;
+    let ahead = held.iter().filter(|piece| piece.start >= row.offset);
+    let held: Vec<_> = ahead.map(|piece| piece.k).collect();
+    let of = json!({ "size": cut.bytes, "total": cut.count, "held": held });
+    let name = if cut.bytes == Some(row.part_bytes) {
+        "parts"
+    } else {
+        "chunks"
+    };
+    Ok(json!({ name: of }))
 }
 
 /// OPTIONS: what both protocols can do here. It asks for no credential: browsers send none with it.
@@ -201,7 +253,8 @@ fn protocol_of(call: &Call) -> Result<Protocol, Refusal> {
     let method = resumable::method(&call.head.method, &call.head.headers);
     Protocol::of(&method, &call.head.headers).ok_or_else(|| {
         Refusal::invalid(
-            "Say how the upload goes on: Tus-Resumable: 1.0.0, or Upload-Complete: ?1 or ?0.",
+            "Say how the upload goes on: Tus-Resumable: 1.0.0, Upload-Complete: ?1 or ?0, or \
+             Upload-Length without a body for an upload in parts.",
         )
         .closing()
     })

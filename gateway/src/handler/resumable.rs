@@ -86,6 +86,7 @@ impl Turn<'_> {
             target,
             length: create.length,
             expected: create.expected,
+            cut: None,
             keep: Keep::UntilIdle,
             note: create.note,
         };
@@ -214,7 +215,7 @@ impl Turn<'_> {
 
     /// The caller's upload of that id. Another's looks like none at all; one that ended without an
     /// outcome is gone.
-    async fn mine(&self, id: &str) -> Result<UploadRow, Refusal> {
+    pub(super) async fn mine(&self, id: &str) -> Result<UploadRow, Refusal> {
         let id: UploadId = id.parse().map_err(|_malformed| no_upload())?;
         let row = self.gateway.engine.peek(id).await?.filter(|row| {
             row.keep == Keep::UntilIdle
@@ -233,7 +234,10 @@ impl Turn<'_> {
     }
 
     /// Whose it becomes and under which name, and whether the caller may do that.
-    async fn owner(&self, create: &Create) -> Result<(OrganizationId, Option<Target>), Refusal> {
+    pub(super) async fn owner(
+        &self,
+        create: &Create,
+    ) -> Result<(OrganizationId, Option<Target>), Refusal> {
         let principal = self.principal;
         match &create.owner {
             Owner::Target(file) => {
@@ -301,7 +305,7 @@ impl Turn<'_> {
     }
 
     /// Whether whoever sent this request may still publish what it ends.
-    async fn authorize_again(&self, row: &UploadRow) -> Result<(), Refusal> {
+    pub(super) async fn authorize_again(&self, row: &UploadRow) -> Result<(), Refusal> {
         let box_name = row.target.as_ref().map(|target| target.box_name.as_str());
         auth::authorize_again(
             &self.gateway.metadata,
@@ -314,7 +318,7 @@ impl Turn<'_> {
     }
 
     /// Refuses from lengths what no reading would make smaller.
-    fn fits(&self, length: Option<u64>, body: Option<u64>) -> Result<(), Refusal> {
+    pub(super) fn fits(&self, length: Option<u64>, body: Option<u64>) -> Result<(), Refusal> {
         let limits = self.gateway.upload_limits();
         if length.is_some_and(|length| length > limits.max_size) {
             return Err(self.too_large(&limits, limits.max_size, "uploads.max_length"));
@@ -414,7 +418,7 @@ impl Turn<'_> {
     }
 
     /// Answers an upload whose bytes are all there and yet did not become anything.
-    fn unfinished(&self, error: Error) -> Refusal {
+    pub(super) fn unfinished(&self, error: Error) -> Refusal {
         let for_good = matches!(
             error.kind(),
             ErrorKind::DigestMismatch | ErrorKind::Invalid | ErrorKind::NotFound
@@ -441,7 +445,7 @@ impl Turn<'_> {
     }
 
     /// The row once it is not on its way from open to done.
-    async fn settled(&self, mut row: UploadRow) -> Result<UploadRow, Refusal> {
+    pub(super) async fn settled(&self, mut row: UploadRow) -> Result<UploadRow, Refusal> {
         let until = Instant::now() + PUBLISHING;
         while row.state == UploadState::Completing {
             if Instant::now() >= until {
@@ -461,7 +465,7 @@ impl Turn<'_> {
         self.standing(&row)
     }
 
-    fn standing(&self, row: &UploadRow) -> Progress {
+    pub(super) fn standing(&self, row: &UploadRow) -> Progress {
         let now = self.gateway.clock.now();
         let uploads = &self.gateway.settings.uploads;
         let expires = match row.state {

@@ -177,8 +177,8 @@ async fn begin(
             length,
             expected: order.declared.iter().map(|d| d.digest.clone()).collect(),
             keep: order.keep,
-            note: None,
             cut: None,
+            note: None,
         })
         .instrument(tracing::debug_span!("begin"))
         .await?;

@@ -322,7 +322,7 @@ impl Ledger for MemoryLedger {
         let newest = |row: &UploadRow| std::cmp::Reverse((row.created, row.id));
         Ok(self.state().rows(u32::MAX, newest, |upload| {
             let wanted = match upload.row.state {
-                UploadState::Open => true,
+                UploadState::Open | UploadState::Completing => true,
                 UploadState::Done => upload.row.updated >= since,
                 _ => false,
             };

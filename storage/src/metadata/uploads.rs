@@ -377,8 +377,8 @@ pub trait Ledger: Debug + Send + Sync {
         limit: u32,
     ) -> Result<Vec<UploadRow>>;
 
-    /// Kept uploads of that account to that name, found as names are found: the open ones, and those
-    /// that were published at or after `since`. Newest first.
+    /// Kept uploads of that account to that name, found as names are found: those that did not end,
+    /// and those that were published at or after `since`. Newest first.
     async fn uploads_to(
         &self,
         account: AccountId,

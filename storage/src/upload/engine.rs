@@ -23,7 +23,7 @@ use crate::digest::{ContentHasher, Digest};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::{
-    Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Target, UploadRow,
+    Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Target, UploadRow, UploadState as RowState,
 };
 use crate::store::{Store, UploadSink};
 
@@ -175,10 +175,10 @@ impl UploadEngine {
     ) -> Result<Option<UploadRow>> {
         let never = UnixMillis(i64::MAX);
         let open = self.uploads_to(account, organization, target, never).await;
-        Ok(open?.into_iter().next())
+        Ok(open?.into_iter().find(|row| row.state == RowState::Open))
     }
 
-    /// Kept uploads of that account to that name, newest first: the open ones, and those that were
+    /// Kept uploads of that account to that name, newest first: those that did not end, and those that were
     /// published at or after `since`.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Box files on their way in, by the guide's route and by the real ones: whole in one request, as the
 //! rest of an upload that was cut (`Content-Range`), or over several requests by the IETF's protocol.
+//! Chunks are in `chunks.rs`.
 
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
@@ -8,7 +9,7 @@ use http::header::{LOCATION, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{levels, shape};
+use super::{chunks, levels, shape};
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::handler::resumable::{Progress, Turn};
@@ -18,6 +19,7 @@ use crate::http::range::ContentRange;
 use crate::http::response;
 use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
+use crate::resumable::chunk::Chunk;
 use crate::resumable::{Answer, Append, Create, Ends, Owner, Protocol, RequestHead, ietf};
 use crate::server::{InboundBody, OutboundBody};
 
@@ -27,13 +29,10 @@ type Answered = Result<Response<OutboundBody>, Refusal>;
 pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
     let headers = &call.head.headers;
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-    if headers.contains_key("x-chunk-index") || headers.contains_key("x-total-chunks") {
-        return Err(Refusal::invalid(
-            "Uploads in x-chunk pieces are not taken; send the whole file in one request.",
-        )
-        .closing());
-    }
     let declared = upload::declared(header("x-checksum"), header("x-checksum-type"))?;
+    if Chunk::is_in(headers) {
+        return chunks::upload(gateway, call, declared).await;
+    }
     if headers.contains_key(ietf::UPLOAD_COMPLETE) {
         return resumable(gateway, call, declared).await.map_err(|refusal| {
             if refusal.headers.contains_key(ietf::UPLOAD_COMPLETE) {
@@ -208,8 +207,10 @@ async fn continued(
     let account = turn.principal.account.id;
     let engine = &gateway.engine;
     let open = engine.newest_open(account, organization, &target).await?;
-    // Of another length it is another file.
-    let open = open.filter(|row| row.length.is_none_or(|length| length == part.length));
+    // Of another length it is another file; and one that comes in pieces has no next byte.
+    let open = open.filter(|row| {
+        row.pieces.is_none() && row.length.is_none_or(|length| length == part.length)
+    });
     let open = match open {
         // Told or not, the offset must be one from which the client can go on.
         Some(row) if row.offset != part.start && part.start > 0 => Some(engine.head(row.id).await?),
@@ -263,7 +264,7 @@ async fn continued(
     Ok(response)
 }
 
-fn turn<'a>(gateway: &'a Gateway, call: &'a Call) -> Result<Turn<'a>, Refusal> {
+pub(super) fn turn<'a>(gateway: &'a Gateway, call: &'a Call) -> Result<Turn<'a>, Refusal> {
     Ok(Turn {
         gateway,
         head: &call.head,
@@ -273,7 +274,7 @@ fn turn<'a>(gateway: &'a Gateway, call: &'a Call) -> Result<Turn<'a>, Refusal> {
     })
 }
 
-fn message_of(method: &Method) -> &'static str {
+pub(super) fn message_of(method: &Method) -> &'static str {
     if *method == Method::PUT {
         "File updated successfully"
     } else {
@@ -281,7 +282,7 @@ fn message_of(method: &Method) -> &'static str {
     }
 }
 
-fn done(progress: &Progress, message: &str, file: &BoxRef) -> Value {
+pub(super) fn done(progress: &Progress, message: &str, file: &BoxRef) -> Value {
     let Some(published) = &progress.published else {
         return super::message(message);
     };

@@ -14,7 +14,8 @@ use crate::config::settings::CorsOrigins;
 use crate::resumable::{self, Protocol, ietf, tus};
 use crate::server::OutboundBody;
 
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE, OPTIONS");
+const METHODS: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 /// `*` would not cover Authorization.
 const ALLOWED: HeaderValue = HeaderValue::from_static(
     "Authorization, X-Access-Token, Content-Type, Content-Disposition, X-HTTP-Method-Override, \
@@ -25,7 +26,7 @@ const ALLOWED: HeaderValue = HeaderValue::from_static(
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "Location, Upload-Offset, Upload-Length, Tus-Resumable, Tus-Version, Tus-Extension, \
      Tus-Max-Size, Tus-Checksum-Algorithm, Upload-Metadata, Upload-Defer-Length, Upload-Expires, \
-     Upload-Complete, Upload-Limit, Retry-After, X-Request-ID",
+     Upload-Complete, Upload-Limit, Upload-Part-Size, Retry-After, X-Request-ID",
 );
 /// A day; browsers cut it to what they bear.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");

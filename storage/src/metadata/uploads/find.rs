@@ -85,7 +85,7 @@ pub(super) async fn uploads_to(
         "SELECT ",
         upload_columns!(),
         " FROM uploads WHERE account = $1 AND organization = $2 AND target_folded = $3 AND keep = 1
-             AND (state = 'open' OR state = 'done' AND updated_ms >= $4)
+             AND (state IN ('open', 'completing') OR state = 'done' AND updated_ms >= $4)
          ORDER BY created_ms DESC, id DESC LIMIT $5"
     ))
     .bind(account.0)

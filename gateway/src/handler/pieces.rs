@@ -1,0 +1,361 @@
+//! Uploads that arrive in pieces: parts with a number each, and BoxVault's chunks. One request carries one
+//! piece; what they share is in the engine.
+
+use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::clock::UnixMillis;
+use boxgate_storage::digest::{Digest, PieceHasher};
+use boxgate_storage::metadata::accounts::OrganizationId;
+use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
+use boxgate_storage::upload::{Cut, Keep, PieceWriter, UploadIntent, UploadRow};
+use boxgate_storage::{Error, ErrorKind};
+use http::StatusCode;
+
+use super::resumable::{Progress, Turn};
+use crate::ingest::{self, Pumped};
+use crate::refusal::Refusal;
+use crate::resumable::chunk::{self, Chunk};
+use crate::resumable::native::{self, PutPart};
+use crate::resumable::{Create, Standing};
+use crate::server::InboundBody;
+
+/// What a request with a piece came to.
+#[derive(Debug)]
+pub struct Held {
+    /// Bytes that are committed, in order.
+    pub committed: u64,
+    /// Pieces that are held, in whatever order.
+    pub held: u32,
+    /// What the upload became, once it is finished.
+    pub progress: Option<Progress>,
+}
+
+/// One piece, in nobody's words yet.
+#[derive(Debug, Clone)]
+struct Piece {
+    k: u32,
+    length: Option<u64>,
+    checksum: Option<Digest>,
+    kind: Kind,
+}
+
+/// In whose words it is refused.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Part,
+    Chunk,
+}
+
+impl Turn<'_> {
+    /// Makes an upload that is sent in parts; returns it with the bytes of a part.
+    ///
+    /// # Errors
+    /// The refusal to send; then nothing is made.
+    pub async fn create_in_parts(&self, create: Create) -> Result<(Progress, u64), Refusal> {
+        self.fits(create.length, None)?;
+        let (organization, target) = self.owner(&create).await?;
+        let intent = UploadIntent {
+            account: self.principal.account.id,
+            organization,
+            target,
+            length: create.length,
+            expected: create.expected,
+            cut: Some(Cut::Parts),
+            keep: Keep::UntilIdle,
+            note: None,
+        };
+        let row = self.gateway.engine.create(intent).await?;
+        self.facts.set_upload(row.id.to_string());
+        Ok((self.standing(&row), row.part_bytes))
+    }
+
+    /// Takes one part of an upload of the caller's.
+    ///
+    /// # Errors
+    /// The refusal to send; the part is as if it had not been sent, and nothing else changes.
+    pub async fn put_part(
+        &self,
+        id: &str,
+        put: PutPart,
+        body: &mut InboundBody,
+    ) -> Result<Held, Refusal> {
+        let row = self.mine(id).await?;
+        self.facts.set_upload(row.id.to_string());
+        let row = self.settled(row).await?;
+        let Some(cut) = row.pieces.filter(|cut| cut.bytes == Some(row.part_bytes)) else {
+            return Err(native::not_in_parts(row.offset));
+        };
+        if put.k >= cut.count {
+            let rule = format!("There are {} parts, 0 to {}.", cut.count, cut.count - 1);
+            return Err(Refusal::invalid(rule).closing());
+        }
+        let first = row.offset / row.part_bytes;
+        if row.state == UploadState::Open && u64::from(put.k) >= first + native::WINDOW_PARTS {
+            return Err(native::too_far_ahead(put.k, row.offset, row.part_bytes));
+        }
+        let piece = Piece {
+            k: put.k,
+            length: put.length,
+            checksum: put.checksum,
+            kind: Kind::Part,
+        };
+        self.take(row, piece, body).await
+    }
+
+    /// Takes one of BoxVault's chunks.
+    ///
+    /// # Errors
+    /// As [`Self::put_part`].
+    pub async fn put_chunk(
+        &self,
+        file: &BoxRef,
+        organization: OrganizationId,
+        chunk: &Chunk,
+        body: &mut InboundBody,
+    ) -> Result<Held, Refusal> {
+        self.fits(None, chunk.length)?;
+        let expected: Vec<_> = chunk.declared.iter().map(|d| d.digest.clone()).collect();
+        let target = self.target(file, &expected);
+        let row = self.session(organization, target, expected, chunk).await?;
+        self.facts.set_upload(row.id.to_string());
+        let row = self.settled(row).await?;
+        let piece = Piece {
+            k: chunk.index,
+            length: chunk.length,
+            checksum: None,
+            kind: Kind::Chunk,
+        };
+        self.take(row, piece, body).await
+    }
+
+    /// The upload that a chunk belongs to: the sender's of that name, number of chunks and checksum.
+    async fn session(
+        &self,
+        organization: OrganizationId,
+        target: Target,
+        expected: Vec<Digest>,
+        chunk: &Chunk,
+    ) -> Result<UploadRow, Refusal> {
+        let engine = &self.gateway.engine;
+        let note = chunk.note();
+        let rested = self
+            .gateway
+            .clock
+            .now()
+            .minus(self.gateway.settings.uploads.chunk_idle);
+        let (open, done) = self.sessions(organization, &target, &note, rested).await?;
+        match (open, done) {
+            // Its sender is long gone, and this one begins anew.
+            (Some(row), _)
+                if chunk.index == 0 && row.updated <= rested && !engine.is_busy(row.id) =>
+            {
+                engine.cancel(row.id).await?;
+            }
+            (Some(row), _) => return Ok(row),
+            // The answer was lost, and the chunk is sent again; chunk 0 begins another upload.
+            (None, Some(row)) if chunk.index > 0 => return Ok(row),
+            (None, _) => {}
+        }
+        let intent = UploadIntent {
+            account: self.principal.account.id,
+            organization,
+            target: Some(target.clone()),
+            length: None,
+            expected,
+            cut: Some(Cut::Chunks {
+                count: chunk.total,
+                bytes: chunk.size(),
+            }),
+            keep: Keep::UntilIdle,
+            note: Some(note.clone()),
+        };
+        let made = engine.create(intent).await?;
+        // Two chunks at once may both find none and make one: all agree on the older.
+        let (open, _) = self.sessions(organization, &target, &note, rested).await?;
+        match open {
+            Some(older) if older.id != made.id => {
+                engine.cancel(made.id).await?;
+                Ok(older)
+            }
+            _ => Ok(made),
+        }
+    }
+
+    /// The oldest one that is open, and the newest that was finished since `since`.
+    async fn sessions(
+        &self,
+        organization: OrganizationId,
+        target: &Target,
+        note: &str,
+        since: UnixMillis,
+    ) -> Result<(Option<UploadRow>, Option<UploadRow>), Refusal> {
+        let account = self.principal.account.id;
+        let engine = &self.gateway.engine;
+        let rows = engine
+            .uploads_to(account, organization, target, since)
+            .await?;
+        let (done, open): (Vec<_>, Vec<_>) = rows
+            .into_iter()
+            .filter(|row| row.note.as_deref() == Some(note))
+            .partition(|row| row.state == UploadState::Done);
+        Ok((open.into_iter().last(), done.into_iter().next()))
+    }
+
+    async fn take(
+        &self,
+        row: UploadRow,
+        piece: Piece,
+        body: &mut InboundBody,
+    ) -> Result<Held, Refusal> {
+        if row.state == UploadState::Done {
+            return self.piece_again(row, &piece, body).await;
+        }
+        let _permit = self.gateway.admission.piece(row.id).await?;
+        let engine = &self.gateway.engine;
+        let mut writer = match engine.piece(row.id, piece.k, piece.length).await {
+            Ok(writer) => writer,
+            Err(e) if e.kind() == ErrorKind::Conflict => {
+                // Finished meanwhile, or sent in order by somebody.
+                let row = self.settled(self.mine(&row.id.to_string()).await?).await?;
+                return match row.state {
+                    UploadState::Done => self.piece_again(row, &piece, body).await,
+                    _ => Err(native::not_in_parts(row.offset)),
+                };
+            }
+            Err(e) => return Err(piece.unplaced(e)),
+        };
+        if let Some(checksum) = &piece.checksum {
+            writer.hold(checksum.clone())?;
+        }
+        let most = writer.most_bytes();
+        match ingest::pump(body, &mut writer, most).await? {
+            Pumped::All => {}
+            Pumped::Past => return Err(piece.wrong_size(most)),
+        }
+        // Any of them may be the one that ends the upload.
+        self.authorize_again(&row).await?;
+        self.finish(row, &piece, writer).await
+    }
+
+    async fn finish(
+        &self,
+        row: UploadRow,
+        piece: &Piece,
+        writer: PieceWriter,
+    ) -> Result<Held, Refusal> {
+        let placed = match writer.finish().await {
+            Ok(placed) => placed,
+            Err(e) => {
+                return Err(match (e.kind(), &piece.checksum) {
+                    (ErrorKind::Conflict, _) => piece.differs(row.offset),
+                    (ErrorKind::LengthMismatch { expected, .. }, _) => piece.wrong_size(expected),
+                    // The whole's digest ends the upload; the piece's own does not.
+                    (ErrorKind::DigestMismatch, Some(checksum)) if self.is_open(&row).await => {
+                        self.protocol.checksum_mismatch(checksum, row.offset)
+                    }
+                    _ => self.unfinished(e),
+                });
+            }
+        };
+        Ok(Held {
+            committed: placed.committed,
+            held: placed.held,
+            progress: placed.published.map(|published| done(row, published)),
+        })
+    }
+
+    async fn is_open(&self, row: &UploadRow) -> bool {
+        let row = self.gateway.engine.peek(row.id).await;
+        row.is_ok_and(|row| row.is_some_and(|row| row.state == UploadState::Open))
+    }
+
+    /// A piece of an upload that is finished: the same once more to a client that lost the answer.
+    async fn piece_again(
+        &self,
+        row: UploadRow,
+        piece: &Piece,
+        body: &mut InboundBody,
+    ) -> Result<Held, Refusal> {
+        let held = self.gateway.engine.held_piece(row.id, piece.k).await?;
+        let (Some(held), Some(published)) = (held, row.published.clone()) else {
+            return Err(native::not_in_parts(row.offset));
+        };
+        let mut hasher = PieceHasher::new(held.start);
+        let mut bytes = 0;
+        while let Some(chunk) = body.chunk().await? {
+            bytes += chunk.len() as u64;
+            if bytes > held.length {
+                return Err(piece.wrong_size(held.length));
+            }
+            hasher.update(&chunk);
+        }
+        if bytes != held.length || hasher.finish() != held.values {
+            return Err(piece.differs(row.offset));
+        }
+        Ok(Held {
+            committed: row.offset,
+            held: row.pieces.map_or(0, |cut| cut.held),
+            progress: Some(done(row, published)),
+        })
+    }
+}
+
+fn done(row: UploadRow, published: Published) -> Progress {
+    let length = published.blob.length;
+    Progress {
+        id: row.id,
+        standing: Standing {
+            offset: length,
+            length: Some(length),
+            complete: true,
+            note: row.note,
+            ..Standing::default()
+        },
+        published: Some(published),
+        target: row.target,
+    }
+}
+
+impl Piece {
+    fn unplaced(&self, error: Error) -> Refusal {
+        match (error.kind(), self.kind) {
+            (ErrorKind::LengthMismatch { expected, .. }, _) => self.wrong_size(expected),
+            (ErrorKind::Unavailable, Kind::Chunk) => {
+                let text =
+                    "The last chunk has its place once another one came. Send another first.";
+                Refusal::busy(text, std::time::Duration::from_secs(1)).closing()
+            }
+            (ErrorKind::Invalid, Kind::Chunk) => Refusal::invalid(
+                "The place of this chunk cannot be told: its length is needed (Content-Length).",
+            )
+            .closing(),
+            _ => Refusal::from(error).closing(),
+        }
+    }
+
+    fn wrong_size(&self, expected: u64) -> Refusal {
+        let k = self.k;
+        let (rule, code) = match self.kind {
+            Kind::Part => (
+                format!("Part {k} has exactly {expected} bytes. Nothing of it was taken."),
+                "PART_SIZE",
+            ),
+            Kind::Chunk => (
+                format!(
+                    "Chunk {k} of this upload has {expected} bytes: all but the last have one size. \
+                     Nothing of it was taken."
+                ),
+                "CHUNK_SIZE",
+            ),
+        };
+        Refusal::new(StatusCode::BAD_REQUEST, rule)
+            .code(code)
+            .closing()
+    }
+
+    fn differs(&self, committed: u64) -> Refusal {
+        match self.kind {
+            Kind::Part => native::differs(self.k, committed),
+            Kind::Chunk => chunk::differs(self.k),
+        }
+    }
+}
