@@ -8,6 +8,7 @@
 mod authorization;
 mod downloads;
 mod harness;
+mod pieces;
 mod recovery;
 mod resumable;
 mod uploads;

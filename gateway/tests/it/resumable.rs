@@ -914,7 +914,7 @@ async fn what_is_wrong_with_an_ietf_request_is_named_and_changes_nothing() {
         ),
         (
             "neither protocol",
-            create(&[("Upload-Length", "10")], b""),
+            create(&[("Upload-Length", "10")], b"x"),
             400,
             "",
         ),

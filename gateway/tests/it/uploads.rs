@@ -160,7 +160,7 @@ async fn what_is_wrong_with_an_upload_is_said_and_the_old_box_stays() {
         (
             "chunk",
             post(&path)
-                .header("x-chunk-index", "0")
+                .header("x-chunk-index", "2")
                 .header("x-total-chunks", "2")
                 .body(b"x"),
             400,

@@ -98,7 +98,7 @@ impl Inner {
                 ));
             }
             let row = ledger.set_piece_bytes(id, bytes).await;
-            let cut = row.map_err(|e| self.other_size(e, assembly, bytes))?.pieces;
+            let cut = row.map_err(|e| other_size(e, assembly, bytes))?.pieces;
             if let Some(bytes) = cut.and_then(|cut| cut.bytes) {
                 assembly.set_piece_bytes(bytes);
             }
@@ -136,16 +136,6 @@ impl Inner {
         self.set_length(assembly.stored.fence.id, end).await?;
         assembly.set_length(end);
         Ok(())
-    }
-
-    /// Two first pieces at once: the size that came first is the one.
-    fn other_size(&self, error: Error, assembly: &Assembly, given: u64) -> Error {
-        match *assembly.piece_bytes().borrow() {
-            Some(expected) if error.kind() == ErrorKind::Conflict => {
-                longer(assembly.stored.fence.id, expected, given)
-            }
-            _ => error,
-        }
     }
 
     async fn writer_of_piece(
@@ -190,6 +180,16 @@ impl Inner {
             })),
             runtime: Handle::current(),
         })
+    }
+}
+
+/// Two first pieces at once: the size that came first is the one.
+fn other_size(error: Error, assembly: &Assembly, given: u64) -> Error {
+    match *assembly.piece_bytes().borrow() {
+        Some(expected) if error.kind() == ErrorKind::Conflict => {
+            longer(assembly.stored.fence.id, expected, given)
+        }
+        _ => error,
     }
 }
 
