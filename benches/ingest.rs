@@ -17,18 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use boxgate_benches::rows::Rows;
 use boxgate_benches::{Cost, over_http, runtime};
 use boxgate_storage::backend::local;
 use boxgate_storage::blob::BlobKey;
 use boxgate_storage::buffer::{Buffer, BufferPool};
-use boxgate_storage::clock::SystemClock;
 use boxgate_storage::digest::{ContentHasher, TreeHasher};
-use boxgate_storage::metadata::accounts::{AccountId, NewAccount, OrganizationId, PlatformRole};
-use boxgate_storage::metadata::memory::MemoryLedger;
-use boxgate_storage::metadata::uploads::Target;
-use boxgate_storage::metadata::{Ledger, Metadata, MetadataOptions};
 use boxgate_storage::store::{PartIndex, Run, Store, UploadSink};
-use boxgate_storage::upload::{EngineOptions, Keep, UploadEngine, UploadIntent, UploadLimits};
 use bytes::{Buf as _, Bytes};
 use criterion::measurement::WallTime;
 use criterion::{
@@ -116,12 +111,6 @@ struct Bench {
     in_sqlite: Rows,
 }
 
-struct Rows {
-    uploads: UploadEngine,
-    account: AccountId,
-    organization: OrganizationId,
-}
-
 impl Bench {
     fn new() -> Self {
         let runtime = runtime();
@@ -182,7 +171,7 @@ impl Bench {
     }
 
     fn engine(&self, on: &Rows) -> Cost {
-        let (engine, intent) = (on.uploads.clone(), on.intent());
+        let (engine, intent) = (on.uploads.clone(), on.intent(LENGTH));
         let cost = over_http(&self.runtime, LENGTH, move |mut body| async move {
             let mut writer = engine.begin(intent).await.expect("there is room");
             while let Some(frame) = next(&mut body).await {
@@ -304,81 +293,6 @@ impl Stored {
             self.seal().await;
         }
         self.sink.commit().await.expect("the disk holds");
-    }
-}
-
-impl Rows {
-    fn in_memory(store: &Store, pool: &BufferPool) -> Self {
-        let ledger = MemoryLedger::new(Arc::new(SystemClock), Duration::ZERO);
-        let organization = ledger.add_organization("bench");
-        Self::on(store, pool, Arc::new(ledger), AccountId(1), organization)
-    }
-
-    async fn in_sqlite(store: &Store, pool: &BufferPool, directory: &Path) -> Self {
-        let options = MetadataOptions {
-            clock: Arc::new(SystemClock),
-            doomed_for: Duration::ZERO,
-        };
-        let rows = Metadata::open_sqlite(&directory.join("rows.db"), options).await;
-        let rows = rows.expect("an empty directory takes a database");
-        let account = rows.create_account(NewAccount {
-            username: "bench".into(),
-            email: None,
-            password_hash: None,
-            role: PlatformRole::User,
-        });
-        let account = account.await.expect("the name is free");
-        let name = "bench".parse().expect("it is a name");
-        let organization = rows.create_organization(&name, None, account.id).await;
-        let organization = organization.expect("the name is free");
-        Self::on(store, pool, rows.ledger(), account.id, organization.id)
-    }
-
-    fn on(
-        store: &Store,
-        pool: &BufferPool,
-        ledger: Arc<dyn Ledger>,
-        account: AccountId,
-        organization: OrganizationId,
-    ) -> Self {
-        let uploads = UploadEngine::new(EngineOptions {
-            ledger,
-            stores: [("main".to_owned(), store.clone())].into(),
-            default_store: "main".into(),
-            pool: pool.clone(),
-            clock: Arc::new(SystemClock),
-            max_length_bytes: 1 << 40,
-            min_free_bytes: 0,
-            parts_in_flight: RUNS_IN_FLIGHT,
-            limits: UploadLimits::default(),
-        });
-        Self {
-            uploads,
-            account,
-            organization,
-        }
-    }
-
-    fn intent(&self) -> UploadIntent {
-        UploadIntent {
-            account: self.account,
-            organization: self.organization,
-            target: Some(Target {
-                box_name: "bench".into(),
-                version: "1.0.0".into(),
-                provider: "virtualbox".into(),
-                architecture: "amd64".into(),
-                new_box_public: false,
-                declared: None,
-                actor: "bench".into(),
-                base_url: String::new(),
-            }),
-            length: Some(LENGTH),
-            expected: Vec::new(),
-            keep: Keep::No,
-            cut: None,
-            note: None,
-        }
     }
 }
 

@@ -8,6 +8,8 @@
     reason = "a bench that cannot go on panics"
 )]
 
+pub mod rows;
+
 use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,6 +1,8 @@
 //! Uploads that arrive in pieces: parts with a number each, and BoxVault's chunks. One request carries one
 //! piece; what they share is in the engine.
 
+use std::time::Duration;
+
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::{Digest, PieceHasher};
@@ -88,9 +90,8 @@ impl Turn<'_> {
             let rule = format!("There are {} parts, 0 to {}.", cut.count, cut.count - 1);
             return Err(Refusal::invalid(rule).closing());
         }
-        let first = row.offset / row.part_bytes;
-        if row.state == UploadState::Open && u64::from(put.k) >= first + native::WINDOW_PARTS {
-            return Err(native::too_far_ahead(put.k, row.offset, row.part_bytes));
+        if row.state == UploadState::Open {
+            self.within_the_window(&row, put.k).await?;
         }
         let piece = Piece {
             k: put.k,
@@ -99,6 +100,27 @@ impl Turn<'_> {
             kind: Kind::Part,
         };
         self.take(row, piece, body).await
+    }
+
+    /// Waits while a part is too far ahead and those before it come: its body is not asked for
+    /// meanwhile, which holds a client back that sends more parts at once than the window has.
+    async fn within_the_window(&self, row: &UploadRow, k: u32) -> Result<(), Refusal> {
+        let window = native::WINDOW_PARTS * row.part_bytes;
+        let start = u64::from(k) * row.part_bytes;
+        let fits = |committed: u64| start < committed - committed % row.part_bytes + window;
+        if fits(row.offset) {
+            return Ok(());
+        }
+        let mut committed = row.offset;
+        if let Some(mut progress) = self.gateway.engine.pieces_progress(row.id) {
+            let reached = progress.wait_for(|committed| fits(*committed));
+            let reached = tokio::time::timeout(WINDOW_WAIT, reached).await;
+            if reached.is_ok_and(|reached| reached.is_ok()) {
+                return Ok(());
+            }
+            committed = *progress.borrow();
+        }
+        Err(native::too_far_ahead(k, committed, row.part_bytes))
     }
 
     /// Takes one of BoxVault's chunks.
@@ -315,6 +337,9 @@ fn done(row: UploadRow, published: Published) -> Progress {
     }
 }
 
+/// How long a part waits for those before it.
+const WINDOW_WAIT: Duration = Duration::from_secs(10);
+
 impl Piece {
     fn unplaced(&self, error: Error) -> Refusal {
         match (error.kind(), self.kind) {
@@ -322,7 +347,7 @@ impl Piece {
             (ErrorKind::Unavailable, Kind::Chunk) => {
                 let text =
                     "The last chunk has its place once another one came. Send another first.";
-                Refusal::busy(text, std::time::Duration::from_secs(1)).closing()
+                Refusal::busy(text, Duration::from_secs(1)).closing()
             }
             (ErrorKind::Invalid, Kind::Chunk) => Refusal::invalid(
                 "The place of this chunk cannot be told: its length is needed (Content-Length).",

@@ -276,6 +276,11 @@ impl Assembly {
         *self.committed.borrow()
     }
 
+    /// The committed offset as it moves.
+    pub(super) fn progress(&self) -> watch::Receiver<u64> {
+        self.committed.subscribe()
+    }
+
     pub(super) fn set_committed(&self, offset: u64) {
         self.committed.send_replace(offset);
     }

@@ -107,6 +107,13 @@ impl UploadEngine {
             .await
     }
 
+    /// The committed offset as it moves while pieces of the upload come to this process; `None` when
+    /// none do. It ends with the last of them.
+    pub fn pieces_progress(&self, id: UploadId) -> Option<watch::Receiver<u64>> {
+        let present = self.inner.registry.writer(id)?;
+        Some(present.assembly()?.progress())
+    }
+
     /// A piece that is held of an upload that was not given up: its values tell equal bytes from others
     /// ([`PieceHasher`](crate::digest::PieceHasher)).
     ///

@@ -152,8 +152,6 @@ impl Inner {
             let piece = self.options.ledger.piece(id, k).await?;
             Way::Compare(piece.ok_or_else(|| Error::new(ErrorKind::Fenced, OP, id.to_string()))?)
         } else {
-            // Room for it, beside what others declared and did not send: the pieces of an upload of
-            // unknown length declare theirs one by one.
             Way::Store(Box::new(Storing {
                 assembler: PartAssembler::at(start),
                 runs: FuturesUnordered::new(),

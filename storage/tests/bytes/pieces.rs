@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use boxgate_storage::backend::faulty::{self, Faults};
+use boxgate_storage::backend::faulty::{self, Fault, Faults};
 use boxgate_storage::backend::local;
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::buffer::BufferPool;
@@ -448,6 +448,109 @@ async fn a_held_piece_whose_bytes_changed_loses_the_upload_before_it_is_publishe
         (row.state, bench.published().await),
         (UploadState::Lost, None)
     );
+    bench.is_clean().await;
+}
+
+/// Sends three chunks of an odd size, the last two the wrong way round; as far as it comes.
+async fn three_chunks(
+    engine: &UploadEngine,
+    bytes: &Bytes,
+    acknowledged: &mut BTreeSet<usize>,
+) -> Result<Option<Published>> {
+    let id = engine.create(in_chunks(bytes, 3)).await?.id;
+    let mut published = None;
+    for k in [0, 2, 1] {
+        published = put(engine, id, k, piece(bytes, ODD, k)).await?.published;
+        acknowledged.insert(k);
+        // Each step in its turn, so that the schedule of failures can be repeated.
+        engine.settled().await;
+    }
+    Ok(published)
+}
+
+const ODD: usize = 9 * MIB + 5;
+
+#[tokio::test]
+async fn pieces_that_fail_at_any_step_can_be_sent_again() {
+    let bytes = content(2 * ODD + MIB, 18);
+    let (bench, faults) = (Bench::new().await, Faults::new());
+    let sent = three_chunks(&engine(&bench, &faults), &bytes, &mut BTreeSet::new()).await;
+    sent.unwrap();
+    let mut operations = BTreeMap::new();
+    for call in faults.calls() {
+        *operations.entry(call).or_insert(0_usize) += 1;
+    }
+    for needed in [
+        "ledger.hold_piece",
+        "ledger.advance",
+        "ledger.piece",
+        "sink.seal",
+    ] {
+        assert!(
+            operations.contains_key(needed),
+            "{needed} has its fail point"
+        );
+    }
+    let (mut cases, mut whole) = (0, 0);
+    for (op, times) in operations {
+        for nth in 0..times {
+            for fault in [
+                Fault::Before(ErrorKind::Unavailable),
+                Fault::After(ErrorKind::Unavailable),
+                Fault::Before(ErrorKind::Internal),
+                Fault::Halt,
+            ] {
+                let case = format!("{op} {nth} {fault:?}");
+                let (bench, faults) = (Bench::new().await, Faults::new());
+                faults.plan(op, nth, fault);
+                let failing = engine(&bench, &faults);
+                let mut acknowledged = BTreeSet::new();
+                let sent = three_chunks(&failing, &bytes, &mut acknowledged).await;
+                failing.settled().await;
+                bench.memory.lose_power();
+                can_be_sent_again(&bench, &bytes, &acknowledged, &case).await;
+                cases += 1;
+                whole += usize::from(sent.is_ok());
+            }
+        }
+    }
+    assert!(cases > 100 && whole > 10, "{cases} {whole}");
+}
+
+/// The next process finds what was acknowledged, and takes the rest.
+async fn can_be_sent_again(
+    bench: &Bench,
+    bytes: &Bytes,
+    acknowledged: &BTreeSet<usize>,
+    case: &str,
+) {
+    bench.engine.recover().await.unwrap();
+    let rows = bench.engine.open_uploads(None, None, 2).await.unwrap();
+    if let [row] = rows.as_slice() {
+        let held = bench.engine.held_pieces(row.id).await.unwrap();
+        let held: BTreeSet<_> = held.iter().map(|piece| piece.k as usize).collect();
+        assert!(
+            acknowledged.is_subset(&held),
+            "{case}: {acknowledged:?} of {held:?}"
+        );
+        for k in 0..3 {
+            let placed = put(&bench.engine, row.id, k, piece(bytes, ODD, k)).await;
+            match placed {
+                Ok(placed) if placed.published.is_some() => break,
+                Ok(_) => {}
+                Err(e) => panic!("{case}: piece {k}: {e}"),
+            }
+        }
+        let blob = bench.published().await.expect(case);
+        assert!(bench.read_back(&blob).await == *bytes, "{case}");
+    } else {
+        // Never made, or published already.
+        let blob = bench.published().await;
+        assert!(blob.is_some() || acknowledged.is_empty(), "{case}");
+        if let Some(blob) = blob {
+            assert!(bench.read_back(&blob).await == *bytes, "{case}");
+        }
+    }
     bench.is_clean().await;
 }
 
