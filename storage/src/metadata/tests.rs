@@ -2,6 +2,7 @@ mod accounts;
 mod catalog;
 mod deletes;
 mod tokens;
+mod uploads;
 
 use std::path::Path;
 use std::sync::Mutex;

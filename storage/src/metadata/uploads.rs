@@ -4,6 +4,7 @@
 //! [`crate::ErrorKind::Fenced`]: the caller's upload moved on without it.
 
 mod find;
+mod listing;
 mod pieces;
 mod publish;
 mod rows;
@@ -21,6 +22,7 @@ use crate::clock::UnixMillis;
 use crate::digest::{Blake3, Digest, Sha256};
 use crate::error::Result;
 
+pub use listing::NamedUpload;
 #[cfg(feature = "conformance")]
 pub(super) use {
     pieces::{assert_cut, check_piece_bytes},
@@ -73,7 +75,8 @@ pub enum Keep {
 }
 
 impl UploadState {
-    fn as_str(self) -> &'static str {
+    /// Its word in rows and in answers.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Completing => "completing",
@@ -360,6 +363,10 @@ pub trait Ledger: Debug + Send + Sync {
     /// while the row still has that one: whoever was replaced ends nothing. False when there was
     /// nothing to end.
     async fn abort(&self, id: UploadId, epoch: Option<i64>) -> Result<bool>;
+
+    /// As `abort` at any epoch, by somebody whose upload it need not be: told in the audit, in the same
+    /// transaction.
+    async fn abort_by(&self, id: UploadId, actor: &str) -> Result<bool>;
 
     /// `open` or `completing` → `lost`, and what is left of its bytes into the trash.
     /// [`crate::ErrorKind::Fenced`] when it moved on.

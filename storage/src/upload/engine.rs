@@ -159,6 +159,17 @@ impl UploadEngine {
             .await
     }
 
+    /// Gives up an upload in progress on behalf of `actor`, who administers it: as [`Self::cancel`], but
+    /// told in the audit, and a finished upload is left alone. False when it was not in progress.
+    ///
+    /// # Errors
+    /// When the rows do not answer. What a store does not remove stays in the trash.
+    pub async fn abort_by(&self, id: UploadId, actor: &str) -> Result<bool> {
+        let actor = actor.to_owned();
+        self.run("upload.abort", move |inner| inner.abort_by(id, actor))
+            .await
+    }
+
     /// Fixes the length of an upload that declared none; the same length again is fine. Replaces no
     /// writer.
     ///

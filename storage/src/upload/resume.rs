@@ -83,6 +83,22 @@ impl Inner {
         if !ledger.abort(id, None).await? {
             return ledger.release(id).await;
         }
+        self.clear_away(&row).await
+    }
+
+    pub(super) async fn abort_by(self: Arc<Self>, id: UploadId, actor: String) -> Result<bool> {
+        let _in_progress = self.enter(id);
+        let _turn = self.turn(id).await?;
+        let ledger = &self.options.ledger;
+        match ledger.upload(id).await? {
+            Some(row) if ledger.abort_by(id, &actor).await? => self.clear_away(&row).await,
+            _ => Ok(false),
+        }
+    }
+
+    /// Ends the writer of an upload that was just aborted, and removes its bytes.
+    async fn clear_away(self: &Arc<Self>, row: &UploadRow) -> Result<bool> {
+        let id = row.id;
         count(&self.counters.uploads_aborted, 1);
         if let Some(writer) = self.registry.writer(id) {
             self.replace(&writer);
@@ -91,7 +107,7 @@ impl Inner {
                 return Ok(true);
             }
         }
-        self.remove_and_forget(&self.stored(&row)?).await;
+        self.remove_and_forget(&self.stored(row)?).await;
         Ok(true)
     }
 

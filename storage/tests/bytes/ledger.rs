@@ -103,6 +103,11 @@ impl Ledger for FaultyLedger {
         self.faults.around("ledger.abort", call).await
     }
 
+    async fn abort_by(&self, id: UploadId, actor: &str) -> Result<bool> {
+        let call = self.inner.abort_by(id, actor);
+        self.faults.around("ledger.abort_by", call).await
+    }
+
     async fn lose(&self, fence: Fence) -> Result<()> {
         let call = self.inner.lose(fence);
         self.faults.around("ledger.lose", call).await

@@ -40,8 +40,8 @@ impl House {
             .unwrap()
     }
 
-    /// Publishes one MiB of `content` under the full name.
-    pub(super) async fn put(&self, path: &str, content: u8) -> Published {
+    /// An open upload of one MiB to the full name.
+    pub(super) async fn begin(&self, path: &str) -> Fence {
         let wanted = full(path);
         let org = self
             .metadata
@@ -82,6 +82,13 @@ impl House {
             epoch: 1,
         };
         ledger.create(new).await.unwrap();
+        fence
+    }
+
+    /// Publishes one MiB of `content` under the full name.
+    pub(super) async fn put(&self, path: &str, content: u8) -> Published {
+        let fence = self.begin(path).await;
+        let ledger = self.metadata.ledger();
         let step = Advance {
             from: 0,
             to: 1 << 20,

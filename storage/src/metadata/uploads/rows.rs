@@ -13,12 +13,12 @@ use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
 use crate::digest::{Algorithm, Blake3, Digest, Sha256};
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::Metadata;
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::catalog::blobs::blocks;
 use crate::metadata::catalog::publish::Names;
 use crate::metadata::sql::{At as _, Columns as _, odd, signed};
 use crate::metadata::writer::Tx;
+use crate::metadata::{Metadata, audit};
 
 macro_rules! upload_columns {
     () => {
@@ -417,6 +417,22 @@ impl Ledger for Metadata {
         const OP: &str = "upload.abort";
         self.write(OP, move |tx| {
             end(tx, OP, id, epoch, UploadState::Aborted).boxed()
+        })
+        .await
+    }
+
+    async fn abort_by(&self, id: UploadId, actor: &str) -> Result<bool> {
+        const OP: &str = "upload.abort";
+        let actor = actor.to_owned();
+        self.write(OP, move |tx| {
+            async move {
+                let ended = end(tx, OP, id, None, UploadState::Aborted).await?;
+                if ended {
+                    audit::record(tx, &actor, OP, &id.to_string()).await?;
+                }
+                Ok(ended)
+            }
+            .boxed()
         })
         .await
     }

@@ -1,0 +1,88 @@
+use super::*;
+use crate::metadata::uploads::UploadState;
+
+#[tokio::test]
+async fn uploads_in_progress_are_listed_with_the_names_behind_them() {
+    let house = House::new().await;
+    let other = "globex".parse().unwrap();
+    let other = house
+        .metadata
+        .create_organization(&other, None, house.ann.id)
+        .await
+        .unwrap();
+    let mut ours = Vec::new();
+    for version in ["1.0", "1.1", "1.2"] {
+        let path = format!("Acme/web/{version}/virtualbox/amd64");
+        ours.push(house.begin(&path).await.id);
+    }
+    let theirs = house.begin("globex/web/1.0/virtualbox/amd64").await.id;
+    house.put("Acme/done/1.0/virtualbox/amd64", 7).await;
+    let given_up = house.begin("Acme/web/2.0/virtualbox/amd64").await.id;
+    house.metadata.ledger().abort(given_up, None).await.unwrap();
+    ours.sort();
+    let mut all = [ours.clone(), vec![theirs]].concat();
+    all.sort();
+    for (organization, expected) in [
+        (None, all),
+        (Some(house.acme.id), ours),
+        (Some(other.id), vec![theirs]),
+    ] {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = house
+                .metadata
+                .uploads_in_progress(organization, after, 2)
+                .await
+                .unwrap();
+            assert!(page.len() <= 2);
+            let Some(last) = page.last() else { break };
+            after = Some(last.row.id);
+            found.extend(page.iter().map(|upload| upload.row.id));
+        }
+        assert_eq!(found, expected);
+    }
+    let named = house.metadata.named_upload(theirs).await.unwrap().unwrap();
+    assert_eq!(named.username.as_deref(), Some("Ann"));
+    assert_eq!(named.organization, Some("globex".parse().unwrap()));
+    house.metadata.delete_account(house.ann.id).await.unwrap();
+    let named = house.metadata.named_upload(theirs).await.unwrap().unwrap();
+    assert_eq!((named.row.id, named.username), (theirs, None));
+}
+
+#[tokio::test]
+async fn the_listing_reads_no_upload_that_is_over() {
+    let house = House::new().await;
+    let mut reader = house.metadata.reader("test").await.unwrap();
+    let plan = sqlx::query(
+        "EXPLAIN QUERY PLAN SELECT id FROM uploads WHERE state IN ('open', 'completing')
+             AND organization = COALESCE(NULL, organization) AND id > $1 ORDER BY id LIMIT 10",
+    )
+    .bind(Vec::<u8>::new())
+    .fetch_all(&mut *reader)
+    .await
+    .unwrap();
+    let steps: Vec<_> = plan.iter().map(|r| r.text("detail").unwrap()).collect();
+    assert!(
+        steps.iter().any(|step| step.contains("uploads_by_state")),
+        "{steps:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_abort_on_behalf_of_somebody_is_in_the_audit_once() {
+    let house = House::new().await;
+    let id = house.begin("Acme/web/1.0/virtualbox/amd64").await.id;
+    let ledger = house.metadata.ledger();
+    assert!(ledger.abort_by(id, "root").await.unwrap());
+    assert!(!ledger.abort_by(id, "root").await.unwrap());
+    let named = house.metadata.named_upload(id).await.unwrap().unwrap();
+    assert_eq!(named.row.state, UploadState::Aborted);
+    let told = ("root".into(), "upload.abort".into(), id.to_string());
+    let told: Vec<_> = house
+        .audit()
+        .await
+        .into_iter()
+        .filter(|a| *a == told)
+        .collect();
+    assert_eq!(told.len(), 1);
+}
