@@ -15,6 +15,7 @@ use boxgate_storage::metadata::accounts::{
 };
 use boxgate_storage::metadata::catalog::BoxRow;
 use boxgate_storage::metadata::tokens::{Token, TokenKind};
+use boxgate_storage::metadata::uploads::NamedUpload;
 use http::StatusCode;
 
 use crate::refusal::Refusal;
@@ -61,6 +62,13 @@ impl Principal {
         self.account.role == PlatformRole::Admin && !self.is_service()
     }
 
+    /// Whether it may administer an organization's people and uploads; a service account never may.
+    pub fn administers(&self, organization: OrganizationId) -> bool {
+        let role = self.role_in(organization);
+        self.is_platform_admin()
+            || (!self.is_service() && role.is_some_and(|role| role >= OrganizationRole::Admin))
+    }
+
     /// Whether it may read a box.
     pub fn may_read(&self, row: &BoxRow) -> bool {
         row.fields.public || self.role_in(row.organization).is_some()
@@ -85,6 +93,8 @@ pub struct Grant {
     pub organization: Option<Organization>,
     /// The box named in the path, if it exists.
     pub row: Option<BoxRow>,
+    /// The upload named in the path.
+    pub upload: Option<Box<NamedUpload>>,
 }
 
 /// The account behind a credential; `None` when it is unknown, expired or revoked.
@@ -189,6 +199,18 @@ pub async fn authorize(
                 ));
             }
         }
+        Policy::AnyAdmin => {
+            let principal = person(&grant)?;
+            let mut memberships = principal.memberships.iter();
+            let any = memberships.any(|m| principal.administers(m.organization));
+            if !any && !principal.is_platform_admin() {
+                return Err(Refusal::new(
+                    StatusCode::FORBIDDEN,
+                    "Only an administrator of the platform or of an organization may do this.",
+                ));
+            }
+        }
+        Policy::UploadAdmin => administer_upload(metadata, &mut grant, names).await?,
         Policy::Member => in_organization(metadata, &mut grant, names, None).await?,
         Policy::MemberPerson => {
             person(&grant)?;
@@ -277,6 +299,26 @@ async fn in_organization(
         _ => {}
     }
     grant.organization = Some(organization);
+    Ok(())
+}
+
+async fn administer_upload(
+    metadata: &Metadata,
+    grant: &mut Grant,
+    names: &PathNames,
+) -> Result<(), Refusal> {
+    let principal = person(grant)?;
+    let upload = match names.value("upload").parse() {
+        Ok(id) => metadata.named_upload(id).await?,
+        Err(_malformed) => None,
+    };
+    let upload = upload.filter(|upload| principal.administers(upload.row.organization));
+    // The one answer for an upload that does not exist or is none of the caller's business.
+    let upload = upload.ok_or_else(|| {
+        let text = "This upload does not exist, or you may not administer it.";
+        Refusal::new(StatusCode::NOT_FOUND, text).code("NOT_FOUND")
+    })?;
+    grant.upload = Some(Box::new(upload));
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use boxgate_storage::catalog::{BoxRef, NameError};
 use boxgate_storage::metadata::accounts::Organization;
 use boxgate_storage::metadata::catalog::BoxRow;
+use boxgate_storage::metadata::uploads::NamedUpload;
 use http::StatusCode;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
@@ -84,6 +85,15 @@ impl Call {
     /// 404 when it does not exist.
     pub fn row(&self) -> Result<&BoxRow, Refusal> {
         self.grant.row.as_ref().ok_or_else(|| no_box(&self.names))
+    }
+
+    /// The upload that the policy looked up.
+    ///
+    /// # Errors
+    /// 404 when the row's policy looks none up.
+    pub fn upload(&self) -> Result<&NamedUpload, Refusal> {
+        let missing = || Refusal::missing("Upload", self.names.value("upload"));
+        self.grant.upload.as_deref().ok_or_else(missing)
     }
 
     /// A field of the query, decoded.

@@ -1,5 +1,6 @@
 //! The doors: one public API each, its JSON shapes, names and quirks, mapped onto handlers.
 
+pub mod admin;
 pub mod boxvault;
 pub mod files;
 pub mod operations;

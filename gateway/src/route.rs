@@ -54,6 +54,11 @@ pub enum Policy {
     OrganizationOwner,
     /// An administrator of the platform.
     PlatformAdmin,
+    /// An administrator of the platform or of any organization; a person. The door shows no more than
+    /// what they administer.
+    AnyAdmin,
+    /// An administrator of the organization of the upload in the path, or of the platform; a person.
+    UploadAdmin,
     /// Loopback, the networks of `operations.allow`, or an administrator of the platform.
     Operations,
 }
@@ -136,6 +141,9 @@ pub enum Route {
     ShowUser,
     UpdateUser,
     DeleteUser,
+    ListUploads,
+    ShowUpload,
+    AbortUpload,
     CreateServiceAccount,
     ListServiceAccounts,
     ServiceAccountOrganizations,
@@ -215,6 +223,10 @@ routes! {
     Admin GET "/api/admin/users/{user}" => ShowUser, PlatformAdmin, Empty, Control, "Show an account";
     Admin PUT "/api/admin/users/{user}" => UpdateUser, PlatformAdmin, Json, Control, "Change an account";
     Admin DELETE "/api/admin/users/{user}" => DeleteUser, PlatformAdmin, Empty, Control, "Delete an account";
+    // Uploads in progress.
+    Admin GET "/api/admin/uploads" => ListUploads, AnyAdmin, Empty, Control, "List uploads in progress by id: ?organization=NAME&after=ID&limit=N";
+    Admin GET "/api/admin/uploads/{upload}" => ShowUpload, UploadAdmin, Empty, Control, "Show an upload; leaves its writer alone";
+    Admin DELETE "/api/admin/uploads/{upload}" => AbortUpload, UploadAdmin, Empty, Control, "Give up an upload in progress; a finished one stays";
     // Service accounts.
     BoxVault POST "/api/service-accounts" => CreateServiceAccount, Person, Json, Control, "Make a service account; its key is shown once";
     BoxVault GET "/api/service-accounts" => ListServiceAccounts, Person, Empty, Control, "Service accounts of the caller";
@@ -310,6 +322,7 @@ impl Route {
             | Self::ShowUser
             | Self::UpdateUser
             | Self::DeleteUser => "admin_users",
+            Self::ListUploads | Self::ShowUpload | Self::AbortUpload => "admin_uploads",
             Self::CreateServiceAccount
             | Self::ListServiceAccounts
             | Self::ServiceAccountOrganizations

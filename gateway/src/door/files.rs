@@ -6,7 +6,7 @@
 
 pub mod dress;
 
-use boxgate_storage::metadata::uploads::{Pieces, UploadState};
+use boxgate_storage::metadata::uploads::Pieces;
 use boxgate_storage::upload::UploadRow;
 use http::{Method, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
@@ -144,15 +144,9 @@ pub async fn status(gateway: &Gateway, call: Call) -> Answered {
     let turn = turn(gateway, &call, protocol)?;
     let (row, progress) = turn.status(call.names.value("id")).await?;
     let standing = &progress.standing;
-    let state = match row.state {
-        UploadState::Open => "open",
-        UploadState::Completing => "completing",
-        UploadState::Done => "done",
-        UploadState::Aborted => "aborted",
-        UploadState::Lost => "lost",
-    };
     let mut document = json!({
-        "id": row.id.to_string(), "state": state, "offset": row.offset, "length": row.length,
+        "id": row.id.to_string(), "state": row.state.as_str(), "offset": row.offset,
+        "length": row.length,
         "createdAt": shape::time(row.created), "updatedAt": shape::time(row.updated),
         "expiresAt": standing.expires.map(shape::time),
     });

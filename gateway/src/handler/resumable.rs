@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::accounts::{Organization, OrganizationId};
 use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadRow, UploadWriter};
@@ -17,6 +18,7 @@ use http::{HeaderValue, StatusCode};
 use tokio::time::{Instant, sleep};
 
 use crate::auth::{self, Grant, Principal};
+use crate::config::settings::Uploads;
 use crate::gateway::Gateway;
 use crate::http::headers::UPLOAD_OFFSET;
 use crate::ingest::{self, Pumped};
@@ -467,18 +469,7 @@ impl Turn<'_> {
 
     pub(super) fn standing(&self, row: &UploadRow) -> Progress {
         let now = self.gateway.clock.now();
-        let uploads = &self.gateway.settings.uploads;
-        let expires = match row.state {
-            UploadState::Open | UploadState::Completing => Some(
-                row.updated
-                    .plus(uploads.idle_timeout)
-                    .min(row.created.plus(uploads.max_age)),
-            ),
-            UploadState::Done if row.target.is_none() => {
-                Some(row.updated.plus(uploads.untargeted_ttl))
-            }
-            UploadState::Done | UploadState::Aborted | UploadState::Lost => None,
-        };
+        let expires = expires(row, &self.gateway.settings.uploads);
         let left = expires.map(|at| u64::try_from(at.0.saturating_sub(now.0)).unwrap_or(0));
         Progress {
             id: row.id,
@@ -493,6 +484,19 @@ impl Turn<'_> {
             published: row.published.clone(),
             target: row.target.clone(),
         }
+    }
+}
+
+/// When an upload that nobody goes on with is over.
+pub fn expires(row: &UploadRow, uploads: &Uploads) -> Option<UnixMillis> {
+    match row.state {
+        UploadState::Open | UploadState::Completing => Some(
+            row.updated
+                .plus(uploads.idle_timeout)
+                .min(row.created.plus(uploads.max_age)),
+        ),
+        UploadState::Done if row.target.is_none() => Some(row.updated.plus(uploads.untargeted_ttl)),
+        UploadState::Done | UploadState::Aborted | UploadState::Lost => None,
     }
 }
 

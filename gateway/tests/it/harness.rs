@@ -9,10 +9,12 @@ use boxgate::auth::{credential, password};
 use boxgate::config::{self, Flags, Machine};
 use boxgate::gateway::Gateway;
 use boxgate::telemetry::Telemetry;
+use boxgate_storage::blob::UploadId;
 use boxgate_storage::metadata::accounts::{
     AccountId, NewAccount, OrganizationId, OrganizationRole, PlatformRole,
 };
 use boxgate_storage::metadata::tokens::{NewToken, TokenKind};
+use boxgate_storage::upload::{Keep, UploadIntent};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -116,6 +118,21 @@ impl Running {
             .await
             .unwrap();
         id
+    }
+
+    /// An upload of `account` to `acme` that nobody writes to yet.
+    pub(crate) async fn begin_upload(&self, account: AccountId) -> UploadId {
+        let intent = UploadIntent {
+            account,
+            organization: self.organization,
+            target: None,
+            length: Some(100),
+            expected: Vec::new(),
+            cut: None,
+            keep: Keep::UntilIdle,
+            note: None,
+        };
+        self.gateway.engine.create(intent).await.unwrap().id
     }
 
     pub(crate) async fn token(

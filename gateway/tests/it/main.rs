@@ -5,6 +5,7 @@
     reason = "a test whose scene does not stand cannot go on"
 )]
 
+mod admin;
 mod authorization;
 mod downloads;
 mod harness;
