@@ -1,9 +1,11 @@
 //! What a person types. Exit codes: 0 done, 1 failed, 2 usage or configuration, 75 try again.
 
 mod bootstrap;
+mod connect;
 mod quickstart;
 mod sample_box;
 mod serve;
+mod upload;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -110,6 +112,9 @@ enum AdminCommand {
 
 Works beside a running gateway too. BOXGATE_BOOTSTRAP_PASSWORD_FILE stands for --password-file.")]
     Bootstrap(BootstrapArgs),
+    /// Look after uploads in progress, over the gateway's API.
+    #[command(subcommand)]
+    Upload(upload::UploadCommand),
 }
 
 #[derive(Debug, Args)]
@@ -151,6 +156,8 @@ enum Failure {
     Usage(String),
     /// It did not work.
     Failed(String),
+    /// It did not work now, and may later, called the same way.
+    Again(String),
 }
 
 impl Failure {
@@ -166,6 +173,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Quickstart(args) => quickstart::quickstart(&args),
         Command::SampleBox(args) => sample_box::sample_box(&args),
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
+        Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Print(args)) => print(&args),
     };
@@ -173,6 +181,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Usage(text)) => (text, 2),
         Err(Failure::Failed(text)) => (text, 1),
+        Err(Failure::Again(text)) => (text, 75),
     };
     say_error(&format!("boxgate: {text}"));
     ExitCode::from(code)

@@ -5,6 +5,7 @@
 //! default. Every mistake is reported with its key, all of them at once.
 
 pub mod cidr;
+pub mod connection;
 pub mod file;
 mod layers;
 mod machine;
@@ -16,6 +17,7 @@ use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 pub use cidr::Cidr;
+pub use connection::{Connection, ConnectionFlags};
 pub use file::ConfigFile;
 pub use machine::Machine;
 pub use settings::{Secret, Settings};

@@ -6,6 +6,7 @@ pub mod auth;
 pub mod ballast;
 pub mod call;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod dispatch;
 pub mod door;

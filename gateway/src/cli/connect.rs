@@ -1,0 +1,59 @@
+//! What all commands share that talk to a gateway: where it is, who is calling, how a no ends.
+
+use clap::Args;
+
+use super::Failure;
+use crate::client::{Client, ClientError};
+use crate::config::{ConnectionFlags, connection};
+
+/// Flags of everything that talks to a gateway.
+#[derive(Debug, Args)]
+pub(super) struct ConnectArgs {
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "Address of the gateway [variables: BOXGATE_URL, BOXVAULT_URL]"
+    )]
+    url: Option<String>,
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        help = "Token of the caller [variable: BOXGATE_TOKEN]"
+    )]
+    token: Option<String>,
+    #[arg(
+        long,
+        value_name = "ID",
+        help = "Name of a service account [variables: BOXGATE_CLIENT_ID, BOXVAULT_CLIENT_ID]"
+    )]
+    client_id: Option<String>,
+    #[arg(
+        long,
+        value_name = "KEY",
+        help = "Its key [variables: BOXGATE_CLIENT_SECRET, BOXVAULT_CLIENT_SECRET]"
+    )]
+    client_secret: Option<String>,
+}
+
+impl ConnectArgs {
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        let flags = ConnectionFlags {
+            url: self.url.clone(),
+            token: self.token.clone(),
+            client_id: self.client_id.clone(),
+            client_secret: self.client_secret.clone(),
+        };
+        let connection = connection::connection(&flags).map_err(Failure::Usage)?;
+        Ok(Client::try_new(&connection)?)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match &error {
+            ClientError::Setup(text) => Self::Usage(text.clone()),
+            _ if error.is_temporary() => Self::Again(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}

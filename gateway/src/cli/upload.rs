@@ -1,0 +1,323 @@
+//! `boxgate admin upload`: what is coming in, and how to end it.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use clap::{Args, Subcommand};
+use indicatif::{DecimalBytes, HumanBytes};
+use serde_json::json;
+
+use super::connect::ConnectArgs;
+use super::{Failure, runtime, say};
+use crate::client::Client;
+use crate::client::uploads::{Told, Upload};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum UploadCommand {
+    /// List uploads in progress.
+    #[command(after_help = "Examples:
+  boxgate admin upload list
+  boxgate admin upload list --organization acme --json | jq '.[] | select(.idleSeconds > 3600) | .id'
+
+IDLE is the time since bytes were last committed, RATE the mean since the upload began.")]
+    List(ListArgs),
+    /// Show one upload, in whatever state; whoever sends it goes on undisturbed.
+    Show(ShowArgs),
+    /// Give up an upload in progress: its sender is refused, its bytes are removed.
+    Abort(AbortArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Only those of this organization.
+    #[arg(long, value_name = "NAME")]
+    organization: Option<String>,
+    /// Print a JSON array.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Id of the upload.
+    id: String,
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AbortArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Id of the upload.
+    id: String,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn upload(command: &UploadCommand) -> Result<(), Failure> {
+    runtime()?.block_on(async {
+        match command {
+            UploadCommand::List(args) => list(args).await,
+            UploadCommand::Show(args) => show(args).await,
+            UploadCommand::Abort(args) => abort(args).await,
+        }
+    })
+}
+
+/// Page by page, so that no number of uploads is too many.
+async fn list(args: &ListArgs) -> Result<(), Failure> {
+    let client = args.connect.client()?;
+    let mut after: Option<String> = None;
+    let mut first = true;
+    loop {
+        let page = client
+            .uploads(args.organization.as_deref(), after.as_deref())
+            .await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.told.id.clone());
+        if args.json {
+            for upload in &page {
+                say(&format!(
+                    "{} {}",
+                    if first { "[" } else { "," },
+                    upload.document
+                ));
+                first = false;
+            }
+        } else {
+            say(table(&page, first).trim_end());
+            first = false;
+        }
+    }
+    match (args.json, first) {
+        (true, true) => say("[]"),
+        (true, false) => say("]"),
+        (false, true) => say("No upload is in progress."),
+        (false, false) => {}
+    }
+    Ok(())
+}
+
+async fn show(args: &ShowArgs) -> Result<(), Failure> {
+    let found = args.connect.client()?.upload(&args.id).await?;
+    if args.json {
+        say(&found.document.to_string());
+    } else {
+        say(sheet(&found.told).trim_end());
+    }
+    Ok(())
+}
+
+async fn abort(args: &AbortArgs) -> Result<(), Failure> {
+    let client = args.connect.client()?;
+    if !args.yes {
+        ask(&client, &args.id).await?;
+    }
+    client.abort_upload(&args.id).await?;
+    if args.json {
+        say(&json!({ "id": args.id, "state": "aborted" }).to_string());
+    } else {
+        say(&format!("Upload {} is given up.", args.id));
+    }
+    Ok(())
+}
+
+async fn ask(client: &Client, id: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        let text = "there is no terminal to ask on; say --yes to give the upload up";
+        return Err(Failure::Usage(text.into()));
+    }
+    let found = client.upload(id).await?;
+    let mut out = std::io::stderr();
+    let _closed_pipe = write!(out, "{}Give it up? [y/N] ", sheet(&found.told));
+    let _closed_pipe = out.flush();
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|e| Failure::Failed(format!("no answer: {e}")))?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::Failed("nothing was changed".into())),
+    }
+}
+
+const HEADER: [&str; 10] = [
+    "ID",
+    "ORGANIZATION",
+    "TARGET",
+    "OWNER",
+    "OFFSET",
+    "LENGTH",
+    "DONE",
+    "AGE",
+    "IDLE",
+    "RATE",
+];
+
+/// Columns apart by two spaces, as wide as their widest cell; the same on a terminal and in a pipe.
+fn table(uploads: &[Upload], with_header: bool) -> String {
+    let header = with_header.then(|| HEADER.map(str::to_owned));
+    let rows: Vec<[String; 10]> = header
+        .into_iter()
+        .chain(uploads.iter().map(|upload| cells(&upload.told)))
+        .collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..HEADER.len()).filter_map(width).collect();
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(&widths);
+        let padded: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        padded.join("  ").trim_end().to_owned() + "\n"
+    });
+    lines.collect()
+}
+
+fn cells(told: &Told) -> [String; 10] {
+    let unknown = || "-".to_owned();
+    [
+        told.id.clone(),
+        told.organization.name.clone().unwrap_or_else(unknown),
+        target(told).unwrap_or_else(unknown),
+        owner(told).unwrap_or_else(unknown),
+        HumanBytes(told.offset).to_string(),
+        told.length
+            .map_or_else(unknown, |l| HumanBytes(l).to_string()),
+        percent(told).unwrap_or_else(unknown),
+        span(told.age_seconds),
+        if told.busy {
+            "busy".to_owned()
+        } else {
+            span(told.idle_seconds)
+        },
+        told.mean_bytes_per_second.map_or_else(unknown, rate),
+    ]
+}
+
+fn sheet(told: &Told) -> String {
+    let [id, organization, target, owner, _, _, done, age, _, rate] = cells(told);
+    let length = told
+        .length
+        .map_or_else(|| "unknown".to_owned(), |l| l.to_string());
+    let expires = told.expires_at.as_deref().unwrap_or("never");
+    let lines = [
+        ("id", id),
+        (
+            "state",
+            told.state.clone()
+                + if told.busy {
+                    ", a request is busy with it"
+                } else {
+                    ""
+                },
+        ),
+        ("organization", organization),
+        ("target", target),
+        ("owner", owner),
+        (
+            "offset",
+            format!("{} of {length} bytes ({done})", told.offset),
+        ),
+        ("made", format!("{}, {age} ago", told.created_at)),
+        ("idle for", span(told.idle_seconds)),
+        ("mean rate", rate),
+        ("expires", expires.to_owned()),
+    ];
+    let lines = lines.map(|(name, value)| format!("{name:<12}  {value}\n"));
+    lines.concat()
+}
+
+fn target(told: &Told) -> Option<String> {
+    let t = told.target.as_ref()?;
+    Some([t.r#box.as_str(), &t.version, &t.provider, &t.architecture].join("/"))
+}
+
+fn owner(told: &Told) -> Option<String> {
+    let owner = &told.owner;
+    owner.actor.clone().or_else(|| owner.username.clone())
+}
+
+/// Whole percents, rounded down: 100 means all of it.
+fn percent(told: &Told) -> Option<String> {
+    let length = told.length.filter(|length| *length > 0)?;
+    let percent = u128::from(told.offset) * 100 / u128::from(length);
+    Some(format!("{percent}%"))
+}
+
+fn rate(bytes_per_second: u64) -> String {
+    format!("{}/s", DecimalBytes(bytes_per_second))
+}
+
+/// `45s`, `12m`, `3h 10m`, `2d 4h`.
+fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match (minutes, hours, days) {
+        (0, ..) => format!("{seconds}s"),
+        (_, 0, _) => format!("{minutes}m"),
+        (_, _, 0) => format!("{hours}h {}m", minutes % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(offset: u64, length: Option<u64>) -> Told {
+        serde_json::from_value(json!({
+            "id": "ab", "state": "open", "owner": { "username": "ann", "actor": null },
+            "organization": { "name": null }, "target": null, "offset": offset, "length": length,
+            "busy": false, "ageSeconds": 7260, "idleSeconds": 59, "meanBytesPerSecond": null,
+            "createdAt": "2026-01-01T00:00:00.000Z", "expiresAt": null,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn spans_and_percents_are_rounded_down() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (3599, "59m"),
+            (3660, "1h 1m"),
+            (86_400, "1d 0h"),
+            (187_200, "2d 4h"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+        assert_eq!(percent(&told(999, Some(1000))).unwrap(), "99%");
+        assert_eq!(percent(&told(u64::MAX, Some(u64::MAX))).unwrap(), "100%");
+        assert_eq!(percent(&told(5, None)), None);
+    }
+
+    #[test]
+    fn columns_stand_below_their_names_and_what_is_unknown_is_a_dash() {
+        let upload = Upload {
+            told: told(1 << 20, None),
+            document: json!({}),
+        };
+        let text = table(&[upload.clone(), upload], true);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[1], lines[2]);
+        for (name, cell) in [
+            ("ORGANIZATION", "-"),
+            ("OWNER", "ann"),
+            ("OFFSET", "1.00 MiB"),
+            ("AGE", "2h 1m"),
+        ] {
+            let at = lines[0].find(name).unwrap();
+            assert!(lines[1][at..].starts_with(cell), "{name}: {text}");
+        }
+    }
+}

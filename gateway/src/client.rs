@@ -1,0 +1,173 @@
+//! What `push` and `admin` say to a gateway. Nothing here knows more of it than its public API.
+
+pub mod error;
+pub mod uploads;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use reqwest::redirect;
+use serde::de::DeserializeOwned;
+
+use crate::config::Connection;
+use crate::config::connection::Credential;
+
+pub use error::ClientError;
+use error::Refused;
+
+/// A host that does not answer its port for so long is away.
+const CONNECTING: Duration = Duration::from_secs(10);
+/// Answers are small documents; a longer one is not from a gateway.
+const LONGEST_ANSWER: usize = 4 << 20;
+
+/// One gateway, one caller. Cheap to clone; connections are kept and shared.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    authorization: HeaderValue,
+}
+
+/// An answer that is all there, and good.
+#[derive(Debug)]
+pub struct Answer {
+    /// 2xx.
+    pub status: StatusCode,
+    /// Its head.
+    pub headers: HeaderMap,
+    body: Vec<u8>,
+    base: String,
+}
+
+impl Client {
+    /// Prepares for calls; none is made yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Setup`] for a credential that fits no header, or when TLS cannot be set up.
+    pub fn try_new(connection: &Connection) -> Result<Self, ClientError> {
+        let authorization = match &connection.credential {
+            Credential::Token(token) => format!("Bearer {}", token.expose()),
+            Credential::ServiceAccount(id, key) => {
+                let pair = STANDARD.encode(format!("{id}:{}", key.expose()));
+                format!("Basic {pair}")
+            }
+        };
+        let mut authorization = HeaderValue::from_str(&authorization).map_err(|_odd| {
+            ClientError::Setup("the token holds characters that no token has".into())
+        })?;
+        authorization.set_sensitive(true);
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("boxgate/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECTING)
+            // A redirect would take the credential, and gigabytes, to who knows whom.
+            .redirect(redirect::Policy::none())
+            .tls_backend_preconfigured(tls(&connection.url)?)
+            .build()
+            .map_err(|e| ClientError::Setup(error::root_cause(&e)))?;
+        Ok(Self {
+            http,
+            base: connection.url.clone(),
+            authorization,
+        })
+    }
+
+    /// Where the gateway is, without a slash at the end.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// A request by the caller. `place` is a path on the gateway, or an address that it gave itself.
+    pub fn request(&self, method: Method, place: &str) -> reqwest::RequestBuilder {
+        let url = if place.starts_with('/') {
+            format!("{}{place}", self.base)
+        } else {
+            place.to_owned()
+        };
+        self.http
+            .request(method, url)
+            .header(AUTHORIZATION, self.authorization.clone())
+    }
+
+    /// Sends it, and reads the answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] when none comes or it breaks, [`ClientError::Refused`] for every
+    /// status but 2xx, [`ClientError::Odd`] for what is no answer of a gateway.
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, ClientError> {
+        let broken = |e: reqwest::Error| ClientError::Unreachable {
+            url: self.base.clone(),
+            why: error::root_cause(&e),
+        };
+        let mut response = request.send().await.map_err(broken)?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+            if body.len() + chunk.len() > LONGEST_ANSWER {
+                return Err(self.odd("its answer has no end"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let status = response.status();
+        let headers = std::mem::take(response.headers_mut());
+        if status.is_redirection() {
+            let place = headers.get(http::header::LOCATION);
+            let place = place.and_then(|v| v.to_str().ok()).unwrap_or("elsewhere");
+            return Err(self.odd(&format!("it points to {place}; use that address")));
+        }
+        if !status.is_success() {
+            return Err(ClientError::Refused(Box::new(Refused::read(
+                &self.base, status, &headers, &body,
+            ))));
+        }
+        Ok(Answer {
+            status,
+            headers,
+            body,
+            base: self.base.clone(),
+        })
+    }
+
+    /// What is not said by any gateway.
+    pub(crate) fn odd(&self, what: &str) -> ClientError {
+        ClientError::odd(&self.base, what)
+    }
+}
+
+impl Answer {
+    /// Its document.
+    ///
+    /// # Errors
+    /// [`ClientError::Odd`] when it is another.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
+        let odd = |e: serde_json::Error| ClientError::odd(&self.base, &e.to_string());
+        serde_json::from_slice(&self.body).map_err(odd)
+    }
+
+    /// One field of its head.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// TLS by rustls with ring, trusting whom the system trusts. No machine needs certificates for plain
+/// HTTP, so none are looked for then.
+fn tls(url: &str) -> Result<rustls::ClientConfig, ClientError> {
+    let mut roots = rustls::RootCertStore::empty();
+    if url.starts_with("https:") {
+        let found = rustls_native_certs::load_native_certs();
+        let (added, _odd) = roots.add_parsable_certificates(found.certs);
+        if added == 0 {
+            let text = "this machine trusts no certificate authority; install ca-certificates, or \
+                        name a file in SSL_CERT_FILE";
+            return Err(ClientError::Setup(text.into()));
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| ClientError::Setup(e.to_string()))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
