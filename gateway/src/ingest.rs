@@ -152,6 +152,10 @@ fn body_failed(error: BodyError) -> Refusal {
         BodyError::Cut | BodyError::Protocol => {
             Refusal::invalid("The body ended before its declared length. Nothing was published.")
         }
+        BodyError::Trailers => Refusal::invalid(
+            "More stands behind the body than is read (limits.trailer_bytes, limits.trailer_fields). \
+             Nothing was published.",
+        ),
     }
     .code("UPLOAD_INCOMPLETE")
     .closing()

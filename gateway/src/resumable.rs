@@ -22,7 +22,7 @@ use crate::http::headers::MediaType;
 use crate::refusal::Refusal;
 
 pub use command::{
-    Answer, Append, Create, Ends, Limits, Reply, RequestHead, Standing, UploadCommand,
+    Answer, Append, Checksum, Create, Ends, Limits, Reply, RequestHead, Standing, UploadCommand,
 };
 pub use owner::Owner;
 
@@ -105,6 +105,18 @@ impl Protocol {
         match self {
             Self::Tus => tus::past_the_end(length),
             Self::Ietf => ietf::completed(length),
+        }
+    }
+
+    /// The digest of a body that its head announced to stand behind it.
+    ///
+    /// # Errors
+    /// 400 when it does not, or cannot be read.
+    pub fn trailing_checksum(self, trailers: Option<&HeaderMap>) -> Result<Digest, Refusal> {
+        match self {
+            Self::Tus => tus::trailing_checksum(trailers),
+            // RFC 9530 allows them there; nothing of this protocol announces one.
+            Self::Ietf => Err(Refusal::invalid("No digest was announced.").closing()),
         }
     }
 

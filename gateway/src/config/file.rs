@@ -225,6 +225,10 @@ table! {
         header_fields: usize = 64,
         /// Longest request target.
         uri_bytes: ByteSize = ByteSize::kib(8),
+        /// Largest trailer section of a request.
+        trailer_bytes: ByteSize = ByteSize::kib(8),
+        /// Most fields in it.
+        trailer_fields: usize = 16,
         /// Connections at once; 0 is computed.
         connections: usize = 0,
         /// Connections from one address.

@@ -249,6 +249,10 @@ pub struct Limits {
     pub header_fields: usize,
     /// Longest request target.
     pub uri_bytes: usize,
+    /// Largest trailer section of a request.
+    pub trailer_bytes: usize,
+    /// Most fields in it.
+    pub trailer_fields: usize,
     /// Connections at once.
     pub connections: usize,
     /// Connections at once from one address (IPv6: from one /64).
@@ -701,6 +705,14 @@ impl Judge<'_> {
                 ByteSize(256),
                 ByteSize::kib(63),
             ),
+            // hyper reads no more of it than of a head.
+            trailer_bytes: self.size(
+                "limits.trailer_bytes",
+                limits.trailer_bytes,
+                ByteSize(256),
+                ByteSize(head_bytes as u64),
+            ),
+            trailer_fields: self.count("limits.trailer_fields", limits.trailer_fields),
             connections,
             connections_per_address: self.count(
                 "limits.connections_per_address",

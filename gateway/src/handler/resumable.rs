@@ -9,6 +9,7 @@ use std::time::Duration;
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
+use boxgate_storage::digest::Algorithm;
 use boxgate_storage::metadata::accounts::{Organization, OrganizationId};
 use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadRow, UploadWriter};
@@ -24,7 +25,7 @@ use crate::http::headers::UPLOAD_OFFSET;
 use crate::ingest::{self, Pumped};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
-use crate::resumable::{Append, Create, Ends, Limits, Owner, Protocol, Standing};
+use crate::resumable::{Append, Checksum, Create, Ends, Limits, Owner, Protocol, Standing};
 use crate::route::{PathNames, Policy};
 use crate::server::InboundBody;
 
@@ -362,8 +363,11 @@ impl Turn<'_> {
                 .closing()
             })?;
         }
-        if let Some(checksum) = &append.checksum {
-            writer.hold(checksum.clone())?;
+        match &append.checksum {
+            None => {}
+            Some(Checksum::Told(digest)) => writer.hold(digest.clone())?,
+            // Which of them will be told is known only when the bytes are gone by.
+            Some(Checksum::Trailer) => writer.hold_untold(&Algorithm::ALL)?,
         }
         let room = row
             .length
@@ -381,15 +385,9 @@ impl Turn<'_> {
             // Without a checksum every byte that came counts (tus 1.0, "PATCH").
             Err(refusal) => return Err(paused(writer, refusal).await),
         }
-        if let Some(checksum) = &append.checksum
-            && let Err(error) = writer.release().await
-        {
-            return Err(match error.kind() {
-                ErrorKind::DigestMismatch => {
-                    self.protocol.checksum_mismatch(checksum, append.offset)
-                }
-                _ => error.into(),
-            });
+        if let Some(checksum) = &append.checksum {
+            self.compare(&mut writer, checksum, append.offset, body)
+                .await?;
         }
         let received = writer.received_bytes();
         if append.ends == Ends::Here
@@ -416,6 +414,29 @@ impl Turn<'_> {
             },
             published: Some(published),
             target: row.target,
+        })
+    }
+
+    /// Lets the bytes of a body count if their digest is right. When it is not, or was announced and did
+    /// not come, the writer is fit only to be dropped, and the offset stays.
+    async fn compare(
+        &self,
+        writer: &mut UploadWriter,
+        checksum: &Checksum,
+        offset: u64,
+        body: &InboundBody,
+    ) -> Result<(), Refusal> {
+        let digest = match checksum {
+            Checksum::Told(digest) => digest.clone(),
+            Checksum::Trailer => {
+                let digest = self.protocol.trailing_checksum(body.trailers())?;
+                writer.tell(digest.clone())?;
+                digest
+            }
+        };
+        writer.release().await.map_err(|error| match error.kind() {
+            ErrorKind::DigestMismatch => self.protocol.checksum_mismatch(&digest, offset),
+            _ => error.into(),
         })
     }
 

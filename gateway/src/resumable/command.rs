@@ -63,6 +63,15 @@ pub enum Ends {
     Later,
 }
 
+/// Where the digest of one body is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checksum {
+    /// In the head.
+    Told(Digest),
+    /// In a field behind the body, which names its algorithm only there.
+    Trailer,
+}
+
 /// A new upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Create {
@@ -77,7 +86,7 @@ pub struct Create {
     /// Digests of the whole.
     pub expected: Vec<Digest>,
     /// Digest of this body alone.
-    pub checksum: Option<Digest>,
+    pub checksum: Option<Checksum>,
     /// Whether first bytes come with it.
     pub has_body: bool,
 }
@@ -92,7 +101,7 @@ pub struct Append {
     /// Bytes of the whole, where this request tells.
     pub length: Option<u64>,
     /// Digest of this body alone.
-    pub checksum: Option<Digest>,
+    pub checksum: Option<Checksum>,
     /// Bytes of this body, where its head tells.
     pub body_length: Option<u64>,
 }

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
 use super::command::{
-    Answer, Append, Create, Ends, Limits, Reply, RequestHead, Standing, UploadCommand,
+    Answer, Append, Checksum, Create, Ends, Limits, Reply, RequestHead, Standing, UploadCommand,
 };
 use super::{Owner, UPLOAD_LENGTH, digest, fields};
 use crate::http::headers::{MediaType, UPLOAD_OFFSET};
@@ -70,7 +70,7 @@ pub fn create(head: &RequestHead<'_>, owner: Owner) -> Result<Create, Refusal> {
         owner,
         note: None,
         expected: digest::repr_digests(head.headers)?,
-        checksum: digest::content_digest(head.headers)?,
+        checksum: digest::content_digest(head.headers)?.map(Checksum::Told),
         has_body: head.has_body(),
     })
 }
@@ -86,7 +86,7 @@ fn append(head: &RequestHead<'_>) -> Result<Append, Refusal> {
         offset,
         ends,
         length: length(head, offset, ends)?,
-        checksum: digest::content_digest(head.headers)?,
+        checksum: digest::content_digest(head.headers)?.map(Checksum::Told),
         body_length: head.body_length(),
     })
 }

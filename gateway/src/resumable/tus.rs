@@ -7,10 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::{Algorithm, Digest};
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::command::{
-    Answer, Append, Create, Ends, Limits, Reply, RequestHead, Standing, UploadCommand,
+    Answer, Append, Checksum, Create, Ends, Limits, Reply, RequestHead, Standing, UploadCommand,
 };
 use super::metadata::UploadMetadata;
 use super::{Owner, UPLOAD_LENGTH};
@@ -44,8 +44,8 @@ pub const REQUEST_FIELDS: [HeaderName; 4] = [
     UPLOAD_CONCAT,
 ];
 
-const EXTENSIONS: &str =
-    "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination";
+const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,checksum,\
+    checksum-trailer,termination";
 
 /// 460, which only tus knows.
 pub const CHECKSUM_MISMATCH: u16 = 460;
@@ -174,11 +174,45 @@ fn bytes_come(head: &RequestHead<'_>) -> Result<(), Refusal> {
     Err(super::other_media_type(MEDIA_TYPE))
 }
 
-/// `Upload-Checksum: sha1 BASE64` over the body of this request.
-fn checksum(head: &RequestHead<'_>) -> Result<Option<Digest>, Refusal> {
-    let Some(text) = single(head.headers, &UPLOAD_CHECKSUM).map_err(invalid)? else {
-        return Ok(None);
-    };
+/// `Upload-Checksum` over the body of this request, in its head or announced to stand behind it.
+fn checksum(head: &RequestHead<'_>) -> Result<Option<Checksum>, Refusal> {
+    let told = single(head.headers, &UPLOAD_CHECKSUM).map_err(invalid)?;
+    match (told, announces_checksum(head.headers)) {
+        (None, false) => Ok(None),
+        (Some(text), false) => parse_checksum(text).map(|digest| Some(Checksum::Told(digest))),
+        (None, true) => Ok(Some(Checksum::Trailer)),
+        (Some(_), true) => Err(invalid(
+            "Upload-Checksum stands in the head or behind the body, not in both.",
+        )),
+    }
+}
+
+/// tus 1.0, "Checksum Trailer": who sends it behind the body says so with `Trailer` (RFC 9110 §6.6.2).
+fn announces_checksum(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::TRAILER)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .any(|name| name.trim().eq_ignore_ascii_case(UPLOAD_CHECKSUM.as_str()))
+}
+
+/// The checksum behind the body.
+///
+/// # Errors
+/// 400 when it is missing, malformed, or of an unknown algorithm.
+pub fn trailing_checksum(trailers: Option<&HeaderMap>) -> Result<Digest, Refusal> {
+    let told = trailers.map(|trailers| single(trailers, &UPLOAD_CHECKSUM).map_err(invalid));
+    match told.transpose()?.flatten() {
+        Some(text) => parse_checksum(text),
+        None => Err(invalid(
+            "Upload-Checksum was announced as a trailer and did not come. The bytes were discarded.",
+        )),
+    }
+}
+
+/// `sha1 BASE64`.
+fn parse_checksum(text: &str) -> Result<Digest, Refusal> {
     let (name, value) = text.split_once(' ').unwrap_or((text, ""));
     // tus 1.0, "Checksum": names are lower-case ASCII, so this compares them as they are.
     let algorithm = Algorithm::ALL.into_iter().find(|a| a.name() == name);
@@ -190,7 +224,7 @@ fn checksum(head: &RequestHead<'_>) -> Result<Option<Digest>, Refusal> {
     })?;
     let value = STANDARD.decode(value.trim()).ok();
     let digest = value.and_then(|value| Digest::try_new(algorithm, value));
-    digest.map(Some).ok_or_else(|| {
+    digest.ok_or_else(|| {
         invalid(format!(
             "Upload-Checksum must be {name} and the base64 of {} bytes.",
             algorithm.digest_bytes()

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -42,6 +43,28 @@ pub enum BodyError {
     /// The bytes break the rules of the transfer coding.
     #[error("the body breaks the rules of HTTP framing")]
     Protocol,
+    /// More stands behind the body than is read.
+    #[error("the body's trailer section is too large")]
+    Trailers,
+}
+
+/// What may stand behind a body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TrailerLimits {
+    /// Names and values together, each field with the four bytes around them.
+    pub(super) bytes: usize,
+    /// Fields.
+    pub(super) fields: usize,
+}
+
+impl TrailerLimits {
+    fn allow(self, trailers: &HeaderMap) -> bool {
+        let bytes: usize = trailers
+            .iter()
+            .map(|(n, v)| n.as_str().len() + v.len() + 4)
+            .sum();
+        trailers.len() <= self.fields && bytes <= self.bytes
+    }
 }
 
 /// A request's body: yields chunks of any size, each only when asked.
@@ -50,6 +73,8 @@ pub struct InboundBody {
     pace: Pace,
     facts: Option<Arc<RequestFacts>>,
     failed: Option<BodyError>,
+    most_trailers: TrailerLimits,
+    trailers: Option<HeaderMap>,
 }
 
 enum Source {
@@ -65,6 +90,7 @@ impl InboundBody {
         body: Incoming,
         state: Arc<ConnState>,
         patience: Patience,
+        most_trailers: TrailerLimits,
         facts: Arc<RequestFacts>,
     ) -> Self {
         Self {
@@ -72,6 +98,8 @@ impl InboundBody {
             pace: Pace::new(patience),
             facts: Some(facts),
             failed: None,
+            most_trailers,
+            trailers: None,
         }
     }
 
@@ -80,7 +108,7 @@ impl InboundBody {
         Bytes::new().into()
     }
 
-    /// The next chunk, or `None` at the end. Trailers are read over: nothing of ours uses them.
+    /// The next chunk, or `None` at the end.
     ///
     /// # Errors
     /// [`BodyError`]; after one every further call returns the same.
@@ -92,13 +120,20 @@ impl InboundBody {
             match frame {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(error),
-                Some(Ok(frame)) => {
-                    if let Ok(chunk) = frame.into_data() {
-                        return Ok(Some(chunk));
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(chunk) => return Ok(Some(chunk)),
+                    Err(other) => {
+                        self.trailers = other.into_trailers().ok().or(self.trailers.take())
                     }
-                }
+                },
             }
         }
+    }
+
+    /// The fields behind the body, once it was read to its end; within `limits.trailer_bytes` and
+    /// `limits.trailer_fields`.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
     }
 
     /// The length that the client declared, in bytes, where it did.
@@ -124,6 +159,11 @@ impl From<Bytes> for InboundBody {
             }),
             facts: None,
             failed: None,
+            most_trailers: TrailerLimits {
+                bytes: 0,
+                fields: 0,
+            },
+            trailers: None,
         }
     }
 }
@@ -162,6 +202,11 @@ impl Body for InboundBody {
                     if let Some(facts) = &this.facts {
                         facts.add_bytes_in(data.len() as u64);
                     }
+                }
+                if let Some(trailers) = frame.trailers_ref()
+                    && !this.most_trailers.allow(trailers)
+                {
+                    return this.fail(BodyError::Trailers);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::body::{Counted, Ending, InboundBody, OutboundBody};
+use super::body::{Counted, Ending, InboundBody, OutboundBody, TrailerLimits};
 use super::drain::Drain;
 use super::linger::{ConnState, HeadTimer, Wire};
 use super::pace::Patience;
@@ -238,8 +238,17 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
             return Box::pin(async move { Ok(finish(answer, end, &state, head_only)) });
         }
         head.extensions.insert(Arc::clone(&facts));
-        let inbound =
-            InboundBody::from_wire(body, Arc::clone(&state), self.patience, Arc::clone(&facts));
+        let trailers = TrailerLimits {
+            bytes: rules.limits.trailer_bytes,
+            fields: rules.limits.trailer_fields,
+        };
+        let inbound = InboundBody::from_wire(
+            body,
+            Arc::clone(&state),
+            self.patience,
+            trailers,
+            Arc::clone(&facts),
+        );
         let responder = Arc::clone(&self.acceptor.responder);
         let span = tracing::info_span!("request", request_id = facts.id());
         Box::pin(

@@ -458,6 +458,67 @@ async fn bytes_with_a_checksum_count_only_once_it_was_compared() {
     running.stop().await;
 }
 
+/// An append whose checksum stands behind its bytes, in the trailer section `trailers`.
+fn trailing(running: &Running, path: &str, offset: usize, body: &[u8], trailers: &str) -> Request {
+    let mut chunked = Vec::new();
+    for chunk in body.chunks(1 << 20) {
+        chunked.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        chunked.extend_from_slice(chunk);
+        chunked.extend_from_slice(b"\r\n");
+    }
+    chunked.extend_from_slice(format!("0\r\n{trailers}\r\n").as_bytes());
+    tus(running, "PATCH", path)
+        .header("Content-Type", TUS_BYTES)
+        .header("Upload-Offset", &offset.to_string())
+        .header("Transfer-Encoding", "chunked")
+        .header("Trailer", "Upload-Checksum")
+        .raw_body(&chunked)
+}
+
+#[tokio::test]
+async fn a_checksum_behind_the_body_decides_over_its_bytes() {
+    let running = Running::start().await;
+    let bytes = noise(18 << 20, 30);
+    let path = begin(&running, "1.0", bytes.len()).await;
+    let (first, second) = bytes.split_at(9 << 20);
+    let sha256 = |bytes: &[u8]| format!("sha256 {}", STANDARD.encode(sha2::Sha256::digest(bytes)));
+    let line = |checksum: &str| format!("Upload-Checksum: {checksum}\r\n");
+    let many = "X-Other: 1\r\n".repeat(16);
+    let large = format!("X-Other: {}\r\n", "a".repeat(8 << 10));
+    let right = line(&sha256(first));
+    for (what, trailers, status) in [
+        ("missing", String::new(), 400),
+        ("another field", "X-Other: 1\r\n".into(), 400),
+        ("malformed", line("sha256 !"), 400),
+        ("unknown algorithm", line("whirlpool AAAA"), 400),
+        ("twice", right.repeat(2), 400),
+        ("wrong", line(&sha256(second)), 460),
+        ("too many fields", format!("{many}{right}"), 400),
+        ("too large", format!("{large}{right}"), 400),
+    ] {
+        let reply = running
+            .send(trailing(&running, &path, 0, first, &trailers))
+            .await;
+        assert_eq!(reply.status, status, "{what}: {}", text(&reply));
+        assert_eq!(reply.header("tus-resumable"), Some("1.0.0"), "{what}");
+        assert_eq!(offset(&running, &path).await, 0, "{what}");
+    }
+    // In a body of known length nothing can stand behind it.
+    let plain = patch(&running, &path, 0, first).header("Trailer", "Upload-Checksum");
+    assert_eq!(running.send(plain).await.status, 400);
+    assert_eq!(offset(&running, &path).await, 0);
+    let reply = running
+        .send(trailing(&running, &path, 0, first, &right))
+        .await;
+    assert_eq!(reply.status, 204, "{}", text(&reply));
+    assert_eq!(offset(&running, &path).await, first.len());
+    let sha512 = format!("sha512 {}", STANDARD.encode(sha2::Sha512::digest(second)));
+    let last = trailing(&running, &path, first.len(), second, &line(&sha512));
+    assert_eq!(running.send(last).await.status, 204);
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn a_digest_of_the_whole_that_is_wrong_publishes_nothing_and_ends_the_upload() {
     let running = Running::start().await;

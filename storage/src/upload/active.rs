@@ -22,7 +22,7 @@ use super::registry::InProgress;
 use super::state::{Refusal, Step};
 use super::stats::{Stage, count};
 use crate::blob::UploadId;
-use crate::digest::{ContentHasher, Digest, DigestHasher};
+use crate::digest::{Algorithm, ContentHasher, Digest, DigestHasher};
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::metadata::uploads::{Completion, Keep, Published};
 use crate::store::{PartIndex, UploadSink};
@@ -40,8 +40,8 @@ pub(super) struct Active {
     /// Values of the current part's finished blocks.
     values: Vec<[u8; 32]>,
     expected: Vec<Digest>,
-    /// A digest of just this writer's bytes, to be compared before any of them is committed.
-    held: Option<(Digest, DigestHasher)>,
+    /// What this writer's bytes alone are hashed for, to be compared before any of them is committed.
+    held: Option<Held>,
     sink: Box<dyn UploadSink>,
     /// When the current buffer was taken.
     held_since: Instant,
@@ -66,6 +66,15 @@ enum Health {
     Cut,
     /// The store or the rows failed, or a digest differed: nothing more is committed.
     Failed,
+}
+
+/// Bytes that are committed only once their digest was compared.
+#[derive(Debug)]
+struct Held {
+    /// Absent until it is told.
+    expected: Option<Digest>,
+    /// One for each algorithm that it may come by.
+    hashers: Vec<(Algorithm, DigestHasher)>,
 }
 
 /// A step whose bytes are with the store and that was not given to the committer yet.
@@ -168,14 +177,34 @@ impl Active {
         Ok(())
     }
 
-    pub(super) fn hold(&mut self, digest: Digest) -> Result<()> {
+    pub(super) fn hold(
+        &mut self,
+        algorithms: &[Algorithm],
+        expected: Option<Digest>,
+    ) -> Result<()> {
         let first = self.held.is_none() && self.state.lock().received() == self.start;
         if !first || !self.committer.hold() {
             let error = Error::new(ErrorKind::Invalid, "upload.hold", self.stored.subject());
             return Err(error.with_source("one digest, before the first byte"));
         }
-        let hasher = DigestHasher::new(digest.algorithm());
-        self.held = Some((digest, hasher));
+        let hashers = algorithms.iter().map(|a| (*a, DigestHasher::new(*a)));
+        self.held = Some(Held {
+            expected,
+            hashers: hashers.collect(),
+        });
+        Ok(())
+    }
+
+    pub(super) fn tell(&mut self, digest: Digest) -> Result<()> {
+        let algorithm = digest.algorithm();
+        let held = self.held.as_mut().filter(|held| {
+            held.expected.is_none() && held.hashers.iter().any(|(a, _)| *a == algorithm)
+        });
+        let held = held.ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, "upload.tell", algorithm.name())
+                .with_source("nothing is held for a digest by that algorithm")
+        })?;
+        held.expected = Some(digest);
         Ok(())
     }
 
@@ -185,18 +214,14 @@ impl Active {
     /// Dropping the future leaves it held.
     pub(super) async fn release(&mut self) -> Result<()> {
         self.hash(0);
-        let Some((expected, hasher)) = &self.held else {
+        let Some(held) = &self.held else {
             return Ok(());
         };
-        let found = hasher.clone().finish();
-        if found != *expected {
+        if let Err(why) = held.compare() {
             self.committer.stop();
             self.health = Health::Failed;
-            let name = found.algorithm().name();
-            let (found, expected) = (found.to_hex(), expected.to_hex());
             let kind = ErrorKind::DigestMismatch;
-            return Err(Error::new(kind, "upload.release", self.stored.subject())
-                .with_source(format!("{name} is {found}, not {expected}")));
+            return Err(Error::new(kind, "upload.release", self.stored.subject()).with_source(why));
         }
         if let Ok(room) = self.committer.room().await {
             room.release();
@@ -295,8 +320,8 @@ impl Active {
             self.engine.counters.spent(Stage::Blake3, started);
             let started = Instant::now();
             self.hasher.update_in_order(bytes);
-            if let Some((_, held)) = &mut self.held {
-                held.update(bytes);
+            for (_, hasher) in self.held.iter_mut().flat_map(|held| &mut held.hashers) {
+                hasher.update(bytes);
             }
             self.engine.counters.spent(Stage::InOrder, started);
         }
@@ -542,6 +567,24 @@ impl Active {
                 Err(e)
             }
         }
+    }
+}
+
+impl Held {
+    /// Why these bytes are not those that were told, if so.
+    fn compare(&self) -> Result<(), String> {
+        let Some(expected) = &self.expected else {
+            return Err("its digest was not told".into());
+        };
+        let algorithm = expected.algorithm();
+        let hasher = self.hashers.iter().find(|(a, _)| *a == algorithm);
+        let found = hasher.map(|(_, hasher)| hasher.clone().finish());
+        if found.as_ref() == Some(expected) {
+            return Ok(());
+        }
+        let found = found.map_or_else(String::new, |found| found.to_hex());
+        let (name, expected) = (algorithm.name(), expected.to_hex());
+        Err(format!("{name} is {found}, not {expected}"))
     }
 }
 

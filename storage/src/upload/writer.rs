@@ -10,7 +10,7 @@ use super::active::{Active, ended};
 use super::committer::Shared;
 use super::registry::Cell;
 use crate::blob::UploadId;
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::uploads::Published;
 
@@ -62,15 +62,34 @@ impl UploadWriter {
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] after the first byte, or when a digest is held already.
     pub fn hold(&mut self, digest: Digest) -> Result<()> {
-        self.enter("upload.hold")?.hold(digest)
+        let algorithm = digest.algorithm();
+        self.enter("upload.hold")?.hold(&[algorithm], Some(digest))
+    }
+
+    /// Holds back this writer's bytes until [`Self::tell`] told their digest, by any of `algorithms`, and
+    /// [`Self::release`] found it right. Each algorithm costs its own pass over the bytes while they are
+    /// hot.
+    ///
+    /// # Errors
+    /// As [`Self::hold`].
+    pub fn hold_untold(&mut self, algorithms: &[Algorithm]) -> Result<()> {
+        self.enter("upload.hold")?.hold(algorithms, None)
+    }
+
+    /// Tells the digest that [`Self::hold_untold`] waits for.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] for an algorithm that is not hashed, and when none is waited for.
+    pub fn tell(&mut self, digest: Digest) -> Result<()> {
+        self.enter("upload.tell")?.tell(digest)
     }
 
     /// Compares the digest of this writer's bytes with the one that was given to [`Self::hold`], and
     /// lets them be committed. Without one it does nothing.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::DigestMismatch`]: the bytes are discarded, the offset stays where it was,
-    /// and the writer is fit only to be dropped.
+    /// [`crate::ErrorKind::DigestMismatch`], also when the digest was never told: the bytes are
+    /// discarded, the offset stays where it was, and the writer is fit only to be dropped.
     pub async fn release(&mut self) -> Result<()> {
         self.enter("upload.release")?.release().await
     }

@@ -373,6 +373,57 @@ async fn held_bytes_with_another_digest_are_discarded() {
 }
 
 #[tokio::test]
+async fn a_digest_that_is_told_behind_the_bytes_decides_over_them() {
+    let bench = Bench::new().await;
+    let bytes = content(20 * MIB, 15);
+    let id = create(&bench, Some(20 << 20), vec![]).await;
+    send(&bench.engine, id, &bytes, 0, 1000).await;
+    let stays = async |writer: UploadWriter| {
+        drop(writer);
+        bench.engine.settled().await;
+        let row = bench.engine.peek(id).await.unwrap().unwrap();
+        assert_eq!((row.state, row.offset), (UploadState::Open, 1000));
+    };
+    let held = async |to: usize| {
+        let mut writer = bench.engine.resume(id, 1000).await.unwrap();
+        writer.hold_untold(&Algorithm::ALL).unwrap();
+        write(&mut writer, &bytes, 1000, to).await;
+        writer
+    };
+    // Never told, told wrong, told by an algorithm that was not hashed.
+    let mut writer = held(20 * MIB).await;
+    assert_eq!(kind(writer.release().await), ErrorKind::DigestMismatch);
+    stays(writer).await;
+    stays(held(20 * MIB).await).await;
+    let mut writer = held(2 * MIB).await;
+    writer.tell(digest_of(Algorithm::Md5, b"else")).unwrap();
+    assert_eq!(kind(writer.release().await), ErrorKind::DigestMismatch);
+    stays(writer).await;
+    let mut writer = held(2 * MIB).await;
+    let other = writer.tell(digest_of(Algorithm::Crc32, b""));
+    assert_eq!(kind(other), ErrorKind::Invalid);
+    stays(writer).await;
+    let mut writer = bench.engine.resume(id, 1000).await.unwrap();
+    let unasked = writer.tell(digest_of(Algorithm::Md5, b""));
+    assert_eq!(kind(unasked), ErrorKind::Invalid, "nothing waits for it");
+    stays(writer).await;
+
+    let mut at = 1000;
+    for (algorithm, to) in Algorithm::ALL.into_iter().zip((1..).map(|k| k * MIB + 7)) {
+        let mut writer = bench.engine.resume(id, at as u64).await.unwrap();
+        writer.hold_untold(&Algorithm::ALL).unwrap();
+        write(&mut writer, &bytes, at, to).await;
+        writer.tell(digest_of(algorithm, &bytes[at..to])).unwrap();
+        writer.release().await.unwrap();
+        assert_eq!(writer.pause().await.unwrap(), to as u64, "{algorithm:?}");
+        at = to;
+    }
+    let published = finish(&bench.engine, id, &bytes).await.unwrap();
+    is_whole(&bench, &bench.memory.store(), &published, &bytes).await;
+    bench.is_clean().await;
+}
+
+#[tokio::test]
 async fn an_upload_whose_bytes_are_lost_is_gone_and_never_smaller() {
     let bench = Bench::new().await;
     let bytes = content(10 * MIB, 13);

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 const BYTES: (&str, &str) = ("content-type", MEDIA_TYPE);
+const CHUNKED: (&str, &str) = ("transfer-encoding", "chunked");
 
 fn parsed(method: &Method, lines: &[(&str, &str)]) -> Result<UploadCommand, Refusal> {
     let headers = headers(lines);
@@ -214,6 +215,12 @@ fn a_checksum_is_an_algorithm_and_base64_of_its_digest() {
             other => panic!("{other:?}"),
         })
     };
+    let checksum = |text: &str| {
+        checksum(text).map(|checksum| match checksum {
+            Checksum::Told(digest) => digest,
+            Checksum::Trailer => panic!("{text} stands in the head"),
+        })
+    };
     let read = checksum("sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=").unwrap();
     assert_eq!(read.algorithm(), Algorithm::Sha1);
     assert_eq!(read.to_hex(), "2aae6c35c94fcfb415dbe95f408b9ce91ee846ed");
@@ -234,6 +241,43 @@ fn a_checksum_is_an_algorithm_and_base64_of_its_digest() {
     ] {
         assert_eq!(checksum(wrong).unwrap_err().status, 400, "{wrong}");
     }
+}
+
+#[test]
+fn a_checksum_may_be_announced_to_stand_behind_the_body() {
+    let append = |lines: &[(&str, &str)]| {
+        let lines = [&[BYTES, ("upload-offset", "0")], lines].concat();
+        tus(&Method::PATCH, &lines).map(|command| match command {
+            UploadCommand::Append(append) => append.checksum,
+            other => panic!("{other:?}"),
+        })
+    };
+    for announced in ["Upload-Checksum", "X-Other, upload-checksum"] {
+        let checksum = append(&[("trailer", announced)]).unwrap();
+        assert_eq!(checksum, Some(Checksum::Trailer), "{announced}");
+    }
+    let line = ("upload-length", "9");
+    let lines = [line, BYTES, ("trailer", "upload-checksum"), CHUNKED];
+    assert_eq!(created(&lines).checksum, Some(Checksum::Trailer));
+    assert_eq!(append(&[("trailer", "X-Other")]).unwrap(), None);
+    let sha1 = "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=";
+    let both = [("trailer", "upload-checksum"), ("upload-checksum", sha1)];
+    assert_eq!(append(&both).unwrap_err().status, 400);
+
+    let told = |lines: &[(&str, &str)]| trailing_checksum(Some(&headers(lines)));
+    let digest = told(&[("upload-checksum", sha1)]).unwrap();
+    assert_eq!(digest.algorithm(), Algorithm::Sha1);
+    for wrong in [
+        &[][..],
+        &[("x-other", sha1)],
+        &[("upload-checksum", "sha1 AAAA")],
+        &[("upload-checksum", "whirlpool AAAA")],
+        &[("upload-checksum", "")],
+        &[("upload-checksum", sha1), ("upload-checksum", sha1)],
+    ] {
+        assert_eq!(told(wrong).unwrap_err().status, 400, "{wrong:?}");
+    }
+    assert_eq!(trailing_checksum(None).unwrap_err().status, 400);
 }
 
 #[test]
@@ -340,7 +384,7 @@ proptest! {
     fn no_header_breaks_the_reader(
         name in prop::sample::select(vec![
             "upload-length", "upload-offset", "upload-defer-length", "upload-metadata",
-            "upload-checksum", "content-type",
+            "upload-checksum", "content-type", "trailer",
         ]),
         value in "[\\x20-\\x7e\\x80-\\xff]{0,60}",
     ) {
