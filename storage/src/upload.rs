@@ -117,6 +117,6 @@ pub struct UploadIntent {
     pub cut: Option<Cut>,
     /// What becomes of it when its writer ends before it is whole.
     pub keep: Keep,
-    /// Opaque text of the protocol, at most 4 KiB, told again with the row.
+    /// Opaque text of the protocol, at most 256 KiB, told again with the row.
     pub note: Option<String>,
 }

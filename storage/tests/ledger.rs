@@ -54,6 +54,11 @@ promises! {
     the_uploads_of_an_account_to_a_name_are_found
     open_uploads_are_paged
     what_is_over_is_told_by_its_reason
+    an_upload_can_be_joined_once_its_sources_are_whole
+    what_an_upload_is_joined_of_stays_until_then
+    an_upload_ends_with_what_it_waits_for
+    what_cannot_be_joined_is_refused
+    an_upload_that_waits_for_others_is_not_idle
     pieces_are_held_in_any_order_and_counted_once
     a_piece_that_is_cut_otherwise_is_refused
     the_size_of_pieces_is_fixed_once

@@ -2,6 +2,7 @@
 //!
 //! Each function is one promise and runs on a fresh [`Rig`]; [`model`] runs random schedules.
 
+mod joins;
 mod kept;
 pub mod model;
 mod names;
@@ -21,6 +22,7 @@ use crate::metadata::accounts::OrganizationId;
 use crate::metadata::outbox::Event;
 use crate::metadata::uploads::Target;
 
+pub use joins::*;
 pub use kept::*;
 pub use names::*;
 pub use pieces::*;

@@ -15,9 +15,9 @@ use self::state::{State, Upload};
 use super::accounts::{AccountId, OrganizationId};
 use super::outbox::Event;
 use super::uploads::{
-    Advance, Completion, Fence, HeldPiece, Keep, Ledger, NewUpload, Over, Piece, Published, Target,
-    Trash, UploadRow, UploadState, assert_cut, check_length, check_piece_bytes, check_step, fenced,
-    folded_target,
+    Advance, Completion, Fence, HeldPiece, Keep, Ledger, NewUpload, Over, Piece, Published, Source,
+    Target, Trash, UploadRow, UploadState, assert_cut, check_length, check_piece_bytes, check_step,
+    fenced, folded_target,
 };
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::{Clock, UnixMillis};
@@ -118,6 +118,7 @@ impl Ledger for MemoryLedger {
             length: new.length,
             part_bytes: new.part_bytes,
             pieces: new.pieces,
+            joins: u32::try_from(new.joins.len()).unwrap_or(u32::MAX),
             target: new.target,
             keep: new.keep,
             note: new.note,
@@ -128,9 +129,15 @@ impl Ledger for MemoryLedger {
             created: now,
             updated: now,
         };
-        state
-            .uploads
-            .insert(row.id, Upload::new(row.clone(), folded));
+        let joins = state.joined(OP, &new.joins, new.account)?;
+        for blob in joins.iter().filter_map(|(_, blob)| blob.as_ref()) {
+            state.take_reference(blob);
+        }
+        let upload = Upload {
+            joins,
+            ..Upload::new(row.clone(), folded)
+        };
+        state.uploads.insert(row.id, upload);
         Ok(row)
     }
 
@@ -280,8 +287,10 @@ impl Ledger for MemoryLedger {
     }
 
     async fn abort(&self, id: UploadId, epoch: Option<i64>) -> Result<bool> {
-        let now = self.clock.now();
-        Ok(self.state().end(id, epoch, UploadState::Aborted, now))
+        let (now, due) = (self.clock.now(), self.due());
+        Ok(self
+            .state()
+            .end(id, epoch, UploadState::Aborted, (now, due)))
     }
 
     async fn abort_by(&self, id: UploadId, _actor: &str) -> Result<bool> {
@@ -290,9 +299,12 @@ impl Ledger for MemoryLedger {
     }
 
     async fn lose(&self, fence: Fence) -> Result<()> {
-        let now = self.clock.now();
+        let (now, due) = (self.clock.now(), self.due());
         let Fence { id, epoch } = fence;
-        if self.state().end(id, Some(epoch), UploadState::Lost, now) {
+        if self
+            .state()
+            .end(id, Some(epoch), UploadState::Lost, (now, due))
+        {
             Ok(())
         } else {
             Err(fenced("upload.lose", id))
@@ -302,6 +314,36 @@ impl Ledger for MemoryLedger {
     async fn release(&self, id: UploadId) -> Result<bool> {
         let (now, due) = (self.clock.now(), self.due());
         Ok(self.state().release(id, now, due))
+    }
+
+    async fn close(&self, id: UploadId) -> Result<bool> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let upload = state
+            .uploads
+            .get_mut(&id)
+            .filter(|upload| upload.row.state == UploadState::Done && upload.held.is_none());
+        Ok(upload.is_some_and(|upload| {
+            upload.row.state = UploadState::Aborted;
+            upload.row.epoch += 1;
+            upload.row.updated = now;
+            true
+        }))
+    }
+
+    async fn sources(&self, id: UploadId) -> Result<Vec<Source>> {
+        Ok(self.state().sources(id))
+    }
+
+    async fn joinable(&self, after: Option<UploadId>, limit: u32) -> Result<Vec<UploadId>> {
+        let by_id = |row: &UploadRow| row.id;
+        let rows = self.state().rows(limit, by_id, |upload| {
+            upload.row.state == UploadState::Open
+                && !upload.joins.is_empty()
+                && upload.joins.iter().all(|(_, blob)| blob.is_some())
+                && after.is_none_or(|after| upload.row.id > after)
+        });
+        Ok(rows.into_iter().map(|row| row.id).collect())
     }
 
     async fn uploads_in(
@@ -333,6 +375,7 @@ impl Ledger for MemoryLedger {
             };
             wanted
                 && upload.row.keep == Keep::UntilIdle
+                && upload.row.joins == 0
                 && (upload.row.account, upload.row.organization) == (account, organization)
                 && upload.folded.as_ref() == Some(&folded)
         }))
@@ -361,7 +404,9 @@ impl Ledger for MemoryLedger {
                 Keep::UntilIdle => over.idle,
             };
             match row.state {
-                UploadState::Open => row.updated <= idle || row.created <= over.made,
+                UploadState::Open => {
+                    row.joins == 0 && row.updated <= idle || row.created <= over.made
+                }
                 UploadState::Done => upload.held.is_some() && row.updated <= over.untargeted,
                 _ => false,
             }

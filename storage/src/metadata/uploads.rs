@@ -4,6 +4,7 @@
 //! [`crate::ErrorKind::Fenced`]: the caller's upload moved on without it.
 
 mod find;
+mod joins;
 mod listing;
 mod pieces;
 mod publish;
@@ -25,6 +26,7 @@ use crate::error::Result;
 pub use listing::NamedUpload;
 #[cfg(feature = "conformance")]
 pub(super) use {
+    joins::{Health, check_source},
     pieces::{assert_cut, check_piece_bytes},
     rows::{check_length, check_step, fenced, folded_target, too_many},
 };
@@ -124,6 +126,8 @@ pub struct UploadRow {
     pub part_bytes: u64,
     /// How it is cut, if it arrives in pieces.
     pub pieces: Option<Pieces>,
+    /// Of how many other uploads it is joined; 0 for one that is sent.
+    pub joins: u32,
     /// The name that finishing publishes; without one the upload itself holds its blob.
     pub target: Option<Target>,
     /// Whether it outlives its writer.
@@ -163,6 +167,9 @@ pub struct NewUpload {
     pub part_bytes: u64,
     /// How it is cut, if it arrives in pieces; none is held yet.
     pub pieces: Option<Pieces>,
+    /// The uploads whose bytes, one after the other, are its own; none for one that is sent. They are
+    /// the same account's, have no target and are not joined themselves; one may stand there twice.
+    pub joins: Vec<UploadId>,
     /// The name that finishing publishes, if any.
     pub target: Option<Target>,
     /// Whether it outlives its writer.
@@ -189,7 +196,8 @@ pub struct MostOpen {
 pub struct Over {
     /// An open upload that does not outlive its writer and was last written to by then.
     pub unkept: UnixMillis,
-    /// A kept open upload that was last written to by then.
+    /// A kept open upload that was last written to by then; not one that is joined of others, which has
+    /// nothing to do while those are sent.
     pub idle: UnixMillis,
     /// An open upload that was made by then.
     pub made: UnixMillis,
@@ -283,6 +291,18 @@ pub struct Published {
     pub version: String,
 }
 
+/// An upload of those that another is joined of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Which upload.
+    pub id: UploadId,
+    /// Its length in bytes, once known.
+    pub length: Option<u64>,
+    /// What it became, and the name of the store that has it, once it is whole. Held until the upload is
+    /// joined or given up, whatever becomes of the source.
+    pub blob: Option<(BlobMeta, String)>,
+}
+
 /// Bytes to remove from a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trash {
@@ -298,7 +318,9 @@ pub trait Ledger: Debug + Send + Sync {
     /// A1: records the intent with epoch 1, before any byte or file exists.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::TooMany`] for one more kept upload than [`NewUpload::most_open`] allows.
+    /// [`crate::ErrorKind::TooMany`] for one more kept upload than [`NewUpload::most_open`] allows. With
+    /// its id as the subject, for an upload of [`NewUpload::joins`]: `NotFound` when there is none of that
+    /// account, `Invalid` when it is not to be joined, `Gone`, and `Damaged`.
     async fn create(&self, new: NewUpload) -> Result<UploadRow>;
 
     /// Returns the row, whatever its state, and raises the epoch of an open one: the older writer's
@@ -352,7 +374,8 @@ pub trait Ledger: Debug + Send + Sync {
     /// target, the blob row with its subtree values (or takes an equal live blob of the same
     /// organization, and trashes the new bytes), points the file at it, dooms what lost its last
     /// reference, writes `done` and the event `box.uploaded`. Without a target there is no name and
-    /// no event: the upload's row holds the one reference. Repeating it on a `done` row returns the
+    /// no event: the upload's row holds the one reference, and each upload that it is to be joined into
+    /// holds one more. Repeating it on a `done` row returns the
     /// same outcome.
     ///
     /// # Errors
@@ -361,7 +384,7 @@ pub trait Ledger: Debug + Send + Sync {
 
     /// `open` or `completing` → `aborted`, and its bytes into the trash, due now. With an `epoch` only
     /// while the row still has that one: whoever was replaced ends nothing. False when there was
-    /// nothing to end.
+    /// nothing to end. Uploads that waited to be joined of it end with it, as in all the ways to end below.
     async fn abort(&self, id: UploadId, epoch: Option<i64>) -> Result<bool>;
 
     /// As `abort` at any epoch, by somebody whose upload it need not be: told in the audit, in the same
@@ -376,6 +399,16 @@ pub trait Ledger: Debug + Send + Sync {
     /// False when it holds none.
     async fn release(&self, id: UploadId) -> Result<bool>;
 
+    /// Closes a finished upload with a target: `aborted`, so that nobody is told its answer any more. What
+    /// it became stays under its name. False for any other.
+    async fn close(&self, id: UploadId) -> Result<bool>;
+
+    /// Of what an upload is joined, in order; nothing once it was joined or given up.
+    async fn sources(&self, id: UploadId) -> Result<Vec<Source>>;
+
+    /// Open uploads whose sources are all whole, in the order of their ids, from behind `after` on.
+    async fn joinable(&self, after: Option<UploadId>, limit: u32) -> Result<Vec<UploadId>>;
+
     /// Uploads in that state whose row was last changed at or before `until`, oldest first.
     async fn uploads_in(
         &self,
@@ -385,7 +418,8 @@ pub trait Ledger: Debug + Send + Sync {
     ) -> Result<Vec<UploadRow>>;
 
     /// Kept uploads of that account to that name, found as names are found: those that did not end,
-    /// and those that were published at or after `since`. Newest first.
+    /// and those that were published at or after `since`. Newest first. None that is joined of others:
+    /// nobody can go on with those.
     async fn uploads_to(
         &self,
         account: AccountId,

@@ -23,7 +23,8 @@ use crate::digest::{ContentHasher, Digest};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::{
-    Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Target, UploadRow, UploadState as RowState,
+    Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Source, Target, UploadRow,
+    UploadState as RowState,
 };
 use crate::store::{Store, UploadSink};
 
@@ -74,6 +75,45 @@ impl UploadEngine {
     pub async fn create(&self, intent: UploadIntent) -> Result<UploadRow> {
         self.run("upload.create", |inner| inner.create(intent))
             .await
+    }
+
+    /// The same for an upload whose bytes are those of other uploads, one after the other: whole ones are
+    /// held for it from now on, open ones once they are whole. Whoever reads them and writes them here
+    /// ([`Self::resume`]) is told when by [`Self::joinable`]; it ends with any of them that is given up
+    /// before it is whole.
+    ///
+    /// # Errors
+    /// As [`Self::create`], and with the id of one of `sources` as the subject:
+    /// [`crate::ErrorKind::NotFound`] when there is none of the same account,
+    /// [`crate::ErrorKind::Invalid`] for one with a target or that is joined itself,
+    /// [`crate::ErrorKind::Gone`], [`crate::ErrorKind::Damaged`].
+    /// # Cancel safety
+    /// As [`Self::create`].
+    pub async fn create_joined(
+        &self,
+        intent: UploadIntent,
+        sources: Vec<UploadId>,
+    ) -> Result<UploadRow> {
+        self.run("upload.create", |inner| {
+            inner.create_joined(intent, sources)
+        })
+        .await
+    }
+
+    /// Of what an upload is joined, in order; nothing once it was joined or given up.
+    ///
+    /// # Errors
+    /// When the rows do not answer.
+    pub async fn sources(&self, id: UploadId) -> Result<Vec<Source>> {
+        self.inner.options.ledger.sources(id).await
+    }
+
+    /// Up to `limit` open uploads behind `after` that can be joined, in the order of their ids.
+    ///
+    /// # Errors
+    /// When the rows do not answer.
+    pub async fn joinable(&self, after: Option<UploadId>, limit: u32) -> Result<Vec<UploadId>> {
+        self.inner.options.ledger.joinable(after, limit).await
     }
 
     /// Goes on with an open upload at its committed offset. Whoever wrote to it before is replaced at
@@ -168,6 +208,15 @@ impl UploadEngine {
         let actor = actor.to_owned();
         self.run("upload.abort", move |inner| inner.abort_by(id, actor))
             .await
+    }
+
+    /// Closes a finished upload with a target: nobody is told of it any more, and what it became stays.
+    /// False for any other.
+    ///
+    /// # Errors
+    /// When the rows do not answer.
+    pub async fn close(&self, id: UploadId) -> Result<bool> {
+        self.inner.options.ledger.close(id).await
     }
 
     /// Fixes the length of an upload that declared none; the same length again is fine. Replaces no
@@ -367,10 +416,10 @@ impl Inner {
 
     async fn begin(self: Arc<Self>, mut intent: UploadIntent) -> Result<UploadWriter> {
         let expected = intent.expected.clone();
-        let made = match self.make(intent.clone()).await {
+        let made = match self.make(intent.clone(), Vec::new()).await {
             Err(e) if matches!(e.kind(), ErrorKind::TooMany { .. }) => {
                 intent.keep = Keep::No;
-                self.make(intent).await?
+                self.make(intent, Vec::new()).await?
             }
             made => made?,
         };
@@ -392,7 +441,15 @@ impl Inner {
     }
 
     async fn create(self: Arc<Self>, intent: UploadIntent) -> Result<UploadRow> {
-        let made = self.make(intent).await?;
+        self.create_joined(intent, Vec::new()).await
+    }
+
+    async fn create_joined(
+        self: Arc<Self>,
+        intent: UploadIntent,
+        sources: Vec<UploadId>,
+    ) -> Result<UploadRow> {
+        let made = self.make(intent, sources).await?;
         // The file's lock goes with the sink.
         drop(made.sink);
         Ok(made.row)
@@ -427,7 +484,7 @@ impl Inner {
     }
 
     /// Room, then A1, then A2.
-    async fn make(self: &Arc<Self>, intent: UploadIntent) -> Result<Made> {
+    async fn make(self: &Arc<Self>, intent: UploadIntent, joins: Vec<UploadId>) -> Result<Made> {
         assert_possible(&intent)?;
         let UploadIntent {
             account,
@@ -457,6 +514,7 @@ impl Inner {
             length,
             part_bytes,
             pieces: pieces.transpose()?,
+            joins,
             target,
             keep,
             note,
@@ -544,5 +602,5 @@ impl fmt::Debug for Inner {
 
 /// The epoch of a row that was just made.
 const FIRST_EPOCH: i64 = 1;
-/// Longest note in bytes, as long as the longest metadata of a protocol.
-const NOTE_BYTES: usize = 4 << 10;
+/// Longest note in bytes: what a protocol wants to tell again came in the head of a request.
+const NOTE_BYTES: usize = 256 << 10;

@@ -10,8 +10,8 @@ use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::Ledger;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::uploads::{
-    Advance, Completion, Fence, HeldPiece, NewUpload, Over, Piece, Published, Target, Trash,
-    UploadRow, UploadState,
+    Advance, Completion, Fence, HeldPiece, NewUpload, Over, Piece, Published, Source, Target,
+    Trash, UploadRow, UploadState,
 };
 
 /// A ledger that fails as its schedule has it.
@@ -96,6 +96,21 @@ impl Ledger for FaultyLedger {
     async fn drop_pieces(&self, fence: Fence) -> Result<()> {
         let call = self.inner.drop_pieces(fence);
         self.faults.around("ledger.drop_pieces", call).await
+    }
+
+    async fn close(&self, id: UploadId) -> Result<bool> {
+        let call = self.inner.close(id);
+        self.faults.around("ledger.close", call).await
+    }
+
+    async fn sources(&self, id: UploadId) -> Result<Vec<Source>> {
+        let call = self.inner.sources(id);
+        self.faults.around("ledger.sources", call).await
+    }
+
+    async fn joinable(&self, after: Option<UploadId>, limit: u32) -> Result<Vec<UploadId>> {
+        let call = self.inner.joinable(after, limit);
+        self.faults.around("ledger.joinable", call).await
     }
 
     async fn abort(&self, id: UploadId, epoch: Option<i64>) -> Result<bool> {

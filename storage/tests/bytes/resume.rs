@@ -619,7 +619,10 @@ async fn a_note_comes_back_with_the_row() {
     let row = bench.engine.head(id).await.unwrap();
     assert_eq!(row.note.as_deref(), Some(note));
     bench.engine.cancel(id).await.unwrap();
-    let long = bench.engine.create(noted(&"x".repeat(4097))).await;
+    let long = bench
+        .engine
+        .create(noted(&"x".repeat((256 << 10) + 1)))
+        .await;
     assert_eq!(kind(long), ErrorKind::Invalid);
     bench.is_clean().await;
 }

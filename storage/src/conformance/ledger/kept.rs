@@ -420,8 +420,10 @@ pub async fn an_upload_without_a_target_holds_its_blob(rig: &dyn Rig) {
         assert!(ledger.due_trash(10).await.expect("trash").is_empty());
         let id = sent.row.id;
         assert!(!ledger.abort(id, None).await.expect("abort"), "it is done");
+        assert!(!ledger.close(id).await.expect("close"), "it holds its blob");
         assert!(ledger.release(id).await.expect("release"));
         assert!(!ledger.release(id).await.expect("release"), "only once");
+        assert!(!ledger.close(id).await.expect("close"), "it ended");
         assert_eq!(row(rig, id).await.state, UploadState::Aborted);
     }
     rig.clock().advance(DOOMED_FOR);
@@ -433,6 +435,10 @@ pub async fn an_upload_without_a_target_holds_its_blob(rig: &dyn Rig) {
         !ledger.release(done).await.expect("release"),
         "a name has it"
     );
+    assert!(ledger.close(done).await.expect("close"));
+    assert!(!ledger.close(done).await.expect("close"), "only once");
+    assert_eq!(row(rig, done).await.state, UploadState::Aborted);
+    assert!(rig.file(org, &target("web")).await.is_some(), "it stays");
 }
 
 /// A blob that an upload holds is healed by equal bytes, and goes with its organization.

@@ -42,6 +42,7 @@ pub fn new_upload(organization: OrganizationId, target: Target, length: Option<u
         length,
         part_bytes: PART,
         pieces: None,
+        joins: Vec::new(),
         target: Some(target),
         keep: Keep::No,
         note: None,

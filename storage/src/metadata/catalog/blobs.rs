@@ -1,6 +1,6 @@
 //! Committed blobs: their references, their subtree values, their damage.
 //!
-//! `refs` counts the files that name a blob and the uploads that hold one. At 0 it is doomed and keeps its bytes until `due_ms`, for
+//! `refs` counts the files that name a blob, the uploads that hold one and those that are to be joined of one. At 0 it is doomed and keeps its bytes until `due_ms`, for
 //! downloads in progress; publishing equal bytes revives it, but never once it is `deleting` (its bytes
 //! may be gone) or `quarantined` (they are not what was hashed).
 
@@ -125,7 +125,7 @@ pub(in crate::metadata) async fn give_reference(
     one(done.rows_affected(), op, key)
 }
 
-/// Equal bytes came in again and are whole: every file and upload of the tenant that holds a damaged
+/// Equal bytes came in again and are whole: every file and upload that holds a damaged
 /// blob with the same digests holds `whole` from now on.
 pub(in crate::metadata) async fn heal(
     tx: &mut Tx,
@@ -149,6 +149,7 @@ pub(in crate::metadata) async fn heal(
         for holders in [
             "UPDATE files SET blob = $2 WHERE blob = $1",
             "UPDATE uploads SET held = $2 WHERE held = $1",
+            "UPDATE joins SET blob = $2 WHERE blob = $1",
         ] {
             moved += sqlx::query(holders)
                 .bind(key.clone())

@@ -6,15 +6,15 @@ use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::catalog::OrganizationName;
 use crate::clock::UnixMillis;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::accounts::OrganizationId;
+use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::catalog::FileId;
 use crate::metadata::catalog::blobs::blocks;
 use crate::metadata::catalog::publish::Names;
 use crate::metadata::outbox::{self, Draft, Event, Place};
 use crate::metadata::sql::odd;
 use crate::metadata::uploads::{
-    Fence, Keep, NewUpload, Piece, Published, Target, Trash, UploadRow, UploadState, fenced,
-    too_many,
+    Fence, Health, Keep, NewUpload, Piece, Published, Source, Target, Trash, UploadRow,
+    UploadState, check_source, fenced, too_many,
 };
 
 #[derive(Debug, Default)]
@@ -39,6 +39,8 @@ pub(super) struct Upload {
     pub(super) folded: Option<String>,
     /// The blob that it holds itself.
     pub(super) held: Option<BlobKey>,
+    /// Of what it is joined, and what is held of that.
+    pub(super) joins: Vec<(UploadId, Option<BlobKey>)>,
 }
 
 impl Upload {
@@ -49,6 +51,7 @@ impl Upload {
             pieces: BTreeMap::new(),
             folded,
             held: None,
+            joins: Vec::new(),
         }
     }
 }
@@ -163,7 +166,7 @@ impl State {
         id: UploadId,
         epoch: Option<i64>,
         state: UploadState,
-        now: UnixMillis,
+        (now, due): (UnixMillis, UnixMillis),
     ) -> bool {
         let Some(upload) = self.uploads.get_mut(&id) else {
             return false;
@@ -184,7 +187,65 @@ impl State {
             store: row.store.clone(),
         };
         self.trash.push((now, trash));
+        self.let_go(id, due);
+        let waiting = self.uploads.values().filter(|upload| {
+            let joins = &mut upload.joins.iter();
+            joins.any(|(source, blob)| *source == id && blob.is_none())
+        });
+        let waiting: Vec<_> = waiting.map(|upload| upload.row.id).collect();
+        for waiting in waiting {
+            self.end(waiting, None, UploadState::Aborted, (now, due));
+        }
         true
+    }
+
+    /// What a new upload is joined of, and what of it is whole; refused when it cannot be joined.
+    pub(super) fn joined(
+        &self,
+        op: &'static str,
+        sources: &[UploadId],
+        account: AccountId,
+    ) -> Result<Vec<(UploadId, Option<BlobKey>)>> {
+        let source = |id: &UploadId| {
+            let upload = self.uploads.get(id);
+            let upload = upload.filter(|upload| upload.row.account == account);
+            let missing = || Error::new(ErrorKind::NotFound, op, id.to_string());
+            let Upload {
+                row, held, joins, ..
+            } = upload.ok_or_else(missing)?;
+            let blob = held.and_then(|key| self.blobs.get(&key));
+            let health = blob.map(|blob| match blob.state {
+                BlobState::Live | BlobState::Doomed => Health::Whole,
+                BlobState::Deleting | BlobState::Quarantined => Health::Damaged,
+            });
+            let is_plain = joins.is_empty() && row.joins == 0 && row.target.is_none();
+            check_source(op, *id, row.state, is_plain, health)?;
+            Ok((*id, *held))
+        };
+        sources.iter().map(source).collect()
+    }
+
+    /// The upload was joined or given up: nothing is held for it any more.
+    fn let_go(&mut self, id: UploadId, due: UnixMillis) {
+        let joins = self.uploads.get_mut(&id).map(|upload| &mut upload.joins);
+        let held = joins.map(std::mem::take).unwrap_or_default();
+        for blob in held.into_iter().filter_map(|(_, blob)| blob) {
+            self.give_reference(&blob, due);
+        }
+    }
+
+    pub(super) fn sources(&self, id: UploadId) -> Vec<Source> {
+        let joins = self.uploads.get(&id).map(|upload| &upload.joins[..]);
+        let source = |(id, blob): &(UploadId, Option<BlobKey>)| {
+            let blob = blob.and_then(|key| self.blobs.get(&key));
+            let declared = self.uploads.get(id).and_then(|upload| upload.row.length);
+            Source {
+                id: *id,
+                length: blob.map(|blob| blob.meta.length).or(declared),
+                blob: blob.map(|blob| (blob.meta, blob.store.clone())),
+            }
+        };
+        joins.unwrap_or_default().iter().map(source).collect()
     }
 
     /// Gives back the reference that a finished upload holds; false when it holds none.
@@ -273,6 +334,7 @@ impl State {
         } else {
             self.take_reference(&blob.key);
             self.fenced(OP, fence)?.held = Some(blob.key);
+            self.hold_for_those_who_wait(fence.id, &blob.key);
             Published {
                 blob,
                 file: None,
@@ -289,7 +351,17 @@ impl State {
         upload.row.hash_states.clear();
         upload.row.published = Some(published.clone());
         upload.parts.clear();
+        self.let_go(fence.id, due);
         Ok(published)
+    }
+
+    fn hold_for_those_who_wait(&mut self, source: UploadId, blob: &BlobKey) {
+        let joins = self.uploads.values_mut().flat_map(|u| &mut u.joins);
+        let waiting = joins.filter(|(id, held)| *id == source && held.is_none());
+        let waiting = waiting.map(|(_, held)| *held = Some(*blob)).count();
+        for _ in 0..waiting {
+            self.take_reference(blob);
+        }
     }
 
     /// The blob that holds the upload's bytes: an equal one, or a new one; then the second is true.
@@ -423,6 +495,11 @@ impl State {
                 }
                 moved += 1;
             }
+            let joins = self.uploads.values_mut().flat_map(|u| &mut u.joins);
+            for (_, held) in joins.filter(|(_, held)| *held == Some(bad)) {
+                *held = Some(whole.key);
+                moved += 1;
+            }
             for _ in 0..moved {
                 self.give_reference(&bad, due);
             }
@@ -432,7 +509,7 @@ impl State {
         }
     }
 
-    fn take_reference(&mut self, key: &BlobKey) {
+    pub(super) fn take_reference(&mut self, key: &BlobKey) {
         if let Some(blob) = self.blobs.get_mut(key) {
             blob.refs += 1;
             blob.state = BlobState::Live;

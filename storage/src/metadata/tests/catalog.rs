@@ -59,6 +59,7 @@ impl House {
             length: Some(1 << 20),
             part_bytes: 8 << 20,
             pieces: None,
+            joins: Vec::new(),
             target: Some(Target {
                 box_name: wanted.name.to_string(),
                 version: wanted.version.to_string(),

@@ -85,6 +85,7 @@ pub(super) async fn uploads_to(
         "SELECT ",
         upload_columns!(),
         " FROM uploads WHERE account = $1 AND organization = $2 AND target_folded = $3 AND keep = 1
+             AND joins = 0
              AND (state IN ('open', 'completing') OR state = 'done' AND updated_ms >= $4)
          ORDER BY created_ms DESC, id DESC LIMIT $5"
     ))
@@ -140,8 +141,8 @@ pub(super) async fn over(metadata: &Metadata, over: Over, limit: u32) -> Result<
     sqlx::query(concat!(
         "SELECT ",
         upload_columns!(),
-        " FROM uploads WHERE state = 'open' AND (updated_ms <= CASE keep WHEN 1 THEN $2 ELSE $1 END
-                 OR created_ms <= $3)
+        " FROM uploads WHERE state = 'open' AND (created_ms <= $3
+                 OR joins = 0 AND updated_ms <= CASE keep WHEN 1 THEN $2 ELSE $1 END)
              OR state = 'done' AND held IS NOT NULL AND updated_ms <= $4
          ORDER BY updated_ms, id LIMIT $5"
     ))

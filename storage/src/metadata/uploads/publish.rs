@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::rows::{fenced, upload_columns, upload_of};
-use super::{Fence, Published, Target, UploadRow, UploadState, trash};
+use super::{Fence, Published, Target, UploadRow, UploadState, joins, trash};
 use crate::blob::{BlobMeta, UploadId};
 use crate::digest::{Blake3, Sha256};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +16,7 @@ use crate::metadata::{audit, outbox};
 
 pub(super) const OP: &str = "upload.publish";
 pub(super) const RELEASE: &str = "upload.release";
+pub(super) const CLOSE: &str = "upload.close";
 
 /// Publishes what `fence` names, or repeats what publishing it answered.
 pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
@@ -92,6 +93,7 @@ async fn publish_held(tx: &mut Tx, upload: &UploadRow) -> Result<Published> {
         .execute(&mut tx.connection)
         .await
         .at(OP, upload.id)?;
+    joins::hold(tx, OP, upload.id, &blob.key).await?;
     Ok(published)
 }
 
@@ -115,6 +117,20 @@ pub(super) async fn release(tx: &mut Tx, id: UploadId) -> Result<bool> {
     .at(RELEASE, id)?;
     blobs::doom_unnamed(tx).await?;
     Ok(true)
+}
+
+/// Ends a finished upload whose name has its blob; false for any other.
+pub(super) async fn close(tx: &mut Tx, id: UploadId) -> Result<bool> {
+    let closed = sqlx::query(
+        "UPDATE uploads SET state = 'aborted', epoch = epoch + 1, updated_ms = $2
+         WHERE id = $1 AND state = 'done' AND held IS NULL",
+    )
+    .bind(id.as_bytes().to_vec())
+    .bind(tx.now.0)
+    .execute(&mut tx.connection)
+    .await
+    .at(CLOSE, id)?;
+    Ok(closed.rows_affected() == 1)
 }
 
 /// The blob that holds the upload's bytes: an equal one that the tenant has, or a new row; then the
@@ -224,6 +240,7 @@ async fn finish(tx: &mut Tx, upload: &UploadRow, published: &Published) -> Resul
     if done.rows_affected() != 1 {
         return Err(fenced(OP, upload.id));
     }
+    joins::release(tx, OP, upload.id).await?;
     trash::forget_parts(tx, OP, upload.id).await
 }
 

@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 use super::publish::Answer;
 use super::{
     Advance, Completion, Fence, HeldPiece, Keep, Ledger, MostOpen, NewUpload, Over, Piece,
-    Published, Target, Trash, UploadRow, UploadState, find, pieces, publish, trash,
+    Published, Source, Target, Trash, UploadRow, UploadState, find, joins, pieces, publish, trash,
 };
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
@@ -23,7 +23,7 @@ use crate::metadata::{Metadata, audit};
 macro_rules! upload_columns {
     () => {
         "id, account, organization, key, store, epoch, state, byte_offset, length, part_bytes,
-         piece_count, piece_bytes, pieces_held, target, keep, note, expected, hash_states, blake3, sha256, answer, held, created_ms,
+         piece_count, piece_bytes, pieces_held, joins, target, keep, note, expected, hash_states, blake3, sha256, answer, held, created_ms,
          updated_ms"
     };
 }
@@ -53,6 +53,7 @@ pub(super) fn upload_of(row: &AnyRow) -> Result<UploadRow> {
         length: length.map_err(|e| odd("length").with_source(e))?,
         part_bytes: row.unsigned("part_bytes")?,
         pieces: pieces::cut_of(row)?,
+        joins: u32::try_from(row.int("joins")?).map_err(|e| odd("joins").with_source(e))?,
         target: target.map_err(|e| odd("target").with_source(e))?,
         keep: if row.truth("keep")? {
             Keep::UntilIdle
@@ -207,9 +208,9 @@ impl Ledger for Metadata {
                 let row = sqlx::query(concat!(
                     "INSERT INTO uploads (id, account, organization, key, store, epoch, state,
                          byte_offset, length, part_bytes, target, target_folded, keep, note,
-                         expected, created_ms, updated_ms, piece_count, piece_bytes)
+                         expected, created_ms, updated_ms, piece_count, piece_bytes, joins)
                      VALUES ($1, $2, $3, $4, $5, 1, 'open', 0, $6, $7, $8, $9, $10, $11, $12, $13,
-                         $13, $14, $15)
+                         $13, $14, $15, $16)
                      RETURNING ",
                     upload_columns!()
                 ))
@@ -217,20 +218,22 @@ impl Ledger for Metadata {
                 .bind(new.account.0)
                 .bind(new.organization.0)
                 .bind(new.key.as_bytes().to_vec())
-                .bind(new.store)
+                .bind(&new.store)
                 .bind(new.length.map(|l| signed(OP, l)).transpose()?)
                 .bind(signed(OP, new.part_bytes)?)
                 .bind(target)
                 .bind(folded)
                 .bind(i64::from(new.keep == Keep::UntilIdle))
-                .bind(new.note)
+                .bind(&new.note)
                 .bind(expected_text(&new.expected))
                 .bind(tx.now.0)
                 .bind(new.pieces.map(|cut| i64::from(cut.count)))
                 .bind(piece_bytes)
+                .bind(signed(OP, new.joins.len() as u64)?)
                 .fetch_one(&mut tx.connection)
                 .await
                 .at(OP, new.id)?;
+                joins::insert(tx, OP, &new).await?;
                 upload_of(&row)
             }
             .boxed()
@@ -458,6 +461,19 @@ impl Ledger for Metadata {
             .await
     }
 
+    async fn close(&self, id: UploadId) -> Result<bool> {
+        self.write(publish::CLOSE, move |tx| publish::close(tx, id).boxed())
+            .await
+    }
+
+    async fn sources(&self, id: UploadId) -> Result<Vec<Source>> {
+        joins::sources(self, id).await
+    }
+
+    async fn joinable(&self, after: Option<UploadId>, limit: u32) -> Result<Vec<UploadId>> {
+        joins::joinable(self, after, limit).await
+    }
+
     async fn uploads_in(
         &self,
         state: UploadState,
@@ -502,8 +518,25 @@ impl Ledger for Metadata {
     }
 }
 
-/// An upload that did not finish ends here; what it stored is trash.
+/// An upload that did not finish ends here, and with it those that wait to be joined of it.
 async fn end(
+    tx: &mut Tx,
+    op: &'static str,
+    id: UploadId,
+    epoch: Option<i64>,
+    state: UploadState,
+) -> Result<bool> {
+    if !end_one(tx, op, id, epoch, state).await? {
+        return Ok(false);
+    }
+    for waiting in joins::waiting_for(tx, op, id).await? {
+        end_one(tx, op, waiting, None, UploadState::Aborted).await?;
+    }
+    Ok(true)
+}
+
+/// What it stored is trash.
+async fn end_one(
     tx: &mut Tx,
     op: &'static str,
     id: UploadId,
@@ -527,6 +560,7 @@ async fn end(
     trash::add(tx, op, &row.key("key")?, &row.text("store")?).await?;
     trash::forget_parts(tx, op, id).await?;
     trash::forget_pieces(tx, op, id).await?;
+    joins::release(tx, op, id).await?;
     Ok(true)
 }
 
