@@ -8,7 +8,8 @@ use boxgate_storage::upload::{PieceWriter, UploadWriter};
 use boxgate_storage::{Error, ErrorKind, Result as Stored};
 use bytes::Bytes;
 use http::StatusCode;
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::multipart::FormError;
 use crate::refusal::Refusal;
@@ -73,6 +74,34 @@ pub async fn pump(
     writer: &mut impl TakeBytes,
     most: u64,
 ) -> Result<Pumped, Refusal> {
+    pump_telling(body, writer, most, None).await
+}
+
+/// Tells, while a body comes, how much of it is committed.
+pub struct Telling<'t> {
+    /// The committed offset as it moves.
+    pub progress: watch::Receiver<u64>,
+    /// Told each new value, not more often than once a second.
+    pub tell: &'t mut (dyn FnMut(u64) + Send),
+}
+
+impl std::fmt::Debug for Telling<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Telling").finish_non_exhaustive()
+    }
+}
+
+/// The same as [`pump`], and the client is told meanwhile how far it is.
+///
+/// # Errors
+/// As [`pump`].
+pub async fn pump_telling(
+    body: &mut InboundBody,
+    writer: &mut impl TakeBytes,
+    most: u64,
+    mut telling: Option<Telling<'_>>,
+) -> Result<Pumped, Refusal> {
+    let mut tell_at = Instant::now();
     let mut taken_over = pin!(writer.taken_over());
     let mut left = most;
     loop {
@@ -80,6 +109,13 @@ pub async fn pump(
             biased;
             () = &mut taken_over => {
                 return Err(Error::new(ErrorKind::Fenced, "upload.write", "upload").into());
+            }
+            offset = moved(&mut telling, tell_at) => {
+                if let Some(telling) = &mut telling {
+                    (telling.tell)(offset);
+                }
+                tell_at = Instant::now() + TELL_EVERY;
+                continue;
             }
             chunk = timeout(SILENCE, body.chunk()) => chunk,
         };
@@ -98,6 +134,20 @@ pub async fn pump(
     }
 }
 
+/// The committed offset, once it moved and `at` came; never, where nobody is told.
+async fn moved(telling: &mut Option<Telling<'_>>, at: Instant) -> u64 {
+    let Some(telling) = telling else {
+        return std::future::pending().await;
+    };
+    sleep_until(at).await;
+    match telling.progress.changed().await {
+        Ok(()) => *telling.progress.borrow_and_update(),
+        Err(_ended) => std::future::pending().await,
+    }
+}
+
+/// How often a client is told how far it is: often enough for a bar to move.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long a client may be silent before the buffer that its upload holds is given back.
 const SILENCE: Duration = Duration::from_secs(1);
 

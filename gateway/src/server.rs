@@ -6,6 +6,7 @@
 
 mod body;
 mod drain;
+mod interim;
 mod linger;
 mod pace;
 mod peers;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 pub use body::{BodyError, BoxError, InboundBody, OutboundBody};
 pub use drain::Drain;
+pub use interim::Interim;
 
 use crate::config::{Settings, settings};
 use crate::telemetry::Telemetry;

@@ -15,19 +15,19 @@ use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadRow, UploadWriter};
 use boxgate_storage::{Error, ErrorKind};
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Instant, sleep};
 
 use crate::auth::{self, Grant, Principal};
 use crate::config::settings::Uploads;
 use crate::gateway::Gateway;
 use crate::http::headers::UPLOAD_OFFSET;
-use crate::ingest::{self, Pumped};
+use crate::ingest::{self, Pumped, Telling};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
-use crate::resumable::{Append, Checksum, Create, Ends, Limits, Owner, Protocol, Standing};
+use crate::resumable::{Append, Checksum, Create, Ends, Limits, Owner, Protocol, Standing, ietf};
 use crate::route::{PathNames, Policy};
-use crate::server::InboundBody;
+use crate::server::{InboundBody, Interim};
 
 /// How long a request waits for an upload that is just being published.
 const PUBLISHING: Duration = Duration::from_secs(10);
@@ -98,6 +98,12 @@ impl Turn<'_> {
         let whole = is_whole(create.ends, row.length, 0);
         if !create.has_body && !whole {
             return Ok(self.standing(&row));
+        }
+        if let Some(interim) = self.interim() {
+            let location = self.gateway.upload_url(self.facts, row.id);
+            let left = self.standing(&row).standing.left;
+            let head = ietf::resumption_supported(&location, &self.gateway.upload_limits(), left);
+            interim.send(&head);
         }
         let append = Append {
             offset: 0,
@@ -373,7 +379,17 @@ impl Turn<'_> {
             .length
             .map_or(u64::MAX, |l| l.saturating_sub(append.offset));
         let most = limits.max_append_size.unwrap_or(u64::MAX).min(room);
-        match ingest::pump(body, &mut writer, most).await {
+        let interim = self.interim();
+        let mut tell = |offset| {
+            if let Some(interim) = &interim {
+                interim.progress(&ietf::progress(offset));
+            }
+        };
+        let telling = interim.is_some().then(|| Telling {
+            progress: writer.progress(),
+            tell: &mut tell,
+        });
+        match ingest::pump_telling(body, &mut writer, most, telling).await {
             Ok(Pumped::All) => {}
             Ok(Pumped::Past) => {
                 let refusal = match row.length {
@@ -438,6 +454,15 @@ impl Turn<'_> {
             ErrorKind::DigestMismatch => self.protocol.checksum_mismatch(&digest, offset),
             _ => error.into(),
         })
+    }
+
+    /// Where interim answers go, if this client reads them.
+    fn interim(&self) -> Option<ResumptionSupported> {
+        if !ietf::reads_interim(&self.head.headers) {
+            return None;
+        }
+        let interim = self.head.extensions.get::<Interim>().cloned()?;
+        Some(ResumptionSupported(interim))
     }
 
     /// Answers an upload whose bytes are all there and yet did not become anything.
@@ -518,6 +543,27 @@ pub fn expires(row: &UploadRow, uploads: &Uploads) -> Option<UnixMillis> {
         ),
         UploadState::Done if row.target.is_none() => Some(row.updated.plus(uploads.untargeted_ttl)),
         UploadState::Done | UploadState::Aborted | UploadState::Lost => None,
+    }
+}
+
+/// Sends 104 answers.
+struct ResumptionSupported(Interim);
+
+impl ResumptionSupported {
+    fn send(&self, head: &HeaderMap) {
+        let (status, reason) = Self::status();
+        self.0.send(status, reason, head);
+    }
+
+    fn progress(&self, head: &HeaderMap) {
+        let (status, reason) = Self::status();
+        self.0.progress(status, reason, head);
+    }
+
+    fn status() -> (StatusCode, &'static str) {
+        let (status, reason) = ietf::RESUMPTION_SUPPORTED;
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::PROCESSING);
+        (status, reason)
     }
 }
 

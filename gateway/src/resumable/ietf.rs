@@ -3,8 +3,10 @@
 //! What later revisions ask for besides (`Accept-Patch` in answers to OPTIONS) is sent too; what they no
 //! longer require (`Upload-Length` and `Upload-Complete` in answers to HEAD) is still sent.
 
+use std::time::Duration;
+
 use boxgate_storage::digest::Digest;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
 use super::command::{
@@ -24,6 +26,8 @@ pub const UPLOAD_LIMIT: HeaderName = HeaderName::from_static("upload-limit");
 pub const INTEROP_VERSION: HeaderName = HeaderName::from_static("upload-draft-interop-version");
 /// The revision that is spoken here, as the draft counts them.
 pub const INTEROP: u64 = 9;
+/// The status and reason of interim answers, draft §6.
+pub const RESUMPTION_SUPPORTED: (u16, &str) = (104, "Upload Resumption Supported");
 /// The media type of bytes in a PATCH.
 pub const MEDIA_TYPE: &str = "application/partial-upload";
 
@@ -115,6 +119,31 @@ fn length(head: &RequestHead<'_>, offset: u64, ends: Ends) -> Result<Option<u64>
         Ends::Here => declared.or(end),
         _ => declared,
     })
+}
+
+/// Whether a client reads interim answers: it was written for the revision that is spoken here (draft
+/// §4.2.1). All others might take one for the answer.
+pub fn reads_interim(headers: &HeaderMap) -> bool {
+    fields::integer(headers, &INTEROP_VERSION) == Some(INTEROP)
+}
+
+/// The interim answer to a creation: where the upload goes on if this request is cut.
+pub fn resumption_supported(location: &str, limits: &Limits, left: Option<Duration>) -> HeaderMap {
+    let left = left.map(|left| left.as_secs());
+    interim()
+        .with(header::LOCATION, location)
+        .with(UPLOAD_LIMIT, upload_limit(limits, left))
+        .headers
+}
+
+/// An interim answer that tells how much is durable (draft §4.4.2: without a `Location`).
+pub fn progress(offset: u64) -> HeaderMap {
+    let offset = fields::from_integer(offset);
+    interim().with(UPLOAD_OFFSET, offset).headers
+}
+
+fn interim() -> Reply {
+    Reply::new(StatusCode::PROCESSING).with(INTEROP_VERSION, INTEROP.to_string())
 }
 
 fn invalid(rule: impl Into<String>) -> Refusal {

@@ -8,15 +8,17 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::interim::{Interims, Places};
 use super::pace::{LazyTimer, Pace, Patience, Stalled};
 
 /// What is thrown away after an early answer, at most.
@@ -36,6 +38,7 @@ pub(super) struct ConnState {
     unread: AtomicBool,
     reset: AtomicBool,
     slow_reader: AtomicBool,
+    interims: Interims,
 }
 
 impl ConnState {
@@ -77,6 +80,11 @@ impl ConnState {
         self.unread.load(Ordering::Relaxed)
     }
 
+    /// The interim answers that wait to be sent.
+    pub(super) fn interim(&self) -> MutexGuard<'_, Places> {
+        self.interims.lock()
+    }
+
     /// Close with a reset, so that a short answer cannot pass for a whole one.
     pub(super) fn reset_on_close(&self) {
         self.reset.store(true, Ordering::Relaxed);
@@ -97,6 +105,8 @@ pub(super) struct Wire {
     probe_at: Option<Instant>,
     probe: LazyTimer,
     probe_every: Duration,
+    /// What is left of an interim answer that was begun.
+    interim: Bytes,
     linger: Option<Linger>,
 }
 
@@ -114,6 +124,7 @@ impl Wire {
             probe_at: None,
             probe: LazyTimer::default(),
             probe_every: patience.idle / WRITE_PROBES,
+            interim: Bytes::new(),
             linger: None,
         }
     }
@@ -178,6 +189,34 @@ impl Wire {
         }
     }
 
+    /// Writes interim answers as far as the socket takes them. A client that does not read them is not
+    /// held to the clock of answers: it may be busy sending.
+    fn poll_interims(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            if self.interim.is_empty() {
+                match self.state.interim().next() {
+                    Some(message) => self.interim = message,
+                    None => return Ok(()),
+                }
+            }
+            match Pin::new(&mut self.stream).poll_write(cx, &self.interim) {
+                Poll::Ready(written) => self.interim.advance(written?),
+                Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    /// Writes the rest of an interim answer that was begun, before anything else.
+    fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            let rest = self.interim.clone();
+            let polled = Pin::new(&mut self.stream).poll_write(cx, &rest);
+            let written = ready!(self.written(cx, polled, &[IoSlice::new(&rest)]))?;
+            self.interim.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Takes and throws away until nothing more comes, or enough did.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let patient = self.state.has_unread();
@@ -222,6 +261,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_begun(cx))?;
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.written(cx, polled, &[IoSlice::new(bytes)])
     }
@@ -231,6 +271,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_begun(cx))?;
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.written(cx, polled, slices)
     }
@@ -239,10 +280,11 @@ impl AsyncWrite for Wire {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // The socket has no buffer of ours; all that was wanted has been written.
         self.writing.rest();
-        Poll::Ready(Ok(()))
+        // So this is the moment between two messages of hyper's.
+        Poll::Ready(self.poll_interims(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

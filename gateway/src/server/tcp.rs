@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -19,6 +19,7 @@ use tracing::Instrument;
 
 use super::body::{Counted, Ending, InboundBody, OutboundBody, TrailerLimits};
 use super::drain::Drain;
+use super::interim::Interim;
 use super::linger::{ConnState, HeadTimer, Wire};
 use super::pace::Patience;
 use super::peers::{Peers, Place};
@@ -249,6 +250,10 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
             trailers,
             Arc::clone(&facts),
         );
+        // RFC 9110 §15.2: nothing of the kind to a client of HTTP/1.0.
+        if head.version == Version::HTTP_11 {
+            head.extensions.insert(Interim::of(&self.state));
+        }
         let responder = Arc::clone(&self.acceptor.responder);
         let span = tracing::info_span!("request", request_id = facts.id());
         Box::pin(
@@ -295,6 +300,7 @@ fn finish(
 ) -> Response<Counted<RequestEnd>> {
     let status = answer.status();
     end.status = Some(status.as_u16());
+    state.interim().close();
     if state.has_unread() {
         // RFC 9112 §9.6: who sees this stops sending the rest of a body that nobody reads.
         close(&mut answer);

@@ -9,6 +9,7 @@ mod admin;
 mod authorization;
 mod downloads;
 mod harness;
+mod interim;
 mod pieces;
 mod recovery;
 mod resumable;
