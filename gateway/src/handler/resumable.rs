@@ -147,8 +147,10 @@ impl Turn<'_> {
         if row.state == UploadState::Done {
             return self.again(&row, &append);
         }
+        // From a wrong offset the end of the body is a wrong length, too: the offset is told then.
         if let (Some(known), Some(told)) = (row.length, append.length)
             && known != told
+            && append.offset == row.offset
         {
             return Err(self.protocol.inconsistent_length(known));
         }
