@@ -9,6 +9,7 @@ pub mod backend;
 pub mod blob;
 pub mod buffer;
 pub mod catalog;
+pub mod check;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;

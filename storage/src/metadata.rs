@@ -7,9 +7,11 @@
 pub mod accounts;
 mod audit;
 pub mod catalog;
+pub mod check;
 mod dialect;
 #[cfg(feature = "conformance")]
 pub mod memory;
+mod orphans;
 pub mod outbox;
 mod schema;
 mod sql;

@@ -74,7 +74,7 @@ impl DeleteBlob for Local {
         let path = self.path_of(key);
         let subject = key.to_string();
         blocking("blob.delete", subject.clone(), move || {
-            remove(&path).map_err(|e| Error::io("blob.delete", subject, e))
+            remove(&path).map_err(|e| failure("blob.delete", &path, &subject, e))
         })
         .await
     }
@@ -85,7 +85,12 @@ impl ListBlobs for Local {
     async fn page(&self, after: Option<BlobKey>, limit: usize) -> Result<Vec<BlobKey>> {
         let root = self.root.clone();
         blocking("store.list", "store", move || {
-            page(&root, after, limit).map_err(|e| Error::io("store.list", "store", e))
+            page(&root, after, limit).map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound => {
+                    Error::new(ErrorKind::Unavailable, "store.list", "store").with_source(e)
+                }
+                _ => Error::io("store.list", "store", e),
+            })
         })
         .await
     }
@@ -123,10 +128,24 @@ fn shard_name(first: u8) -> String {
     hex::encode([first])
 }
 
-/// Removes a file; one that is missing already is success.
+/// A failure with a file of the store. Where even its directory is missing, the volume is away, which says
+/// nothing about the file: the directories were all made when the store was opened.
+fn failure(op: &'static str, path: &Path, subject: &str, error: io::Error) -> Error {
+    let directory = path.parent();
+    if error.kind() == io::ErrorKind::NotFound && directory.is_none_or(|d| !d.is_dir()) {
+        return Error::new(ErrorKind::Unavailable, op, subject).with_source(error);
+    }
+    Error::io(op, subject, error)
+}
+
+/// Removes a file; one that is missing already is success, unless its directory is missing, too.
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e)
+            if e.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) =>
+        {
+            Ok(())
+        }
         done => done,
     }
 }
@@ -206,6 +225,8 @@ fn page(root: &Path, after: Option<BlobKey>, limit: usize) -> io::Result<Vec<Blo
         for entry in fs::read_dir(root.join(shard_name(shard)))? {
             let name = entry?.file_name();
             let key = name.to_str().and_then(|name| name.parse::<BlobKey>().ok());
+            // One that lies in another directory is nobody's, and would come out of order.
+            let key = key.filter(|key| key.as_bytes()[0] == shard);
             keys.extend(key.filter(|key| after.is_none_or(|after| *key > after)));
         }
         keys[from..].sort_unstable();
@@ -244,10 +265,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_volume_that_is_away_says_nothing_about_its_blobs() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("blobs");
+        let store = open(&path).await.unwrap();
+        let key = BlobKey::random();
+        let range = crate::range::ByteRange::whole(1);
+        let missing = store.read.stat(&key).await.unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        let missing = store.read.open(&key, range).await.err().unwrap();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        fs::rename(&path, home.path().join("elsewhere")).unwrap();
+        fs::create_dir(&path).unwrap();
+        let list = store.list.unwrap();
+        let away = [
+            store.read.stat(&key).await.err(),
+            store.read.open(&key, range).await.err(),
+            list.page(None, 10).await.err(),
+            store.delete.unwrap().delete(&key).await.err(),
+        ];
+        for error in away {
+            assert_eq!(error.unwrap().kind(), ErrorKind::Unavailable);
+        }
+    }
+
+    #[tokio::test]
     async fn strange_files_are_no_blobs() {
         let home = tempfile::tempdir().unwrap();
         let store = open(home.path()).await.unwrap();
         fs::write(home.path().join("00/readme"), b"x").unwrap();
+        fs::write(home.path().join("00").join("f".repeat(32)), b"x").unwrap();
         let pages = store.list.unwrap().page(None, 10).await.unwrap();
         assert_eq!(pages, []);
     }

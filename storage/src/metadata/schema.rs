@@ -10,10 +10,11 @@ use super::sql::At as _;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Number, name and text; a text that was released never changes (its checksum is compared).
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "house", include_str!("migrations/0001_house.sql")),
     (2, "pieces", include_str!("migrations/0002_pieces.sql")),
     (3, "joins", include_str!("migrations/0003_joins.sql")),
+    (4, "orphans", include_str!("migrations/0004_orphans.sql")),
 ];
 
 /// Brings the schema up to date, in one transaction: of two processes that start at once, the second

@@ -9,7 +9,7 @@ mod listing;
 mod pieces;
 mod publish;
 mod rows;
-mod trash;
+pub(super) mod trash;
 
 use std::fmt::Debug;
 

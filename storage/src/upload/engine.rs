@@ -326,6 +326,11 @@ impl UploadEngine {
         self.inner.background.wait().await;
     }
 
+    /// What it stands on.
+    pub(crate) fn options(&self) -> &EngineOptions {
+        &self.inner.options
+    }
+
     /// What happened so far.
     pub fn stats(&self) -> EngineStats {
         self.inner.counters.snapshot(self.in_progress() as u64)

@@ -7,9 +7,11 @@
 )]
 
 mod bench;
+mod check;
 mod fail_points;
 mod gated;
 mod histories;
+mod house;
 mod ledger;
 mod pieces;
 mod resume;

@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use tokio::task::JoinHandle;
 
-use super::{Local, blocking};
+use super::{Local, blocking, failure};
 use crate::blob::BlobKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::ByteRange;
@@ -29,8 +29,9 @@ impl ReadBlob for Local {
         let path = self.path_of(key);
         let subject = key.to_string();
         blocking("blob.stat", subject.clone(), move || {
-            let found = std::fs::metadata(path);
-            Ok(found.map_err(|e| Error::io("blob.stat", subject, e))?.len())
+            let found = std::fs::metadata(&path);
+            let found = found.map_err(|e| failure("blob.stat", &path, &subject, e))?;
+            Ok(found.len())
         })
         .await
     }
@@ -66,7 +67,7 @@ impl ReadBlob for Local {
 
 /// Opens a file that must hold at least `length` bytes.
 fn open_at_least(path: &Path, length: u64, subject: &str) -> Result<File> {
-    let file = File::open(path).map_err(|e| Error::io("blob.open", subject, e))?;
+    let file = File::open(path).map_err(|e| failure("blob.open", path, subject, e))?;
     let found = file
         .metadata()
         .map_err(|e| Error::io("blob.open", subject, e))?;

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Local, blocking, open_direct, remove};
+use super::{Local, blocking, failure, open_direct, remove};
 use crate::blob::BlobKey;
 use crate::buffer::BUFFER_ALIGN;
 use crate::error::{Error, ErrorKind, Result};
@@ -65,17 +65,11 @@ impl WriteBlob for Local {
     ) -> Result<Box<dyn UploadSink>> {
         const OP: &str = "blob.resume";
         let (path, direct, subject) = (self.path_of(key), self.direct, key.to_string());
-        let (directory, opened) = (self.directory_of(key), path.clone());
+        let opened = path.clone();
         let failed = subject.clone();
         let plain = blocking(OP, subject.clone(), move || {
-            let file = OpenOptions::new().write(true).open(opened);
-            file.map_err(|e| match e.kind() {
-                // That the volume is gone says nothing about the file.
-                io::ErrorKind::NotFound if !directory.is_dir() => {
-                    Error::new(ErrorKind::Unavailable, OP, failed).with_source(e)
-                }
-                _ => Error::io(OP, failed, e),
-            })
+            let file = OpenOptions::new().write(true).open(&opened);
+            file.map_err(|e| failure(OP, &opened, &failed, e))
         })
         .await?;
         let plain = lock(plain, &subject).await?;
@@ -189,7 +183,7 @@ impl UploadSink for LocalSink {
             subject,
         } = *self;
         blocking("upload.abort", subject.clone(), move || {
-            let removed = remove(&path).map_err(|e| Error::io("upload.abort", subject, e));
+            let removed = remove(&path).map_err(|e| failure("upload.abort", &path, &subject, e));
             // The last close of a removed file frees its blocks, which takes time for a large one.
             drop(target);
             removed

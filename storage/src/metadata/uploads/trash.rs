@@ -48,7 +48,12 @@ impl Metadata {
 }
 
 /// Puts bytes that nobody names into the trash, due now.
-pub(super) async fn add(tx: &mut Tx, op: &'static str, key: &BlobKey, store: &str) -> Result<()> {
+pub(in crate::metadata) async fn add(
+    tx: &mut Tx,
+    op: &'static str,
+    key: &BlobKey,
+    store: &str,
+) -> Result<()> {
     sqlx::query("INSERT INTO trash (key, store, due_ms) VALUES ($1, $2, $3)")
         .bind(key.as_bytes().to_vec())
         .bind(store)

@@ -1,0 +1,343 @@
+//! Rows and bytes, compared: what is missing, what nobody names, what does not add up.
+//!
+//! [`Stock::check`] finds and changes nothing; [`Stock::collect`] removes what is due and what nobody
+//! names. Both run beside uploads, deletes and downloads, and hold no more than some pages at once.
+//!
+//! Rows and stores are two places, and no moment is the same in both. What looks wrong is therefore looked
+//! at three times: the rows of the key, its bytes, the rows again. An upload is recorded before its first
+//! byte is stored, and a row goes only after its bytes, so that bytes which nobody claimed *before* they
+//! were seen belong to nobody, and bytes that are claimed *after* they were not seen are lost.
+
+mod finding;
+mod orphans;
+mod walk;
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use crate::blob::BlobKey;
+use crate::clock::UnixMillis;
+use crate::digest::BLOCK_BYTES;
+use crate::error::{ErrorKind, Result};
+use crate::metadata::Metadata;
+use crate::metadata::catalog::FileId;
+use crate::metadata::check::{BlobClaim, BlobState, Claim, Claimant, UploadClaim};
+use crate::store::Store;
+use crate::upload::UploadEngine;
+
+use self::walk::{Place, Walk};
+
+pub use finding::{Finding, Problem, Subject};
+pub use orphans::{Collected, OrphanLimits, Orphans};
+
+/// All rows and all stores of an installation.
+#[derive(Debug, Clone)]
+pub struct Stock {
+    metadata: Metadata,
+    engine: UploadEngine,
+}
+
+/// How much was looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Rows of blobs.
+    pub blobs: u64,
+    /// Rows of uploads that did not end.
+    pub uploads: u64,
+    /// Keys that stores hold bytes under.
+    pub stored: u64,
+    /// What was found wrong.
+    pub findings: u64,
+}
+
+/// Rows and keys that are read at once.
+const PAGE: u32 = 1000;
+/// What is due is removed within a minute, unless something is wrong; nothing is said about it earlier.
+const GRACE: Duration = Duration::from_hours(1);
+/// Names that are told of a damaged blob.
+const NAMES: u32 = 3;
+
+impl Stock {
+    /// `engine` works on the rows of `metadata`.
+    pub fn new(metadata: Metadata, engine: UploadEngine) -> Self {
+        Self { metadata, engine }
+    }
+
+    /// Compares all rows with all stores and tells each finding as it is made. Changes nothing.
+    ///
+    /// # Errors
+    /// When rows or a store cannot be read: what was not read is not judged.
+    /// # Cancel safety
+    /// Dropping the future ends the comparison.
+    pub async fn check(&self, mut found: impl FnMut(Finding) + Send) -> Result<Checked> {
+        let mut checked = Checked::default();
+        let mut tell = |checked: &mut Checked, finding| {
+            checked.findings += 1;
+            found(finding);
+        };
+        let mut walk = Walk::begin(self);
+        while let Some(place) = walk.next().await? {
+            checked.stored += place.stores.len() as u64;
+            for claim in &place.claims {
+                checked.blobs += u64::from(matches!(claim.by, Claimant::Blob(_)));
+                checked.uploads += u64::from(matches!(claim.by, Claimant::Upload(_)));
+            }
+            for finding in self.judge(&place).await? {
+                tell(&mut checked, finding);
+            }
+        }
+        let mut after = FileId(i64::MIN);
+        loop {
+            let page = self.metadata.files_of_nothing(after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.id;
+            for file in page {
+                let subject = Subject::File(file.id);
+                tell(
+                    &mut checked,
+                    Finding::new(subject, file.blob, "", Problem::NoBlob),
+                );
+            }
+        }
+        self.holding_uploads(&mut |finding| tell(&mut checked, finding))
+            .await?;
+        Ok(checked)
+    }
+
+    /// Finished uploads that hold their blob themselves.
+    async fn holding_uploads(&self, found: &mut (dyn FnMut(Finding) + Send)) -> Result<()> {
+        let ttl = self.engine.options().limits.untargeted_ttl;
+        let over = self.now().minus(ttl).minus(GRACE);
+        let mut after = None;
+        loop {
+            let page = self.metadata.holding_uploads(after, PAGE).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some(last.id);
+            for upload in page {
+                let problem = if !upload.exists {
+                    Problem::NoBlob
+                } else if upload.updated <= over {
+                    Problem::Over {
+                        since: upload.updated.plus(ttl),
+                    }
+                } else {
+                    continue;
+                };
+                let subject = Subject::Upload(upload.id);
+                found(Finding::new(subject, upload.blob, "", problem));
+            }
+        }
+    }
+
+    fn now(&self) -> UnixMillis {
+        self.engine.options().clock.now()
+    }
+
+    /// What is wrong with one key.
+    async fn judge(&self, place: &Place<'_>) -> Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        for claim in &place.claims {
+            if let Some(problem) = self.row_problem(claim, &place.claims) {
+                findings.push(self.finding(claim, problem).await?);
+            }
+            let Some(store) = self.engine.options().stores.get(&claim.store) else {
+                findings.push(self.finding(claim, Problem::NoStore).await?);
+                continue;
+            };
+            if extent(claim) > 0
+                && verdict(
+                    &place.claims,
+                    &claim.store,
+                    &stored(store, &place.key).await?,
+                )
+                .is_some()
+                && let Some(problem) = self.confirmed(&place.key, &claim.store, store).await?
+            {
+                findings.push(self.finding(claim, problem).await?);
+            }
+        }
+        for (name, store) in &place.stores {
+            if !claims_in(&place.claims, name)
+                && let Some(problem) = self.confirmed(&place.key, name, store).await?
+            {
+                let subject = Subject::Bytes;
+                findings.push(Finding::new(subject, place.key, name, problem));
+            }
+        }
+        Ok(findings)
+    }
+
+    /// A finding on the row of a claim, with the names that a blob has.
+    async fn finding(&self, claim: &Claim, problem: Problem) -> Result<Finding> {
+        let subject = match &claim.by {
+            Claimant::Blob(_) => Subject::Blob,
+            Claimant::Upload(upload) => Subject::Upload(upload.id),
+            Claimant::Trash { .. } => Subject::Trash,
+        };
+        let names = match claim.by {
+            Claimant::Blob(_) => self.metadata.names_of(&claim.key, NAMES).await?,
+            _ => Vec::new(),
+        };
+        let finding = Finding::new(subject, claim.key, &claim.store, problem);
+        Ok(Finding { names, ..finding })
+    }
+
+    /// What the rows alone tell.
+    fn row_problem(&self, claim: &Claim, all: &[Claim]) -> Option<Problem> {
+        if all.len() > 1 && !matches!(claim.by, Claimant::Trash { .. }) {
+            return Some(Problem::ClaimedTwice);
+        }
+        let overdue = |due: UnixMillis| {
+            let over = due <= self.now().minus(GRACE);
+            over.then_some(Problem::Overdue { since: due })
+        };
+        match &claim.by {
+            Claimant::Blob(blob) => blob_problem(blob).or_else(|| overdue(blob.due?)),
+            Claimant::Upload(upload) => self.upload_problem(upload),
+            Claimant::Trash { due } => overdue(*due),
+        }
+    }
+
+    fn upload_problem(&self, upload: &UploadClaim) -> Option<Problem> {
+        if upload.parts_bytes != upload.offset {
+            return Some(Problem::Parts {
+                offset: upload.offset,
+                recorded: upload.parts_bytes,
+            });
+        }
+        let limits = self.engine.options().limits;
+        let (idle, old) = (
+            upload.updated.plus(limits.idle),
+            upload.created.plus(limits.age),
+        );
+        let end = match upload {
+            UploadClaim {
+                completing: true, ..
+            } => upload.updated,
+            UploadClaim { joined: true, .. } => old,
+            UploadClaim { .. } => idle.min(old),
+        };
+        let over = end.plus(GRACE) <= self.now() && !self.engine.is_busy(upload.id);
+        over.then_some(Problem::Over { since: end })
+    }
+
+    /// What is wrong with the bytes under a key in a store, if rows before and after the look at them
+    /// agree on it.
+    async fn confirmed(&self, key: &BlobKey, name: &str, store: &Store) -> Result<Option<Problem>> {
+        let before = self.metadata.claims_on(key).await?;
+        let stored = stored(store, key).await?;
+        let Some(problem) = verdict(&before, name, &stored) else {
+            return Ok(None);
+        };
+        let after = self.metadata.claims_on(key).await?;
+        let again = verdict(&after, name, &stored);
+        Ok(again
+            .is_some_and(|again| again.word() == problem.word())
+            .then_some(problem))
+    }
+}
+
+/// What a store holds under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stored {
+    Nothing,
+    Bytes(u64),
+    Unreadable(String),
+}
+
+async fn stored(store: &Store, key: &BlobKey) -> Result<Stored> {
+    match store.read.stat(key).await {
+        Ok(length) => Ok(Stored::Bytes(length)),
+        Err(e) => match e.kind() {
+            ErrorKind::NotFound => Ok(Stored::Nothing),
+            // The whole store is away, which says nothing about its bytes.
+            ErrorKind::Unavailable => Err(e),
+            _ => Ok(Stored::Unreadable(crate::error::chain(&e))),
+        },
+    }
+}
+
+fn claims_in(claims: &[Claim], store: &str) -> bool {
+    claims.iter().any(|claim| claim.store == store)
+}
+
+/// Bytes that a store must hold for the claim, at least.
+fn extent(claim: &Claim) -> u64 {
+    match &claim.by {
+        Claimant::Blob(blob) if blob.state != BlobState::Deleting => blob.length,
+        Claimant::Upload(upload) => upload.offset.max(upload.pieces_end),
+        Claimant::Blob(_) | Claimant::Trash { .. } => 0,
+    }
+}
+
+/// What is wrong with what a store holds under a key with these claims.
+fn verdict(claims: &[Claim], store: &str, stored: &Stored) -> Option<Problem> {
+    if !claims_in(claims, store) {
+        return match stored {
+            Stored::Nothing => None,
+            Stored::Bytes(length) => Some(Problem::Orphan { length: *length }),
+            Stored::Unreadable(why) => Some(Problem::Unreadable { why: why.clone() }),
+        };
+    }
+    let of_store = claims.iter().filter(|claim| claim.store == store);
+    let claim = of_store.max_by_key(|claim| extent(claim))?;
+    let expected = extent(claim);
+    // A blob is as long as it is; an upload may have more on its way.
+    let whole = match &claim.by {
+        Claimant::Blob(_) => true,
+        Claimant::Upload(upload) => upload.completing,
+        Claimant::Trash { .. } => false,
+    };
+    match stored {
+        _ if expected == 0 => None,
+        Stored::Nothing => Some(Problem::Missing { expected }),
+        Stored::Unreadable(why) => Some(Problem::Unreadable { why: why.clone() }),
+        Stored::Bytes(found) if *found < expected || whole && *found > expected => {
+            Some(Problem::Length {
+                expected,
+                found: *found,
+            })
+        }
+        Stored::Bytes(_) => None,
+    }
+}
+
+/// What the row of a blob tells by itself.
+fn blob_problem(blob: &BlobClaim) -> Option<Problem> {
+    let BlobClaim {
+        state,
+        length,
+        refs,
+        holders,
+        tree_bytes,
+        due,
+    } = *blob;
+    if refs != holders {
+        return Some(Problem::References {
+            counted: refs,
+            holders,
+        });
+    }
+    let held = refs > 0;
+    let fits = match state {
+        BlobState::Live => held,
+        BlobState::Doomed | BlobState::Deleting => !held,
+        BlobState::Quarantined => true,
+    };
+    if !fits || held == due.is_some() {
+        return Some(Problem::State {
+            state: state.as_str(),
+            refs,
+        });
+    }
+    let expected = length.div_ceil(BLOCK_BYTES) * 32;
+    if tree_bytes != expected {
+        return Some(Problem::Tree {
+            expected: expected / 32,
+            found: tree_bytes / 32,
+        });
+    }
+    (held && state == BlobState::Quarantined).then_some(Problem::Quarantined)
+}

@@ -1,0 +1,232 @@
+//! Rows on disk, bytes on disk, an engine on both, and a hand that can reach into either.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use boxgate_storage::backend::local;
+use boxgate_storage::blob::{BlobKey, UploadId};
+use boxgate_storage::buffer::BufferPool;
+use boxgate_storage::check::{Finding, Stock};
+use boxgate_storage::clock::ManualClock;
+use boxgate_storage::conformance::ledger::{DOOMED_FOR, START};
+use boxgate_storage::metadata::accounts::{NewAccount, OrganizationId, PlatformRole};
+use boxgate_storage::metadata::uploads::{Published, Target};
+use boxgate_storage::metadata::{Metadata, MetadataOptions};
+use boxgate_storage::store::Store;
+use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadIntent, UploadLimits};
+use bytes::Bytes;
+use sqlx::Connection as _;
+
+use crate::bench::{ACME, intent, kept, target};
+
+pub(crate) struct House {
+    pub(crate) metadata: Metadata,
+    pub(crate) engine: UploadEngine,
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<ManualClock>,
+    home: Arc<tempfile::TempDir>,
+}
+
+impl House {
+    pub(crate) async fn new() -> Self {
+        // Whether bytes survive is not the question here.
+        let home = tempfile::tempdir_in("/dev/shm").unwrap();
+        let home = Arc::new(home);
+        let store = local::open(&home.path().join("blobs")).await.unwrap();
+        let clock = Arc::new(ManualClock::new(START));
+        let house = Self::on(home, store, clock, "boxgate.db").await;
+        let ann = NewAccount {
+            username: "ann".to_owned(),
+            email: None,
+            password_hash: None,
+            role: PlatformRole::User,
+        };
+        let account = house.metadata.create_account(ann).await.unwrap().id;
+        let name = "acme".parse().unwrap();
+        let acme = house.metadata.create_organization(&name, None, account);
+        assert_eq!(acme.await.unwrap().id, ACME);
+        house
+    }
+
+    async fn on(
+        home: Arc<tempfile::TempDir>,
+        store: Store,
+        clock: Arc<ManualClock>,
+        database: &str,
+    ) -> Self {
+        let options = MetadataOptions {
+            clock: clock.clone(),
+            doomed_for: DOOMED_FOR,
+        };
+        let path = home.path().join(database);
+        let metadata = Metadata::open_sqlite(&path, options).await.unwrap();
+        let engine = UploadEngine::new(EngineOptions {
+            ledger: metadata.ledger(),
+            stores: BTreeMap::from([("main".to_owned(), store.clone())]),
+            default_store: "main".to_owned(),
+            pool: BufferPool::new(64 << 20),
+            clock: clock.clone(),
+            max_length_bytes: 512 << 20,
+            min_free_bytes: 0,
+            parts_in_flight: 4,
+            limits: UploadLimits::default(),
+        });
+        Self {
+            metadata,
+            engine,
+            store,
+            clock,
+            home,
+        }
+    }
+
+    /// The next process, on the same rows and bytes.
+    pub(crate) async fn again(&self) -> Self {
+        let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
+        let store = local::open(&home.path().join("blobs")).await.unwrap();
+        Self::on(home, store, clock, "boxgate.db").await
+    }
+
+    /// The same rows, and these bytes.
+    pub(crate) async fn with_store(&self, store: Store) -> Self {
+        let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
+        Self::on(home, store, clock, "boxgate.db").await
+    }
+
+    /// The rows as they are now, kept under a name.
+    pub(crate) async fn back_up(&self, name: &str) {
+        let path = self.home.path().join(name);
+        let statement = format!("VACUUM INTO '{}'", path.display());
+        self.sql(&statement).await;
+    }
+
+    /// A house on rows that were kept, and the bytes of now.
+    pub(crate) async fn restored(&self, name: &str) -> Self {
+        let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
+        Self::on(home, self.store.clone(), clock, name).await
+    }
+
+    pub(crate) fn stock(&self) -> Stock {
+        Stock::new(self.metadata.clone(), self.engine.clone())
+    }
+
+    /// All findings, and that as many are counted.
+    pub(crate) async fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let checked = self.stock().check(|finding| findings.push(finding)).await;
+        assert_eq!(checked.unwrap().findings, findings.len() as u64);
+        findings
+    }
+
+    /// Changes rows behind everybody's back; foreign keys hold nobody up.
+    pub(crate) async fn sql(&self, statement: &str) -> u64 {
+        sqlx::any::install_default_drivers();
+        let path = self.home.path().join("boxgate.db");
+        let url = format!("sqlite://{}", path.display());
+        let mut connection = sqlx::AnyConnection::connect(&url).await.unwrap();
+        let all = format!("PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = OFF; {statement}");
+        let done = sqlx::raw_sql(sqlx::AssertSqlSafe(all))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        connection.close().await.unwrap();
+        done.rows_affected()
+    }
+
+    /// Where the local store keeps the bytes of a key.
+    pub(crate) fn path_of(&self, key: &BlobKey) -> PathBuf {
+        let name = key.to_string();
+        let blobs = self.home.path().join("blobs");
+        blobs.join(&name[..2]).join(name)
+    }
+
+    /// A file that no row names.
+    pub(crate) fn plant_file(&self, key: &BlobKey, bytes: &[u8]) {
+        std::fs::write(self.path_of(key), bytes).unwrap();
+    }
+
+    pub(crate) fn stored_keys(&self) -> Vec<BlobKey> {
+        let mut keys: Vec<BlobKey> = walk(&self.home.path().join("blobs"));
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Publishes `bytes` under `acme/{box_name}/1.0/virtualbox/amd64`.
+    pub(crate) async fn put(&self, box_name: &str, bytes: &Bytes) -> Published {
+        let length = Some(bytes.len() as u64);
+        self.send(named(box_name, intent(length, vec![])), bytes)
+            .await
+    }
+
+    /// Publishes `bytes` without a name.
+    pub(crate) async fn put_untargeted(&self, bytes: &Bytes) -> Published {
+        let nameless = UploadIntent {
+            target: None,
+            ..kept(Some(bytes.len() as u64), vec![])
+        };
+        self.send(nameless, bytes).await
+    }
+
+    async fn send(&self, intent: UploadIntent, bytes: &Bytes) -> Published {
+        let mut writer = self.engine.begin(intent).await.unwrap();
+        writer.write(bytes.clone()).await.unwrap();
+        let published = writer.finish().await.unwrap();
+        self.engine.settled().await;
+        published
+    }
+
+    /// Leaves an upload open after these of its `length` bytes.
+    pub(crate) async fn rest(&self, box_name: &str, sent: &Bytes, length: usize) -> UploadId {
+        let intent = named(box_name, kept(Some(length as u64), vec![]));
+        let mut writer = self.engine.begin(intent).await.unwrap();
+        writer.write(sent.clone()).await.unwrap();
+        let id = writer.id();
+        writer.pause().await.unwrap();
+        id
+    }
+
+    pub(crate) async fn delete(&self, box_name: &str) -> bool {
+        let Some(row) = self
+            .metadata
+            .box_row(ACME, &box_name.parse().unwrap())
+            .await
+            .unwrap()
+        else {
+            return false;
+        };
+        self.metadata.delete_box(row.id, "ann").await.unwrap()
+    }
+
+    /// Lets everything that is doomed go.
+    pub(crate) async fn sweep_all(&self) {
+        self.clock.advance(DOOMED_FOR + Duration::from_secs(1));
+        self.engine.sweep().await.unwrap();
+    }
+
+    /// The key of an upload's bytes.
+    pub(crate) async fn key_of(&self, id: UploadId) -> BlobKey {
+        self.engine.peek(id).await.unwrap().unwrap().key
+    }
+}
+
+fn walk(blobs: &Path) -> Vec<BlobKey> {
+    let shards = std::fs::read_dir(blobs).unwrap();
+    let files = shards.flat_map(|shard| std::fs::read_dir(shard.unwrap().path()).unwrap());
+    files
+        .map(|file| file.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect()
+}
+
+/// The same upload to another box.
+pub(crate) fn named(box_name: &str, intent: UploadIntent) -> UploadIntent {
+    UploadIntent {
+        organization: OrganizationId(1),
+        target: Some(Target {
+            box_name: box_name.to_owned(),
+            ..target()
+        }),
+        ..intent
+    }
+}
