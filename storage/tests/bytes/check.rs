@@ -1,8 +1,8 @@
 //! Rows and bytes compared: each planted inconsistency is found and named, and nothing else ever is,
 //! whatever goes on meanwhile.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::fmt::{self, Write as _};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -412,14 +412,16 @@ async fn plant_blobs(house: &House, count: usize) -> Vec<BlobKey> {
     for (id, key) in keys.iter().enumerate() {
         house.plant_file(key, b"x");
         let (key, digest) = (quoted(key), format!("x'{}'", "11".repeat(32)));
-        statements += &format!(
+        write!(
+            statements,
             "INSERT INTO blobs (key, tenant, store, length, blake3, sha256, state, refs, created_ms)
                  VALUES ({key}, 1, 'main', 1, {digest}, {digest}, 'live', 1, 0);
              INSERT INTO blob_trees (blob, cvs) VALUES ({key}, {digest});
              INSERT INTO files (id, architecture, blob, downloads, created_ms, updated_ms)
                  VALUES ({}, {id}, {key}, 0, 0, 0);",
             id + 1
-        );
+        )
+        .unwrap();
     }
     house.sql(&(statements + "COMMIT;")).await;
     keys
@@ -725,7 +727,7 @@ const PATIENT: OrphanLimits = OrphanLimits {
 
 const DAY: Duration = Duration::from_hours(24);
 
-fn there(path: &PathBuf) -> bool {
+fn there(path: &Path) -> bool {
     path.try_exists().unwrap()
 }
 
