@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod connect;
+mod push;
 mod quickstart;
 mod sample_box;
 mod serve;
@@ -23,6 +24,7 @@ use crate::config::{self, Flags, Settings, Warning};
     after_help = "Examples:
   boxgate quickstart                       try it: prints credentials and lines to paste
   boxgate sample-box demo.box              make a valid box to try with
+  boxgate push demo.box myorg/demo 1.0.0 virtualbox amd64
   boxgate serve --config boxgate.toml      run it for real"
 )]
 pub struct Cli {
@@ -51,6 +53,14 @@ BOXGATE_ variable; `boxgate config print` shows what is in force.")]
   boxgate sample-box demo.box
   boxgate sample-box big.box --size 4GiB")]
     SampleBox(SampleBoxArgs),
+    /// Publish a box: in parallel, and gone on with after a cut or a kill of either side.
+    #[command(after_help = "Examples:
+  boxgate push demo.box myorg/demo 1.0.0 virtualbox amd64 --url http://127.0.0.1:3000 --token KEY
+  BOXGATE_URL=... BOXGATE_TOKEN=... boxgate push demo.box myorg/demo 1.0.0 virtualbox amd64
+
+What a push needs to go on is kept beside the file, in FILE.boxgate-push, until the file is published.
+Exit codes: 0 published, 1 failed, 2 called wrongly, 75 not now: the same command goes on.")]
+    Push(push::PushArgs),
     /// Administer an installation.
     #[command(subcommand)]
     Admin(AdminCommand),
@@ -172,6 +182,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve::serve(&args),
         Command::Quickstart(args) => quickstart::quickstart(&args),
         Command::SampleBox(args) => sample_box::sample_box(&args),
+        Command::Push(args) => push::push(&args),
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
         Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
         Command::Config(ConfigCommand::Check(args)) => check(&args),

@@ -1,6 +1,7 @@
 //! What `push` and `admin` say to a gateway. Nothing here knows more of it than its public API.
 
 pub mod error;
+pub mod push;
 pub mod uploads;
 
 use std::sync::Arc;

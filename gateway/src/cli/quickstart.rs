@@ -96,11 +96,16 @@ Try it in another terminal:
 
   {program} sample-box demo.box
 
-  curl --fail-with-body -X POST {url}/api/organization/{organization}/box/demo/version/1.0.0/provider/virtualbox/architecture/amd64/file \\
-    -H \"Authorization: Bearer {client_secret}\" -F file=@demo.box
+  {program} push demo.box {organization}/demo 1.0.0 virtualbox amd64 \\
+    --url {url} --token {client_secret}
 
   VAGRANT_SERVER_URL={url} VAGRANT_CLOUD_TOKEN={client_secret} \\
     vagrant box add {organization}/demo --provider virtualbox
+
+Or upload it as for BoxVault, in one request:
+
+  curl --fail-with-body -X POST {url}/api/organization/{organization}/box/demo/version/1.0.0/provider/virtualbox/architecture/amd64/file \\
+    -H \"Authorization: Bearer {client_secret}\" -F file=@demo.box
 
 Uploads written from the BoxVault guide want these:
 

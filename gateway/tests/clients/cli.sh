@@ -30,7 +30,7 @@ equal "sample-box: that provider" libvirt "$(tar -xOf libvirt.box metadata.json 
 # --- usage ---
 run 0 "--version" "$GATEWAY" --version
 says "--version" '^boxgate [0-9]+\.'
-for command in serve quickstart sample-box "admin bootstrap" "config check" "config print"; do
+for command in serve quickstart sample-box push "admin bootstrap" "admin upload list" "admin upload show" "admin upload abort" "config check" "config print"; do
     # shellcheck disable=SC2086
     run 0 "$command --help" "$GATEWAY" $command --help
 done

@@ -101,12 +101,12 @@ eventually() {
 
 # --- the gateway ---
 
-# start_gateway [FLAGS...]: quickstart on a free port over $DATA. Sets URL, ORG, CLIENT_ID, CLIENT_SECRET,
+# start_gateway [FLAGS...]: quickstart on a free port (or on $LISTEN) over $DATA. Sets URL, ORG, CLIENT_ID, CLIENT_SECRET,
 # ADMIN, ADMIN_PASSWORD, ADMIN_TOKEN, READY (the line itself) and GATEWAY_PID. Logs go to $WORK/gateway.log.
 start_gateway() {
     [[ -x $GATEWAY ]] || { echo "no gateway at $GATEWAY: build it first (cargo build)" >&2; exit 2; }
     : >"$WORK/ready"
-    "$GATEWAY" quickstart --data-dir "$DATA" --listen 127.0.0.1:0 --json "$@" \
+    "$GATEWAY" quickstart --data-dir "$DATA" --listen "${LISTEN:-127.0.0.1:0}" --json "$@" \
         >"$WORK/ready" 2>>"$WORK/gateway.log" &
     GATEWAY_PID=$!
     eventually 60 gateway_spoke_or_died || true

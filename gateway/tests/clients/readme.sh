@@ -59,7 +59,7 @@ for name in "${names[@]}"; do
         awk '/:$/ { take = 1; next } /^[^ ]/ { take = 0 } take { sub(/^  /, ""); print }' \
             "$WORK/quickstart.printed" >"$WORK/paste.sh"
         rm -rf "$VAGRANT_HOME"
-        matches "quickstart prints lines to paste" 'curl .*vagrant box add ' "$(tr '\n' ' ' <"$WORK/paste.sh")"
+        matches "quickstart prints lines to paste" 'push .*vagrant box add .*curl ' "$(tr '\n' ' ' <"$WORK/paste.sh")"
         succeeds "quickstart's own lines" env -C "$WORK/paste" bash -euo pipefail "$WORK/paste.sh"
         matches "quickstart's own lines: a box is installed" 'myorg/demo' "$(vagrant box list 2>&1)"
     fi

@@ -11,6 +11,7 @@ mod downloads;
 mod harness;
 mod interim;
 mod pieces;
+mod push;
 mod recovery;
 mod resumable;
 mod uploads;

@@ -1,0 +1,66 @@
+//! How long to wait before a failed call is made again.
+
+use std::time::Duration;
+
+/// Wait after the first failure, at most; twice as much after each further one.
+const FIRST: Duration = Duration::from_millis(500);
+/// A gateway that restarts is back within so long, and is not asked more often by any number of waiters.
+const LONGEST: Duration = Duration::from_secs(30);
+/// A gateway that asks for more patience than this does not get it: a person should look.
+const MOST_PATIENCE: Duration = Duration::from_mins(10);
+
+/// The wait after so many failures. `chance` is a number from 0 to 1 by which callers that failed at the
+/// same moment come back at different ones: half of each wait is chance.
+///
+/// What the gateway asked for by `Retry-After` is waited for at least, and up to a tenth more.
+pub fn delay(failures: u32, retry_after: Option<Duration>, chance: f64) -> Duration {
+    let chance = chance.clamp(0.0, 1.0);
+    let ours = match failures {
+        0 => Duration::ZERO,
+        n => FIRST.saturating_mul(1 << (n - 1).min(16)).min(LONGEST),
+    };
+    let ours = ours.mul_f64(0.5 + chance / 2.0);
+    let theirs = retry_after.map(|asked| asked.min(MOST_PATIENCE).mul_f64(1.0 + chance / 10.0));
+    theirs.map_or(ours, |theirs| theirs.max(ours))
+}
+
+/// A number from 0 to 1, another one each time.
+pub fn chance() -> f64 {
+    let mut bits = [0; 4];
+    // Without randomness all come back at once, which the gateway bears.
+    let _ = getrandom::fill(&mut bits);
+    f64::from(u32::from_le_bytes(bits)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_are_half_chance() {
+        let millis = |failures, chance| delay(failures, None, chance).as_millis();
+        let table = [
+            (0, 0, 0),
+            (1, 250, 500),
+            (2, 500, 1000),
+            (6, 8000, 16000),
+            (7, 15000, 30000),
+        ];
+        for (failures, least, most) in table {
+            assert_eq!(millis(failures, 0.0), least, "{failures}");
+            assert_eq!(millis(failures, 1.0), most, "{failures}");
+        }
+        assert_eq!(millis(u32::MAX, 1.0), 30000);
+        assert!((0.0..=1.0).contains(&chance()));
+    }
+
+    #[test]
+    fn the_gateways_wish_is_kept_within_reason() {
+        let asked =
+            |seconds, chance| delay(1, Some(Duration::from_secs(seconds)), chance).as_millis();
+        assert_eq!(asked(30, 0.0), 30_000);
+        assert_eq!(asked(30, 1.0), 33_000);
+        assert_eq!(asked(0, 1.0), 500);
+        assert_eq!(asked(86_400, 0.0), 600_000);
+    }
+}

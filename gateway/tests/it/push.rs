@@ -1,0 +1,248 @@
+//! `client::push` against the gateway: what an earlier run left, in all the ways it may have been left.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use boxgate::client::Client;
+use boxgate::client::push::body::{FileBody, Flight};
+use boxgate::client::push::plan::Cut;
+use boxgate::client::push::protocol::{self, Created, Put};
+use boxgate::client::push::source::Source;
+use boxgate::client::push::{Notice, Order, Progress, PushError, Pushed, push};
+use boxgate::config::connection::Credential;
+use boxgate::config::{Connection, Secret};
+use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::metadata::accounts::PlatformRole;
+use boxgate_storage::metadata::tokens::TokenKind;
+use boxgate_storage::metadata::uploads::UploadState;
+
+use crate::harness::{Request, Running, file_path};
+
+const PART: u64 = 8 << 20;
+/// Three parts and a rest.
+const LENGTH: u64 = 3 * PART + 5;
+
+/// A gateway, somebody who may push to it, and a file.
+struct Scene {
+    running: Running,
+    client: Client,
+    directory: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let running = Running::start().await;
+        let connection = Connection {
+            url: format!("http://{}", running.address),
+            credential: Credential::Token(Secret::new(running.owner.clone())),
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let scene = Self {
+            client: Client::try_new(&connection).unwrap(),
+            running,
+            directory,
+        };
+        std::fs::write(scene.file(), content(LENGTH)).unwrap();
+        scene
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("a.box")
+    }
+
+    fn order(&self, version: &str, afresh: bool) -> Order {
+        let target = BoxRef {
+            organization: "acme".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            version: version.parse().unwrap(),
+            provider: "virtualbox".parse().unwrap(),
+            architecture: "amd64".parse().unwrap(),
+        };
+        Order {
+            file: self.file(),
+            target,
+            streams: 2,
+            tries: 2,
+            afresh,
+        }
+    }
+
+    /// What a push of that version leaves that is killed once these parts are held.
+    async fn left(&self, version: &str, parts: &[u64]) -> Created {
+        let order = self.order(version, false);
+        let source = Source::open(&order.file).unwrap();
+        let created = protocol::create(&self.client, &order.target, LENGTH).await;
+        let created = created.unwrap();
+        assert_eq!(created.part_bytes, PART);
+        let target = protocol::target(&order.target);
+        source
+            .keep(self.client.base(), &target, &created.upload, PART)
+            .unwrap();
+        for part in parts {
+            self.put(&created, &source, *part).await;
+        }
+        created
+    }
+
+    async fn put(&self, created: &Created, source: &Source, part: u64) -> Put {
+        let cut = Cut {
+            length: LENGTH,
+            part_bytes: PART,
+        };
+        let flight = Arc::new(Flight::new(Arc::default()));
+        let body = FileBody::new(
+            Arc::clone(&source.file),
+            cut.range(part),
+            Arc::clone(&flight),
+        );
+        protocol::put(&self.client, &created.upload, part, body, &flight)
+            .await
+            .unwrap()
+    }
+
+    async fn push(&self, version: &str, afresh: bool) -> (Result<Pushed, PushError>, Vec<Notice>) {
+        let notices = Mutex::new(Vec::new());
+        let tell = |notice: Notice| notices.lock().unwrap().push(notice);
+        let order = self.order(version, afresh);
+        let pushed = push(&self.client, &order, &Progress::default(), &tell).await;
+        (pushed, notices.into_inner().unwrap())
+    }
+
+    /// What is published under that version is the file, and nothing is left beside it.
+    async fn is_published(&self, version: &str) {
+        let path = format!("{}/download", file_path("web", version));
+        let reply = self.running.get(&path, &self.running.owner).await;
+        assert_eq!(reply.status, 200);
+        assert!(reply.body == content(LENGTH));
+        assert!(!self.directory.path().join("a.box.boxgate-push").exists());
+    }
+
+    /// Where an upload stands in the gateway itself.
+    async fn state(&self, created: &Created) -> UploadState {
+        let id = created.upload.rsplit('/').next().unwrap().parse().unwrap();
+        let row = self.running.gateway.engine.peek(id).await.unwrap();
+        row.unwrap().state
+    }
+}
+
+fn content(length: u64) -> Vec<u8> {
+    (0..length).map(|n| (n % 249) as u8).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_goes_on_with_what_is_held_in_any_order() {
+    let scene = Scene::set().await;
+    scene.left("1.0", &[2, 0]).await;
+    let (pushed, notices) = scene.push("1.0", false).await;
+    let pushed = pushed.unwrap();
+    assert_eq!(pushed.held_before, 2 * PART);
+    let digest = blake3::hash(&content(LENGTH)).to_hex();
+    assert_eq!(pushed.outcome.blake3, digest.as_str());
+    assert!(matches!(notices[0], Notice::GoesOn { held, .. } if held == 2 * PART));
+    scene.is_published("1.0").await;
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_that_nobody_heard_is_heard_by_the_next_push() {
+    let scene = Scene::set().await;
+    scene.left("1.0", &[0, 1, 2, 3]).await;
+    let (pushed, _) = scene.push("1.0", false).await;
+    assert_eq!(pushed.unwrap().held_before, LENGTH);
+    scene.is_published("1.0").await;
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_gone_begins_afresh_and_says_so() {
+    let scene = Scene::set().await;
+    let created = scene.left("1.0", &[0]).await;
+    protocol::cancel(&scene.client, &created.upload)
+        .await
+        .unwrap();
+    let (pushed, notices) = scene.push("1.0", false).await;
+    assert_eq!(pushed.unwrap().held_before, 0);
+    assert!(matches!(notices[0], Notice::Gone), "{notices:?}");
+    scene.is_published("1.0").await;
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_to_elsewhere_is_given_up_only_when_that_is_wanted() {
+    let scene = Scene::set().await;
+    let created = scene.left("1.0", &[0]).await;
+    let (refused, _) = scene.push("2.0", false).await;
+    let refused = refused.unwrap_err();
+    assert!(
+        matches!(&refused, PushError::Elsewhere { target, .. } if target == "acme/web/1.0/virtualbox/amd64")
+    );
+    assert_eq!(scene.state(&created).await, UploadState::Open);
+    let (pushed, _) = scene.push("2.0", true).await;
+    pushed.unwrap();
+    assert_eq!(scene.state(&created).await, UploadState::Aborted);
+    scene.is_published("2.0").await;
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_another_client_sends_in_order_is_left_alone() {
+    let scene = Scene::set().await;
+    let created = scene.left("1.0", &[1]).await;
+    let path = created
+        .upload
+        .split_once(&scene.running.address.to_string());
+    let request = Request::new("PATCH", path.unwrap().1)
+        .token(&scene.running.owner)
+        .header("Content-Type", "application/partial-upload")
+        .header("Upload-Offset", "0")
+        .header("Upload-Complete", "?0")
+        .body(&content(100));
+    let reply = scene.running.send(request).await;
+    assert_eq!(reply.status, 204, "{}", reply.head);
+    let (refused, _) = scene.push("1.0", false).await;
+    assert!(matches!(refused, Err(PushError::TakenOver)), "{refused:?}");
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_bytes_under_the_same_time_and_length_are_found_by_their_digest() {
+    let scene = Scene::set().await;
+    scene.left("1.0", &[0]).await;
+    let before = std::fs::metadata(scene.file()).unwrap().modified();
+    let file = std::fs::File::options().write(true).open(scene.file());
+    let file = file.unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"other", 0).unwrap();
+    file.set_modified(before.unwrap()).unwrap();
+    drop(file);
+    let (refused, _) = scene.push("1.0", false).await;
+    assert!(
+        matches!(refused, Err(PushError::WrongDigest { .. })),
+        "{refused:?}"
+    );
+    // The next push sends all of it.
+    let (pushed, _) = scene.push("1.0", false).await;
+    assert_eq!(pushed.unwrap().held_before, 0);
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_no_ends_the_push_at_once() {
+    let scene = Scene::set().await;
+    let outsider = scene.running.account("outsider", PlatformRole::User).await;
+    let token = scene.running.token(outsider, TokenKind::Personal, None);
+    for (token, status) in [("0".repeat(64), 401), (token.await, 404)] {
+        let connection = Connection {
+            url: scene.client.base().to_owned(),
+            credential: Credential::Token(Secret::new(token)),
+        };
+        let client = Client::try_new(&connection).unwrap();
+        let order = scene.order("1.0", false);
+        let refused = push(&client, &order, &Progress::default(), &|_| {}).await;
+        let Err(PushError::Refused(error)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(error.status(), Some(status));
+        assert!(!error.is_temporary());
+    }
+    scene.running.stop().await;
+}
