@@ -460,7 +460,10 @@ impl Turn<'_> {
 
     /// Where interim answers go, if this client reads them.
     fn interim(&self) -> Option<ResumptionSupported> {
-        if !ietf::reads_interim(&self.head.headers) {
+        // Only where the fields of that protocol are: a creation by Content-Range or by tus has none.
+        let headers = &self.head.headers;
+        let speaks = self.protocol == Protocol::Ietf && headers.contains_key(ietf::UPLOAD_COMPLETE);
+        if !speaks || !ietf::reads_interim(headers) {
             return None;
         }
         let interim = self.head.extensions.get::<Interim>().cloned()?;

@@ -49,6 +49,10 @@ pub struct UploadOrder {
 
 /// How the body carries the box.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per upload, and it is not kept"
+)]
 pub enum Carrier {
     /// The body is the box.
     Raw(InboundBody),

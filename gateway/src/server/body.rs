@@ -123,7 +123,7 @@ impl InboundBody {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) => return Ok(Some(chunk)),
                     Err(other) => {
-                        self.trailers = other.into_trailers().ok().or(self.trailers.take())
+                        self.trailers = other.into_trailers().ok().or(self.trailers.take());
                     }
                 },
             }

@@ -205,6 +205,27 @@ async fn nobody_else_sees_an_interim_answer_and_none_comes_behind_an_answer() {
         wire.write(&bytes).await;
         assert_eq!(wire.next().await.status, 201, "{what}");
     }
+    // tus, and the rest of a file by Content-Range.
+    let both = format!("{VERSION}Tus-Resumable: 1.0.0\r\nUpload-Length: 5\r\n");
+    let tus = creation(
+        &running,
+        "1.1",
+        5,
+        &format!("{both}Content-Type: application/offset+octet-stream\r\n"),
+    );
+    let range = format!("{VERSION}Content-Range: bytes 0-4/10\r\n");
+    let range = creation(&running, "1.2", 5, &range)
+        .replace("Upload-Complete: ?1\r\n", "")
+        .replace(
+            "/files?target=acme/demo/1.2/virtualbox/amd64",
+            &file_path("demo", "1.2"),
+        );
+    for (head, status) in [(tus, 201), (range, 200)] {
+        let mut wire = Wire::connect(&running).await;
+        wire.write(head.as_bytes()).await;
+        wire.write(b"12345").await;
+        assert_eq!(wire.next().await.status, status, "{head}");
+    }
     // HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
     let mut wire = Wire::connect(&running).await;
     let head = creation(&running, "2.0", 5, VERSION).replace("HTTP/1.1", "HTTP/1.0");
