@@ -10,6 +10,7 @@ use std::time::Duration;
 use boxgate_storage::backend::local;
 use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::clock::{Clock, SystemClock};
+use boxgate_storage::durable;
 use boxgate_storage::metadata::{Metadata, MetadataOptions};
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadLimits};
@@ -81,16 +82,11 @@ impl DataDir {
     /// # Errors
     /// [`StartError::DataDir`], also when another process holds it.
     pub fn open(path: &std::path::Path) -> Result<Self, StartError> {
-        use std::os::unix::fs::DirBuilderExt as _;
         let failed = |reason: String| StartError::DataDir {
             path: path.to_owned(),
             reason,
         };
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(path)
-            .map_err(|e| failed(e.to_string()))?;
+        durable::make_directory(path, 0o750).map_err(|e| failed(e.to_string()))?;
         let lock = std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -162,8 +158,9 @@ async fn open_store(metadata: &Metadata, path: &std::path::Path) -> Result<Store
         (Some(_), None) => return Err(failed("its file store-id is missing".into())),
         (None, _) => {
             let id = found.unwrap_or_else(|| crate::auth::credential::fresh().into_bytes());
-            std::fs::create_dir_all(path)
-                .and_then(|()| std::fs::write(&marker, &id))
+            // Before its row: a row whose file was lost with the power would shut the store for good.
+            durable::make_directory(path, 0o700)
+                .and_then(|()| durable::write_file(&marker, &id, 0o600))
                 .map_err(|e| failed(e.to_string()))?;
             metadata.first_key(PURPOSE, &id).await?;
         }

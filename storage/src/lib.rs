@@ -14,6 +14,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod digest;
+pub mod durable;
 pub mod error;
 pub mod layer;
 pub mod metadata;

@@ -3,10 +3,9 @@
 //! It comes from the configuration, else from `<data_dir>/master.key`, made at the first start. Its
 //! fingerprint is a row, so that a wrong key is a clear message and not a pile of unreadable rows.
 
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use boxgate_storage::durable;
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::tokens::KeyRow;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -76,15 +75,8 @@ impl MasterKey {
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let text = super::credential::fresh();
-                let mut file = std::fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(&path)
-                    .map_err(failed)?;
-                file.write_all(text.as_bytes())
-                    .and_then(|()| file.sync_all())
-                    .map_err(failed)?;
+                // Before the first row that it seals.
+                durable::write_file(&path, text.as_bytes(), 0o600).map_err(failed)?;
                 Self::parse(&text, &path.display().to_string())
             }
             Err(e) => Err(failed(e)),

@@ -3,12 +3,11 @@
 //! The credentials are kept in `<data_dir>/quickstart.json` (0600), so that the next start prints the
 //! same ones.
 
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use boxgate_storage::catalog::OrganizationName;
+use boxgate_storage::durable;
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::accounts::{Account, OrganizationRole};
 use boxgate_storage::metadata::tokens::{NewToken, TokenKind};
@@ -22,7 +21,7 @@ use crate::auth::credential;
 
 const ADMINISTRATOR: &str = "admin";
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     organization: String,
     password: String,
@@ -147,14 +146,19 @@ async fn credentials(
         )));
     }
     let failed = |e: boxgate_storage::Error| Failure::failed(&e);
-    let mut kept = kept.unwrap_or_else(|| Kept {
+    let mut wanted = kept.clone().unwrap_or_else(|| Kept {
         organization: organization.to_string(),
         password: credential::fresh()[..24].to_owned(),
         admin_token: credential::fresh(),
-        client_id: String::new(),
+        client_id: format!("{organization}-{}", &credential::fresh()[..8]),
         client_secret: credential::fresh(),
     });
-    kept.organization = organization.to_string();
+    wanted.organization = organization.to_string();
+    // Before the rows: a start that is cut off here knows at the next one what it was about to make.
+    if kept.as_ref() != Some(&wanted) {
+        write(&path, &wanted).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
+    }
+    let kept = wanted;
     let account = match metadata
         .account_by_username(ADMINISTRATOR)
         .await
@@ -173,9 +177,6 @@ async fn credentials(
         .set_membership(account.id, made.id, role)
         .await
         .map_err(failed)?;
-    if kept.client_id.is_empty() {
-        kept.client_id = format!("{organization}-{}", &credential::fresh()[..8]);
-    }
     let admin = NewToken {
         kind: TokenKind::Personal,
         hash: credential::hash(&kept.admin_token),
@@ -198,7 +199,6 @@ async fn credentials(
     ensure_token(metadata, &account, service)
         .await
         .map_err(failed)?;
-    write_private(&path, &kept).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
     Ok(kept)
 }
 
@@ -222,14 +222,6 @@ async fn ensure_token(
     }
 }
 
-fn write_private(path: &Path, kept: &Kept) -> std::io::Result<()> {
-    let text = serde_json::to_vec_pretty(kept)?;
-    let mut file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(&text)?;
-    file.sync_all()
+fn write(path: &Path, kept: &Kept) -> std::io::Result<()> {
+    durable::write_file(path, &serde_json::to_vec_pretty(kept)?, 0o600)
 }

@@ -98,4 +98,15 @@ says "serve on a port that is taken" "${URL##*:}"
 stop_gateway TERM
 equal "serve stops with" 0 "$STOPPED_WITH"
 
+# --- a first quickstart that ends half way ---
+DATA=$WORK/half
+mkdir -p "$DATA/quickstart.json.new" # stands where the credentials are written first
+run 1 "quickstart that cannot keep its credentials" "$GATEWAY" quickstart --data-dir "$DATA" --listen 127.0.0.1:0
+says "quickstart that cannot keep its credentials" quickstart.json
+rmdir "$DATA/quickstart.json.new"
+start_gateway
+http -H "Authorization: Bearer $CLIENT_SECRET" "$BASE/box"
+answers "the next one makes what the first one did not" 200
+stop_gateway TERM
+
 finish

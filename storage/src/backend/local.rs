@@ -20,6 +20,7 @@ use rustix::fs::OFlags;
 use self::read::ReadMemory;
 use crate::blob::BlobKey;
 use crate::buffer::{BUFFER_ALIGN, BUFFER_BYTES};
+use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{DeleteBlob, FreeSpace, ListBlobs, Space, Store};
 
@@ -153,10 +154,13 @@ fn remove(path: &Path) -> io::Result<()> {
 /// Makes root and all shards durable, and finds out whether direct writes work. The shards are all
 /// made here, so that making a file never has to fsync more than the one directory that holds it.
 fn prepare(root: &Path) -> io::Result<bool> {
-    make_directory(root)?;
+    durable::make_directory(root, PRIVATE)?;
     let mut made = false;
     for first in 0..=u8::MAX {
-        match private_directory().create(root.join(shard_name(first))) {
+        match fs::DirBuilder::new()
+            .mode(PRIVATE)
+            .create(root.join(shard_name(first)))
+        {
             Ok(()) => made = true,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
@@ -168,29 +172,8 @@ fn prepare(root: &Path) -> io::Result<bool> {
     takes_direct_writes(root)
 }
 
-fn make_directory(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let parent = match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => Path::new("/"),
-    };
-    make_directory(parent)?;
-    match private_directory().create(path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-        _ => {}
-    }
-    File::open(parent)?.sync_all()
-}
-
 /// Blobs may be private to an organization; other accounts of the machine have no business here.
-fn private_directory() -> fs::DirBuilder {
-    let mut builder = fs::DirBuilder::new();
-    builder.mode(0o700);
-    builder
-}
+const PRIVATE: u32 = 0o700;
 
 /// Tries one aligned direct write. That it fails says only that it does not work here; that the
 /// plain file cannot be made says that the store is unusable.
