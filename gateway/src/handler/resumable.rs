@@ -198,8 +198,21 @@ impl Turn<'_> {
             checksum: None,
             body_length: Some(0),
         };
-        self.write(row, append, Vec::new(), &mut InboundBody::empty())
+        match self
+            .write(row, append, Vec::new(), &mut InboundBody::empty())
             .await
+        {
+            // A newer request has it now and ends it in our stead. tus knows no conflict here: its
+            // clients take one for an upload that is no more.
+            Err(refusal) if refusal.status == StatusCode::CONFLICT => {
+                let row = self.settled(self.mine(id).await?).await?;
+                if row.state == UploadState::Done {
+                    return Ok(self.standing(&row));
+                }
+                Err(publishing())
+            }
+            ended => ended,
+        }
     }
 
     /// Where an upload of the caller's stands; nobody is disturbed.
@@ -502,8 +515,7 @@ impl Turn<'_> {
         let until = Instant::now() + PUBLISHING;
         while row.state == UploadState::Completing {
             if Instant::now() >= until {
-                let text = "The upload is being published; ask again.";
-                return Err(Refusal::busy(text, Duration::from_secs(1)).closing());
+                return Err(publishing());
             }
             sleep(LOOK_EVERY).await;
             row = self.mine(&row.id.to_string()).await?;
@@ -606,6 +618,11 @@ fn no_upload() -> Refusal {
     )
     .code("NOT_FOUND")
     .closing()
+}
+
+fn publishing() -> Refusal {
+    let text = "The upload is being published; ask again.";
+    Refusal::busy(text, Duration::from_secs(1)).closing()
 }
 
 fn gone(text: &str, code: &'static str) -> Refusal {

@@ -1149,6 +1149,68 @@ async fn a_first_range_opens_an_upload_and_a_new_whole_one_ends_it() {
 }
 
 #[tokio::test]
+async fn whoever_asks_for_a_full_upload_is_never_told_of_a_conflict() {
+    let running = Running::start().await;
+    let bytes = noise(70_000, 22);
+    for round in 0..20 {
+        let version = format!("1.{round}");
+        let request = Request::new("POST", &query(&version))
+            .token(&running.owner)
+            .header("Upload-Length", "70000")
+            .header("Upload-Complete", "?0")
+            .body(&bytes);
+        let path = located(&running.send(request).await);
+        // Each HEAD of a tus client ends it, and the newest one takes it from the others. A client
+        // that is told 409 believes that its upload is no more.
+        let asked = futures_util::future::join_all((0..8).map(|_| head(&running, &path))).await;
+        for reply in &asked {
+            let again = reply.header("retry-after").is_some();
+            assert!(
+                reply.status == 200 || (reply.status == 503 && again),
+                "{}",
+                reply.head
+            );
+        }
+        assert_eq!(offset(&running, &path).await, 70_000);
+        assert!(downloaded(&running, "demo", &version).await == bytes);
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_raw_upload_that_lost_its_last_answer_is_ended_by_whoever_asks() {
+    let running = Running::start().await;
+    let bytes = noise(3000, 21);
+    let path = file_path("demo", "1.0");
+    // All bytes are there and nobody ended it, as after a kill between the last byte and the end.
+    let request = Request::new("POST", &query("1.0"))
+        .token(&running.owner)
+        .header("Upload-Length", "3000")
+        .header("Upload-Complete", "?0")
+        .body(&bytes);
+    let created = running.send(request).await;
+    assert_eq!(created.header("upload-offset"), Some("3000"));
+    let ask = |range: &str, bytes: &[u8]| {
+        Request::new("PUT", &format!("{path}/upload"))
+            .token(&running.owner)
+            .header("Content-Range", range)
+            .body(bytes)
+    };
+    // A piece from the middle does not claim that the file ends with it.
+    let middle = ask("bytes 1000-1999/3000", &bytes[1000..2000]);
+    let middle = running.send(middle).await;
+    let told = middle.header("upload-offset");
+    assert_eq!((middle.status, told), (409, Some("3000")));
+    let last = running
+        .send(ask("bytes 2999-2999/3000", &bytes[2999..]))
+        .await;
+    assert_eq!(last.status, 200, "{}", text(&last));
+    assert_eq!(last.json()["details"]["isComplete"], true);
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn an_upload_without_a_target_is_a_blob_until_it_is_deleted() {
     let running = Running::start().await;
     let bytes = noise(5000, 19);

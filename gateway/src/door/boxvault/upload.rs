@@ -2,6 +2,7 @@
 //! rest of an upload that was cut (`Content-Range`), or over several requests by the IETF's protocol.
 //! Chunks are in `chunks.rs`.
 
+use boxgate_storage::ErrorKind;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
 use boxgate_storage::upload::Keep;
@@ -213,7 +214,13 @@ async fn continued(
     });
     let open = match open {
         // Told or not, the offset must be one from which the client can go on.
-        Some(row) if row.offset != part.start && part.start > 0 => Some(engine.head(row.id).await?),
+        Some(row) if row.offset != part.start && part.start > 0 => {
+            match engine.head(row.id).await {
+                // Another request of the same sender gave it up in this moment: then none is open.
+                Err(e) if matches!(e.kind(), ErrorKind::Gone | ErrorKind::NotFound) => None,
+                row => Some(row?),
+            }
+        }
         open => open,
     };
     let progress = match open {
@@ -226,6 +233,19 @@ async fn continued(
                 body_length: Some(part.end - part.start),
             };
             turn.append_to(row, append, expected, &mut body).await?
+        }
+        // Whoever took the last byte did not come to its end, and no byte is left that could be sent:
+        // so this request ends it.
+        Some(row) if row.length == Some(row.offset) && ends == Ends::Here && part.start > 0 => {
+            let append = Append {
+                offset: row.offset,
+                ends,
+                length: Some(part.length),
+                checksum: None,
+                body_length: Some(0),
+            };
+            let mut nothing = InboundBody::empty();
+            turn.append_to(row, append, expected, &mut nothing).await?
         }
         _ if part.start == 0 => {
             upload::supersede(gateway, account, organization, &target).await?;
