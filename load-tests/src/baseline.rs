@@ -69,7 +69,7 @@ pub(crate) async fn loopback_up(content: &Content) -> Result<Duration> {
     })?;
     let started = Instant::now();
     let mut stream = TcpStream::connect(address).await?;
-    content.send(&mut stream).await?;
+    content.send(0..content.length(), &mut stream).await?;
     drop(stream);
     join(peer)?;
     Ok(started.elapsed())

@@ -5,6 +5,7 @@
 //! wrong place is noticed.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -19,6 +20,15 @@ const STAMP_BYTES: usize = 16;
 pub(crate) struct Block(Arc<[u8]>);
 
 impl Block {
+    /// The bytes that this seed always gives.
+    pub(crate) fn seeded(seed: u64) -> Self {
+        let mut bytes = vec![0; BLOCK_BYTES];
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&seed.to_le_bytes());
+        hasher.finalize_xof().fill(&mut bytes);
+        Self(bytes.into())
+    }
+
     /// Fresh random bytes.
     pub(crate) fn random() -> Self {
         let mut bytes = vec![0; BLOCK_BYTES];
@@ -54,41 +64,65 @@ impl Content {
         }
     }
 
+    /// No bytes.
+    pub(crate) fn empty() -> Self {
+        Self {
+            block: Block(Arc::default()),
+            salt: 0,
+            length: 0,
+        }
+    }
+
     /// How many bytes.
     pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
-    /// The two pieces of the block at `index`, the second behind the first.
-    fn pieces(&self, index: u64) -> ([u8; STAMP_BYTES], &[u8]) {
+    /// What tells the block at `index` from all others.
+    fn stamp(&self, index: u64) -> [u8; STAMP_BYTES] {
         let mut stamp = [0; STAMP_BYTES];
         // The salt is mixed so that no stamp looks like the magic number of an archive.
         stamp[..8].copy_from_slice(&(self.salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes());
         stamp[8..].copy_from_slice(&index.to_le_bytes());
-        (stamp, &self.block.0[STAMP_BYTES..])
+        stamp
     }
 
-    /// All pieces in order, cut at the length.
-    fn for_each(&self, mut with: impl FnMut(&[u8])) {
-        for index in 0..self.length.div_ceil(BLOCK_BYTES as u64) {
-            let (stamp, rest) = self.pieces(index);
-            let room = self.room(index);
-            with(&stamp[..room.min(STAMP_BYTES)]);
-            with(&rest[..room.saturating_sub(STAMP_BYTES)]);
+    /// The bytes of `range`, block by block, the second slice behind the first.
+    fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = ([u8; STAMP_BYTES], Spans)> {
+        let end = range.end.min(self.length);
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let index = at / BLOCK_BYTES as u64;
+            let begin = index * BLOCK_BYTES as u64;
+            let within = |offset: u64| {
+                usize::try_from((offset - begin).min(BLOCK_BYTES as u64))
+                    .expect("a position within a MiB fits in usize")
+            };
+            let spans = Spans {
+                from: within(at),
+                to: within(end),
+            };
+            at = begin + spans.to as u64;
+            Some((self.stamp(index), spans))
+        })
+    }
+
+    /// All bytes of `range` in order.
+    fn for_each(&self, range: Range<u64>, mut with: impl FnMut(&[u8])) {
+        for (stamp, spans) in self.pieces(range) {
+            with(spans.of_stamp(&stamp));
+            with(spans.of_block(&self.block));
         }
-    }
-
-    /// Bytes of the block at `index`, less than a whole one at the end only.
-    fn room(&self, index: u64) -> usize {
-        let left = self.length - index * BLOCK_BYTES as u64;
-        usize::try_from(left).map_or(BLOCK_BYTES, |left| left.min(BLOCK_BYTES))
     }
 
     /// Digests of all bytes; takes about a second per GB.
     pub(crate) fn digests(&self) -> Digests {
         let mut blake3 = blake3::Hasher::new();
         let mut sha256 = Sha256::new();
-        self.for_each(|piece| {
+        self.for_each(0..self.length, |piece| {
             blake3.update(piece);
             sha256.update(piece);
         });
@@ -98,23 +132,41 @@ impl Content {
         }
     }
 
-    /// Sends all bytes, without copying them here.
-    pub(crate) async fn send(&self, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-        for index in 0..self.length.div_ceil(BLOCK_BYTES as u64) {
-            let (stamp, rest) = self.pieces(index);
-            let room = self.room(index);
+    /// SHA-256 of a range.
+    pub(crate) fn sha256(&self, range: Range<u64>) -> [u8; 32] {
+        let mut sha256 = Sha256::new();
+        self.for_each(range, |piece| sha256.update(piece));
+        sha256.finalize().into()
+    }
+
+    /// BLAKE3 of a range.
+    pub(crate) fn blake3(&self, range: Range<u64>) -> [u8; 32] {
+        let mut blake3 = blake3::Hasher::new();
+        self.for_each(range, |piece| {
+            blake3.update(piece);
+        });
+        *blake3.finalize().as_bytes()
+    }
+
+    /// Sends a range, without copying it here.
+    pub(crate) async fn send(
+        &self,
+        range: Range<u64>,
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
+        for (stamp, spans) in self.pieces(range) {
             let mut slices = [
-                IoSlice::new(&stamp[..room.min(STAMP_BYTES)]),
-                IoSlice::new(&rest[..room.saturating_sub(STAMP_BYTES)]),
+                IoSlice::new(spans.of_stamp(&stamp)),
+                IoSlice::new(spans.of_block(&self.block)),
             ];
             let mut left = &mut slices[..];
-            let mut sent = 0;
-            while sent < room {
+            let mut wanted = spans.to - spans.from;
+            while wanted > 0 {
                 let n = to.write_vectored(left).await?;
                 if n == 0 {
                     return Err(io::ErrorKind::WriteZero.into());
                 }
-                sent += n;
+                wanted -= n;
                 IoSlice::advance_slices(&mut left, n);
             }
         }
@@ -124,7 +176,7 @@ impl Content {
     /// Writes all bytes to a file.
     pub(crate) fn write_to(&self, file: &mut impl io::Write) -> io::Result<()> {
         let mut result = Ok(());
-        self.for_each(|piece| {
+        self.for_each(0..self.length, |piece| {
             if result.is_ok() {
                 result = file.write_all(piece);
             }
@@ -139,6 +191,23 @@ impl Content {
             offset: 0,
             equal: true,
         }
+    }
+}
+
+/// Which bytes of a block.
+#[derive(Debug, Clone, Copy)]
+struct Spans {
+    from: usize,
+    to: usize,
+}
+
+impl Spans {
+    fn of_stamp(self, stamp: &[u8; STAMP_BYTES]) -> &[u8] {
+        &stamp[self.from.min(STAMP_BYTES)..self.to.min(STAMP_BYTES)]
+    }
+
+    fn of_block(self, block: &Block) -> &[u8] {
+        &block.0[self.from.max(STAMP_BYTES)..self.to.max(STAMP_BYTES)]
     }
 }
 
@@ -158,19 +227,15 @@ impl Checker<'_> {
                 self.equal = false;
                 break;
             }
-            let index = self.offset / BLOCK_BYTES as u64;
-            let within = usize::try_from(self.offset % BLOCK_BYTES as u64)
-                .expect("a position within a MiB fits in usize");
-            let (stamp, rest) = self.content.pieces(index);
-            let expected = if within < STAMP_BYTES {
-                &stamp[within..]
-            } else {
-                &rest[within - STAMP_BYTES..]
+            let rest = self.offset..self.content.length;
+            let Some((stamp, spans)) = self.content.pieces(rest).next() else {
+                break;
             };
-            let n = expected
-                .len()
-                .min(bytes.len())
-                .min(self.content.room(index) - within);
+            let expected = match spans.of_stamp(&stamp) {
+                [] => spans.of_block(&self.content.block),
+                stamp => stamp,
+            };
+            let n = expected.len().min(bytes.len());
             self.equal = expected[..n] == bytes[..n];
             bytes = &bytes[n..];
             self.offset += n as u64;
@@ -210,8 +275,20 @@ mod tests {
             let written = bytes(&content);
             assert_eq!(written.len(), length);
             let mut sent = Vec::new();
-            content.send(&mut sent).await.unwrap();
+            content.send(0..content.length(), &mut sent).await.unwrap();
             assert!(sent == written);
+            for cut in [0, 3, 16, 40, BLOCK_BYTES, BLOCK_BYTES + 1] {
+                let cut = cut.min(length);
+                let mut parts = Vec::new();
+                let (middle, end) = (cut as u64, length as u64);
+                content.send(0..middle, &mut parts).await.unwrap();
+                content.send(middle..end, &mut parts).await.unwrap();
+                assert!(parts == written, "cut at {cut} of {length}");
+                let digest = content.sha256(middle..end);
+                assert_eq!(digest[..], Sha256::digest(&written[cut..])[..]);
+                let digest = content.blake3(middle..end);
+                assert_eq!(digest, *blake3::hash(&written[cut..]).as_bytes());
+            }
             assert_eq!(
                 content.digests().blake3,
                 blake3::hash(&sent).to_hex().to_string()

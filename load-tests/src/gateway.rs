@@ -1,14 +1,16 @@
-//! A gateway of our own: started in an empty directory, asked for its metrics, stopped by SIGTERM.
+//! A gateway of our own: started in a directory, asked for its metrics, ended in one way or another.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval, timeout};
 
 use crate::error::{Failure, Result};
@@ -17,15 +19,53 @@ use crate::http::{self, Ask};
 /// How long a gateway may take to answer its port, and to stop.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// What is started, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    /// The program under test.
+    pub(crate) program: PathBuf,
+    /// Its data directory.
+    pub(crate) data: PathBuf,
+    /// Where its log goes on.
+    pub(crate) log: PathBuf,
+    /// Keys of the configuration: `uploads.part_budget`.
+    pub(crate) settings: BTreeMap<String, String>,
+    /// A library that is loaded before all others.
+    pub(crate) preload: Option<Preload>,
+}
+
+/// A library, and the variable that tells it what to do.
+#[derive(Debug, Clone)]
+pub(crate) struct Preload {
+    /// Its file.
+    pub(crate) library: PathBuf,
+    /// Name and value.
+    pub(crate) variable: (String, String),
+}
+
+/// A gateway that was started and did not yet say that its port answers; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    child: Running,
+    site: Site,
+    begun: Instant,
+    line: JoinHandle<std::io::Result<String>>,
+}
+
 /// A running gateway; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Gateway {
-    child: Child,
-    directory: PathBuf,
+    child: Running,
+    site: Site,
     address: SocketAddr,
     organization: String,
     key: String,
+    ready_after: Duration,
 }
+
+/// A process that does not outlive this.
+#[derive(Debug)]
+struct Running(Child);
 
 /// The first line of `quickstart --json`.
 #[derive(Debug, Deserialize)]
@@ -38,6 +78,151 @@ struct Ready {
 #[derive(Debug, Deserialize)]
 struct ServiceAccount {
     client_secret: String,
+}
+
+impl Site {
+    /// Runs the program on the directory, with whatever is in it.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub(crate) fn start(&self) -> Result<Starting> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log);
+        let log: File = log.map_err(|e| Failure::file(&self.log, e))?;
+        let mut command = Command::new(&self.program);
+        command
+            .arg("quickstart")
+            .arg("--data-dir")
+            .arg(&self.data)
+            .args(["--listen", "127.0.0.1:0", "--json"])
+            .envs(
+                self.settings
+                    .iter()
+                    .map(|(key, value)| (variable(key), value)),
+            )
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        if let Some(Preload { library, variable }) = &self.preload {
+            command.env("LD_PRELOAD", library);
+            command.env(&variable.0, &variable.1);
+        }
+        let begun = Instant::now();
+        let child = command.spawn();
+        let mut child = Running(child.map_err(|e| Failure::file(&self.program, e))?);
+        let stdout = child
+            .0
+            .stdout
+            .take()
+            .expect("standard output was asked for");
+        let line = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).map(|_| line)
+        });
+        Ok(Starting {
+            child,
+            site: self.clone(),
+            begun,
+            line,
+        })
+    }
+}
+
+impl Starting {
+    /// Waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not within a minute.
+    pub(crate) async fn ready(self) -> Result<Gateway> {
+        let Self {
+            child,
+            site,
+            begun,
+            line,
+        } = self;
+        let mut gateway = Gateway {
+            child,
+            site,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            organization: String::new(),
+            key: String::new(),
+            ready_after: Duration::ZERO,
+        };
+        let line = timeout(PATIENCE, line)
+            .await
+            .map_err(|_late| gateway.complaint("said nothing for a minute"))?
+            .expect("reading a line does not panic")?;
+        let ready: Ready = serde_json::from_str(&line)
+            .map_err(|_other| gateway.complaint(&format!("began with {line:?}")))?;
+        gateway.address = ready
+            .url
+            .strip_prefix("http://")
+            .and_then(|address| address.trim_end_matches('/').parse().ok())
+            .ok_or_else(|| gateway.complaint(&format!("listens on {:?}", ready.url)))?;
+        gateway.organization = ready.organization;
+        gateway.key = ready.service_account.client_secret;
+        let mut tick = interval(Duration::from_millis(1));
+        loop {
+            tick.tick().await;
+            let ask = Ask {
+                method: "GET",
+                path: "/readyz",
+                token: None,
+            };
+            let answer = timeout(PATIENCE, http::get(gateway.address, ask)).await;
+            let answer = answer.map_err(|_late| gateway.complaint("does not answer /readyz"))?;
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                gateway.ready_after = begun.elapsed();
+                return Ok(gateway);
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(gateway.complaint("is not ready after a minute"));
+            }
+        }
+    }
+
+    /// Ends it by SIGKILL.
+    ///
+    /// # Errors
+    /// When it had ended by itself.
+    pub(crate) async fn kill(self) -> Result<()> {
+        self.child.kill(&self.site.log).await
+    }
+}
+
+impl Running {
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let failed = |e: std::io::Error| Failure::Local {
+            what: format!("signal to process {}", self.pid()),
+            source: e,
+        };
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+        kill_process(pid, signal).map_err(|e| failed(e.into()))
+    }
+
+    async fn kill(mut self, log: &Path) -> Result<()> {
+        let by_itself = self.0.try_wait()?;
+        self.0.kill()?;
+        // Until the kernel is done with what its threads had begun.
+        let ended = tokio::task::spawn_blocking(move || self.0.wait()).await;
+        ended.expect("waiting for a process does not panic")?;
+        match by_itself {
+            None => Ok(()),
+            Some(status) => Err(complaint(log, &format!("had ended by itself: {status}"))),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already, which is just as well.
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
 }
 
 impl Gateway {
@@ -54,51 +239,50 @@ impl Gateway {
         let directory = directory.join(format!("gateway-{}", std::process::id()));
         remove(&directory)?;
         std::fs::create_dir_all(&directory).map_err(|e| Failure::file(&directory, e))?;
-        let log = directory.join("log");
-        let log = File::create(&log).map_err(|e| Failure::file(&log, e))?;
-        let mut child = Command::new(program)
-            .arg("quickstart")
-            .arg("--data-dir")
-            .arg(directory.join("data"))
-            .args(["--listen", "127.0.0.1:0", "--json"])
-            .envs(settings.iter().map(|(key, value)| (variable(key), value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .map_err(|e| Failure::file(program, e))?;
-        let stdout = child.stdout.take().expect("standard output was asked for");
-        // From here on the process is killed whatever happens.
-        let mut gateway = Self {
-            child,
-            directory,
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            organization: String::new(),
-            key: String::new(),
+        let site = Site {
+            program: program.to_owned(),
+            data: directory.join("data"),
+            log: directory.join("log"),
+            settings: settings.clone(),
+            preload: None,
         };
-        let line = tokio::task::spawn_blocking(move || {
-            let mut line = String::new();
-            BufReader::new(stdout).read_line(&mut line).map(|_| line)
-        });
-        let line = timeout(PATIENCE, line)
-            .await
-            .map_err(|_late| gateway.complaint("said nothing for a minute"))?
-            .expect("reading a line does not panic")?;
-        let ready: Ready = serde_json::from_str(&line)
-            .map_err(|_other| gateway.complaint(&format!("began with {line:?}")))?;
-        gateway.address = ready
-            .url
-            .strip_prefix("http://")
-            .and_then(|address| address.trim_end_matches('/').parse().ok())
-            .ok_or_else(|| gateway.complaint(&format!("listens on {:?}", ready.url)))?;
-        gateway.organization = ready.organization;
-        gateway.key = ready.service_account.client_secret;
-        Ok(gateway)
+        site.start()?.ready().await
     }
 
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.pid()
+    }
+
+    /// Where it runs.
+    pub(crate) fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// From its start to its first good answer to `/readyz`.
+    pub(crate) fn ready_after(&self) -> Duration {
+        self.ready_after
+    }
+
+    /// The organization it was made with.
+    pub(crate) fn organization(&self) -> &str {
+        &self.organization
+    }
+
+    /// Stops it where it is: it keeps all that it has, and does nothing.
+    ///
+    /// # Errors
+    /// When it is not there any more.
+    pub(crate) fn freeze(&self) -> Result<()> {
+        self.child.signal(Signal::STOP)
+    }
+
+    /// Ends it by SIGKILL.
+    ///
+    /// # Errors
+    /// When it had ended by itself.
+    pub(crate) async fn kill(self) -> Result<()> {
+        self.child.kill(&self.site.log).await
     }
 
     /// Where it listens.
@@ -150,43 +334,33 @@ impl Gateway {
         }
     }
 
-    /// Asks it to stop, and removes its data. Returns whether it ended well within a minute.
+    /// Asks it to stop. Returns whether it ended well within a minute.
     pub(crate) async fn stop(mut self) -> Result<bool> {
-        let asked = Command::new("kill")
-            .args(["-TERM", &self.pid().to_string()])
-            .status();
-        asked.map_err(|e| Failure::Local {
-            what: "kill".into(),
-            source: e,
-        })?;
-        let late = Instant::now() + PATIENCE;
+        self.child.signal(Signal::TERM)?;
+        let ended = self.ended(PATIENCE).await?;
+        Ok(ended.is_some_and(|status| status.success()))
+    }
+
+    /// How it ended, if it does within that time.
+    pub(crate) async fn ended(&mut self, within: Duration) -> Result<Option<ExitStatus>> {
+        let late = Instant::now() + within;
         let mut tick = interval(Duration::from_millis(20));
-        let status = loop {
+        loop {
             tick.tick().await;
-            match self.child.try_wait()? {
-                Some(status) => break Some(status),
-                None if Instant::now() > late => break None,
-                None => {}
+            match self.child.0.try_wait()? {
+                None if Instant::now() <= late => {}
+                status => return Ok(status),
             }
-        };
-        remove(&self.directory.join("data"))?;
-        Ok(status.is_some_and(|status| status.success()))
+        }
     }
 
     fn complaint(&self, what: &str) -> Failure {
-        Failure::said(format!(
-            "the gateway {what} (its log: {}/log)",
-            self.directory.display()
-        ))
+        complaint(&self.site.log, what)
     }
 }
 
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        // It may have ended already, which is just as well.
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
+fn complaint(log: &Path, what: &str) -> Failure {
+    Failure::said(format!("the gateway {what} (its log: {})", log.display()))
 }
 
 /// Prometheus' text.
@@ -221,7 +395,8 @@ fn variable(key: &str) -> String {
     format!("BOXGATE_{}", key.to_ascii_uppercase().replace('.', "__"))
 }
 
-fn remove(directory: &Path) -> Result<()> {
+/// Removes a directory with all in it; one that is not there is success.
+pub(crate) fn remove(directory: &Path) -> Result<()> {
     match std::fs::remove_dir_all(directory) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::file(directory, e)),
         _ => Ok(()),

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::content::{Checker, Content};
@@ -37,20 +37,62 @@ pub(crate) struct Envelope {
     pub(crate) behind: Vec<u8>,
 }
 
+/// A request's further headers and its body, for clients that go on where they were cut.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece<'a> {
+    /// Names and values.
+    pub(crate) headers: &'a [(&'a str, String)],
+    /// Whose bytes.
+    pub(crate) content: &'a Content,
+    /// The first one.
+    pub(crate) from: u64,
+    /// The one behind the last.
+    pub(crate) to: u64,
+    /// Where this client hangs up before the end.
+    pub(crate) cut: Option<Cut>,
+}
+
+/// How a client hangs up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// Before which byte of the content.
+    pub(crate) at: u64,
+    /// By a reset; otherwise by an orderly close.
+    pub(crate) reset: bool,
+}
+
 /// An answer with its body.
 #[derive(Debug)]
 pub(crate) struct Answer {
     /// The status.
     pub(crate) status: u16,
+    /// Its headers.
+    pub(crate) headers: Headers,
     /// All of the body.
     pub(crate) body: Vec<u8>,
+}
+
+/// Headers as they came.
+#[derive(Debug, Default)]
+pub(crate) struct Headers(Vec<(String, String)>);
+
+impl Headers {
+    /// The first value of a name, given in lower case.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// A value that is a decimal number.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.get(name)?.parse().ok()
+    }
 }
 
 /// An answer's head, and what was read behind it.
 struct Head {
     status: u16,
-    length: Option<u64>,
-    chunked: bool,
+    headers: Headers,
     begun: Vec<u8>,
 }
 
@@ -58,9 +100,9 @@ struct Head {
 pub(crate) async fn get(to: SocketAddr, ask: Ask<'_>) -> Result<Answer> {
     let mut stream = TcpStream::connect(to).await?;
     stream
-        .write_all(head_text(to, ask, None).as_bytes())
+        .write_all(head_text(to, ask, &[], None).as_bytes())
         .await?;
-    answer(&mut stream).await
+    answer(ask.method, &mut stream, |_, _| {}).await
 }
 
 /// Sends an upload. A gateway that answers before it has all is heard.
@@ -72,36 +114,78 @@ pub(crate) async fn upload(
 ) -> Result<Answer> {
     let mut stream = TcpStream::connect(to).await?;
     let length = envelope.before.len() as u64 + content.length() + envelope.behind.len() as u64;
-    let head = head_text(to, ask, Some((&envelope.content_type, length)));
+    let kind = [("content-type", envelope.content_type.clone())];
+    let head = head_text(to, ask, &kind, Some(length));
     let sent = async {
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(&envelope.before).await?;
-        content.send(&mut stream).await?;
+        content.send(0..content.length(), &mut stream).await?;
         stream.write_all(&envelope.behind).await
     };
     let sent = sent.await;
     // After a refusal the write fails; the answer tells more than the failure does.
-    match (answer(&mut stream).await, sent) {
+    match (answer(ask.method, &mut stream, |_, _| {}).await, sent) {
         (Ok(answer), _) => Ok(answer),
         (Err(_), Err(e)) => Err(e.into()),
         (Err(e), Ok(())) => Err(e),
     }
 }
 
-/// Downloads, and compares what comes. Returns the status.
+/// Sends a piece of an upload, listening meanwhile: `interim` is told of each 1xx answer as it comes,
+/// and a final one ends the sending. `None` when this side hung up as it was to.
+pub(crate) async fn send(
+    to: SocketAddr,
+    ask: Ask<'_>,
+    piece: &Piece<'_>,
+    interim: impl FnMut(u16, &Headers),
+) -> Result<Option<Answer>> {
+    let mut stream = TcpStream::connect(to).await?;
+    let length = piece.to - piece.from;
+    // Where a body has a meaning, an empty one is told too (RFC 9110 §8.6).
+    let bare = length == 0 && matches!(ask.method, "HEAD" | "GET" | "DELETE");
+    let head = head_text(to, ask, piece.headers, (!bare).then_some(length));
+    let end = piece.cut.map_or(piece.to, |cut| cut.at);
+    let (mut from_there, mut to_there) = stream.split();
+    let heard = {
+        let mut hearing = std::pin::pin!(answer(ask.method, &mut from_there, interim));
+        let sent = async {
+            to_there.write_all(head.as_bytes()).await?;
+            piece.content.send(piece.from..end, &mut to_there).await
+        };
+        tokio::select! {
+            biased;
+            heard = &mut hearing => Some(heard),
+            sent = sent => match (sent, piece.cut) {
+                (Ok(()), Some(_)) => None,
+                // It was answered before it was sent, or the other side is gone: the answer tells.
+                (Ok(()) | Err(_), _) => Some(hearing.await),
+            },
+        }
+    };
+    if let Some(answer) = heard {
+        return answer.map(Some);
+    }
+    if piece.cut.is_some_and(|cut| cut.reset) {
+        stream.set_zero_linger()?;
+    }
+    Ok(None)
+}
+
+/// Downloads, and compares what comes. Returns status and headers.
 pub(crate) async fn download(
     to: SocketAddr,
     ask: Ask<'_>,
     checker: &mut Checker<'_>,
     mut digest: Option<&mut blake3::Hasher>,
-) -> Result<u16> {
+) -> Result<(u16, Headers)> {
     let mut stream = TcpStream::connect(to).await?;
     stream
-        .write_all(head_text(to, ask, None).as_bytes())
+        .write_all(head_text(to, ask, &[], None).as_bytes())
         .await?;
     let head = head(&mut stream).await?;
     let mut left = head
-        .length
+        .headers
+        .number("content-length")
         .ok_or_else(|| Failure::said("a download came without Content-Length"))?;
     let mut buffer = head.begun;
     loop {
@@ -113,7 +197,7 @@ pub(crate) async fn download(
             }
         }
         if left == 0 {
-            return Ok(head.status);
+            return Ok((head.status, head.headers));
         }
         buffer.clear();
         buffer.reserve(READ_BYTES);
@@ -123,24 +207,36 @@ pub(crate) async fn download(
     }
 }
 
-fn head_text(to: SocketAddr, ask: Ask<'_>, body: Option<(&str, u64)>) -> String {
+fn head_text(
+    to: SocketAddr,
+    ask: Ask<'_>,
+    headers: &[(&str, String)],
+    length: Option<u64>,
+) -> String {
     let Ask {
         method,
         path,
         token,
     } = ask;
     let token = token.map(|token| format!("authorization: Bearer {token}\r\n"));
-    let body =
-        body.map(|(kind, length)| format!("content-type: {kind}\r\ncontent-length: {length}\r\n"));
+    let length = length.map(|length| format!("content-length: {length}\r\n"));
+    let headers = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"));
+    let headers = headers.collect::<Vec<_>>().concat();
     format!(
-        "{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\naccept: */*\r\n{}{}\r\n",
+        "{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\naccept: */*\r\n{}{headers}{}\r\n",
         token.unwrap_or_default(),
-        body.unwrap_or_default(),
+        length.unwrap_or_default(),
     )
 }
 
-async fn head(stream: &mut TcpStream) -> Result<Head> {
-    let mut bytes = Vec::new();
+async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Result<Head> {
+    next_head(stream, Vec::new()).await
+}
+
+/// The next head, of which `bytes` were read already.
+async fn next_head(stream: &mut (impl AsyncRead + Unpin), mut bytes: Vec<u8>) -> Result<Head> {
     let end = loop {
         if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
             break end;
@@ -160,38 +256,49 @@ async fn head(stream: &mut TcpStream) -> Result<Head> {
         .and_then(|line| line.split(' ').nth(1))
         .and_then(|status| status.parse().ok())
         .ok_or_else(|| Failure::said("an answer has no status"))?;
-    let mut head = Head {
+    let headers = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
+    Ok(Head {
         status,
-        length: None,
-        chunked: false,
+        headers: Headers(headers.collect()),
         begun,
-    };
-    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-        if name.eq_ignore_ascii_case("content-length") {
-            head.length = value.trim().parse().ok();
-        } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            head.chunked = value.trim().eq_ignore_ascii_case("chunked");
-        }
-    }
-    Ok(head)
+    })
 }
 
-async fn answer(stream: &mut TcpStream) -> Result<Answer> {
-    let head = head(stream).await?;
-    if head.status == 100 {
-        return Err(Failure::said("an interim answer that nobody asked for"));
+/// The final answer to a request of that method (an answer to HEAD has no body).
+async fn answer(
+    method: &str,
+    stream: &mut (impl AsyncRead + Unpin),
+    mut interim: impl FnMut(u16, &Headers),
+) -> Result<Answer> {
+    let mut head = head(stream).await?;
+    while head.status < 200 {
+        interim(head.status, &head.headers);
+        head = next_head(stream, head.begun).await?;
     }
-    let mut body = head.begun;
-    let wanted = head.length.unwrap_or(ANSWER_BYTES).min(ANSWER_BYTES);
-    stream
-        .take(wanted.saturating_sub(body.len() as u64))
-        .read_to_end(&mut body)
-        .await?;
-    if head.chunked {
+    let Head {
+        status,
+        headers,
+        begun: mut body,
+    } = head;
+    // RFC 9112 §6.3: these end with their head, whatever it tells.
+    if method != "HEAD" && status != 204 && status != 304 {
+        let told = headers.number("content-length");
+        let wanted = told.unwrap_or(ANSWER_BYTES).min(ANSWER_BYTES);
+        let left = wanted.saturating_sub(body.len() as u64);
+        stream.take(left).read_to_end(&mut body).await?;
+        if told.is_some() && (body.len() as u64) < wanted {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+    let coding = headers.get("transfer-encoding");
+    if coding.is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
         body = unchunk(&body).ok_or_else(|| Failure::said("an answer is framed wrongly"))?;
     }
     Ok(Answer {
-        status: head.status,
+        status,
+        headers,
         body,
     })
 }

@@ -19,17 +19,21 @@ mod play;
 mod process;
 mod report;
 mod scenario;
+mod survival;
 mod worker;
 
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::error::{Failure, Result};
 use crate::play::Options;
 use crate::scenario::Scenario;
+use crate::survival::forget::Forget;
+use crate::survival::{kill, power};
 
 /// Loads a running boxgate over HTTP and holds it to its limits.
 #[derive(Debug, Parser)]
@@ -66,6 +70,39 @@ enum Command {
     },
     /// Runs all scenarios, one after the other.
     All,
+    /// Kills the gateway over and over while clients upload, and holds it to all that it told.
+    Kill {
+        /// How many times.
+        #[arg(long, default_value_t = 200)]
+        cycles: u64,
+        /// Behind every random choice; printed, and drawn when it is not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The longest upload, in MiB.
+        #[arg(long, default_value_t = 32)]
+        longest: u64,
+        /// No cycle begins later than that many seconds after the first (20 are played in any case).
+        #[arg(long)]
+        within: Option<u64>,
+    },
+    /// Cuts the power over and over: only what the device holds is left (needs root).
+    Power {
+        /// How many times.
+        #[arg(long, default_value_t = 50)]
+        cuts: u64,
+        /// Behind every random choice; printed, and drawn when it is not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The longest upload, in MiB.
+        #[arg(long, default_value_t = 8)]
+        longest: u64,
+        /// No cut is begun later than that many seconds after the first (5 are made in any case).
+        #[arg(long)]
+        within: Option<u64>,
+        /// Makes these calls to flush do nothing: the run then succeeds when it finds a violation.
+        #[arg(long)]
+        forget: Option<Forget>,
+    },
     /// Shows what `cargo bench` found, beside the build that `--gateway` names.
     Benches,
 }
@@ -104,6 +141,40 @@ async fn run(arguments: Arguments) -> Result<bool> {
             )?;
             return Ok(true);
         }
+        Command::Kill {
+            cycles,
+            seed,
+            longest,
+            within,
+        } => {
+            let options = kill::Options {
+                cycles: *cycles,
+                seed: seed.unwrap_or_else(drawn),
+                longest: longest << 20,
+                within: within.map(Duration::from_secs),
+                gateway: arguments.gateway.clone(),
+                directory: arguments.dir.clone(),
+            };
+            return killed(&arguments, options).await;
+        }
+        Command::Power {
+            cuts,
+            seed,
+            longest,
+            within,
+            forget,
+        } => {
+            let options = power::Options {
+                cuts: *cuts,
+                seed: seed.unwrap_or_else(drawn),
+                longest: longest << 20,
+                within: within.map(Duration::from_secs),
+                forget: *forget,
+                gateway: arguments.gateway.clone(),
+                directory: arguments.dir.clone(),
+            };
+            return cut_off(&arguments, options).await;
+        }
         Command::Run { name } => vec![scenario::find(name)?],
         Command::All => scenario::shipped()?,
     };
@@ -113,6 +184,76 @@ async fn run(arguments: Arguments) -> Result<bool> {
     }
     Ok(all_held)
 }
+
+/// A fresh seed, short enough to be typed.
+fn drawn() -> u64 {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).expect("Linux always has random bytes to give");
+    u32::from_le_bytes(bytes).into()
+}
+
+async fn killed(arguments: &Arguments, options: kill::Options) -> Result<bool> {
+    let machine = machine::Machine::look(&arguments.dir)?;
+    let kill::Options {
+        cycles,
+        seed,
+        longest,
+        ..
+    } = options;
+    let command = format!(
+        "load-tests kill --cycles {cycles} --longest {} --seed {seed}",
+        longest >> 20
+    );
+    say(&format!("# {command}"));
+    let outcome = kill::play(&options).await?;
+    let text = outcome.text();
+    say(&text);
+    say_wrong(&outcome.sum.tally.wrong, &command);
+    let title = "kill -9: does anything acknowledged get lost?";
+    record(arguments, title, &machine, &command, &text)?;
+    Ok(outcome.sum.is_clean())
+}
+
+async fn cut_off(arguments: &Arguments, options: power::Options) -> Result<bool> {
+    let machine = machine::Machine::look(&arguments.dir)?;
+    let power::Options {
+        cuts,
+        seed,
+        longest,
+        forget,
+        ..
+    } = options;
+    let forgotten = forget.map(|forget| format!(" --forget {}", forget.word()));
+    let command = format!(
+        "load-tests power --cuts {cuts} --longest {} --seed {seed}{}",
+        longest >> 20,
+        forgotten.unwrap_or_default()
+    );
+    say(&format!("# {command}"));
+    let outcome = power::play(&options).await?;
+    let text = outcome.text();
+    say(&text);
+    let wrong = &outcome.sum.tally.wrong;
+    say_wrong(wrong, &command);
+    let title = "power cuts: does anything acknowledged get lost?";
+    record(arguments, title, &machine, &command, &text)?;
+    if forget.is_some() && wrong.is_empty() {
+        say("- **violation**: calls to flush did nothing, and nobody noticed");
+    }
+    Ok(wrong.is_empty() != forget.is_some())
+}
+
+fn say_wrong(wrong: &[String], command: &str) {
+    for what in wrong.iter().take(TOLD) {
+        say(&format!("- **violation**: {what}"));
+    }
+    if !wrong.is_empty() {
+        say(&format!("the same choices again: {command}"));
+    }
+}
+
+/// Violations that are shown; the first one is what matters.
+const TOLD: usize = 20;
 
 async fn one(arguments: &Arguments, scenario: Scenario) -> Result<bool> {
     let scenario = if arguments.quick {

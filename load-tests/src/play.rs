@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::baseline;
 use crate::content::{Block, Content, Digests};
 use crate::error::{Failure, Result};
-use crate::gateway::Gateway;
+use crate::gateway::{self, Gateway};
 use crate::latency::Latency;
 use crate::process::{Cpu, Memory, Watch};
 use crate::scenario::{Kind, Scenario, Step};
@@ -307,10 +307,12 @@ impl Player<'_> {
                 Some(_) => {}
             }
         }
+        let data = gateway.site().data.clone();
         if !gateway.stop().await? {
             self.wrong
                 .push("the gateway did not end well within a minute of SIGTERM".into());
         }
+        gateway::remove(&data)?;
         Ok(())
     }
 }

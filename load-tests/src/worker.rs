@@ -107,7 +107,8 @@ async fn fetch(job: &Job, digest: bool) -> Result<Option<String>> {
     };
     let mut checker = job.content.checker();
     let mut hasher = digest.then(blake3::Hasher::new);
-    let status = http::download(job.address, ask, &mut checker, hasher.as_mut()).await?;
+    let (status, _headers) =
+        http::download(job.address, ask, &mut checker, hasher.as_mut()).await?;
     if status != 200 {
         return Ok(Some(format!("a download is answered {status}")));
     }
