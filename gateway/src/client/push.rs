@@ -301,7 +301,7 @@ impl Push<'_> {
             return Ok(None);
         }
         let path = self.source.path.clone();
-        if kept.url != self.client.base() || kept.target != protocol::target(&self.order.target) {
+        if kept.url != self.client.base() || kept.target != self.order.target.to_string() {
             let (target, url) = (kept.target, kept.url);
             return Err(PushError::Elsewhere { path, target, url });
         }
@@ -351,7 +351,7 @@ impl Push<'_> {
                 protocol::create(self.client, &self.order.target, length)
             })
             .await?;
-        let target = protocol::target(&self.order.target);
+        let target = self.order.target.to_string();
         let (url, upload) = (self.client.base(), &created.upload);
         if let Err(e) = self.source.keep(url, &target, upload, created.part_bytes) {
             (self.tell)(Notice::NotKept(e.to_string()));

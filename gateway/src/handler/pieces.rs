@@ -8,7 +8,7 @@ use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::{Digest, PieceHasher};
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
-use boxgate_storage::upload::{Cut, Keep, PieceWriter, UploadIntent, UploadRow};
+use boxgate_storage::upload::{Cut, PieceWriter, UploadIntent, UploadRow};
 use boxgate_storage::{Error, ErrorKind};
 use http::StatusCode;
 
@@ -56,14 +56,10 @@ impl Turn<'_> {
         self.fits(create.length, None)?;
         let (organization, target) = self.owner(&create).await?;
         let intent = UploadIntent {
-            account: self.principal.account.id,
-            organization,
-            target,
             length: create.length,
             expected: create.expected,
             cut: Some(Cut::Parts),
-            keep: Keep::UntilIdle,
-            note: None,
+            ..self.intent(organization, target)
         };
         let row = self.gateway.engine.create(intent).await?;
         self.facts.set_upload(row.id.to_string());
@@ -178,17 +174,13 @@ impl Turn<'_> {
             (None, _) => {}
         }
         let intent = UploadIntent {
-            account: self.principal.account.id,
-            organization,
-            target: Some(target.clone()),
-            length: None,
             expected,
             cut: Some(Cut::Chunks {
                 count: chunk.total,
                 bytes: chunk.size(),
             }),
-            keep: Keep::UntilIdle,
             note: Some(note.clone()),
+            ..self.intent(organization, Some(target.clone()))
         };
         let made = engine.create(intent).await?;
         // Two chunks at once may both find none and make one: all agree on the older.

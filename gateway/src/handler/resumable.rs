@@ -84,14 +84,10 @@ impl Turn<'_> {
             None
         };
         let intent = UploadIntent {
-            account: self.principal.account.id,
-            organization,
-            target,
             length: create.length,
             expected: create.expected,
-            cut: None,
-            keep: Keep::UntilIdle,
             note: create.note,
+            ..self.intent(organization, target)
         };
         let row = self.gateway.engine.create(intent).await?;
         self.facts.set_upload(row.id.to_string());
@@ -284,6 +280,24 @@ impl Turn<'_> {
                 )
                 .closing()),
             },
+        }
+    }
+
+    /// An upload of the caller's that outlives its requests, of which nothing else is known.
+    pub(super) fn intent(
+        &self,
+        organization: OrganizationId,
+        target: Option<Target>,
+    ) -> UploadIntent {
+        UploadIntent {
+            account: self.principal.account.id,
+            organization,
+            target,
+            length: None,
+            expected: Vec::new(),
+            cut: None,
+            keep: Keep::UntilIdle,
+            note: None,
         }
     }
 
@@ -579,7 +593,7 @@ impl ResumptionSupported {
 
     fn status() -> (StatusCode, &'static str) {
         let (status, reason) = ietf::RESUMPTION_SUPPORTED;
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::PROCESSING);
+        let status = StatusCode::from_u16(status).expect("104 is a status code");
         (status, reason)
     }
 }

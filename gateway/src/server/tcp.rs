@@ -211,8 +211,8 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (mut head, body) = request.into_parts();
-        self.state
-            .request_came(hyper::body::Body::is_end_stream(&body));
+        let has_body = !hyper::body::Body::is_end_stream(&body);
+        self.state.request_came(!has_body);
         let rules = &self.acceptor.rules;
         let checked = framing::check(&head, rules.limits.uri_bytes);
         let client = client_ip(
@@ -250,8 +250,9 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
             trailers,
             Arc::clone(&facts),
         );
-        // RFC 9110 §15.2: nothing of the kind to a client of HTTP/1.0.
-        if head.version == Version::HTTP_11 {
+        // RFC 9110 §15.2: nothing of the kind to a client of HTTP/1.0. And who sends no body waits for
+        // the answer alone.
+        if has_body && head.version == Version::HTTP_11 {
             head.extensions.insert(Interim::of(&self.state));
         }
         let responder = Arc::clone(&self.acceptor.responder);

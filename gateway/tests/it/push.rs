@@ -74,7 +74,7 @@ impl Scene {
         let created = protocol::create(&self.client, &order.target, LENGTH).await;
         let created = created.unwrap();
         assert_eq!(created.part_bytes, PART);
-        let target = protocol::target(&order.target);
+        let target = order.target.to_string();
         source
             .keep(self.client.base(), &target, &created.upload, PART)
             .unwrap();

@@ -4,6 +4,7 @@
 //! [`Faults`] counts every call that asks it, so one schedule can cover several parts of a test at
 //! once: a run without faults tells which calls there are, then each can be failed in turn.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -70,6 +71,15 @@ impl Faults {
     /// The operations called so far, in order.
     pub fn calls(&self) -> Vec<&'static str> {
         self.schedule().calls.clone()
+    }
+
+    /// Every operation called so far, with how often it was.
+    pub fn times(&self) -> BTreeMap<&'static str, usize> {
+        let mut times = BTreeMap::new();
+        for call in &self.schedule().calls {
+            *times.entry(*call).or_default() += 1;
+        }
+        times
     }
 
     /// Counts one call of `op` and runs `call` as the schedule has it.

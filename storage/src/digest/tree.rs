@@ -17,18 +17,45 @@ pub const BLOCK_BYTES: u64 = 1 << 20;
 /// has such a block.
 pub fn block_value(offset: u64, block: &[u8]) -> [u8; 32] {
     assert!(offset.is_multiple_of(BLOCK_BYTES) && block.len() as u64 <= BLOCK_BYTES);
-    let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(offset);
-    hasher.update(block);
-    hasher.finalize_non_root()
+    let mut open = OpenBlock::at(offset);
+    open.fill(block);
+    open.value()
+}
+
+/// The block that is being filled.
+#[derive(Debug, Clone)]
+struct OpenBlock {
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl OpenBlock {
+    /// An empty block whose first byte stands at `offset`, a multiple of [`BLOCK_BYTES`].
+    fn at(offset: u64) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(offset);
+        Self { hasher, bytes: 0 }
+    }
+
+    /// Takes what fits, and gives the rest back.
+    fn fill<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let room = BLOCK_BYTES - self.bytes;
+        let take = usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()));
+        let (now, later) = bytes.split_at(take);
+        self.hasher.update(now);
+        self.bytes += take as u64;
+        later
+    }
+
+    fn value(&self) -> [u8; 32] {
+        self.hasher.finalize_non_root()
+    }
 }
 
 /// Hashes bytes in order; gives a value per MiB on the way and the root at the end.
 #[derive(Debug, Clone)]
 pub struct TreeHasher {
-    /// The block being filled.
-    block: blake3::Hasher,
-    block_bytes: u64,
+    block: OpenBlock,
     /// Bytes of all finished blocks.
     finished_bytes: u64,
     /// Value of the last finished block; held back, since the right edge merges differently.
@@ -52,8 +79,7 @@ impl TreeHasher {
     /// A hasher that has seen nothing.
     pub fn new() -> Self {
         Self {
-            block: blake3::Hasher::new(),
-            block_bytes: 0,
+            block: OpenBlock::at(0),
             finished_bytes: 0,
             last: None,
             left: Vec::new(),
@@ -66,13 +92,8 @@ impl TreeHasher {
     /// Takes the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let room = BLOCK_BYTES - self.block_bytes;
-            let take = usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()));
-            let (now, later) = bytes.split_at(take);
-            self.block.update(now);
-            self.block_bytes += take as u64;
-            bytes = later;
-            if self.block_bytes == BLOCK_BYTES {
+            bytes = self.block.fill(bytes);
+            if self.block.bytes == BLOCK_BYTES {
                 self.finish_block();
             }
         }
@@ -80,7 +101,7 @@ impl TreeHasher {
 
     /// Bytes seen so far.
     pub fn bytes(&self) -> u64 {
-        self.finished_bytes + self.block_bytes
+        self.finished_bytes + self.block.bytes
     }
 
     /// The values of the blocks that were finished since the last call.
@@ -90,7 +111,7 @@ impl TreeHasher {
 
     /// The value of the block being filled, over the bytes it has so far; `None` at a block's start.
     pub fn open_value(&self) -> Option<[u8; 32]> {
-        (self.block_bytes > 0).then(|| self.block.finalize_non_root())
+        (self.block.bytes > 0).then(|| self.block.value())
     }
 
     /// The tree over all finished blocks: their count (8 bytes, little endian), the last one's value,
@@ -131,7 +152,7 @@ impl TreeHasher {
         } else {
             return None;
         }
-        hasher.block.set_input_offset(hasher.finished_bytes);
+        hasher.block = OpenBlock::at(hasher.finished_bytes);
         Some(hasher)
     }
 
@@ -142,7 +163,7 @@ impl TreeHasher {
         reason = "the first block always leaves its root"
     )]
     pub fn finish(&mut self) -> Blake3 {
-        if self.block_bytes > 0 {
+        if self.block.bytes > 0 {
             self.finish_block();
         }
         let Some(mut right) = self.last else {
@@ -165,7 +186,7 @@ impl TreeHasher {
     /// the last one. Not the first block: of a blob that has no other, only the bytes tell the root.
     /// False, and nothing is taken, when it does not fit here.
     pub fn push_block(&mut self, value: [u8; 32], bytes: u64) -> bool {
-        let edge = self.block_bytes == 0 && self.finished_bytes.is_multiple_of(BLOCK_BYTES);
+        let edge = self.block.bytes == 0 && self.finished_bytes.is_multiple_of(BLOCK_BYTES);
         let fits = edge && self.finished_bytes > 0 && (1..=BLOCK_BYTES).contains(&bytes);
         if fits {
             self.push_value(value, bytes);
@@ -174,11 +195,10 @@ impl TreeHasher {
     }
 
     fn finish_block(&mut self) {
-        let value = self.block.finalize_non_root();
         if self.finished_bytes == 0 {
-            self.short_root = Some(Blake3(*self.block.finalize().as_bytes()));
+            self.short_root = Some(Blake3(*self.block.hasher.finalize().as_bytes()));
         }
-        self.push_value(value, self.block_bytes);
+        self.push_value(self.block.value(), self.block.bytes);
     }
 
     fn push_value(&mut self, value: [u8; 32], bytes: u64) {
@@ -187,12 +207,9 @@ impl TreeHasher {
         }
         self.values.push(value);
         self.finished_bytes += bytes;
-        self.block_bytes = 0;
-        self.block = blake3::Hasher::new();
-        // A short block is the end of the content; nothing may follow it.
-        if self.finished_bytes.is_multiple_of(BLOCK_BYTES) {
-            self.block.set_input_offset(self.finished_bytes);
-        }
+        // A short block is the end of the content: nothing follows it, wherever it would be counted.
+        let next = self.finished_bytes.next_multiple_of(BLOCK_BYTES);
+        self.block = OpenBlock::at(next);
     }
 
     /// Adds a block that has a right neighbour, and merges what became a perfect subtree by it.
@@ -214,10 +231,9 @@ impl TreeHasher {
 /// place in the blob's tree when that start is a multiple of a MiB.
 #[derive(Debug, Clone)]
 pub struct PieceHasher {
-    /// Where the next block begins, as BLAKE3 counts.
-    at: u64,
-    block: blake3::Hasher,
-    block_bytes: u64,
+    /// Where the block after the open one begins, as BLAKE3 counts.
+    next: u64,
+    block: OpenBlock,
     values: Vec<[u8; 32]>,
 }
 
@@ -231,12 +247,9 @@ impl PieceHasher {
     pub fn at_block(start: u64, block: u64) -> Self {
         let aligned = start.is_multiple_of(BLOCK_BYTES);
         let at = if aligned { start } else { 0 } + block * BLOCK_BYTES;
-        let mut block = blake3::Hasher::new();
-        block.set_input_offset(at);
         Self {
-            at,
-            block,
-            block_bytes: 0,
+            next: at + BLOCK_BYTES,
+            block: OpenBlock::at(at),
             values: Vec::new(),
         }
     }
@@ -244,13 +257,8 @@ impl PieceHasher {
     /// Takes the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let room = BLOCK_BYTES - self.block_bytes;
-            let take = usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()));
-            let (now, later) = bytes.split_at(take);
-            self.block.update(now);
-            self.block_bytes += take as u64;
-            bytes = later;
-            if self.block_bytes == BLOCK_BYTES {
+            bytes = self.block.fill(bytes);
+            if self.block.bytes == BLOCK_BYTES {
                 self.finish_block();
             }
         }
@@ -258,8 +266,8 @@ impl PieceHasher {
 
     /// The value of what came last: of the open block, or of the one that just ended.
     pub fn last_value(&self) -> Option<[u8; 32]> {
-        if self.block_bytes > 0 {
-            return Some(self.block.finalize_non_root());
+        if self.block.bytes > 0 {
+            return Some(self.block.value());
         }
         self.values.last().copied()
     }
@@ -271,18 +279,16 @@ impl PieceHasher {
 
     /// All values; the last may stand for less than a MiB.
     pub fn finish(mut self) -> Vec<[u8; 32]> {
-        if self.block_bytes > 0 {
+        if self.block.bytes > 0 {
             self.finish_block();
         }
         self.values
     }
 
     fn finish_block(&mut self) {
-        self.values.push(self.block.finalize_non_root());
-        self.at += BLOCK_BYTES;
-        self.block_bytes = 0;
-        self.block = blake3::Hasher::new();
-        self.block.set_input_offset(self.at);
+        self.values.push(self.block.value());
+        self.block = OpenBlock::at(self.next);
+        self.next += BLOCK_BYTES;
     }
 }
 

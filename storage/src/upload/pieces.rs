@@ -22,7 +22,7 @@ use super::stats::{Stage, count};
 use crate::blob::UploadId;
 use crate::digest::{BLOCK_BYTES, Digest, DigestHasher, PieceHasher};
 use crate::error::{Error, ErrorKind, Result, Retry};
-use crate::metadata::uploads::{Piece, Pieces, Published, UploadRow, UploadState};
+use crate::metadata::uploads::{Piece, Pieces, Published, UploadState};
 use crate::store::Run;
 
 const OP: &str = "upload.piece";
@@ -219,16 +219,6 @@ pub struct Placed {
 }
 
 impl PieceWriter {
-    /// Which upload.
-    pub fn id(&self) -> UploadId {
-        self.id
-    }
-
-    /// Bytes of this piece, where they are known before it ends.
-    pub fn length(&self) -> Option<u64> {
-        self.work.as_ref().and_then(|work| work.length)
-    }
-
     /// Bytes that this piece may have at most.
     pub fn most_bytes(&self) -> u64 {
         self.work.as_ref().map_or(0, |work| work.most)
@@ -624,7 +614,7 @@ impl Work {
 /// What is told of how an upload is cut, when it is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// Into parts: [`UploadRow::part_bytes`] each, for an upload of known length.
+    /// Into parts: [`UploadRow::part_bytes`](super::UploadRow::part_bytes) each, for an upload of known length.
     Parts,
     /// Into so many chunks of one size, which the first of them tells.
     Chunks {
@@ -660,13 +650,6 @@ impl Cut {
             bytes,
             held: 0,
         })
-    }
-}
-
-impl UploadRow {
-    /// How many parts an upload of known length has.
-    pub fn parts(&self) -> Option<u64> {
-        self.length.map(|length| length.div_ceil(self.part_bytes))
     }
 }
 

@@ -61,11 +61,7 @@ async fn operations() -> BTreeMap<&'static str, usize> {
     let engine = failing(&bench, &faults);
     let writer = engine.begin(intent(None, vec![])).await.unwrap();
     writer.abort().await;
-    let mut times = BTreeMap::new();
-    for call in faults.calls() {
-        *times.entry(call).or_insert(0) += 1;
-    }
-    times
+    faults.times()
 }
 
 async fn check(bench: &Bench, outcome: &Result<Published>, bytes: &Bytes, case: &str) {
@@ -303,10 +299,7 @@ async fn a_kept_upload_that_fails_at_any_step_can_be_finished() {
     let mut known = Known::default();
     let done = three_requests(&failing(&bench, &faults), &bytes, &mut known).await;
     done.unwrap();
-    let mut operations = BTreeMap::new();
-    for call in faults.calls() {
-        *operations.entry(call).or_insert(0) += 1;
-    }
+    let operations = faults.times();
     let needed = [
         "ledger.advance",
         "ledger.complete",

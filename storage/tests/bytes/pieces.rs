@@ -3,9 +3,8 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use boxgate_storage::backend::faulty::{self, Fault, Faults};
+use boxgate_storage::backend::faulty::{Fault, Faults};
 use boxgate_storage::backend::local;
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::buffer::BufferPool;
@@ -20,7 +19,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::bench::{Bench, MIB, content, kept};
-use crate::ledger::FaultyLedger;
+use crate::fail_points::failing;
 use crate::rigs::Sqlite;
 
 const PART: usize = 8 * MIB;
@@ -474,12 +473,9 @@ const ODD: usize = 9 * MIB + 5;
 async fn pieces_that_fail_at_any_step_can_be_sent_again() {
     let bytes = content(2 * ODD + MIB, 18);
     let (bench, faults) = (Bench::new().await, Faults::new());
-    let sent = three_chunks(&engine(&bench, &faults), &bytes, &mut BTreeSet::new()).await;
+    let sent = three_chunks(&failing(&bench, &faults), &bytes, &mut BTreeSet::new()).await;
     sent.unwrap();
-    let mut operations = BTreeMap::new();
-    for call in faults.calls() {
-        *operations.entry(call).or_insert(0_usize) += 1;
-    }
+    let operations = faults.times();
     for needed in [
         "ledger.hold_piece",
         "ledger.advance",
@@ -503,10 +499,10 @@ async fn pieces_that_fail_at_any_step_can_be_sent_again() {
                 let case = format!("{op} {nth} {fault:?}");
                 let (bench, faults) = (Bench::new().await, Faults::new());
                 faults.plan(op, nth, fault);
-                let failing = engine(&bench, &faults);
+                let engine = failing(&bench, &faults);
                 let mut acknowledged = BTreeSet::new();
-                let sent = three_chunks(&failing, &bytes, &mut acknowledged).await;
-                failing.settled().await;
+                let sent = three_chunks(&engine, &bytes, &mut acknowledged).await;
+                engine.settled().await;
                 bench.memory.lose_power();
                 can_be_sent_again(&bench, &bytes, &acknowledged, &case).await;
                 cases += 1;
@@ -609,7 +605,7 @@ impl World {
     async fn new(size: usize, parts: bool) -> Self {
         let bench = Bench::new().await;
         let faults = Faults::new();
-        let engine = engine(&bench, &faults);
+        let engine = failing(&bench, &faults);
         let count = 5;
         let bytes = content((count - 1) * size + size / 3 + 1, 17);
         let intent = if parts {
@@ -723,7 +719,7 @@ impl World {
         self.engine.settled().await;
         self.faults = Faults::new();
         self.bench.memory.lose_power();
-        self.engine = engine(&self.bench, &self.faults);
+        self.engine = failing(&self.bench, &self.faults);
         self.engine.recover().await.unwrap();
         self.turns.resumed += 1;
     }
@@ -749,7 +745,7 @@ impl World {
     async fn end(&mut self) {
         self.faults = Faults::new();
         self.engine.settled().await;
-        self.engine = engine(&self.bench, &self.faults);
+        self.engine = failing(&self.bench, &self.faults);
         self.engine.recover().await.unwrap();
         self.check().await;
         for k in [1, 0, 4, 3, 2, 1] {
@@ -770,16 +766,6 @@ impl World {
         self.turns.published += 1;
         self.bench.is_clean().await;
     }
-}
-
-fn engine(bench: &Bench, faults: &Faults) -> UploadEngine {
-    let ledger = FaultyLedger {
-        inner: bench.rig.ledger(),
-        faults: faults.clone(),
-        forgets_states: false,
-    };
-    let store = faulty::wrap(bench.memory.store(), faults);
-    bench.engine_on(Arc::new(ledger), store, &bench.pool)
 }
 
 fn step() -> impl Strategy<Value = Step> {

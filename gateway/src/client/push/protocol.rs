@@ -104,24 +104,12 @@ pub enum Put {
     Finished(Outcome),
 }
 
-/// `organization/box/version/provider/architecture`.
-pub fn target(file: &BoxRef) -> String {
-    let BoxRef {
-        organization,
-        name,
-        version,
-        provider,
-        architecture,
-    } = file;
-    format!("{organization}/{name}/{version}/{provider}/{architecture}")
-}
-
 /// Makes an upload of so many bytes.
 ///
 /// # Errors
 /// As [`Client::send`].
 pub async fn create(client: &Client, file: &BoxRef, length: u64) -> Result<Created, ClientError> {
-    let target = target(file);
+    let target = file.to_string();
     let path = format!(
         "/files?target={}",
         utf8_percent_encode(&target, NON_ALPHANUMERIC)

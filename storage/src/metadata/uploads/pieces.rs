@@ -2,7 +2,7 @@
 
 use sqlx::any::AnyRow;
 
-use super::rows::{fenced, upload_columns, upload_of};
+use super::rows::{fenced, row_in, upload_columns, upload_of};
 use super::{Fence, HeldPiece, Piece, Pieces, UploadRow, UploadState, trash};
 use crate::blob::UploadId;
 use crate::error::{Error, ErrorKind, Result};
@@ -79,16 +79,7 @@ pub(in crate::metadata) fn assert_cut(
 }
 
 pub(super) async fn set_bytes(tx: &mut Tx, id: UploadId, bytes: u64) -> Result<UploadRow> {
-    let row = sqlx::query(concat!(
-        "SELECT ",
-        upload_columns!(),
-        " FROM uploads WHERE id = $1"
-    ))
-    .bind(id.as_bytes().to_vec())
-    .fetch_one(&mut tx.connection)
-    .await
-    .at(CUT, id)?;
-    check_piece_bytes(CUT, &upload_of(&row)?, bytes)?;
+    check_piece_bytes(CUT, &row_in(tx, CUT, id).await?, bytes)?;
     // The conditions again, for a database with several writers.
     let fixed = sqlx::query(concat!(
         "UPDATE uploads SET piece_bytes = $2 WHERE id = $1 AND state = 'open'

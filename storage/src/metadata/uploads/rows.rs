@@ -70,6 +70,20 @@ pub(super) fn upload_of(row: &AnyRow) -> Result<UploadRow> {
     })
 }
 
+/// The row within a change; [`ErrorKind::NotFound`] when there is none.
+pub(super) async fn row_in(tx: &mut Tx, op: &'static str, id: UploadId) -> Result<UploadRow> {
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        upload_columns!(),
+        " FROM uploads WHERE id = $1"
+    ))
+    .bind(id.as_bytes().to_vec())
+    .fetch_one(&mut tx.connection)
+    .await
+    .at(op, id)?;
+    upload_of(&row)
+}
+
 /// Declared digests as a row keeps them: `algorithm:hex`, separated by commas.
 fn expected_text(expected: &[Digest]) -> String {
     let texts: Vec<_> = expected
@@ -271,17 +285,7 @@ impl Ledger for Metadata {
         const OP: &str = "upload.set_length";
         self.write(OP, move |tx| {
             async move {
-                let row = sqlx::query(concat!(
-                    "SELECT ",
-                    upload_columns!(),
-                    " FROM uploads WHERE id = $1"
-                ))
-                .bind(id.as_bytes().to_vec())
-                .fetch_one(&mut tx.connection)
-                .await
-                .at(OP, id)?;
-                let row = upload_of(&row)?;
-                check_length(OP, &row, length)?;
+                check_length(OP, &row_in(tx, OP, id).await?, length)?;
                 // The conditions again, for a database with several writers.
                 let fixed = sqlx::query(concat!(
                     "UPDATE uploads SET length = $2 WHERE id = $1 AND state = 'open'
