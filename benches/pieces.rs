@@ -33,6 +33,8 @@ use tokio::time::Instant;
 const LENGTH: u64 = 256 << 20;
 const CONNECTIONS: usize = 8;
 const REQUESTS: u64 = 8;
+/// How far ahead of the committed offset the door lets a part be.
+const WINDOW_PARTS: u64 = 16;
 
 fn pieces(criterion: &mut Criterion) {
     let bench = Bench::new();
@@ -262,6 +264,11 @@ async fn put(
 ) -> Instant {
     let start = u64::from(k) * part_bytes;
     let end = length.min(start + part_bytes);
+    if let Some(mut progress) = engine.pieces_progress(id) {
+        let window = WINDOW_PARTS * part_bytes;
+        let near = progress.wait_for(|committed| start < committed + window);
+        near.await.expect("the upload is open");
+    }
     let writer = engine.piece(id, k, Some(end - start)).await;
     let mut writer = writer.expect("it is open");
     for offset in (start..end).step_by(BLOCK_BYTES) {

@@ -537,5 +537,6 @@ impl Drop for Seat {
     }
 }
 
-/// The part of all buffers that the pieces of one upload may keep: the others are on their way.
-const KEPT_SHARE: u64 = 4;
+/// The part of all buffers that the pieces of one upload may keep: the others are on their way. With the
+/// smallest budget that is one part of each of eight connections.
+const KEPT_SHARE: u64 = 2;
