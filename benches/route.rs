@@ -20,6 +20,7 @@ fn route(criterion: &mut Criterion) {
         boxvault: open(),
         vagrant: open(),
         files: open(),
+        blobs: open(),
         operations: open(),
     };
     let router = Router::try_new(&doors).expect("no row shadows another");

@@ -9,11 +9,12 @@ pub mod master_key;
 pub mod password;
 
 use boxgate_storage::catalog::{BoxName, OrganizationName};
+use boxgate_storage::digest::{Blake3, Sha256};
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::accounts::{
     Account, AccountId, Membership, Organization, OrganizationId, OrganizationRole, PlatformRole,
 };
-use boxgate_storage::metadata::catalog::BoxRow;
+use boxgate_storage::metadata::catalog::{BlobDigest, BoxRow, HeldBlob};
 use boxgate_storage::metadata::tokens::{Token, TokenKind};
 use boxgate_storage::metadata::uploads::NamedUpload;
 use http::StatusCode;
@@ -95,6 +96,8 @@ pub struct Grant {
     pub row: Option<BoxRow>,
     /// The upload named in the path.
     pub upload: Option<Box<NamedUpload>>,
+    /// The blob whose digest stands in the path.
+    pub blob: Option<HeldBlob>,
 }
 
 /// The account behind a credential; `None` when it is unknown, expired or revoked.
@@ -225,6 +228,7 @@ pub async fn authorize(
             in_organization(metadata, &mut grant, names, Some(OrganizationRole::Owner)).await?;
         }
         Policy::ReadBox => read_box(metadata, &mut grant, names).await?,
+        Policy::ReadBlob => read_blob(metadata, &mut grant, names).await?,
         Policy::EditBox | Policy::PublishBox => {
             let may_make = policy == Policy::PublishBox;
             change_box(metadata, &mut grant, names, may_make).await?;
@@ -339,6 +343,23 @@ async fn read_box(
     Ok(())
 }
 
+async fn read_blob(
+    metadata: &Metadata,
+    grant: &mut Grant,
+    names: &PathNames,
+) -> Result<(), Refusal> {
+    let blake3 = Blake3::from_hex(names.value("b3")).map(BlobDigest::Blake3);
+    let digest = blake3.or_else(|| Sha256::from_hex(names.value("sha256")).map(BlobDigest::Sha256));
+    let principal = grant.principal.as_ref();
+    let reader = principal.map(|p| (p.account.id, p.token.organization));
+    let found = match digest {
+        Some(digest) => metadata.readable_blob(digest, reader).await?,
+        None => None,
+    };
+    grant.blob = Some(found.ok_or_else(no_blob)?);
+    Ok(())
+}
+
 async fn change_box(
     metadata: &Metadata,
     grant: &mut Grant,
@@ -438,6 +459,16 @@ pub fn no_box(names: &PathNames) -> Refusal {
             names.value("org"),
             names.value("box")
         ),
+    )
+    .code("NOT_FOUND")
+}
+
+/// The one answer for a blob that nobody stored or that may not be read; it repeats nothing of what was
+/// asked for.
+pub fn no_blob() -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "There is no blob with this digest, or you may not read it.",
     )
     .code("NOT_FOUND")
 }

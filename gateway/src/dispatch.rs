@@ -253,6 +253,7 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::VagrantMetadata => vagrant::box_metadata(gateway, call).await,
         Route::VagrantFile => vagrant::file(gateway, call).await,
         Route::VagrantDefaultFile => vagrant::default_file(gateway, call).await,
+        Route::Blob => door::blobs::blob(gateway, call).await,
         Route::Health => Ok(operations::health(gateway).await),
         Route::Live => Ok(operations::live()),
         Route::Ready => Ok(operations::ready(gateway).await),
@@ -274,6 +275,7 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
         Door::BoxVault => boxvault::refuse(&refusal),
         Door::Vagrant => vagrant::refuse(&refusal),
         Door::Files => door::files::refuse(&refusal),
+        Door::Blobs => door::blobs::refuse(&refusal),
         Door::Operations | Door::Admin => operations::refuse(&refusal),
     };
     // RFC 9110 §15.5.2: a 401 names how to do better.

@@ -1,6 +1,7 @@
 //! The doors: one public API each, its JSON shapes, names and quirks, mapped onto handlers.
 
 pub mod admin;
+pub mod blobs;
 pub mod boxvault;
 pub mod files;
 pub mod operations;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use boxgate_storage::blob::{BlobKey, UploadId};
 use boxgate_storage::clock::Clock;
+use boxgate_storage::digest::Blake3;
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::catalog::FileId;
 use boxgate_storage::store::{Space, Store};
@@ -181,6 +182,13 @@ impl Gateway {
             None => self.base_url(facts),
         };
         format!("{base}{}/files/{id}", self.settings.doors.files.prefix)
+    }
+
+    /// Where the bytes of that digest are, whatever names lead to them; `None` while that door is shut.
+    pub fn blob_path(&self, digest: &Blake3) -> Option<String> {
+        let door = &self.settings.doors.blobs;
+        door.enabled
+            .then(|| format!("{}/blobs/b3/{}", door.prefix, digest.to_hex()))
     }
 
     /// Whether operators call from that address: loopback and `operations.allow`.

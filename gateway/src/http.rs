@@ -2,7 +2,9 @@
 //!
 //! Nothing here reads a socket, looks at a route or knows a box.
 
+pub mod digest;
 pub mod framing;
+pub mod freshness;
 pub mod headers;
 pub mod negotiate;
 pub mod path;

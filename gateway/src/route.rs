@@ -18,6 +18,8 @@ pub enum Door {
     Vagrant,
     /// Resumable uploads: tus and the IETF's protocol.
     Files,
+    /// Blobs under the URLs of their digests.
+    Blobs,
     /// Health, status, metrics.
     Operations,
     /// Our own administrative API; never prefixed.
@@ -36,6 +38,9 @@ pub enum Policy {
     OptionalStrict,
     /// Who may read the box named in the path: anyone if it is public, else members.
     ReadBox,
+    /// Who may read the blob whose digest stands in the path: anyone if a public box holds it, else
+    /// members of an organization of which a box or a finished upload holds it.
+    ReadBlob,
     /// Any valid credential.
     Credential,
     /// A person: service accounts are refused.
@@ -200,6 +205,7 @@ pub enum Route {
     VagrantMetadata,
     VagrantFile,
     VagrantDefaultFile,
+    Blob,
     Health,
     Live,
     Ready,
@@ -301,6 +307,9 @@ routes! {
     Vagrant GET "/api/v2/vagrant/{org}/{box}" => VagrantMetadata, ReadBox, Empty, Control, "The same";
     Vagrant GET "/{org}/boxes/{box}/versions/{version}/providers/{provider}" => VagrantDefaultFile, ReadBox, Empty, Download, "{provider}.box: the box of the default architecture";
     Vagrant GET "/{org}/boxes/{box}/versions/{version}/providers/{provider}/{arch}/vagrant.box" => VagrantFile, ReadBox, Empty, Download, "The box; ?b3= pins its digest";
+    // Blobs.
+    Blobs GET "/blobs/b3/{b3}" => Blob, ReadBlob, Empty, Download, "The bytes with that BLAKE3 digest";
+    Blobs GET "/blobs/sha256/{sha256}" => Blob, ReadBlob, Empty, Download, "The bytes with that SHA-256 digest";
     // Operations.
     Operations GET "/health" => Health, Public, Empty, Operations, "Health in brief";
     Operations GET "/api/health" => Health, Public, Empty, Operations, "The same";
@@ -372,7 +381,9 @@ impl Route {
             | Self::PutPart
             | Self::CancelUpload => "files",
             Self::FileInfo | Self::FileLink | Self::DeleteFile | Self::UploadsToFile => "file",
-            Self::DownloadFile | Self::VagrantFile | Self::VagrantDefaultFile => "download",
+            Self::DownloadFile | Self::VagrantFile | Self::VagrantDefaultFile | Self::Blob => {
+                "download"
+            }
             Self::VagrantMetadata => "vagrant_metadata",
             Self::Health | Self::Live | Self::Ready => "health",
             Self::Status => "status",
@@ -538,6 +549,7 @@ fn prefix(doors: &Doors, door: Door) -> Option<&str> {
             .enabled
             .then_some(doors.vagrant.prefix.as_str()),
         Door::Files => doors.files.enabled.then_some(doors.files.prefix.as_str()),
+        Door::Blobs => doors.blobs.enabled.then_some(doors.blobs.prefix.as_str()),
         Door::Operations => doors
             .operations
             .enabled
@@ -559,6 +571,7 @@ mod tests {
             boxvault: open(),
             vagrant: open(),
             files: open(),
+            blobs: open(),
             operations: open(),
         }
     }

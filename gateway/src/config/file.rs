@@ -49,6 +49,8 @@ table! {
         uploads: UploadsFile = UploadsFile::default(),
         /// Uploads by tus and the IETF's protocol.
         files: FilesFile = FilesFile::default(),
+        /// Downloads.
+        downloads: DownloadsFile = DownloadsFile::default(),
         /// Tokens.
         auth: AuthFile = AuthFile::default(),
         /// Limits.
@@ -77,6 +79,8 @@ table! {
         vagrant: DoorFile = DoorFile::default(),
         /// Resumable uploads.
         files: DoorFile = DoorFile::default(),
+        /// Blobs under the URLs of their digests.
+        blobs: DoorFile = DoorFile::default(),
         /// Health, status, metrics.
         operations: DoorFile = DoorFile::default(),
     }
@@ -189,6 +193,20 @@ table! {
     FilesFile {
         /// Whose pages may upload from a browser.
         cors_origins: Vec<String> = Vec::new(),
+    }
+}
+
+table! {
+    /// `[downloads]`
+    DownloadsFile {
+        /// How long anyone may keep what a public name leads to.
+        name_max_age: Span = Span::seconds(60),
+        /// How long a CDN may.
+        name_cdn_max_age: Span = Span::seconds(60),
+        /// How long anyone may keep what a public URL with a digest leads to.
+        immutable_max_age: Span = Span::seconds(365 * 24 * 3600),
+        /// Whether answers carry purge tags.
+        purge_tags: bool = true,
     }
 }
 

@@ -16,6 +16,7 @@ use super::file::{self, ConfigFile};
 use super::layers::Environment;
 use super::machine::Machine;
 use super::units::{ByteSize, Span};
+use crate::http::freshness::Ages;
 
 /// A text that must not be shown; its `Debug` is `***`.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub struct Settings {
     pub uploads: Uploads,
     /// Uploads by tus and the IETF's protocol.
     pub files: Files,
+    /// Downloads.
+    pub downloads: Ages,
     /// Tokens.
     pub auth: Auth,
     /// Limits.
@@ -93,6 +96,8 @@ pub struct Doors {
     pub vagrant: Door,
     /// Resumable uploads.
     pub files: Door,
+    /// Blobs under the URLs of their digests.
+    pub blobs: Door,
     /// Health, status, metrics.
     pub operations: Door,
 }
@@ -359,6 +364,7 @@ impl Settings {
             boxvault: judge.door("doors.boxvault.prefix", &file.doors.boxvault),
             vagrant: judge.door("doors.vagrant.prefix", &file.doors.vagrant),
             files: judge.door("doors.files.prefix", &file.doors.files),
+            blobs: judge.door("doors.blobs.prefix", &file.doors.blobs),
             operations: judge.door("doors.operations.prefix", &file.doors.operations),
         };
         let limits = judge.limits(&file.limits, machine);
@@ -385,6 +391,7 @@ impl Settings {
             files: Files {
                 cors_origins: judge.origins(&file.files.cors_origins),
             },
+            downloads: judge.downloads(&file.downloads),
             auth: judge.auth(&file.auth),
             limits,
             operations: Operations {
@@ -653,6 +660,16 @@ impl Judge<'_> {
                     .public_urls("uploads.public_url", &[url.to_owned()])
                     .pop(),
             },
+        }
+    }
+
+    fn downloads(&mut self, downloads: &file::DownloadsFile) -> Ages {
+        Ages {
+            name: self.time_or_none("downloads.name_max_age", downloads.name_max_age),
+            name_cdn: self.time_or_none("downloads.name_cdn_max_age", downloads.name_cdn_max_age),
+            immutable: self
+                .time_or_none("downloads.immutable_max_age", downloads.immutable_max_age),
+            purge_tags: downloads.purge_tags,
         }
     }
 

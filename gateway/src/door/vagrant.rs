@@ -7,16 +7,18 @@ pub mod metadata;
 use boxgate_storage::catalog::{ArchitectureName, BoxRef};
 use boxgate_storage::digest::Blake3;
 use boxgate_storage::metadata::catalog::{BoxTree, ResolvedFile};
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, USER_AGENT, VARY};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, USER_AGENT, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
 use crate::call::Call;
 use crate::gateway::Gateway;
-use crate::handler::download::{self, Freshness, with_body, with_headers};
+use crate::handler::download::{self, Download, with_body, with_headers};
+use crate::http::freshness::{Freshness, Tags};
 use crate::http::precondition::{Decision, PastEnd, Representation, decide};
 use crate::http::response;
 use crate::refusal::Refusal;
+use crate::route::Route;
 use crate::server::OutboundBody;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
@@ -55,13 +57,17 @@ pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
     );
     headers.insert(VARY, HeaderValue::from_static("Accept"));
     // URLs inside come from the request unless `public_url` is set; then no shared cache may keep them.
-    let shared = tree.row.fields.public && !gateway.settings.public_url.is_empty();
-    let cache = if shared {
-        "public, max-age=60, no-transform"
+    // Nor where BoxVault's path answers Vagrant alone in this way: its cache does not know who asks.
+    let shared = tree.row.fields.public
+        && !gateway.settings.public_url.is_empty()
+        && call.row.route == Route::VagrantMetadata;
+    let freshness = if shared {
+        Freshness::PublicName
     } else {
-        "private, no-cache, no-transform"
+        Freshness::Private
     };
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
+    let tags = Tags::of_box(&tree.organization_name, &tree.row.name.folded());
+    freshness.write(&gateway.settings.downloads, &tags, &mut headers);
     let representation = Representation {
         etag: &etag,
         last_modified: None,
@@ -75,7 +81,11 @@ pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
     ) {
         Decision::NotModified => return Ok(with_headers(StatusCode::NOT_MODIFIED, headers)),
         Decision::PreconditionFailed => {
-            return Ok(with_headers(StatusCode::PRECONDITION_FAILED, headers));
+            // It answers the request's own fields: under the URL alone no cache may keep it.
+            return Ok(with_headers(
+                StatusCode::PRECONDITION_FAILED,
+                HeaderMap::new(),
+            ));
         }
         // Vagrant resumes metadata like boxes: a range of JSON is never served.
         Decision::Full | Decision::Partial(_) | Decision::NotSatisfiable => {}
@@ -176,9 +186,9 @@ async fn serve(gateway: &Gateway, call: Call, name: BoxRef) -> Answer {
             metadata::file_path(&name, &resolved.file.blob.blake3)
         )
     });
-    let mut response = download::serve(gateway, &call.head, resolved, freshness).await?;
-    if let Some(location) = location {
-        download::content_location(&mut response, &location);
-    }
-    Ok(response)
+    let download = Download {
+        location,
+        ..Download::of_file(&name, resolved, freshness)
+    };
+    download::serve(gateway, &call.head, download).await
 }

@@ -2,80 +2,139 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use boxgate_storage::ErrorKind;
+use boxgate_storage::blob::{BlobKey, BlobMeta};
+use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::digest::{Blake3, Sha256};
 use boxgate_storage::layer::verify;
-use boxgate_storage::metadata::catalog::ResolvedFile;
+use boxgate_storage::metadata::catalog::{FileId, ResolvedFile};
 use boxgate_storage::range::ByteRange;
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION,
-    CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED,
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE,
+    CONTENT_TYPE, ETAG, LAST_MODIFIED,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
+use sha2::Digest as _;
 
 use crate::egress::BlobBody;
 use crate::gateway::Gateway;
+use crate::http::digest::{
+    CONTENT_DIGEST, REPR_DIGEST, WANT_CONTENT_DIGEST, WANT_REPR_DIGEST, Wanted,
+};
+use crate::http::freshness::{Ages, Freshness, Tags};
 use crate::http::precondition::{Decision, PastEnd, Representation, decide};
 use crate::http::{range, response};
 use crate::refusal::Refusal;
 use crate::server::OutboundBody;
 
-/// How long what is served may be kept, and by whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Freshness {
-    /// A name that may lead to other bytes tomorrow; anyone may keep them for a minute.
-    PublicName,
-    /// The URL holds the digest: these bytes or none, for ever.
-    Immutable,
-    /// Only the caller may keep it, and must ask again.
-    Private,
+/// What is to be served, and as what.
+#[derive(Debug)]
+pub struct Download {
+    /// The blob.
+    pub blob: BlobMeta,
+    /// Name of the store that holds it.
+    pub store: String,
+    /// Whether it is damaged.
+    pub quarantined: bool,
+    /// The file whose download counts; a URL of the blob itself names none.
+    pub file: Option<FileId>,
+    /// When the name came to lead to these bytes; a URL of the blob itself never leads elsewhere.
+    pub modified: Option<SystemTime>,
+    /// What a range past the end means here.
+    pub past_end: PastEnd,
+    /// How long the answer may be kept, and by whom.
+    pub freshness: Freshness,
+    /// By what a CDN can be told to drop it.
+    pub tags: Tags,
+    /// Where the same bytes can be had under a URL that never changes its mind (RFC 9110 §8.7).
+    pub location: Option<String>,
 }
 
-impl Freshness {
-    // `no-transform`: a proxy that recompresses a box breaks its ranges and its digest.
-    fn cache_control(&self) -> &'static str {
-        match self {
-            Self::PublicName => "public, max-age=60, no-transform",
-            Self::Immutable => "public, max-age=31536000, immutable, no-transform",
-            Self::Private => "private, no-cache, no-transform",
+impl Download {
+    /// The download of a box file under one of its names.
+    pub fn of_file(name: &BoxRef, resolved: ResolvedFile, freshness: Freshness) -> Self {
+        let updated = Duration::from_millis(resolved.file.updated.0.unsigned_abs());
+        Self {
+            tags: Tags::of_file(name, &resolved.file.blob.blake3),
+            blob: resolved.file.blob,
+            store: resolved.store,
+            quarantined: resolved.quarantined,
+            file: Some(resolved.file.id),
+            modified: Some(UNIX_EPOCH + updated),
+            // Vagrant resumes with a bare `Range: bytes=N-` and gives up for a day on 416, so a range at
+            // or past the end of a box means the whole box.
+            past_end: PastEnd::WholeBody,
+            freshness,
+            location: None,
+        }
+    }
+
+    /// What 200, 206 and 304 say alike (RFC 9110 §15.4.5).
+    fn validators(&self, ages: &Ages) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(ETAG, value(&self.etag()));
+        self.freshness.write(ages, &self.tags, &mut headers);
+        if let Some(location) = self.location.as_deref().and_then(|url| url.parse().ok()) {
+            headers.insert(CONTENT_LOCATION, location);
+        }
+        headers
+    }
+
+    fn etag(&self) -> String {
+        format!("\"{}\"", self.blob.blake3.to_hex())
+    }
+
+    /// What is known of the whole, whichever bytes of it are sent.
+    fn describe(&self, asked: &HeaderMap, headers: &mut HeaderMap) {
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        if let Some(modified) = self.modified {
+            headers.insert(LAST_MODIFIED, value(&httpdate::fmt_http_date(modified)));
+        }
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        );
+        headers.insert(
+            CONTENT_DISPOSITION,
+            HeaderValue::from_static("attachment; filename=\"vagrant.box\""),
+        );
+        let wanted = Wanted::parse(asked, &WANT_REPR_DIGEST).unwrap_or(Wanted::ALL);
+        if let Some(digests) = wanted.write(&self.blob.sha256, &self.blob.blake3) {
+            headers.insert(REPR_DIGEST, digests);
         }
     }
 }
 
-/// Answers GET or HEAD for a box file.
+/// Answers GET or HEAD for the bytes of a blob.
 ///
 /// # Errors
-/// 404 or 503 when the stored bytes are gone or damaged, before the head is sent.
+/// 503 when the stored bytes are gone or damaged, before the head is sent.
 pub async fn serve(
     gateway: &Gateway,
     head: &Parts,
-    resolved: ResolvedFile,
-    freshness: Freshness,
+    download: Download,
 ) -> Result<Response<OutboundBody>, Refusal> {
-    let blob = resolved.file.blob;
-    if resolved.quarantined {
+    if download.quarantined {
         return Err(damaged());
     }
-    let etag = format!("\"{}\"", blob.blake3.to_hex());
-    let modified = UNIX_EPOCH + Duration::from_millis(resolved.file.updated.0.unsigned_abs());
+    let blob = download.blob;
+    let etag = download.etag();
     let representation = Representation {
         etag: &etag,
-        last_modified: Some(modified),
+        last_modified: download.modified,
         length: blob.length,
     };
-    // Vagrant resumes with a bare `Range: bytes=N-` and gives up for a day on 416, so a range at or
-    // past the end of a box means the whole box.
     let decision = decide(
         &representation,
         &head.method,
         &head.headers,
-        PastEnd::WholeBody,
+        download.past_end,
     );
-    let mut headers = headers(&etag, modified, &resolved, &freshness);
+    let mut headers = download.validators(&gateway.settings.downloads);
     let (status, range) = match decision {
         Decision::Full => (StatusCode::OK, ByteRange::whole(blob.length)),
         Decision::Partial(range) => {
@@ -83,95 +142,87 @@ pub async fn serve(
             (StatusCode::PARTIAL_CONTENT, range)
         }
         Decision::NotModified => return Ok(with_headers(StatusCode::NOT_MODIFIED, headers)),
+        // These two answer a request's own fields: under the URL alone no cache may keep them.
         Decision::PreconditionFailed => {
-            return Ok(with_headers(StatusCode::PRECONDITION_FAILED, headers));
+            return Ok(with_headers(
+                StatusCode::PRECONDITION_FAILED,
+                HeaderMap::new(),
+            ));
         }
         Decision::NotSatisfiable => {
-            headers.insert(CONTENT_RANGE, range::content_range_unsatisfied(blob.length));
+            let unsatisfied = range::content_range_unsatisfied(blob.length);
+            let headers = HeaderMap::from_iter([(CONTENT_RANGE, unsatisfied)]);
             return Ok(with_headers(StatusCode::RANGE_NOT_SATISFIABLE, headers));
         }
     };
+    download.describe(&head.headers, &mut headers);
     headers.insert(CONTENT_LENGTH, range.length().into());
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
-    headers.insert(
-        CONTENT_DISPOSITION,
-        HeaderValue::from_static("attachment; filename=\"vagrant.box\""),
-    );
     if head.method == Method::HEAD {
         return Ok(with_headers(status, headers));
     }
-    let body = open(gateway, &resolved, range).await?;
-    if range.start() == 0 {
-        gateway.count_download(resolved.file.id);
+    let (first, body) = open(gateway, &download, range).await?;
+    let wanted = Wanted::parse(&head.headers, &WANT_CONTENT_DIGEST);
+    if let Some(digest) = wanted.and_then(|wanted| content_digest(wanted, &blob, range, &first)) {
+        headers.insert(CONTENT_DIGEST, digest);
+    }
+    if let (0, Some(file)) = (range.start(), download.file) {
+        gateway.count_download(file);
     }
     Ok(with_body(status, headers, body))
 }
 
-fn headers(
-    etag: &str,
-    modified: SystemTime,
-    resolved: &ResolvedFile,
-    freshness: &Freshness,
-) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(ETAG, value(etag));
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(
-        CACHE_CONTROL,
-        HeaderValue::from_static(freshness.cache_control()),
-    );
-    headers.insert(LAST_MODIFIED, value(&httpdate::fmt_http_date(modified)));
-    // RFC 9530 §3: over the whole representation, the same in 200 and 206.
-    let sha256 = STANDARD.encode(resolved.file.blob.sha256.0);
-    headers.insert(
-        HeaderName::from_static("repr-digest"),
-        value(&format!("sha-256=:{sha256}:")),
-    );
-    headers
-}
-
-/// Adds where the same bytes can be had under a URL that never changes its mind (RFC 9110 §8.7).
-pub fn content_location(response: &mut Response<OutboundBody>, url: &str) {
-    if let Ok(url) = HeaderValue::from_str(url) {
-        response.headers_mut().insert(CONTENT_LOCATION, url);
+/// The digest of what this answer holds: known for the whole blob, and made for what lies in one block,
+/// which is in memory anyhow. A longer part would have to be read twice.
+fn content_digest(
+    wanted: Wanted,
+    blob: &BlobMeta,
+    range: ByteRange,
+    first: &Bytes,
+) -> Option<HeaderValue> {
+    if range == ByteRange::whole(blob.length) {
+        return wanted.write(&blob.sha256, &blob.blake3);
     }
+    if first.len() as u64 != range.length() {
+        return None;
+    }
+    let sha256 = Sha256(sha2::Sha256::digest(first).into());
+    let blake3 = Blake3(*blake3::hash(first).as_bytes());
+    wanted.write(&sha256, &blake3)
 }
 
+/// The first bytes of the range, proved, and the body that begins with them.
 async fn open(
     gateway: &Gateway,
-    resolved: &ResolvedFile,
+    download: &Download,
     range: ByteRange,
-) -> Result<OutboundBody, Refusal> {
-    let blob = resolved.file.blob;
-    let store = gateway.store(&resolved.store)?;
+) -> Result<(Bytes, OutboundBody), Refusal> {
+    let blob = download.blob;
+    let store = gateway.store(&download.store)?;
     let tree = gateway.metadata.blob_tree(&blob).await?;
     let opened = verify::open(&store.read, &blob, &tree, range).await;
     let mut stream = match opened {
         Ok(stream) => stream,
-        Err(error) => return Err(broken(gateway, resolved, error)),
+        Err(error) => return Err(broken(gateway, &blob.key, error)),
     };
     // The first block is proved before the head is sent, so that most damage is a readable 503.
     let first = match stream.next().await {
         None => None,
         Some(Ok(bytes)) => Some(bytes),
-        Some(Err(error)) => return Err(broken(gateway, resolved, error)),
+        Some(Err(error)) => return Err(broken(gateway, &blob.key, error)),
     };
     let body = BlobBody::new(
-        first,
+        first.clone(),
         stream,
         range.length(),
         gateway.damage_report(blob.key),
     );
-    Ok(body.boxed_unsync())
+    Ok((first.unwrap_or_default(), body.boxed_unsync()))
 }
 
-fn broken(gateway: &Gateway, resolved: &ResolvedFile, error: boxgate_storage::Error) -> Refusal {
+fn broken(gateway: &Gateway, key: &BlobKey, error: boxgate_storage::Error) -> Refusal {
     match error.kind() {
         ErrorKind::NotFound => {
-            gateway.damage_report(resolved.file.blob.key).report(&error);
+            gateway.damage_report(*key).report(&error);
             Refusal {
                 cause: Some(error),
                 ..Refusal::busy(
@@ -181,7 +232,7 @@ fn broken(gateway: &Gateway, resolved: &ResolvedFile, error: boxgate_storage::Er
             }
         }
         ErrorKind::Damaged => {
-            gateway.damage_report(resolved.file.blob.key).report(&error);
+            gateway.damage_report(*key).report(&error);
             Refusal {
                 cause: Some(error),
                 ..damaged()

@@ -5,6 +5,8 @@ use boxgate::route::{Policy, ROUTES, Row};
 use boxgate_storage::metadata::accounts::{OrganizationRole, PlatformRole};
 use boxgate_storage::metadata::tokens::TokenKind;
 
+use sha2::Digest as _;
+
 use crate::harness::{Request, Running};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +48,8 @@ fn allowed(policy: Policy, caller: Caller) -> bool {
         Policy::Optional | Policy::OptionalStrict | Policy::Operations => caller != Forged,
         Policy::Credential => !matches!(caller, Nobody | Forged),
         Policy::Person => person,
-        Policy::ReadBox | Policy::Member => {
+        // The blob of a private box.
+        Policy::ReadBox | Policy::ReadBlob | Policy::Member => {
             matches!(caller, Reader | Maker | Admin | Owner | Service)
         }
         Policy::MemberPerson => matches!(caller, Reader | Maker | Admin | Owner),
@@ -96,6 +99,9 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
                     .create_box(running.organization, &name, maker, fields, "test")
                     .await,
             );
+            if row.policy == Policy::ReadBlob {
+                assert_eq!(running.upload("held", "1.0", b"held").await.status, 200);
+            }
             let token = match caller {
                 Caller::Nobody => String::new(),
                 Caller::Forged => "ab".repeat(32),
@@ -131,6 +137,8 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
                 .replace("{org}", "acme")
                 .replace("{box}", "demo")
                 .replace("{user}", "nobody-of-that-name")
+                .replace("{b3}", &blake3::hash(b"held").to_hex())
+                .replace("{sha256}", &hex::encode(sha2::Sha256::digest(b"held")))
                 .replace(['{', '}'], "");
             let request = Request::new(row.method.as_str(), &path).token(&token);
             let request = if row.method == "GET" {

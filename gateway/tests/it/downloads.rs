@@ -1,5 +1,9 @@
 //! Bytes out: ranges, validators, links, and damage that is never served.
 
+use boxgate_storage::metadata::accounts::PlatformRole;
+use boxgate_storage::metadata::tokens::TokenKind;
+use sha2::Digest as _;
+
 use crate::harness::{Reply, Request, Running, file_path};
 
 const PATH: &str = "/acme/boxes/demo/versions/1.0/providers/virtualbox/amd64/vagrant.box";
@@ -95,10 +99,7 @@ async fn what_may_be_cached_follows_visibility_and_url() {
         private.header("cache-control"),
         Some("private, no-cache, no-transform")
     );
-    let publish = Request::new("PUT", "/api/organization/acme/box/demo")
-        .token(&running.owner)
-        .json(&serde_json::json!({ "isPublic": true }));
-    assert_eq!(running.send(publish).await.status, 200);
+    publish(&running).await;
     let bare = running.get(PATH, "").await;
     assert_eq!(
         bare.header("cache-control"),
@@ -114,6 +115,238 @@ async fn what_may_be_cached_follows_visibility_and_url() {
 }
 
 #[tokio::test]
+async fn digests_are_of_the_whole_and_of_this_answer() {
+    use base64::Engine as _;
+    let of = |bytes: &[u8]| {
+        let encode = |digest: &[u8]| base64::engine::general_purpose::STANDARD.encode(digest);
+        let sha256 = encode(&sha2::Sha256::digest(bytes));
+        let blake3 = encode(blake3::hash(bytes).as_bytes());
+        (format!("sha-256=:{sha256}:"), format!("blake3=:{blake3}:"))
+    };
+    let (running, bytes) = with_box(3 << 20).await;
+    let (sha256, blake3) = of(&bytes);
+    let both = format!("{sha256}, {blake3}");
+    let whole = get(&running, &[]).await;
+    assert_eq!(whole.header("repr-digest"), Some(both.as_str()));
+    assert_eq!(whole.header("content-digest"), None);
+    let part = [
+        ("Range", "bytes=10-19"),
+        ("Want-Repr-Digest", "sha-256=3, blake3=0"),
+        ("Want-Content-Digest", "blake3=1"),
+    ];
+    let part = get(&running, &part).await;
+    assert_eq!(part.header("repr-digest"), Some(sha256.as_str()));
+    assert_eq!(
+        part.header("content-digest"),
+        Some(of(&bytes[10..20]).1.as_str())
+    );
+    let wants = ("Want-Content-Digest", "sha-256=1");
+    assert_eq!(
+        get(&running, &[wants]).await.header("content-digest"),
+        Some(sha256.as_str())
+    );
+    // Over a block's edge it would have to be read twice.
+    let across = [("Range", "bytes=1048570-1048580"), wants];
+    assert_eq!(get(&running, &across).await.header("content-digest"), None);
+    let refused = get(&running, &[("Want-Repr-Digest", "sha-256=0, blake3=0")]).await;
+    assert_eq!((refused.status, refused.header("repr-digest")), (200, None));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_answers_a_requests_own_fields_is_nobodys_to_keep() {
+    let (running, bytes) = with_box(1000).await;
+    publish(&running).await;
+    let pinned = format!("{PATH}?b3={}", blake3::hash(&bytes).to_hex());
+    let blob = format!("/blobs/b3/{}", blake3::hash(&bytes).to_hex());
+    for (path, header, status) in [
+        (pinned.as_str(), ("If-Match", "\"other\""), 412),
+        (blob.as_str(), ("If-Match", "\"other\""), 412),
+        (blob.as_str(), ("Range", "bytes=1000-"), 416),
+        ("/acme/demo", ("If-Match", "\"other\""), 412),
+    ] {
+        let request = Request::new("GET", path).header(header.0, header.1);
+        let reply = running.send(request).await;
+        assert_eq!(reply.status, status, "{path}");
+        let kept = reply.header("cache-control");
+        assert_eq!(kept, Some("private, no-store, no-transform"), "{path}");
+        assert_eq!(reply.header("cdn-cache-control"), None, "{path}");
+        assert_eq!(reply.header("surrogate-key"), None, "{path}");
+    }
+    let etag = format!("\"{}\"", blake3::hash(&bytes).to_hex());
+    let request = Request::new("GET", PATH).header("If-None-Match", &etag);
+    let unchanged = running.send(request).await;
+    assert_eq!(unchanged.status, 304);
+    for name in [
+        "etag",
+        "cache-control",
+        "content-location",
+        "cdn-cache-control",
+    ] {
+        assert!(unchanged.header(name).is_some(), "{name}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn bad_ranges_and_validators_mean_the_whole_box_and_no_more_than_it() {
+    let (running, bytes) = with_box(1000).await;
+    let etag = format!("\"{}\"", blake3::hash(&bytes).to_hex());
+    let weak = format!("W/{etag}");
+    let many = (0..1000).fold(String::from("bytes="), |set, i| format!("{set}{i}-{i},"));
+    let empties = format!("bytes={}", ",".repeat(4000));
+    for range in [
+        many.as_str(),
+        &empties,
+        "bytes=99999999999999999999999999-",
+        "bytes=18446744073709551615-18446744073709551615",
+        "bytes=900-100",
+        "bytes=-0",
+        "bytes=--5",
+        "bytes=+1-5",
+        "bytes=0x1-5",
+        "bytes=1-5 6",
+        "bytes",
+        "=",
+    ] {
+        let reply = get(&running, &[("Range", range)]).await;
+        assert_eq!((reply.status, reply.body.len()), (200, 1000), "{range}");
+    }
+    let resumed = [("Range", "bytes=10-"), ("If-Range", weak.as_str())];
+    assert_eq!(get(&running, &resumed).await.status, 200);
+    let twice = [("Range", "bytes=0-1"), ("Range", "bytes=4-5")];
+    assert_eq!(get(&running, &twice).await.status, 200);
+    let flood: Vec<_> = (0..200).map(|_| ("Range", "bytes=0-1")).collect();
+    assert_eq!(get(&running, &flood).await.status, 431);
+    running.stop().await;
+}
+
+async fn publish(running: &Running) {
+    let publish = Request::new("PUT", "/api/organization/acme/box/demo")
+        .token(&running.owner)
+        .json(&serde_json::json!({ "isPublic": true }));
+    assert_eq!(running.send(publish).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_blob_is_read_by_its_digests_by_whoever_may_read_a_holder() {
+    let (running, bytes) = with_box(3 << 20).await;
+    let paths = [
+        format!("/blobs/b3/{}", blake3::hash(&bytes).to_hex()),
+        format!(
+            "/blobs/sha256/{}",
+            hex::encode(sha2::Sha256::digest(&bytes))
+        ),
+    ];
+    let outsider = running.account("outsider", PlatformRole::User).await;
+    let outsider = running.token(outsider, TokenKind::Personal, None).await;
+    for path in &paths {
+        let absent = running
+            .get(&format!("/blobs/b3/{}", "ab".repeat(32)), "")
+            .await;
+        assert_eq!(absent.status, 404);
+        let malformed = format!("{}0", path);
+        for (path, token) in [(path, ""), (path, &outsider), (&malformed, &running.owner)] {
+            let refused = running.get(path, token).await;
+            assert_eq!(
+                (refused.status, &refused.body),
+                (404, &absent.body),
+                "{path}"
+            );
+        }
+        let private = running.get(path, &running.owner).await;
+        assert!(private.body == bytes, "{path}");
+        assert_eq!(
+            private.header("cache-control"),
+            Some("private, no-cache, no-transform")
+        );
+        assert_eq!(private.header("surrogate-key"), None);
+    }
+    publish(&running).await;
+    for path in &paths {
+        let public = running.get(path, "").await;
+        assert!(public.body == bytes, "{path}");
+        assert_eq!(
+            public.header("cache-control"),
+            Some("public, max-age=31536000, immutable, no-transform")
+        );
+        let tags = format!(
+            "b3/{},org/acme,box/acme/demo",
+            blake3::hash(&bytes).to_hex()
+        );
+        assert_eq!(public.header("cache-tag"), Some(tags.as_str()));
+        let request = Request::new("GET", path).header("Range", "bytes=5-9");
+        let part = running.send(request).await;
+        assert_eq!((part.status, &part.body[..]), (206, &bytes[5..10]));
+    }
+    let delete = Request::new("DELETE", "/api/organization/acme/box/demo").token(&running.owner);
+    assert_eq!(running.send(delete).await.status, 200);
+    for path in &paths {
+        assert_eq!(running.get(path, &running.owner).await.status, 404);
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_untargeted_upload_is_read_by_its_organization_alone() {
+    let running = Running::start().await;
+    let upload = Request::new("POST", "/files?organization=acme")
+        .token(&running.owner)
+        .header("Upload-Draft-Interop-Version", "8")
+        .header("Upload-Complete", "?1")
+        .body(b"loose bytes");
+    let reply = running.send(upload).await;
+    assert!(matches!(reply.status, 200 | 201), "{}", reply.head);
+    let path = format!("/blobs/b3/{}", blake3::hash(b"loose bytes").to_hex());
+    assert_eq!(
+        running.get(&path, &running.owner).await.body,
+        b"loose bytes"
+    );
+    let outsider = running.account("outsider", PlatformRole::User).await;
+    let elsewhere = running
+        .gateway
+        .metadata
+        .create_organization(&"elsewhere".parse().unwrap(), None, outsider)
+        .await
+        .unwrap();
+    let outsider = running.token(outsider, TokenKind::Personal, None).await;
+    assert_eq!(running.get(&path, &outsider).await.status, 404);
+    assert_eq!(running.get(&path, "").await.status, 404);
+    // A credential that is bound to another organization does not reach it either.
+    let (_, owner) = running
+        .gateway
+        .metadata
+        .token_by_hash(&boxgate::auth::credential::hash(&running.owner))
+        .await
+        .unwrap()
+        .unwrap();
+    let bound = running
+        .token(owner.id, TokenKind::Personal, Some(elsewhere.id))
+        .await;
+    assert_eq!(running.get(&path, &bound).await.status, 404);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_replaced_files_digest_still_leads_to_its_bytes() {
+    let (running, bytes) = with_box(1000).await;
+    let former = format!("{PATH}?b3={}", blake3::hash(&bytes).to_hex());
+    assert_eq!(running.upload("demo", "1.0", b"other").await.status, 200);
+    publish(&running).await;
+    let reply = running.get(&former, "").await;
+    assert!(reply.body == bytes);
+    assert_eq!(reply.header("content-location"), None);
+    assert_eq!(running.get(PATH, "").await.body, b"other");
+    // No box holds it any more.
+    let blob = format!("/blobs/b3/{}", blake3::hash(&bytes).to_hex());
+    assert_eq!(running.get(&blob, &running.owner).await.status, 404);
+    let delete = Request::new("DELETE", "/api/organization/acme/box/demo").token(&running.owner);
+    assert_eq!(running.send(delete).await.status, 200);
+    assert_eq!(running.get(&former, &running.owner).await.status, 404);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_link_downloads_without_a_credential_and_counts_once() {
     let (running, bytes) = with_box(1000).await;
     let info = running
@@ -125,7 +358,13 @@ async fn a_link_downloads_without_a_credential_and_counts_once() {
         .json();
     let url = info["downloadUrl"].as_str().unwrap().to_owned();
     let path = &url["http://gateway".len()..];
-    assert!(running.get(path, "").await.body == bytes);
+    let by_link = running.get(path, "").await;
+    assert!(by_link.body == bytes);
+    assert_eq!(by_link.header("referrer-policy"), Some("no-referrer"));
+    assert_eq!(
+        by_link.header("cache-control"),
+        Some("private, no-cache, no-transform")
+    );
     let forged = path.replace("/1.0/", "/2.0/");
     assert_eq!(running.get(&forged, "").await.status, 403);
     get(&running, &[("Range", "bytes=5-")]).await;

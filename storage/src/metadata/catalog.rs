@@ -8,12 +8,15 @@ mod architectures;
 pub(super) mod blobs;
 mod boxes;
 mod columns;
+mod holders;
 mod providers;
 pub(super) mod publish;
 pub(super) mod remove;
 mod resolve;
 mod tree;
 mod versions;
+
+pub use holders::{BlobDigest, HeldBlob};
 
 use super::accounts::{AccountId, OrganizationId, row_id};
 use crate::blob::BlobMeta;

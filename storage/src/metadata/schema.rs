@@ -15,6 +15,7 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
     (2, "pieces", include_str!("migrations/0002_pieces.sql")),
     (3, "joins", include_str!("migrations/0003_joins.sql")),
     (4, "orphans", include_str!("migrations/0004_orphans.sql")),
+    (5, "digests", include_str!("migrations/0005_digests.sql")),
 ];
 
 /// Brings the schema up to date, in one transaction: of two processes that start at once, the second

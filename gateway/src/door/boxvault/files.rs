@@ -2,7 +2,7 @@
 
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::catalog::{FileRow, ResolvedFile};
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, REFERRER_POLICY};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
@@ -10,7 +10,8 @@ use super::{levels, message, shape};
 use crate::auth::{self, Principal};
 use crate::call::Call;
 use crate::gateway::Gateway;
-use crate::handler::download::{self, Freshness};
+use crate::handler::download::{self, Download};
+use crate::http::freshness::Freshness;
 use crate::http::response;
 use crate::refusal::Refusal;
 use crate::server::OutboundBody;
@@ -73,12 +74,29 @@ pub async fn download(gateway: &Gateway, call: Call) -> Answer {
     let file = call.box_ref()?;
     let resolved = gateway.metadata.resolve_file(&file).await?;
     let resolved = resolved.ok_or_else(|| Refusal::missing("File", &file.to_string()))?;
-    let freshness = if resolved.row.fields.public && call.query("token").is_none() {
+    let by_link = call.query("token").is_some();
+    let freshness = if resolved.row.fields.public && !by_link {
         Freshness::PublicName
     } else {
         Freshness::Private
     };
-    download::serve(gateway, &call.head, resolved, freshness).await
+    // Who came by a link has no credential for another URL.
+    let location = if by_link {
+        None
+    } else {
+        gateway.blob_path(&resolved.file.blob.blake3)
+    };
+    let download = Download {
+        location,
+        ..Download::of_file(&file, resolved, freshness)
+    };
+    let mut response = download::serve(gateway, &call.head, download).await?;
+    if by_link {
+        response
+            .headers_mut()
+            .insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    }
+    Ok(response)
 }
 
 /// Whether `?token=` is a link to this file whose maker may still read it. It stands for a credential

@@ -1,0 +1,55 @@
+//! Blobs under the URLs of their digests: the same bytes or none, for ever.
+//!
+//! Errors are problem documents (RFC 9457). What the caller may not read is as absent as what nobody ever
+//! stored: one answer, whatever is asked for.
+
+use boxgate_storage::metadata::catalog::HeldBlob;
+use http::Response;
+
+use crate::auth;
+use crate::call::Call;
+use crate::gateway::Gateway;
+use crate::handler::download::{self, Download};
+use crate::http::freshness::{Freshness, Tags};
+use crate::http::precondition::PastEnd;
+use crate::http::problem::Problem;
+use crate::refusal::Refusal;
+use crate::server::OutboundBody;
+
+type Answer = Result<Response<OutboundBody>, Refusal>;
+
+/// A refusal as a problem document.
+pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
+    let code = refusal.code.unwrap_or("REFUSED");
+    Problem::new(refusal.status, code, refusal.message.as_str()).into_response()
+}
+
+/// `/blobs/b3/{hex}` and `/blobs/sha256/{hex}`.
+pub async fn blob(gateway: &Gateway, call: Call) -> Answer {
+    let held = call.grant.blob.ok_or_else(auth::no_blob)?;
+    let (freshness, tags) = keeping(&held);
+    let download = Download {
+        blob: held.blob,
+        store: held.store,
+        quarantined: held.quarantined,
+        file: None,
+        modified: None,
+        past_end: PastEnd::NotSatisfiable,
+        freshness,
+        tags,
+        location: None,
+    };
+    download::serve(gateway, &call.head, download).await
+}
+
+/// Anyone may keep what a public box holds.
+fn keeping(held: &HeldBlob) -> (Freshness, Tags) {
+    let holders = &held.public_holders;
+    let freshness = if holders.is_empty() {
+        Freshness::Private
+    } else {
+        Freshness::Immutable
+    };
+    let names = holders.iter().map(|(o, b)| (o.as_str(), b.as_str()));
+    (freshness, Tags::of_blob(&held.blob.blake3, names))
+}
