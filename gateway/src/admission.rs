@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::config::settings::Settings;
+use crate::handler::outboard;
 use crate::refusal::Refusal;
 
 /// How long a failed try to sign in is remembered.
@@ -23,6 +24,7 @@ const FAILURE_ADDRESSES: u64 = 100_000;
 #[derive(Debug)]
 pub struct Admission {
     uploads: Arc<Semaphore>,
+    outboards: Arc<Semaphore>,
     /// Permits of uploads that come in pieces.
     pieces: Mutex<HashMap<UploadId, Weak<OwnedSemaphorePermit>>>,
     queue_wait: Duration,
@@ -35,6 +37,7 @@ impl Admission {
     pub fn new(settings: &Settings) -> Self {
         Self {
             uploads: Arc::new(Semaphore::new(settings.uploads.max_in_progress)),
+            outboards: Arc::new(Semaphore::new(settings.max_outboards)),
             pieces: Mutex::default(),
             queue_wait: settings.uploads.queue_wait,
             failures: Cache::builder()
@@ -80,6 +83,16 @@ impl Admission {
         let permit = Arc::new(permit);
         pieces.insert(id, Arc::downgrade(&permit));
         Ok(permit)
+    }
+
+    /// The right to send one outboard; given back when dropped.
+    ///
+    /// # Errors
+    /// 503 with `Retry-After` when all are on their way.
+    pub fn outboard(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.outboards)
+            .try_acquire_owned()
+            .map_err(|_none_free| outboard::too_many())
     }
 
     fn pieces(&self) -> MutexGuard<'_, HashMap<UploadId, Weak<OwnedSemaphorePermit>>> {

@@ -254,6 +254,7 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::VagrantFile => vagrant::file(gateway, call).await,
         Route::VagrantDefaultFile => vagrant::default_file(gateway, call).await,
         Route::Blob => door::blobs::blob(gateway, call).await,
+        Route::BlobOutboard => door::blobs::outboard(gateway, call).await,
         Route::Health => Ok(operations::health(gateway).await),
         Route::Live => Ok(operations::live()),
         Route::Ready => Ok(operations::ready(gateway).await),

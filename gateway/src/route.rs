@@ -206,6 +206,7 @@ pub enum Route {
     VagrantFile,
     VagrantDefaultFile,
     Blob,
+    BlobOutboard,
     Health,
     Live,
     Ready,
@@ -309,6 +310,7 @@ routes! {
     Vagrant GET "/{org}/boxes/{box}/versions/{version}/providers/{provider}/{arch}/vagrant.box" => VagrantFile, ReadBox, Empty, Download, "The box; ?b3= pins its digest";
     // Blobs.
     Blobs GET "/blobs/b3/{b3}" => Blob, ReadBlob, Empty, Download, "The bytes with that BLAKE3 digest";
+    Blobs GET "/blobs/b3/{b3}/outboard" => BlobOutboard, ReadBlob, Empty, Download, "BLAKE3's tree above its 1 MiB groups, as bao lays it out";
     Blobs GET "/blobs/sha256/{sha256}" => Blob, ReadBlob, Empty, Download, "The bytes with that SHA-256 digest";
     // Operations.
     Operations GET "/health" => Health, Public, Empty, Operations, "Health in brief";
@@ -384,6 +386,7 @@ impl Route {
             Self::DownloadFile | Self::VagrantFile | Self::VagrantDefaultFile | Self::Blob => {
                 "download"
             }
+            Self::BlobOutboard => "outboard",
             Self::VagrantMetadata => "vagrant_metadata",
             Self::Health | Self::Live | Self::Ready => "health",
             Self::Status => "status",

@@ -4,6 +4,7 @@
 //! ([`TreeHasher`]), SHA-256 in order, and whatever else a client declared.
 
 pub mod content;
+pub mod outboard;
 pub mod tree;
 
 use std::fmt;

@@ -207,6 +207,8 @@ table! {
         immutable_max_age: Span = Span::seconds(365 * 24 * 3600),
         /// Whether answers carry purge tags.
         purge_tags: bool = true,
+        /// Outboards on their way at once.
+        max_outboards: usize = 16,
     }
 }
 

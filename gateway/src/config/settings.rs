@@ -63,8 +63,10 @@ pub struct Settings {
     pub uploads: Uploads,
     /// Uploads by tus and the IETF's protocol.
     pub files: Files,
-    /// Downloads.
+    /// How long what is downloaded may be kept.
     pub downloads: Ages,
+    /// Outboards on their way at once.
+    pub max_outboards: usize,
     /// Tokens.
     pub auth: Auth,
     /// Limits.
@@ -392,6 +394,7 @@ impl Settings {
                 cors_origins: judge.origins(&file.files.cors_origins),
             },
             downloads: judge.downloads(&file.downloads),
+            max_outboards: judge.count("downloads.max_outboards", file.downloads.max_outboards),
             auth: judge.auth(&file.auth),
             limits,
             operations: Operations {

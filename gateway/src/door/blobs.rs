@@ -10,6 +10,7 @@ use crate::auth;
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::handler::download::{self, Download};
+use crate::handler::outboard;
 use crate::http::freshness::{Freshness, Tags};
 use crate::http::precondition::PastEnd;
 use crate::http::problem::Problem;
@@ -40,6 +41,13 @@ pub async fn blob(gateway: &Gateway, call: Call) -> Answer {
         location: None,
     };
     download::serve(gateway, &call.head, download).await
+}
+
+/// `/blobs/b3/{hex}/outboard`.
+pub async fn outboard(gateway: &Gateway, call: Call) -> Answer {
+    let held = call.grant.blob.ok_or_else(auth::no_blob)?;
+    let (freshness, tags) = keeping(&held);
+    outboard::serve(gateway, &call.head, &held.blob, freshness, &tags).await
 }
 
 /// Anyone may keep what a public box holds.

@@ -1,5 +1,7 @@
 //! Bytes out: ranges, validators, links, and damage that is never served.
 
+use boxgate_storage::digest::TreeHasher;
+use boxgate_storage::digest::outboard::outboard;
 use boxgate_storage::metadata::accounts::PlatformRole;
 use boxgate_storage::metadata::tokens::TokenKind;
 use sha2::Digest as _;
@@ -284,6 +286,50 @@ async fn a_blob_is_read_by_its_digests_by_whoever_may_read_a_holder() {
     for path in &paths {
         assert_eq!(running.get(path, &running.owner).await.status, 404);
     }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_outboard_proves_the_blob_and_gives_its_permit_back() {
+    let one = [("BOXGATE_DOWNLOADS__MAX_OUTBOARDS", "1")];
+    let running = Running::start_with(&one).await;
+    let bytes: Vec<u8> = (0..(3 << 20) + 7_u32).map(|i| i.to_le_bytes()[0]).collect();
+    assert_eq!(running.upload("demo", "1.0", &bytes).await.status, 200);
+    assert_eq!(
+        running.upload("small", "1.0", b"one block").await.status,
+        200
+    );
+    let mut hasher = TreeHasher::new();
+    hasher.update(&bytes);
+    hasher.finish();
+    let want = outboard(&hasher.take_values());
+    assert_eq!(want.len(), 3 * 64);
+    let path = format!("/blobs/b3/{}/outboard", blake3::hash(&bytes).to_hex());
+    for (range, status, part) in [
+        ("", 200, &want[..]),
+        ("bytes=64-127", 206, &want[64..128]),
+        ("bytes=192-", 416, &[]),
+    ] {
+        let request = Request::new("GET", &path).token(&running.owner);
+        let reply = running.send(request.header("Range", range)).await;
+        assert_eq!((reply.status, &reply.body[..]), (status, part), "{range}");
+    }
+    // One permit is all there is: each answer gave it back.
+    let etag = format!("\"{}\"", blake3::hash(&want).to_hex());
+    let request = Request::new("GET", &path).token(&running.owner);
+    let unchanged = running.send(request.header("If-None-Match", &etag)).await;
+    assert_eq!(unchanged.status, 304);
+    assert_eq!(
+        unchanged.header("cache-control"),
+        Some("private, no-cache, no-transform")
+    );
+    let held = running.gateway.admission.outboard().unwrap();
+    assert_eq!(running.get(&path, &running.owner).await.status, 503);
+    drop(held);
+    assert_eq!(running.get(&path, "").await.status, 404);
+    let small = format!("/blobs/b3/{}/outboard", blake3::hash(b"one block").to_hex());
+    let reply = running.get(&small, &running.owner).await;
+    assert_eq!((reply.status, reply.body.len()), (200, 0));
     running.stop().await;
 }
 
