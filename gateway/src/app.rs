@@ -11,6 +11,7 @@ use boxgate_storage::backend::local;
 use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::clock::{Clock, SystemClock};
 use boxgate_storage::durable;
+use boxgate_storage::layer::cache::BlockCache;
 use boxgate_storage::metadata::{Metadata, MetadataOptions};
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadLimits};
@@ -221,6 +222,8 @@ impl App {
                 open_per_organization: settings.uploads.open_per_organization,
             },
         });
+        let background = TaskTracker::new();
+        let cache = BlockCache::new(settings.cache, background.clone());
         let router = Router::try_new(&settings.doors).map_err(StartError::Routes)?;
         let gateway = Arc::new(Gateway {
             admission: Admission::new(&settings),
@@ -232,7 +235,8 @@ impl App {
             router,
             telemetry,
             clock,
-            background: TaskTracker::new(),
+            background,
+            cache,
             lifecycle: Lifecycle::default(),
         });
         let server = Server::bind(&gateway.settings, Arc::clone(&gateway.telemetry))

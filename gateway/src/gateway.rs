@@ -8,6 +8,7 @@ use std::time::Duration;
 use boxgate_storage::blob::{BlobKey, UploadId};
 use boxgate_storage::clock::Clock;
 use boxgate_storage::digest::Blake3;
+use boxgate_storage::layer::cache::BlockCache;
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::catalog::FileId;
 use boxgate_storage::store::{Space, Store};
@@ -42,6 +43,8 @@ pub struct Gateway {
     pub router: Router,
     /// Signs download links.
     pub links: LinkSigner,
+    /// Verified blocks in memory.
+    pub cache: BlockCache,
     /// Permits.
     pub admission: Admission,
     /// Metrics.
@@ -274,6 +277,18 @@ impl Gateway {
                 .bytes_copied
                 .saturating_sub(copied.get()),
         );
+        let cache = self.cache.stats();
+        for (what, count) in [
+            ("hit", cache.hits),
+            ("miss", cache.misses),
+            ("fill", cache.fills),
+            ("eviction", cache.evictions),
+        ] {
+            let counter = metrics.cache_blocks.with_label_values(&[what]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        let held = i64::try_from(cache.held_bytes).unwrap_or(i64::MAX);
+        metrics.cache_held_bytes.set(held);
         self.telemetry.render()
     }
 }

@@ -1,3 +1,4 @@
 //! Stores and readers that wrap a store, named for what they do.
 
+pub mod cache;
 pub mod verify;

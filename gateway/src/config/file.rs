@@ -49,6 +49,8 @@ table! {
         uploads: UploadsFile = UploadsFile::default(),
         /// Uploads by tus and the IETF's protocol.
         files: FilesFile = FilesFile::default(),
+        /// The cache of verified blocks.
+        cache: CacheFile = CacheFile::default(),
         /// Downloads.
         downloads: DownloadsFile = DownloadsFile::default(),
         /// Tokens.
@@ -193,6 +195,16 @@ table! {
     FilesFile {
         /// Whose pages may upload from a browser.
         cors_origins: Vec<String> = Vec::new(),
+    }
+}
+
+table! {
+    /// `[cache]`
+    CacheFile {
+        /// Memory for verified blocks; 0 is computed.
+        size: ByteSize = ByteSize(0),
+        /// Bytes of a block.
+        block: ByteSize = ByteSize::mib(1),
     }
 }
 

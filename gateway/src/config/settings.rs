@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use boxgate_storage::layer::cache::CacheOptions;
 use http::HeaderName;
 
 use super::Mistake;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub uploads: Uploads,
     /// Uploads by tus and the IETF's protocol.
     pub files: Files,
+    /// The cache of verified blocks.
+    pub cache: CacheOptions,
     /// How long what is downloaded may be kept.
     pub downloads: Ages,
     /// Outboards on their way at once.
@@ -293,6 +296,8 @@ pub struct Ceiling {
     pub base: u64,
     /// Buffers of uploads.
     pub part_budget: u64,
+    /// Verified blocks.
+    pub cache: u64,
     /// Frames that upload connections hold in flight.
     pub uploads: u64,
     /// All other connections.
@@ -302,7 +307,7 @@ pub struct Ceiling {
 impl Ceiling {
     /// All terms together.
     pub fn total(self) -> u64 {
-        self.base + self.part_budget + self.uploads + self.connections
+        self.base + self.part_budget + self.cache + self.uploads + self.connections
     }
 }
 
@@ -311,10 +316,11 @@ impl fmt::Display for Ceiling {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "{} MiB (base {}, part budget {}, uploads {}, other connections {})",
+            "{} MiB (base {}, part budget {}, cache {}, uploads {}, other connections {})",
             mib(self.total()),
             mib(self.base),
             mib(self.part_budget),
+            mib(self.cache),
             mib(self.uploads),
             mib(self.connections)
         )
@@ -322,7 +328,7 @@ impl fmt::Display for Ceiling {
 }
 
 impl Settings {
-    /// The most memory the process takes; ordinary load stays near the first two terms.
+    /// The most memory the process takes; ordinary load stays near the first three terms.
     pub fn ceiling(&self) -> Ceiling {
         const BASE: u64 = 96 << 20;
         // hyper's read buffer grows to 400 KiB for a fast body, and one frame waits beside it.
@@ -333,6 +339,7 @@ impl Settings {
         Ceiling {
             base: BASE,
             part_budget: self.uploads.part_budget_bytes,
+            cache: self.cache.size_bytes,
             uploads: uploads * PER_UPLOAD,
             connections: others * PER_CONNECTION,
         }
@@ -343,6 +350,7 @@ impl Settings {
         let mut file = self.file.clone();
         file.stores.main.path = self.stores.main.path.display().to_string();
         file.uploads.part_budget = ByteSize(self.uploads.part_budget_bytes);
+        file.cache.size = ByteSize(self.cache.size_bytes);
         file.limits.connections = self.limits.connections;
         file
     }
@@ -393,6 +401,7 @@ impl Settings {
             files: Files {
                 cors_origins: judge.origins(&file.files.cors_origins),
             },
+            cache: judge.cache(&file.cache, machine),
             downloads: judge.downloads(&file.downloads),
             max_outboards: judge.count("downloads.max_outboards", file.downloads.max_outboards),
             auth: judge.auth(&file.auth),
@@ -407,6 +416,13 @@ impl Settings {
             file,
         }
     }
+}
+
+/// What the part budget and the cache are by default: an eighth of the memory, within bounds.
+fn share_of_memory(machine: Machine) -> u64 {
+    const LEAST: u64 = 128 << 20;
+    const MOST: u64 = 1 << 30;
+    (machine.memory_bytes / 8).clamp(LEAST, MOST)
 }
 
 /// Turns texts into values; a wrong one is noted and replaced, so that all are seen.
@@ -618,10 +634,8 @@ impl Judge<'_> {
     }
 
     fn uploads(&mut self, uploads: &file::UploadsFile, machine: Machine) -> Uploads {
-        const LEAST: u64 = 128 << 20;
-        const MOST: u64 = 1 << 30;
         let part_budget_bytes = match uploads.part_budget.0 {
-            0 => (machine.memory_bytes / 8).clamp(LEAST, MOST),
+            0 => share_of_memory(machine),
             // One buffer and what stands around it; below this no upload would move.
             given if given < 8 << 20 => {
                 self.wrong(
@@ -663,6 +677,32 @@ impl Judge<'_> {
                     .public_urls("uploads.public_url", &[url.to_owned()])
                     .pop(),
             },
+        }
+    }
+
+    fn cache(&mut self, cache: &file::CacheFile, machine: Machine) -> CacheOptions {
+        let block = cache.block;
+        let good =
+            block >= ByteSize::mib(1) && block <= ByteSize::mib(16) && block.0.is_power_of_two();
+        if !good {
+            self.wrong("cache.block", "must be 1MiB, 2MiB, 4MiB, 8MiB or 16MiB");
+        }
+        let block_bytes = if good { block.0 } else { 1 << 20 };
+        let size_bytes = match cache.size.0 {
+            0 => share_of_memory(machine),
+            // A few blocks on their way in and out beside those that stay.
+            given if given < 8 * block_bytes => {
+                self.wrong(
+                    "cache.size",
+                    "must be eight blocks (cache.block) or more, or 0 to have it computed",
+                );
+                8 * block_bytes
+            }
+            given => given,
+        };
+        CacheOptions {
+            size_bytes,
+            block_bytes,
         }
     }
 

@@ -6,7 +6,7 @@ use boxgate_storage::ErrorKind;
 use boxgate_storage::blob::{BlobKey, BlobMeta};
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::{Blake3, Sha256};
-use boxgate_storage::layer::verify;
+use boxgate_storage::layer::cache::Origin;
 use boxgate_storage::metadata::catalog::{FileId, ResolvedFile};
 use boxgate_storage::range::ByteRange;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use http::header::{
     CONTENT_TYPE, ETAG, LAST_MODIFIED,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use sha2::Digest as _;
 
@@ -30,6 +30,9 @@ use crate::http::precondition::{Decision, PastEnd, Representation, decide};
 use crate::http::{range, response};
 use crate::refusal::Refusal;
 use crate::server::OutboundBody;
+
+/// How the cache took part in an answer.
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What is to be served, and as what.
 #[derive(Debug)]
@@ -160,7 +163,8 @@ pub async fn serve(
     if head.method == Method::HEAD {
         return Ok(with_headers(status, headers));
     }
-    let (first, body) = open(gateway, &download, range).await?;
+    let (origin, first, body) = open(gateway, &download, range).await?;
+    headers.insert(CACHE_STATUS, cache_status(origin));
     let wanted = Wanted::parse(&head.headers, &WANT_CONTENT_DIGEST);
     if let Some(digest) = wanted.and_then(|wanted| content_digest(wanted, &blob, range, &first)) {
         headers.insert(CONTENT_DIGEST, digest);
@@ -190,18 +194,26 @@ fn content_digest(
     wanted.write(&sha256, &blake3)
 }
 
+/// Whether the answer began with what was in memory (RFC 9211).
+fn cache_status(origin: Origin) -> HeaderValue {
+    HeaderValue::from_static(match origin {
+        Origin::Hit => "boxgate; hit",
+        Origin::Miss => "boxgate; fwd=miss",
+    })
+}
+
 /// The first bytes of the range, proved, and the body that begins with them.
 async fn open(
     gateway: &Gateway,
     download: &Download,
     range: ByteRange,
-) -> Result<(Bytes, OutboundBody), Refusal> {
+) -> Result<(Origin, Bytes, OutboundBody), Refusal> {
     let blob = download.blob;
     let store = gateway.store(&download.store)?;
     let tree = gateway.metadata.blob_tree(&blob).await?;
-    let opened = verify::open(&store.read, &blob, &tree, range).await;
-    let mut stream = match opened {
-        Ok(stream) => stream,
+    let opened = gateway.cache.open(&store.read, &blob, &tree, range).await;
+    let (origin, mut stream) = match opened {
+        Ok(opened) => opened,
         Err(error) => return Err(broken(gateway, &blob.key, error)),
     };
     // The first block is proved before the head is sent, so that most damage is a readable 503.
@@ -216,7 +228,7 @@ async fn open(
         range.length(),
         gateway.damage_report(blob.key),
     );
-    Ok((first.unwrap_or_default(), body.boxed_unsync()))
+    Ok((origin, first.unwrap_or_default(), body.boxed_unsync()))
 }
 
 fn broken(gateway: &Gateway, key: &BlobKey, error: boxgate_storage::Error) -> Refusal {

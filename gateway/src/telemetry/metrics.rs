@@ -34,6 +34,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     pub connections_refused: IntCounterVec,
     pub downloads_broken: IntCounterVec,
+    pub cache_blocks: IntCounterVec,
+    pub cache_held_bytes: IntGauge,
     pub uploads_in_progress: IntGauge,
     pub metadata_commit_seconds: Histogram,
     pub store_free_bytes: IntGaugeVec,
@@ -137,6 +139,15 @@ impl Metrics {
                 "boxgate_connections_refused_total",
                 "Connections closed at once, by the limit that was reached.",
                 &["limit"],
+            ),
+            cache_blocks: make.counters(
+                "boxgate_cache_blocks_total",
+                "Blocks of the cache: asked for and there (hit) or not (miss), read and proved (fill), given way (eviction).",
+                &["event"],
+            ),
+            cache_held_bytes: make.gauge(
+                "boxgate_cache_held_bytes",
+                "Bytes that the cache, its fills and its readers hold.",
             ),
             downloads_broken: make.counters(
                 "boxgate_downloads_broken_total",

@@ -290,6 +290,36 @@ async fn a_blob_is_read_by_its_digests_by_whoever_may_read_a_holder() {
 }
 
 #[tokio::test]
+async fn the_cache_says_what_it_did() {
+    let (running, bytes) = with_box(3 << 20).await;
+    for (range, status) in [
+        ("bytes=0-9", "boxgate; fwd=miss"),
+        ("bytes=5-20", "boxgate; hit"),
+        ("bytes=3145720-", "boxgate; fwd=miss"),
+    ] {
+        let reply = get(&running, &[("Range", range)]).await;
+        assert_eq!(reply.header("cache-status"), Some(status), "{range}");
+    }
+    // What is in memory needs no store, under whichever name it is asked for.
+    let whole = get(&running, &[]).await;
+    assert!(whole.body == bytes);
+    std::fs::remove_file(running.stored_files().pop().unwrap()).unwrap();
+    let blob = format!("/blobs/b3/{}", blake3::hash(&bytes).to_hex());
+    assert!(running.get(&blob, &running.owner).await.body == bytes);
+    let metrics = running.get("/metrics", "").await;
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    for line in [
+        "boxgate_cache_blocks_total{event=\"fill\"} 3",
+        "boxgate_cache_blocks_total{event=\"miss\"} 3",
+        "boxgate_cache_blocks_total{event=\"hit\"} 6",
+        "boxgate_cache_held_bytes 3145728",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn an_outboard_proves_the_blob_and_gives_its_permit_back() {
     let one = [("BOXGATE_DOWNLOADS__MAX_OUTBOARDS", "1")];
     let running = Running::start_with(&one).await;

@@ -8,6 +8,7 @@
 
 mod bench;
 mod check;
+mod cache;
 mod fail_points;
 mod gated;
 mod histories;

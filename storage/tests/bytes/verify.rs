@@ -14,15 +14,15 @@ use futures_util::StreamExt;
 
 const MIB: usize = 1 << 20;
 
-struct Kept {
-    memory: MemoryStore,
-    read: Arc<dyn ReadBlob>,
-    meta: BlobMeta,
-    tree: BlobTree,
-    bytes: Vec<u8>,
+pub(crate) struct Kept {
+    pub(crate) memory: MemoryStore,
+    pub(crate) read: Arc<dyn ReadBlob>,
+    pub(crate) meta: BlobMeta,
+    pub(crate) tree: BlobTree,
+    pub(crate) bytes: Vec<u8>,
 }
 
-async fn keep(length: usize) -> Kept {
+pub(crate) async fn keep(length: usize) -> Kept {
     let bytes: Vec<u8> = (0..length)
         .map(|i| (i * 7 + i / 999).to_le_bytes()[0])
         .collect();
