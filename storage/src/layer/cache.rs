@@ -377,7 +377,7 @@ impl Source {
 
 /// One failure for each of those that waited for the same fill.
 fn again(shared: &Arc<Error>, source: &Source) -> Error {
-    source.error(shared.kind(), crate::error::chain(shared).to_string())
+    source.error(shared.kind(), crate::error::chain(shared))
 }
 
 fn permits_of(bytes: u64) -> u32 {
