@@ -39,7 +39,8 @@ fn cache(criterion: &mut Criterion) {
     group.sample_size(10);
     group.bench_function("proved at each read", |bencher| {
         bencher.to_async(&runtime).iter(async || {
-            let opened = verify::open(&kept.read, &kept.meta, &kept.tree, kept.whole()).await;
+            let opened =
+                verify::open(&kept.read, &kept.meta, &kept.tree, ByteRange::whole(LENGTH)).await;
             drain(opened.expect("the file is there")).await;
         });
     });
@@ -99,12 +100,8 @@ impl Kept {
         }
     }
 
-    fn whole(&self) -> ByteRange {
-        ByteRange::whole(LENGTH)
-    }
-
     async fn read_through(&self, cache: &BlockCache) {
-        let opened = cache.open(&self.read, &self.meta, &self.tree, self.whole());
+        let opened = cache.open(&self.read, &self.meta, &self.tree, ByteRange::whole(LENGTH));
         drain(opened.await.expect("the file is there").1).await;
     }
 }

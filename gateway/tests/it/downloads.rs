@@ -247,7 +247,7 @@ async fn a_blob_is_read_by_its_digests_by_whoever_may_read_a_holder() {
             .get(&format!("/blobs/b3/{}", "ab".repeat(32)), "")
             .await;
         assert_eq!(absent.status, 404);
-        let malformed = format!("{}0", path);
+        let malformed = format!("{path}0");
         for (path, token) in [(path, ""), (path, &outsider), (&malformed, &running.owner)] {
             let refused = running.get(path, token).await;
             assert_eq!(
