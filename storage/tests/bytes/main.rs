@@ -7,8 +7,8 @@
 )]
 
 mod bench;
-mod check;
 mod cache;
+mod check;
 mod fail_points;
 mod gated;
 mod histories;
