@@ -3,18 +3,23 @@
 //! A block's fill is a task of its own, which whoever asks joins; it goes on when its first asker leaves.
 //! Keys hold the blob's random key, never its digest, so that a hit tells nothing across tenants. Every
 //! block holds a permit of its bytes for as long as anyone holds it, in the cache or beyond: the cache
-//! never takes more than it was given. Readers that would keep a block for long get small copies instead.
+//! never takes more than it was given.
+//!
+//! What clients hold that take their time is bounded by itself: a reader keeps a block only on a loan, of
+//! which there are three eighths of the cache, else it gets a small copy. Were it not so, as many clients as
+//! there are blocks could stop reading and keep every fill waiting.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -29,7 +34,7 @@ use crate::store::ReadBlob;
 /// A reader that takes longer than this over a block is served from copies.
 const SLOW: Duration = Duration::from_secs(5);
 /// Bytes of such a copy: all that a slow reader keeps.
-const COPY_BYTES: u64 = 64 << 10;
+const COPY_BYTES: usize = 64 << 10;
 /// Bytes that one permit stands for; a block's last KiB counts whole.
 const PERMIT_BYTES: u64 = 1 << 10;
 
@@ -66,6 +71,7 @@ pub struct BlockCache {
 struct Shared {
     blocks: moka::sync::Cache<BlockKey, Arc<Slot>>,
     budget: Arc<Semaphore>,
+    loans: Arc<Semaphore>,
     fills: Mutex<HashMap<BlockKey, watch::Receiver<Filled>>>,
     tasks: TaskTracker,
     options: CacheOptions,
@@ -78,7 +84,7 @@ struct Shared {
 
 type BlockKey = (BlobKey, u64);
 /// `None` until the fill has ended.
-type Filled = Option<std::result::Result<Bytes, Arc<Error>>>;
+type Filled = Option<std::result::Result<Arc<Block>, Arc<Error>>>;
 
 /// Where the first block of an answer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,11 +112,14 @@ impl BlockCache {
             .min(Semaphore::MAX_PERMITS);
         let evictions = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&evictions);
-        // A quarter stays for fills and for readers of what gave way.
-        let kept_bytes = options.size_bytes - options.size_bytes / 4;
+        // Half is kept, three eighths may be lent beyond, and so an eighth is always there for fills.
+        let loans = permits / 8 * 3;
         let blocks = moka::sync::Cache::builder()
             .weigher(|_key, slot: &Arc<Slot>| slot.permits)
-            .max_capacity(kept_bytes / PERMIT_BYTES)
+            .max_capacity(permits as u64 / 2)
+            // Not by frequency, which turns new blocks away while those before them are as rarely asked
+            // for: one that was read ahead, or that many edges are about to ask for, would be read again.
+            .eviction_policy(EvictionPolicy::lru())
             .eviction_listener(move |_key, slot, cause| {
                 // moka frees what was removed when it comes to it; its permits are wanted now.
                 drop(slot.block().take());
@@ -123,6 +132,7 @@ impl BlockCache {
             shared: Arc::new(Shared {
                 blocks,
                 budget: Arc::new(Semaphore::new(permits)),
+                loans: Arc::new(Semaphore::new(loans)),
                 fills: Mutex::default(),
                 tasks,
                 options,
@@ -195,7 +205,7 @@ impl BlockCache {
     }
 
     /// One verified block.
-    async fn block(&self, source: &Arc<Source>, index: u64) -> Result<Bytes> {
+    async fn block(&self, source: &Arc<Source>, index: u64) -> Result<Arc<Block>> {
         if let Some(block) = self.shared.kept(&(source.meta.key, index)) {
             self.shared.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(block);
@@ -238,7 +248,7 @@ impl BlockCache {
             if let Ok(block) = &filled {
                 shared
                     .blocks
-                    .insert(key, Arc::new(Slot::new(block.clone())));
+                    .insert(key, Arc::new(Slot::new(Arc::clone(block))));
                 // At once, or what has to give way would keep its permits until someone comes by.
                 shared.blocks.run_pending_tasks();
             }
@@ -249,26 +259,20 @@ impl BlockCache {
 
     /// Begins to fill a block that will be asked for, as long as that takes nothing from anyone.
     fn read_ahead(&self, source: &Arc<Source>, index: u64) {
-        let length = source
-            .block(index, self.shared.options.block_bytes)
-            .length();
-        if length > 0
-            && !self.is_short()
+        let block = source.block(index, self.shared.options.block_bytes);
+        let wanted = permits_of(block.length()) as usize;
+        if !block.is_empty()
+            && self.shared.budget.available_permits() >= wanted
             && !self.shared.blocks.contains_key(&(source.meta.key, index))
         {
             drop(self.fill(source, index));
         }
     }
-
-    /// Whether so much is held that no reader may keep a block while its client takes its time.
-    fn is_short(&self) -> bool {
-        self.shared.budget.available_permits() < self.shared.permits / 8
-    }
 }
 
 impl Shared {
     /// Reads and proves one block.
-    async fn read(&self, source: &Source, index: u64) -> Result<Bytes> {
+    async fn read(&self, source: &Source, index: u64) -> Result<Arc<Block>> {
         let range = source.block(index, self.options.block_bytes);
         let permits = permits_of(range.length());
         let permit = Arc::clone(&self.budget).acquire_many_owned(permits).await;
@@ -293,13 +297,14 @@ impl Shared {
             copied.freeze()
         };
         self.filled.fetch_add(1, Ordering::Relaxed);
-        Ok(Bytes::from_owner(Held {
+        Ok(Arc::new(Block {
             bytes,
+            loan: Mutex::default(),
             _permit: permit,
         }))
     }
 
-    fn kept(&self, key: &BlockKey) -> Option<Bytes> {
+    fn kept(&self, key: &BlockKey) -> Option<Arc<Block>> {
         self.blocks.get(key)?.block().clone()
     }
 
@@ -311,18 +316,18 @@ impl Shared {
 /// A block in the cache; empty once it gave way.
 struct Slot {
     permits: u32,
-    block: Mutex<Option<Bytes>>,
+    block: Mutex<Option<Arc<Block>>>,
 }
 
 impl Slot {
-    fn new(block: Bytes) -> Self {
+    fn new(block: Arc<Block>) -> Self {
         Self {
-            permits: permits_of(block.len() as u64),
+            permits: permits_of(block.bytes.len() as u64),
             block: Mutex::new(Some(block)),
         }
     }
 
-    fn block(&self) -> MutexGuard<'_, Option<Bytes>> {
+    fn block(&self) -> MutexGuard<'_, Option<Arc<Block>>> {
         self.block.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -339,13 +344,53 @@ impl Drop for Leave<'_> {
     }
 }
 
-/// A block's bytes; its permits go back with the last slice of it.
-struct Held {
+/// A proved block; its permits go back when the last who holds it lets go.
+struct Block {
     bytes: Bytes,
+    /// The loan on which readers hold it now: one for all of them.
+    loan: Mutex<Weak<Loan>>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Held {
+/// The right of readers to hold a block for as long as their clients take.
+struct Loan {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Block {
+    /// The bytes from `from` to `to`, uncopied if they can be lent, else the first of them in a copy.
+    fn hand_out(self: Arc<Self>, from: usize, to: usize, loans: Option<&Arc<Semaphore>>) -> Bytes {
+        match loans.and_then(|loans| self.lend(loans)) {
+            Some(loan) => Bytes::from_owner(Lent {
+                bytes: self.bytes.slice(from..to),
+                _block: self,
+                _loan: loan,
+            }),
+            None => Bytes::copy_from_slice(&self.bytes[from..to.min(from + COPY_BYTES)]),
+        }
+    }
+
+    fn lend(&self, loans: &Arc<Semaphore>) -> Option<Arc<Loan>> {
+        let mut last = self.loan.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loan) = last.upgrade() {
+            return Some(loan);
+        }
+        let permits = permits_of(self.bytes.len() as u64);
+        let permit = Arc::clone(loans).try_acquire_many_owned(permits).ok()?;
+        let loan = Arc::new(Loan { _permit: permit });
+        *last = Arc::downgrade(&loan);
+        Some(loan)
+    }
+}
+
+/// What a reader was handed. The loan goes last: it stands for bytes that are held.
+struct Lent {
+    bytes: Bytes,
+    _block: Arc<Block>,
+    _loan: Arc<Loan>,
+}
+
+impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -411,26 +456,16 @@ impl Reader {
             Err(error) => return Some(Err(error)),
         };
         let start = index * block_bytes;
-        let last = (start + block.len() as u64).min(self.end);
-        let copied = self.is_slow || self.cache.is_short();
-        let end = if copied {
-            last.min(self.at + COPY_BYTES)
-        } else {
-            last
-        };
+        let last = (start + block.bytes.len() as u64).min(self.end);
         let within = |at: u64| usize::try_from(at - start).expect("a block fits in memory");
-        let slice = block.slice(within(self.at)..within(end));
-        let bytes = if copied {
-            Bytes::copy_from_slice(&slice)
-        } else {
-            slice
-        };
+        let loans = (!self.is_slow).then_some(&self.cache.shared.loans);
+        let bytes = block.hand_out(within(self.at), within(last), loans);
         let is_sequential = self.taken_bytes > 0;
-        if end == last && last < self.end && is_sequential {
+        self.taken_bytes = bytes.len() as u64;
+        self.at += self.taken_bytes;
+        if self.at == last && last < self.end && is_sequential {
             self.cache.read_ahead(&self.source, index + 1);
         }
-        self.taken_bytes = end - self.at;
-        self.at = end;
         self.taken = Instant::now();
         Some(Ok(bytes))
     }

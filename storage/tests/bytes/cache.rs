@@ -219,6 +219,56 @@ async fn a_slow_reader_keeps_small_copies() {
     assert_eq!(cache.stats().fills, 4);
 }
 
+/// Each of them holds what it was handed, and asks for nothing more.
+#[tokio::test(start_paused = true)]
+async fn clients_that_stop_reading_keep_nobody_from_reading() {
+    let stalled = keep(24 * MIB).await;
+    let (cache, tasks) = cache(16 * MIB, MIB);
+    let mut held = Vec::new();
+    for block in 0..24 {
+        let wanted = range(block * MIB, (block + 1) * MIB);
+        let opened = cache.open(&stalled.read, &stalled.meta, &stalled.tree, wanted);
+        let (_, mut stream) = opened.await.unwrap();
+        let bytes = stream.next().await.unwrap().unwrap();
+        assert!(bytes == stalled.bytes[block * MIB..][..bytes.len()]);
+        held.push((bytes, stream));
+    }
+    let lent = held.iter().filter(|(bytes, _)| bytes.len() == MIB).count();
+    assert_eq!(
+        lent, 6,
+        "three eighths of the cache, and copies to all others"
+    );
+    let honest = keep(20 * MIB).await;
+    let all = range(0, 20 * MIB);
+    let reading = read(&cache, &honest, &honest.read, all);
+    // The clock is paused: it reaches the bound only when nothing moves any more.
+    let (_, bytes) = tokio::time::timeout(Duration::from_hours(1), reading)
+        .await
+        .expect("a fill waits for those who hold blocks")
+        .unwrap();
+    assert!(bytes == honest.bytes);
+    drop(held);
+    let opened = cache.open(&honest.read, &honest.meta, &honest.tree, all);
+    let first = opened.await.unwrap().1.next().await.unwrap().unwrap();
+    assert_eq!(first.len(), MIB, "every loan came back");
+    drop(first);
+    ended(&tasks).await;
+    assert!(cache.stats().held_bytes <= 8 * MIB as u64);
+}
+
+#[tokio::test]
+async fn one_loan_of_a_block_serves_all_its_readers() {
+    let kept = keep(MIB).await;
+    let (cache, _tasks) = cache(8 * MIB, MIB);
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let opened = cache.open(&kept.read, &kept.meta, &kept.tree, range(0, MIB));
+        held.push(opened.await.unwrap().1.next().await.unwrap().unwrap());
+    }
+    assert!(held.iter().all(|bytes| bytes == &kept.bytes));
+    assert_eq!(cache.stats().held_bytes, MIB as u64);
+}
+
 /// Readers of more than fits, some of which leave early or keep what they got.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn never_more_than_its_bytes_are_held_under_stress() {
