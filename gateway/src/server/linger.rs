@@ -96,9 +96,29 @@ impl ConnState {
     }
 }
 
+/// What is asked of a socket beside reading and writing.
+pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {
+    /// Writes what the kernel takes now, past the readiness that tokio knows of.
+    fn write_now(&self, slices: &[IoSlice<'_>]) -> rustix::io::Result<usize>;
+
+    /// Makes closing a reset.
+    fn reset_on_close(&self);
+}
+
+impl Socket for TcpStream {
+    fn write_now(&self, slices: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
+        rustix::io::writev(self, slices)
+    }
+
+    fn reset_on_close(&self) {
+        // Without it the socket is closed in the usual way, which is all that could be done.
+        let _unsupported = self.set_zero_linger();
+    }
+}
+
 /// One accepted socket.
-pub(super) struct Wire {
-    stream: TcpStream,
+pub(super) struct Wire<S: Socket = TcpStream> {
+    stream: S,
     state: Arc<ConnState>,
     writing: Pace,
     /// When a blocked write is tried again; `None` while none is blocked.
@@ -115,8 +135,8 @@ struct Linger {
     until: Pin<Box<Sleep>>,
 }
 
-impl Wire {
-    pub(super) fn new(stream: TcpStream, state: Arc<ConnState>, patience: Patience) -> Self {
+impl<S: Socket> Wire<S> {
+    pub(super) fn new(stream: S, state: Arc<ConnState>, patience: Patience) -> Self {
         Self {
             stream,
             state,
@@ -175,7 +195,7 @@ impl Wire {
             .probe_at
             .get_or_insert_with(|| Instant::now() + self.probe_every);
         ready!(self.probe.poll_until(cx, at));
-        match rustix::io::writev(&self.stream, slices) {
+        match self.stream.write_now(slices) {
             // The time stays due, so that the next write goes the same way until there is no room.
             Ok(bytes) if bytes > 0 => Poll::Ready(Ok(bytes)),
             Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {
@@ -200,7 +220,7 @@ impl Wire {
                 }
             }
             match Pin::new(&mut self.stream).poll_write(cx, &self.interim) {
-                Poll::Ready(written) => self.interim.advance(written?),
+                Poll::Ready(written) => self.interim.advance(some(written?)?),
                 Poll::Pending => return Ok(()),
             }
         }
@@ -212,7 +232,7 @@ impl Wire {
             let rest = self.interim.clone();
             let polled = Pin::new(&mut self.stream).poll_write(cx, &rest);
             let written = ready!(self.written(cx, polled, &[IoSlice::new(&rest)]))?;
-            self.interim.advance(written);
+            self.interim.advance(some(written)?);
         }
         Poll::Ready(Ok(()))
     }
@@ -240,7 +260,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl<S: Socket> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -255,7 +275,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl<S: Socket> AsyncWrite for Wire<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -295,12 +315,20 @@ impl AsyncWrite for Wire {
     }
 }
 
-impl Drop for Wire {
+impl<S: Socket> Drop for Wire<S> {
     fn drop(&mut self) {
         if self.state.reset.load(Ordering::Relaxed) {
-            // Without it the socket is closed in the usual way, which is all that could be done.
-            let _unsupported = self.stream.set_zero_linger();
+            self.stream.reset_on_close();
         }
+    }
+}
+
+/// A socket that takes nothing without saying why will not take the rest either.
+fn some(written: usize) -> io::Result<usize> {
+    if written > 0 {
+        Ok(written)
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
     }
 }
 
@@ -379,5 +407,110 @@ impl Drop for HeadSleep {
     fn drop(&mut self) {
         // hyper drops it when the head is whole.
         self.state.head_done();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http::{HeaderMap, StatusCode};
+    use tokio::io::AsyncWriteExt;
+
+    use super::super::interim::Interim;
+    use super::*;
+
+    /// Takes as many bytes as each step says; between two steps it is full.
+    #[derive(Default)]
+    struct Narrow {
+        steps: VecDeque<usize>,
+        taken: Vec<u8>,
+    }
+
+    impl AsyncRead for Narrow {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            _buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            match self.steps.pop_front() {
+                Some(FULL) => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                step => {
+                    let taken = step.unwrap_or(usize::MAX).min(bytes.len());
+                    self.taken.extend(&bytes[..taken]);
+                    Poll::Ready(Ok(taken))
+                }
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Socket for Narrow {
+        fn write_now(&self, _slices: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
+            Err(rustix::io::Errno::AGAIN)
+        }
+
+        fn reset_on_close(&self) {}
+    }
+
+    const FULL: usize = usize::MAX;
+    const HINT: &[u8] = b"HTTP/1.1 103 Hint\r\n\r\n";
+    const ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+
+    fn wire(steps: &[usize]) -> (Wire<Narrow>, Interim) {
+        let state = Arc::new(ConnState::default());
+        let interim = Interim::of(&state);
+        let socket = Narrow {
+            steps: steps.iter().copied().collect(),
+            taken: Vec::new(),
+        };
+        let patience = Patience {
+            idle: Duration::from_secs(30),
+            slowest_bytes: 0,
+            window: Duration::from_secs(60),
+        };
+        (Wire::new(socket, state, patience), interim)
+    }
+
+    #[tokio::test]
+    async fn an_interim_answer_that_was_begun_is_ended_before_the_answer() {
+        for cut in 1..HINT.len() {
+            let (mut wire, interim) = wire(&[cut, FULL, FULL, 1, FULL]);
+            interim.send(StatusCode::EARLY_HINTS, "Hint", &HeaderMap::new());
+            wire.flush().await.unwrap();
+            assert_eq!(wire.stream.taken, HINT[..cut], "the rest waits");
+            wire.write_all(ANSWER).await.unwrap();
+            wire.flush().await.unwrap();
+            assert_eq!(wire.stream.taken, [HINT, ANSWER].concat(), "cut at {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_takes_nothing_more_ends_the_connection() {
+        let (mut wire, interim) = wire(&[3, FULL, 0]);
+        interim.send(StatusCode::EARLY_HINTS, "Hint", &HeaderMap::new());
+        wire.flush().await.unwrap();
+        let error = wire.write_all(ANSWER).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
     }
 }
