@@ -487,7 +487,7 @@ mod tests {
         let patience = Patience {
             idle: Duration::from_secs(30),
             slowest_bytes: 0,
-            window: Duration::from_secs(60),
+            window: Duration::from_mins(1),
         };
         (Wire::new(socket, state, patience), interim)
     }
