@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use boxgate_storage::backend::local;
 use boxgate_storage::buffer::BufferPool;
+use boxgate_storage::check::Stock;
 use boxgate_storage::clock::{Clock, SystemClock};
 use boxgate_storage::durable;
 use boxgate_storage::layer::cache::BlockCache;
@@ -26,6 +27,7 @@ use crate::gateway::{Gateway, Lifecycle, MAIN_STORE, Phase};
 use crate::route::Router;
 use crate::server::{Drain, Respond, Server};
 use crate::telemetry::Telemetry;
+use crate::upkeep::Upkeep;
 
 /// How long a replaced or deleted blob stays readable: the longest download plus the life of a link.
 const DOOMED_FOR: Duration = Duration::from_hours(24);
@@ -44,6 +46,15 @@ pub enum StartError {
         path: PathBuf,
         /// What is wrong and what to do.
         reason: String,
+    },
+    /// Another process holds the data directory.
+    #[error(
+        "cannot use the data directory {path}: another boxgate runs on it; stop that one or choose \
+         another directory (data_dir)"
+    )]
+    InUse {
+        /// Which.
+        path: PathBuf,
     },
     /// A part of the storage does not work.
     #[error(transparent)]
@@ -81,7 +92,7 @@ impl DataDir {
     /// Makes the directory if missing and locks it.
     ///
     /// # Errors
-    /// [`StartError::DataDir`], also when another process holds it.
+    /// [`StartError::DataDir`]; [`StartError::InUse`] when another process holds it.
     pub fn open(path: &std::path::Path) -> Result<Self, StartError> {
         let failed = |reason: String| StartError::DataDir {
             path: path.to_owned(),
@@ -95,8 +106,8 @@ impl DataDir {
             .open(path.join("lock"))
             .map_err(|e| failed(e.to_string()))?;
         // The kernel frees the lock with its holder, however it ends.
-        lock.try_lock().map_err(|_held| {
-            failed("another boxgate runs on it; stop that one or choose another directory".into())
+        lock.try_lock().map_err(|_held| StartError::InUse {
+            path: path.to_owned(),
         })?;
         Ok(Self {
             path: path.to_owned(),
@@ -169,6 +180,87 @@ async fn open_store(metadata: &Metadata, path: &std::path::Path) -> Result<Store
     Ok(local::open(path).await?)
 }
 
+fn engine(
+    settings: &Settings,
+    metadata: &Metadata,
+    stores: BTreeMap<String, Store>,
+    clock: Arc<dyn Clock>,
+) -> UploadEngine {
+    UploadEngine::new(EngineOptions {
+        ledger: metadata.ledger(),
+        stores,
+        default_store: MAIN_STORE.to_owned(),
+        pool: BufferPool::new(settings.uploads.part_budget_bytes),
+        clock,
+        max_length_bytes: settings.uploads.max_length_bytes,
+        min_free_bytes: settings.limits.min_free_bytes,
+        parts_in_flight: settings.uploads.parts_in_flight,
+        limits: UploadLimits {
+            idle: settings.uploads.idle_timeout,
+            age: settings.uploads.max_age,
+            untargeted_ttl: settings.uploads.untargeted_ttl,
+            open_per_account: settings.uploads.open_per_principal,
+            open_per_organization: settings.uploads.open_per_organization,
+        },
+    })
+}
+
+/// Makes or gives up the ballast, before the database is opened: on a full volume it could not be.
+fn settle_ballast(data_dir: &DataDir) -> Result<Ballast, StartError> {
+    let settled = Ballast::new(data_dir.path()).and_then(|b| b.settle().map(|()| b));
+    settled.map_err(|e| StartError::DataDir {
+        path: data_dir.path().to_owned(),
+        reason: e.to_string(),
+    })
+}
+
+/// Rows and stores of a data directory that no gateway runs on, for commands that look after them.
+#[derive(Debug)]
+pub struct Premises {
+    metadata: Metadata,
+    engine: UploadEngine,
+    _data_dir: DataDir,
+}
+
+impl Premises {
+    /// Opens what a gateway made, and makes nothing.
+    ///
+    /// # Errors
+    /// [`StartError`]; [`StartError::InUse`] while a gateway runs on it.
+    pub async fn open(settings: &Settings) -> Result<Self, StartError> {
+        let database = settings.data_dir.join("boxgate.db");
+        if !database.exists() {
+            return Err(StartError::DataDir {
+                path: settings.data_dir.clone(),
+                reason: "no gateway ever ran on it".into(),
+            });
+        }
+        let data_dir = DataDir::open(&settings.data_dir)?;
+        settle_ballast(&data_dir)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (metadata, _key) = open_metadata(settings, Arc::clone(&clock)).await?;
+        let store = open_store(&metadata, &settings.stores.main.path).await?;
+        let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
+        let engine = engine(settings, &metadata, stores, clock);
+        Ok(Self {
+            metadata,
+            engine,
+            _data_dir: data_dir,
+        })
+    }
+
+    /// What is kept here.
+    pub fn stock(&self) -> Stock {
+        Stock::new(self.metadata.clone(), self.engine.clone()).at_rest()
+    }
+
+    /// Lets go of it.
+    pub async fn close(self) {
+        self.engine.settled().await;
+        self.metadata.close().await;
+    }
+}
+
 /// A gateway that has been put together and listens, but does not serve yet.
 #[derive(Debug)]
 pub struct App {
@@ -187,13 +279,7 @@ impl App {
     pub async fn start(settings: Settings, telemetry: Arc<Telemetry>) -> Result<Self, StartError> {
         let data_dir = DataDir::open(&settings.data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        // Before the database is opened: on a full volume it could not be.
-        let ballast = Ballast::new(data_dir.path())
-            .and_then(|ballast| ballast.settle().map(|()| ballast))
-            .map_err(|e| StartError::DataDir {
-                path: settings.data_dir.clone(),
-                reason: e.to_string(),
-            })?;
+        let ballast = settle_ballast(&data_dir)?;
         let (metadata, master_key) = open_metadata(&settings, Arc::clone(&clock)).await?;
         let metrics = Arc::clone(&telemetry);
         metadata.on_commit(Arc::new(move |took| {
@@ -205,27 +291,13 @@ impl App {
         let (key, secret) = master_key.key_for(&metadata, "download-link").await?;
         let store = open_store(&metadata, &settings.stores.main.path).await?;
         let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
-        let engine = UploadEngine::new(EngineOptions {
-            ledger: metadata.ledger(),
-            stores: stores.clone(),
-            default_store: MAIN_STORE.to_owned(),
-            pool: BufferPool::new(settings.uploads.part_budget_bytes),
-            clock: Arc::clone(&clock),
-            max_length_bytes: settings.uploads.max_length_bytes,
-            min_free_bytes: settings.limits.min_free_bytes,
-            parts_in_flight: settings.uploads.parts_in_flight,
-            limits: UploadLimits {
-                idle: settings.uploads.idle_timeout,
-                age: settings.uploads.max_age,
-                untargeted_ttl: settings.uploads.untargeted_ttl,
-                open_per_account: settings.uploads.open_per_principal,
-                open_per_organization: settings.uploads.open_per_organization,
-            },
-        });
+        let engine = engine(&settings, &metadata, stores.clone(), Arc::clone(&clock));
         let background = TaskTracker::new();
         let cache = BlockCache::new(settings.cache, background.clone());
         let router = Router::try_new(&settings.doors).map_err(StartError::Routes)?;
+        let drain = Drain::new(&settings.server);
         let gateway = Arc::new(Gateway {
+            upkeep: Upkeep::new(drain.begun()),
             admission: Admission::new(&settings),
             links: LinkSigner::new(key.id, &secret),
             settings,
@@ -242,7 +314,6 @@ impl App {
         let server = Server::bind(&gateway.settings, Arc::clone(&gateway.telemetry))
             .await
             .map_err(StartError::Listen)?;
-        let drain = Drain::new(&gateway.settings.server);
         Ok(Self {
             gateway,
             server,
@@ -272,7 +343,7 @@ impl App {
         tracing::info!(
             finished = recovered.finished,
             aborted = recovered.aborted,
-            swept,
+            swept = swept.removed,
             "recovered what was left"
         );
         Ok(())

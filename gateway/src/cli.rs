@@ -6,6 +6,7 @@ mod push;
 mod quickstart;
 mod sample_box;
 mod serve;
+mod upkeep;
 mod upload;
 
 use std::io::Write as _;
@@ -61,6 +62,26 @@ BOXGATE_ variable; `boxgate config print` shows what is in force.")]
 What a push needs to go on is kept beside the file, in FILE.boxgate-push, until the file is published.
 Exit codes: 0 published, 1 failed, 2 called wrongly, 75 not now: the same command goes on.")]
     Push(push::PushArgs),
+    /// Compare rows with stored bytes; changes nothing.
+    #[command(after_help = "Examples:
+  boxgate fsck --data-dir /srv/boxgate
+  boxgate fsck --url http://127.0.0.1:3000 --token TOKEN --json | jq -r '.finding.key // empty'
+
+While a gateway runs on the data directory it is asked to look, as an administrator of the platform (--url
+and --token, or their variables); else the directory is opened here. --json prints one document a line.
+Exit codes: 0 nothing found, 1 findings, 2 could not look.")]
+    Fsck(upkeep::FsckArgs),
+    /// Remove what nobody holds any more, now.
+    #[command(after_help = "Examples:
+  boxgate gc --data-dir /srv/boxgate --dry-run
+  boxgate gc --url http://127.0.0.1:3000 --token TOKEN
+
+Goes: bytes of uploads that were given up, boxes that were deleted or replaced a day ago, and bytes that no
+row names, once they were seen gc.orphan_age apart. Where a store has too many of those (gc.few_orphans,
+gc.most_orphans, gc.most_orphans_percent), all of them are left: an old backup of the database may have been
+restored. Works beside a running gateway as `boxgate fsck` does.
+Exit codes: 0 done, 1 something that is due was left, 2 could not look.")]
+    Gc(upkeep::GcArgs),
     /// Administer an installation.
     #[command(subcommand)]
     Admin(AdminCommand),
@@ -168,6 +189,10 @@ enum Failure {
     Failed(String),
     /// It did not work now, and may later, called the same way.
     Again(String),
+    /// It could not be found out.
+    CannotLook(String),
+    /// It was found out and told, and it is not good.
+    Found,
 }
 
 impl Failure {
@@ -183,6 +208,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Quickstart(args) => quickstart::quickstart(&args),
         Command::SampleBox(args) => sample_box::sample_box(&args),
         Command::Push(args) => push::push(&args),
+        Command::Fsck(args) => upkeep::fsck(&args),
+        Command::Gc(args) => upkeep::gc(&args),
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
         Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
@@ -190,7 +217,8 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     let (text, code) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Usage(text)) => (text, 2),
+        Err(Failure::Found) => return ExitCode::from(1),
+        Err(Failure::Usage(text) | Failure::CannotLook(text)) => (text, 2),
         Err(Failure::Failed(text)) => (text, 1),
         Err(Failure::Again(text)) => (text, 75),
     };

@@ -1,7 +1,8 @@
-//! What `push` and `admin` say to a gateway. Nothing here knows more of it than its public API.
+//! What `push`, `admin`, `fsck` and `gc` say to a gateway. Nothing here knows more of it than its public API.
 
 pub mod error;
 pub mod push;
+pub mod upkeep;
 pub mod uploads;
 
 use std::sync::Arc;
@@ -99,36 +100,53 @@ impl Client {
     /// [`ClientError::Unreachable`] when none comes or it breaks, [`ClientError::Refused`] for every
     /// status but 2xx, [`ClientError::Odd`] for what is no answer of a gateway.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, ClientError> {
-        let broken = |e: reqwest::Error| ClientError::Unreachable {
-            url: self.base.clone(),
-            why: error::root_cause(&e),
-        };
-        let mut response = request.send().await.map_err(broken)?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(broken)? {
-            if body.len() + chunk.len() > LONGEST_ANSWER {
-                return Err(self.odd("its answer has no end"));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let mut response = self.begin(request).await?;
+        let body = self.read(&mut response).await?;
+        Ok(Answer {
+            status: response.status(),
+            headers: std::mem::take(response.headers_mut()),
+            body,
+            base: self.base.clone(),
+        })
+    }
+
+    /// Sends it, and leaves the body of a good answer unread.
+    async fn begin(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, ClientError> {
+        let mut response = request.send().await.map_err(|e| self.broken(&e))?;
         let status = response.status();
-        let headers = std::mem::take(response.headers_mut());
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = self.read(&mut response).await?;
+        let headers = response.headers();
         if status.is_redirection() {
             let place = headers.get(http::header::LOCATION);
             let place = place.and_then(|v| v.to_str().ok()).unwrap_or("elsewhere");
             return Err(self.odd(&format!("it points to {place}; use that address")));
         }
-        if !status.is_success() {
-            return Err(ClientError::Refused(Box::new(Refused::read(
-                &self.base, status, &headers, &body,
-            ))));
+        let refused = Refused::read(&self.base, status, headers, &body);
+        Err(ClientError::Refused(Box::new(refused)))
+    }
+
+    async fn read(&self, response: &mut reqwest::Response) -> Result<Vec<u8>, ClientError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(&e))? {
+            if body.len() + chunk.len() > LONGEST_ANSWER {
+                return Err(self.odd("its answer has no end"));
+            }
+            body.extend_from_slice(&chunk);
         }
-        Ok(Answer {
-            status,
-            headers,
-            body,
-            base: self.base.clone(),
-        })
+        Ok(body)
+    }
+
+    fn broken(&self, error: &reqwest::Error) -> ClientError {
+        ClientError::Unreachable {
+            url: self.base.clone(),
+            why: error::root_cause(error),
+        }
     }
 
     /// What is not said by any gateway.

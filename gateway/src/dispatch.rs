@@ -193,6 +193,8 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::ListUploads => door::admin::list_uploads(gateway, call).await,
         Route::ShowUpload => door::admin::show_upload(gateway, &call),
         Route::AbortUpload => door::admin::abort_upload(gateway, &call).await,
+        Route::CheckStock => door::upkeep::check(gateway),
+        Route::CollectGarbage => door::upkeep::collect(gateway, &call),
         Route::CreateServiceAccount => service_accounts::create(gateway, call).await,
         Route::ListServiceAccounts => service_accounts::list(gateway, call).await,
         Route::ServiceAccountOrganizations => service_accounts::organizations(gateway, call).await,

@@ -5,4 +5,5 @@ pub mod blobs;
 pub mod boxvault;
 pub mod files;
 pub mod operations;
+pub mod upkeep;
 pub mod vagrant;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use boxgate_storage::blob::{BlobKey, UploadId};
+use boxgate_storage::check::Stock;
 use boxgate_storage::clock::Clock;
 use boxgate_storage::digest::Blake3;
 use boxgate_storage::layer::cache::BlockCache;
@@ -24,6 +25,7 @@ use crate::request::RequestFacts;
 use crate::resumable::Limits;
 use crate::route::Router;
 use crate::telemetry::Telemetry;
+use crate::upkeep::Upkeep;
 
 /// The name of the store that takes uploads.
 pub const MAIN_STORE: &str = "main";
@@ -53,6 +55,8 @@ pub struct Gateway {
     pub clock: Arc<dyn Clock>,
     /// Work that goes on behind answers: counting, quarantine. Stopping waits for it.
     pub background: TaskTracker,
+    /// Who looks after what is stored at this moment.
+    pub upkeep: Upkeep,
     /// Where in its life the process is.
     pub lifecycle: Lifecycle,
 }
@@ -149,6 +153,11 @@ impl Gateway {
                 format!("store {name}"),
             )
         })
+    }
+
+    /// All that is stored.
+    pub fn stock(&self) -> Stock {
+        Stock::new(self.metadata.clone(), self.engine.clone())
     }
 
     /// Start of the URLs that answers hold: the entry of `public_url` for the request's authority,

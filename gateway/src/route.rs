@@ -149,6 +149,8 @@ pub enum Route {
     ListUploads,
     ShowUpload,
     AbortUpload,
+    CheckStock,
+    CollectGarbage,
     CreateServiceAccount,
     ListServiceAccounts,
     ServiceAccountOrganizations,
@@ -234,6 +236,9 @@ routes! {
     Admin GET "/api/admin/uploads" => ListUploads, AnyAdmin, Empty, Control, "List uploads in progress by id: ?organization=NAME&after=ID&limit=N";
     Admin GET "/api/admin/uploads/{upload}" => ShowUpload, UploadAdmin, Empty, Control, "Show an upload; leaves its writer alone";
     Admin DELETE "/api/admin/uploads/{upload}" => AbortUpload, UploadAdmin, Empty, Control, "Give up an upload in progress; a finished one stays";
+    // Upkeep of what is stored.
+    Admin GET "/api/admin/fsck" => CheckStock, PlatformAdmin, Empty, Control, "Compare rows with stores; one JSON document a line as it goes";
+    Admin POST "/api/admin/gc" => CollectGarbage, PlatformAdmin, Empty, Control, "Remove what nobody holds: ?dry_run=true&remove_many_orphans=true";
     // Service accounts.
     BoxVault POST "/api/service-accounts" => CreateServiceAccount, Person, Json, Control, "Make a service account; its key is shown once";
     BoxVault GET "/api/service-accounts" => ListServiceAccounts, Person, Empty, Control, "Service accounts of the caller";
@@ -334,6 +339,7 @@ impl Route {
             | Self::UpdateUser
             | Self::DeleteUser => "admin_users",
             Self::ListUploads | Self::ShowUpload | Self::AbortUpload => "admin_uploads",
+            Self::CheckStock | Self::CollectGarbage => "admin_upkeep",
             Self::CreateServiceAccount
             | Self::ListServiceAccounts
             | Self::ServiceAccountOrganizations

@@ -15,26 +15,27 @@ mod walk;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crate::blob::BlobKey;
+use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
 use crate::digest::BLOCK_BYTES;
 use crate::error::{ErrorKind, Result};
 use crate::metadata::Metadata;
 use crate::metadata::catalog::FileId;
-use crate::metadata::check::{BlobClaim, BlobState, Claim, Claimant, UploadClaim};
+use crate::metadata::check::{BlobClaim, BlobState, Claim, Claimant, Holder, UploadClaim};
 use crate::store::Store;
 use crate::upload::UploadEngine;
 
 use self::walk::{Place, Walk};
 
 pub use finding::{Finding, Problem, Subject};
-pub use orphans::{Collected, OrphanLimits, Orphans};
+pub use orphans::{Amount, Brake, Collected, OrphanLimits, Orphans};
 
 /// All rows and all stores of an installation.
 #[derive(Debug, Clone)]
 pub struct Stock {
     metadata: Metadata,
     engine: UploadEngine,
+    at_rest: bool,
 }
 
 /// How much was looked at.
@@ -50,6 +51,15 @@ pub struct Checked {
     pub findings: u64,
 }
 
+/// What [`Stock::check`] tells on its way.
+#[derive(Debug, Clone)]
+pub enum Told {
+    /// Something is wrong.
+    Finding(Finding),
+    /// So much was looked at so far.
+    Progress(Checked),
+}
+
 /// Rows and keys that are read at once.
 const PAGE: u32 = 1000;
 /// What is due is removed within a minute, unless something is wrong; nothing is said about it earlier.
@@ -60,22 +70,36 @@ const NAMES: u32 = 3;
 impl Stock {
     /// `engine` works on the rows of `metadata`.
     pub fn new(metadata: Metadata, engine: UploadEngine) -> Self {
-        Self { metadata, engine }
+        Self {
+            metadata,
+            engine,
+            at_rest: false,
+        }
     }
 
-    /// Compares all rows with all stores and tells each finding as it is made. Changes nothing.
+    /// The same while no process works on it: what is due could not have been removed, and is no finding.
+    #[must_use]
+    pub fn at_rest(self) -> Self {
+        Self {
+            at_rest: true,
+            ..self
+        }
+    }
+
+    /// Compares all rows with all stores and tells each finding as it is made, and after every so many keys
+    /// how far it is; goes on when the future that told it is over. Changes nothing.
     ///
     /// # Errors
     /// When rows or a store cannot be read: what was not read is not judged.
     /// # Cancel safety
     /// Dropping the future ends the comparison.
-    pub async fn check(&self, mut found: impl FnMut(Finding) + Send) -> Result<Checked> {
+    pub async fn check<F>(&self, mut tell: impl FnMut(Told) -> F + Send) -> Result<Checked>
+    where
+        F: Future<Output = ()> + Send,
+    {
         let mut checked = Checked::default();
-        let mut tell = |checked: &mut Checked, finding| {
-            checked.findings += 1;
-            found(finding);
-        };
         let mut walk = Walk::begin(self);
+        let mut places = 0_u64;
         while let Some(place) = walk.next().await? {
             checked.stored += place.stores.len() as u64;
             for claim in &place.claims {
@@ -83,7 +107,12 @@ impl Stock {
                 checked.uploads += u64::from(matches!(claim.by, Claimant::Upload(_)));
             }
             for finding in self.judge(&place).await? {
-                tell(&mut checked, finding);
+                checked.findings += 1;
+                tell(Told::Finding(finding)).await;
+            }
+            places += 1;
+            if places.is_multiple_of(u64::from(PAGE)) {
+                tell(Told::Progress(checked)).await;
             }
         }
         let mut after = FileId(i64::MIN);
@@ -93,42 +122,42 @@ impl Stock {
             after = last.id;
             for file in page {
                 let subject = Subject::File(file.id);
-                tell(
-                    &mut checked,
-                    Finding::new(subject, file.blob, "", Problem::NoBlob),
-                );
+                let finding = Finding::new(subject, file.blob, "", Problem::NoBlob);
+                checked.findings += 1;
+                tell(Told::Finding(finding)).await;
             }
         }
-        self.holding_uploads(&mut |finding| tell(&mut checked, finding))
-            .await?;
-        Ok(checked)
-    }
-
-    /// Finished uploads that hold their blob themselves.
-    async fn holding_uploads(&self, found: &mut (dyn FnMut(Finding) + Send)) -> Result<()> {
-        let ttl = self.engine.options().limits.untargeted_ttl;
-        let over = self.now().minus(ttl).minus(GRACE);
         let mut after = None;
         loop {
             let page = self.metadata.holding_uploads(after, PAGE).await?;
-            let Some(last) = page.last() else {
-                return Ok(());
-            };
+            let Some(last) = page.last() else { break };
             after = Some(last.id);
-            for upload in page {
-                let problem = if !upload.exists {
-                    Problem::NoBlob
-                } else if upload.updated <= over {
-                    Problem::Over {
-                        since: upload.updated.plus(ttl),
-                    }
-                } else {
-                    continue;
-                };
-                let subject = Subject::Upload(upload.id);
-                found(Finding::new(subject, upload.blob, "", problem));
+            for upload in &page {
+                if let Some(problem) = self.holder_problem(upload) {
+                    let subject = Subject::Upload(upload.id);
+                    let finding = Finding::new(subject, upload.blob, "", problem);
+                    checked.findings += 1;
+                    tell(Told::Finding(finding)).await;
+                }
             }
         }
+        Ok(checked)
+    }
+
+    /// What is wrong with a finished upload that holds its blob itself.
+    fn holder_problem(&self, upload: &Holder<UploadId>) -> Option<Problem> {
+        let ttl = self.engine.options().limits.untargeted_ttl;
+        let end = upload.updated.plus(ttl);
+        if upload.exists {
+            self.is_late(end).then_some(Problem::Over { since: end })
+        } else {
+            Some(Problem::NoBlob)
+        }
+    }
+
+    /// Whether what was to end then should have by now.
+    fn is_late(&self, end: UnixMillis) -> bool {
+        !self.at_rest && end.plus(GRACE) <= self.now()
     }
 
     fn now(&self) -> UnixMillis {
@@ -189,10 +218,8 @@ impl Stock {
         if all.len() > 1 && !matches!(claim.by, Claimant::Trash { .. }) {
             return Some(Problem::ClaimedTwice);
         }
-        let overdue = |due: UnixMillis| {
-            let over = due <= self.now().minus(GRACE);
-            over.then_some(Problem::Overdue { since: due })
-        };
+        let overdue =
+            |due: UnixMillis| self.is_late(due).then_some(Problem::Overdue { since: due });
         match &claim.by {
             Claimant::Blob(blob) => blob_problem(blob).or_else(|| overdue(blob.due?)),
             Claimant::Upload(upload) => self.upload_problem(upload),
@@ -219,7 +246,7 @@ impl Stock {
             UploadClaim { joined: true, .. } => old,
             UploadClaim { .. } => idle.min(old),
         };
-        let over = end.plus(GRACE) <= self.now() && !self.engine.is_busy(upload.id);
+        let over = self.is_late(end) && !self.engine.is_busy(upload.id);
         over.then_some(Problem::Over { since: end })
     }
 

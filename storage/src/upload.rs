@@ -44,7 +44,7 @@ pub use crate::metadata::uploads::{Keep, UploadRow};
 pub use engine::UploadEngine;
 pub use part::PartAssembler;
 pub use pieces::{Cut, MOST_PIECES, PieceWriter, Placed};
-pub use recover::Recovered;
+pub use recover::{Recovered, Swept};
 pub use state::{Refusal, Step, UploadState, part_bytes_for};
 pub use stats::{EngineStats, Stage};
 pub use writer::UploadWriter;

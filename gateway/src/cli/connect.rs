@@ -36,6 +36,11 @@ pub(super) struct ConnectArgs {
 }
 
 impl ConnectArgs {
+    /// Whether a flag says where the gateway is.
+    pub(super) fn names_gateway(&self) -> bool {
+        self.url.is_some()
+    }
+
     pub(super) fn client(&self) -> Result<Client, Failure> {
         let flags = ConnectionFlags {
             url: self.url.clone(),

@@ -258,7 +258,7 @@ fn rate(bytes_per_second: u64) -> String {
 }
 
 /// `45s`, `12m`, `3h 10m`, `2d 4h`.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match (minutes, hours, days) {
         (0, ..) => format!("{seconds}s"),

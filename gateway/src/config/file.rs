@@ -53,6 +53,8 @@ table! {
         cache: CacheFile = CacheFile::default(),
         /// Downloads.
         downloads: DownloadsFile = DownloadsFile::default(),
+        /// Bytes that nobody holds.
+        gc: GcFile = GcFile::default(),
         /// Tokens.
         auth: AuthFile = AuthFile::default(),
         /// Limits.
@@ -221,6 +223,20 @@ table! {
         purge_tags: bool = true,
         /// Outboards on their way at once.
         max_outboards: usize = 16,
+    }
+}
+
+table! {
+    /// `[gc]`
+    GcFile {
+        /// How long bytes that no row names must be known before they are removed.
+        orphan_age: Span = Span::seconds(7 * 24 * 3600),
+        /// So few of them in a store never stop a sweep.
+        few_orphans: u64 = 3,
+        /// More of them in a store stop it.
+        most_orphans: u64 = 100,
+        /// More of them per hundred keys of a store stop it.
+        most_orphans_percent: u64 = 1,
     }
 }
 

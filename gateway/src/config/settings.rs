@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use boxgate_storage::check::{Brake, OrphanLimits};
 use boxgate_storage::layer::cache::CacheOptions;
 use http::HeaderName;
 
@@ -70,6 +71,8 @@ pub struct Settings {
     pub downloads: Ages,
     /// Outboards on their way at once.
     pub max_outboards: usize,
+    /// Bytes that nobody holds.
+    pub gc: Gc,
     /// Tokens.
     pub auth: Auth,
     /// Limits.
@@ -225,6 +228,13 @@ pub enum CorsOrigins {
     Any,
     /// Those of these origins.
     These(Vec<String>),
+}
+
+/// Settings of bytes that nobody holds.
+#[derive(Debug, Clone)]
+pub struct Gc {
+    /// When bytes that no row names are removed.
+    pub orphans: OrphanLimits,
 }
 
 /// Settings of tokens.
@@ -404,6 +414,7 @@ impl Settings {
             cache: judge.cache(&file.cache, machine),
             downloads: judge.downloads(&file.downloads),
             max_outboards: judge.count("downloads.max_outboards", file.downloads.max_outboards),
+            gc: judge.gc(&file.gc),
             auth: judge.auth(&file.auth),
             limits,
             operations: Operations {
@@ -713,6 +724,29 @@ impl Judge<'_> {
             immutable: self
                 .time_or_none("downloads.immutable_max_age", downloads.immutable_max_age),
             purge_tags: downloads.purge_tags,
+        }
+    }
+
+    fn gc(&mut self, gc: &file::GcFile) -> Gc {
+        let most = Brake::RELEASED.few;
+        for (key, number, most) in [
+            ("gc.few_orphans", gc.few_orphans, most),
+            ("gc.most_orphans", gc.most_orphans, most),
+            ("gc.most_orphans_percent", gc.most_orphans_percent, 100),
+        ] {
+            if number > most {
+                self.wrong(key, format!("must be at most {most}"));
+            }
+        }
+        Gc {
+            orphans: OrphanLimits {
+                age: self.time("gc.orphan_age", gc.orphan_age),
+                brake: Brake {
+                    few: gc.few_orphans,
+                    most: gc.most_orphans,
+                    most_percent: gc.most_orphans_percent,
+                },
+            },
         }
     }
 

@@ -14,4 +14,5 @@ mod pieces;
 mod push;
 mod recovery;
 mod resumable;
+mod upkeep;
 mod uploads;

@@ -63,6 +63,35 @@ impl Metadata {
     }
 }
 
+impl Metadata {
+    /// Those of the keys that were seen without a row at or before `since`.
+    pub(crate) async fn known_orphans(
+        &self,
+        store: &str,
+        keys: &[BlobKey],
+        since: UnixMillis,
+    ) -> Result<Vec<BlobKey>> {
+        const OP: &str = "orphans.known";
+        let mut known = Vec::new();
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            let mut reader = self.reader(OP).await?;
+            for key in keys {
+                let row = sqlx::query(
+                    "SELECT first_ms FROM orphans WHERE store = $1 AND key = $2 AND first_ms <= $3",
+                )
+                .bind(store)
+                .bind(key.as_bytes().to_vec())
+                .bind(since.0)
+                .fetch_optional(&mut *reader)
+                .await
+                .at(OP, key)?;
+                known.extend(row.map(|_known| *key));
+            }
+        }
+        Ok(known)
+    }
+}
+
 /// Notes one more look at the key; returns when the first was.
 async fn see(tx: &mut Tx, store: &str, key: &BlobKey, now: UnixMillis) -> Result<UnixMillis> {
     // A first look that lies ahead was dated by a clock that was wrong.

@@ -16,7 +16,7 @@ use super::registry::{Cell, InProgress, Present, Registry};
 use super::state::{MOST_PARTS, UploadState, part_bytes_for};
 use super::stats::{Counters, EngineStats, Stage};
 use super::writer::UploadWriter;
-use super::{EngineOptions, Recovered, UploadIntent};
+use super::{EngineOptions, Recovered, Swept, UploadIntent};
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
 use crate::digest::{ContentHasher, Digest};
@@ -300,13 +300,12 @@ impl UploadEngine {
         self.inner.recover().await
     }
 
-    /// Removes what is due: bytes of aborted uploads and of blobs without a reference. Returns how
-    /// many blobs and leftovers were removed. Also publishes again what was left half published, gives
+    /// Removes what is due: bytes of aborted uploads and of blobs without a reference. Also publishes again what was left half published, gives
     /// up what was idle or open for too long, and drops finished uploads whose time is over.
     ///
     /// # Errors
     /// When the rows cannot be read. Bytes that a store does not remove stay due.
-    pub async fn sweep(&self) -> Result<u64> {
+    pub async fn sweep(&self) -> Result<Swept> {
         self.inner.sweep().await
     }
 

@@ -21,6 +21,15 @@ pub struct Recovered {
     pub aborted: u64,
 }
 
+/// What [`super::UploadEngine::sweep`] did with what was due.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Blobs and leftovers that are gone.
+    pub removed: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// A `completing` row that did not move for so long has lost its task.
 const COMPLETING_IDLE: Duration = Duration::from_secs(30);
 /// Rows read at once.
@@ -37,7 +46,7 @@ impl Inner {
         Ok(recovered)
     }
 
-    pub(super) async fn sweep(self: &Arc<Self>) -> Result<u64> {
+    pub(super) async fn sweep(self: &Arc<Self>) -> Result<Swept> {
         let abandoned: Vec<_> = self.abandoned().iter().map(|(id, e)| (*id, *e)).collect();
         for (id, epoch) in abandoned {
             self.abort_row(id, epoch).await;
@@ -130,9 +139,9 @@ impl Inner {
         fresh.then(|| mine.collect())
     }
 
-    /// Removes what is due from its store, then from the rows. Returns how many were removed.
-    async fn remove_due(&self) -> Result<u64> {
-        let mut removed = 0;
+    /// Removes what is due from its store, then from the rows.
+    async fn remove_due(&self) -> Result<Swept> {
+        let mut swept = Swept::default();
         let mut seen = HashSet::new();
         loop {
             let due = self.options.ledger.due_trash(PAGE).await?;
@@ -140,19 +149,28 @@ impl Inner {
             for trash in due {
                 if seen.insert(trash.key) {
                     fresh = true;
-                    removed += u64::from(self.remove_one(&trash).await);
+                    if let Some(bytes) = self.remove_one(&trash).await {
+                        swept.removed += 1;
+                        swept.bytes += bytes;
+                    }
                 }
             }
             if !fresh {
-                return Ok(removed);
+                return Ok(swept);
             }
         }
     }
 
-    async fn remove_one(&self, trash: &Trash) -> bool {
-        let removed = match self.store(&trash.store).map(|store| &store.delete) {
-            Ok(Some(delete)) => delete.delete(&trash.key).await,
-            Ok(None) => return false,
+    /// How many bytes went; `None` when they did not.
+    async fn remove_one(&self, trash: &Trash) -> Option<u64> {
+        let mut bytes = 0;
+        let removed = match self.store(&trash.store) {
+            Ok(store) => {
+                let delete = store.delete.as_ref()?;
+                // What is gone already frees nothing.
+                bytes = store.read.stat(&trash.key).await.unwrap_or(0);
+                delete.delete(&trash.key).await
+            }
             Err(e) => Err(e),
         };
         let forgotten = match removed {
@@ -162,6 +180,6 @@ impl Inner {
         if let Err(e) = &forgotten {
             tracing::warn!(key = %trash.key, error = chain(e), "bytes stay in the trash");
         }
-        forgotten.is_ok()
+        forgotten.ok().map(|()| bytes)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use boxgate_storage::backend::faulty::{self, Fault, Faults};
 use boxgate_storage::blob::BlobKey;
-use boxgate_storage::check::{Finding, OrphanLimits};
+use boxgate_storage::check::{Amount, Brake, Finding, OrphanLimits};
 use boxgate_storage::conformance::ledger::DOOMED_FOR;
 use boxgate_storage::range::ByteRange;
 use boxgate_storage::store::{ListBlobs, ReadBlob, Store};
@@ -117,7 +117,7 @@ fn set_length(house: &House, key: &BlobKey, length: usize) {
 async fn a_sound_installation_has_no_finding() {
     let sound = Sound::new().await;
     let mut findings = Vec::new();
-    let checked = sound.house.stock().check(|f| findings.push(f)).await;
+    let checked = House::told(&sound.house.stock(), &mut findings).await;
     let checked = checked.unwrap();
     assert_eq!(findings, []);
     assert_eq!((checked.blobs, checked.uploads), (4, 4));
@@ -399,7 +399,9 @@ async fn bytes_that_cannot_be_looked_at_are_a_finding_and_a_store_that_is_away_i
         let store = faulty::wrap(sound.house.store.clone(), &faults);
         let house = sound.house.with_store(store).await;
         faults.plan(op, 0, Fault::Before(ErrorKind::Unavailable));
-        let away = house.stock().check(|f| panic!("{f}")).await.unwrap_err();
+        let away = House::told(&house.stock(), &mut Vec::new())
+            .await
+            .unwrap_err();
         assert_eq!(away.kind(), ErrorKind::Unavailable);
     }
 }
@@ -431,7 +433,9 @@ async fn plant_blobs(house: &House, count: usize) -> Vec<BlobKey> {
 async fn many_pages_are_walked_to_their_end() {
     let house = House::new().await;
     let keys = plant_blobs(&house, 2500).await;
-    let checked = house.stock().check(|f| panic!("{f}")).await.unwrap();
+    let mut findings = Vec::new();
+    let checked = House::told(&house.stock(), &mut findings).await.unwrap();
+    assert_eq!(findings, []);
     assert_eq!((checked.blobs, checked.stored), (2500, 2500));
     let mut planted = Vec::new();
     // The edges of pages, and some between.
@@ -701,8 +705,7 @@ async fn nothing_is_found_and_nothing_lost_beside_uploads_and_deletes() {
     let mut looks = 0;
     let limits = OrphanLimits {
         age: Duration::ZERO,
-        most: 1000,
-        most_percent: 100,
+        brake: Brake::RELEASED,
     };
     while looks < 3 || !workers.iter().all(tokio::task::JoinHandle::is_finished) {
         assert_eq!(house.findings().await, []);
@@ -721,6 +724,10 @@ async fn nothing_is_found_and_nothing_lost_beside_uploads_and_deletes() {
 /// As many orphans as one likes.
 const PATIENT: OrphanLimits = OrphanLimits {
     age: Duration::from_hours(7 * 24),
+    brake: SHARELESS,
+};
+const SHARELESS: Brake = Brake {
+    few: 0,
     most: 100,
     most_percent: 100,
 };
@@ -753,7 +760,8 @@ async fn an_orphan_goes_when_it_was_seen_twice_a_week_apart() {
     }
     let collected = house.stock().collect(PATIENT).await.unwrap();
     assert_eq!(collected.stores["main"].removed, 1);
-    assert_eq!(collected.removed, 1);
+    let stray = Amount { count: 1, bytes: 5 };
+    assert_eq!(collected.removed, stray);
     assert!(!there(&path));
     assert_eq!(house.stored_keys(), [kept]);
     let collected = house.stock().collect(PATIENT).await.unwrap();
@@ -835,7 +843,13 @@ async fn an_orphan_that_got_a_row_stays() {
 #[tokio::test]
 async fn too_many_orphans_stop_the_sweep() {
     let house = House::new().await;
-    let few = OrphanLimits { most: 3, ..PATIENT };
+    let few = OrphanLimits {
+        brake: Brake {
+            most: 3,
+            ..SHARELESS
+        },
+        ..PATIENT
+    };
     let strays: Vec<_> = (0..4).map(|_| BlobKey::random()).collect();
     for stray in &strays {
         house.plant_file(stray, b"stray");
@@ -863,7 +877,8 @@ async fn too_many_orphans_stop_the_sweep() {
 async fn more_than_one_orphan_in_a_hundred_keys_stops_the_sweep() {
     let house = House::new().await;
     plant_blobs(&house, 199).await;
-    let limits = OrphanLimits::default();
+    let mut limits = OrphanLimits::default();
+    limits.brake.few = 0;
     for (orphans, stopped) in [(1, false), (2, false), (3, true)] {
         house.plant_file(&BlobKey::random(), b"stray");
         let collected = house.stock().collect(limits).await.unwrap();
@@ -874,6 +889,86 @@ async fn more_than_one_orphan_in_a_hundred_keys_stops_the_sweep() {
     house.clock.advance(8 * DAY);
     house.stock().collect(limits).await.unwrap();
     assert_eq!(house.stored_keys().len(), 202);
+}
+
+#[tokio::test]
+async fn a_few_orphans_go_from_a_small_store_too() {
+    let house = House::new().await;
+    house.put("web", &content(5000, 1)).await;
+    let limits = OrphanLimits::default();
+    for orphans in 1..=4 {
+        house.plant_file(&BlobKey::random(), b"stray");
+        let main = house.stock().collect(limits).await.unwrap().stores["main"];
+        let seen = (main.orphans, main.bytes, main.stopped);
+        assert_eq!(seen, (orphans, 5 * orphans, orphans > 3));
+    }
+    // Somebody looked, and lets them go all the same: the last is known only since then.
+    let released = OrphanLimits {
+        brake: Brake::RELEASED,
+        ..limits
+    };
+    let mut gone = 0;
+    for (days, expected) in [(6, 0), (1, 3), (6, 4)] {
+        house.clock.advance(days * DAY);
+        let would = house.stock().would_collect(released).await.unwrap();
+        let did = house.stock().collect(released).await.unwrap();
+        assert_eq!(would, did);
+        gone += did.removed.count;
+        assert_eq!(gone, expected, "{days}");
+    }
+    assert_eq!(house.stored_keys().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_due_and_what_is_not_is_told_before_it_goes() {
+    let house = House::new().await;
+    let limits = OrphanLimits::default();
+    house.put("web", &content(5000, 1)).await;
+    assert!(house.delete("web").await);
+    let amounts = async |house: &House| {
+        let would = house.stock().would_collect(limits).await.unwrap();
+        (would.removed, would.kept, would.waiting)
+    };
+    let (none, one) = (
+        Amount::default(),
+        Amount {
+            count: 1,
+            bytes: 5000,
+        },
+    );
+    assert_eq!(amounts(&house).await, (none, none, one));
+    house.clock.advance(DOOMED_FOR);
+    assert_eq!(amounts(&house).await, (one, none, none));
+    assert_eq!(house.stored_keys().len(), 1, "looking removes nothing");
+    // A store that does not remove it: it stays, and is told.
+    let store = Store {
+        delete: None,
+        ..house.store.clone()
+    };
+    let keeping = house.with_store(store).await;
+    let did = keeping.stock().collect(limits).await.unwrap();
+    assert_eq!((did.removed, did.kept), (none, one));
+    let did = house.stock().collect(limits).await.unwrap();
+    assert_eq!((did.removed, did.kept, did.waiting), (one, none, none));
+    finds(&house, &[]).await;
+}
+
+#[tokio::test]
+async fn at_rest_nothing_is_late() {
+    let house = House::new().await;
+    house.put("web", &content(5000, 1)).await;
+    assert!(house.delete("web").await);
+    house.rest("next", &content(5000, 2), 6000).await;
+    house.put_untargeted(&content(5000, 3)).await;
+    house.clock.advance(Duration::from_hours(24 * 30));
+    let mut findings = Vec::new();
+    House::told(&house.stock(), &mut findings).await.unwrap();
+    let words: Vec<_> = said(&findings).into_iter().map(|(_, word)| word).collect();
+    assert_eq!(words.len(), 3, "{words:?}");
+    let resting = house.stock().at_rest();
+    findings.clear();
+    House::told(&resting, &mut findings).await.unwrap();
+    assert_eq!(findings, []);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use boxgate_storage::backend::local;
 use boxgate_storage::blob::{BlobKey, UploadId};
 use boxgate_storage::buffer::BufferPool;
-use boxgate_storage::check::{Finding, Stock};
+use boxgate_storage::check::{Checked, Finding, Stock, Told};
 use boxgate_storage::clock::ManualClock;
 use boxgate_storage::conformance::ledger::{DOOMED_FOR, START};
 use boxgate_storage::metadata::accounts::{NewAccount, OrganizationId, PlatformRole};
@@ -115,9 +115,23 @@ impl House {
     /// All findings, and that as many are counted.
     pub(crate) async fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        let checked = self.stock().check(|finding| findings.push(finding)).await;
+        let checked = Self::told(&self.stock(), &mut findings).await;
         assert_eq!(checked.unwrap().findings, findings.len() as u64);
         findings
+    }
+
+    /// Checks, and collects the findings.
+    pub(crate) async fn told(
+        stock: &Stock,
+        findings: &mut Vec<Finding>,
+    ) -> boxgate_storage::Result<Checked> {
+        let tell = |told| {
+            if let Told::Finding(finding) = told {
+                findings.push(finding);
+            }
+            std::future::ready(())
+        };
+        stock.check(tell).await
     }
 
     /// Changes rows behind everybody's back; foreign keys hold nobody up.

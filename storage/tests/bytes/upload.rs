@@ -320,7 +320,7 @@ async fn a_sweep_leaves_uploads_in_progress_alone() {
     let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
     writer.write(content(MIB, 1)).await.unwrap();
     bench.rig.clock().advance(Duration::from_hours(48));
-    assert_eq!(bench.engine.sweep().await.unwrap(), 0);
+    assert_eq!(bench.engine.sweep().await.unwrap().removed, 0);
     writer.finish().await.unwrap();
     bench.is_clean().await;
 }

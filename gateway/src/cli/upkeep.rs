@@ -1,0 +1,364 @@
+//! `boxgate fsck` and `boxgate gc`: what is stored, looked after by the gateway that runs on it, or from
+//! here while none does.
+
+use clap::Args;
+use http::Method;
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use boxgate_storage::check::Brake;
+
+use super::connect::ConnectArgs;
+use super::{ConfigArgs, Failure, load, runtime, say, upload};
+use crate::app::{Premises, StartError};
+use crate::client::ClientError;
+use crate::client::upkeep::Lines;
+use crate::config::Settings;
+use crate::upkeep::line::{Amount, Checked, Collected, Finding, Line, Orphans};
+use crate::upkeep::{self, Chore};
+
+#[derive(Debug, Args)]
+pub(super) struct FsckArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GcArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Tell what would go, and remove nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Let bytes that no row names go however many they are, once they were seen twice with this flag.
+    #[arg(long)]
+    remove_many_orphans: bool,
+}
+
+/// What is looked after, and how it is told.
+#[derive(Debug, Args)]
+struct PlaceArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Print JSON, one document a line.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn fsck(args: &FsckArgs) -> Result<(), Failure> {
+    let call = (Method::GET, "/api/admin/fsck".to_owned());
+    match args.place.tell(call, |_| Chore::Check)? {
+        Line::Checked(checked) if checked.findings == 0 => Ok(()),
+        _ => Err(Failure::Found),
+    }
+}
+
+pub(super) fn gc(args: &GcArgs) -> Result<(), Failure> {
+    let (dry_run, many) = (args.dry_run, args.remove_many_orphans);
+    let query = format!("?dry_run={dry_run}&remove_many_orphans={many}");
+    let call = (Method::POST, format!("/api/admin/gc{query}"));
+    let chore = |settings: &Settings| {
+        let mut limits = settings.gc.orphans;
+        if many {
+            limits.brake = Brake::RELEASED;
+        }
+        Chore::Collect { limits, dry_run }
+    };
+    match args.place.tell(call, chore)? {
+        Line::Collected(collected) if is_all_gone(&collected) => Ok(()),
+        _ => Err(Failure::Found),
+    }
+}
+
+fn is_all_gone(collected: &Collected) -> bool {
+    collected.kept.count == 0 && !collected.stores.values().any(|store| store.stopped)
+}
+
+/// Where the lines come from.
+enum Source {
+    Gateway(Lines),
+    Here(Premises, mpsc::Receiver<Line>),
+}
+
+impl PlaceArgs {
+    /// Has it done, prints what is told, and returns the outcome.
+    fn tell(
+        &self,
+        call: (Method, String),
+        chore: impl FnOnce(&Settings) -> Chore,
+    ) -> Result<Line, Failure> {
+        runtime()?.block_on(async {
+            let mut source = self.source(call, chore).await?;
+            let mut printer = Printer::new(self.json);
+            let last = loop {
+                let line = source.next().await?;
+                printer.print(&line);
+                if line.is_last() {
+                    break line;
+                }
+            };
+            if let Source::Here(premises, _) = source {
+                premises.close().await;
+            }
+            match last {
+                Line::Failed(why) => Err(Failure::CannotLook(why)),
+                outcome => Ok(outcome),
+            }
+        })
+    }
+
+    async fn source(
+        &self,
+        call: (Method, String),
+        chore: impl FnOnce(&Settings) -> Chore,
+    ) -> Result<Source, Failure> {
+        if self.connect.names_gateway() {
+            return self.gateway(call).await;
+        }
+        let settings = load(&self.config, None)?;
+        match Premises::open(&settings).await {
+            Ok(premises) => {
+                let (nobody_ends_it, tasks) = (CancellationToken::new(), TaskTracker::new());
+                let (stock, chore) = (premises.stock(), chore(&settings));
+                let told = upkeep::tell(stock, chore, None, nobody_ends_it, &tasks);
+                Ok(Source::Here(premises, told))
+            }
+            Err(StartError::InUse { path }) => self.gateway(call).await.map_err(|failure| {
+                let Failure::Usage(missing) = failure else {
+                    return failure;
+                };
+                let path = path.display();
+                Failure::Usage(format!(
+                    "a gateway runs on {path} and is to be asked: {missing}"
+                ))
+            }),
+            Err(error) => Err(Failure::CannotLook(boxgate_storage::error::chain(&error))),
+        }
+    }
+
+    async fn gateway(&self, (method, place): (Method, String)) -> Result<Source, Failure> {
+        let lines = self.connect.client()?.lines(method, &place).await;
+        Ok(Source::Gateway(lines.map_err(cannot_look)?))
+    }
+}
+
+/// All that goes wrong with a call leaves the question open.
+fn cannot_look(error: ClientError) -> Failure {
+    match Failure::from(error) {
+        Failure::Failed(text) | Failure::Again(text) => Failure::CannotLook(text),
+        failure => failure,
+    }
+}
+
+impl Source {
+    async fn next(&mut self) -> Result<Line, Failure> {
+        match self {
+            Self::Gateway(lines) => lines.next().await.map_err(cannot_look),
+            Self::Here(_, told) => {
+                let ended = || Failure::CannotLook("a defect ended it".into());
+                told.recv().await.ok_or_else(ended)
+            }
+        }
+    }
+}
+
+/// Lines for people, or for programs as they are.
+struct Printer {
+    json: bool,
+    bar: ProgressBar,
+    findings: u64,
+}
+
+impl Printer {
+    fn new(json: bool) -> Self {
+        Self {
+            json,
+            // It shows itself on a terminal only.
+            bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()),
+            findings: 0,
+        }
+    }
+
+    fn print(&mut self, line: &Line) {
+        match line {
+            Line::Checking(checked) => {
+                self.bar.set_message(looked_at(checked));
+                self.bar.tick();
+            }
+            Line::Failed(_) => self.bar.finish_and_clear(),
+            _ if self.json => {
+                let text = serde_json::to_string(line);
+                self.bar.suspend(|| say(&text.unwrap_or_default()));
+            }
+            Line::Finding(found) => {
+                let text = finding(found, self.findings == 0);
+                self.findings += 1;
+                self.bar.suspend(|| say(&text));
+            }
+            Line::Checked(checked) => self.last(&outcome(checked)),
+            Line::Collected(collected) => self.last(&swept(collected)),
+        }
+    }
+
+    fn last(&self, text: &str) {
+        self.bar.finish_and_clear();
+        say(text);
+    }
+}
+
+fn looked_at(checked: &Checked) -> String {
+    let Checked {
+        blobs,
+        uploads,
+        stored,
+        ..
+    } = checked;
+    format!("{blobs} blobs, {uploads} uploads in progress, {stored} keys in stores")
+}
+
+/// One row of a table whose first column is the problem, and the next step below it.
+fn finding(finding: &Finding, first: bool) -> String {
+    const WIDTH: usize = 13;
+    let header = format!("{:WIDTH$}  WHAT\n", "PROBLEM");
+    format!(
+        "{}{:WIDTH$}  {}\n{:WIDTH$}  next: {}",
+        if first { &*header } else { "" },
+        finding.problem,
+        finding.text,
+        "",
+        finding.next
+    )
+}
+
+fn outcome(checked: &Checked) -> String {
+    let findings = match checked.findings {
+        0 => "nothing is wrong".to_owned(),
+        1 => "1 finding".to_owned(),
+        many => format!("{many} findings"),
+    };
+    format!("{}: {findings}.", looked_at(checked))
+}
+
+/// What went, what did not and why, a line each.
+fn swept(collected: &Collected) -> String {
+    let of = |amount: &Amount| format!("{} ({})", amount.count, HumanBytes(amount.bytes));
+    let went = if collected.dry_run {
+        "Would remove"
+    } else {
+        "Removed"
+    };
+    let mut lines = vec![format!(
+        "{went} {} that nobody holds.",
+        of(&collected.removed)
+    )];
+    if collected.waiting.count > 0 {
+        let waiting = of(&collected.waiting);
+        lines.push(format!(
+            "Left {waiting} that nobody holds: not due yet, downloads may still read it."
+        ));
+    }
+    if collected.kept.count > 0 {
+        let kept = of(&collected.kept);
+        lines.push(format!(
+            "Left {kept} that is due: its store did not remove it, and the log tells why."
+        ));
+    }
+    for (name, store) in &collected.stores {
+        lines.extend(orphans(name, store, collected));
+    }
+    lines.join("\n")
+}
+
+fn orphans(name: &str, store: &Orphans, collected: &Collected) -> Option<String> {
+    let Orphans {
+        stored,
+        orphans,
+        bytes,
+        removed,
+        stopped,
+    } = *store;
+    if orphans == 0 {
+        return None;
+    }
+    let found = format!(
+        "Store {name}: no row names {orphans} of its {stored} keys ({}).",
+        HumanBytes(bytes)
+    );
+    let age = upload::span(collected.orphan_age_seconds);
+    Some(if stopped {
+        format!(
+            "{found} They are too many (gc.few_orphans, gc.most_orphans, gc.most_orphans_percent), so all \
+             are left.\n  If an old backup of the database was restored, they are the boxes published \
+             since: restore a newer one.\n  If they are to go: boxgate gc --remove-many-orphans, now and \
+             again in {age} (gc.orphan_age)."
+        )
+    } else {
+        let left = orphans - removed;
+        let went = if collected.dry_run {
+            "would go"
+        } else {
+            "went"
+        };
+        format!(
+            "{found} {removed} {went}, {left} are left until they were seen {age} apart (gc.orphan_age)."
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_told_with_its_reason() {
+        let mut collected = Collected {
+            orphan_age_seconds: 7 * 86_400,
+            removed: Amount {
+                count: 2,
+                bytes: 2048,
+            },
+            ..Collected::default()
+        };
+        assert_eq!(swept(&collected), "Removed 2 (2.00 KiB) that nobody holds.");
+        assert!(is_all_gone(&collected));
+        let store = Orphans {
+            stored: 10,
+            orphans: 3,
+            bytes: 15,
+            removed: 1,
+            stopped: false,
+        };
+        collected.stores.insert("main".to_owned(), store);
+        assert!(is_all_gone(&collected));
+        let text = swept(&collected);
+        let line = text.lines().nth(1).unwrap();
+        assert_eq!(
+            line,
+            "Store main: no row names 3 of its 10 keys (15 B). 1 went, 2 are left until they were seen \
+             7d 0h apart (gc.orphan_age)."
+        );
+        let stopped = Orphans {
+            stopped: true,
+            ..store
+        };
+        collected.stores.insert("main".to_owned(), stopped);
+        collected.dry_run = true;
+        collected.kept.count = 1;
+        collected.waiting.count = 1;
+        let text = swept(&collected);
+        for part in [
+            "Would remove 2",
+            "not due yet",
+            "the log tells why",
+            "too many",
+            "--remove-many-orphans",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!is_all_gone(&collected));
+    }
+}

@@ -1,0 +1,88 @@
+//! Upkeep over the administrative API: the lines of `upkeep`, sent as they come.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use boxgate_storage::check::Brake;
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::call::Call;
+use crate::gateway::Gateway;
+use crate::refusal::Refusal;
+use crate::server::OutboundBody;
+use crate::upkeep::line::Line;
+use crate::upkeep::{self, Chore};
+
+type Answer = Result<Response<OutboundBody>, Refusal>;
+
+/// JSON, one document a line.
+const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+/// An empty line comes after so long a silence, lest a proxy in between takes it for death.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// `GET /api/admin/fsck`.
+pub fn check(gateway: &Gateway) -> Answer {
+    run(gateway, Chore::Check)
+}
+
+/// `POST /api/admin/gc?dry_run=true&remove_many_orphans=true`.
+pub fn collect(gateway: &Gateway, call: &Call) -> Answer {
+    let mut limits = gateway.settings.gc.orphans;
+    if flag(call, "remove_many_orphans")? {
+        limits.brake = Brake::RELEASED;
+    }
+    let dry_run = flag(call, "dry_run")?;
+    if !dry_run {
+        let by = call.principal()?.name();
+        tracing::info!(by, ?limits, "garbage is collected on request");
+    }
+    run(gateway, Chore::Collect { limits, dry_run })
+}
+
+fn flag(call: &Call, name: &str) -> Result<bool, Refusal> {
+    match call.query(name).as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Refusal::invalid(format!("'{name}' must be true or false."))),
+    }
+}
+
+fn run(gateway: &Gateway, chore: Chore) -> Answer {
+    let Some(turn) = gateway.upkeep.turn(chore) else {
+        let text = "The same runs already. Wait for its end, or end it where it was begun.";
+        return Err(Refusal::new(StatusCode::CONFLICT, text).code("ALREADY_RUNS"));
+    };
+    let (stock, ending) = (gateway.stock(), gateway.upkeep.ending());
+    let told = upkeep::tell(stock, chore, Some(turn), ending, &gateway.background);
+    let mut response = Response::new(body(told));
+    response.headers_mut().insert(CONTENT_TYPE, LINES);
+    Ok(response)
+}
+
+fn body(told: mpsc::Receiver<Line>) -> OutboundBody {
+    let frames = stream::unfold(told, async |mut told| {
+        let text = match timeout(SIGN_OF_LIFE, told.recv()).await {
+            Err(_silence) => "\n".to_owned(),
+            Ok(None) => return None,
+            Ok(Some(line)) => text(&line),
+        };
+        let frame = Frame::data(Bytes::from(text));
+        Some((Ok::<_, Infallible>(frame), told))
+    });
+    StreamBody::new(frames)
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+fn text(line: &Line) -> String {
+    let mut text = serde_json::to_string(line).expect("texts, numbers and maps of texts are JSON");
+    text.push('\n');
+    text
+}
