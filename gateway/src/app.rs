@@ -24,6 +24,7 @@ use crate::auth::master_key::{MasterKey, MasterKeyError};
 use crate::ballast::Ballast;
 use crate::config::{Secret, Settings};
 use crate::gateway::{Gateway, Lifecycle, MAIN_STORE, Phase};
+use crate::joiner::Joiner;
 use crate::route::Router;
 use crate::server::{Drain, Respond, Server};
 use crate::telemetry::Telemetry;
@@ -296,6 +297,12 @@ impl App {
         let cache = BlockCache::new(settings.cache, background.clone());
         let router = Router::try_new(&settings.doors).map_err(StartError::Routes)?;
         let drain = Drain::new(&settings.server);
+        let joiner = Joiner::new(
+            metadata.clone(),
+            engine.clone(),
+            stores.clone(),
+            settings.uploads.joins_in_progress,
+        );
         let gateway = Arc::new(Gateway {
             upkeep: Upkeep::new(drain.begun()),
             admission: Admission::new(&settings),
@@ -303,6 +310,7 @@ impl App {
             settings,
             metadata,
             engine,
+            joiner,
             stores,
             router,
             telemetry,
@@ -368,6 +376,7 @@ impl App {
         self.server.serve(responder, self.drain).await;
         sweeper.abort();
         watcher.abort();
+        gateway.joiner.stop().await;
         gateway.engine.settled().await;
         gateway.background.close();
         gateway.background.wait().await;
@@ -388,6 +397,9 @@ async fn sweep(gateway: Arc<Gateway>, ballast: Arc<Ballast>) {
         }
         if let Err(error) = gateway.engine.sweep().await {
             told("removing what is due", &error);
+        }
+        if let Err(error) = gateway.joiner.start_ready().await {
+            told("joining what is ready", &error);
         }
         if let Err(error) = gateway.metadata.purge_expired_tokens().await {
             told("forgetting expired tokens", &error);

@@ -254,6 +254,19 @@ pub async fn authorize_again(
         .await?
         .filter(|p| p.account.id == account)
         .ok_or_else(bad_token)?;
+    may_publish(metadata, principal, organization, box_name).await
+}
+
+/// Whether a principal may publish into an organization: that box, or a blob without a name.
+///
+/// # Errors
+/// The refusal to send.
+pub async fn may_publish(
+    metadata: &Metadata,
+    principal: Principal,
+    organization: OrganizationId,
+    box_name: Option<&str>,
+) -> Result<(), Refusal> {
     let organization = metadata
         .organization_by_id(organization)
         .await?

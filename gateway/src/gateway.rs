@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::Admission;
 use crate::auth::link::LinkSigner;
 use crate::config::settings::Settings;
+use crate::joiner::Joiner;
 use crate::request::RequestFacts;
 use crate::resumable::Limits;
 use crate::route::Router;
@@ -39,6 +40,8 @@ pub struct Gateway {
     pub metadata: Metadata,
     /// Uploads.
     pub engine: UploadEngine,
+    /// Uploads that are joined of others.
+    pub joiner: Joiner,
     /// Stores by name.
     pub stores: BTreeMap<String, Store>,
     /// The route table, compiled.
@@ -175,6 +178,18 @@ impl Gateway {
         own.or(configured.first())
             .cloned()
             .unwrap_or_else(|| format!("http://{authority}"))
+    }
+
+    /// The authorities that this server is known by: the request's own, and those of its URLs.
+    pub fn authorities(&self, facts: &RequestFacts) -> Vec<String> {
+        let settings = &self.settings;
+        let configured = settings
+            .public_url
+            .iter()
+            .chain(&settings.uploads.public_url);
+        let of = |url: &String| url.split_once("://").map(|(_, rest)| rest.to_owned());
+        let own = configured.filter_map(of);
+        own.chain([facts.authority().to_owned()]).collect()
     }
 
     /// What resumable uploads may be.

@@ -2,6 +2,7 @@
 //! parsed here and no status is chosen.
 
 pub mod download;
+mod join;
 pub mod outboard;
 pub mod pieces;
 pub mod resumable;

@@ -15,6 +15,7 @@ pub mod gateway;
 pub mod handler;
 pub mod http;
 pub mod ingest;
+pub mod joiner;
 pub mod multipart;
 pub mod refusal;
 pub mod request;

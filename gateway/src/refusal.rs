@@ -72,6 +72,19 @@ impl Refusal {
             .retry_after(retry_after)
     }
 
+    /// The same once more, for another who asked the same. The cause stays with the first.
+    pub fn again(&self) -> Self {
+        Self {
+            status: self.status,
+            code: self.code,
+            message: self.message.clone(),
+            details: self.details.clone(),
+            problem: self.problem,
+            headers: self.headers.clone(),
+            cause: None,
+        }
+    }
+
     /// The same with a word for programs.
     #[must_use]
     pub fn code(mut self, code: &'static str) -> Self {

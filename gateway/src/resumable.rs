@@ -22,7 +22,8 @@ use crate::http::headers::MediaType;
 use crate::refusal::Refusal;
 
 pub use command::{
-    Answer, Append, Checksum, Create, Ends, Limits, Reply, RequestHead, Standing, UploadCommand,
+    Answer, Append, Checksum, Concat, Create, Ends, Limits, Reply, RequestHead, Standing,
+    UploadCommand,
 };
 pub use owner::Owner;
 

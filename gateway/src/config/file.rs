@@ -185,6 +185,10 @@ table! {
         untargeted_ttl: Span = Span::seconds(7 * 24 * 3600),
         /// How long an upload in chunks rests until a new chunk 0 begins another.
         chunk_idle: Span = Span::seconds(600),
+        /// Most pieces of a final upload.
+        final_pieces: usize = 256,
+        /// Final uploads that are joined at once.
+        joins_in_progress: usize = 2,
         /// Longest body of one request of a resumable upload; 0 is no limit.
         max_append_size: ByteSize = ByteSize(0),
         /// Where clients send the bytes of an upload; empty is where they made it.

@@ -208,6 +208,10 @@ pub struct Uploads {
     pub untargeted_ttl: Duration,
     /// How long an upload in chunks rests until a new chunk 0 begins another.
     pub chunk_idle: Duration,
+    /// Most pieces of a final upload.
+    pub final_pieces: usize,
+    /// Final uploads that are joined at once.
+    pub joins_in_progress: usize,
     /// Longest body of one request of a resumable upload.
     pub max_append_bytes: Option<u64>,
     /// Where clients send the bytes of an upload, without a slash at the end.
@@ -310,6 +314,8 @@ pub struct Ceiling {
     pub cache: u64,
     /// Frames that upload connections hold in flight.
     pub uploads: u64,
+    /// Blocks of pieces that are being joined.
+    pub joins: u64,
     /// All other connections.
     pub connections: u64,
 }
@@ -317,7 +323,7 @@ pub struct Ceiling {
 impl Ceiling {
     /// All terms together.
     pub fn total(self) -> u64 {
-        self.base + self.part_budget + self.cache + self.uploads + self.connections
+        self.base + self.part_budget + self.cache + self.uploads + self.joins + self.connections
     }
 }
 
@@ -326,12 +332,13 @@ impl fmt::Display for Ceiling {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "{} MiB (base {}, part budget {}, cache {}, uploads {}, other connections {})",
+            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, other connections {})",
             mib(self.total()),
             mib(self.base),
             mib(self.part_budget),
             mib(self.cache),
             mib(self.uploads),
+            mib(self.joins),
             mib(self.connections)
         )
     }
@@ -343,6 +350,8 @@ impl Settings {
         const BASE: u64 = 96 << 20;
         // hyper's read buffer grows to 400 KiB for a fast body, and one frame waits beside it.
         const PER_UPLOAD: u64 = 512 << 10;
+        // A block on its way, one that is read ahead, and what is behind them in the writer.
+        const PER_JOIN: u64 = 4 << 20;
         const PER_CONNECTION: u64 = 64 << 10;
         let uploads = self.uploads.max_in_progress as u64;
         let others = (self.limits.connections as u64).saturating_sub(uploads);
@@ -351,6 +360,7 @@ impl Settings {
             part_budget: self.uploads.part_budget_bytes,
             cache: self.cache.size_bytes,
             uploads: uploads * PER_UPLOAD,
+            joins: (self.uploads.joins_in_progress as u64).saturating_mul(PER_JOIN),
             connections: others * PER_CONNECTION,
         }
     }
@@ -681,6 +691,8 @@ impl Judge<'_> {
             ),
             untargeted_ttl: self.time("uploads.untargeted_ttl", uploads.untargeted_ttl),
             chunk_idle: self.time("uploads.chunk_idle", uploads.chunk_idle),
+            final_pieces: self.count("uploads.final_pieces", uploads.final_pieces),
+            joins_in_progress: self.count("uploads.joins_in_progress", uploads.joins_in_progress),
             max_append_bytes: (uploads.max_append_size.0 > 0).then_some(uploads.max_append_size.0),
             public_url: match uploads.public_url.as_str() {
                 "" => None,

@@ -6,7 +6,7 @@
 
 pub mod dress;
 
-use boxgate_storage::metadata::uploads::Pieces;
+use boxgate_storage::metadata::uploads::{Pieces, UploadState};
 use boxgate_storage::upload::UploadRow;
 use http::{Method, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
@@ -153,6 +153,15 @@ pub async fn status(gateway: &Gateway, call: Call) -> Answered {
     if let Some(cut) = row.pieces {
         let parts = pieces(gateway, &row, cut).await?;
         document = shape::with(document, parts);
+    }
+    if row.joins > 0 && row.state == UploadState::Open {
+        let sources = gateway.engine.sources(row.id).await?;
+        let whole = sources
+            .iter()
+            .filter(|source| source.blob.is_some())
+            .count();
+        let of = json!({ "total": row.joins, "whole": whole });
+        document = shape::with(document, json!({ "joins": of }));
     }
     if let Some(target) = &row.target {
         let names = json!({

@@ -18,6 +18,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Instant, sleep};
 
+use super::join;
 use crate::auth::{self, Grant, Principal};
 use crate::config::settings::Uploads;
 use crate::gateway::Gateway;
@@ -25,7 +26,9 @@ use crate::http::headers::UPLOAD_OFFSET;
 use crate::ingest::{self, Pumped, Telling};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
-use crate::resumable::{Append, Checksum, Create, Ends, Limits, Owner, Protocol, Standing, ietf};
+use crate::resumable::{
+    Append, Checksum, Concat, Create, Ends, Limits, Owner, Protocol, Standing, ietf,
+};
 use crate::route::{PathNames, Policy};
 use crate::server::{InboundBody, Interim};
 
@@ -69,12 +72,18 @@ impl Turn<'_> {
     /// The refusal to send; an upload that was begun stays open unless what it became is wrong.
     pub async fn create(
         &self,
-        create: Create,
+        mut create: Create,
         body: &mut InboundBody,
     ) -> Result<Progress, Refusal> {
+        let concat = std::mem::take(&mut create.concat);
+        if let Concat::Final(urls) = &concat {
+            return self.create_final(create, urls).await;
+        }
         let body_length = body.declared_length().filter(|_| create.has_body);
         self.fits(create.length.or(body_length), body_length)?;
         let (organization, target) = self.owner(&create).await?;
+        // A client that names the box on its endpoint names it for the pieces, too: they are no box.
+        let target = target.filter(|_| concat != Concat::Partial);
         if create.length == Some(0) && target.is_some() {
             return Err(Refusal::invalid("An empty file is no box.").closing());
         }
@@ -138,6 +147,9 @@ impl Turn<'_> {
         body: &mut InboundBody,
     ) -> Result<Progress, Refusal> {
         self.facts.set_upload(row.id.to_string());
+        if row.joins > 0 {
+            return Err(join::takes_no_bytes());
+        }
         let row = self.settled(row).await?;
         let end = append.body_length.map(|b| append.offset.saturating_add(b));
         if row.state == UploadState::Done {
@@ -179,6 +191,9 @@ impl Turn<'_> {
     pub async fn head(&self, id: &str) -> Result<Progress, Refusal> {
         let row = self.mine(id).await?;
         self.facts.set_upload(row.id.to_string());
+        if row.joins > 0 {
+            return self.head_of_final(row).await;
+        }
         let row = self.gateway.engine.head(row.id).await?;
         let row = self.settled(row).await?;
         let full = row.state == UploadState::Open && row.length == Some(row.offset);
@@ -221,15 +236,18 @@ impl Turn<'_> {
         Ok((row, progress))
     }
 
-    /// Gives an upload of the caller's up; a finished one without a target drops its bytes. A box stays:
-    /// deleting it is another right, asked for elsewhere.
+    /// Gives an upload of the caller's up; a finished one without a target drops its bytes. A box stays,
+    /// and only the upload that it came by is gone: deleting it is another right, asked for elsewhere.
     ///
     /// # Errors
     /// The refusal to send.
     pub async fn cancel(&self, id: &str) -> Result<(), Refusal> {
         let row = self.mine(id).await?;
         self.facts.set_upload(row.id.to_string());
-        self.gateway.engine.cancel(row.id).await?;
+        let engine = &self.gateway.engine;
+        if !engine.cancel(row.id).await? {
+            engine.close(row.id).await?;
+        }
         Ok(())
     }
 
@@ -444,10 +462,20 @@ impl Turn<'_> {
             let offset = writer.pause().await?;
             return Ok(self.moved(&row, offset));
         }
+        if received == 0 && row.target.is_some() {
+            writer.abort().await;
+            return Err(self
+                .protocol
+                .from_the_target(Refusal::invalid("An empty file is no box.")));
+        }
         if let Err(refusal) = self.authorize_again(&row).await {
             return Err(paused(writer, refusal).await);
         }
         let published = writer.finish().await.map_err(|e| self.unfinished(e))?;
+        if row.target.is_none() {
+            // Others may have waited for just this piece.
+            self.gateway.joiner.look();
+        }
         Ok(Progress {
             id: row.id,
             standing: Standing {
@@ -567,6 +595,10 @@ impl Turn<'_> {
 /// When an upload that nobody goes on with is over.
 pub fn expires(row: &UploadRow, uploads: &Uploads) -> Option<UnixMillis> {
     match row.state {
+        // It waits for others, which may take longer than one that is sent may rest.
+        UploadState::Open | UploadState::Completing if row.joins > 0 => {
+            Some(row.created.plus(uploads.max_age))
+        }
         UploadState::Open | UploadState::Completing => Some(
             row.updated
                 .plus(uploads.idle_timeout)

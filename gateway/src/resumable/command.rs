@@ -72,6 +72,18 @@ pub enum Checksum {
     Trailer,
 }
 
+/// What a new upload is to others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Concat {
+    /// Nothing.
+    #[default]
+    Alone,
+    /// A piece: it publishes nothing by itself, and holds its bytes for those that are joined of it.
+    Partial,
+    /// Joined of the pieces at these URLs, in this order, as the client wrote them.
+    Final(Vec<String>),
+}
+
 /// A new upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Create {
@@ -89,6 +101,8 @@ pub struct Create {
     pub checksum: Option<Checksum>,
     /// Whether first bytes come with it.
     pub has_body: bool,
+    /// What it is to others.
+    pub concat: Concat,
 }
 
 /// More bytes of an upload.

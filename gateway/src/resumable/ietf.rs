@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
 use super::command::{
-    Answer, Append, Checksum, Create, Ends, Limits, Reply, RequestHead, Standing, UploadCommand,
+    Answer, Append, Checksum, Concat, Create, Ends, Limits, Reply, RequestHead, Standing,
+    UploadCommand,
 };
 use super::{Owner, UPLOAD_LENGTH, digest, fields};
 use crate::http::headers::{MediaType, UPLOAD_OFFSET};
@@ -76,6 +77,7 @@ pub fn create(head: &RequestHead<'_>, owner: Owner) -> Result<Create, Refusal> {
         expected: digest::repr_digests(head.headers)?,
         checksum: digest::content_digest(head.headers)?.map(Checksum::Told),
         has_body: head.has_body(),
+        concat: Concat::Alone,
     })
 }
 

@@ -1,5 +1,6 @@
-//! tus 1.0.0: core, creation, creation-with-upload, creation-defer-length, expiration, checksum,
-//! termination, and the method override (tus.io/protocols/resumable-upload).
+//! tus 1.0.0 with all its extensions, and the method override (tus.io/protocols/resumable-upload).
+
+mod concat;
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,14 +10,18 @@ use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::{Algorithm, Digest};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
+use self::concat::Note;
 use super::command::{
-    Answer, Append, Checksum, Create, Ends, Limits, Reply, RequestHead, Standing, UploadCommand,
+    Answer, Append, Checksum, Concat, Create, Ends, Limits, Reply, RequestHead, Standing,
+    UploadCommand,
 };
 use super::metadata::UploadMetadata;
 use super::{Owner, UPLOAD_LENGTH};
 use crate::handler::upload::declared;
 use crate::http::headers::{MediaType, UPLOAD_OFFSET, single};
 use crate::refusal::Refusal;
+
+pub use self::concat::{is_partial, upload_named_by};
 
 /// The protocol's version, in each request and answer but OPTIONS.
 pub const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
@@ -45,7 +50,7 @@ pub const REQUEST_FIELDS: [HeaderName; 4] = [
 ];
 
 const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,checksum,\
-    checksum-trailer,termination";
+    checksum-trailer,termination,concatenation,concatenation-unfinished";
 
 /// 460, which only tus knows.
 pub const CHECKSUM_MISMATCH: u16 = 460;
@@ -89,15 +94,22 @@ fn version(head: &RequestHead<'_>) -> Result<(), Refusal> {
 }
 
 fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
-    if head.headers.contains_key(UPLOAD_CONCAT) {
-        return Err(
-            Refusal::invalid("Upload-Concat is not taken; send the file as one upload.").closing(),
-        );
-    }
+    let in_others = single(head.headers, &UPLOAD_CONCAT).map_err(invalid)?;
+    let concat = in_others.map(concat::parse).transpose().map_err(invalid)?;
+    let concat = concat.unwrap_or_default();
+    let is_final = matches!(concat, Concat::Final(_));
     let length = number(head, &UPLOAD_LENGTH)?;
     let deferred = single(head.headers, &UPLOAD_DEFER_LENGTH).map_err(invalid)?;
     // tus 1.0, "Creation": exactly one of the two, and the second is 1.
     match (length, deferred) {
+        (None, None) if is_final => {}
+        // tus 1.0, "Concatenation": its pieces have lengths.
+        _ if is_final => {
+            return Err(invalid(
+                "A final upload is as long as its pieces: send neither Upload-Length nor \
+                 Upload-Defer-Length.",
+            ));
+        }
         (Some(_), None) | (None, Some("1")) => {}
         (None, Some(_)) => return Err(invalid("Upload-Defer-Length must be 1.")),
         _ => {
@@ -107,6 +119,9 @@ fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
         }
     }
     let has_body = head.has_body();
+    if has_body && is_final {
+        return Err(invalid("A final upload takes no bytes; its pieces do."));
+    }
     if has_body {
         bytes_come(head)?;
     }
@@ -123,10 +138,15 @@ fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
         length,
         ends: Ends::WhenFull,
         owner: owner(head, &metadata)?,
-        note: note.filter(|n| !n.is_empty()).map(str::to_owned),
+        note: Note {
+            metadata: note.filter(|text| !text.is_empty()),
+            concat: in_others,
+        }
+        .text(),
         expected: expected.into_iter().map(|d| d.digest).collect(),
         checksum: checksum(head)?,
         has_body,
+        concat,
     })
 }
 
@@ -298,15 +318,25 @@ pub fn reply(answer: Answer<'_>) -> Reply {
             }
         }
         Answer::Standing(standing) => {
-            let mut reply = Reply::new(StatusCode::OK)
-                .with(UPLOAD_OFFSET, standing.offset.to_string())
-                .with(header::CACHE_CONTROL, "no-store");
+            let note = Note::read(standing.note.as_deref());
+            let mut reply = Reply::new(StatusCode::OK).with(header::CACHE_CONTROL, "no-store");
+            // tus 1.0, "Concatenation": a final upload has an offset once it is joined.
+            if standing.complete || !note.is_final() {
+                reply = reply.with(UPLOAD_OFFSET, standing.offset.to_string());
+            }
             reply = match standing.length {
                 Some(length) => reply.with(UPLOAD_LENGTH, length.to_string()),
+                // Its client has no length to tell later.
+                None if note.is_final() => reply,
                 None => reply.with(UPLOAD_DEFER_LENGTH, "1"),
             };
-            if let Some(note) = &standing.note {
-                reply = reply.with(UPLOAD_METADATA, note);
+            for (name, text) in [
+                (UPLOAD_METADATA, note.metadata),
+                (UPLOAD_CONCAT, note.concat),
+            ] {
+                if let Some(text) = text {
+                    reply = reply.with(name, text);
+                }
             }
             expiring(reply, standing)
         }

@@ -7,6 +7,7 @@
 
 mod admin;
 mod authorization;
+mod concat;
 mod downloads;
 mod harness;
 mod interim;

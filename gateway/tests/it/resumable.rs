@@ -11,21 +11,21 @@ use tokio::net::TcpStream;
 use crate::harness::{Reply, Request, Running, file_path, read_reply};
 use crate::uploads::{downloaded, noise};
 
-const TUS_BYTES: &str = "application/offset+octet-stream";
+pub(crate) const TUS_BYTES: &str = "application/offset+octet-stream";
 const PARTIAL: &str = "application/partial-upload";
 
 /// A request that speaks tus, by the organization's owner.
-fn tus(running: &Running, method: &str, path: &str) -> Request {
+pub(crate) fn tus(running: &Running, method: &str, path: &str) -> Request {
     tus_by(&running.owner, method, path)
 }
 
-fn tus_by(token: &str, method: &str, path: &str) -> Request {
+pub(crate) fn tus_by(token: &str, method: &str, path: &str) -> Request {
     Request::new(method, path)
         .token(token)
         .header("Tus-Resumable", "1.0.0")
 }
 
-fn patch(running: &Running, path: &str, offset: usize, body: &[u8]) -> Request {
+pub(crate) fn patch(running: &Running, path: &str, offset: usize, body: &[u8]) -> Request {
     tus(running, "PATCH", path)
         .header("Content-Type", TUS_BYTES)
         .header("Upload-Offset", &offset.to_string())
@@ -42,7 +42,7 @@ fn append(running: &Running, path: &str, offset: usize, complete: bool, body: &[
         .body(body)
 }
 
-fn metadata(version: &str) -> String {
+pub(crate) fn metadata(version: &str) -> String {
     let target = format!("acme/demo/{version}/virtualbox/amd64");
     format!(
         "filename {},target {}",
@@ -63,29 +63,34 @@ async fn begin(running: &Running, version: &str, length: usize) -> String {
     located(&running.send(request).await)
 }
 
-fn located(reply: &Reply) -> String {
+pub(crate) fn located(reply: &Reply) -> String {
     assert_eq!(reply.status, 201, "{} {}", reply.head, text(reply));
     let location = reply.header("location").unwrap().to_owned();
     assert!(location.starts_with("/files/"), "{location}");
     location
 }
 
-async fn head(running: &Running, path: &str) -> Reply {
+pub(crate) async fn head(running: &Running, path: &str) -> Reply {
     running.send(tus(running, "HEAD", path)).await
 }
 
-async fn offset(running: &Running, path: &str) -> usize {
+pub(crate) async fn offset(running: &Running, path: &str) -> usize {
     let reply = head(running, path).await;
     assert_eq!(reply.status, 200, "{}", reply.head);
     reply.header("upload-offset").unwrap().parse().unwrap()
 }
 
-fn text(reply: &Reply) -> String {
+pub(crate) fn text(reply: &Reply) -> String {
     String::from_utf8_lossy(&reply.body).into_owned()
 }
 
 /// Sends the head of a request and the first bytes of its body, and leaves the connection open.
-async fn half(running: &Running, request: Request, length: usize, bytes: &[u8]) -> TcpStream {
+pub(crate) async fn half(
+    running: &Running,
+    request: Request,
+    length: usize,
+    bytes: &[u8],
+) -> TcpStream {
     let request = request.header("Content-Length", &length.to_string());
     let mut stream = TcpStream::connect(running.address).await.unwrap();
     stream.write_all(&request.to_bytes()).await.unwrap();
@@ -94,7 +99,7 @@ async fn half(running: &Running, request: Request, length: usize, bytes: &[u8]) 
 }
 
 /// Waits until an upload has committed bytes up to `offset`, disturbing nobody.
-async fn committed(running: &Running, path: &str, offset: u64) {
+pub(crate) async fn committed(running: &Running, path: &str, offset: u64) {
     loop {
         let status = running.get(path, &running.owner).await.json();
         if status["offset"].as_u64() >= Some(offset) {
@@ -105,7 +110,7 @@ async fn committed(running: &Running, path: &str, offset: u64) {
 }
 
 /// Waits until no request writes any more.
-async fn at_rest(running: &Running) {
+pub(crate) async fn at_rest(running: &Running) {
     while running.gateway.engine.in_progress() > 0 {
         tokio::task::yield_now().await;
     }
@@ -358,11 +363,6 @@ async fn what_is_wrong_with_a_tus_request_is_said_and_changes_nothing() {
         (
             "empty box",
             create(&[("Upload-Length", "0"), ("Upload-Metadata", &meta)]),
-            400,
-        ),
-        (
-            "concatenation",
-            create(&[("Upload-Length", "1"), ("Upload-Concat", "partial")]),
             400,
         ),
         (
@@ -654,6 +654,56 @@ async fn a_terminated_upload_is_gone_with_its_bytes_and_its_writer() {
     running.gateway.engine.settled().await;
     running.gateway.engine.sweep().await.unwrap();
     assert_eq!(running.stored_files().len(), 0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_finished_upload_is_terminated_and_its_box_stays() {
+    let running = Running::start().await;
+    let bytes = noise(1000, 31);
+    let path = begin(&running, "1.0", 1000).await;
+    assert_eq!(
+        running.send(patch(&running, &path, 0, &bytes)).await.status,
+        204
+    );
+    assert_eq!(offset(&running, &path).await, 1000);
+    assert_eq!(
+        running.send(tus(&running, "DELETE", &path)).await.status,
+        204
+    );
+    for method in ["HEAD", "GET", "DELETE"] {
+        let gone = running.send(tus(&running, method, &path)).await;
+        assert_eq!(
+            (gone.status, gone.header("upload-offset")),
+            (410, None),
+            "{method}"
+        );
+    }
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_empty_upload_is_complete_at_once_and_is_no_box() {
+    let running = Running::start().await;
+    let empty = running
+        .send(tus(&running, "POST", "/files").header("Upload-Length", "0"))
+        .await;
+    let path = located(&empty);
+    assert_eq!(empty.header("upload-offset"), Some("0"));
+    let status = running.get(&path, &running.owner).await.json();
+    assert_eq!(status["state"], "done");
+    assert_eq!(offset(&running, &path).await, 0);
+    // Nor does one that told its length late become a box.
+    let late = tus(&running, "POST", "/files")
+        .header("Upload-Defer-Length", "1")
+        .header("Upload-Metadata", &metadata("1.0"));
+    let path = located(&running.send(late).await);
+    let end = patch(&running, &path, 0, b"").header("Upload-Length", "0");
+    assert_eq!(running.send(end).await.status, 400);
+    assert_eq!(head(&running, &path).await.status, 410);
+    let path_of_box = "/api/organization/acme/box/demo";
+    assert_eq!(running.get(path_of_box, &running.owner).await.status, 404);
     running.stop().await;
 }
 

@@ -21,7 +21,7 @@ use crate::http::response;
 use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
 use crate::resumable::chunk::Chunk;
-use crate::resumable::{Answer, Append, Create, Ends, Owner, Protocol, RequestHead, ietf};
+use crate::resumable::{Answer, Append, Concat, Create, Ends, Owner, Protocol, RequestHead, ietf};
 use crate::server::{InboundBody, OutboundBody};
 
 type Answered = Result<Response<OutboundBody>, Refusal>;
@@ -257,6 +257,7 @@ async fn continued(
                 expected,
                 checksum: None,
                 has_body: true,
+                concat: Concat::Alone,
             };
             turn.create(create, &mut body).await?
         }

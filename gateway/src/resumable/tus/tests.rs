@@ -281,9 +281,78 @@ fn a_checksum_may_be_announced_to_stand_behind_the_body() {
 }
 
 #[test]
-fn concatenation_is_refused_instead_of_ignored() {
-    let lines = [("upload-length", "1"), ("upload-concat", "partial")];
-    assert_eq!(status(&Method::POST, &lines), 400);
+fn a_piece_has_a_length_and_what_is_joined_of_pieces_has_none() {
+    let partial = ("upload-concat", "partial");
+    let create = created(&[partial, ("upload-length", "5")]);
+    assert_eq!((create.concat, create.length), (Concat::Partial, Some(5)));
+    assert_eq!(create.note.as_deref(), Some("\npartial"));
+    let create = created(&[
+        partial,
+        ("upload-defer-length", "1"),
+        ("upload-metadata", "a"),
+    ]);
+    assert_eq!(create.note.as_deref(), Some("a\npartial"));
+    assert_eq!(status(&Method::POST, &[partial]), 400);
+
+    let joined = ("upload-concat", "final;/files/a /files/b");
+    let create = created(&[joined, ("upload-metadata", "filename eA==")]);
+    let urls = ["/files/a", "/files/b"].map(str::to_owned);
+    assert_eq!(create.concat, Concat::Final(urls.to_vec()));
+    assert_eq!((create.length, create.has_body), (None, false));
+    assert_eq!(
+        create.note.as_deref(),
+        Some("filename eA==\nfinal;/files/a /files/b")
+    );
+    for wrong in [
+        &[joined, ("upload-length", "10")][..],
+        &[joined, ("upload-defer-length", "1")],
+        &[joined, BYTES, ("content-length", "10")],
+        &[joined, partial],
+        &[("upload-concat", "final;")],
+        &[("upload-concat", "final")],
+        &[("upload-concat", "other"), ("upload-length", "1")],
+        &[("upload-concat", ""), ("upload-length", "1")],
+    ] {
+        assert_eq!(status(&Method::POST, wrong), 400, "{wrong:?}");
+    }
+}
+
+#[test]
+fn what_is_joined_has_an_offset_only_once_it_is() {
+    let told = |standing: &Standing| {
+        let reply = reply(Answer::Standing(standing));
+        let text = |name: &str| {
+            reply
+                .headers
+                .get(name)
+                .map(|v| v.to_str().unwrap().to_owned())
+        };
+        [
+            "upload-offset",
+            "upload-length",
+            "upload-concat",
+            "upload-defer-length",
+        ]
+        .map(text)
+    };
+    let text = |text: &str| Some(text.to_owned());
+    let list = "final;/files/a /files/b";
+    let mut standing = Standing {
+        note: Some(format!("a\n{list}")),
+        offset: 3,
+        ..Standing::default()
+    };
+    assert_eq!(told(&standing), [None, None, text(list), None]);
+    standing.length = Some(9);
+    assert_eq!(told(&standing), [None, text("9"), text(list), None]);
+    (standing.complete, standing.offset) = (true, 9);
+    assert_eq!(told(&standing), [text("9"), text("9"), text(list), None]);
+    let piece = Standing {
+        note: text("\npartial"),
+        offset: 3,
+        ..Standing::default()
+    };
+    assert_eq!(told(&piece), [text("3"), None, text("partial"), text("1")]);
 }
 
 #[test]
@@ -349,11 +418,17 @@ fn every_answer_has_the_headers_that_the_protocol_asks_for() {
     let options = discovery(Reply::new(StatusCode::NO_CONTENT), &limits);
     assert_eq!(text(&options, "tus-version").unwrap(), "1.0.0");
     assert_eq!(text(&options, "tus-max-size").unwrap(), "5");
-    assert!(
-        text(&options, "tus-extension")
-            .unwrap()
-            .contains("creation-with-upload")
-    );
+    assert!(text(&options, "tus-extension").unwrap().split(',').eq([
+        "creation",
+        "creation-with-upload",
+        "creation-defer-length",
+        "expiration",
+        "checksum",
+        "checksum-trailer",
+        "termination",
+        "concatenation",
+        "concatenation-unfinished",
+    ]));
     let algorithms = text(&options, "tus-checksum-algorithm").unwrap();
     for name in ["sha1", "sha256", "md5", "blake3"] {
         assert!(algorithms.split(',').any(|a| a == name), "{name}");
@@ -384,7 +459,7 @@ proptest! {
     fn no_header_breaks_the_reader(
         name in prop::sample::select(vec![
             "upload-length", "upload-offset", "upload-defer-length", "upload-metadata",
-            "upload-checksum", "content-type", "trailer",
+            "upload-checksum", "upload-concat", "content-type", "trailer",
         ]),
         value in "[\\x20-\\x7e\\x80-\\xff]{0,60}",
     ) {
