@@ -114,6 +114,29 @@ pub async fn authenticate(
     if !credential.names(&token, &account) {
         return Ok(None);
     }
+    principal_of(metadata, token, account).await.map(Some)
+}
+
+/// The account behind a credential that is known by its hash alone; the name that came with it was
+/// compared before.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn authenticate_hash(
+    metadata: &Metadata,
+    hash: &[u8; 32],
+) -> Result<Option<Principal>, Refusal> {
+    match metadata.token_by_hash(hash).await? {
+        Some((token, account)) => principal_of(metadata, token, account).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn principal_of(
+    metadata: &Metadata,
+    token: Token,
+    account: Account,
+) -> Result<Principal, Refusal> {
     if account.suspended {
         return Err(Refusal::new(
             StatusCode::FORBIDDEN,
@@ -124,11 +147,11 @@ pub async fn authenticate(
     if let Some(only) = token.organization {
         memberships.retain(|m| m.organization == only);
     }
-    Ok(Some(Principal {
+    Ok(Principal {
         account,
         token,
         memberships,
-    }))
+    })
 }
 
 /// Ends the sessions of an account, all or those made with one service account's key: whoever holds one

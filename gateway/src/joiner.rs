@@ -20,16 +20,18 @@ use boxgate_storage::upload::{UploadEngine, UploadRow, UploadWriter};
 use boxgate_storage::{Error, ErrorKind};
 use futures_util::future::{BoxFuture, Shared};
 use futures_util::{FutureExt as _, StreamExt as _};
-use http::StatusCode;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth;
 use crate::refusal::Refusal;
+use crate::resumable::tus;
 
 /// Rows read at once.
 const PAGE: u32 = 100;
+/// Joins that wait in memory without a client; the rows remember the others.
+const QUEUE: usize = 1000;
 
 /// Joins uploads; one per process, cheap to clone.
 #[derive(Debug, Clone)]
@@ -72,8 +74,9 @@ impl Joiner {
     }
 
     /// Joins an upload in the background, unless that is under way. It goes on when what is returned is
-    /// dropped.
-    pub fn start(&self, id: UploadId) -> Joining {
+    /// dropped. The credential, given by its hash, must be good at the end, too; without one it is the
+    /// one that asked for the join.
+    pub fn start(&self, id: UploadId, credential: Option<[u8; 32]>) -> Joining {
         let mut running = self.inner.running();
         if let Some(joining) = running.get(&id) {
             return joining.clone();
@@ -81,7 +84,7 @@ impl Joiner {
         let inner = Arc::clone(&self.inner);
         let task = self.inner.tasks.spawn(async move {
             let entry = Entry { inner, id };
-            let joined = entry.inner.run(id).await;
+            let joined = entry.inner.run(id, credential).await;
             joined.map_err(Arc::new)
         });
         let joining = task.map(move |done| {
@@ -95,7 +98,8 @@ impl Joiner {
         joining
     }
 
-    /// Joins all that is ready, in the background.
+    /// Joins all that is ready, in the background; what is more than a queue holds waits for the next
+    /// call.
     ///
     /// # Errors
     /// When the rows do not answer.
@@ -108,7 +112,10 @@ impl Joiner {
             };
             after = Some(*last);
             for id in page {
-                drop(self.start(id));
+                if self.inner.running().len() >= QUEUE {
+                    return Ok(());
+                }
+                drop(self.start(id, None));
             }
         }
     }
@@ -149,18 +156,23 @@ impl Inner {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn run(&self, id: UploadId) -> Result<Published, Refusal> {
+    async fn run(&self, id: UploadId, credential: Option<[u8; 32]>) -> Result<Published, Refusal> {
         let place = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(stopped()),
             place = self.places.acquire() => place,
         };
-        let joined = self.join(id).await;
+        let joined = self.join(id, credential).await;
         drop(place);
         match &joined {
             Ok(published) => tracing::info!(
                 upload = %id, blob = %published.blob.key, length = published.blob.length,
                 "upload joined"
+            ),
+            // It rests until who may ask for it does.
+            Err(refusal) if refusal.status.is_client_error() => tracing::info!(
+                upload = %id, status = refusal.status.as_u16(), "upload not joined: {}",
+                refusal.message
             ),
             Err(refusal) => {
                 let cause = refusal.cause.as_ref().map(|cause| chain(cause));
@@ -173,7 +185,7 @@ impl Inner {
         joined
     }
 
-    async fn join(&self, id: UploadId) -> Result<Published, Refusal> {
+    async fn join(&self, id: UploadId, credential: Option<[u8; 32]>) -> Result<Published, Refusal> {
         let failed = |kind| Error::new(kind, OP, id.to_string());
         let row = self.engine.peek(id).await?;
         let row = row.ok_or_else(|| failed(ErrorKind::NotFound))?;
@@ -193,10 +205,11 @@ impl Inner {
         let length = whole
             .iter()
             .fold(0, |sum: u64, (blob, _)| sum.saturating_add(blob.length));
-        self.authorize(&row).await?;
+        let credential = credential.or_else(|| tus::asking_credential(row.note.as_deref()));
+        self.authorize(&row, credential).await?;
         if length == 0 && row.target.is_some() {
             self.engine.cancel(id).await?;
-            return Err(Refusal::invalid("An empty file is no box."));
+            return Err(Refusal::empty_box());
         }
         if row.length.is_none()
             && let Err(error) = self.engine.set_length(id, length).await
@@ -222,7 +235,7 @@ impl Inner {
                 _ => error.into(),
             });
         }
-        if let Err(refusal) = self.authorize(&row).await {
+        if let Err(refusal) = self.authorize(&row, credential).await {
             self.rest(writer).await;
             return Err(refusal);
         }
@@ -292,16 +305,20 @@ impl Inner {
         }
     }
 
-    /// Whether whoever made the upload may still publish it. Nobody's request stands behind it by now,
-    /// so it is the account that is asked for, not the credential.
-    async fn authorize(&self, row: &UploadRow) -> Result<(), Refusal> {
-        let principal = auth::on_behalf_of(&self.metadata, row.account).await?;
-        let principal = principal.ok_or_else(|| {
-            Refusal::new(
-                StatusCode::FORBIDDEN,
-                "The account of this upload is suspended.",
-            )
-        })?;
+    /// Whether whoever asked for the join may still publish it, by the credential they asked with: one
+    /// that was revoked publishes nothing, however much its account may do.
+    async fn authorize(
+        &self,
+        row: &UploadRow,
+        credential: Option<[u8; 32]>,
+    ) -> Result<(), Refusal> {
+        let principal = match &credential {
+            Some(hash) => auth::authenticate_hash(&self.metadata, hash).await?,
+            None => None,
+        };
+        let principal = principal
+            .filter(|principal| principal.account.id == row.account)
+            .ok_or_else(auth::bad_token)?;
         let box_name = row.target.as_ref().map(|target| target.box_name.as_str());
         auth::may_publish(&self.metadata, principal, row.organization, box_name).await
     }

@@ -50,6 +50,11 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, message).code("INVALID_REQUEST")
     }
 
+    /// 400 for a box without a byte.
+    pub fn empty_box() -> Self {
+        Self::invalid("An empty file is no box.")
+    }
+
     /// 400 for a name outside the grammar.
     #[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
     pub fn name(error: NameError) -> Self {
@@ -73,6 +78,7 @@ impl Refusal {
     }
 
     /// The same once more, for another who asked the same. The cause stays with the first.
+    #[must_use]
     pub fn again(&self) -> Self {
         Self {
             status: self.status,

@@ -9,6 +9,7 @@ use boxgate_storage::{Error, ErrorKind};
 use http::StatusCode;
 
 use super::resumable::{Progress, Turn};
+use crate::auth::{self, Credential};
 use crate::refusal::Refusal;
 use crate::resumable::{Create, tus};
 
@@ -42,8 +43,9 @@ impl Turn<'_> {
         }
         self.fits(Some(at_least), None)?;
         if length == Some(0) && target.is_some() {
-            return Err(Refusal::invalid("An empty file is no box.").closing());
+            return Err(Refusal::empty_box().closing());
         }
+        let credential = self.credential()?;
         let intent = UploadIntent {
             account: self.principal.account.id,
             organization,
@@ -52,7 +54,7 @@ impl Turn<'_> {
             expected: create.expected,
             cut: None,
             keep: Keep::UntilIdle,
-            note: create.note,
+            note: tus::asked_by(create.note.as_deref(), credential),
         };
         let made = self.gateway.engine.create_joined(intent, sources).await;
         let row = made.map_err(|error| of_a_piece(error, &rows))?;
@@ -61,13 +63,19 @@ impl Turn<'_> {
         if sources.iter().any(|source| source.blob.is_none()) {
             return Ok(self.standing(&row));
         }
-        self.joined(&row).await
+        self.joined(&row, credential).await
+    }
+
+    /// What the database knows this request's credential by.
+    fn credential(&self) -> Result<[u8; 32], Refusal> {
+        let found = Credential::find(&self.head.headers, self.head.uri.query());
+        found.map(|found| found.hash()).ok_or_else(auth::no_token)
     }
 
     /// Waits until the upload is joined. What fails for now is tried again without its client, who is told
     /// where the upload is.
-    async fn joined(&self, row: &UploadRow) -> Result<Progress, Refusal> {
-        let joining = self.gateway.joiner.start(row.id);
+    async fn joined(&self, row: &UploadRow, credential: [u8; 32]) -> Result<Progress, Refusal> {
+        let joining = self.gateway.joiner.start(row.id, Some(credential));
         let outcome = joining.await;
         let row = self.gateway.engine.peek(row.id).await?;
         match (outcome, row) {
@@ -82,15 +90,22 @@ impl Turn<'_> {
         }
     }
 
-    /// Where an upload stands that is joined of others. Nobody is replaced: no client writes to it.
+    /// Where an upload stands that is joined of others. Nobody is replaced: no client writes to it. One
+    /// that is ready and rests, for the credential that asked for it ended, goes on by this one.
     pub(super) async fn head_of_final(&self, row: UploadRow) -> Result<Progress, Refusal> {
         let row = self.settled(row).await?;
         let mut progress = self.standing(&row);
-        if row.state == UploadState::Open && row.length.is_none() {
-            // tus 1.0, "Concatenation": told as soon as it can be calculated.
+        if row.state == UploadState::Open {
             let sources = self.gateway.engine.sources(row.id).await?;
-            let lengths = sources.iter().map(|source| source.length);
-            progress.standing.length = lengths.sum();
+            if row.length.is_none() {
+                // tus 1.0, "Concatenation": told as soon as it can be calculated.
+                let lengths = sources.iter().map(|source| source.length);
+                progress.standing.length = lengths.sum();
+            }
+            if sources.iter().all(|source| source.blob.is_some()) {
+                let credential = self.credential()?;
+                drop(self.gateway.joiner.start(row.id, Some(credential)));
+            }
         }
         Ok(progress)
     }

@@ -85,7 +85,7 @@ impl Turn<'_> {
         // A client that names the box on its endpoint names it for the pieces, too: they are no box.
         let target = target.filter(|_| concat != Concat::Partial);
         if create.length == Some(0) && target.is_some() {
-            return Err(Refusal::invalid("An empty file is no box.").closing());
+            return Err(Refusal::empty_box().closing());
         }
         let _permit = if create.has_body {
             Some(self.gateway.admission.upload().await?)
@@ -176,6 +176,9 @@ impl Turn<'_> {
             // Not by a request that does not fit: the length can be fixed but once.
             (None, Some(_)) if row.offset != append.offset => {
                 return Err(offset_mismatch(row.offset, append.offset));
+            }
+            (None, Some(0)) if row.target.is_some() => {
+                return Err(Refusal::empty_box().closing());
             }
             (None, Some(length)) => self.gateway.engine.set_length(row.id, length).await?,
             _ => row,
@@ -464,9 +467,7 @@ impl Turn<'_> {
         }
         if received == 0 && row.target.is_some() {
             writer.abort().await;
-            return Err(self
-                .protocol
-                .from_the_target(Refusal::invalid("An empty file is no box.")));
+            return Err(self.protocol.from_the_target(Refusal::empty_box()));
         }
         if let Err(refusal) = self.authorize_again(&row).await {
             return Err(paused(writer, refusal).await);

@@ -21,7 +21,7 @@ use crate::handler::upload::declared;
 use crate::http::headers::{MediaType, UPLOAD_OFFSET, single};
 use crate::refusal::Refusal;
 
-pub use self::concat::{is_partial, upload_named_by};
+pub use self::concat::{asked_by, asking_credential, is_partial, upload_named_by};
 
 /// The protocol's version, in each request and answer but OPTIONS.
 pub const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
@@ -138,11 +138,7 @@ fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
         length,
         ends: Ends::WhenFull,
         owner: owner(head, &metadata)?,
-        note: Note {
-            metadata: note.filter(|text| !text.is_empty()),
-            concat: in_others,
-        }
-        .text(),
+        note: Note::of(note.filter(|text| !text.is_empty()), in_others).text(),
         expected: expected.into_iter().map(|d| d.digest).collect(),
         checksum: checksum(head)?,
         has_body,

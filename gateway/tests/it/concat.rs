@@ -446,7 +446,7 @@ async fn nothing_is_joined_for_an_account_that_lost_its_right() {
         .await
         .unwrap();
     write(&running, &piece, 0, &bytes, true).await;
-    let refused = gateway.joiner.start(id_of(&path)).await.unwrap_err();
+    let refused = gateway.joiner.start(id_of(&path), None).await.unwrap_err();
     assert_eq!(refused.status, 404);
     assert_eq!(running.get(PATH_OF_BOX, &running.owner).await.status, 404);
     let role = OrganizationRole::Member;
@@ -455,6 +455,43 @@ async fn nothing_is_joined_for_an_account_that_lost_its_right() {
         .await
         .unwrap();
     gateway.joiner.start_ready().await.unwrap();
+    becomes(&running, &path, "done").await;
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_joined_by_a_credential_that_was_revoked_until_a_good_one_asks() {
+    let running = Running::start().await;
+    let bytes = noise(1000, 49);
+    let builder = running.member("builder", OrganizationRole::Member).await;
+    let own = running.token(builder, TokenKind::Personal, None).await;
+    let acme = Some(running.organization);
+    let key = running.token(builder, TokenKind::Service, acme).await;
+    let piece = tus_by(&key, "POST", "/files")
+        .header("Upload-Concat", "partial")
+        .header("Upload-Length", "1000");
+    let piece = located(&running.send(piece).await);
+    let request = tus_by(&key, "POST", "/files")
+        .header("Upload-Concat", &format!("final;{piece}"))
+        .header("Upload-Metadata", &metadata("1.0"));
+    let path = located(&running.send(request).await);
+    let gateway = &running.gateway;
+    let keys = gateway.metadata.tokens(builder, TokenKind::Service).await;
+    let revoked = gateway.metadata.delete_token(keys.unwrap()[0].id, builder);
+    assert!(revoked.await.unwrap());
+    // Its account goes on and may publish; the key asked, and is no more.
+    let end = tus_by(&own, "PATCH", &piece)
+        .header("Content-Type", TUS_BYTES)
+        .header("Upload-Offset", "0");
+    assert_eq!(running.send(end.body(&bytes)).await.status, 204);
+    let refused = gateway.joiner.start(id_of(&path), None).await.unwrap_err();
+    assert_eq!(refused.status, 401);
+    assert_eq!(running.get(PATH_OF_BOX, &running.owner).await.status, 404);
+    let other = tus(&running, "HEAD", &path);
+    assert_eq!(running.send(other).await.status, 404, "another account");
+    let asked = running.send(tus_by(&own, "HEAD", &path)).await;
+    assert_eq!(asked.status, 200);
     becomes(&running, &path, "done").await;
     assert!(downloaded(&running, "demo", "1.0").await == bytes);
     running.stop().await;

@@ -58,7 +58,7 @@ impl UploadEngine {
     /// # Errors
     /// [`crate::ErrorKind::TooLarge`] and [`crate::ErrorKind::Full`] from the declared length, before
     /// anything is recorded; [`crate::ErrorKind::Invalid`] for a name, note or digest that no upload
-    /// can have.
+    /// can have, and for a box of no bytes.
     /// # Cancel safety
     /// Dropping the future gives the upload up in the background.
     pub async fn begin(&self, intent: UploadIntent) -> Result<UploadWriter> {
@@ -223,8 +223,8 @@ impl UploadEngine {
     /// writer.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::TooLarge`]; [`crate::ErrorKind::LengthMismatch`] when more is committed
-    /// already; [`crate::ErrorKind::Conflict`] when it has another length or is not open any more;
+    /// [`crate::ErrorKind::TooLarge`]; [`crate::ErrorKind::Invalid`] for a box of no bytes;
+    /// [`crate::ErrorKind::LengthMismatch`] when more is committed already; [`crate::ErrorKind::Conflict`] when it has another length or is not open any more;
     /// [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::Gone`].
     pub async fn set_length(&self, id: UploadId, length: u64) -> Result<UploadRow> {
         self.inner.set_length(id, length).await
@@ -585,6 +585,9 @@ fn assert_possible(intent: &UploadIntent) -> Result<()> {
     {
         let name = digest.algorithm().name();
         return invalid("digest", format!("{name} is no digest of a whole blob"));
+    }
+    if intent.length == Some(0) && intent.target.is_some() {
+        return invalid("length", "a box has at least one byte".into());
     }
     match &intent.note {
         Some(note) if note.len() > NOTE_BYTES => invalid(

@@ -48,8 +48,8 @@ pub enum Refusal {
         /// What arrived, in bytes.
         given: u64,
     },
-    /// No bytes at all.
-    #[error("an upload has at least one byte")]
+    /// No bytes at all, and nobody said so before.
+    #[error("an upload has at least one byte, unless it was declared to have none")]
     Empty,
     /// Bytes behind the end.
     #[error("the upload has ended")]
@@ -118,7 +118,8 @@ impl UploadState {
         if let Some(expected) = self.length.filter(|length| given != *length) {
             return Err(Refusal::LengthMismatch { expected, given });
         }
-        if given == 0 {
+        // Only what was declared to be empty is not just missing.
+        if given == 0 && self.length != Some(0) {
             return Err(Refusal::Empty);
         }
         self.ended = true;
@@ -271,6 +272,7 @@ mod tests {
         assert_eq!(open_ended.receive(101), too_large);
         assert_eq!(open_ended.receive(u64::MAX), too_large);
         assert_eq!(open_ended.received(), 0);
+        assert_eq!(UploadState::new(8, Some(0), 100).end(), Ok(0));
     }
 
     #[test]

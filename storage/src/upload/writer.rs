@@ -180,7 +180,7 @@ impl UploadWriter {
     /// [`crate::ErrorKind::DigestMismatch`]: nothing is published and the bytes are given up, unless
     /// it was the digest of what is [held](Self::hold).
     /// [`crate::ErrorKind::LengthMismatch`]: bytes are missing; a kept upload pauses, another is given
-    /// up. [`crate::ErrorKind::Invalid`] for an upload without a byte.
+    /// up. [`crate::ErrorKind::Invalid`] for an upload without a byte, unless that was declared.
     /// [`crate::ErrorKind::Unavailable`] and [`crate::ErrorKind::Internal`] leave open whether
     /// recovery will publish it.
     pub async fn finish(self) -> Result<Published> {

@@ -7,11 +7,11 @@ use boxgate_storage::backend::local;
 use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::digest::{Algorithm, Digest};
 use boxgate_storage::metadata::uploads::UploadState;
-use boxgate_storage::upload::{Stage, UploadWriter};
+use boxgate_storage::upload::{Stage, UploadIntent, UploadWriter};
 use boxgate_storage::{ErrorKind, Result};
 use bytes::Bytes;
 
-use crate::bench::{Bench, MIB, content, intent};
+use crate::bench::{Bench, MIB, content, intent, kept};
 
 async fn send(writer: &mut UploadWriter, bytes: &Bytes, chunk: usize) -> Result<()> {
     for at in (0..bytes.len()).step_by(chunk) {
@@ -214,15 +214,41 @@ async fn a_declared_length_that_lies_is_refused_in_both_directions() {
 }
 
 #[tokio::test]
-async fn an_upload_without_a_byte_is_invalid() {
+async fn a_box_without_a_byte_is_invalid() {
     let bench = Bench::new().await;
-    for length in [None, Some(0)] {
-        let mut writer = bench.engine.begin(intent(length, vec![])).await.unwrap();
-        writer.write(Bytes::new()).await.unwrap();
-        let error = writer.finish().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Invalid);
-    }
+    let mut writer = bench.engine.begin(intent(None, vec![])).await.unwrap();
+    writer.write(Bytes::new()).await.unwrap();
+    let error = writer.finish().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
     bench.is_clean().await;
+    let declared = bench.engine.begin(intent(Some(0), vec![])).await;
+    assert_eq!(declared.unwrap_err().kind(), ErrorKind::Invalid);
+    let late = bench.engine.create(kept(None, vec![])).await.unwrap();
+    let declared = bench.engine.set_length(late.id, 0).await;
+    assert_eq!(declared.unwrap_err().kind(), ErrorKind::Invalid);
+    let row = bench.engine.peek(late.id).await.unwrap().unwrap();
+    assert_eq!(row.length, None, "nothing changed");
+    assert!(bench.engine.cancel(late.id).await.unwrap());
+    bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn an_upload_without_a_target_is_empty_only_where_that_was_declared() {
+    let bench = Bench::new().await;
+    let untargeted = |length| UploadIntent {
+        target: None,
+        ..kept(length, vec![])
+    };
+    let undeclared = bench.engine.begin(untargeted(None)).await.unwrap();
+    let error = undeclared.finish().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let declared = bench.engine.begin(untargeted(Some(0))).await.unwrap();
+    let published = declared.finish().await.unwrap();
+    assert_eq!(published.blob.length, 0);
+    assert_eq!(
+        published.blob.blake3.to_hex(),
+        blake3::hash(b"").to_hex().as_str()
+    );
 }
 
 #[tokio::test]

@@ -57,34 +57,47 @@ fn without<'a>(authority: &'a str, port: &str) -> &'a str {
     authority.strip_suffix(port).unwrap_or(authority)
 }
 
-/// What HEAD tells again as it came. An upload's row keeps it as one text: the metadata, and what the
-/// upload is to others on a line of its own, which no header's value can hold.
+/// What HEAD tells again as it came, and who asked for a join. An upload's row keeps it as one text: the
+/// metadata, what the upload is to others, and the credential, each on a line of its own, which no
+/// header's value can hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Note<'a> {
     pub(super) metadata: Option<&'a str>,
     pub(super) concat: Option<&'a str>,
+    by: Option<[u8; 32]>,
 }
 
 impl<'a> Note<'a> {
     /// From the text of a row.
     pub(super) fn read(text: Option<&'a str>) -> Self {
-        let (metadata, concat) = match text.map(|text| (text, text.split_once('\n'))) {
-            None => (None, None),
-            Some((metadata, None)) => (Some(metadata), None),
-            Some((_, Some((metadata, concat)))) => (Some(metadata), Some(concat)),
-        };
+        let mut lines = text.unwrap_or_default().split('\n');
+        let metadata = lines.next();
+        let concat = lines.next();
+        let mut by = [0; 32];
+        let told = lines.next().map(|hex| hex::decode_to_slice(hex, &mut by));
         Self {
             metadata: metadata.filter(|text| !text.is_empty()),
             concat,
+            by: matches!(told, Some(Ok(()))).then_some(by),
+        }
+    }
+
+    /// From what a request tells.
+    pub(super) fn of(metadata: Option<&'a str>, concat: Option<&'a str>) -> Self {
+        Self {
+            metadata,
+            concat,
+            by: None,
         }
     }
 
     /// As the row keeps it.
     pub(super) fn text(self) -> Option<String> {
         let metadata = self.metadata.unwrap_or_default();
-        match self.concat {
-            Some(concat) => Some(format!("{metadata}\n{concat}")),
-            None => (!metadata.is_empty()).then(|| metadata.to_owned()),
+        match (self.concat, self.by) {
+            (Some(concat), Some(by)) => Some(format!("{metadata}\n{concat}\n{}", hex::encode(by))),
+            (Some(concat), None) => Some(format!("{metadata}\n{concat}")),
+            (None, _) => (!metadata.is_empty()).then(|| metadata.to_owned()),
         }
     }
 
@@ -97,6 +110,18 @@ impl<'a> Note<'a> {
 /// Whether an upload with that note is a piece of others.
 pub fn is_partial(note: Option<&str>) -> bool {
     Note::read(note).concat == Some(PARTIAL)
+}
+
+/// The note of an upload that is joined of others, with the hash of the credential that asked for it.
+pub fn asked_by(note: Option<&str>, credential: [u8; 32]) -> Option<String> {
+    let by = Some(credential);
+    let note = Note::read(note);
+    Note { by, ..note }.text()
+}
+
+/// The hash of the credential that asked for a join.
+pub fn asking_credential(note: Option<&str>) -> Option<[u8; 32]> {
+    Note::read(note).by
 }
 
 const PARTIAL: &str = "partial";
@@ -175,9 +200,13 @@ mod tests {
             metadata in prop::option::of("[ -~]{1,20}"),
             concat in prop::option::of("[ -~]{0,20}"),
         ) {
-            let note = Note { metadata: metadata.as_deref(), concat: concat.as_deref() };
+            let note = Note::of(metadata.as_deref(), concat.as_deref());
             let text = note.text();
             prop_assert_eq!(Note::read(text.as_deref()), note);
+            prop_assert_eq!(asking_credential(text.as_deref()), None);
+            let asked = asked_by(text.as_deref(), [7; 32]);
+            let by = concat.is_some().then_some([7; 32]);
+            prop_assert_eq!(Note::read(asked.as_deref()), Note { by, ..note });
         }
 
         #[test]

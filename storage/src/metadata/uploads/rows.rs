@@ -137,6 +137,8 @@ pub(in crate::metadata) fn check_length(
             expected: length,
             given: row.offset,
         },
+        // An upload without a target may be declared to have no bytes; a box has some.
+        (UploadState::Open, None) if length == 0 && row.target.is_some() => ErrorKind::Invalid,
         (UploadState::Open, None) => return Ok(()),
         (UploadState::Open, Some(fixed)) if fixed == length => return Ok(()),
         _ => ErrorKind::Conflict,
