@@ -75,6 +75,7 @@ class Gateway:
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="boxgate-suite."))
         self.data = self.work / "data"
         self.settings = {}
+        self.listen = "127.0.0.1:0"
         self.process = None
 
     def __enter__(self):
@@ -90,7 +91,7 @@ class Gateway:
     def start(self):
         log = open(self.work / "gateway.log", "ab")
         self.process = subprocess.Popen(
-            [BOXGATE, "quickstart", "--data-dir", self.data, "--listen", "127.0.0.1:0", "--json"],
+            [BOXGATE, "quickstart", "--data-dir", self.data, "--listen", self.listen, "--json"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -114,6 +115,13 @@ class Gateway:
         self.process.terminate()
         self.process.wait(60)
         self.settings = settings
+        self.start()
+
+    def survive(self):
+        """Kills it (-9) and starts it over the same data at the same address."""
+        self.process.kill()
+        self.process.wait()
+        self.listen = "{}:{}".format(*self.address)
         self.start()
 
     def path(self, box="demo", version="1.0.0", provider="virtualbox", architecture="amd64"):
