@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::chance::Chance;
 use super::name::{Found, Name, Stored};
+use super::protocol::parts::Parts;
 use super::protocol::{self, Place, Protocol};
 use super::tally::Tally;
 use super::upload::{State, Upload};
@@ -17,6 +18,8 @@ const UNDER_WAY: usize = 3;
 const PARKED: usize = 12;
 /// The shortest upload in bytes.
 const SHORTEST: u64 = 64 << 10;
+/// How much longer the longest upload in parts is than that of others.
+const PARTS_LONGER: u64 = 5;
 
 /// Which streams of chance a client draws from, and how long its uploads are.
 #[derive(Debug, Clone)]
@@ -178,6 +181,14 @@ impl Client {
         let number = self.serial;
         self.serial += 1;
         let mut chance = Chance::new(seed, &[round, self.index, number]);
+        let protocol = Protocol::ALL[chance.pick(Protocol::ALL.len())];
+        // A part is 8 MiB: few uploads would have several.
+        let longest = longest
+            * if protocol == Protocol::Parts {
+                PARTS_LONGER
+            } else {
+                1
+            };
         let length = match chance.below(3) {
             // Where blocks and parts end, or one byte to either side.
             0 => {
@@ -188,7 +199,6 @@ impl Client {
         };
         let salt = (round << 40) | (self.index << 32) | number;
         let content = Content::new(&self.style.block, salt, length);
-        let protocol = Protocol::ALL[chance.pick(Protocol::ALL.len())];
         let unnamed = !protocol.needs_name() && chance.one_in(10);
         let name = (!unnamed).then(|| self.name_for(&mut chance));
         Upload {
@@ -212,6 +222,7 @@ impl Client {
             cancelling: false,
             ghost: false,
             begun_anew: 0,
+            parts: Parts::default(),
             state: State::Fresh,
             chance,
         }

@@ -3,6 +3,7 @@
 mod boxvault;
 mod files;
 mod ietf;
+pub(crate) mod parts;
 mod piece;
 mod tus;
 
@@ -24,6 +25,8 @@ pub(crate) enum Protocol {
     Ietf,
     /// Raw bytes at BoxVault's path, continued by `Content-Range`.
     BoxVault,
+    /// Numbered parts, several at once.
+    Parts,
 }
 
 /// Where a step happens.
@@ -44,7 +47,7 @@ const HASHED_BYTES: u64 = 4 << 20;
 
 impl Protocol {
     /// All of them.
-    pub(crate) const ALL: [Self; 3] = [Self::Tus, Self::Ietf, Self::BoxVault];
+    pub(crate) const ALL: [Self; 4] = [Self::Tus, Self::Ietf, Self::BoxVault, Self::Parts];
 
     /// In a word.
     pub(crate) fn word(self) -> &'static str {
@@ -52,6 +55,7 @@ impl Protocol {
             Self::Tus => "tus",
             Self::Ietf => "ietf",
             Self::BoxVault => "boxvault",
+            Self::Parts => "parts",
         }
     }
 
@@ -65,15 +69,17 @@ impl Protocol {
 pub(crate) async fn step(u: &mut Upload, place: Place<'_>, tally: &mut Tally) -> Option<()> {
     match u.protocol {
         Protocol::BoxVault => boxvault::step(u, place, tally).await,
-        Protocol::Tus | Protocol::Ietf => match u.state {
-            State::Fresh if u.protocol == Protocol::Tus => tus::create(u, place, tally).await,
-            State::Fresh => ietf::create(u, place, tally).await,
-            State::Unsure => ask(u, place, tally).await,
+        Protocol::Tus | Protocol::Ietf | Protocol::Parts => match (u.state, u.protocol) {
+            (State::Fresh, Protocol::Tus) => tus::create(u, place, tally).await,
+            (State::Fresh, Protocol::Parts) => parts::create(u, place, tally).await,
+            (State::Fresh, _) => ietf::create(u, place, tally).await,
+            (State::Unsure, _) => ask(u, place, tally).await,
             _ if place.rough && !u.tried && u.chance.one_in(50) => {
                 files::cancel(u, place, tally).await
             }
             _ if u.chance.one_in(20) => files::look(u, place, tally).await,
-            _ if u.protocol == Protocol::Tus => tus::append(u, place, tally).await,
+            (_, Protocol::Tus) => tus::append(u, place, tally).await,
+            (_, Protocol::Parts) => parts::send(u, place, tally).await,
             _ => ietf::append(u, place, tally).await,
         },
     }
@@ -83,6 +89,7 @@ pub(crate) async fn step(u: &mut Upload, place: Place<'_>, tally: &mut Tally) ->
 pub(crate) async fn ask(u: &mut Upload, place: Place<'_>, tally: &mut Tally) -> Option<()> {
     match u.protocol {
         Protocol::BoxVault => boxvault::ask(u, place, tally).await,
+        Protocol::Parts => parts::ask(u, place, tally).await,
         Protocol::Tus | Protocol::Ietf => files::ask(u, place, tally).await,
     }
 }

@@ -41,6 +41,8 @@ impl Sum {
         let Tally {
             offsets_told,
             offsets_held,
+            parts_told,
+            parts_held,
             begun,
             finished,
             finished_bytes,
@@ -71,6 +73,10 @@ impl Sum {
             (
                 "offsets told / held to after a restart",
                 format!("{offsets_told} / {offsets_held}"),
+            ),
+            (
+                "parts told to be held / looked for later",
+                format!("{parts_told} / {parts_held}"),
             ),
             (
                 "boxes compared byte for byte; bytes finished",

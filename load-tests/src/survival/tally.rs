@@ -9,6 +9,10 @@ pub(crate) struct Tally {
     pub(crate) offsets_told: u64,
     /// Told offsets that were asked for again after a disaster.
     pub(crate) offsets_held: u64,
+    /// Parts that answers told to be held.
+    pub(crate) parts_told: u64,
+    /// Told parts that were asked for again, in all.
+    pub(crate) parts_held: u64,
     /// Uploads that a client set out to make.
     pub(crate) begun: u64,
     /// Uploads that are finished, by an answer or by what is served.
@@ -49,6 +53,8 @@ impl Tally {
         let Self {
             offsets_told,
             offsets_held,
+            parts_told,
+            parts_held,
             begun,
             finished,
             finished_bytes,
@@ -63,6 +69,8 @@ impl Tally {
         } = other;
         self.offsets_told += offsets_told;
         self.offsets_held += offsets_held;
+        self.parts_told += parts_told;
+        self.parts_held += parts_held;
         self.begun += begun;
         self.finished += finished;
         self.finished_bytes += finished_bytes;

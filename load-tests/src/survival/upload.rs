@@ -3,6 +3,7 @@
 use super::chance::Chance;
 use super::name::Stored;
 use super::protocol::Protocol;
+use super::protocol::parts::Parts;
 use super::tally::Tally;
 use crate::content::Content;
 use crate::http::{Answer, Cut};
@@ -62,6 +63,8 @@ pub(crate) struct Upload {
     pub(crate) ghost: bool,
     /// Requests that began from byte 0, each of which gives up what the ones before it left open.
     pub(crate) begun_anew: u32,
+    /// Its numbered parts, where it is sent in those.
+    pub(crate) parts: Parts,
     /// What is next.
     pub(crate) state: State,
 }
@@ -196,6 +199,7 @@ pub(crate) mod tests {
             cancelling: false,
             ghost: false,
             begun_anew: 0,
+            parts: Parts::default(),
             state: State::Fresh,
         }
     }

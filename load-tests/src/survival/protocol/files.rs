@@ -21,7 +21,7 @@ pub(super) fn created(answer: &Answer) -> Option<String> {
 pub(super) fn headers(protocol: Protocol) -> Vec<(&'static str, String)> {
     match protocol {
         Protocol::Tus => vec![("tus-resumable", "1.0.0".into())],
-        Protocol::Ietf | Protocol::BoxVault => Vec::new(),
+        Protocol::Ietf | Protocol::BoxVault | Protocol::Parts => Vec::new(),
     }
 }
 
@@ -73,7 +73,9 @@ fn is_complete(u: &Upload, answer: &Answer, offset: u64) -> bool {
     match u.protocol {
         // A tus client that reads offset = length sends nothing more.
         Protocol::Tus => answer.headers.number("upload-length") == Some(offset),
-        Protocol::Ietf | Protocol::BoxVault => answer.headers.get("upload-complete") == Some("?1"),
+        Protocol::Ietf | Protocol::BoxVault | Protocol::Parts => {
+            answer.headers.get("upload-complete") == Some("?1")
+        }
     }
 }
 
