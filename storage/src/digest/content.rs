@@ -106,10 +106,10 @@ impl ContentHasher {
         self.tree.update(bytes);
     }
 
-    /// The same half for a block that was hashed elsewhere; false where
+    /// The same half for a whole block that was hashed elsewhere; false where
     /// [`TreeHasher::push_block`] takes none.
-    pub fn push_block(&mut self, value: [u8; 32], bytes: u64) -> bool {
-        self.tree.push_block(value, bytes)
+    pub fn push_block(&mut self, value: [u8; 32]) -> bool {
+        self.tree.push_block(value)
     }
 
     /// The other half of [`Self::update`]: SHA-256 and what was asked for.

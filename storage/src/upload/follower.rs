@@ -196,7 +196,7 @@ impl Follower {
         let counters = &self.assembly.engine.counters;
         let place = &mut self.place;
         let started = Instant::now();
-        let known = value.is_some_and(|value| place.hasher.push_block(value, bytes.len() as u64));
+        let known = value.is_some_and(|value| place.hasher.push_block(value));
         if !known {
             place.hasher.update_tree(bytes);
         }

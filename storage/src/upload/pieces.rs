@@ -484,7 +484,7 @@ impl Work {
             let kept = Kept {
                 offset: run.offset,
                 buffer: Arc::clone(&run.buffer),
-                value: self.value_of(&run, assembly.length()),
+                value: self.value_of(&run),
             };
             if let Way::Store(storing) = &mut self.way {
                 storing.runs.push(assembly.write(run));
@@ -495,13 +495,11 @@ impl Work {
     }
 
     /// The value of a run that is one whole block of the blob's tree; the run was just hashed.
-    fn value_of(&self, run: &Run, length: Option<u64>) -> Option<[u8; 32]> {
-        let end = run.offset + run.buffer.len() as u64;
-        let whole = end.is_multiple_of(BLOCK_BYTES) || Some(end) == length;
-        let block = run.offset.is_multiple_of(BLOCK_BYTES) && whole;
-        (block && self.start.is_multiple_of(BLOCK_BYTES))
-            .then(|| self.hasher.last_value())
-            .flatten()
+    fn value_of(&self, run: &Run) -> Option<[u8; 32]> {
+        let block = run.offset.is_multiple_of(BLOCK_BYTES)
+            && run.buffer.len() as u64 == BLOCK_BYTES
+            && self.start.is_multiple_of(BLOCK_BYTES);
+        block.then(|| self.hasher.last_value()).flatten()
     }
 
     async fn finish(mut self: Box<Self>) -> Result<Placed> {

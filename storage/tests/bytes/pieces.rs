@@ -539,15 +539,51 @@ async fn can_be_sent_again(
         }
         let blob = bench.published().await.expect(case);
         assert!(bench.read_back(&blob).await == *bytes, "{case}");
+        assert_eq!(blob.blake3.0, *blake3::hash(bytes).as_bytes(), "{case}");
     } else {
         // Never made, or published already.
         let blob = bench.published().await;
         assert!(blob.is_some() || acknowledged.is_empty(), "{case}");
         if let Some(blob) = blob {
             assert!(bench.read_back(&blob).await == *bytes, "{case}");
+            assert_eq!(blob.blake3.0, *blake3::hash(bytes).as_bytes(), "{case}");
         }
     }
     bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_part_that_ends_the_upload_and_halts_before_has_its_digest_later() {
+    // A whole block and a short one: the offset may be at the end while nothing is published.
+    let bytes = content(MIB + 77, 19);
+    let (bench, faults) = (Bench::new().await, Faults::new());
+    let engine = failing(&bench, &faults);
+    let id = engine.create(in_parts(&bytes)).await.unwrap().id;
+    let before = faults.times();
+    put(&engine, id, 0, bytes.clone()).await.unwrap();
+    let mut full = 0;
+    for (op, times) in faults.times() {
+        for nth in before.get(op).copied().unwrap_or(0)..times {
+            let case = format!("{op} {nth}");
+            let (bench, faults) = (Bench::new().await, Faults::new());
+            let engine = failing(&bench, &faults);
+            let id = engine.create(in_parts(&bytes)).await.unwrap().id;
+            faults.plan(op, nth, Fault::Halt);
+            let _halted = put(&engine, id, 0, bytes.clone()).await;
+            engine.settled().await;
+            bench.memory.lose_power();
+            let row = bench.engine.peek(id).await.unwrap().unwrap();
+            full += usize::from(row.state == UploadState::Open && row.offset > 0);
+            bench.engine.recover().await.unwrap();
+            if bench.published().await.is_none() {
+                put(&bench.engine, id, 0, bytes.clone()).await.expect(&case);
+            }
+            let blob = bench.published().await.expect(&case);
+            assert_eq!(blob.blake3.0, *blake3::hash(&bytes).as_bytes(), "{case}");
+            assert!(bench.read_back(&blob).await == bytes, "{case}");
+        }
+    }
+    assert!(full > 0, "no case left a full upload open");
 }
 
 /// What a client does with an upload in pieces.
