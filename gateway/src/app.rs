@@ -371,6 +371,7 @@ impl App {
         let watcher = tokio::spawn(async move {
             begun.cancelled().await;
             draining.enter(Phase::Draining);
+            draining.joiner.halt();
         });
         let responder: Arc<dyn Respond> = Arc::clone(&gateway) as _;
         self.server.serve(responder, self.drain).await;

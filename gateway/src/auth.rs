@@ -178,6 +178,15 @@ pub fn no_token() -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, "No token provided!")
 }
 
+/// Answers a credential that is missing where no client of BoxVault's calls (RFC 9110 §15.5.2).
+pub fn no_credential() -> Refusal {
+    Refusal::new(
+        StatusCode::UNAUTHORIZED,
+        "This needs a credential: Authorization: Bearer TOKEN, or x-access-token: TOKEN.",
+    )
+    .code("NO_CREDENTIAL")
+}
+
 /// Answers a credential that is bad, expired or revoked, as BoxVault does.
 pub fn bad_token() -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, "Unauthorized!").code("TOKEN_INVALID")

@@ -112,8 +112,13 @@ async fn admitted(
     let principal = caller(gateway, row, &names, &head)
         .instrument(authenticating)
         .await?;
-    if let Some(principal) = &principal {
-        facts.set_principal(principal.name().to_owned());
+    match &principal {
+        Some(principal) => facts.set_principal(principal.name().to_owned()),
+        // Its clients know 401; BoxVault's know 403.
+        None if row.door == Door::Files && row.policy != Policy::Public => {
+            return Err(auth::no_credential());
+        }
+        None => {}
     }
     let operator = gateway.is_operator_network(facts.client_ip());
     let grant = auth::authorize(&gateway.metadata, row.policy, principal, &names, operator)

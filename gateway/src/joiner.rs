@@ -130,9 +130,15 @@ impl Joiner {
         });
     }
 
-    /// Ends what is under way at its last committed byte; another process goes on.
-    pub async fn stop(&self) {
+    /// Ends what is under way at its last committed byte; another process goes on. Clients that wait
+    /// are told where their uploads are.
+    pub fn halt(&self) {
         self.inner.stop.cancel();
+    }
+
+    /// The same, and waits until nothing runs.
+    pub async fn stop(&self) {
+        self.halt();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }

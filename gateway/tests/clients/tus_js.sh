@@ -132,6 +132,31 @@ wait "$CLIENT" || true
 passes "four pieces over a kill -9"
 is_box "four pieces over a kill -9" "$WORK/big.box" 5.1.0
 
+# --- kill -9 in the middle of a join ---
+tus "$WORK/big.box" '{"headers":{"Authorization":"Bearer '"$CLIENT_SECRET"'","Upload-Concat":"partial"}}' || true
+passes "a piece by itself"
+PIECE=$(sed -n 's/^done //p' "$WORK/out")
+# In the background, as it waits for its end; three times the piece, so that there is a middle.
+curl -sS -o /dev/null -D "$WORK/final" -X POST -H "$KEY" -H 'Tus-Resumable: 1.0.0' \
+    -H "Upload-Concat: final;$PIECE $PIECE $PIECE" \
+    -H "Upload-Metadata: target $(printf '%s/tus/5.2.0/virtualbox/amd64' "$ORG" | base64 -w 0)" "$URL/files" 2>/dev/null &
+CURL=$!
+# joining: the one upload in progress, once some of it is joined.
+joining() {
+    curl -sS --fail -H "x-access-token: $ADMIN_TOKEN" "$URL/api/admin/uploads" |
+        jq -e '[.[] | select(.offset > 0)] | .[0] | select(. != null) | "\(.id) \(.offset)"' -r >"$WORK/joining"
+}
+until joining || ! kill -0 "$CURL" 2>/dev/null; do :; done
+stop_gateway KILL
+wait "$CURL" || true
+start_gateway
+read -r FINAL OFFSET <"$WORK/joining" || fail "nobody saw the join"
+joined() { [[ $(curl -sS --fail -H "$KEY" "$URL/files/$FINAL" | jq -r .state) == done ]]; }
+eventually 60 joined || fail "the join did not go on"
+ok "a join goes on by itself after a kill -9 at $OFFSET bytes"
+equal "its length" $((3 * BIG)) "$(curl -sS -H "$KEY" "$URL/files/$FINAL" | jq .length)"
+equal "its bytes" "$(cat "$WORK/big.box" "$WORK/big.box" "$WORK/big.box" | sha256sum | cut -d' ' -f1)" "$(stored_sha256 tus 5.2.0)"
+
 # --- empty, unknown, another's, terminated ---
 : >"$WORK/empty"
 tus "$WORK/empty" '{}' || true

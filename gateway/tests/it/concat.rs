@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::harness::{Reply, Request, Running};
+use crate::harness::{Reply, Request, Running, read_reply};
 use crate::resumable::{
     TUS_BYTES, at_rest, head, located, metadata, offset, patch, text, tus, tus_by,
 };
@@ -117,7 +117,8 @@ async fn pieces_are_joined_in_the_order_of_their_list() {
 
     // They serve others, and one of them twice.
     let relative = b.strip_prefix('/').unwrap();
-    let list = format!("{relative} {a} {b}");
+    let empty = open(&running, 0).await;
+    let list = format!("{relative} {empty} {a} {b}");
     let reply = running.send(joined(&running, &list, "2.0")).await;
     assert_eq!(reply.status, 201, "{}", text(&reply));
     let expected = [second, first, second].concat();
@@ -213,6 +214,33 @@ async fn a_join_that_was_cut_goes_on_after_a_start() {
             "{version}"
         );
     }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_join_stops_with_the_gateway_and_goes_on_with_the_next() {
+    let running = Running::start().await;
+    let piece = noise(8 << 20, 51);
+    let a = whole(&running, &piece).await;
+    let request = joined(&running, &[&*a; 12].join(" "), "1.0");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(&request.to_bytes()).await.unwrap();
+    let id = loop {
+        let open = running.gateway.engine.open_uploads(None, None, 10).await;
+        if let Some(row) = open.unwrap().into_iter().find(|row| row.offset > 0) {
+            break row.id;
+        }
+        tokio::task::yield_now().await;
+    };
+    // Its client, who waits, keeps nobody from stopping.
+    let directory = running.stop().await;
+    let reply = read_reply(&mut stream).await;
+    let path = located(&reply);
+    assert_eq!(id_of(&path), id);
+    assert_eq!(reply.header("upload-offset"), None, "{}", reply.head);
+    let running = Running::start_in(directory, &[]).await;
+    becomes(&running, &path, "done").await;
+    assert!(downloaded(&running, "demo", "1.0").await == piece.repeat(12));
     running.stop().await;
 }
 

@@ -158,7 +158,7 @@ async fn parts_of_others_and_of_other_uploads_are_refused() {
             .body(part(&bytes, 0))
     };
     assert_eq!(running.send(request(&ann)).await.status, 404);
-    assert_eq!(running.send(request("")).await.status, 403);
+    assert_eq!(running.send(request("")).await.status, 401);
     // Made by another protocol, and given up.
     let tus = Request::new("POST", "/files?target=acme/demo/2.0/virtualbox/amd64")
         .token(&running.owner)

@@ -373,7 +373,7 @@ async fn what_is_wrong_with_a_tus_request_is_said_and_changes_nothing() {
             ]),
             404,
         ),
-        ("no credential", tus_by("", "PATCH", &path), 403),
+        ("no credential", tus_by("", "PATCH", &path), 401),
         (
             "bad credential",
             tus_by(&"ab".repeat(32), "HEAD", &path),
@@ -709,6 +709,36 @@ async fn an_empty_upload_is_complete_at_once_and_is_no_box() {
 }
 
 #[tokio::test]
+async fn an_upload_that_nobody_goes_on_with_is_gone_as_it_was_told() {
+    let running = Running::start_with(&[("BOXGATE_UPLOADS__IDLE_TIMEOUT", "1ms")]).await;
+    let request = tus(&running, "POST", "/files")
+        .header("Upload-Concat", "partial")
+        .header("Upload-Length", "10");
+    let created = running.send(request).await;
+    assert!(created.header("upload-expires").unwrap().ends_with(" GMT"));
+    let path = located(&created);
+    while running.get(&path, &running.owner).await.status != 410 {
+        running.gateway.engine.sweep().await.unwrap();
+    }
+    for request in [
+        tus(&running, "HEAD", &path),
+        patch(&running, &path, 0, b"0123456789"),
+        tus(&running, "DELETE", &path),
+        tus(&running, "POST", "/files").header("Upload-Concat", &format!("final;{path}")),
+    ] {
+        let gone = running.send(request).await;
+        let told = (gone.header("tus-resumable"), gone.header("upload-offset"));
+        assert_eq!(
+            (gone.status, told),
+            (410, (Some("1.0.0"), None)),
+            "{}",
+            gone.head
+        );
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_lacks_patch_overrides_the_method() {
     let running = Running::start().await;
     let path = begin(&running, "1.0", 10).await;
@@ -788,7 +818,13 @@ async fn options_tell_both_protocols_and_browsers_without_a_credential() {
     );
     let refused = Request::new("HEAD", "/files/x").header("Origin", "https://app.example.com");
     let reply = running.send(refused).await;
-    assert_eq!(reply.status, 403);
+    assert_eq!(reply.status, 401);
+    assert!(
+        reply
+            .header("www-authenticate")
+            .unwrap()
+            .starts_with("Bearer")
+    );
     assert!(
         reply
             .header("access-control-expose-headers")
