@@ -28,7 +28,7 @@ use crate::joiner::Joiner;
 use crate::route::Router;
 use crate::server::{Drain, Respond, Server};
 use crate::telemetry::Telemetry;
-use crate::upkeep::Upkeep;
+use crate::upkeep::{Upkeep, background};
 
 /// How long a replaced or deleted blob stays readable: the longest download plus the life of a link.
 const DOOMED_FOR: Duration = Duration::from_hours(24);
@@ -368,6 +368,7 @@ impl App {
         gateway.enter(Phase::Serving);
         let sweeper = tokio::spawn(sweep(Arc::clone(&gateway), self.ballast));
         let (draining, begun) = (Arc::clone(&gateway), self.drain.begun());
+        let upkeep = tokio::spawn(background::run(Arc::clone(&gateway)));
         let watcher = tokio::spawn(async move {
             begun.cancelled().await;
             draining.enter(Phase::Draining);
@@ -378,6 +379,10 @@ impl App {
         sweeper.abort();
         watcher.abort();
         gateway.joiner.stop().await;
+        // It ends with the drain's beginning.
+        if let Err(panicked) = upkeep.await {
+            tracing::error!(error = %panicked, "upkeep broke");
+        }
         gateway.engine.settled().await;
         gateway.background.close();
         gateway.background.wait().await;

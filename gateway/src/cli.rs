@@ -82,6 +82,16 @@ gc.most_orphans, gc.most_orphans_percent), all of them are left: an old backup o
 restored. Works beside a running gateway as `boxgate fsck` does.
 Exit codes: 0 done, 1 something that is due was left, 2 could not look.")]
     Gc(upkeep::GcArgs),
+    /// Read all stored bytes against what was hashed when they came in.
+    #[command(after_help = "Examples:
+  boxgate scrub --data-dir /srv/boxgate --rate 100MiB
+  boxgate scrub --url http://127.0.0.1:3000 --token TOKEN --json
+
+A blob that is damaged or missing is named, damage to the MiB, and taken out of service; sending the same
+file again heals every name that had it. A blob that was out of service and is whole is served again. Works
+beside a running gateway as `boxgate fsck` does.
+Exit codes: 0 all is whole, 1 something is damaged, 2 could not look.")]
+    Scrub(upkeep::ScrubArgs),
     /// Administer an installation.
     #[command(subcommand)]
     Admin(AdminCommand),
@@ -210,6 +220,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Push(args) => push::push(&args),
         Command::Fsck(args) => upkeep::fsck(&args),
         Command::Gc(args) => upkeep::gc(&args),
+        Command::Scrub(args) => upkeep::scrub(&args),
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
         Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
         Command::Config(ConfigCommand::Check(args)) => check(&args),

@@ -200,6 +200,7 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::AbortUpload => door::admin::abort_upload(gateway, &call).await,
         Route::CheckStock => door::upkeep::check(gateway),
         Route::CollectGarbage => door::upkeep::collect(gateway, &call),
+        Route::ScrubStock => door::upkeep::scrub(gateway, &call),
         Route::CreateServiceAccount => service_accounts::create(gateway, call).await,
         Route::ListServiceAccounts => service_accounts::list(gateway, call).await,
         Route::ServiceAccountOrganizations => service_accounts::organizations(gateway, call).await,

@@ -313,6 +313,13 @@ impl Gateway {
         }
         let held = i64::try_from(cache.held_bytes).unwrap_or(i64::MAX);
         metrics.cache_held_bytes.set(held);
+        let stats = self.engine.stats();
+        for (counter, total) in [
+            (&metrics.upkeep.gc_removed, stats.blobs_removed),
+            (&metrics.upkeep.gc_removed_bytes, stats.bytes_removed),
+        ] {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
         self.telemetry.render()
     }
 }

@@ -151,6 +151,7 @@ pub enum Route {
     AbortUpload,
     CheckStock,
     CollectGarbage,
+    ScrubStock,
     CreateServiceAccount,
     ListServiceAccounts,
     ServiceAccountOrganizations,
@@ -239,6 +240,7 @@ routes! {
     // Upkeep of what is stored.
     Admin GET "/api/admin/fsck" => CheckStock, PlatformAdmin, Empty, Control, "Compare rows with stores; one JSON document a line as it goes";
     Admin POST "/api/admin/gc" => CollectGarbage, PlatformAdmin, Empty, Control, "Remove what nobody holds: ?dry_run=true&remove_many_orphans=true";
+    Admin POST "/api/admin/scrub" => ScrubStock, PlatformAdmin, Empty, Control, "Read all stored bytes against their digests: ?rate=SIZE";
     // Service accounts.
     BoxVault POST "/api/service-accounts" => CreateServiceAccount, Person, Json, Control, "Make a service account; its key is shown once";
     BoxVault GET "/api/service-accounts" => ListServiceAccounts, Person, Empty, Control, "Service accounts of the caller";
@@ -339,7 +341,7 @@ impl Route {
             | Self::UpdateUser
             | Self::DeleteUser => "admin_users",
             Self::ListUploads | Self::ShowUpload | Self::AbortUpload => "admin_uploads",
-            Self::CheckStock | Self::CollectGarbage => "admin_upkeep",
+            Self::CheckStock | Self::CollectGarbage | Self::ScrubStock => "admin_upkeep",
             Self::CreateServiceAccount
             | Self::ListServiceAccounts
             | Self::ServiceAccountOrganizations

@@ -1,23 +1,30 @@
-//! Looking after what is stored: what `fsck` and `gc` do, told line by line, the same whether a person's
+//! Looking after what is stored: what `fsck`, `gc` and `scrub` do, told line by line, the same whether a person's
 //! command works on the data directory itself or asks the gateway that runs on it.
 //!
 //! The work ends when nobody listens any more, and with the process. It knows no HTTP; the lines are what
 //! `door::upkeep` sends and what `client::upkeep` reads.
 
+pub mod background;
 pub mod line;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use boxgate_storage::Error;
-use boxgate_storage::check::{OrphanLimits, Stock, Told};
+use boxgate_storage::check::{OrphanLimits, ScrubTold, Stock, Told};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::line::Line;
+use crate::telemetry::Telemetry;
 
 /// Lines that wait for a slow reader; the work then waits too.
 const LINES_AHEAD: usize = 64;
+
+/// Progress of a scrub is not told more often.
+const TOLD_EVERY: Duration = Duration::from_millis(200);
 
 /// One kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +38,11 @@ pub enum Chore {
         /// Tell what would be removed, and remove nothing.
         dry_run: bool,
     },
+    /// All stored bytes, read and compared with what was hashed.
+    Scrub {
+        /// Bytes in a second; 0 is as many as come.
+        rate_bytes: u64,
+    },
 }
 
 /// Who looks after a gateway's stores at this moment: each kind of work runs once at a time.
@@ -38,6 +50,8 @@ pub enum Chore {
 pub struct Upkeep {
     checks: Arc<Semaphore>,
     collections: Arc<Semaphore>,
+    scrubs: Arc<Semaphore>,
+    owner: String,
     ending: CancellationToken,
 }
 
@@ -51,6 +65,8 @@ impl Upkeep {
         Self {
             checks: Arc::new(Semaphore::new(1)),
             collections: Arc::new(Semaphore::new(1)),
+            scrubs: Arc::new(Semaphore::new(1)),
+            owner: crate::auth::credential::fresh(),
             ending,
         }
     }
@@ -60,8 +76,14 @@ impl Upkeep {
         let turns = match chore {
             Chore::Check => &self.checks,
             Chore::Collect { .. } => &self.collections,
+            Chore::Scrub { .. } => &self.scrubs,
         };
         Arc::clone(turns).try_acquire_owned().ok().map(Turn)
+    }
+
+    /// What this process claims work under.
+    fn owner(&self) -> &str {
+        &self.owner
     }
 
     /// Cancelled when what runs must end.
@@ -70,22 +92,38 @@ impl Upkeep {
     }
 }
 
+/// A chore, and all that it needs.
+#[derive(Debug)]
+pub struct Job {
+    /// What it is done on.
+    pub stock: Stock,
+    /// What is done.
+    pub chore: Chore,
+    /// The right to do it, where others may want to.
+    pub turn: Option<Turn>,
+    /// Cancelled when it must end.
+    pub ending: CancellationToken,
+    /// Who counts what was done, in a gateway.
+    pub telemetry: Option<Arc<Telemetry>>,
+}
+
 /// Does the chore in a task of its own and tells of it; the last line is the outcome. It ends early when
-/// the receiver is dropped or `ending` is cancelled.
-pub fn tell(
-    stock: Stock,
-    chore: Chore,
-    turn: Option<Turn>,
-    ending: CancellationToken,
-    tasks: &TaskTracker,
-) -> mpsc::Receiver<Line> {
+/// the receiver is dropped or [`Job::ending`] is cancelled.
+pub fn tell(job: Job, tasks: &TaskTracker) -> mpsc::Receiver<Line> {
     let (lines, told) = mpsc::channel(LINES_AHEAD);
+    let Job {
+        stock,
+        chore,
+        turn,
+        ending,
+        telemetry,
+    } = job;
     tasks.spawn(async move {
         let last = tokio::select! {
             biased;
             () = lines.closed() => return,
             () = ending.cancelled() => Line::Failed("the gateway is stopping".into()),
-            outcome = perform(&stock, chore, &lines) => outcome.unwrap_or_else(|error| {
+            outcome = perform(&stock, chore, &lines, telemetry) => outcome.unwrap_or_else(|error| {
                 let text = boxgate_storage::error::chain(&error);
                 tracing::error!(error = text, ?chore, "upkeep failed");
                 Line::Failed(text)
@@ -98,7 +136,12 @@ pub fn tell(
     told
 }
 
-async fn perform(stock: &Stock, chore: Chore, lines: &mpsc::Sender<Line>) -> Result<Line, Error> {
+async fn perform(
+    stock: &Stock,
+    chore: Chore,
+    lines: &mpsc::Sender<Line>,
+    telemetry: Option<Arc<Telemetry>>,
+) -> Result<Line, Error> {
     match chore {
         Chore::Check => {
             let tell = |told| {
@@ -119,9 +162,68 @@ async fn perform(stock: &Stock, chore: Chore, lines: &mpsc::Sender<Line>) -> Res
             } else {
                 stock.collect(limits).await?
             };
+            if let Some(telemetry) = telemetry.filter(|_| !dry_run) {
+                telemetry.metrics.upkeep.collected(&collected);
+            }
             Ok(Line::Collected(line::Collected::new(
                 &collected, limits, dry_run,
             )))
+        }
+        Chore::Scrub { rate_bytes } => {
+            let (mut counted, mut told_at) = (Counted::new(telemetry, 0), None::<Instant>);
+            let tell = |told| {
+                counted.count(&told);
+                let line = match told {
+                    ScrubTold::Finding(finding) => Some(Line::Finding(finding.into())),
+                    ScrubTold::Progress(scrubbed, _) => {
+                        let due = told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY);
+                        due.then(|| {
+                            told_at = Some(Instant::now());
+                            Line::Scrubbing(scrubbed.into())
+                        })
+                    }
+                };
+                let lines = lines.clone();
+                async move {
+                    if let Some(line) = line {
+                        let _nobody_listens = lines.send(line).await;
+                    }
+                }
+            };
+            let scrubbed = stock.scrub(rate_bytes, None, tell).await?;
+            Ok(Line::Scrubbed(scrubbed.into()))
+        }
+    }
+}
+
+/// Counts what a scrub reads while it does.
+struct Counted {
+    telemetry: Option<Arc<Telemetry>>,
+    bytes: u64,
+}
+
+impl Counted {
+    /// Of a scrub that leaves out so many bytes of its first blob.
+    fn new(telemetry: Option<Arc<Telemetry>>, left_out: u64) -> Self {
+        Self {
+            telemetry,
+            bytes: left_out,
+        }
+    }
+
+    fn count(&mut self, told: &ScrubTold) {
+        let Some(telemetry) = &self.telemetry else {
+            return;
+        };
+        let metrics = &telemetry.metrics.upkeep;
+        match told {
+            ScrubTold::Finding(_) => metrics.scrub_damaged.inc(),
+            ScrubTold::Progress(scrubbed, _) => {
+                metrics
+                    .scrub_bytes
+                    .inc_by(scrubbed.bytes.saturating_sub(self.bytes));
+                self.bytes = scrubbed.bytes;
+            }
         }
     }
 }

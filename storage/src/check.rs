@@ -10,6 +10,7 @@
 
 mod finding;
 mod orphans;
+mod scrub;
 mod walk;
 
 use std::fmt::Debug;
@@ -29,6 +30,7 @@ use self::walk::{Place, Walk};
 
 pub use finding::{Finding, Problem, Subject};
 pub use orphans::{Amount, Brake, Collected, OrphanLimits, Orphans};
+pub use scrub::{Cursor, NAMED_BLOCKS, ScrubTold, Scrubbed};
 
 /// All rows and all stores of an installation.
 #[derive(Debug, Clone)]
@@ -290,9 +292,11 @@ fn claims_in(claims: &[Claim], store: &str) -> bool {
     claims.iter().any(|claim| claim.store == store)
 }
 
-/// Bytes that a store must hold for the claim, at least.
+/// Bytes that a store must hold for the claim, at least. Damage that nobody holds any more only waits for
+/// its day.
 fn extent(claim: &Claim) -> u64 {
     match &claim.by {
+        Claimant::Blob(blob) if blob.state == BlobState::Quarantined && blob.refs == 0 => 0,
         Claimant::Blob(blob) if blob.state != BlobState::Deleting => blob.length,
         Claimant::Upload(upload) => upload.offset.max(upload.pieces_end),
         Claimant::Blob(_) | Claimant::Trash { .. } => 0,

@@ -14,8 +14,10 @@ pub mod memory;
 mod orphans;
 pub mod outbox;
 mod schema;
+pub(crate) mod scrub;
 mod sql;
 pub mod tokens;
+pub mod upkeep;
 pub mod uploads;
 mod writer;
 

@@ -1,9 +1,9 @@
-//! `boxgate fsck` and `boxgate gc`: what is stored, looked after by the gateway that runs on it, or from
+//! `boxgate fsck`, `boxgate gc` and `boxgate scrub`: what is stored, looked after by the gateway that runs on it, or from
 //! here while none does.
 
 use clap::Args;
 use http::Method;
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,9 +15,9 @@ use super::{ConfigArgs, Failure, load, runtime, say, upload};
 use crate::app::{Premises, StartError};
 use crate::client::ClientError;
 use crate::client::upkeep::Lines;
-use crate::config::Settings;
-use crate::upkeep::line::{Amount, Checked, Collected, Finding, Line, Orphans};
-use crate::upkeep::{self, Chore};
+use crate::config::{ByteSize, Settings};
+use crate::upkeep::line::{Amount, Checked, Collected, Finding, Line, Orphans, Scrubbed};
+use crate::upkeep::{self, Chore, Job};
 
 #[derive(Debug, Args)]
 pub(super) struct FsckArgs {
@@ -35,6 +35,15 @@ pub(super) struct GcArgs {
     /// Let bytes that no row names go however many they are, once they were seen twice with this flag.
     #[arg(long)]
     remove_many_orphans: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ScrubArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Bytes read in a second, 0 for as many as come [default: what scrub.rate says].
+    #[arg(long, value_name = "SIZE")]
+    rate: Option<ByteSize>,
 }
 
 /// What is looked after, and how it is told.
@@ -70,6 +79,18 @@ pub(super) fn gc(args: &GcArgs) -> Result<(), Failure> {
     };
     match args.place.tell(call, chore)? {
         Line::Collected(collected) if is_all_gone(&collected) => Ok(()),
+        _ => Err(Failure::Found),
+    }
+}
+
+pub(super) fn scrub(args: &ScrubArgs) -> Result<(), Failure> {
+    let query = args.rate.map(|rate| format!("?rate={}", rate.0));
+    let path = format!("/api/admin/scrub{}", query.unwrap_or_default());
+    let chore = |settings: &Settings| Chore::Scrub {
+        rate_bytes: args.rate.map_or(settings.scrub.rate_bytes, |rate| rate.0),
+    };
+    match args.place.tell((Method::POST, path), chore)? {
+        Line::Scrubbed(scrubbed) if scrubbed.damaged == 0 => Ok(()),
         _ => Err(Failure::Found),
     }
 }
@@ -123,8 +144,14 @@ impl PlaceArgs {
         match Premises::open(&settings).await {
             Ok(premises) => {
                 let (nobody_ends_it, tasks) = (CancellationToken::new(), TaskTracker::new());
-                let (stock, chore) = (premises.stock(), chore(&settings));
-                let told = upkeep::tell(stock, chore, None, nobody_ends_it, &tasks);
+                let job = Job {
+                    stock: premises.stock(),
+                    chore: chore(&settings),
+                    turn: None,
+                    ending: nobody_ends_it,
+                    telemetry: None,
+                };
+                let told = upkeep::tell(job, &tasks);
                 Ok(Source::Here(premises, told))
             }
             Err(StartError::InUse { path }) => self.gateway(call).await.map_err(|failure| {
@@ -189,6 +216,13 @@ impl Printer {
                 self.bar.set_message(looked_at(checked));
                 self.bar.tick();
             }
+            Line::Scrubbing(scrubbed) => {
+                if self.bar.length().is_none() {
+                    self.bar.set_style(reading());
+                }
+                self.bar.set_length(scrubbed.total_bytes);
+                self.bar.set_position(scrubbed.bytes);
+            }
             Line::Failed(_) => self.bar.finish_and_clear(),
             _ if self.json => {
                 let text = serde_json::to_string(line);
@@ -201,6 +235,7 @@ impl Printer {
             }
             Line::Checked(checked) => self.last(&outcome(checked)),
             Line::Collected(collected) => self.last(&swept(collected)),
+            Line::Scrubbed(scrubbed) => self.last(&read(scrubbed)),
         }
     }
 
@@ -208,6 +243,30 @@ impl Printer {
         self.bar.finish_and_clear();
         say(text);
     }
+}
+
+fn reading() -> ProgressStyle {
+    let template = "{bar:24} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
+    ProgressStyle::with_template(template).unwrap_or_else(|_odd| ProgressStyle::default_bar())
+}
+
+fn read(scrubbed: &Scrubbed) -> String {
+    let Scrubbed {
+        blobs,
+        bytes,
+        damaged,
+        healed,
+        ..
+    } = *scrubbed;
+    let damage = match damaged {
+        0 => "all are whole".to_owned(),
+        _ => format!("{damaged} damaged or missing"),
+    };
+    let healed = match healed {
+        0 => String::new(),
+        _ => format!(", {healed} whole again and served"),
+    };
+    format!("{blobs} blobs, {}: {damage}{healed}.", HumanBytes(bytes))
 }
 
 fn looked_at(checked: &Checked) -> String {

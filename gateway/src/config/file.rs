@@ -55,6 +55,8 @@ table! {
         downloads: DownloadsFile = DownloadsFile::default(),
         /// Bytes that nobody holds.
         gc: GcFile = GcFile::default(),
+        /// Bits that rot.
+        scrub: ScrubFile = ScrubFile::default(),
         /// Tokens.
         auth: AuthFile = AuthFile::default(),
         /// Limits.
@@ -233,6 +235,8 @@ table! {
 table! {
     /// `[gc]`
     GcFile {
+        /// How often stores are looked through for bytes that no row names.
+        every: Span = Span::seconds(24 * 3600),
         /// How long bytes that no row names must be known before they are removed.
         orphan_age: Span = Span::seconds(7 * 24 * 3600),
         /// So few of them in a store never stop a sweep.
@@ -241,6 +245,16 @@ table! {
         most_orphans: u64 = 100,
         /// More of them per hundred keys of a store stop it.
         most_orphans_percent: u64 = 1,
+    }
+}
+
+table! {
+    /// `[scrub]`
+    ScrubFile {
+        /// How long after its end the next scrub begins.
+        every: Span = Span::seconds(14 * 24 * 3600),
+        /// Bytes read in a second.
+        rate: ByteSize = ByteSize(16 << 20),
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Settings {
     pub max_outboards: usize,
     /// Bytes that nobody holds.
     pub gc: Gc,
+    /// Bits that rot.
+    pub scrub: Scrub,
     /// Tokens.
     pub auth: Auth,
     /// Limits.
@@ -237,8 +239,19 @@ pub enum CorsOrigins {
 /// Settings of bytes that nobody holds.
 #[derive(Debug, Clone)]
 pub struct Gc {
+    /// How often stores are looked through; `None` is only when asked to.
+    pub every: Option<Duration>,
     /// When bytes that no row names are removed.
     pub orphans: OrphanLimits,
+}
+
+/// Settings of bits that rot.
+#[derive(Debug, Clone)]
+pub struct Scrub {
+    /// How long after its end the next scrub begins; `None` is only when asked to.
+    pub every: Option<Duration>,
+    /// Bytes read in a second; 0 is as many as come.
+    pub rate_bytes: u64,
 }
 
 /// Settings of tokens.
@@ -425,6 +438,10 @@ impl Settings {
             downloads: judge.downloads(&file.downloads),
             max_outboards: judge.count("downloads.max_outboards", file.downloads.max_outboards),
             gc: judge.gc(&file.gc),
+            scrub: Scrub {
+                every: judge.time_or_never("scrub.every", file.scrub.every),
+                rate_bytes: file.scrub.rate.0,
+            },
             auth: judge.auth(&file.auth),
             limits,
             operations: Operations {
@@ -492,6 +509,10 @@ impl Judge<'_> {
             self.wrong(key, "must be more than 0");
         }
         self.time_or_none(key, span)
+    }
+
+    fn time_or_never(&mut self, key: &str, span: Span) -> Option<Duration> {
+        Some(self.time_or_none(key, span)).filter(|time| !time.is_zero())
     }
 
     fn time_or_none(&mut self, key: &str, span: Span) -> Duration {
@@ -751,6 +772,7 @@ impl Judge<'_> {
             }
         }
         Gc {
+            every: self.time_or_never("gc.every", gc.every),
             orphans: OrphanLimits {
                 age: self.time("gc.orphan_age", gc.orphan_age),
                 brake: Brake {

@@ -1,6 +1,7 @@
 //! Upkeep over the administrative API: the lines of `upkeep`, sent as they come.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::check::Brake;
@@ -14,11 +15,12 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::call::Call;
+use crate::config::ByteSize;
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
 use crate::server::OutboundBody;
 use crate::upkeep::line::Line;
-use crate::upkeep::{self, Chore};
+use crate::upkeep::{self, Chore, Job};
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 
@@ -46,6 +48,16 @@ pub fn collect(gateway: &Gateway, call: &Call) -> Answer {
     run(gateway, Chore::Collect { limits, dry_run })
 }
 
+/// `POST /api/admin/scrub?rate=SIZE`.
+pub fn scrub(gateway: &Gateway, call: &Call) -> Answer {
+    let rate = call.query("rate").map(|text| text.parse::<ByteSize>());
+    let rate = rate
+        .transpose()
+        .map_err(|e| Refusal::invalid(format!("'rate' {e}.")))?;
+    let rate_bytes = rate.map_or(gateway.settings.scrub.rate_bytes, |rate| rate.0);
+    run(gateway, Chore::Scrub { rate_bytes })
+}
+
 fn flag(call: &Call, name: &str) -> Result<bool, Refusal> {
     match call.query(name).as_deref() {
         None | Some("false") => Ok(false),
@@ -59,8 +71,14 @@ fn run(gateway: &Gateway, chore: Chore) -> Answer {
         let text = "The same runs already. Wait for its end, or end it where it was begun.";
         return Err(Refusal::new(StatusCode::CONFLICT, text).code("ALREADY_RUNS"));
     };
-    let (stock, ending) = (gateway.stock(), gateway.upkeep.ending());
-    let told = upkeep::tell(stock, chore, Some(turn), ending, &gateway.background);
+    let job = Job {
+        stock: gateway.stock(),
+        chore,
+        turn: Some(turn),
+        ending: gateway.upkeep.ending(),
+        telemetry: Some(Arc::clone(&gateway.telemetry)),
+    };
+    let told = upkeep::tell(job, &gateway.background);
     let mut response = Response::new(body(told));
     response.headers_mut().insert(CONTENT_TYPE, LINES);
     Ok(response)

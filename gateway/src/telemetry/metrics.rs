@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use boxgate_storage::check::Collected;
 use prometheus::{
     Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -41,8 +42,82 @@ pub struct Metrics {
     pub store_free_bytes: IntGaugeVec,
     pub dependency_state: IntGaugeVec,
     pub ingest_copied_bytes: IntCounterVec,
+    pub upkeep: Upkeep,
     log_lines_dropped: IntGauge,
     process: Process,
+}
+
+/// Metrics of what is done to what is stored, unasked or asked.
+#[expect(
+    missing_docs,
+    reason = "the help text beside each name is its documentation"
+)]
+#[derive(Debug)]
+pub struct Upkeep {
+    pub gc_removed: IntCounter,
+    pub gc_removed_bytes: IntCounter,
+    gc_orphans: IntGaugeVec,
+    gc_stops: IntCounterVec,
+    gc_last_run: IntGauge,
+    pub scrub_bytes: IntCounter,
+    pub scrub_damaged: IntCounter,
+    pub scrub_last_end: IntGauge,
+}
+
+impl Upkeep {
+    fn new(make: &Maker) -> Self {
+        Self {
+            gc_removed: make.counter(
+                "boxgate_gc_removed_total",
+                "Blobs and leftovers that nobody held and that were removed.",
+            ),
+            gc_removed_bytes: make.counter(
+                "boxgate_gc_removed_bytes_total",
+                "Bytes of blobs and leftovers that were removed.",
+            ),
+            gc_orphans: make.gauges(
+                "boxgate_gc_orphans",
+                "Keys of a store that no row named at the last look.",
+                &["store"],
+            ),
+            gc_stops: make.counters(
+                "boxgate_gc_brake_stops_total",
+                "Looks that found too many keys without a row to remove any.",
+                &["store"],
+            ),
+            gc_last_run: make.gauge(
+                "boxgate_gc_last_run_timestamp_seconds",
+                "When the stores were last looked through, since the Unix epoch in seconds; 0 is not since the start.",
+            ),
+            scrub_bytes: make.counter(
+                "boxgate_scrub_bytes_total",
+                "Stored bytes that were read and compared with what was hashed.",
+            ),
+            scrub_damaged: make.counter(
+                "boxgate_scrub_damaged_total",
+                "Blobs that a scrub found damaged or missing.",
+            ),
+            scrub_last_end: make.gauge(
+                "boxgate_scrub_last_end_timestamp_seconds",
+                "When a scrub in the background last read all, since the Unix epoch in seconds; 0 is not since the start.",
+            ),
+        }
+    }
+
+    /// Notes what a collection found in the stores.
+    pub fn collected(&self, collected: &Collected) {
+        for (name, store) in &collected.stores {
+            let orphans = i64::try_from(store.orphans).unwrap_or(i64::MAX);
+            self.gc_orphans.with_label_values(&[name]).set(orphans);
+            let stops = self.gc_stops.with_label_values(&[name]);
+            stops.inc_by(u64::from(store.stopped));
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "whole seconds of this era fit"
+        )]
+        self.gc_last_run.set(unix_seconds() as i64);
+    }
 }
 
 struct Process {
@@ -180,6 +255,7 @@ impl Metrics {
                 "Bytes of uploads copied in user space on their way to a store.",
                 &["store"],
             ),
+            upkeep: Upkeep::new(&make),
             log_lines_dropped: make.gauge(
                 "boxgate_log_lines_dropped",
                 "Log lines lost since the start because standard error or the log file was too slow.",
@@ -268,6 +344,8 @@ fn unix_seconds() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use boxgate_storage::check::Orphans;
+
     use super::*;
 
     fn filled() -> Metrics {
@@ -295,6 +373,15 @@ mod tests {
             .with_label_values(&["main"])
             .inc_by(5);
         metrics.metadata_commit_seconds.observe(0.002);
+        let orphans = Orphans {
+            orphans: 7,
+            stopped: true,
+            ..Orphans::default()
+        };
+        metrics.upkeep.collected(&Collected {
+            stores: [("main".to_owned(), orphans)].into(),
+            ..Collected::default()
+        });
         metrics
     }
 
@@ -315,6 +402,10 @@ mod tests {
             "boxgate_ingest_copied_bytes_total{store=\"main\"} 5",
             "boxgate_downloads_broken_total{reason=\"client\"} 1",
             "boxgate_log_lines_dropped 7",
+            "boxgate_gc_orphans{store=\"main\"} 7",
+            "boxgate_gc_brake_stops_total{store=\"main\"} 1",
+            "boxgate_gc_removed_bytes_total 0",
+            "boxgate_scrub_damaged_total 0",
             "# TYPE process_cpu_seconds_total counter",
             "# TYPE process_resident_memory_bytes gauge",
         ] {

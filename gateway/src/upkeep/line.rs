@@ -17,6 +17,10 @@ pub enum Line {
     Checked(Checked),
     /// What nobody holds was removed.
     Collected(Collected),
+    /// How far a scrub is.
+    Scrubbing(Scrubbed),
+    /// All stored bytes were read.
+    Scrubbed(Scrubbed),
     /// It ended early, and why.
     Failed(String),
 }
@@ -53,6 +57,21 @@ pub struct Checked {
     pub stored: u64,
     /// What was found wrong.
     pub findings: u64,
+}
+
+/// How much was read, and what was found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrubbed {
+    /// Blobs, up to their ends.
+    pub blobs: u64,
+    /// Bytes, damaged and missing ones included.
+    pub bytes: u64,
+    /// Bytes that were to be read when it began.
+    pub total_bytes: u64,
+    /// Blobs that are not what was hashed, or not there.
+    pub damaged: u64,
+    /// Blobs that were out of service and are whole again.
+    pub healed: u64,
 }
 
 /// What a sweep did, or would do.
@@ -100,8 +119,8 @@ impl Line {
     /// Whether no line follows it.
     pub fn is_last(&self) -> bool {
         match self {
-            Self::Finding(_) | Self::Checking(_) => false,
-            Self::Checked(_) | Self::Collected(_) | Self::Failed(_) => true,
+            Self::Finding(_) | Self::Checking(_) | Self::Scrubbing(_) => false,
+            Self::Checked(_) | Self::Collected(_) | Self::Scrubbed(_) | Self::Failed(_) => true,
         }
     }
 }
@@ -141,6 +160,25 @@ impl From<check::Checked> for Checked {
             uploads,
             stored,
             findings,
+        }
+    }
+}
+
+impl From<check::Scrubbed> for Scrubbed {
+    fn from(scrubbed: check::Scrubbed) -> Self {
+        let check::Scrubbed {
+            blobs,
+            bytes,
+            total_bytes,
+            damaged,
+            healed,
+        } = scrubbed;
+        Self {
+            blobs,
+            bytes,
+            total_bytes,
+            damaged,
+            healed,
         }
     }
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `boxgate fsck` and `boxgate gc`, as an operator uses them: after kill -9, with bytes that no row names, with the
-# gateway running and stopped.
+# `boxgate fsck`, `boxgate gc` and `boxgate scrub`, as an operator uses them: after kill -9, with bytes that no row
+# names, that are missing or that rotted, with the gateway running and stopped.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$WORK"
 # Nothing of the caller's environment counts.
@@ -131,11 +131,52 @@ many() { here gc --remove-many-orphans && [[ ! -e ${strays[1]} && ! -e ${strays[
 eventually 60 many && ok "gc --remove-many-orphans: they are gone" || fail "gc --remove-many-orphans leaves them"
 run 0 "fsck, stopped, afterwards" here fsck
 
+# --- bits that rotted ---
+
+# flip FILE BYTE: turns one bit of it.
+flip() {
+    local byte
+    byte=$(od -An -tu1 -j "$2" -N 1 "$1" | tr -d ' ')
+    printf '%b' "\\x$(printf '%02x' $((byte ^ 4)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+
+# stored FILE: the file of the store that holds the same bytes.
+stored() {
+    find "$DATA/blobs" -type f -exec cmp -s "$1" {} \; -print | head -n 1
+}
+
+run 0 "scrub, stopped" here scrub --rate 0
+says "it counts what it read" '2 blobs, .*: all are whole'
+flip "$(stored b.box)" 1500000
+run 0 "fsck does not read bytes" here fsck
+run 1 "scrub finds a flipped bit" here scrub --rate 0
+says "and names its MiB and its box" "damaged +blob .*: MiB 1 \\(from 0\\) are not what was hashed \\(held by $ORG/b/1.0/"
+says "and says what to do" 'next: send the box again'
+run 1 "fsck knows it now" here fsck
+says "as out of service" 'quarantined'
+start_gateway
+http -H "Authorization: Bearer $CLIENT_SECRET" "$(file_path b 1.0)/download"
+answers "a download of it" 503 'Upload it again'
+upload b.box b 1.0
+equal "sent again, it is whole" "$(sha256 b.box)" "$(stored_sha256 b 1.0)"
+flip "$(stored a.box)" 2500000
+run 1 "scrub, asked" asked scrub --rate 0 --json
+equal "the flipped bit in JSON" "damaged $ORG/a/1.0/virtualbox/amd64" \
+    "$(jq -r 'select(.finding).finding | select(.text | contains("MiB 2 ")) | "\(.problem) \(.names[0])"' "$WORK/out")"
+upload a.box a-copy 1.0
+equal "an equal upload heals the other name, too" "$(sha256 a.box)" "$(stored_sha256 a 1.0)"
+rm "$(stored b.box)"
+upload b.box b-copy 1.0
+equal "an equal upload is not taken for one that is missing" "$(sha256 b.box)" "$(stored_sha256 b-copy 1.0)"
+equal "and heals it" "$(sha256 b.box)" "$(stored_sha256 b 1.0)"
+run 0 "fsck, all is healed" asked fsck
+stop_gateway
+
 # --- bytes that are missing ---
 
-rm "$(find "$DATA/blobs" -type f -size +2500k -size -3500k)"
+rm "$(stored a.box)"
 run 1 "fsck finds a blob without bytes" here fsck
-says "with its name" "missing +blob .* are missing \(held by $ORG/a/1.0/virtualbox/amd64\)"
+says "with its name" "missing +blob .* are missing \(held by $ORG/a/1.0/virtualbox/amd64"
 run 1 "fsck --json" here fsck --json
 equal "the finding in JSON" 'blob missing main' "$(jq -r 'select(.finding).finding | "\(.subject) \(.problem) \(.store)"' "$WORK/out")"
 

@@ -82,6 +82,13 @@ pub enum Problem {
         /// Values that are.
         found: u64,
     },
+    /// Some of the bytes are not what was hashed when they came in.
+    Damaged {
+        /// The first damaged MiB, counted from 0: [`NAMED_BLOCKS`](super::NAMED_BLOCKS) at most.
+        blocks: Vec<u64>,
+        /// How many there are.
+        count: u64,
+    },
     /// The blob is known to be damaged, and something holds it.
     Quarantined,
     /// More than one row claims the bytes.
@@ -126,11 +133,16 @@ impl Finding {
             (Problem::Missing { .. } | Problem::Length { .. }, Subject::Upload(_)) => {
                 "its sender is told at the next try and begins again"
             }
-            (Problem::Missing { .. } | Problem::Length { .. } | Problem::Tree { .. }, _) => {
-                "restore it from a backup, or let `boxgate scrub` take it out of service and send \
-                 the box again, which heals every name"
+            (Problem::Missing { .. } | Problem::Length { .. }, _) => {
+                "restore it from a backup, or send the box again, which heals every name"
             }
-            (Problem::Quarantined, _) => "send the box again, which heals every name",
+            (Problem::Tree { .. }, _) => {
+                "let `boxgate scrub` take it out of service, then send the box again, which heals \
+                 every name"
+            }
+            (Problem::Quarantined | Problem::Damaged { .. }, _) => {
+                "send the box again, which heals every name"
+            }
             (Problem::Unreadable { .. }, _) => "look after the volume, then check again",
             (Problem::Orphan { .. }, _) => {
                 "if a backup of the database was restored, restore a newer one; else `boxgate gc` \
@@ -161,6 +173,7 @@ impl Problem {
             Self::References { .. } => "references",
             Self::State { .. } => "state",
             Self::Tree { .. } => "tree",
+            Self::Damaged { .. } => "damaged",
             Self::Quarantined => "quarantined",
             Self::ClaimedTwice => "claimed_twice",
             Self::Parts { .. } => "parts",
@@ -214,6 +227,15 @@ impl fmt::Display for Problem {
             }
             Self::Tree { expected, found } => {
                 write!(f, "{found} subtree values are there, not {expected}")
+            }
+            Self::Damaged { blocks, count } => {
+                let named: Vec<String> = blocks.iter().map(u64::to_string).collect();
+                write!(f, "MiB {}", named.join(", "))?;
+                match count - blocks.len() as u64 {
+                    0 => {}
+                    more => write!(f, " and {more} more")?,
+                }
+                f.write_str(" (from 0) are not what was hashed")
             }
             Self::Quarantined => f.write_str("it is damaged and not served"),
             Self::ClaimedTwice => f.write_str("several rows claim the same bytes"),

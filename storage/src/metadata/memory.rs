@@ -413,6 +413,15 @@ impl Ledger for MemoryLedger {
         }))
     }
 
+    async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>> {
+        Ok(self.state().equal_to(fence))
+    }
+
+    async fn condemn(&self, key: &BlobKey) -> Result<()> {
+        self.quarantine(key);
+        Ok(())
+    }
+
     async fn due_trash(&self, limit: u32) -> Result<Vec<Trash>> {
         let now = self.clock.now();
         Ok(self.state().due_trash(now, limit as usize))

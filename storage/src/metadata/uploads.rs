@@ -382,6 +382,14 @@ pub trait Ledger: Debug + Send + Sync {
     /// `NotFound` when the organization is gone; `Fenced`.
     async fn publish(&self, fence: Fence) -> Result<Published>;
 
+    /// The key and the store of the blob whose bytes publishing this upload would hold instead of its own;
+    /// `None` where it would make a blob.
+    async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>>;
+
+    /// Takes a blob whose bytes are gone or not what was hashed out of service: no upload is taken for equal
+    /// to it any more, and the next with the same digests heals what holds it.
+    async fn condemn(&self, key: &BlobKey) -> Result<()>;
+
     /// `open` or `completing` → `aborted`, and its bytes into the trash, due now. With an `epoch` only
     /// while the row still has that one: whoever was replaced ends nothing. False when there was
     /// nothing to end. Uploads that waited to be joined of it end with it, as in all the ways to end below.

@@ -56,6 +56,7 @@ impl Inner {
     /// C2 and C3 of an upload whose row is `completing`; may be repeated.
     pub(super) async fn publish(&self, stored: &Stored, length: u64) -> Result<Published> {
         self.check(stored, length).await?;
+        self.condemn_lost_equals(stored, length).await?;
         let ledger = &self.options.ledger;
         let mut tries = 0;
         let published = loop {
@@ -80,6 +81,27 @@ impl Inner {
             self.remove_and_forget(stored).await;
         }
         Ok(published)
+    }
+
+    /// Bytes that are whole must never be given up for equal ones that are gone: such a blob is taken out
+    /// of service first, and publishing heals it.
+    async fn condemn_lost_equals(&self, stored: &Stored, length: u64) -> Result<()> {
+        let ledger = &self.options.ledger;
+        // As often as there are rows of the same bytes, each with others' names; mostly none, rarely one.
+        while let Some((key, store)) = ledger.equal_blob(stored.fence).await? {
+            let found = match self.store(&store)?.read.stat(&key).await {
+                Ok(found) => Some(found),
+                Err(e) if e.kind() == ErrorKind::NotFound => None,
+                // Nothing is known of it.
+                Err(e) => return Err(e),
+            };
+            if found == Some(length) {
+                return Ok(());
+            }
+            tracing::error!(blob = %key, store, ?found, length, "a blob lost its bytes");
+            ledger.condemn(&key).await?;
+        }
+        Ok(())
     }
 
     /// C2: the store holds as many bytes as were committed.

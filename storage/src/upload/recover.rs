@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::engine::Inner;
 use super::registry::InProgress;
+use super::stats::count;
 use crate::blob::UploadId;
 use crate::clock::UnixMillis;
 use crate::error::{Result, chain};
@@ -152,6 +153,8 @@ impl Inner {
                     if let Some(bytes) = self.remove_one(&trash).await {
                         swept.removed += 1;
                         swept.bytes += bytes;
+                        count(&self.counters.blobs_removed, 1);
+                        count(&self.counters.bytes_removed, bytes);
                     }
                 }
             }

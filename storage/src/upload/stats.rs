@@ -69,6 +69,10 @@ pub struct EngineStats {
     pub uploads_resumed: u64,
     /// Uploads whose stored bytes turned out to be gone.
     pub uploads_lost: u64,
+    /// Blobs and leftovers that were due and are gone.
+    pub blobs_removed: u64,
+    /// Their bytes.
+    pub bytes_removed: u64,
     /// Parts, and beginnings of parts, made durable and committed.
     pub part_commits: u64,
     /// Time spent per stage, in the order of [`Stage::ALL`].
@@ -95,6 +99,8 @@ pub(super) struct Counters {
     pub(super) uploads_aborted: AtomicU64,
     pub(super) uploads_resumed: AtomicU64,
     pub(super) uploads_lost: AtomicU64,
+    pub(super) blobs_removed: AtomicU64,
+    pub(super) bytes_removed: AtomicU64,
     pub(super) part_commits: AtomicU64,
     nanos: [AtomicU64; Stage::ALL.len()],
     observer: OnceLock<Observer>,
@@ -111,6 +117,8 @@ impl Counters {
             uploads_aborted: read(&self.uploads_aborted),
             uploads_resumed: read(&self.uploads_resumed),
             uploads_lost: read(&self.uploads_lost),
+            blobs_removed: read(&self.blobs_removed),
+            bytes_removed: read(&self.bytes_removed),
             part_commits: read(&self.part_commits),
             stages: Stage::ALL.map(|s| Duration::from_nanos(read(&self.nanos[s as usize]))),
         }

@@ -8,10 +8,12 @@ use std::time::Duration;
 use boxgate_storage::backend::local;
 use boxgate_storage::blob::{BlobKey, UploadId};
 use boxgate_storage::buffer::BufferPool;
+use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::check::{Checked, Finding, Stock, Told};
 use boxgate_storage::clock::ManualClock;
 use boxgate_storage::conformance::ledger::{DOOMED_FOR, START};
 use boxgate_storage::metadata::accounts::{NewAccount, OrganizationId, PlatformRole};
+use boxgate_storage::metadata::catalog::ResolvedFile;
 use boxgate_storage::metadata::uploads::{Published, Target};
 use boxgate_storage::metadata::{Metadata, MetadataOptions};
 use boxgate_storage::store::Store;
@@ -217,6 +219,18 @@ impl House {
     pub(crate) async fn sweep_all(&self) {
         self.clock.advance(DOOMED_FOR + Duration::from_secs(1));
         self.engine.sweep().await.unwrap();
+    }
+
+    /// What the name of [`Self::put`] leads to.
+    pub(crate) async fn resolve(&self, box_name: &str) -> ResolvedFile {
+        let name = BoxRef {
+            organization: "acme".parse().unwrap(),
+            name: box_name.parse().unwrap(),
+            version: "1.0".parse().unwrap(),
+            provider: "virtualbox".parse().unwrap(),
+            architecture: "amd64".parse().unwrap(),
+        };
+        self.metadata.resolve_file(&name).await.unwrap().unwrap()
     }
 
     /// The key of an upload's bytes.

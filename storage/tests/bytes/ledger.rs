@@ -63,6 +63,16 @@ impl Ledger for FaultyLedger {
         self.faults.around("ledger.publish", call).await
     }
 
+    async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>> {
+        let call = self.inner.equal_blob(fence);
+        self.faults.around("ledger.equal_blob", call).await
+    }
+
+    async fn condemn(&self, key: &BlobKey) -> Result<()> {
+        let call = self.inner.condemn(key);
+        self.faults.around("ledger.condemn", call).await
+    }
+
     async fn set_length(&self, id: UploadId, length: u64) -> Result<UploadRow> {
         let call = self.inner.set_length(id, length);
         self.faults.around("ledger.set_length", call).await

@@ -22,6 +22,7 @@ mod resume;
 )]
 #[path = "../ledger/rigs.rs"]
 mod rigs;
+mod scrub;
 mod store;
 mod takeover;
 mod upload;

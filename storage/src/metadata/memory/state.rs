@@ -419,6 +419,23 @@ impl State {
         Ok(published)
     }
 
+    /// What publishing the upload would hold instead of its own bytes.
+    pub(super) fn equal_to(&self, fence: Fence) -> Option<(BlobKey, String)> {
+        let row = &self.uploads.get(&fence.id)?.row;
+        if row.epoch != fence.epoch || row.state != UploadState::Completing {
+            return None;
+        }
+        let (blake3, sha256) = row.digests?;
+        let wanted = BlobMeta {
+            key: row.key,
+            length: row.offset,
+            blake3,
+            sha256,
+        };
+        let equal = self.equal_blob(row.organization, &wanted)?;
+        Some((equal.key, self.blobs.get(&equal.key)?.store.clone()))
+    }
+
     fn equal_blob(&self, tenant: OrganizationId, wanted: &BlobMeta) -> Option<BlobMeta> {
         self.blobs
             .values()

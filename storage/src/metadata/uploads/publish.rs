@@ -1,10 +1,12 @@
 //! C3, the one commit point: blob, name, stored answer and event in one transaction.
 
 use serde::{Deserialize, Serialize};
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
 
 use super::rows::{fenced, upload_columns, upload_of};
 use super::{Fence, Published, Target, UploadRow, UploadState, joins, trash};
-use crate::blob::{BlobMeta, UploadId};
+use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::digest::{Blake3, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::catalog::FileId;
@@ -12,7 +14,7 @@ use crate::metadata::catalog::blobs::{self, blocks};
 use crate::metadata::catalog::publish::{Names, ensure_parents, point};
 use crate::metadata::sql::{At as _, Columns as _, odd, signed};
 use crate::metadata::writer::Tx;
-use crate::metadata::{audit, outbox};
+use crate::metadata::{Metadata, audit, outbox};
 
 pub(super) const OP: &str = "upload.publish";
 pub(super) const RELEASE: &str = "upload.release";
@@ -165,12 +167,39 @@ fn whole(upload: &UploadRow) -> Result<BlobMeta> {
     })
 }
 
+/// The key and the store of the blob that publishing what `fence` names would hold.
+pub(super) async fn equal(metadata: &Metadata, fence: Fence) -> Result<Option<(BlobKey, String)>> {
+    const OP: &str = "upload.equal_blob";
+    let mut reader = metadata.reader(OP).await?;
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        upload_columns!(),
+        " FROM uploads WHERE id = $1 AND epoch = $2 AND state = 'completing'"
+    ))
+    .bind(fence.id.as_bytes().to_vec())
+    .bind(fence.epoch)
+    .fetch_optional(&mut *reader)
+    .await
+    .at(OP, fence.id)?;
+    let Some(row) = row else { return Ok(None) };
+    let equal = equal_row(&mut reader, &upload_of(&row)?).await?;
+    equal
+        .map(|row| Ok((row.key("x_key")?, row.text("store")?)))
+        .transpose()
+}
+
 /// An equal blob that the same organization holds already; one that is being deleted or is damaged is
 /// none.
 async fn equal_blob(tx: &mut Tx, upload: &UploadRow) -> Result<Option<BlobMeta>> {
+    let row = equal_row(&mut tx.connection, upload).await?;
+    row.map(|row| row.blob_meta()).transpose()
+}
+
+async fn equal_row(connection: &mut AnyConnection, upload: &UploadRow) -> Result<Option<AnyRow>> {
     let wanted = whole(upload)?;
     sqlx::query(
-        "SELECT x.key AS x_key, x.length AS x_length, x.blake3 AS x_blake3, x.sha256 AS x_sha256
+        "SELECT x.key AS x_key, x.length AS x_length, x.blake3 AS x_blake3, x.sha256 AS x_sha256,
+             x.store AS store
          FROM blobs x WHERE x.tenant = $1 AND x.blake3 = $2 AND x.sha256 = $3 AND x.length = $4
              AND x.state IN ('live', 'doomed') ORDER BY x.created_ms, x.key LIMIT 1",
     )
@@ -178,11 +207,9 @@ async fn equal_blob(tx: &mut Tx, upload: &UploadRow) -> Result<Option<BlobMeta>>
     .bind(wanted.blake3.0.to_vec())
     .bind(wanted.sha256.0.to_vec())
     .bind(signed(OP, wanted.length)?)
-    .fetch_optional(&mut tx.connection)
+    .fetch_optional(connection)
     .await
-    .at(OP, upload.id)?
-    .map(|row| row.blob_meta())
-    .transpose()
+    .at(OP, upload.id)
 }
 
 /// Makes the blob row, not yet named by anything, and moves the parts' subtree values to it.

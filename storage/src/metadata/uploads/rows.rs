@@ -512,6 +512,14 @@ impl Ledger for Metadata {
         find::over(self, over, limit).await
     }
 
+    async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>> {
+        publish::equal(self, fence).await
+    }
+
+    async fn condemn(&self, key: &BlobKey) -> Result<()> {
+        self.quarantine_blob(key).await
+    }
+
     async fn due_trash(&self, limit: u32) -> Result<Vec<Trash>> {
         self.write(trash::DUE, move |tx| trash::due(tx, limit).boxed())
             .await
