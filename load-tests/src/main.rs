@@ -33,7 +33,7 @@ use crate::error::{Failure, Result};
 use crate::play::Options;
 use crate::scenario::Scenario;
 use crate::survival::forget::Forget;
-use crate::survival::{kill, power};
+use crate::survival::{full, kill, power};
 
 /// Loads a running boxgate over HTTP and holds it to its limits.
 #[derive(Debug, Parser)]
@@ -102,6 +102,25 @@ enum Command {
         /// Makes these calls to flush do nothing: the run then succeeds when it finds a violation.
         #[arg(long)]
         forget: Option<Forget>,
+    },
+    /// Lets the disk run full over and over while clients upload (needs root).
+    Full {
+        /// How many times.
+        #[arg(long, default_value_t = 40)]
+        times: u64,
+        /// Behind every random choice; printed, and drawn when it is not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The longest upload, in MiB.
+        #[arg(long, default_value_t = 8)]
+        longest: u64,
+        /// The disk does not run full again later than that many seconds after the first time (5 times in
+        /// any case).
+        #[arg(long)]
+        within: Option<u64>,
+        /// How many seconds after there is room again a write must succeed.
+        #[arg(long, default_value_t = 5)]
+        recovers: u64,
     },
     /// Shows what `cargo bench` found, beside the build that `--gateway` names.
     Benches,
@@ -175,6 +194,24 @@ async fn run(arguments: Arguments) -> Result<bool> {
             };
             return cut_off(&arguments, options).await;
         }
+        Command::Full {
+            times,
+            seed,
+            longest,
+            within,
+            recovers,
+        } => {
+            let options = full::Options {
+                times: *times,
+                seed: seed.unwrap_or_else(drawn),
+                longest: longest << 20,
+                within: within.map(Duration::from_secs),
+                recovers: Duration::from_secs(*recovers),
+                gateway: arguments.gateway.clone(),
+                directory: arguments.dir.clone(),
+            };
+            return filled(&arguments, options).await;
+        }
         Command::Run { name } => vec![scenario::find(name)?],
         Command::All => scenario::shipped()?,
     };
@@ -241,6 +278,28 @@ async fn cut_off(arguments: &Arguments, options: power::Options) -> Result<bool>
         say("- **violation**: calls to flush did nothing, and nobody noticed");
     }
     Ok(wrong.is_empty() != forget.is_some())
+}
+
+async fn filled(arguments: &Arguments, options: full::Options) -> Result<bool> {
+    let machine = machine::Machine::look(&arguments.dir)?;
+    let full::Options {
+        times,
+        seed,
+        longest,
+        ..
+    } = options;
+    let command = format!(
+        "load-tests full --times {times} --longest {} --seed {seed}",
+        longest >> 20
+    );
+    say(&format!("# {command}"));
+    let outcome = full::play(&options).await?;
+    let text = outcome.text();
+    say(&text);
+    say_wrong(&outcome.sum.tally.wrong, &command);
+    let title = "a full disk: does anything acknowledged get lost?";
+    record(arguments, title, &machine, &command, &text)?;
+    Ok(outcome.sum.is_clean())
 }
 
 fn say_wrong(wrong: &[String], command: &str) {

@@ -8,6 +8,7 @@ pub(crate) mod chance;
 pub(crate) mod client;
 pub(crate) mod crew;
 pub(crate) mod forget;
+pub(crate) mod full;
 pub(crate) mod kill;
 pub(crate) mod name;
 pub(crate) mod power;
