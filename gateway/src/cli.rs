@@ -2,9 +2,11 @@
 
 mod bootstrap;
 mod connect;
+mod pull;
 mod push;
 mod quickstart;
 mod sample_box;
+mod screen;
 mod serve;
 mod upkeep;
 mod upload;
@@ -26,6 +28,7 @@ use crate::config::{self, Flags, Settings, Warning};
   boxgate quickstart                       try it: prints credentials and lines to paste
   boxgate sample-box demo.box              make a valid box to try with
   boxgate push demo.box myorg/demo 1.0.0 virtualbox amd64
+  boxgate pull myorg/demo                  fetch it, each MiB proved
   boxgate serve --config boxgate.toml      run it for real"
 )]
 pub struct Cli {
@@ -92,6 +95,15 @@ file again heals every name that had it. A blob that was out of service and is w
 beside a running gateway as `boxgate fsck` does.
 Exit codes: 0 all is whole, 1 something is damaged, 2 could not look.")]
     Scrub(upkeep::ScrubArgs),
+    /// Fetch a box: in parallel, each MiB proved by itself, and gone on with after a cut.
+    #[command(after_help = "Examples:
+  boxgate pull myorg/demo --url http://127.0.0.1:3000
+  BOXGATE_URL=... BOXGATE_TOKEN=... boxgate pull myorg/demo@1.0.0 virtualbox amd64 -o demo.box
+
+Public boxes need no token. What has come gathers in FILE.boxgate-pull, which becomes FILE when all of it
+is here and right; of a FILE that is damaged, or of another version, only what differs is fetched.
+Exit codes: 0 here, 1 failed, 2 called wrongly, 75 not now: the same command goes on.")]
+    Pull(pull::PullArgs),
     /// Administer an installation.
     #[command(subcommand)]
     Admin(AdminCommand),
@@ -221,6 +233,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Fsck(args) => upkeep::fsck(&args),
         Command::Gc(args) => upkeep::gc(&args),
         Command::Scrub(args) => upkeep::scrub(&args),
+        Command::Pull(args) => pull::pull(&args),
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
         Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
         Command::Config(ConfigCommand::Check(args)) => check(&args),

@@ -1,6 +1,8 @@
-//! What `push`, `admin`, `fsck` and `gc` say to a gateway. Nothing here knows more of it than its public API.
+//! What `push`, `pull`, `admin`, `fsck` and `gc` say to a gateway. Nothing here knows more of it than its public API.
 
 pub mod error;
+pub mod progress;
+pub mod pull;
 pub mod push;
 pub mod upkeep;
 pub mod uploads;
@@ -31,7 +33,7 @@ const LONGEST_ANSWER: usize = 4 << 20;
 pub struct Client {
     http: reqwest::Client,
     base: String,
-    authorization: HeaderValue,
+    authorization: Option<HeaderValue>,
 }
 
 /// An answer that is all there, and good.
@@ -52,16 +54,21 @@ impl Client {
     /// [`ClientError::Setup`] for a credential that fits no header, or when TLS cannot be set up.
     pub fn try_new(connection: &Connection) -> Result<Self, ClientError> {
         let authorization = match &connection.credential {
-            Credential::Token(token) => format!("Bearer {}", token.expose()),
+            Credential::Token(token) => Some(format!("Bearer {}", token.expose())),
             Credential::ServiceAccount(id, key) => {
                 let pair = STANDARD.encode(format!("{id}:{}", key.expose()));
-                format!("Basic {pair}")
+                Some(format!("Basic {pair}"))
             }
+            Credential::Nobody => None,
         };
-        let mut authorization = HeaderValue::from_str(&authorization).map_err(|_odd| {
-            ClientError::Setup("the token holds characters that no token has".into())
-        })?;
-        authorization.set_sensitive(true);
+        let authorization = authorization.map(|text| {
+            let mut value = HeaderValue::from_str(&text).map_err(|_odd| {
+                ClientError::Setup("the token holds characters that no token has".into())
+            })?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        let authorization = authorization.transpose()?;
         let http = reqwest::Client::builder()
             .user_agent(concat!("boxgate/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECTING)
@@ -89,9 +96,11 @@ impl Client {
         } else {
             place.to_owned()
         };
-        self.http
-            .request(method, url)
-            .header(AUTHORIZATION, self.authorization.clone())
+        let request = self.http.request(method, url);
+        match &self.authorization {
+            Some(value) => request.header(AUTHORIZATION, value.clone()),
+            None => request,
+        }
     }
 
     /// Sends it, and reads the answer.
@@ -100,8 +109,20 @@ impl Client {
     /// [`ClientError::Unreachable`] when none comes or it breaks, [`ClientError::Refused`] for every
     /// status but 2xx, [`ClientError::Odd`] for what is no answer of a gateway.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, ClientError> {
-        let mut response = self.begin(request).await?;
-        let body = self.read(&mut response).await?;
+        self.send_within(request, LONGEST_ANSWER).await
+    }
+
+    /// As [`Client::send`], for an answer that may have `longest` bytes.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn send_within(
+        &self,
+        request: reqwest::RequestBuilder,
+        longest: usize,
+    ) -> Result<Answer, ClientError> {
+        let mut response = self.open(request).await?;
+        let body = self.read(&mut response, longest).await?;
         Ok(Answer {
             status: response.status(),
             headers: std::mem::take(response.headers_mut()),
@@ -110,8 +131,11 @@ impl Client {
         })
     }
 
-    /// Sends it, and leaves the body of a good answer unread.
-    async fn begin(
+    /// Sends it, and leaves the body of a good answer to the caller.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn open(
         &self,
         request: reqwest::RequestBuilder,
     ) -> Result<reqwest::Response, ClientError> {
@@ -120,21 +144,24 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let body = self.read(&mut response).await?;
-        let headers = response.headers();
         if status.is_redirection() {
-            let place = headers.get(http::header::LOCATION);
+            let place = response.headers().get(http::header::LOCATION);
             let place = place.and_then(|v| v.to_str().ok()).unwrap_or("elsewhere");
             return Err(self.odd(&format!("it points to {place}; use that address")));
         }
-        let refused = Refused::read(&self.base, status, headers, &body);
+        let body = self.read(&mut response, LONGEST_ANSWER).await?;
+        let refused = Refused::read(&self.base, status, response.headers(), &body);
         Err(ClientError::Refused(Box::new(refused)))
     }
 
-    async fn read(&self, response: &mut reqwest::Response) -> Result<Vec<u8>, ClientError> {
+    async fn read(
+        &self,
+        response: &mut reqwest::Response,
+        longest: usize,
+    ) -> Result<Vec<u8>, ClientError> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(&e))? {
-            if body.len() + chunk.len() > LONGEST_ANSWER {
+            if body.len() + chunk.len() > longest {
                 return Err(self.odd("its answer has no end"));
             }
             body.extend_from_slice(&chunk);
@@ -142,11 +169,15 @@ impl Client {
         Ok(body)
     }
 
-    fn broken(&self, error: &reqwest::Error) -> ClientError {
-        ClientError::Unreachable {
-            url: self.base.clone(),
-            why: error::root_cause(error),
-        }
+    /// A call that broke.
+    pub(crate) fn broken(&self, error: &reqwest::Error) -> ClientError {
+        self.unreachable(error::root_cause(error))
+    }
+
+    /// A call that came to nothing.
+    pub(crate) fn unreachable(&self, why: String) -> ClientError {
+        let url = self.base.clone();
+        ClientError::Unreachable { url, why }
     }
 
     /// What is not said by any gateway.
@@ -163,6 +194,11 @@ impl Answer {
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         let odd = |e: serde_json::Error| ClientError::odd(&self.base, &e.to_string());
         serde_json::from_slice(&self.body).map_err(odd)
+    }
+
+    /// Its bytes.
+    pub fn body(&self) -> &[u8] {
+        &self.body
     }
 
     /// One field of its head.

@@ -41,8 +41,19 @@ impl ConnectArgs {
         self.url.is_some()
     }
 
+    /// For what needs a caller.
     pub(super) fn client(&self) -> Result<Client, Failure> {
+        self.connected(false)
+    }
+
+    /// For what nobody in particular may do, too.
+    pub(super) fn client_of_anyone(&self) -> Result<Client, Failure> {
+        self.connected(true)
+    }
+
+    fn connected(&self, anyone: bool) -> Result<Client, Failure> {
         let flags = ConnectionFlags {
+            anyone,
             url: self.url.clone(),
             token: self.token.clone(),
             client_id: self.client_id.clone(),

@@ -15,7 +15,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use boxgate_storage::catalog::BoxRef;
@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use super::progress::Progress;
 use super::{Client, ClientError};
 use body::{FileBody, Flight};
 use plan::{Cut, Plan, Step, WINDOW_PARTS};
@@ -55,21 +56,6 @@ pub struct Pushed {
     pub outcome: Outcome,
     /// Bytes that this run did not have to send.
     pub held_before: u64,
-}
-
-/// How far a push is; read by whoever shows it.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Bytes of the file; 0 until it is opened.
-    pub length: AtomicU64,
-    /// Bytes that the gateway holds.
-    pub held: AtomicU64,
-    /// Bytes of parts on their way that were handed to their connections.
-    pub flying: Arc<AtomicU64>,
-    /// Bytes that were hashed here.
-    pub hashed: Arc<AtomicU64>,
-    /// Calls that were made again.
-    pub retries: AtomicU64,
 }
 
 /// Something that a person who waits should know.

@@ -24,7 +24,7 @@ impl Client {
     pub async fn lines(&self, method: Method, place: &str) -> Result<Lines, ClientError> {
         Ok(Lines {
             client: self.clone(),
-            response: self.begin(self.request(method, place)).await?,
+            response: self.open(self.request(method, place)).await?,
             ahead: Vec::new(),
         })
     }

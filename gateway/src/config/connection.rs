@@ -17,6 +17,8 @@ pub struct ConnectionFlags {
     pub client_id: Option<String>,
     /// `--client-secret`.
     pub client_secret: Option<String>,
+    /// Whether the command also works for nobody in particular.
+    pub anyone: bool,
 }
 
 /// Where to and as whom.
@@ -35,6 +37,8 @@ pub enum Credential {
     Token(Secret),
     /// The name of a service account and its key.
     ServiceAccount(String, Secret),
+    /// Nothing: what is public needs no caller.
+    Nobody,
 }
 
 const WHERE: &str =
@@ -108,7 +112,10 @@ pub fn connection_from(
                 );
             }
             (Some(token), None) => Credential::Token(Secret::new(token)),
-            (None, _) => service_account(named("CLIENT_ID"), named("CLIENT_SECRET"))?,
+            (None, _) => match (named("CLIENT_ID"), named("CLIENT_SECRET")) {
+                (None, None) if flags.anyone => Credential::Nobody,
+                (id, secret) => service_account(id, secret)?,
+            },
         },
     };
     Ok(Connection { url, credential })
@@ -157,12 +164,14 @@ mod tests {
             token,
             client_id,
             client_secret,
+            anyone: false,
         };
         let environment = environment.iter().map(|(n, v)| (n.into(), v.into()));
         match connection_from(&flags, environment) {
             Ok(Connection { url, credential }) => match credential {
                 Credential::Token(token) => format!("{url} token {}", token.expose()),
                 Credential::ServiceAccount(id, key) => format!("{url} {id}:{}", key.expose()),
+                Credential::Nobody => format!("{url} nobody"),
             },
             Err(text) => text,
         }
@@ -226,5 +235,23 @@ mod tests {
         ] {
             assert_eq!(address(text).is_ok(), fits, "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_anyone_may_do_needs_no_credential_and_uses_one_that_is_there() {
+        let found = |environment: &[(&str, &str)]| {
+            let flags = ConnectionFlags {
+                url: Some("http://h".into()),
+                anyone: true,
+                ..ConnectionFlags::default()
+            };
+            let environment = environment.iter().map(|(n, v)| (n.into(), v.into()));
+            connection_from(&flags, environment).map(|found| found.credential)
+        };
+        assert!(matches!(found(&[]), Ok(Credential::Nobody)));
+        let token = [("BOXGATE_TOKEN", "t")];
+        assert!(matches!(found(&token), Ok(Credential::Token(_))));
+        // Half of one is a mistake that would end in a puzzling 404.
+        assert!(found(&[("BOXGATE_CLIENT_ID", "ci")]).is_err());
     }
 }

@@ -5,6 +5,8 @@ use boxgate_storage::digest::outboard::outboard;
 use boxgate_storage::metadata::accounts::PlatformRole;
 use boxgate_storage::metadata::tokens::TokenKind;
 use sha2::Digest as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::harness::{Reply, Request, Running, file_path};
 
@@ -315,6 +317,53 @@ async fn the_cache_says_what_it_did() {
         "boxgate_cache_held_bytes 3145728",
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    running.stop().await;
+}
+
+/// More clients than the cache has blocks ask for the whole box, each from another place, and read nothing.
+#[tokio::test]
+async fn clients_that_stop_reading_harm_nobody_and_leave_nothing_behind() {
+    const MIB: usize = 1 << 20;
+    let running = Running::start_with(&[
+        ("BOXGATE_CACHE__SIZE", "8MiB"),
+        ("BOXGATE_SERVER__SLOWEST_RATE", "1MiB"),
+        ("BOXGATE_SERVER__SLOWEST_RATE_WINDOW", "3s"),
+    ])
+    .await;
+    let mut bytes = vec![0; 40 * MIB];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    assert_eq!(running.upload("demo", "1.0", &bytes).await.status, 200);
+    let mut stalled = Vec::new();
+    for client in 0..12 {
+        let range = format!("bytes={}-", client * MIB);
+        let request = Request::new("GET", PATH).token(&running.owner);
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        let head = request.header("Range", &range).to_bytes();
+        stream.write_all(&head).await.unwrap();
+        // Its answer has begun, so it holds what it was handed.
+        assert!(stream.readable().await.is_ok());
+        stalled.push((stream, bytes.len() - client * MIB));
+    }
+    let whole = get(&running, &[]).await;
+    assert!(
+        whole.body == bytes,
+        "an honest client gets the box meanwhile"
+    );
+    // The slowest rate ends them.
+    let mut looks = tokio::time::interval(std::time::Duration::from_millis(20));
+    loop {
+        let stats = running.gateway.cache.stats();
+        if stats.lent_bytes == 0 && stats.held_bytes <= 4 * MIB as u64 {
+            break;
+        }
+        looks.tick().await;
+    }
+    for (mut stream, wanted) in stalled {
+        // What was on its way, then the end or a reset.
+        let mut answer = Vec::new();
+        let _reset = stream.read_to_end(&mut answer).await;
+        assert!(answer.len() < wanted, "{} bytes of {wanted}", answer.len());
     }
     running.stop().await;
 }

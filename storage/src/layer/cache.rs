@@ -60,6 +60,8 @@ pub struct CacheStats {
     pub evictions: u64,
     /// Bytes that are held now, in the cache or beyond.
     pub held_bytes: u64,
+    /// Bytes of blocks that readers hold now, in the cache or beyond.
+    pub lent_bytes: u64,
 }
 
 /// The cache. Clones share it.
@@ -113,7 +115,6 @@ impl BlockCache {
         let evictions = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&evictions);
         // Half is kept, three eighths may be lent beyond, and so an eighth is always there for fills.
-        let loans = permits / 8 * 3;
         let blocks = moka::sync::Cache::builder()
             .weigher(|_key, slot: &Arc<Slot>| slot.permits)
             .max_capacity(permits as u64 / 2)
@@ -132,7 +133,7 @@ impl BlockCache {
             shared: Arc::new(Shared {
                 blocks,
                 budget: Arc::new(Semaphore::new(permits)),
-                loans: Arc::new(Semaphore::new(loans)),
+                loans: Arc::new(Semaphore::new(loans_of(permits))),
                 fills: Mutex::default(),
                 tasks,
                 options,
@@ -149,12 +150,14 @@ impl BlockCache {
     pub fn stats(&self) -> CacheStats {
         let shared = &self.shared;
         let held = shared.permits - shared.budget.available_permits();
+        let lent = loans_of(shared.permits) - shared.loans.available_permits();
         CacheStats {
             hits: shared.hits.load(Ordering::Relaxed),
             misses: shared.misses.load(Ordering::Relaxed),
             fills: shared.filled.load(Ordering::Relaxed),
             evictions: shared.evictions.load(Ordering::Relaxed),
             held_bytes: held as u64 * PERMIT_BYTES,
+            lent_bytes: lent as u64 * PERMIT_BYTES,
         }
     }
 
@@ -423,6 +426,10 @@ impl Source {
 /// One failure for each of those that waited for the same fill.
 fn again(shared: &Arc<Error>, source: &Source) -> Error {
     source.error(shared.kind(), crate::error::chain(shared))
+}
+
+fn loans_of(permits: usize) -> usize {
+    permits / 8 * 3
 }
 
 fn permits_of(bytes: u64) -> u32 {
