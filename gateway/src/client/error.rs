@@ -108,6 +108,8 @@ impl Refused {
         let text = |name: &str| document.get(name).and_then(Value::as_str);
         // A problem document (RFC 9457), or BoxVault's shape.
         let message = text("detail").or_else(|| text("message"));
+        // Or Vagrant Cloud's.
+        let message = message.or_else(|| document.pointer("/errors/0").and_then(Value::as_str));
         let message = message.or_else(|| status.canonical_reason());
         let code = text("code").or_else(|| text("error"));
         let seconds = headers
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn both_shapes_of_refusals_are_read_and_neither_steers_the_terminal() {
+    fn all_shapes_of_refusals_are_read_and_neither_steers_the_terminal() {
         let problem = refused(
             507,
             Some("30"),
@@ -174,6 +176,8 @@ mod tests {
         );
         assert_eq!(vault.to_string(), "http://h answers 404: No such [2J.");
         assert_eq!(vault.code(), Some("NOT_FOUND"));
+        let cloud = refused(404, None, r#"{"errors":["No box."],"success":false}"#);
+        assert_eq!(cloud.to_string(), "http://h answers 404: No box.");
         let bare = refused(502, Some("Sun, 06 Nov 1994 08:49:37 GMT"), "<html>");
         assert_eq!(bare.to_string(), "http://h answers 502: Bad Gateway");
         assert_eq!(bare.retry_after(), None);

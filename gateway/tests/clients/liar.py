@@ -46,9 +46,8 @@ class Liar(BaseHTTPRequestHandler):
         with LOCK, open(os.path.join(FOLDER, "asked"), "a") as file:
             file.write(f"{self.path} {asked or '-'} {self.headers.get('Cache-Control', '-')}\n")
         upstream = http.client.HTTPConnection(UPSTREAM, timeout=60)
-        headers = {n: v for n, v in self.headers.items() if n.lower() != "connection"}
-        if words[:1] == ["other"]:
-            headers.pop("Range", None)
+        dropped = ["connection", "range"] if words[:1] == ["other"] else ["connection"]
+        headers = {n: v for n, v in self.headers.items() if n.lower() not in dropped}
         upstream.request("GET", self.path, headers=headers)
         answer = upstream.getresponse()
         self.send_response(answer.status)

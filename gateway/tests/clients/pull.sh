@@ -87,7 +87,7 @@ echo "stop $((20 * MIB))" >lie
 run 75 "a proxy that cuts every answer" pull demo -o b.box --tries 2
 says "a proxy that cuts every answer: nothing is lost" 'Nothing is lost: the same command goes on'
 equal "a proxy that cuts every answer: no file" no "$([[ -e b.box ]] && echo yes || echo no)"
-pull demo -o b.box --tries 1000 >"$WORK/killed" 2>&1 </dev/null &
+"$GATEWAY" pull "$ORG/demo" --url "$FROM" -o b.box --tries 1000 >"$WORK/killed" 2>&1 </dev/null &
 PULL_PID=$!
 if eventually 30 gathered b.box $((16 * MIB)); then ok "most of it came"; else fail "most of it never came"; fi
 run 75 "a second pull to the same place" pull demo -o b.box
