@@ -354,7 +354,8 @@ async fn clients_that_stop_reading_harm_nobody_and_leave_nothing_behind() {
     let mut looks = tokio::time::interval(std::time::Duration::from_millis(20));
     loop {
         let stats = running.gateway.cache.stats();
-        if stats.lent_bytes == 0 && stats.held_bytes <= 4 * MIB as u64 {
+        let connections = running.gateway.telemetry.metrics.connections.get();
+        if connections == 0 && stats.lent_bytes == 0 && stats.held_bytes <= 4 * MIB as u64 {
             break;
         }
         looks.tick().await;
