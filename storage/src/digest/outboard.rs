@@ -110,6 +110,7 @@ impl ProvedTree {
 }
 
 /// What a pair of values must merge to.
+#[derive(Clone, Copy)]
 enum Above {
     Root(Blake3),
     Parent([u8; 32]),
