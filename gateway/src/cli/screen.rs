@@ -57,8 +57,12 @@ impl Screen {
     /// Says something; `why` if it is that a call failed. All streams fail for one reason, and go on failing
     /// for it: one line says so, a number the rest.
     pub(super) fn tell(&self, text: &str, why: Option<String>) {
-        if why.is_some() && std::mem::replace(&mut *self.why(), why.clone()) == why {
-            return;
+        if let Some(why) = why {
+            let mut last = self.why();
+            if last.as_ref() == Some(&why) {
+                return;
+            }
+            *last = Some(why);
         }
         self.say(text);
     }

@@ -126,13 +126,14 @@ impl Listed {
 
 fn few(names: impl Iterator<Item = String>) -> String {
     let mut names: Vec<String> = names.take(MOST_NAMED + 1).collect();
-    if names.is_empty() {
-        return "none".to_owned();
+    match names.len() {
+        0 => "none".to_owned(),
+        1..=MOST_NAMED => names.join(", "),
+        _ => {
+            names.truncate(MOST_NAMED);
+            names.join(", ") + " and more"
+        }
     }
-    if names.len() > MOST_NAMED {
-        names[MOST_NAMED] = "more".to_owned();
-    }
-    names.join(", ")
 }
 
 #[cfg(test)]

@@ -87,13 +87,13 @@ impl Fetcher {
             request = request.header(CACHE_CONTROL, "no-cache");
         }
         let opened = timeout(SILENCE, self.client.open(request)).await;
-        let mut response = opened.map_err(|_| self.silent())?.map_err(End::Call)?;
+        let mut response = opened.map_err(|_late| self.silent())?.map_err(End::Call)?;
         self.check(&response, start, end)?;
         let mut blocks = landed.run.clone();
         let mut incoming = Incoming::new(&self.progress.flying);
         while let Some(chunk) = timeout(SILENCE, response.chunk())
             .await
-            .map_err(|_| self.silent())?
+            .map_err(|_late| self.silent())?
             .map_err(|e| End::Call(self.client.broken(&e)))?
         {
             let mut chunk = chunk;
