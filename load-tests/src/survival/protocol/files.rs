@@ -92,8 +92,14 @@ pub(super) async fn look(u: &mut Upload, place: Place<'_>, tally: &mut Tally) ->
     };
     u.state = before;
     let document: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    match (answer.status, document["offset"].as_u64()) {
-        (200, Some(offset)) if document["state"] == "open" => u.note(offset, floor, tally),
+    let offset = document["offset"].as_u64();
+    match (answer.status, document["state"].as_str(), offset) {
+        (200, Some("open"), Some(offset)) => u.note(offset, floor, tally),
+        // All of it was sent once, and a request whose answer was cut ends it still.
+        (200, Some("completing" | "done"), Some(offset)) if u.tried => {
+            u.note(offset, floor, tally);
+            u.state = State::Unsure;
+        }
         _ => u.unexpected(tally, "GET", &answer),
     }
     Some(())

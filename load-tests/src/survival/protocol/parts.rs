@@ -251,6 +251,8 @@ pub(super) async fn ask(u: &mut Upload, place: Place<'_>, tally: &mut Tally) -> 
         (200, Some("completing"), Some(offset)) => {
             u.note(offset, floor, tally);
             u.state = State::Unsure;
+            // GET ends nothing; whoever asks by HEAD has it ended.
+            return files::ask(u, place, tally).await;
         }
         (200, Some("done"), Some(offset)) => {
             u.note(offset, floor, tally);
