@@ -31,6 +31,12 @@ impl Latency {
         let us = self.0.value_at_percentile(percent) as f64;
         us / 1000.0
     }
+
+    /// Median, 99 % and the longest, in milliseconds, for people.
+    pub(crate) fn text_ms(&self) -> String {
+        let [half, most, longest] = [50.0, 99.0, 100.0].map(|percent| self.percentile_ms(percent));
+        format!("{half:.0} / {most:.0} / {longest:.0}")
+    }
 }
 
 #[cfg(test)]

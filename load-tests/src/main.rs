@@ -33,7 +33,10 @@ use crate::error::{Failure, Result};
 use crate::play::Options;
 use crate::scenario::Scenario;
 use crate::survival::forget::Forget;
-use crate::survival::{full, kill, power};
+use crate::survival::full::Full;
+use crate::survival::kill::Kill;
+use crate::survival::power::Power;
+use crate::survival::series::{Disaster, Series};
 
 /// Loads a running boxgate over HTTP and holds it to its limits.
 #[derive(Debug, Parser)]
@@ -75,30 +78,16 @@ enum Command {
         /// How many times.
         #[arg(long, default_value_t = 200)]
         cycles: u64,
-        /// Behind every random choice; printed, and drawn when it is not given.
-        #[arg(long)]
-        seed: Option<u64>,
-        /// The longest upload, in MiB.
-        #[arg(long, default_value_t = 32)]
-        longest: u64,
-        /// No cycle begins later than that many seconds after the first (20 are played in any case).
-        #[arg(long)]
-        within: Option<u64>,
+        #[command(flatten)]
+        run: SeriesArgs,
     },
     /// Cuts the power over and over: only what the device holds is left (needs root).
     Power {
         /// How many times.
         #[arg(long, default_value_t = 50)]
         cuts: u64,
-        /// Behind every random choice; printed, and drawn when it is not given.
-        #[arg(long)]
-        seed: Option<u64>,
-        /// The longest upload, in MiB.
-        #[arg(long, default_value_t = 8)]
-        longest: u64,
-        /// No cut is begun later than that many seconds after the first (5 are made in any case).
-        #[arg(long)]
-        within: Option<u64>,
+        #[command(flatten)]
+        run: SeriesArgs,
         /// Makes these calls to flush do nothing: the run then succeeds when it finds a violation.
         #[arg(long)]
         forget: Option<Forget>,
@@ -108,22 +97,42 @@ enum Command {
         /// How many times.
         #[arg(long, default_value_t = 40)]
         times: u64,
-        /// Behind every random choice; printed, and drawn when it is not given.
-        #[arg(long)]
-        seed: Option<u64>,
-        /// The longest upload, in MiB.
-        #[arg(long, default_value_t = 8)]
-        longest: u64,
-        /// The disk does not run full again later than that many seconds after the first time (5 times in
-        /// any case).
-        #[arg(long)]
-        within: Option<u64>,
+        #[command(flatten)]
+        run: SeriesArgs,
         /// How many seconds after there is room again a write must succeed.
         #[arg(long, default_value_t = 5)]
         recovers: u64,
     },
     /// Shows what `cargo bench` found, beside the build that `--gateway` names.
     Benches,
+}
+
+/// What all disasters are told.
+#[derive(Debug, clap::Args)]
+struct SeriesArgs {
+    /// Behind every random choice; printed, and drawn when it is not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The longest upload, in MiB [default: 32 for kills, 8 for the others].
+    #[arg(long)]
+    longest: Option<u64>,
+    /// None begins later than that many seconds after the first (20 kills, or 5 of the others, are played in
+    /// any case).
+    #[arg(long)]
+    within: Option<u64>,
+}
+
+impl SeriesArgs {
+    fn series<D: Disaster>(&self, times: u64, arguments: &Arguments) -> Series {
+        Series {
+            times,
+            seed: self.seed.unwrap_or_else(drawn),
+            longest: self.longest.map_or(D::LONGEST, |mib| mib << 20),
+            within: self.within.map(Duration::from_secs),
+            gateway: arguments.gateway.clone(),
+            directory: arguments.dir.clone(),
+        }
+    }
 }
 
 #[tokio::main]
@@ -160,57 +169,27 @@ async fn run(arguments: Arguments) -> Result<bool> {
             )?;
             return Ok(true);
         }
-        Command::Kill {
-            cycles,
-            seed,
-            longest,
-            within,
-        } => {
-            let options = kill::Options {
-                cycles: *cycles,
-                seed: seed.unwrap_or_else(drawn),
-                longest: longest << 20,
-                within: within.map(Duration::from_secs),
-                gateway: arguments.gateway.clone(),
-                directory: arguments.dir.clone(),
-            };
-            return killed(&arguments, options).await;
+        Command::Kill { cycles, run } => {
+            let series = run.series::<Kill>(*cycles, &arguments);
+            let wrong = survived(&arguments, &series, Kill::default()).await?;
+            return Ok(wrong.is_empty());
         }
-        Command::Power {
-            cuts,
-            seed,
-            longest,
-            within,
-            forget,
-        } => {
-            let options = power::Options {
-                cuts: *cuts,
-                seed: seed.unwrap_or_else(drawn),
-                longest: longest << 20,
-                within: within.map(Duration::from_secs),
-                forget: *forget,
-                gateway: arguments.gateway.clone(),
-                directory: arguments.dir.clone(),
-            };
-            return cut_off(&arguments, options).await;
+        Command::Power { cuts, run, forget } => {
+            let series = run.series::<Power>(*cuts, &arguments);
+            let wrong = survived(&arguments, &series, Power::forgetting(*forget)).await?;
+            if forget.is_some() && wrong.is_empty() {
+                say("- **violation**: calls to flush did nothing, and nobody noticed");
+            }
+            return Ok(wrong.is_empty() != forget.is_some());
         }
         Command::Full {
             times,
-            seed,
-            longest,
-            within,
+            run,
             recovers,
         } => {
-            let options = full::Options {
-                times: *times,
-                seed: seed.unwrap_or_else(drawn),
-                longest: longest << 20,
-                within: within.map(Duration::from_secs),
-                recovers: Duration::from_secs(*recovers),
-                gateway: arguments.gateway.clone(),
-                directory: arguments.dir.clone(),
-            };
-            return filled(&arguments, options).await;
+            let series = run.series::<Full>(*times, &arguments);
+            let full = Full::new(series.seed, Duration::from_secs(*recovers));
+            return Ok(survived(&arguments, &series, full).await?.is_empty());
         }
         Command::Run { name } => vec![scenario::find(name)?],
         Command::All => scenario::shipped()?,
@@ -229,77 +208,31 @@ fn drawn() -> u64 {
     u32::from_le_bytes(bytes).into()
 }
 
-async fn killed(arguments: &Arguments, options: kill::Options) -> Result<bool> {
+/// Plays disasters and tells of them; returns what was wrong.
+async fn survived<D: Disaster>(
+    arguments: &Arguments,
+    series: &Series,
+    mut disaster: D,
+) -> Result<Vec<String>> {
     let machine = machine::Machine::look(&arguments.dir)?;
-    let kill::Options {
-        cycles,
-        seed,
-        longest,
-        ..
-    } = options;
     let command = format!(
-        "load-tests kill --cycles {cycles} --longest {} --seed {seed}",
-        longest >> 20
+        "load-tests {} {} {} --longest {} --seed {}{}",
+        D::NAME,
+        D::FLAG,
+        series.times,
+        series.longest >> 20,
+        series.seed,
+        disaster.flags()
     );
     say(&format!("# {command}"));
-    let outcome = kill::play(&options).await?;
-    let text = outcome.text();
+    let sum = series.play(&mut disaster).await?;
+    let text = sum.text(&disaster.rows());
     say(&text);
-    say_wrong(&outcome.sum.tally.wrong, &command);
-    let title = "kill -9: does anything acknowledged get lost?";
-    record(arguments, title, &machine, &command, &text)?;
-    Ok(outcome.sum.is_clean())
-}
-
-async fn cut_off(arguments: &Arguments, options: power::Options) -> Result<bool> {
-    let machine = machine::Machine::look(&arguments.dir)?;
-    let power::Options {
-        cuts,
-        seed,
-        longest,
-        forget,
-        ..
-    } = options;
-    let forgotten = forget.map(|forget| format!(" --forget {}", forget.word()));
-    let command = format!(
-        "load-tests power --cuts {cuts} --longest {} --seed {seed}{}",
-        longest >> 20,
-        forgotten.unwrap_or_default()
-    );
-    say(&format!("# {command}"));
-    let outcome = power::play(&options).await?;
-    let text = outcome.text();
-    say(&text);
-    let wrong = &outcome.sum.tally.wrong;
-    say_wrong(wrong, &command);
-    let title = "power cuts: does anything acknowledged get lost?";
-    record(arguments, title, &machine, &command, &text)?;
-    if forget.is_some() && wrong.is_empty() {
-        say("- **violation**: calls to flush did nothing, and nobody noticed");
-    }
-    Ok(wrong.is_empty() != forget.is_some())
-}
-
-async fn filled(arguments: &Arguments, options: full::Options) -> Result<bool> {
-    let machine = machine::Machine::look(&arguments.dir)?;
-    let full::Options {
-        times,
-        seed,
-        longest,
-        ..
-    } = options;
-    let command = format!(
-        "load-tests full --times {times} --longest {} --seed {seed}",
-        longest >> 20
-    );
-    say(&format!("# {command}"));
-    let outcome = full::play(&options).await?;
-    let text = outcome.text();
-    say(&text);
-    say_wrong(&outcome.sum.tally.wrong, &command);
-    let title = "a full disk: does anything acknowledged get lost?";
-    record(arguments, title, &machine, &command, &text)?;
-    Ok(outcome.sum.is_clean())
+    let wrong = sum.tally.wrong;
+    say_wrong(&wrong, &command);
+    let title = format!("{}: does anything acknowledged get lost?", D::TITLE);
+    record(arguments, &title, &machine, &command, &text)?;
+    Ok(wrong)
 }
 
 fn say_wrong(wrong: &[String], command: &str) {

@@ -14,6 +14,7 @@ pub(crate) mod name;
 pub(crate) mod power;
 pub(crate) mod protocol;
 pub(crate) mod round;
+pub(crate) mod series;
 pub(crate) mod tally;
 pub(crate) mod upload;
 pub(crate) mod volume;

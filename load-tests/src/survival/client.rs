@@ -1,11 +1,9 @@
 //! One client: a few uploads under way, the names it published, and what must hold of both.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::chance::Chance;
-use super::name::{Found, Name, Stored};
-use super::protocol::parts::Parts;
+use super::name::{Found, Name};
 use super::protocol::{self, Place, Protocol};
 use super::tally::Tally;
 use super::upload::{State, Upload};
@@ -201,30 +199,17 @@ impl Client {
         let content = Content::new(&self.style.block, salt, length);
         let unnamed = !protocol.needs_name() && chance.one_in(10);
         let name = (!unnamed).then(|| self.name_for(&mut chance));
+        let label = format!(
+            "{} upload {number} of client {}, {length} bytes",
+            protocol.word(),
+            self.index
+        );
+        let deferred = chance.one_in(4);
         Upload {
-            label: format!(
-                "{} upload {number} of client {}, {length} bytes",
-                protocol.word(),
-                self.index
-            ),
+            label,
             name,
-            stored: Stored {
-                digests: Arc::new(content.digests()),
-                content,
-            },
-            protocol,
-            deferred: chance.one_in(4),
-            declared: false,
-            location: None,
-            told: 0,
-            sent: 0,
-            tried: false,
-            cancelling: false,
-            ghost: false,
-            begun_anew: 0,
-            parts: Parts::default(),
-            state: State::Fresh,
-            chance,
+            deferred,
+            ..Upload::fresh(protocol, content, chance)
         }
     }
 

@@ -1,4 +1,4 @@
-//! Loss of power, over and over: what the device holds at one moment is all that is left.
+//! Loss of power: what the device holds at one moment is all that is left.
 //!
 //! The data directory is on an ext4 image on a loop device whose journal waits for minutes. The gateway
 //! is stopped in its tracks, the image's file is copied (what was never flushed is not in it), and the
@@ -10,134 +10,100 @@ use std::time::Duration;
 use tokio::time::{Instant, interval, sleep};
 
 use super::chance::Chance;
-use super::client::Style;
 use super::forget::Forget;
 use super::round::{Round, Sum};
+use super::series::Disaster;
 use super::volume::Volume;
-use crate::content::Block;
 use crate::error::{Failure, Result};
-use crate::gateway;
+use crate::gateway::Preload;
 
-/// What is wanted.
-#[derive(Debug, Clone)]
-pub(crate) struct Options {
-    /// How many times the power is cut.
-    pub(crate) cuts: u64,
-    /// Behind every choice.
-    pub(crate) seed: u64,
-    /// The longest upload in bytes.
-    pub(crate) longest: u64,
-    /// No cut is begun later than this.
-    pub(crate) within: Option<Duration>,
+/// A loss of power.
+#[derive(Debug)]
+pub(crate) struct Power {
     /// Calls that do nothing: then something must be found wrong.
-    pub(crate) forget: Option<Forget>,
-    /// The program under test.
-    pub(crate) gateway: PathBuf,
-    /// Where images are.
-    pub(crate) directory: PathBuf,
-}
-
-/// What came of it.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
+    forget: Option<Forget>,
     cuts: u64,
-    /// All else.
-    pub(crate) sum: Sum,
 }
 
 /// Bytes of an image, of which only those are on the disk that were written.
 const IMAGE_BYTES: u64 = 1 << 30;
-/// Finished bytes after which a fresh image is taken.
-const ROUND_BYTES: u64 = 300 << 20;
 /// How long clients work before the cut, in milliseconds.
 const WORK_MS: (u64, u64) = (10, 1500);
-/// Cuts that are made however late it is.
-const LEAST_CUTS: u64 = 5;
-/// A stream of chance beside those of the clients.
-const CUTS: u64 = u64::MAX;
 /// How long the kernel may take to stop all threads of a process.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Plays it. What is wrong is in the outcome; the image is then kept.
-///
-/// # Errors
-/// When there is no result: the program is missing, or nothing can be mounted.
-pub(crate) async fn play(options: &Options) -> Result<Outcome> {
-    std::fs::metadata(&options.gateway).map_err(|e| Failure::file(&options.gateway, e))?;
-    let begun = Instant::now();
-    let goes_on = |outcome: &Outcome| {
-        let late = options
-            .within
-            .is_some_and(|within| begun.elapsed() > within);
-        outcome.cuts < options.cuts && !(late && outcome.cuts >= LEAST_CUTS)
-    };
-    let mut outcome = Outcome::default();
-    let directory = options
-        .directory
-        .join(format!("power-{}", std::process::id()));
-    while goes_on(&outcome) {
-        gateway::remove(&directory)?;
-        std::fs::create_dir_all(&directory).map_err(|e| Failure::file(&directory, e))?;
-        let number = outcome.sum.rounds;
-        let style = Style {
-            seed: options.seed,
-            round: number,
-            longest: options.longest,
-            block: Block::seeded(options.seed),
-        };
-        let forget = options.forget.map(|forget| forget.build(&directory));
-        let (image, at) = (directory.join("image"), directory.join("volume"));
-        let mut volume = Volume::ext4(&image, &at, IMAGE_BYTES)?;
-        let (data, log) = (at.join("data"), directory.join("log"));
-        let mut round = Round::begin(&options.gateway, data, log, &style).with(forget.transpose()?);
-        let mut chance = Chance::new(options.seed, &[number, CUTS]);
-        while goes_on(&outcome) && round.bytes < ROUND_BYTES {
-            let cut = cut(round, volume, &directory, &mut chance, &mut outcome).await;
-            (round, volume) = match cut {
-                Ok(goes_on) if outcome.sum.is_clean() => goes_on,
-                other => {
-                    outcome.sum.note(other.err());
-                    return Ok(outcome);
-                }
-            };
-        }
-        let ended = round.end(&mut outcome.sum).await;
-        outcome.sum.note(ended.err());
-        if !outcome.sum.is_clean() {
-            return Ok(outcome);
-        }
-        volume.remove()?;
+impl Power {
+    /// With a gateway to which these calls do nothing.
+    pub(crate) fn forgetting(forget: Option<Forget>) -> Self {
+        Self { forget, cuts: 0 }
     }
-    gateway::remove(&directory)?;
-    Ok(outcome)
 }
 
-/// Start, look, work, cut.
-async fn cut(
-    round: Round,
-    volume: Volume,
-    directory: &Path,
-    chance: &mut Chance,
-    outcome: &mut Outcome,
-) -> Result<(Round, Volume)> {
-    let (mut round, gateway, wire) = round.resume(&mut outcome.sum).await?;
-    let busy = round.crew.run(&wire);
-    let after = chance.octaves(WORK_MS.0, WORK_MS.1);
-    // The one thing that waits for time to pass: the moment of the cut is the experiment.
-    sleep(Duration::from_millis(after)).await;
-    wire.doom();
-    gateway.freeze()?;
-    stopped(gateway.pid()).await?;
-    let (image, copy) = (directory.join("image"), directory.join("copy"));
-    volume.copy_device(&copy)?;
-    gateway.kill().await?;
-    round.crew = busy.ended().await;
-    outcome.cuts += 1;
-    round.count(&mut outcome.sum);
-    let at = volume.at().to_owned();
-    volume.remove()?;
-    std::fs::rename(&copy, &image).map_err(|e| Failure::file(&copy, e))?;
-    Ok((round, Volume::mounted(&image, &at)?))
+impl Disaster for Power {
+    const NAME: &'static str = "power";
+    const FLAG: &'static str = "--cuts";
+    const TITLE: &'static str = "power cuts";
+    const LONGEST: u64 = 8 << 20;
+    const LEAST: u64 = 5;
+    const ROUND_BYTES: u64 = 300 << 20;
+    type Ground = Volume;
+
+    fn flags(&self) -> String {
+        let forgotten = self
+            .forget
+            .map(|forget| format!(" --forget {}", forget.word()));
+        forgotten.unwrap_or_default()
+    }
+
+    fn ground(&self, directory: &Path) -> Result<Volume> {
+        Volume::ext4(directory, IMAGE_BYTES)
+    }
+
+    fn data(volume: &Volume, _directory: &Path) -> PathBuf {
+        volume.at().join("data")
+    }
+
+    fn preload(&self, directory: &Path) -> Result<Option<Preload>> {
+        self.forget
+            .map(|forget| forget.build(directory))
+            .transpose()
+    }
+
+    /// Start, look, work, cut.
+    async fn strike(
+        &mut self,
+        round: Round,
+        volume: Volume,
+        chance: &mut Chance,
+        sum: &mut Sum,
+    ) -> Result<(Round, Volume)> {
+        let (mut round, gateway, wire) = round.resume(sum).await?;
+        let busy = round.crew.run(&wire);
+        let after = chance.octaves(WORK_MS.0, WORK_MS.1);
+        // The one thing that waits for time to pass: the moment of the cut is the experiment.
+        sleep(Duration::from_millis(after)).await;
+        wire.doom();
+        gateway.freeze()?;
+        stopped(gateway.pid()).await?;
+        let copy = volume.copy_device()?;
+        gateway.kill().await?;
+        round.crew = busy.ended().await;
+        self.cuts += 1;
+        round.count(sum);
+        Ok((round, volume.replaced_by(&copy)?))
+    }
+
+    fn clear(volume: Volume) -> Result<()> {
+        volume.remove()
+    }
+
+    fn times(&self) -> u64 {
+        self.cuts
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        vec![("power cuts", self.cuts.to_string())]
+    }
 }
 
 /// Waits until no thread of the process runs any more: one within a call ends that first.
@@ -166,12 +132,5 @@ async fn stopped(pid: u32) -> Result<()> {
         if Instant::now() > late {
             return Err(Failure::said(format!("process {pid} does not stop")));
         }
-    }
-}
-
-impl Outcome {
-    /// For people.
-    pub(crate) fn text(&self) -> String {
-        self.sum.text(&[("power cuts", self.cuts.to_string())])
     }
 }

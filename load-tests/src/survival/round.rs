@@ -55,7 +55,6 @@ impl Sum {
             answers,
             wrong,
         } = &self.tally;
-        let ready = [50.0, 99.0, 100.0].map(|percent| self.ready.percentile_ms(percent));
         let rows = [
             (
                 "data directories, each checked for orphans; files left in them",
@@ -84,7 +83,7 @@ impl Sum {
             ),
             (
                 "start to ready, ms: median / 99 % / longest",
-                format!("{:.0} / {:.0} / {:.0}", ready[0], ready[1], ready[2]),
+                self.ready.text_ms(),
             ),
             ("violations", wrong.len().to_string()),
         ];

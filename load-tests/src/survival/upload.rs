@@ -1,5 +1,7 @@
 //! One upload as its client knows it: what it was told, and what it sent.
 
+use std::sync::Arc;
+
 use super::chance::Chance;
 use super::name::Stored;
 use super::protocol::Protocol;
@@ -70,6 +72,31 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
+    /// One of which nobody has heard yet, without a name.
+    pub(crate) fn fresh(protocol: Protocol, content: Content, chance: Chance) -> Self {
+        Self {
+            label: format!("{} upload, {} bytes", protocol.word(), content.length()),
+            name: None,
+            stored: Stored {
+                digests: Arc::new(content.digests()),
+                content,
+            },
+            protocol,
+            chance,
+            deferred: false,
+            declared: false,
+            location: None,
+            told: 0,
+            sent: 0,
+            tried: false,
+            cancelling: false,
+            ghost: false,
+            begun_anew: 0,
+            parts: Parts::default(),
+            state: State::Fresh,
+        }
+    }
+
     /// The bytes.
     pub(crate) fn content(&self) -> &Content {
         &self.stored.content
@@ -174,34 +201,13 @@ impl Upload {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::Arc;
 
     use super::*;
     use crate::content::Block;
 
     pub(crate) fn upload(length: u64) -> Upload {
         let content = Content::new(&Block::seeded(1), 1, length);
-        Upload {
-            label: "test".into(),
-            name: None,
-            stored: Stored {
-                digests: Arc::new(content.digests()),
-                content,
-            },
-            protocol: Protocol::Tus,
-            chance: Chance::new(1, &[]),
-            deferred: false,
-            declared: false,
-            location: None,
-            told: 0,
-            sent: 0,
-            tried: false,
-            cancelling: false,
-            ghost: false,
-            begun_anew: 0,
-            parts: Parts::default(),
-            state: State::Fresh,
-        }
+        Upload::fresh(Protocol::Tus, content, Chance::new(1, &[]))
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A file system of its own: an ext4 image on a loop device, or a piece of memory. Needs root.
+//! A file system of its own: an ext4 image on a loop device. Needs root.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,39 +8,34 @@ use crate::error::{Failure, Result};
 /// A mounted file system, gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Volume {
+    /// Empty once it is unmounted.
     at: PathBuf,
-    image: Option<PathBuf>,
+    image: PathBuf,
 }
 
 impl Volume {
-    /// A fresh ext4 of so many bytes. Nothing is written to its device unless somebody asks for that
-    /// or the kernel finds time: its journal waits for five minutes.
+    /// A fresh ext4 of so many bytes, with its image and its place in `directory`. Nothing is written to its
+    /// device unless somebody asks for that or the kernel finds time: its journal waits for five minutes.
     ///
     /// # Errors
     /// When it cannot be made or mounted: most likely this is not root.
-    pub(crate) fn ext4(image: &Path, at: &Path, bytes: u64) -> Result<Self> {
-        let file = std::fs::File::create(image).map_err(|e| Failure::file(image, e))?;
-        file.set_len(bytes).map_err(|e| Failure::file(image, e))?;
+    pub(crate) fn ext4(directory: &Path, bytes: u64) -> Result<Self> {
+        let (image, at) = (directory.join("image"), directory.join("volume"));
+        let file = std::fs::File::create(&image).map_err(|e| Failure::file(&image, e))?;
+        file.set_len(bytes).map_err(|e| Failure::file(&image, e))?;
         drop(file);
         let text = image.to_string_lossy();
         // No tables are left to be written later, which would look like work of the gateway's.
         let now = "lazy_itable_init=0,lazy_journal_init=0";
         run("mkfs.ext4", &["-q", "-F", "-m", "0", "-E", now, &text])?;
+        std::fs::create_dir_all(&at).map_err(|e| Failure::file(&at, e))?;
         Self::mounted(image, at)
     }
 
-    /// An image that is there already, as after a loss of power.
-    ///
-    /// # Errors
-    /// When it cannot be mounted.
-    pub(crate) fn mounted(image: &Path, at: &Path) -> Result<Self> {
-        std::fs::create_dir_all(at).map_err(|e| Failure::file(at, e))?;
+    fn mounted(image: PathBuf, at: PathBuf) -> Result<Self> {
         let (from, to) = (image.to_string_lossy(), at.to_string_lossy());
         run("mount", &["-o", "loop,commit=300", &from, &to])?;
-        Ok(Self {
-            at: at.to_owned(),
-            image: Some(image.to_owned()),
-        })
+        Ok(Self { at, image })
     }
 
     /// Where it is mounted.
@@ -48,15 +43,26 @@ impl Volume {
         &self.at
     }
 
-    /// What its device holds at this moment: what is only in memory is not in the copy.
+    /// A copy, beside its image, of what its device holds at this moment: what is only in memory is not in
+    /// it.
     ///
     /// # Errors
-    /// When it is in memory altogether, or cannot be copied.
-    pub(crate) fn copy_device(&self, to: &Path) -> Result<()> {
-        let image = self.image.as_deref();
-        let image = image.ok_or_else(|| Failure::said("memory has no device"))?;
-        let (from, to) = (image.to_string_lossy(), to.to_string_lossy());
-        run("cp", &["--sparse=always", "--reflink=auto", &from, &to])
+    /// When it cannot be copied.
+    pub(crate) fn copy_device(&self) -> Result<PathBuf> {
+        let copy = self.image.with_extension("copy");
+        let (from, to) = (self.image.to_string_lossy(), copy.to_string_lossy());
+        run("cp", &["--sparse=always", "--reflink=auto", &from, &to])?;
+        Ok(copy)
+    }
+
+    /// Mounts a copy of its image in its place, as after a loss of power.
+    ///
+    /// # Errors
+    /// When somebody still uses it, or the copy cannot be mounted.
+    pub(crate) fn replaced_by(mut self, copy: &Path) -> Result<Self> {
+        let at = self.unmount()?;
+        std::fs::rename(copy, &self.image).map_err(|e| Failure::file(copy, e))?;
+        Self::mounted(self.image.clone(), at)
     }
 
     /// Unmounts it and removes its image.
@@ -64,13 +70,14 @@ impl Volume {
     /// # Errors
     /// When somebody still uses it.
     pub(crate) fn remove(mut self) -> Result<()> {
+        self.unmount()?;
+        std::fs::remove_file(&self.image).map_err(|e| Failure::file(&self.image, e))
+    }
+
+    /// Returns where it was.
+    fn unmount(&mut self) -> Result<PathBuf> {
         run("umount", &[&self.at.to_string_lossy()])?;
-        let image = self.image.take();
-        self.at = PathBuf::new();
-        match image {
-            Some(image) => std::fs::remove_file(&image).map_err(|e| Failure::file(&image, e)),
-            None => Ok(()),
-        }
+        Ok(std::mem::take(&mut self.at))
     }
 }
 

@@ -9,6 +9,8 @@ use crate::survival::upload::{State, Upload};
 
 /// One request in so many has a digest of its own.
 const HASHED: u64 = 4;
+/// The answer to bytes with another digest than was told.
+const WRONG_DIGEST: u16 = 400;
 
 /// POST.
 pub(super) async fn create(u: &mut Upload, place: Place<'_>, tally: &mut Tally) -> Option<()> {
@@ -74,12 +76,7 @@ pub(super) async fn append(u: &mut Upload, place: Place<'_>, tally: &mut Tally) 
         (200 | 201 | 204, Some(offset)) if !piece.lying => {
             took(u, &piece, &answer, offset, tally);
         }
-        (400, _) if piece.lying => {
-            u.note(told.unwrap_or(piece.from), piece.from, tally);
-            u.go_on();
-        }
-        (409, _) if interfered || u.ghost => u.overtaken(told, piece.from, tally),
-        _ => u.unexpected(tally, "PATCH", &answer),
+        _ => piece::refused(u, &piece, &answer, WRONG_DIGEST, interfered, tally),
     }
     piece::settle(u, interfered);
     Some(())

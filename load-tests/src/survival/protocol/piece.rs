@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{HASHED_BYTES, Place, files};
-use crate::http::Cut;
+use crate::http::{Answer, Cut};
 use crate::survival::tally::Tally;
 use crate::survival::upload::{State, Upload};
 use crate::survival::wire::{Body, Heard};
@@ -92,6 +92,27 @@ pub(super) async fn patch(
         files::stands(u, &answer, piece.from, tally);
     }
     (heard, true)
+}
+
+/// A PATCH of which nothing was taken: for a wrong digest, which is answered so, or since another request
+/// came first.
+pub(super) fn refused(
+    u: &mut Upload,
+    piece: &Piece,
+    answer: &Answer,
+    wrong_digest: u16,
+    interfered: bool,
+    tally: &mut Tally,
+) {
+    let told = answer.headers.number("upload-offset");
+    if piece.lying && answer.status == wrong_digest {
+        u.note(told.unwrap_or(piece.from), piece.from, tally);
+        u.go_on();
+    } else if answer.status == 409 && (interfered || u.ghost) {
+        u.overtaken(told, piece.from, tally);
+    } else {
+        u.unexpected(tally, "PATCH", answer);
+    }
 }
 
 /// Which of PATCH and HEAD came first is not known, so neither tells where to go on.

@@ -8,6 +8,8 @@ use crate::survival::upload::{State, Upload};
 const MEDIA_TYPE: &str = "application/offset+octet-stream";
 /// One PATCH in so many has a checksum.
 const HASHED: u64 = 3;
+/// The answer to bytes with another checksum than was told.
+const WRONG_DIGEST: u16 = 460;
 
 /// POST, at times with first bytes.
 pub(super) async fn create(u: &mut Upload, place: Place<'_>, tally: &mut Tally) -> Option<()> {
@@ -98,12 +100,7 @@ pub(super) async fn append(u: &mut Upload, place: Place<'_>, tally: &mut Tally) 
                 u.finish(tally);
             }
         }
-        (460, _) if piece.lying => {
-            u.note(told.unwrap_or(piece.from), piece.from, tally);
-            u.go_on();
-        }
-        (409, _) if interfered || u.ghost => u.overtaken(told, piece.from, tally),
-        _ => u.unexpected(tally, "PATCH", &answer),
+        _ => piece::refused(u, &piece, &answer, WRONG_DIGEST, interfered, tally),
     }
     piece::settle(u, interfered);
     Some(())
