@@ -4,19 +4,6 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$WORK"
 
-# run CODE NAME COMMAND...: the command ends with this code; its words are in $WORK/out.
-run() {
-    local want=$1 name=$2 code=0
-    shift 2
-    "$@" >"$WORK/out" 2>&1 || code=$?
-    equal "$name: exit code" "$want" "$code"
-}
-
-# says NAME REGEX: about the last run.
-says() {
-    matches "$1" "$2" "$(cat "$WORK/out")"
-}
-
 # --- sample-box ---
 run 0 "sample-box" "$GATEWAY" sample-box one.box --size 3MB
 equal "sample-box: its provider" virtualbox "$(tar -xOf one.box metadata.json | jq -r .provider)"

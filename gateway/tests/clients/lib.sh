@@ -10,6 +10,8 @@ TOOLS=${BOXGATE_TOOLS:-$HOME/.cache/boxgate}/clients
 KEEP=${BOXGATE_KEEP:-}
 # To the gateway, every BOXGATE_ variable is a setting.
 unset BOXGATE_BIN BOXGATE_TOOLS BOXGATE_KEEP
+# To its clients, these name another one.
+unset BOXGATE_URL BOXGATE_TOKEN BOXGATE_CLIENT_ID BOXGATE_CLIENT_SECRET BOXVAULT_URL BOXVAULT_CLIENT_ID BOXVAULT_CLIENT_SECRET
 export PATH="$TOOLS/bin:$TOOLS/venv/bin:$PATH"
 export NODE_PATH="$TOOLS/node/node_modules"
 
@@ -77,6 +79,19 @@ refuses() {
     else
         matches "$name (exit $code)" "$pattern" "$(cat "$WORK/out")"
     fi
+}
+
+# run CODE NAME COMMAND...: the command ends with this code; its words are in $WORK/out.
+run() {
+    local want=$1 name=$2 code=0
+    shift 2
+    "$@" >"$WORK/out" 2>&1 </dev/null || code=$?
+    if ((code == want)); then ok "$name: exit $code"; else fail "$name: exit $code, not $want: $(brief "$(tail -n 5 "$WORK/out")")"; fi
+}
+
+# says NAME REGEX: about the last run.
+says() {
+    matches "$1" "$2" "$(cat "$WORK/out")"
 }
 
 brief() {

@@ -3,24 +3,9 @@
 # no in every way, and in memory that does not grow with the file.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$WORK"
-# Nothing of the caller's environment counts.
-unset BOXGATE_URL BOXGATE_TOKEN BOXGATE_CLIENT_ID BOXGATE_CLIENT_SECRET BOXVAULT_URL BOXVAULT_CLIENT_ID BOXVAULT_CLIENT_SECRET
 
 PART=$((8 << 20))
 STREAMS=4
-
-# run CODE NAME COMMAND...: the command ends with this code; its words are in $WORK/out.
-run() {
-    local want=$1 name=$2 code=0
-    shift 2
-    "$@" >"$WORK/out" 2>&1 </dev/null || code=$?
-    if ((code == want)); then ok "$name: exit $code"; else fail "$name: exit $code, not $want: $(brief "$(tail -n 5 "$WORK/out")")"; fi
-}
-
-# says NAME REGEX: about the last run.
-says() {
-    matches "$1" "$2" "$(cat "$WORK/out")"
-}
 
 # one_line NAME: a failure is told in one line on standard error.
 one_line() {

@@ -3,23 +3,8 @@
 # names, that are missing or that rotted, with the gateway running and stopped.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$WORK"
-# Nothing of the caller's environment counts.
-unset BOXGATE_URL BOXGATE_TOKEN BOXGATE_CLIENT_ID BOXGATE_CLIENT_SECRET BOXVAULT_URL BOXVAULT_CLIENT_ID BOXVAULT_CLIENT_SECRET
 
 export BOXGATE_GC__ORPHAN_AGE=1s
-
-# run CODE NAME COMMAND...: the command ends with this code; its words are in $WORK/out.
-run() {
-    local want=$1 name=$2 code=0
-    shift 2
-    "$@" >"$WORK/out" 2>&1 </dev/null || code=$?
-    if ((code == want)); then ok "$name: exit $code"; else fail "$name: exit $code, not $want: $(brief "$(tail -n 5 "$WORK/out")")"; fi
-}
-
-# says NAME REGEX: about the last run.
-says() {
-    matches "$1" "$2" "$(cat "$WORK/out")"
-}
 
 # asked VERB [FLAGS...]: by the running gateway, as its administrator.
 asked() {
