@@ -138,25 +138,9 @@ pub async fn serve(
         download.past_end,
     );
     let mut headers = download.validators(&gateway.settings.downloads);
-    let (status, range) = match decision {
-        Decision::Full => (StatusCode::OK, ByteRange::whole(blob.length)),
-        Decision::Partial(range) => {
-            headers.insert(CONTENT_RANGE, range::content_range(range, blob.length));
-            (StatusCode::PARTIAL_CONTENT, range)
-        }
-        Decision::NotModified => return Ok(with_headers(StatusCode::NOT_MODIFIED, headers)),
-        // These two answer a request's own fields: under the URL alone no cache may keep them.
-        Decision::PreconditionFailed => {
-            return Ok(with_headers(
-                StatusCode::PRECONDITION_FAILED,
-                HeaderMap::new(),
-            ));
-        }
-        Decision::NotSatisfiable => {
-            let unsatisfied = range::content_range_unsatisfied(blob.length);
-            let headers = HeaderMap::from_iter([(CONTENT_RANGE, unsatisfied)]);
-            return Ok(with_headers(StatusCode::RANGE_NOT_SATISFIABLE, headers));
-        }
+    let (status, range) = match selected(decision, blob.length, &mut headers) {
+        Selected::Content(status, range) => (status, range),
+        Selected::Nothing(answer) => return Ok(answer),
     };
     download.describe(&head.headers, &mut headers);
     headers.insert(CONTENT_LENGTH, range.length().into());
@@ -173,6 +157,34 @@ pub async fn serve(
         gateway.count_download(file);
     }
     Ok(with_body(status, headers, body))
+}
+
+/// What of a representation an answer holds.
+pub(super) enum Selected {
+    /// These bytes; its headers say which.
+    Content(StatusCode, ByteRange),
+    /// None: this is the answer.
+    Nothing(Response<OutboundBody>),
+}
+
+/// What a decision about a representation of `length` bytes comes to; `headers` are its validators.
+pub(super) fn selected(decision: Decision, length: u64, headers: &mut HeaderMap) -> Selected {
+    // 412 and 416 answer a request's own fields: under the URL alone no cache may keep them.
+    let (status, headers) = match decision {
+        Decision::Full => return Selected::Content(StatusCode::OK, ByteRange::whole(length)),
+        Decision::Partial(range) => {
+            headers.insert(CONTENT_RANGE, range::content_range(range, length));
+            return Selected::Content(StatusCode::PARTIAL_CONTENT, range);
+        }
+        Decision::NotModified => (StatusCode::NOT_MODIFIED, std::mem::take(headers)),
+        Decision::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, HeaderMap::new()),
+        Decision::NotSatisfiable => {
+            let unsatisfied = range::content_range_unsatisfied(length);
+            let headers = HeaderMap::from_iter([(CONTENT_RANGE, unsatisfied)]);
+            (StatusCode::RANGE_NOT_SATISFIABLE, headers)
+        }
+    };
+    Selected::Nothing(with_headers(status, headers))
 }
 
 /// The digest of what this answer holds: known for the whole blob, and made for what lies in one block,

@@ -6,18 +6,17 @@ use std::time::Duration;
 use boxgate_storage::ErrorKind;
 use boxgate_storage::blob::BlobMeta;
 use boxgate_storage::digest::outboard::outboard;
-use boxgate_storage::range::ByteRange;
 use bytes::Bytes;
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::download::{with_body, with_headers};
+use super::download::{Selected, selected, with_body, with_headers};
 use crate::gateway::Gateway;
 use crate::http::freshness::{Freshness, Tags};
-use crate::http::precondition::{Decision, PastEnd, Representation, decide};
-use crate::http::{range, response};
+use crate::http::precondition::{PastEnd, Representation, decide};
+use crate::http::response;
 use crate::refusal::Refusal;
 use crate::server::OutboundBody;
 
@@ -59,22 +58,9 @@ pub async fn serve(
         HeaderValue::from_str(&etag).expect("hexadecimal digits are ASCII"),
     );
     freshness.write(&gateway.settings.downloads, tags, &mut headers);
-    let (status, range) = match decision {
-        Decision::Full => (StatusCode::OK, ByteRange::whole(length)),
-        Decision::Partial(range) => {
-            headers.insert(CONTENT_RANGE, range::content_range(range, length));
-            (StatusCode::PARTIAL_CONTENT, range)
-        }
-        Decision::NotModified => return Ok(with_headers(StatusCode::NOT_MODIFIED, headers)),
-        Decision::PreconditionFailed => {
-            let nothing = HeaderMap::new();
-            return Ok(with_headers(StatusCode::PRECONDITION_FAILED, nothing));
-        }
-        Decision::NotSatisfiable => {
-            let unsatisfied = range::content_range_unsatisfied(length);
-            let headers = HeaderMap::from_iter([(CONTENT_RANGE, unsatisfied)]);
-            return Ok(with_headers(StatusCode::RANGE_NOT_SATISFIABLE, headers));
-        }
+    let (status, range) = match selected(decision, length, &mut headers) {
+        Selected::Content(status, range) => (status, range),
+        Selected::Nothing(answer) => return Ok(answer),
     };
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CONTENT_LENGTH, range.length().into());

@@ -20,13 +20,13 @@ const METHODS: HeaderValue =
 const ALLOWED: HeaderValue = HeaderValue::from_static(
     "Authorization, X-Access-Token, Content-Type, Content-Disposition, X-HTTP-Method-Override, \
      X-Request-ID, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata, \
-     Upload-Defer-Length, Upload-Checksum, Upload-Concat, Upload-Complete, Upload-Draft-Interop-Version, \
-     Repr-Digest, Content-Digest",
+     Upload-Defer-Length, Upload-Checksum, Upload-Concat, Upload-Complete, \
+     Upload-Draft-Interop-Version, Repr-Digest, Content-Digest",
 );
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "Location, Upload-Offset, Upload-Length, Tus-Resumable, Tus-Version, Tus-Extension, \
-     Tus-Max-Size, Tus-Checksum-Algorithm, Upload-Metadata, Upload-Defer-Length, Upload-Expires, Upload-Concat, \
-     Upload-Complete, Upload-Limit, Upload-Part-Size, Retry-After, X-Request-ID",
+     Tus-Max-Size, Tus-Checksum-Algorithm, Upload-Metadata, Upload-Defer-Length, Upload-Expires, \
+     Upload-Concat, Upload-Complete, Upload-Limit, Upload-Part-Size, Retry-After, X-Request-ID",
 );
 /// A day; browsers cut it to what they bear.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
