@@ -8,6 +8,7 @@ mod quickstart;
 mod sample_box;
 mod screen;
 mod serve;
+mod transfer;
 mod upkeep;
 mod upload;
 

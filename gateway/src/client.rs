@@ -1,9 +1,11 @@
-//! What `push`, `pull`, `admin`, `fsck` and `gc` say to a gateway. Nothing here knows more of it than its public API.
+//! What `push`, `pull`, `admin`, `fsck`, `gc` and `scrub` say to a gateway. Nothing here knows more of it
+//! than its public API.
 
 pub mod error;
 pub mod progress;
 pub mod pull;
 pub mod push;
+pub mod retry;
 pub mod upkeep;
 pub mod uploads;
 

@@ -25,7 +25,16 @@ pub fn write_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         .open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&beside, path)?;
+    put_in_place(&beside, path)
+}
+
+/// Gives a durable file its name, in the place of what had it before; the name is durable then, too.
+/// Blocking.
+///
+/// # Errors
+/// When a step fails.
+pub fn put_in_place(file: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(file, path)?;
     File::open(parent_of(path))?.sync_all()
 }
 

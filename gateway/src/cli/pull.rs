@@ -7,11 +7,10 @@ use std::time::Duration;
 use boxgate_storage::catalog::NameError;
 use clap::Args;
 use indicatif::HumanBytes;
-use tokio::time::Instant;
 
 use super::connect::ConnectArgs;
-use super::push::{MOST_STREAMS, STREAMS, TRIES, runtime};
-use super::screen::{Screen, rate};
+use super::screen::rate;
+use super::transfer::PaceArgs;
 use super::{Failure, say};
 use crate::client::progress::Progress;
 use crate::client::pull::choice::Wanted;
@@ -33,38 +32,20 @@ pub(super) struct PullArgs {
     /// [default: BOX-VERSION-PROVIDER-ARCH.box].
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Ranges fetched at once.
-    #[arg(long, value_name = "N", default_value_t = STREAMS,
-        value_parser = clap::value_parser!(u64).range(1..=MOST_STREAMS))]
-    streams: u64,
-    /// Tries that may fail one after the other before it is given up for now.
-    #[arg(long, value_name = "N", default_value_t = TRIES,
-        value_parser = clap::value_parser!(u32).range(1..=1000))]
-    tries: u32,
+    #[command(flatten)]
+    pace: PaceArgs,
 }
 
 pub(super) fn pull(args: &PullArgs) -> Result<(), Failure> {
     let order = order(args)?;
     let client = args.connect.client_of_anyone()?;
-    runtime(order.streams)?.block_on(async {
-        let progress = Arc::new(Progress::default());
-        let screen = Screen::new();
-        let began = Instant::now();
-        let tell = |notice: Notice| {
-            let why = match &notice {
-                Notice::Again { why, .. } => Some(why.to_string()),
-                _ => None,
-            };
-            screen.tell(&notice.to_string(), why);
-        };
-        let pulled = tokio::select! {
-            pulled = fetch(&client, &order, &progress, &tell) => pulled,
-            never = screen.follow(&progress) => match never {},
-        };
-        screen.leave();
-        say(&told(&order, &pulled?, began.elapsed()));
-        Ok(())
-    })
+    let progress = Arc::new(Progress::default());
+    let (pulled, took) = args.pace.run(&progress, async |screen| {
+        let tell = |notice: Notice| screen.tell(&notice, notice.why());
+        fetch(&client, &order, &progress, &tell).await
+    })?;
+    say(&told(&order, &pulled?, took));
+    Ok(())
 }
 
 fn order(args: &PullArgs) -> Result<Order, Failure> {
@@ -88,8 +69,8 @@ fn order(args: &PullArgs) -> Result<Order, Failure> {
             architecture: args.architecture.clone(),
         },
         output: args.output.clone(),
-        streams: usize::try_from(args.streams).unwrap_or(1),
-        tries: args.tries,
+        streams: args.pace.streams(),
+        tries: args.pace.tries,
     })
 }
 

@@ -6,21 +6,12 @@ use std::time::Duration;
 use boxgate_storage::catalog::BoxRef;
 use clap::Args;
 use indicatif::HumanBytes;
-use tokio::runtime::Runtime;
-use tokio::time::Instant;
 
 use super::connect::ConnectArgs;
-use super::screen::{Screen, rate};
+use super::screen::rate;
+use super::transfer::PaceArgs;
 use super::{Failure, say};
 use crate::client::push::{Notice, Order, Progress, PushError, Pushed, push as send};
-
-/// One stream does not fill a path with latency, for TCP's window and for the commit that each part
-/// waits for; four do on most, and their loss of one another's work after a cut stays small. More than
-/// the gateway's window of parts have nothing to send.
-pub(super) const STREAMS: u64 = 4;
-pub(super) const MOST_STREAMS: u64 = 16;
-/// With waits that double up to 30 s this is some four minutes without any progress.
-pub(super) const TRIES: u32 = 12;
 
 #[derive(Debug, Args)]
 pub(super) struct PushArgs {
@@ -38,14 +29,8 @@ pub(super) struct PushArgs {
     /// Architecture: `amd64`.
     #[arg(value_name = "ARCH")]
     architecture: String,
-    /// Parts sent at once.
-    #[arg(long, value_name = "N", default_value_t = STREAMS,
-        value_parser = clap::value_parser!(u64).range(1..=MOST_STREAMS))]
-    streams: u64,
-    /// Tries that may fail one after the other before it is given up for now.
-    #[arg(long, value_name = "N", default_value_t = TRIES,
-        value_parser = clap::value_parser!(u32).range(1..=1000))]
-    tries: u32,
+    #[command(flatten)]
+    pace: PaceArgs,
     /// Give up what an earlier push of this file began, and begin anew.
     #[arg(long)]
     afresh: bool,
@@ -57,46 +42,17 @@ pub(super) fn push(args: &PushArgs) -> Result<(), Failure> {
     let order = Order {
         file: args.file.clone(),
         target,
-        streams: usize::try_from(args.streams).unwrap_or(1),
-        tries: args.tries,
+        streams: args.pace.streams(),
+        tries: args.pace.tries,
         afresh: args.afresh,
     };
-    runtime(order.streams)?.block_on(async {
-        let progress = Progress::default();
-        let screen = Screen::new();
-        let began = Instant::now();
-        let tell = |notice: Notice| {
-            let why = match &notice {
-                Notice::Again { why, .. } => Some(why.to_string()),
-                _ => None,
-            };
-            screen.tell(&notice.to_string(), why);
-        };
-        let pushed = tokio::select! {
-            pushed = send(&client, &order, &progress, &tell) => pushed,
-            never = screen.follow(&progress) => match never {},
-        };
-        screen.leave();
-        let pushed = pushed?;
-        say(&told(
-            &order.target,
-            client.base(),
-            &pushed,
-            began.elapsed(),
-        ));
-        Ok(())
-    })
-}
-
-/// Threads that read the file are as few as can be busy at once: one for each stream, one that hashes, one
-/// that looks up the host. tokio's own limit is 512, and each keeps some MiB of buffers once it ran.
-pub(super) fn runtime(streams: usize) -> Result<Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(streams + 2)
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::failed(&e))
+    let progress = Progress::default();
+    let (pushed, took) = args.pace.run(&progress, async |screen| {
+        let tell = |notice: Notice| screen.tell(&notice, notice.why());
+        send(&client, &order, &progress, &tell).await
+    })?;
+    say(&told(&order.target, client.base(), &pushed?, took));
+    Ok(())
 }
 
 fn target(args: &PushArgs) -> Result<BoxRef, Failure> {

@@ -1,5 +1,6 @@
 //! What a push or a pull shows while it runs: a bar for people, plain lines for logs.
 
+use std::fmt;
 use std::io::IsTerminal as _;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,7 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, Prog
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::say_error;
+use crate::client::ClientError;
 use crate::client::progress::Progress;
 
 /// How often a bar is drawn.
@@ -56,15 +58,16 @@ impl Screen {
 
     /// Says something; `why` if it is that a call failed. All streams fail for one reason, and go on failing
     /// for it: one line says so, a number the rest.
-    pub(super) fn tell(&self, text: &str, why: Option<String>) {
+    pub(super) fn tell(&self, notice: &impl fmt::Display, why: Option<&ClientError>) {
         if let Some(why) = why {
+            let why = why.to_string();
             let mut last = self.why();
             if last.as_ref() == Some(&why) {
                 return;
             }
             *last = Some(why);
         }
-        self.say(text);
+        self.say(&notice.to_string());
     }
 
     fn why(&self) -> MutexGuard<'_, Option<String>> {

@@ -27,7 +27,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
 use super::progress::Progress;
-use super::push::retry::{chance, delay};
+use super::retry::{self, chance, delay};
 use super::{Client, ClientError};
 use choice::{Chosen, Listed, Wanted};
 use fetch::{End, Fetcher, Landed};
@@ -106,6 +106,16 @@ pub enum Notice {
         /// How soon.
         after: Duration,
     },
+}
+
+impl Notice {
+    /// Why a call is made again, if that is what it says.
+    pub fn why(&self) -> Option<&ClientError> {
+        match self {
+            Self::Again { why, .. } => Some(why),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Notice {
@@ -281,7 +291,8 @@ impl Pull<'_> {
             let request = self.client.request(Method::GET, &place);
             self.client.send(request.header(ACCEPT, "application/json"))
         };
-        let listed: Listed = self.patiently(ask).await?.json()?;
+        let again = |why, failures| self.again(why, failures);
+        let listed: Listed = retry::patiently(ask, again).await?.json()?;
         let chosen = listed.choose(&self.order.wanted);
         let chosen = chosen.map_err(|why| PullError::Choice {
             organization: organization.to_string(),
@@ -309,7 +320,8 @@ impl Pull<'_> {
             let request = self.client.request(Method::GET, &place);
             self.client.send_within(request, longest)
         };
-        let answer = self.patiently(ask).await?;
+        let again = |why, failures| self.again(why, failures);
+        let answer = retry::patiently(ask, again).await?;
         let proved = ProvedTree::try_new(chosen.blake3, chosen.length, answer.body());
         proved.ok_or_else(|| PullError::WrongTree {
             url: self.client.base().to_owned(),
@@ -400,23 +412,6 @@ impl Pull<'_> {
                     wait = self.again(error, failures)?;
                 }
             }
-        }
-    }
-
-    /// Makes a call until it goes well, or has failed for as often as is allowed.
-    async fn patiently<T, F>(&self, call: impl Fn() -> F) -> Result<T, PullError>
-    where
-        F: Future<Output = Result<T, ClientError>>,
-    {
-        let mut failures = 0;
-        loop {
-            let error = match call().await {
-                Ok(answer) => return Ok(answer),
-                Err(e) if !e.may_pass() => return Err(e.into()),
-                Err(e) => e,
-            };
-            failures += 1;
-            sleep(self.again(error, failures)?).await;
         }
     }
 

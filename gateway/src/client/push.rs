@@ -7,7 +7,6 @@ pub mod body;
 pub mod hash;
 pub mod plan;
 pub mod protocol;
-pub mod retry;
 pub mod source;
 
 use std::collections::BTreeMap;
@@ -27,11 +26,11 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use super::progress::Progress;
+use super::retry::{self, chance, delay};
 use super::{Client, ClientError};
 use body::{FileBody, Flight};
 use plan::{Cut, Plan, Step, WINDOW_PARTS};
 use protocol::{Created, Outcome, Put};
-use retry::{chance, delay};
 use source::Source;
 
 /// What to push where, and how.
@@ -86,6 +85,16 @@ pub enum Notice {
         /// Bytes left to read.
         left: u64,
     },
+}
+
+impl Notice {
+    /// Why a call is made again, if that is what it says.
+    pub fn why(&self) -> Option<&ClientError> {
+        match self {
+            Self::Again { why, .. } => Some(why),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Notice {
@@ -522,26 +531,19 @@ impl Push<'_> {
         });
     }
 
-    /// Makes a call until it goes well, or has failed for as often as is allowed.
     async fn patiently<T, F>(&self, what: &str, call: impl Fn() -> F) -> Result<T, PushError>
     where
         F: Future<Output = Result<T, ClientError>>,
     {
-        let mut failures = 0;
-        loop {
-            let error = match call().await {
-                Ok(answer) => return Ok(answer),
-                Err(e) if !e.may_pass() => return Err(e.into()),
-                Err(e) => e,
-            };
-            failures += 1;
+        let again = |error: ClientError, failures| {
             if failures > self.order.tries {
                 return Err(PushError::GivenUp { why: error });
             }
             let wait = delay(failures, error.retry_after(), chance());
             self.again(what, &error, wait);
-            sleep(wait).await;
-        }
+            Ok(wait)
+        };
+        retry::patiently(call, again).await
     }
 }
 

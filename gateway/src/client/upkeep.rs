@@ -50,15 +50,11 @@ impl Lines {
                 return Err(self.client.odd("a line of its answer has no end"));
             }
             let chunk = self.response.chunk().await;
-            match chunk.map_err(|e| self.client.broken(&e))? {
-                Some(chunk) => self.ahead.extend_from_slice(&chunk),
-                None => {
-                    return Err(ClientError::Unreachable {
-                        url: self.client.base().to_owned(),
-                        why: "its answer ended before the outcome".to_owned(),
-                    });
-                }
-            }
+            let Some(chunk) = chunk.map_err(|e| self.client.broken(&e))? else {
+                let why = "its answer ended before the outcome".to_owned();
+                return Err(self.client.unreachable(why));
+            };
+            self.ahead.extend_from_slice(&chunk);
         }
     }
 }

@@ -61,9 +61,7 @@ impl Metadata {
         .await?;
         Ok(condemned)
     }
-}
 
-impl Metadata {
     /// Those of the keys that were seen without a row at or before `since`.
     pub(crate) async fn known_orphans(
         &self,

@@ -224,7 +224,8 @@ impl UploadEngine {
     ///
     /// # Errors
     /// [`crate::ErrorKind::TooLarge`]; [`crate::ErrorKind::Invalid`] for a box of no bytes;
-    /// [`crate::ErrorKind::LengthMismatch`] when more is committed already; [`crate::ErrorKind::Conflict`] when it has another length or is not open any more;
+    /// [`crate::ErrorKind::LengthMismatch`] when more is committed already;
+    /// [`crate::ErrorKind::Conflict`] when it has another length or is not open any more;
     /// [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::Gone`].
     pub async fn set_length(&self, id: UploadId, length: u64) -> Result<UploadRow> {
         self.inner.set_length(id, length).await
@@ -300,8 +301,9 @@ impl UploadEngine {
         self.inner.recover().await
     }
 
-    /// Removes what is due: bytes of aborted uploads and of blobs without a reference. Also publishes again what was left half published, gives
-    /// up what was idle or open for too long, and drops finished uploads whose time is over.
+    /// Removes what is due: bytes of aborted uploads and of blobs without a reference. Also publishes again
+    /// what was left half published, gives up what was idle or open for too long, and drops finished uploads
+    /// whose time is over.
     ///
     /// # Errors
     /// When the rows cannot be read. Bytes that a store does not remove stay due.

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use boxgate_storage::digest::outboard::ProvedTree;
 use boxgate_storage::digest::{BLOCK_BYTES, Sha256};
+use boxgate_storage::durable;
 use boxgate_storage::range::ByteRange;
 use sha2::Digest as _;
 
@@ -110,12 +111,7 @@ impl Destination {
     pub fn publish(&self) -> Result<(), PullError> {
         let publish = || {
             self.file.sync_all()?;
-            std::fs::rename(&self.gathering, &self.path)?;
-            let folder = match self.path.parent() {
-                Some(folder) if !folder.as_os_str().is_empty() => folder,
-                _ => Path::new("."),
-            };
-            File::open(folder)?.sync_all()
+            durable::put_in_place(&self.gathering, &self.path)
         };
         publish().map_err(|e| disk(&self.path, &e))
     }

@@ -1,12 +1,13 @@
 //! The file that is pushed, and what is kept beside it so that a cut push goes on.
 
 use std::ffi::OsString;
-use std::fs::{File, Metadata, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{File, Metadata, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use boxgate_storage::durable;
 use serde::{Deserialize, Serialize};
 
 use super::PushError;
@@ -109,7 +110,9 @@ impl Source {
 
     /// Where a begun push is kept.
     pub fn state_path(&self) -> PathBuf {
-        beside(&self.path, ".boxgate-push")
+        let mut name = OsString::from(&self.path);
+        name.push(".boxgate-push");
+        name.into()
     }
 
     /// The push that was begun with this file, if any.
@@ -148,17 +151,8 @@ impl Source {
             upload: upload.to_owned(),
             part_bytes,
         };
-        let path = self.state_path();
-        let new = beside(&path, ".new");
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(&kept)?)?;
-        file.sync_all()?;
-        std::fs::rename(&new, &path)
+        let kept = serde_json::to_vec_pretty(&kept)?;
+        durable::write_file(&self.state_path(), &kept, 0o600)
     }
 
     /// Forgets the push.
@@ -171,12 +165,6 @@ impl Source {
             _ => Ok(()),
         }
     }
-}
-
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(end);
-    name.into()
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
-//! How long to wait before a failed call is made again.
+//! Making failed calls again, and how long to wait before.
 
 use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::ClientError;
 
 /// Wait after the first failure, at most; twice as much after each further one.
 const FIRST: Duration = Duration::from_millis(500);
@@ -22,6 +26,31 @@ pub fn delay(failures: u32, retry_after: Option<Duration>, chance: f64) -> Durat
     let ours = ours.mul_f64(0.5 + chance / 2.0);
     let theirs = retry_after.map(|asked| asked.min(MOST_PATIENCE).mul_f64(1.0 + chance / 10.0));
     theirs.map_or(ours, |theirs| theirs.max(ours))
+}
+
+/// Makes a call until it goes well, or fails in a way that does not pass. `again` hears of each failure,
+/// and how many there were; it says how long to wait, or that it is enough.
+///
+/// # Errors
+/// The failure that does not pass, or what `again` says.
+pub async fn patiently<T, E, F>(
+    call: impl Fn() -> F,
+    again: impl Fn(ClientError, u32) -> Result<Duration, E>,
+) -> Result<T, E>
+where
+    E: From<ClientError>,
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let mut failures = 0;
+    loop {
+        let error = match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(e) if !e.may_pass() => return Err(e.into()),
+            Err(e) => e,
+        };
+        failures += 1;
+        sleep(again(error, failures)?).await;
+    }
 }
 
 /// A number from 0 to 1, another one each time.
