@@ -19,7 +19,7 @@ use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadLimits};
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
-use crate::auth::link::LinkSigner;
+use crate::auth::link_keys::{self, LinkKeys};
 use crate::auth::master_key::{MasterKey, MasterKeyError};
 use crate::ballast::Ballast;
 use crate::config::{Secret, Settings};
@@ -289,7 +289,8 @@ impl App {
                 .metadata_commit_seconds
                 .observe(took.as_secs_f64());
         }));
-        let (key, secret) = master_key.key_for(&metadata, "download-link").await?;
+        master_key.key_for(&metadata, link_keys::PURPOSE).await?;
+        let link_keys = LinkKeys::open(master_key, &metadata, clock.now()).await?;
         let store = open_store(&metadata, &settings.stores.main.path).await?;
         let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
         let engine = engine(&settings, &metadata, stores.clone(), Arc::clone(&clock));
@@ -306,7 +307,7 @@ impl App {
         let gateway = Arc::new(Gateway {
             upkeep: Upkeep::new(drain.begun()),
             admission: Admission::new(&settings),
-            links: LinkSigner::new(key.id, &secret),
+            link_keys,
             settings,
             metadata,
             engine,

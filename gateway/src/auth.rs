@@ -5,6 +5,7 @@
 
 pub mod credential;
 pub mod link;
+pub mod link_keys;
 pub mod master_key;
 pub mod password;
 

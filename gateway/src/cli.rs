@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod connect;
+mod link_key;
 mod pull;
 mod push;
 mod quickstart;
@@ -169,6 +170,9 @@ Works beside a running gateway too. BOXGATE_BOOTSTRAP_PASSWORD_FILE stands for -
     /// Look after uploads in progress, over the gateway's API.
     #[command(subcommand)]
     Upload(upload::UploadCommand),
+    /// Look after the keys that sign download links, over the gateway's API.
+    #[command(subcommand)]
+    LinkKey(link_key::LinkKeyCommand),
 }
 
 #[derive(Debug, Args)]
@@ -237,6 +241,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Pull(args) => pull::pull(&args),
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
         Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
+        Command::Admin(AdminCommand::LinkKey(command)) => link_key::link_key(&command),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Print(args)) => print(&args),
     };

@@ -2,6 +2,7 @@
 //! than its public API.
 
 pub mod error;
+pub mod link_keys;
 pub mod progress;
 pub mod pull;
 pub mod push;

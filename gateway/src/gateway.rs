@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
-use crate::auth::link::LinkSigner;
+use crate::auth::link_keys::LinkKeys;
 use crate::config::settings::Settings;
 use crate::joiner::Joiner;
 use crate::request::RequestFacts;
@@ -46,8 +46,8 @@ pub struct Gateway {
     pub stores: BTreeMap<String, Store>,
     /// The route table, compiled.
     pub router: Router,
-    /// Signs download links.
-    pub links: LinkSigner,
+    /// The keys of download links.
+    pub link_keys: LinkKeys,
     /// Verified blocks in memory.
     pub cache: BlockCache,
     /// Permits.

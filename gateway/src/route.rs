@@ -152,6 +152,9 @@ pub enum Route {
     CheckStock,
     CollectGarbage,
     ScrubStock,
+    ListLinkKeys,
+    RotateLinkKey,
+    RevokeLinkKey,
     CreateServiceAccount,
     ListServiceAccounts,
     ServiceAccountOrganizations,
@@ -241,6 +244,10 @@ routes! {
     Admin GET "/api/admin/fsck" => CheckStock, PlatformAdmin, Empty, Control, "Compare rows with stores; one JSON document a line as it goes";
     Admin POST "/api/admin/gc" => CollectGarbage, PlatformAdmin, Empty, Control, "Remove what nobody holds: ?dry_run=true&remove_many_orphans=true";
     Admin POST "/api/admin/scrub" => ScrubStock, PlatformAdmin, Empty, Control, "Read all stored bytes against their digests: ?rate=SIZE";
+    // Keys of download links.
+    Admin GET "/api/admin/link-keys" => ListLinkKeys, PlatformAdmin, Empty, Control, "Keys of download links, the newest first";
+    Admin POST "/api/admin/link-keys" => RotateLinkKey, PlatformAdmin, Empty, Control, "Make a key that signs from now on; links of those before it stay good";
+    Admin DELETE "/api/admin/link-keys/{key}" => RevokeLinkKey, PlatformAdmin, Empty, Control, "End all links that a key signed";
     // Service accounts.
     BoxVault POST "/api/service-accounts" => CreateServiceAccount, Person, Json, Control, "Make a service account; its key is shown once";
     BoxVault GET "/api/service-accounts" => ListServiceAccounts, Person, Empty, Control, "Service accounts of the caller";
@@ -342,6 +349,7 @@ impl Route {
             | Self::DeleteUser => "admin_users",
             Self::ListUploads | Self::ShowUpload | Self::AbortUpload => "admin_uploads",
             Self::CheckStock | Self::CollectGarbage | Self::ScrubStock => "admin_upkeep",
+            Self::ListLinkKeys | Self::RotateLinkKey | Self::RevokeLinkKey => "admin_link_keys",
             Self::CreateServiceAccount
             | Self::ListServiceAccounts
             | Self::ServiceAccountOrganizations

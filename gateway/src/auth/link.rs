@@ -13,14 +13,14 @@ use ring::hmac;
 /// Signs and checks download links.
 #[derive(Clone)]
 pub struct LinkSigner {
-    key_id: i64,
-    key: hmac::Key,
+    /// By their ids; the first signs.
+    keys: Vec<(i64, hmac::Key)>,
 }
 
 impl std::fmt::Debug for LinkSigner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LinkSigner")
-            .field("key_id", &self.key_id)
+            .field("keys", &self.keys.len())
             .finish_non_exhaustive()
     }
 }
@@ -33,24 +33,30 @@ pub struct LinkClaim {
 }
 
 impl LinkSigner {
-    /// A signer with the key of that row.
-    pub fn new(key_id: i64, secret: &[u8]) -> Self {
+    /// A signer with these keys, by the ids of their rows: the first signs, all of them check.
+    pub fn new(keys: impl IntoIterator<Item = (i64, Vec<u8>)>) -> Self {
+        let key = |secret: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, secret);
         Self {
-            key_id,
-            key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            keys: keys.into_iter().map(|(id, s)| (id, key(&s))).collect(),
         }
     }
 
-    /// The `token` of a link: `key.account.expiry.signature`.
-    pub fn sign(&self, file: &BoxRef, account: Option<AccountId>, expires: UnixMillis) -> String {
+    /// The `token` of a link: `key.account.expiry.signature`; `None` while there is no key.
+    pub fn sign(
+        &self,
+        file: &BoxRef,
+        account: Option<AccountId>,
+        expires: UnixMillis,
+    ) -> Option<String> {
+        let (id, key) = self.keys.first()?;
         let claim = format!(
-            "{}.{}.{}",
-            self.key_id,
+            "{id}.{}.{}",
             account.map_or(0, |account| account.0),
             expires.0
         );
-        let signature = hmac::sign(&self.key, &message(&claim, file));
-        format!("{claim}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
+        let signature = hmac::sign(key, &message(&claim, file));
+        let signature = URL_SAFE_NO_PAD.encode(signature.as_ref());
+        Some(format!("{claim}.{signature}"))
     }
 
     /// What a link's token says, if it was signed here for this file and has not expired.
@@ -62,11 +68,12 @@ impl LinkSigner {
             fields.next()?.ok()?,
             fields.next()?.ok()?,
         );
-        if fields.next().is_some() || key_id != self.key_id || expires < now.0 {
+        if fields.next().is_some() || expires < now.0 {
             return None;
         }
+        let (_, key) = self.keys.iter().find(|(id, _)| *id == key_id)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        hmac::verify(&self.key, &message(claim, file), &signature).ok()?;
+        hmac::verify(key, &message(claim, file), &signature).ok()?;
         Some(LinkClaim {
             account: (account != 0).then_some(AccountId(account)),
         })
@@ -102,8 +109,9 @@ mod tests {
 
     #[test]
     fn a_link_is_good_for_its_file_until_it_expires() {
-        let signer = LinkSigner::new(3, b"secret");
+        let signer = LinkSigner::new([(3, b"secret".to_vec())]);
         let token = signer.sign(&file("1.0"), Some(AccountId(5)), UnixMillis(1000));
+        let token = token.unwrap();
         let claim = signer
             .verify(&token, &file("v1.0"), UnixMillis(1000))
             .unwrap();
@@ -111,7 +119,7 @@ mod tests {
         assert_eq!(signer.verify(&token, &file("1.0"), UnixMillis(1001)), None);
         assert_eq!(signer.verify(&token, &file("2.0"), UnixMillis(0)), None);
         assert_eq!(
-            LinkSigner::new(3, b"other").verify(&token, &file("1.0"), UnixMillis(0)),
+            LinkSigner::new([(3, b"other".to_vec())]).verify(&token, &file("1.0"), UnixMillis(0)),
             None
         );
         for forged in [
@@ -128,5 +136,23 @@ mod tests {
                 "{forged}"
             );
         }
+    }
+
+    #[test]
+    fn the_first_key_signs_and_each_that_is_held_checks() {
+        let (old, new) = ((3, b"old".to_vec()), (4, b"new".to_vec()));
+        let by_old = LinkSigner::new([old.clone()]);
+        let both = LinkSigner::new([new.clone(), old]);
+        let sign = |signer: &LinkSigner| signer.sign(&file("1.0"), None, UnixMillis(9)).unwrap();
+        let (first, second) = (sign(&by_old), sign(&both));
+        assert!(first.starts_with("3.") && second.starts_with("4."));
+        let checks = |signer: &LinkSigner, token: &str| {
+            signer.verify(token, &file("1.0"), UnixMillis(0)).is_some()
+        };
+        assert!(checks(&both, &first) && checks(&both, &second));
+        assert!(!checks(&by_old, &second));
+        assert!(!checks(&LinkSigner::new([new]), &first), "its key is gone");
+        let none = LinkSigner::new([]);
+        assert!(none.sign(&file("1.0"), None, UnixMillis(9)).is_none() && !checks(&none, &first));
     }
 }

@@ -148,8 +148,15 @@ impl MasterKey {
         [nonce.as_slice(), &sealed].concat()
     }
 
+    /// A new random secret, sealed.
+    pub fn new_secret(&self, purpose: &str) -> Vec<u8> {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).expect("the operating system gives random bytes");
+        self.seal(purpose, &secret)
+    }
+
     /// Opens what [`Self::seal`] made for the same purpose.
-    fn open(&self, purpose: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn open(&self, purpose: &str, sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut body = body.to_vec();

@@ -788,6 +788,10 @@ impl Judge<'_> {
         if auth.login_failures_per_minute == 0 {
             self.wrong("auth.login_failures_per_minute", "must be more than 0");
         }
+        // Who has a link has a right without a credential; it must end by itself.
+        if auth.download_link_ttl > Span::seconds(7 * 24 * 3600) {
+            self.wrong("auth.download_link_ttl", "must be 7d or less");
+        }
         Auth {
             session_ttl: self.time("auth.session_ttl", auth.session_ttl),
             stay_logged_in_ttl: self.time("auth.stay_logged_in_ttl", auth.stay_logged_in_ttl),

@@ -1,15 +1,17 @@
-//! Uploads in progress, for those who administer the platform or an organization. Reading takes nothing
-//! over: whoever sends goes on undisturbed.
+//! Uploads in progress, for those who administer the platform or an organization (reading takes nothing
+//! over: whoever sends goes on undisturbed), and the keys of download links.
 
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::catalog::OrganizationName;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::accounts::OrganizationId;
+use boxgate_storage::metadata::tokens::KeyRow;
 use boxgate_storage::metadata::uploads::NamedUpload;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::boxvault::shape;
+use crate::auth::link_keys::{self, MOST_KEYS};
 use crate::auth::{Principal, no_organization};
 use crate::call::Call;
 use crate::gateway::Gateway;
@@ -96,6 +98,49 @@ pub async fn abort_upload(gateway: &Gateway, call: &Call) -> Answer {
     }
     tracing::info!(upload = %id, by = principal.name(), "upload given up by an administrator");
     Ok(response::empty(StatusCode::NO_CONTENT))
+}
+
+/// `GET /api/admin/link-keys`, the revoked ones too; never a secret.
+pub async fn list_link_keys(gateway: &Gateway) -> Answer {
+    let keys = gateway.metadata.keys(link_keys::PURPOSE).await?;
+    let documents: Vec<Value> = keys.iter().map(link_key).collect();
+    Ok(response::json(StatusCode::OK, &Value::Array(documents)))
+}
+
+/// `POST /api/admin/link-keys`.
+pub async fn rotate_link_key(gateway: &Gateway, call: &Call) -> Answer {
+    let (now, by) = (gateway.clock.now(), call.principal()?.name());
+    let made = gateway.link_keys.rotate(&gateway.metadata, by, now).await?;
+    let made = made.ok_or_else(|| {
+        let text = format!("{MOST_KEYS} keys are in use; revoke those that sign no living link.");
+        Refusal::new(StatusCode::CONFLICT, text).code("TOO_MANY_KEYS")
+    })?;
+    tracing::info!(key = made.id, by, "a new key signs download links");
+    Ok(response::json(StatusCode::CREATED, &link_key(&made)))
+}
+
+/// `DELETE /api/admin/link-keys/{key}`.
+pub async fn revoke_link_key(gateway: &Gateway, call: &Call) -> Answer {
+    let (now, by) = (gateway.clock.now(), call.principal()?.name());
+    let key = call.names.value("key").parse().ok();
+    let revoked = match key {
+        Some(key) => {
+            let keys = &gateway.link_keys;
+            keys.revoke(&gateway.metadata, key, by, now).await?
+        }
+        None => false,
+    };
+    if !revoked {
+        return Err(Refusal::missing("Key", call.names.value("key")));
+    }
+    tracing::info!(key, by, "the links of a key are ended");
+    Ok(response::empty(StatusCode::NO_CONTENT))
+}
+
+fn link_key(key: &KeyRow) -> Value {
+    json!({
+        "id": key.id, "createdAt": shape::time(key.created), "revokedAt": key.retired.map(shape::time),
+    })
 }
 
 fn document(gateway: &Gateway, upload: &NamedUpload) -> Value {

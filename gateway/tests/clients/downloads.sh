@@ -93,6 +93,25 @@ done
 http -r 0-9 -H "If-Range: W/\"$B3\"" "$BLOB"
 answers "a weak If-Range is no match" 200
 
+# --- links and their keys ---
+LINK=$(info .downloadUrl demo 1.0.0)
+TOKEN=${LINK#*token=}
+http "$LINK"
+answers "a link, by nobody" 200
+# key COMMAND...: of `boxgate admin link-key`, by an administrator.
+key() {
+    "$GATEWAY" admin link-key "$@" --url "$URL" --token "$ADMIN_TOKEN"
+}
+matches "a new key signs" '^Key [0-9]+ signs download links from now on' "$(key rotate)"
+differs "the links made then" "${TOKEN%%.*}" "$(info .downloadUrl demo 1.0.0 | sed 's/.*token=//; s/[.].*//')"
+http "$LINK"
+answers "a link of the former key" 200
+matches "its key is revoked" "The links of key ${TOKEN%%.*} are ended" "$(key revoke "${TOKEN%%.*}")"
+http "$LINK"
+answers "and its links with it" 403 'was revoked'
+matches "and listed so" "^${TOKEN%%.*}  made .*  revoked " "$(key list | tail -n 1)"
+equal "no link is logged" 0 "$(grep -c "${TOKEN##*.}" "$WORK/gateway.log" || true)"
+
 # --- a replaced file ---
 upload "$WORK/b.box" demo 1.0.0
 http "$NAMED?b3=$B3"

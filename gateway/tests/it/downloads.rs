@@ -512,6 +512,63 @@ async fn a_link_downloads_without_a_credential_and_counts_once() {
 }
 
 #[tokio::test]
+async fn keys_of_links_rotate_and_end_what_they_signed() {
+    const KEYS: &str = "/api/admin/link-keys";
+    let (running, bytes) = with_box(1000).await;
+    let root = running.account("root", PlatformRole::Admin).await;
+    let root = running.token(root, TokenKind::Session, None).await;
+    let link = async || {
+        let path = format!("{}/info", file_path("demo", "1.0"));
+        let info = running.get(&path, &running.owner).await.json();
+        let url = info["downloadUrl"].as_str().unwrap().to_owned();
+        url["http://gateway".len()..].to_owned()
+    };
+    let change = async |method: &str, path: &str, token: &str| {
+        running.send(Request::new(method, path).token(token)).await
+    };
+    // An owner of an organization has no say over the keys of all.
+    for (method, path) in [
+        ("GET", KEYS),
+        ("POST", KEYS),
+        ("DELETE", "/api/admin/link-keys/1"),
+    ] {
+        assert_eq!(change(method, path, &running.owner).await.status, 403);
+    }
+    let first = link().await;
+    let made = change("POST", KEYS, &root).await;
+    assert_eq!(made.status, 201);
+    let second = link().await;
+    for path in [&first, &second] {
+        assert!(running.get(path, "").await.body == bytes);
+    }
+    let listed = running.get(KEYS, &root).await.json();
+    let listed = listed.as_array().unwrap();
+    assert_eq!(listed.len(), 2);
+    assert_eq!(listed[0]["id"], made.json()["id"]);
+    let key = |n: usize| format!("{KEYS}/{}", listed[n]["id"]);
+    assert_eq!(change("DELETE", &key(1), &root).await.status, 204);
+    assert_eq!(running.get(&first, "").await.status, 403);
+    assert!(running.get(&second, "").await.body == bytes);
+    assert_eq!(change("DELETE", &key(1), &root).await.status, 404);
+    assert_eq!(
+        change("DELETE", &format!("{KEYS}/x"), &root).await.status,
+        404
+    );
+    // The last one is replaced: links can be made, and none of before is good.
+    assert_eq!(change("DELETE", &key(0), &root).await.status, 204);
+    assert_eq!(running.get(&second, "").await.status, 403);
+    assert!(running.get(&link().await, "").await.body == bytes);
+    let mut made = 0;
+    while change("POST", KEYS, &root).await.status == 201 {
+        made += 1;
+    }
+    assert_eq!(made, 15, "sixteen may be in use");
+    let text = String::from_utf8(running.get(KEYS, &root).await.body).unwrap();
+    assert!(!text.contains("secret"), "{text}");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_changed_byte_on_disk_is_never_served() {
     let (running, bytes) = with_box(5 << 20).await;
     let stored = running.stored_files().pop().unwrap();

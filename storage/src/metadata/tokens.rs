@@ -94,7 +94,9 @@ pub struct KeyRow {
     pub purpose: String,
     /// The secret, sealed by the caller.
     pub secret: Vec<u8>,
-    /// When it stopped being used for new things.
+    /// When it was made.
+    pub created: UnixMillis,
+    /// When it stopped being used.
     pub retired: Option<UnixMillis>,
 }
 

@@ -1,5 +1,6 @@
 //! Box files: info, links, download, deletion. How they come in is in `upload.rs`.
 
+use boxgate_storage::ErrorKind;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::catalog::{FileRow, ResolvedFile};
 use http::header::{CACHE_CONTROL, REFERRER_POLICY};
@@ -22,7 +23,7 @@ type Answer = Result<Response<OutboundBody>, Refusal>;
 pub async fn info(gateway: &Gateway, call: Call) -> Answer {
     let file = stored(gateway, &call).await?;
     let (checksum, kind) = shape::checksum(&file);
-    let url = link(gateway, &call, call.grant.principal.as_ref())?;
+    let url = link(gateway, &call, call.grant.principal.as_ref()).await?;
     let body = json!({
         "fileName": "vagrant.box", "downloadUrl": url, "downloadCount": file.downloads,
         "checksum": checksum, "checksumType": kind, "fileSize": file.blob.length,
@@ -32,23 +33,29 @@ pub async fn info(gateway: &Gateway, call: Call) -> Answer {
 }
 
 /// `POST F/get-download-link`; it does not check that a file exists.
-pub fn get_link(gateway: &Gateway, call: &Call) -> Answer {
-    let url = link(gateway, call, call.grant.principal.as_ref())?;
+pub async fn get_link(gateway: &Gateway, call: &Call) -> Answer {
+    let url = link(gateway, call, call.grant.principal.as_ref()).await?;
     Ok(no_store(response::json(
         StatusCode::OK,
         &json!({ "downloadUrl": url }),
     )))
 }
 
-fn link(gateway: &Gateway, call: &Call, principal: Option<&Principal>) -> Result<String, Refusal> {
+async fn link(
+    gateway: &Gateway,
+    call: &Call,
+    principal: Option<&Principal>,
+) -> Result<String, Refusal> {
     let file = call.box_ref()?;
-    let expires = gateway
-        .clock
-        .now()
-        .plus(gateway.settings.auth.download_link_ttl);
-    let token = gateway
-        .links
-        .sign(&file, principal.map(|p| p.account.id), expires);
+    let now = gateway.clock.now();
+    let expires = now.plus(gateway.settings.auth.download_link_ttl);
+    let keys = gateway.link_keys.current(&gateway.metadata, now).await?;
+    let token = keys.sign(&file, principal.map(|p| p.account.id), expires);
+    let token = token.ok_or_else(|| {
+        let none = "another node revoked all keys of links, and no other is there yet";
+        boxgate_storage::Error::new(ErrorKind::Internal, "link.sign", file.to_string())
+            .with_source(none)
+    })?;
     Ok(format!(
         "{}{}/api/organization/{}/box/{}/version/{}/provider/{}/architecture/{}/file/download?token={token}",
         gateway.base_url(&call.facts),
@@ -110,10 +117,11 @@ pub async fn link_reader(
     file: &boxgate_storage::catalog::BoxRef,
     now: UnixMillis,
 ) -> Result<Option<Principal>, Refusal> {
-    let claim = gateway.links.verify(token, file, now).ok_or_else(|| {
+    let keys = gateway.link_keys.current(&gateway.metadata, now).await?;
+    let claim = keys.verify(token, file, now).ok_or_else(|| {
         Refusal::new(
             StatusCode::FORBIDDEN,
-            "This download link is not valid or has expired. Ask for a new one.",
+            "This download link is not valid, has expired or was revoked. Ask for a new one.",
         )
         .code("TOKEN_INVALID")
     })?;

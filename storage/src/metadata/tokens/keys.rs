@@ -6,8 +6,9 @@ use sqlx::AnyConnection;
 use super::KeyRow;
 use crate::clock::UnixMillis;
 use crate::error::Result;
-use crate::metadata::Metadata;
 use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::writer::Tx;
+use crate::metadata::{Metadata, audit};
 
 impl Metadata {
     /// All keys for a purpose, newest first.
@@ -37,28 +38,99 @@ impl Metadata {
                 if let Some(newest) = there {
                     return Ok(newest);
                 }
-                let id = tx.next_id("keys").await?;
-                sqlx::query(
-                    "INSERT INTO keys (id, purpose, secret, created_ms) VALUES ($1, $2, $3, $4)",
-                )
-                .bind(id)
-                .bind(&purpose)
-                .bind(&secret)
-                .bind(tx.now.0)
-                .execute(&mut tx.connection)
-                .await
-                .at(OP, &purpose)?;
-                Ok(KeyRow {
-                    id,
-                    purpose,
-                    secret,
-                    retired: None,
-                })
+                insert(tx, OP, purpose, secret).await
             }
             .boxed()
         })
         .await
     }
+
+    /// Adds a key for the purpose, from now on the newest; `None` when `most` of them are in use.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn add_key(
+        &self,
+        purpose: &str,
+        secret: &[u8],
+        most: usize,
+        actor: &str,
+    ) -> Result<Option<KeyRow>> {
+        const OP: &str = "key.add";
+        let (purpose, actor) = (purpose.to_owned(), actor.to_owned());
+        let secret = secret.to_vec();
+        self.write(OP, move |tx| {
+            async move {
+                let there = list(&mut tx.connection, OP, &purpose).await?;
+                if there.iter().filter(|key| key.retired.is_none()).count() >= most {
+                    return Ok(None);
+                }
+                audit::record(tx, &actor, OP, &purpose).await?;
+                insert(tx, OP, purpose, secret).await.map(Some)
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Retires a key for the purpose; `next` becomes one if none is left. `false` when there is no such
+    /// key in use.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn retire_key(
+        &self,
+        purpose: &str,
+        id: i64,
+        next: &[u8],
+        actor: &str,
+    ) -> Result<bool> {
+        const OP: &str = "key.retire";
+        let (purpose, actor) = (purpose.to_owned(), actor.to_owned());
+        let next = next.to_vec();
+        self.write(OP, move |tx| {
+            async move {
+                let there = list(&mut tx.connection, OP, &purpose).await?;
+                let mut used = there.iter().filter(|key| key.retired.is_none());
+                if !used.any(|key| key.id == id) {
+                    return Ok(false);
+                }
+                let is_last = there.iter().filter(|key| key.retired.is_none()).count() == 1;
+                sqlx::query("UPDATE keys SET retired_ms = $1 WHERE id = $2")
+                    .bind(tx.now.0)
+                    .bind(id)
+                    .execute(&mut tx.connection)
+                    .await
+                    .at(OP, id)?;
+                audit::record(tx, &actor, OP, &format!("{purpose} {id}")).await?;
+                if is_last {
+                    insert(tx, OP, purpose, next).await?;
+                }
+                Ok(true)
+            }
+            .boxed()
+        })
+        .await
+    }
+}
+
+async fn insert(tx: &mut Tx, op: &'static str, purpose: String, secret: Vec<u8>) -> Result<KeyRow> {
+    let id = tx.next_id("keys").await?;
+    sqlx::query("INSERT INTO keys (id, purpose, secret, created_ms) VALUES ($1, $2, $3, $4)")
+        .bind(id)
+        .bind(&purpose)
+        .bind(&secret)
+        .bind(tx.now.0)
+        .execute(&mut tx.connection)
+        .await
+        .at(op, &purpose)?;
+    Ok(KeyRow {
+        id,
+        purpose,
+        secret,
+        created: tx.now,
+        retired: None,
+    })
 }
 
 async fn list(
@@ -67,7 +139,7 @@ async fn list(
     purpose: &str,
 ) -> Result<Vec<KeyRow>> {
     sqlx::query(
-        "SELECT id, purpose, secret, retired_ms FROM keys WHERE purpose = $1 ORDER BY id DESC",
+        "SELECT id, purpose, secret, created_ms, retired_ms FROM keys WHERE purpose = $1 ORDER BY id DESC",
     )
     .bind(purpose)
     .fetch_all(connection)
@@ -79,6 +151,7 @@ async fn list(
             id: row.int("id")?,
             purpose: row.text("purpose")?,
             secret: row.bytes("secret")?,
+            created: UnixMillis(row.int("created_ms")?),
             retired: row.opt_int("retired_ms")?.map(UnixMillis),
         })
     })
