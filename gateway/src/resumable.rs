@@ -22,7 +22,7 @@ use crate::http::headers::MediaType;
 use crate::refusal::Refusal;
 
 pub use command::{
-    Answer, Append, Checksum, Concat, Create, Ends, Limits, Reply, RequestHead, Standing,
+    Answer, Append, Checksum, Concat, Create, Ends, Limits, Older, Reply, RequestHead, Standing,
     UploadCommand,
 };
 pub use owner::Owner;

@@ -26,6 +26,7 @@ mod registry;
 mod resume;
 pub mod state;
 mod stats;
+mod supersede;
 mod writer;
 
 use std::collections::BTreeMap;

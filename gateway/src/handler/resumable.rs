@@ -27,7 +27,7 @@ use crate::ingest::{self, Pumped, Telling};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::resumable::{
-    Append, Checksum, Concat, Create, Ends, Limits, Owner, Protocol, Standing, ietf,
+    Append, Checksum, Concat, Create, Ends, Limits, Older, Owner, Protocol, Standing, ietf,
 };
 use crate::route::{PathNames, Policy};
 use crate::server::{InboundBody, Interim};
@@ -117,7 +117,8 @@ impl Turn<'_> {
             checksum: create.checksum,
             body_length,
         };
-        self.write(row, append, Vec::new(), body).await
+        self.write(row, append, (Vec::new(), create.older), body)
+            .await
     }
 
     /// Goes on with an upload of the caller's.
@@ -183,7 +184,7 @@ impl Turn<'_> {
             (None, Some(length)) => self.gateway.engine.set_length(row.id, length).await?,
             _ => row,
         };
-        self.write(row, append, expected, body).await
+        self.write(row, append, (expected, Older::Stay), body).await
     }
 
     /// Where an upload of the caller's stands, for whoever is about to go on: an older request that
@@ -198,7 +199,16 @@ impl Turn<'_> {
             return self.head_of_final(row).await;
         }
         let row = self.gateway.engine.head(row.id).await?;
-        let row = self.settled(row).await?;
+        let row = match self.settled(row.clone()).await {
+            // Where it stands can be told without room to publish it. By tus that would tell that it is.
+            Err(refusal)
+                if refusal.status == StatusCode::INSUFFICIENT_STORAGE
+                    && self.protocol != Protocol::Tus =>
+            {
+                row
+            }
+            settled => settled?,
+        };
         let full = row.state == UploadState::Open && row.length == Some(row.offset);
         if !full || self.protocol != Protocol::Tus {
             return Ok(self.standing(&row));
@@ -213,7 +223,12 @@ impl Turn<'_> {
             body_length: Some(0),
         };
         match self
-            .write(row, append, Vec::new(), &mut InboundBody::empty())
+            .write(
+                row,
+                append,
+                (Vec::new(), Older::Stay),
+                &mut InboundBody::empty(),
+            )
             .await
         {
             // A newer request has it now and ends it in our stead. tus knows no conflict here: its
@@ -405,7 +420,7 @@ impl Turn<'_> {
         &self,
         row: UploadRow,
         append: Append,
-        expected: Vec<boxgate_storage::digest::Digest>,
+        (expected, older): (Vec<boxgate_storage::digest::Digest>, Older),
         body: &mut InboundBody,
     ) -> Result<Progress, Refusal> {
         let limits = self.gateway.upload_limits();
@@ -418,6 +433,9 @@ impl Turn<'_> {
                 ))
                 .closing()
             })?;
+        }
+        if older == Older::End {
+            writer.supersede()?;
         }
         match &append.checksum {
             None => {}
@@ -554,14 +572,18 @@ impl Turn<'_> {
     }
 
     /// The row once it is not on its way from open to done.
-    pub(super) async fn settled(&self, mut row: UploadRow) -> Result<UploadRow, Refusal> {
+    pub(crate) async fn settled(&self, mut row: UploadRow) -> Result<UploadRow, Refusal> {
         let until = Instant::now() + PUBLISHING;
         while row.state == UploadState::Completing {
-            if Instant::now() >= until {
-                return Err(publishing());
-            }
-            sleep(LOOK_EVERY).await;
+            // One whose publishing failed is in nobody's hands: then whoever asks has it published.
+            self.gateway.engine.publish_left(row.id).await?;
             row = self.mine(&row.id.to_string()).await?;
+            if row.state == UploadState::Completing {
+                if Instant::now() >= until {
+                    return Err(publishing());
+                }
+                sleep(LOOK_EVERY).await;
+            }
         }
         Ok(row)
     }
@@ -573,7 +595,7 @@ impl Turn<'_> {
         self.standing(&row)
     }
 
-    pub(super) fn standing(&self, row: &UploadRow) -> Progress {
+    pub(crate) fn standing(&self, row: &UploadRow) -> Progress {
         let now = self.gateway.clock.now();
         let expires = expires(row, &self.gateway.settings.uploads);
         let left = expires.map(|at| u64::try_from(at.0.saturating_sub(now.0)).unwrap_or(0));

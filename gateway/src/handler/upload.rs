@@ -2,6 +2,7 @@
 
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
+use boxgate_storage::error::chain;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::uploads::{Published, Target};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadWriter};
@@ -84,7 +85,6 @@ pub async fn upload(
     let _permit = gateway.admission.upload().await?;
     let target = order.target(gateway);
     let (account, organization) = (order.account, order.organization);
-    supersede(gateway, account, organization, &target).await?;
     let mut warnings = Vec::new();
     let name = order.file.to_string();
     let writer = match carrier {
@@ -111,15 +111,16 @@ pub async fn upload(
     // Dropping the writer here publishes nothing.
     let box_name = Some(target.box_name.as_str());
     authorize_again(&gateway.metadata, head, account, organization, box_name).await?;
-    let finishing = tracing::debug_span!("finish", upload_id = %writer.id());
+    let id = writer.id();
+    let finishing = tracing::debug_span!("finish", upload_id = %id);
     let published = writer.finish().instrument(finishing).await?;
     tracing::info!(
         file = %name, blob = %published.blob.key, length = published.blob.length,
         replaced = published.replaced, "box published"
     );
     // What was cut just before this one began may have come to rest only now.
-    if let Err(error) = supersede(gateway, account, organization, &target).await {
-        tracing::warn!(error = %error.message, "an upload that was replaced stays open");
+    if let Err(error) = gateway.engine.supersede(id).await {
+        tracing::warn!(upload = %id, error = chain(&error), "an upload that was replaced stays open");
     }
     Ok(Uploaded {
         published,
@@ -146,33 +147,13 @@ impl UploadOrder {
     }
 }
 
-/// Gives up what the same sender left open under the same name: a new upload from byte 0 takes its
-/// place. One that a request is busy with at this moment is that request's, and stays.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn supersede(
-    gateway: &Gateway,
-    account: AccountId,
-    organization: OrganizationId,
-    target: &Target,
-) -> Result<(), Refusal> {
-    let engine = &gateway.engine;
-    while let Some(row) = engine.newest_open(account, organization, target).await? {
-        if engine.is_busy(row.id) || !engine.cancel(row.id).await? {
-            break;
-        }
-    }
-    Ok(())
-}
-
 async fn begin(
     gateway: &Gateway,
     order: &UploadOrder,
     length: Option<u64>,
     facts: &RequestFacts,
 ) -> Result<UploadWriter, Refusal> {
-    let writer = gateway
+    let mut writer = gateway
         .engine
         .begin(UploadIntent {
             account: order.account,
@@ -187,6 +168,7 @@ async fn begin(
         .instrument(tracing::debug_span!("begin"))
         .await?;
     facts.set_upload(writer.id().to_string());
+    writer.supersede()?;
     Ok(writer)
 }
 

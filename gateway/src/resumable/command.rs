@@ -84,6 +84,15 @@ pub enum Concat {
     Final(Vec<String>),
 }
 
+/// What becomes of uploads that the same sender left open under the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Older {
+    /// They stay: each has an address of its own.
+    Stay,
+    /// They end with the first bytes of this one that are committed: the name is their only address.
+    End,
+}
+
 /// A new upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Create {
@@ -103,6 +112,8 @@ pub struct Create {
     pub has_body: bool,
     /// What it is to others.
     pub concat: Concat,
+    /// What becomes of others under its name.
+    pub older: Older,
 }
 
 /// More bytes of an upload.

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
 use super::command::{
-    Answer, Append, Checksum, Concat, Create, Ends, Limits, Reply, RequestHead, Standing,
+    Answer, Append, Checksum, Concat, Create, Ends, Limits, Older, Reply, RequestHead, Standing,
     UploadCommand,
 };
 use super::{Owner, UPLOAD_LENGTH, digest, fields};
@@ -78,6 +78,7 @@ pub fn create(head: &RequestHead<'_>, owner: Owner) -> Result<Create, Refusal> {
         checksum: digest::content_digest(head.headers)?.map(Checksum::Told),
         has_body: head.has_body(),
         concat: Concat::Alone,
+        older: Older::Stay,
     })
 }
 

@@ -9,7 +9,7 @@ use boxgate_storage::digest::Digest;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 
-use super::command::{Concat, Create, Ends, Limits, Reply, RequestHead, Standing};
+use super::command::{Concat, Create, Ends, Limits, Older, Reply, RequestHead, Standing};
 use super::{Owner, Protocol, UPLOAD_LENGTH, digest, fields, ietf};
 use crate::http::headers::UPLOAD_OFFSET;
 use crate::refusal::Refusal;
@@ -59,6 +59,7 @@ pub fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
         checksum: None,
         has_body: false,
         concat: Concat::Alone,
+        older: Older::Stay,
     })
 }
 

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use self::concat::Note;
 use super::command::{
-    Answer, Append, Checksum, Concat, Create, Ends, Limits, Reply, RequestHead, Standing,
+    Answer, Append, Checksum, Concat, Create, Ends, Limits, Older, Reply, RequestHead, Standing,
     UploadCommand,
 };
 use super::metadata::UploadMetadata;
@@ -143,6 +143,7 @@ fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
         checksum: checksum(head)?,
         has_body,
         concat,
+        older: Older::Stay,
     })
 }
 

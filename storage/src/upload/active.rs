@@ -177,6 +177,10 @@ impl Active {
         Ok(())
     }
 
+    pub(super) fn supersede(&self) {
+        self.committer.supersede();
+    }
+
     pub(super) fn hold(
         &mut self,
         algorithms: &[Algorithm],

@@ -28,6 +28,7 @@ pub(super) struct Committer {
     task: Option<JoinHandle<Result<()>>>,
     given_up: Arc<AtomicBool>,
     unsure: Arc<AtomicBool>,
+    supersedes: Arc<AtomicBool>,
 }
 
 /// What the writer tells.
@@ -86,6 +87,7 @@ impl Committer {
         let (messages, incoming) = mpsc::channel(queued);
         let given_up = Arc::new(AtomicBool::new(false));
         let unsure = Arc::new(AtomicBool::new(false));
+        let supersedes = Arc::new(AtomicBool::new(false));
         let task = Task {
             engine: Arc::clone(engine),
             fence,
@@ -93,13 +95,20 @@ impl Committer {
             progress,
             given_up: Arc::clone(&given_up),
             unsure: Arc::clone(&unsure),
+            supersedes: Arc::clone(&supersedes),
         };
         Self {
             messages: Some(messages),
             task: Some(runtime.spawn(task.run(incoming))),
             given_up,
             unsure,
+            supersedes,
         }
+    }
+
+    /// Lets the next commit end what the same sender left open under the same name.
+    pub(super) fn supersede(&self) {
+        self.supersedes.store(true, Ordering::Relaxed);
     }
 
     /// Whether the committed offset may not be where the last commit seemed to leave it.
@@ -201,6 +210,7 @@ struct Task {
     progress: watch::Sender<u64>,
     given_up: Arc<AtomicBool>,
     unsure: Arc<AtomicBool>,
+    supersedes: Arc<AtomicBool>,
 }
 
 impl Task {
@@ -269,6 +279,9 @@ impl Task {
         debug_assert!(in_order, "parts arrive in order");
         self.progress.send_replace(step.to);
         count(&self.engine.counters.part_commits, 1);
+        if self.supersedes.swap(false, Ordering::Relaxed) {
+            self.engine.supersede_or_log(self.fence.id).await;
+        }
         Ok(())
     }
 }

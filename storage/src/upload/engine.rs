@@ -24,7 +24,6 @@ use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::{
     Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Source, Target, UploadRow,
-    UploadState as RowState,
 };
 use crate::store::{Store, UploadSink};
 
@@ -178,7 +177,7 @@ impl UploadEngine {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::Gone`].
     pub async fn head(&self, id: UploadId) -> Result<UploadRow> {
-        self.inner.head(id).await
+        Arc::clone(&self.inner).head(id).await
     }
 
     /// The row as it is; nobody is replaced.
@@ -231,19 +230,46 @@ impl UploadEngine {
         self.inner.set_length(id, length).await
     }
 
-    /// The newest kept open upload of that account to that name.
+    /// The newest kept upload of that account to that name that is not published yet; one of which no byte
+    /// was ever committed only where there is no other, for nothing was told of it.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] for a name that no box can have.
-    pub async fn newest_open(
+    pub async fn newest_unpublished(
         &self,
         account: AccountId,
         organization: OrganizationId,
         target: &Target,
     ) -> Result<Option<UploadRow>> {
         let never = UnixMillis(i64::MAX);
-        let open = self.uploads_to(account, organization, target, never).await;
-        Ok(open?.into_iter().find(|row| row.state == RowState::Open))
+        let rows = self.uploads_to(account, organization, target, never);
+        let mut rows = rows.await?;
+        let at = rows.iter().position(|row| row.offset > 0).unwrap_or(0);
+        Ok((at < rows.len()).then(|| rows.swap_remove(at)))
+    }
+
+    /// Ends what the account of upload `id` left open under the same name before `id` was made; once `id` is
+    /// published, also what is whole there and still waits to be published. What a request is busy with at
+    /// this moment stays.
+    ///
+    /// # Errors
+    /// When the rows do not answer. What a store does not remove stays in the trash.
+    pub async fn supersede(&self, id: UploadId) -> Result<()> {
+        self.run("upload.supersede", move |inner| async move {
+            inner.supersede(id).await
+        })
+        .await
+    }
+
+    /// Publishes an upload that is whole, and whose publishing failed or was cut: it is `completing` and in
+    /// nobody's hands. Any other is left alone.
+    ///
+    /// # Errors
+    /// What the store or the rows answer: then it is still to be published, by whoever asks next or the
+    /// next sweep.
+    pub async fn publish_left(&self, id: UploadId) -> Result<()> {
+        self.run("upload.publish", move |inner| inner.publish_left(id))
+            .await
     }
 
     /// Kept uploads of that account to that name, newest first: those that did not end, and those that were

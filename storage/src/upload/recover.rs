@@ -76,6 +76,16 @@ impl Inner {
         Ok(published)
     }
 
+    pub(super) async fn publish_left(self: Arc<Self>, id: UploadId) -> Result<()> {
+        let Some(_in_progress) = self.try_enter(id) else {
+            return Ok(());
+        };
+        match self.options.ledger.upload(id).await? {
+            Some(row) if row.state == RowState::Completing => self.publish_row(&row).await,
+            _ => Ok(()),
+        }
+    }
+
     async fn publish_row(&self, row: &UploadRow) -> Result<()> {
         self.publish(&self.stored(row)?, row.offset).await?;
         Ok(())

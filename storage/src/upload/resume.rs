@@ -52,24 +52,40 @@ impl Inner {
 
     /// The row, with the upload taken over if it is open.
     async fn take_over(&self, op: &'static str, id: UploadId) -> Result<UploadRow> {
-        let failed = |kind| Error::new(kind, op, id.to_string());
         let row = self.options.ledger.take_over(id).await?;
-        let row = row.ok_or_else(|| failed(ErrorKind::NotFound))?;
-        match row.state {
-            RowState::Open | RowState::Completing | RowState::Done => Ok(row),
-            RowState::Aborted | RowState::Lost => Err(failed(ErrorKind::Gone)),
-        }
+        told(op, id, row)
     }
 
-    pub(super) async fn head(&self, id: UploadId) -> Result<UploadRow> {
+    pub(super) async fn head(self: Arc<Self>, id: UploadId) -> Result<UploadRow> {
         self.let_close(id).await;
-        let row = self.take_over("upload.head", id).await?;
+        let row = match self.take_over("upload.head", id).await {
+            Err(e) if e.kind() == ErrorKind::Full => return self.head_without_room(id).await,
+            row => row?,
+        };
         if row.state == RowState::Open
             && let Some(older) = self.registry.raise(id, row.epoch)
         {
             self.replace(&older);
         }
         Ok(row)
+    }
+
+    /// Where it stands while the epoch cannot be written. The offset that is told must stay true all the
+    /// same, so the writer that this process has of it ends first; another process has none, since the data
+    /// directory that is full is this one's.
+    async fn head_without_room(self: Arc<Self>, id: UploadId) -> Result<UploadRow> {
+        const OP: &str = "upload.head";
+        let _in_progress = self.enter(id);
+        // Not beside one that is just making a writer.
+        let _turn = self.turn(id).await?;
+        if let Some(older) = self.registry.writer(id)
+            && !older.has_ended()
+        {
+            self.replace(&older);
+            self.gone(id, &older).await?;
+        }
+        let row = self.options.ledger.upload(id).await?;
+        told(OP, id, row)
     }
 
     pub(super) async fn cancel(self: Arc<Self>, id: UploadId) -> Result<bool> {
@@ -276,6 +292,16 @@ impl Inner {
                 return Ok((hasher, if within { values } else { Vec::new() }));
             }
         }
+    }
+}
+
+/// The row of an upload that somebody may still ask about.
+fn told(op: &'static str, id: UploadId, row: Option<UploadRow>) -> Result<UploadRow> {
+    let failed = |kind| Error::new(kind, op, id.to_string());
+    let row = row.ok_or_else(|| failed(ErrorKind::NotFound))?;
+    match row.state {
+        RowState::Open | RowState::Completing | RowState::Done => Ok(row),
+        RowState::Aborted | RowState::Lost => Err(failed(ErrorKind::Gone)),
     }
 }
 

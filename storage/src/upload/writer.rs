@@ -56,6 +56,17 @@ impl UploadWriter {
         self.enter("upload.expect")?.expect(digest)
     }
 
+    /// Lets the first bytes of this writer that are committed end what the same account left open under the
+    /// same name before: see [`UploadEngine::supersede`](super::UploadEngine::supersede). Until then nothing
+    /// is replaced, whatever becomes of this one.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Fenced`] once a newer request took the upload over.
+    pub fn supersede(&mut self) -> Result<()> {
+        self.enter("upload.supersede")?.supersede();
+        Ok(())
+    }
+
     /// Holds back this writer's bytes until [`Self::release`] found that their digest is `digest`:
     /// none of them is committed before. Pausing and finishing release by themselves.
     ///

@@ -5,6 +5,7 @@
 use boxgate_storage::ErrorKind;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
+use boxgate_storage::metadata::uploads::UploadState;
 use boxgate_storage::upload::Keep;
 use http::header::{LOCATION, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -21,7 +22,9 @@ use crate::http::response;
 use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
 use crate::resumable::chunk::Chunk;
-use crate::resumable::{Answer, Append, Concat, Create, Ends, Owner, Protocol, RequestHead, ietf};
+use crate::resumable::{
+    Answer, Append, Concat, Create, Ends, Older, Owner, Protocol, RequestHead, ietf,
+};
 use crate::server::{InboundBody, OutboundBody};
 
 type Answered = Result<Response<OutboundBody>, Refusal>;
@@ -207,12 +210,22 @@ async fn continued(
     let target = turn.target(&file, &expected);
     let account = turn.principal.account.id;
     let engine = &gateway.engine;
-    let open = engine.newest_open(account, organization, &target).await?;
+    let newest = engine.newest_unpublished(account, organization, &target);
     // Of another length it is another file; and one that comes in pieces has no next byte.
-    let open = open.filter(|row| {
+    let open = newest.await?.filter(|row| {
         row.pieces.is_none() && row.length.is_none_or(|length| length == part.length)
     });
     let open = match open {
+        // All bytes are there, and whoever sent the last of them was told of a failure.
+        Some(row) if row.state == UploadState::Completing && part.start > 0 => {
+            let row = turn.settled(row).await?;
+            let ended = row.state == UploadState::Done && ends == Ends::Here;
+            if ended {
+                let document = done(&turn.standing(&row), message_of(&call.head.method), &file);
+                return Ok(response::json(StatusCode::OK, &document));
+            }
+            None
+        }
         // Told or not, the offset must be one from which the client can go on.
         Some(row) if row.offset != part.start && part.start > 0 => {
             match engine.head(row.id).await {
@@ -248,7 +261,6 @@ async fn continued(
             turn.append_to(row, append, expected, &mut nothing).await?
         }
         _ if part.start == 0 => {
-            upload::supersede(gateway, account, organization, &target).await?;
             let create = Create {
                 length: Some(part.length),
                 ends,
@@ -258,6 +270,7 @@ async fn continued(
                 checksum: None,
                 has_body: true,
                 concat: Concat::Alone,
+                older: Older::End,
             };
             turn.create(create, &mut body).await?
         }
