@@ -79,6 +79,12 @@ impl Client {
         standing.map(|name| (name.of_box.clone(), name.version.clone()))
     }
 
+    /// Box and version of all that may be listed since nobody knows yet.
+    pub(crate) fn possible(&self) -> impl Iterator<Item = (String, String)> {
+        let possible = self.names.iter().filter(|name| name.possible.is_some());
+        possible.map(|name| (name.of_box.clone(), name.version.clone()))
+    }
+
     /// Uploads until the gateway ends.
     pub(crate) async fn run(mut self, wire: Wire) -> Self {
         while !wire.is_doomed() {
@@ -324,8 +330,8 @@ impl Client {
                     _ => (upload.tried, upload.state) = (false, State::Fresh),
                 }
             }
-            // Nobody writes: what was tried before has not happened, and cannot happen any more.
-            State::Open if tried => upload.tried = false,
+            // Nobody writes and nothing waits: what was tried before has not happened, and cannot any more.
+            State::Open if tried && !wire.is_crowded() => upload.tried = false,
             _ => {}
         }
         self.settle(at);
@@ -362,6 +368,9 @@ impl Client {
             self.tally.finished += 1;
             self.tally.finished_unheard += 1;
             self.tally.finished_bytes += bytes;
+        }
+        if name.possible.is_some() {
+            self.touched.insert(at);
         }
     }
 }

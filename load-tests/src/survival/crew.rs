@@ -87,11 +87,13 @@ impl Crew {
             Heard::Cut | Heard::Doomed => return self,
         };
         let standing: BTreeSet<_> = self.0.iter().flat_map(Client::standing).collect();
+        let possible: BTreeSet<_> = self.0.iter().flat_map(Client::possible).collect();
         let wrong = match listed {
             Err(why) => vec![why],
             Ok(listed) => {
                 let more = listed.difference(&standing);
                 let less = standing.difference(&listed);
+                let more = more.filter(|name| !possible.contains(*name));
                 let more = more.map(|(of, v)| format!("{of} {v} is listed and was never finished"));
                 let less = less.map(|(of, v)| format!("{of} {v} is finished and not listed"));
                 more.chain(less).collect()

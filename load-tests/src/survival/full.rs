@@ -35,6 +35,10 @@ pub(crate) struct Full {
 const VOLUME_BYTES: u64 = 512 << 20;
 /// How long clients work before and behind the moment when the disk is full, in milliseconds.
 const WORK_MS: (u64, u64) = (10, 700);
+/// How long there is room, or none, where that changes while they work, in milliseconds.
+const TURN_MS: (u64, u64) = (5, 200);
+/// How often room comes back and goes while they work, at most.
+const MOST_TURNS: u64 = 4;
 
 impl Full {
     /// One after which a write must succeed so soon.
@@ -55,7 +59,7 @@ impl Full {
         filler: &Path,
         sum: &mut Sum,
     ) -> Result<Round> {
-        std::fs::remove_file(filler).map_err(|e| Failure::file(filler, e))?;
+        empty(filler)?;
         let begun = Instant::now();
         let wrong = loop {
             match written(&wire, &self.probe).await {
@@ -97,7 +101,7 @@ impl Disaster for Full {
         volume.at().join("data")
     }
 
-    /// Work, no room, a look at all that was told, room again, work.
+    /// Work, no room, at times some and none again, a look at all that was told, room for good, work.
     async fn strike(
         &mut self,
         round: Round,
@@ -115,17 +119,23 @@ impl Disaster for Full {
         // What is written when the room ends is the experiment.
         sleep(Duration::from_millis(before)).await;
         fill(&filler)?;
+        for _ in 0..chance.below(MOST_TURNS) {
+            sleep(Duration::from_millis(chance.octaves(TURN_MS.0, TURN_MS.1))).await;
+            empty(&filler)?;
+            sleep(Duration::from_millis(chance.octaves(TURN_MS.0, TURN_MS.1))).await;
+            fill(&filler)?;
+        }
         sleep(Duration::from_millis(behind)).await;
         wire.doom();
         round.crew = busy.ended().await;
         // Nobody writes: what was told holds, and what is finished is served, with no room at all.
-        let mut wire = Wire::to(&gateway);
+        let mut wire = Wire::to_crowded(&gateway);
         round.crew = round.crew.check(&wire).await;
         if chance.one_in(3) {
             // A start finds no room either.
             wire.doom();
             gateway.kill().await?;
-            (round, gateway, wire) = round.resume(sum).await?;
+            (round, gateway, wire) = round.resume_crowded(sum).await?;
         }
         Ok((
             self.room(round, (gateway, wire), &filler, sum).await?,
@@ -183,6 +193,11 @@ async fn written(wire: &Wire, content: &Content) -> std::result::Result<(), Stri
         Heard::Answer(answer) if answer.status == 204 => Ok(()),
         other => Err(format!("DELETE: {other:?}")),
     }
+}
+
+/// Gives the room back.
+fn empty(at: &Path) -> Result<()> {
+    std::fs::remove_file(at).map_err(|e| Failure::file(at, e))
 }
 
 /// Takes all room that there is.

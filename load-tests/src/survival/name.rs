@@ -140,7 +140,10 @@ impl Name {
         if found == Found::Possible {
             self.standing = self.possible.take();
         }
-        self.possible = None;
+        if !wire.is_crowded() {
+            // Nobody writes, and nothing waits: what did not happen will not.
+            self.possible = None;
+        }
         if let Some(stored) = &self.standing {
             let paths = [format!("{path}/download"), self.vagrant_path(of)];
             for path in paths {

@@ -135,9 +135,25 @@ impl Round {
     ///
     /// # Errors
     /// When it does not start.
-    pub(crate) async fn resume(mut self, sum: &mut Sum) -> Result<(Self, Gateway, Wire)> {
+    pub(crate) async fn resume(self, sum: &mut Sum) -> Result<(Self, Gateway, Wire)> {
+        self.resume_by(Wire::to, sum).await
+    }
+
+    /// The same where there may be no room.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) async fn resume_crowded(self, sum: &mut Sum) -> Result<(Self, Gateway, Wire)> {
+        self.resume_by(Wire::to_crowded, sum).await
+    }
+
+    async fn resume_by(
+        mut self,
+        wire: fn(&Gateway) -> Wire,
+        sum: &mut Sum,
+    ) -> Result<(Self, Gateway, Wire)> {
         let gateway = self.started(sum).await?;
-        let wire = Wire::to(&gateway);
+        let wire = wire(&gateway);
         self.crew = self.crew.check(&wire).await;
         Ok((self, gateway, wire))
     }

@@ -21,6 +21,7 @@ pub(crate) struct Wire {
     key: Arc<str>,
     organization: Arc<str>,
     doomed: Arc<AtomicBool>,
+    crowded: bool,
 }
 
 /// What came back.
@@ -57,7 +58,22 @@ impl Wire {
             key: gateway.key().into(),
             organization: gateway.organization().into(),
             doomed: Arc::default(),
+            crowded: false,
         }
+    }
+
+    /// To one that found no room at times since its start, or at its start: what is whole may still wait to
+    /// be published, until it is asked for or the next start.
+    pub(crate) fn to_crowded(gateway: &Gateway) -> Self {
+        Self {
+            crowded: true,
+            ..Self::to(gateway)
+        }
+    }
+
+    /// Whether what is whole may still wait to be published.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.crowded
     }
 
     /// From here on no answer is owed. Said before the gateway is touched, so that a broken connection

@@ -65,6 +65,8 @@ pub(super) fn stands(u: &mut Upload, answer: &Answer, floor: u64, tally: &mut Ta
             }
         }
         (404 | 410, None) if u.cancelling => u.state = State::Cancelled,
+        // Only what could end by it needs room.
+        (507, _) if !u.tried => u.wrong(tally, "HEAD: there is no room to tell the offset"),
         _ => u.unexpected(tally, "HEAD", answer),
     }
 }
