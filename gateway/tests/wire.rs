@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -437,6 +438,44 @@ async fn a_client_may_go_on_writing_for_a_while_after_an_early_answer() {
 }
 
 #[tokio::test]
+async fn a_client_that_writes_for_as_long_as_it_can_reads_its_answer_then() {
+    let server = serve(|_| {}).await;
+    let mut socket = server.connect().await;
+    let head = "POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let (zeros, mut sent) = (vec![0; 64 << 10], 0);
+    let (mut answer, mut ended) = (Vec::new(), false);
+    while !ended {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let ready = tokio::time::timeout(LONG, socket.ready(both)).await;
+        let ready = ready.expect("one of both comes").unwrap();
+        if ready.is_writable() {
+            match socket.try_write(&zeros) {
+                Ok(count) => {
+                    sent += count;
+                    continue;
+                }
+                Err(full) if full.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}, {sent} bytes in"),
+            }
+        }
+        if ready.is_readable() {
+            match socket.try_read_buf(&mut answer) {
+                Ok(count) => ended = count == 0,
+                Err(empty) if empty.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}, {sent} bytes in"),
+            }
+        }
+    }
+    assert!(sent > 1 << 20, "more than is thrown away: {sent}");
+    assert_eq!(status(&String::from_utf8(answer).unwrap()), "403");
+    // The server has unread bytes of this client for ever, and notices that it went all the same.
+    socket.set_zero_linger().unwrap();
+    drop(socket);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_body_that_is_awaited_is_asked_for_and_a_refused_one_is_not() {
     let server = serve(|_| {}).await;
     let head = |path: &str| {
@@ -612,7 +651,7 @@ async fn an_answer_that_fails_midway_never_ends_cleanly() {
     let end = tokio::time::timeout(LONG, old.read_to_end(&mut all))
         .await
         .unwrap();
-    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     server.stop().await;
 }
 

@@ -3,7 +3,8 @@
 //! hyper closes a connection as soon as its answer is written. If bytes of the request are still
 //! on their way then, the kernel resets the connection and a client that writes before it reads
 //! never sees the answer. So shutting down here means: stop writing, take and throw away what still
-//! comes for a while, then close.
+//! comes for a while, then let the client run against a full window until it reads or its time is over,
+//! then close.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -14,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
@@ -23,8 +24,11 @@ use super::pace::{LazyTimer, Pace, Patience, Stalled};
 
 /// What is thrown away after an early answer, at most.
 const LINGER_BYTES: usize = 1 << 20;
-/// How long, at most.
+/// How long, at most; also how long a client may go on with more than that, which nobody takes.
 const LINGER_TIME: Duration = Duration::from_secs(5);
+/// How often it is looked whether the client went, while what it sends is not taken: the kernel calls once
+/// for what is unread already, and not again.
+const LINGER_LOOK: Duration = Duration::from_millis(50);
 /// How often a blocked write is tried although the kernel does not call, within the idle time. It
 /// calls only when a third of the send buffer is free, which at 60 KB/s took longer than the idle
 /// time of an honest reader.
@@ -103,6 +107,9 @@ pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {
 
     /// Makes closing a reset.
     fn reset_on_close(&self);
+
+    /// Whether the other side has closed, or reset; asked while what it sent is not all read.
+    fn is_peer_gone(&self, cx: &mut Context<'_>) -> bool;
 }
 
 impl Socket for TcpStream {
@@ -113,6 +120,15 @@ impl Socket for TcpStream {
     fn reset_on_close(&self) {
         // Without it the socket is closed in the usual way, which is all that could be done.
         let _unsupported = self.set_zero_linger();
+    }
+
+    fn is_peer_gone(&self, cx: &mut Context<'_>) -> bool {
+        let ready = std::pin::pin!(self.ready(Interest::READABLE));
+        match ready.poll(cx) {
+            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        }
     }
 }
 
@@ -133,6 +149,9 @@ pub(super) struct Wire<S: Socket = TcpStream> {
 struct Linger {
     left: usize,
     until: Pin<Box<Sleep>>,
+    /// Runs once nothing more is taken.
+    look: LazyTimer,
+    look_at: Instant,
 }
 
 impl<S: Socket> Wire<S> {
@@ -237,24 +256,31 @@ impl<S: Socket> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes and throws away until nothing more comes, or enough did.
+    /// Takes and throws away until nothing more comes. Once enough did, closing would reset the connection
+    /// below a client that still writes and has not read, so it is kept, and its window fills.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let patient = self.state.has_unread();
         let linger = self.linger.get_or_insert_with(|| Linger {
             left: LINGER_BYTES,
             until: Box::pin(tokio::time::sleep(LINGER_TIME)),
+            look: LazyTimer::default(),
+            look_at: Instant::now(),
         });
         let mut scratch = [0; 8192];
         while linger.left > 0 {
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => break,
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Poll::Ready(()),
                 Poll::Ready(Ok(())) => {
                     linger.left = linger.left.saturating_sub(buffer.filled().len());
                 }
                 Poll::Pending if patient => return linger.until.as_mut().poll(cx),
-                Poll::Ready(Err(_)) | Poll::Pending => break,
+                Poll::Ready(Err(_)) | Poll::Pending => return Poll::Ready(()),
             }
+        }
+        while !self.stream.is_peer_gone(cx) && linger.until.as_mut().poll(cx).is_pending() {
+            ready!(linger.look.poll_until(cx, linger.look_at));
+            linger.look_at = Instant::now() + LINGER_LOOK;
         }
         Poll::Ready(())
     }
@@ -471,6 +497,10 @@ mod tests {
         }
 
         fn reset_on_close(&self) {}
+
+        fn is_peer_gone(&self, _cx: &mut Context<'_>) -> bool {
+            false
+        }
     }
 
     const FULL: usize = usize::MAX;
