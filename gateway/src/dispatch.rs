@@ -56,7 +56,11 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
     };
     let (row, names) = match gateway.router.find(&head.method, path.as_str()) {
         Found::Row(row, names) => (row, names),
-        Found::OtherMethods(methods) => return wrong_method(&methods, &facts),
+        Found::OtherMethods(door, methods) => {
+            let dress = dress(gateway, door, &head);
+            let refused = wrong_method(door, &methods, &facts);
+            return put_on(dress, refused);
+        }
         Found::Nothing => {
             let refusal = Refusal::new(StatusCode::NOT_FOUND, "There is nothing at this path.")
                 .code("NOT_FOUND");
@@ -64,11 +68,17 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
         }
     };
     facts.set_route(row.route.name());
-    let dress = (row.door == Door::Files).then(|| {
-        let origins = &gateway.settings.files.cors_origins;
-        Dress::of(&head.method, &head.headers, origins)
-    });
-    let mut response = routed(gateway, row, names, head, body, &facts).await;
+    let dress = dress(gateway, row.door, &head);
+    put_on(dress, routed(gateway, row, names, head, body, &facts).await)
+}
+
+/// What every answer of the door of uploads has.
+fn dress(gateway: &Gateway, door: Door, head: &http::request::Parts) -> Option<Dress> {
+    let origins = &gateway.settings.files.cors_origins;
+    (door == Door::Files).then(|| Dress::of(&head.method, &head.headers, origins))
+}
+
+fn put_on(dress: Option<Dress>, mut response: Response<OutboundBody>) -> Response<OutboundBody> {
     if let Some(dress) = dress {
         dress.put_on(&mut response);
     }
@@ -306,7 +316,11 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
     response
 }
 
-fn wrong_method(methods: &[http::Method], facts: &RequestFacts) -> Response<OutboundBody> {
+fn wrong_method(
+    door: Door,
+    methods: &[http::Method],
+    facts: &RequestFacts,
+) -> Response<OutboundBody> {
     let mut allowed: Vec<&str> = methods.iter().map(http::Method::as_str).collect();
     if allowed.contains(&"GET") && !allowed.contains(&"HEAD") {
         allowed.push("HEAD");
@@ -321,5 +335,10 @@ fn wrong_method(methods: &[http::Method], facts: &RequestFacts) -> Response<Outb
         ALLOW,
         HeaderValue::from_str(&allowed).expect("method names are ASCII"),
     );
-    shaped(Door::BoxVault, refusal, facts)
+    let shape = if door == Door::Files {
+        door
+    } else {
+        Door::BoxVault
+    };
+    shaped(shape, refusal, facts)
 }

@@ -423,8 +423,8 @@ pub struct Router {
 pub enum Found {
     /// This row, with the values of its path's names.
     Row(&'static Row, PathNames),
-    /// The path exists, but not with this method; these do.
-    OtherMethods(Vec<Method>),
+    /// The path exists at this door, but not with this method; these do.
+    OtherMethods(Door, Vec<Method>),
     /// Nothing.
     Nothing,
 }
@@ -544,7 +544,13 @@ impl Router {
                         .collect(),
                 ),
             ),
-            None => Found::OtherMethods(found.value.iter().map(|row| row.method.clone()).collect()),
+            None => match found.value.first() {
+                Some(first) => {
+                    let methods = found.value.iter().map(|row| row.method.clone());
+                    Found::OtherMethods(first.door, methods.collect())
+                }
+                None => Found::Nothing,
+            },
         }
     }
 
@@ -623,7 +629,7 @@ mod tests {
         let router = Router::try_new(&doors()).unwrap();
         assert!(matches!(
             router.find(&Method::PATCH, "/api/auth/signin"),
-            Found::OtherMethods(methods) if methods == [Method::POST]
+            Found::OtherMethods(_, methods) if methods == [Method::POST]
         ));
         for path in ["/nothing", "/api/nothing", "/API/boxes/x"] {
             assert!(

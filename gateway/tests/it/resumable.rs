@@ -798,6 +798,20 @@ async fn options_tell_both_protocols_and_browsers_without_a_credential() {
         assert_eq!(reply.header("accept-patch"), Some(PARTIAL));
         assert_eq!(reply.header("access-control-allow-origin"), None);
     }
+    // A method that has no row here is answered like any other request of these protocols.
+    for path in ["/files", "/files/x"] {
+        let odd = tus(&running, "REPORT", path).header("Origin", "https://app.example.com");
+        let reply = running.send(odd).await;
+        assert_eq!(reply.status, 405);
+        assert!(reply.header("allow").unwrap().contains("POST"));
+        assert_eq!(reply.header("tus-resumable"), Some("1.0.0"));
+        assert_eq!(
+            reply.header("access-control-allow-origin"),
+            Some("https://app.example.com")
+        );
+        let problem = reply.header("content-type");
+        assert_eq!(problem, Some("application/problem+json"));
+    }
     let preflight = Request::new("OPTIONS", "/files")
         .header("Origin", "https://app.example.com")
         .header("Access-Control-Request-Method", "POST")
