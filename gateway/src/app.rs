@@ -303,6 +303,7 @@ impl App {
             engine.clone(),
             stores.clone(),
             settings.uploads.joins_in_progress,
+            settings.uploads.joins_waiting,
         );
         let gateway = Arc::new(Gateway {
             upkeep: Upkeep::new(drain.begun()),

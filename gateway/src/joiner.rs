@@ -30,8 +30,6 @@ use crate::resumable::tus;
 
 /// Rows read at once.
 const PAGE: u32 = 100;
-/// Joins that wait in memory without a client; the rows remember the others.
-const QUEUE: usize = 1000;
 
 /// Joins uploads; one per process, cheap to clone.
 #[derive(Debug, Clone)]
@@ -47,18 +45,22 @@ struct Inner {
     engine: UploadEngine,
     stores: BTreeMap<String, Store>,
     places: Semaphore,
+    /// How many wait in memory without a client, at most; the rows remember the others.
+    waiting: usize,
     running: Mutex<HashMap<UploadId, Joining>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Joiner {
-    /// Joins `at_once` uploads at most at a time, in the order in which they became ready.
+    /// Joins `at_once` uploads at most at a time, in the order in which they became ready; `waiting` more wait
+    /// in memory.
     pub fn new(
         metadata: Metadata,
         engine: UploadEngine,
         stores: BTreeMap<String, Store>,
         at_once: usize,
+        waiting: usize,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -66,6 +68,7 @@ impl Joiner {
                 engine,
                 stores,
                 places: Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)),
+                waiting: waiting.saturating_add(at_once),
                 running: Mutex::default(),
                 tasks: TaskTracker::new(),
                 stop: CancellationToken::new(),
@@ -112,7 +115,7 @@ impl Joiner {
             };
             after = Some(*last);
             for id in page {
-                if self.inner.running().len() >= QUEUE {
+                if self.inner.running().len() >= self.inner.waiting {
                     return Ok(());
                 }
                 drop(self.start(id, None));
@@ -128,6 +131,11 @@ impl Joiner {
                 tracing::warn!(error = %chain(&error), "what can be joined waits for the next sweep");
             }
         });
+    }
+
+    /// How many uploads are being joined, or wait for that in memory.
+    pub fn in_memory(&self) -> usize {
+        self.inner.running().len()
     }
 
     /// Ends what is under way at its last committed byte; another process goes on. Clients that wait

@@ -191,6 +191,8 @@ table! {
         final_pieces: usize = 256,
         /// Final uploads that are joined at once.
         joins_in_progress: usize = 2,
+        /// Final uploads that wait in memory to be joined.
+        joins_waiting: usize = 1000,
         /// Longest body of one request of a resumable upload; 0 is no limit.
         max_append_size: ByteSize = ByteSize(0),
         /// Where clients send the bytes of an upload; empty is where they made it.

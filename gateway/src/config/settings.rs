@@ -214,6 +214,8 @@ pub struct Uploads {
     pub final_pieces: usize,
     /// Final uploads that are joined at once.
     pub joins_in_progress: usize,
+    /// Final uploads that wait in memory to be joined.
+    pub joins_waiting: usize,
     /// Longest body of one request of a resumable upload.
     pub max_append_bytes: Option<u64>,
     /// Where clients send the bytes of an upload, without a slash at the end.
@@ -714,6 +716,7 @@ impl Judge<'_> {
             chunk_idle: self.time("uploads.chunk_idle", uploads.chunk_idle),
             final_pieces: self.count("uploads.final_pieces", uploads.final_pieces),
             joins_in_progress: self.count("uploads.joins_in_progress", uploads.joins_in_progress),
+            joins_waiting: self.count("uploads.joins_waiting", uploads.joins_waiting),
             max_append_bytes: (uploads.max_append_size.0 > 0).then_some(uploads.max_append_size.0),
             public_url: match uploads.public_url.as_str() {
                 "" => None,

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::metadata::accounts::OrganizationRole;
 use boxgate_storage::metadata::tokens::TokenKind;
+use boxgate_storage::metadata::uploads::UploadState;
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -47,6 +48,44 @@ fn joined(running: &Running, list: &str, version: &str) -> Request {
 
 fn id_of(path: &str) -> UploadId {
     path.rsplit('/').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn only_so_many_joins_wait_in_memory_and_the_others_are_found_later() {
+    let running = Running::start_with(&[
+        ("BOXGATE_UPLOADS__JOINS_IN_PROGRESS", "1"),
+        ("BOXGATE_UPLOADS__JOINS_WAITING", "1"),
+    ])
+    .await;
+    let piece = open(&running, 2 << 20).await;
+    let mut finals = Vec::new();
+    for number in 0..5 {
+        let request = joined(&running, &piece, &format!("1.{number}.0"));
+        finals.push(located(&running.send(request).await));
+    }
+    let whole = patch(&running, &piece, 0, &noise(2 << 20, 9));
+    let reply = running.send(whole).await;
+    assert_eq!(reply.status, 204);
+    let joiner = &running.gateway.joiner;
+    let mut most = 0;
+    for path in &finals {
+        while running
+            .gateway
+            .engine
+            .peek(id_of(path))
+            .await
+            .unwrap()
+            .unwrap()
+            .state
+            != UploadState::Done
+        {
+            joiner.start_ready().await.unwrap();
+            most = most.max(joiner.in_memory());
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(most, 2);
+    running.stop().await;
 }
 
 /// Waits, without asking for it, until an upload became what it should.
