@@ -5,3 +5,4 @@ pub mod faulty;
 pub mod local;
 #[cfg(feature = "conformance")]
 pub mod memory;
+pub mod s3;

@@ -64,13 +64,31 @@ impl BufferPool {
                     .expect("the semaphore lives as long as its pool and is never closed")
             }
         };
-        let idle = self.shared.idle().pop();
-        self.shared.in_use.fetch_add(1, Ordering::Relaxed);
-        Buffer {
-            memory: Some(idle.unwrap_or_else(Aligned::new)),
-            filled: 0,
+        Buffer::new(&self.shared, permit)
+    }
+
+    /// The right to `buffers` at once, as soon as so many are free; waiters are served in order, so that
+    /// whoever needs many is not overtaken for ever. Never comes for more than the pool has.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue and nothing else.
+    #[expect(clippy::missing_panics_doc, reason = "the semaphore is never closed")]
+    pub async fn reserve(&self, buffers: usize) -> Reservation {
+        let wanted = u32::try_from(buffers).unwrap_or(u32::MAX);
+        let permits = Arc::clone(&self.shared.permits);
+        let permits = match Arc::clone(&permits).try_acquire_many_owned(wanted) {
+            Ok(permits) => permits,
+            Err(_too_few) => {
+                let _waiting = Waiting::enter(&self.shared);
+                permits
+                    .acquire_many_owned(wanted)
+                    .await
+                    .expect("the semaphore lives as long as its pool and is never closed")
+            }
+        };
+        Reservation {
+            permits,
             home: Arc::clone(&self.shared),
-            _permit: permit,
         }
     }
 
@@ -106,6 +124,38 @@ impl Shared {
     }
 }
 
+/// The right to some buffers; what was not taken goes back when it is dropped.
+pub struct Reservation {
+    permits: OwnedSemaphorePermit,
+    home: Arc<Shared>,
+}
+
+impl Reservation {
+    /// One of the buffers, empty; `None` once all were taken.
+    pub fn take(&mut self) -> Option<Buffer> {
+        let permit = self.permits.split(1)?;
+        Some(Buffer::new(&self.home, permit))
+    }
+
+    /// The right to as many of the buffers, or to as many as are left.
+    #[must_use]
+    pub fn split(&mut self, buffers: usize) -> Self {
+        let buffers = buffers.min(self.permits.num_permits());
+        Self {
+            permits: self.permits.split(buffers).expect("no more than there are"),
+            home: Arc::clone(&self.home),
+        }
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Reservation")
+            .field(&self.permits.num_permits())
+            .finish()
+    }
+}
+
 /// Counts one that waits, until it is dropped.
 struct Waiting<'a>(&'a Shared);
 
@@ -133,6 +183,17 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    fn new(home: &Arc<Shared>, permit: OwnedSemaphorePermit) -> Self {
+        let idle = home.idle().pop();
+        home.in_use.fetch_add(1, Ordering::Relaxed);
+        Self {
+            memory: Some(idle.unwrap_or_else(Aligned::new)),
+            filled: 0,
+            home: Arc::clone(home),
+            _permit: permit,
+        }
+    }
+
     /// Copies as much of `bytes` as fits; returns how many bytes were taken.
     pub fn fill(&mut self, bytes: &[u8]) -> usize {
         let filled = self.filled;

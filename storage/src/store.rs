@@ -1,6 +1,7 @@
 //! What a store of bytes must be able to do, split by capability: an absent capability is an absent
 //! value. HTTP stays outside: a store returns data and facts.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 use crate::blob::BlobKey;
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Reservation};
 use crate::error::Result;
 use crate::range::ByteRange;
 
@@ -28,6 +29,19 @@ pub struct Store {
     pub list: Option<Arc<dyn ListBlobs>>,
     /// Knowing how much room is left.
     pub space: Option<Arc<dyn FreeSpace>>,
+    /// How bytes are taken in.
+    pub intake: Intake,
+}
+
+/// How a store takes bytes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intake {
+    /// Each run is written to its place at once. The beginning of a blob can be read, and runs may come
+    /// in any order.
+    InPlace,
+    /// Runs are held in memory until their part is sealed: whoever begins a part reserves the memory
+    /// for all of it. A blob can be read once it is committed, and not before.
+    ByPart,
 }
 
 /// Reads bytes.
@@ -81,7 +95,78 @@ pub trait WriteBlob: Debug + Send + Sync {
         key: &BlobKey,
         part_bytes: u64,
         offset: u64,
+        kept: Kept,
     ) -> Result<Box<dyn UploadSink>>;
+}
+
+/// What the rows kept of an upload for its store.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// The declared length, if any.
+    pub length: Option<u64>,
+    /// What its store gave for the bytes before the offset.
+    pub receipts: Receipts,
+    /// Memory for the bytes between the start of the part and the offset; only where [`Intake::ByPart`].
+    pub memory: Option<Reservation>,
+}
+
+/// What a store gives for bytes that it sealed and wants to be told when the upload goes on; empty from
+/// a store that finds all by the key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// The store's own id of the upload.
+    pub upload: Option<String>,
+    /// What names the part; absent while only its beginning is sealed.
+    pub part: Option<PartReceipt>,
+    /// Where the beginning of a part is kept apart until the rest comes.
+    pub tail: Option<Tail>,
+}
+
+/// What names a part in its store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartReceipt {
+    /// The store's validator of the part.
+    pub etag: String,
+    /// CRC-64/NVME of the part.
+    pub crc64: u64,
+}
+
+/// The beginning of a part, kept as an object of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tail {
+    /// Its key, never used before.
+    pub key: BlobKey,
+    /// How many bytes.
+    pub length: u64,
+    /// CRC-64/NVME of the bytes.
+    pub crc64: u64,
+}
+
+/// All receipts of an upload.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Receipts {
+    /// The store's own id of the upload.
+    pub upload: Option<String>,
+    /// Parts that are whole.
+    pub parts: BTreeMap<PartIndex, PartReceipt>,
+    /// The beginning of the part that is not.
+    pub tail: Option<Tail>,
+}
+
+impl Receipts {
+    /// Adds what was given for `part`.
+    pub fn add(&mut self, part: PartIndex, receipt: Receipt) {
+        let Receipt {
+            upload,
+            part: whole,
+            tail,
+        } = receipt;
+        self.upload = upload.or(self.upload.take());
+        self.tail = tail;
+        if let Some(whole) = whole {
+            self.parts.insert(part, whole);
+        }
+    }
 }
 
 /// How long a sink waits for the one before it to go.
@@ -116,7 +201,12 @@ pub trait UploadSink: Debug + Send {
     /// Resolves when all bytes of `part` handed over so far, and of all parts before it, survive a loss
     /// of power. Called after the part's last run was handed over, and where an upload pauses within
     /// a part; the future is polled only after the futures of those runs ended well.
-    fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<()>>;
+    /// Where [`Intake::ByPart`], sealing within a part ends the sink's writing.
+    fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<Receipt>>;
+
+    /// Bytes before the offset at which this sink went on that it holds itself; `None` where the store
+    /// reads them under the key.
+    fn reread(&self, range: ByteRange) -> Option<Vec<u8>>;
 
     /// Makes the bytes final; consumes, so that nothing can be written afterwards.
     /// Returns how many bytes the store holds.

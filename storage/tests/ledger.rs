@@ -48,6 +48,8 @@ promises! {
     a_row_keeps_all_that_it_was_made_with
     a_part_may_be_committed_piece_by_piece
     a_piece_that_leaves_its_part_is_refused
+    receipts_are_kept_and_old_tails_are_trash
+    the_tail_of_a_published_upload_is_trash
     a_deferred_length_is_fixed_once
     an_upload_ends_only_at_its_own_epoch
     only_so_many_kept_uploads_are_open_at_once

@@ -17,7 +17,8 @@ use crate::blob::BlobKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::ByteRange;
 use crate::store::{
-    DeleteBlob, FreeSpace, ListBlobs, PartIndex, ReadBlob, Run, Space, Store, UploadSink, WriteBlob,
+    DeleteBlob, FreeSpace, Kept, ListBlobs, PartIndex, ReadBlob, Receipt, Run, Space, Store,
+    UploadSink, WriteBlob,
 };
 
 /// How a call fails.
@@ -138,6 +139,7 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         delete,
         list,
         space,
+        intake,
     } = inner;
     let faults = faults.clone();
     Store {
@@ -146,6 +148,7 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         delete: delete.map(|d| Arc::new(Faulty(d, faults.clone())) as _),
         list: list.map(|l| Arc::new(Faulty(l, faults.clone())) as _),
         space: space.map(|s| Arc::new(Faulty(s, faults)) as _),
+        intake,
     }
 }
 
@@ -186,8 +189,9 @@ impl WriteBlob for Faulty<Arc<dyn WriteBlob>> {
         key: &BlobKey,
         part_bytes: u64,
         offset: u64,
+        kept: Kept,
     ) -> Result<Box<dyn UploadSink>> {
-        let resume = self.0.resume(key, part_bytes, offset);
+        let resume = self.0.resume(key, part_bytes, offset, kept);
         let inner = self.1.around("store.resume", resume).await?;
         Ok(Box::new(FaultySink(inner, self.1.clone())))
     }
@@ -216,7 +220,11 @@ impl UploadSink for FaultySink {
         }
     }
 
-    fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<()>> {
+    fn reread(&self, range: ByteRange) -> Option<Vec<u8>> {
+        self.0.reread(range)
+    }
+
+    fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<Receipt>> {
         let sealed = self.0.seal(part);
         let faults = self.1.clone();
         async move { faults.around("sink.seal", sealed).await }.boxed()

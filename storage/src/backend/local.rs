@@ -22,7 +22,7 @@ use crate::blob::BlobKey;
 use crate::buffer::{BUFFER_ALIGN, BUFFER_BYTES};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{DeleteBlob, FreeSpace, ListBlobs, Space, Store};
+use crate::store::{DeleteBlob, FreeSpace, Intake, ListBlobs, Space, Store};
 
 /// Opens (and makes, if missing) the directory as a store.
 ///
@@ -47,6 +47,7 @@ pub async fn open(directory: &Path) -> Result<Store> {
         delete: Some(Arc::clone(&local) as _),
         list: Some(Arc::clone(&local) as _),
         space: Some(local),
+        intake: Intake::InPlace,
     })
 }
 

@@ -15,8 +15,8 @@ use crate::blob::BlobKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::ByteRange;
 use crate::store::{
-    DeleteBlob, FreeSpace, LOCK_WAIT, ListBlobs, PartIndex, ReadBlob, Run, Space, Store,
-    UploadSink, WriteBlob,
+    DeleteBlob, FreeSpace, Intake, Kept, LOCK_WAIT, ListBlobs, PartIndex, ReadBlob, Receipt, Run,
+    Space, Store, UploadSink, WriteBlob,
 };
 
 /// Bytes by key; clones share them.
@@ -60,6 +60,7 @@ impl MemoryStore {
             delete: Some(Arc::clone(&this) as _),
             list: Some(Arc::clone(&this) as _),
             space: Some(this),
+            intake: Intake::InPlace,
         }
     }
 
@@ -186,6 +187,7 @@ impl WriteBlob for MemoryStore {
         key: &BlobKey,
         part_bytes: u64,
         offset: u64,
+        _kept: Kept,
     ) -> Result<Box<dyn UploadSink>> {
         let failed = |kind| Error::new(kind, "blob.resume", key.to_string());
         let missing = || failed(ErrorKind::NotFound);
@@ -251,7 +253,11 @@ impl UploadSink for MemorySink {
         futures_util::future::ready(taken).boxed()
     }
 
-    fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<()>> {
+    fn reread(&self, _range: ByteRange) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<Receipt>> {
         let (store, key) = (self.store.clone(), self.key);
         let end = (u64::from(part.0) + 1) * self.part_bytes;
         async move {
@@ -265,7 +271,7 @@ impl UploadSink for MemorySink {
             };
             let end = usize::try_from(end).unwrap_or(usize::MAX);
             content.sealed = content.sealed.max(content.bytes.len().min(end));
-            Ok(())
+            Ok(Receipt::default())
         }
         .boxed()
     }

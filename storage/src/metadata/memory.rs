@@ -22,6 +22,7 @@ use super::uploads::{
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::{Clock, UnixMillis};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::{PartIndex, Receipts};
 
 /// The twin; each one starts empty.
 #[derive(Debug)]
@@ -171,6 +172,14 @@ impl Ledger for MemoryLedger {
         Ok(upload.and_then(|upload| upload.parts.get(&part).cloned()))
     }
 
+    async fn receipts(&self, id: UploadId) -> Result<Receipts> {
+        let state = self.state();
+        let upload = state.uploads.get(&id);
+        Ok(upload
+            .map(|upload| upload.receipts.clone())
+            .unwrap_or_default())
+    }
+
     async fn advance(&self, fence: Fence, step: Advance) -> Result<()> {
         const OP: &str = "upload.advance";
         let now = self.clock.now();
@@ -187,7 +196,13 @@ impl Ledger for MemoryLedger {
         row.offset = step.to;
         row.hash_states = step.hash_states;
         row.updated = now;
+        let old = upload.receipts.tail.map(|tail| Trash {
+            key: tail.key,
+            store: row.store.clone(),
+        });
+        upload.receipts.add(PartIndex(step.part), step.receipt);
         upload.parts.insert(step.part, step.values);
+        state.trash.extend(old.map(|old| (now, old)));
         Ok(())
     }
 

@@ -22,6 +22,7 @@ use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::UnixMillis;
 use crate::digest::{Blake3, Digest, Sha256};
 use crate::error::Result;
+use crate::store::{Receipt, Receipts};
 
 pub use listing::NamedUpload;
 #[cfg(feature = "conformance")]
@@ -230,6 +231,8 @@ pub struct Advance {
     pub values: Vec<[u8; 32]>,
     /// Versioned map of hash states at `to`, opaque here.
     pub hash_states: Vec<u8>,
+    /// What the store gave for the bytes of the part up to `to`.
+    pub receipt: Receipt,
 }
 
 /// How an upload is cut that arrives in pieces, in any order.
@@ -342,7 +345,11 @@ pub trait Ledger: Debug + Send + Sync {
     /// committed.
     async fn part_values(&self, id: UploadId, part: u32) -> Result<Option<Vec<[u8; 32]>>>;
 
-    /// B3: moves the offset and records the part, in one transaction.
+    /// What the store gave for the committed bytes of an upload that did not end.
+    async fn receipts(&self, id: UploadId) -> Result<Receipts>;
+
+    /// B3: moves the offset and records the part with its receipt, in one transaction; a tail that is
+    /// no longer the upload's goes to the trash in the same one.
     /// [`crate::ErrorKind::Fenced`] unless epoch, state and offset are as given.
     async fn advance(&self, fence: Fence, step: Advance) -> Result<()>;
 

@@ -19,13 +19,14 @@ use super::committer::{Committer, PartHashes, Shared};
 use super::engine::{Inner, Stored};
 use super::part::PartAssembler;
 use super::registry::InProgress;
-use super::state::{Refusal, Step};
+use super::state::{Refusal, Step, buffers_for};
 use super::stats::{Stage, count};
 use crate::blob::UploadId;
+use crate::buffer::Reservation;
 use crate::digest::{Algorithm, ContentHasher, Digest, DigestHasher};
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::metadata::uploads::{Completion, Keep, Published};
-use crate::store::{PartIndex, UploadSink};
+use crate::store::{Intake, PartIndex, Receipt, UploadSink};
 
 /// Everything that an unfinished upload holds.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(super) struct Active {
     /// What this writer's bytes alone are hashed for, to be compared before any of them is committed.
     held: Option<Held>,
     sink: Box<dyn UploadSink>,
+    /// The rest of what is reserved for the current part, where the store holds whole parts.
+    memory: Option<Reservation>,
     /// When the current buffer was taken.
     held_since: Instant,
     /// Runs of the current part on their way to the store.
@@ -82,7 +85,7 @@ struct Sealing {
     step: Step,
     hashes: PartHashes,
     runs: Runs,
-    sealed: BoxFuture<'static, Result<()>>,
+    sealed: BoxFuture<'static, Result<Receipt>>,
     since: Instant,
 }
 
@@ -110,6 +113,8 @@ pub(super) struct Start {
     /// Values of the finished blocks of the part that holds `offset`.
     pub(super) values: Vec<[u8; 32]>,
     pub(super) expected: Vec<Digest>,
+    /// Memory for the rest of the part that holds `offset`, where the store holds whole parts.
+    pub(super) memory: Option<Reservation>,
 }
 
 impl Active {
@@ -129,6 +134,7 @@ impl Active {
             hasher,
             values,
             expected,
+            memory,
         } = start;
         Self {
             committer: Committer::start(
@@ -148,6 +154,7 @@ impl Active {
             expected,
             held: None,
             sink,
+            memory,
             held_since: Instant::now(),
             runs: FuturesUnordered::new(),
             sealing: None,
@@ -246,6 +253,10 @@ impl Active {
     }
 
     pub(super) async fn give_memory_back(&mut self) -> Result<()> {
+        if self.stored.store.intake == Intake::ByPart {
+            // It would be held all the same, until its part is whole.
+            return Ok(());
+        }
         self.hash(0);
         self.health = Health::Cut;
         let given = self.hand_over().await;
@@ -281,7 +292,8 @@ impl Active {
 
     /// One that needs longer than this for a MiB may not keep it from others.
     fn is_slow_while_others_wait(&self) -> bool {
-        self.assembler.holds_bytes()
+        self.stored.store.intake == Intake::InPlace
+            && self.assembler.holds_bytes()
             && self.engine.options.pool.waiting() > 0
             && self.held_since.elapsed() >= SLOW
     }
@@ -290,12 +302,31 @@ impl Active {
     async fn room(&mut self) -> Result<()> {
         let started = Instant::now();
         let pool = self.engine.options.pool.clone();
+        let (at, intake) = (self.assembler.offset(), self.stored.store.intake);
+        let mut reserved = self.memory.take();
+        let to = self.state.lock().part_end(at);
+        // A part is held until it is whole, so its memory is taken at once or not at all: with a share
+        // each, several uploads would wait for one another for ever.
+        let take = async {
+            if intake == Intake::InPlace {
+                return (pool.take().await, None);
+            }
+            loop {
+                if let Some(mut memory) = reserved.take()
+                    && let Some(buffer) = memory.take()
+                {
+                    return (buffer, Some(memory));
+                }
+                reserved = Some(pool.reserve(buffers_for(at, to)).await);
+            }
+        };
         // Pinned outside the loop: a new future would go to the end of the queue.
-        let mut taken = std::pin::pin!(pool.take());
+        let mut taken = std::pin::pin!(take);
         loop {
             tokio::select! {
                 biased;
-                buffer = &mut taken => {
+                (buffer, memory) = &mut taken => {
+                    self.memory = memory;
                     self.assembler.give(buffer);
                     self.held_since = Instant::now();
                     self.engine.counters.spent(Stage::Room, started);
@@ -390,9 +421,9 @@ impl Active {
                             all = all.and(written);
                         }
                         all?;
-                        sealed.await?;
+                        let receipt = sealed.await?;
                         engine.counters.spent(Stage::Seal, since);
-                        Ok(())
+                        Ok(receipt)
                     })
                 });
             }

@@ -21,7 +21,7 @@ use crate::buffer::{BUFFER_BYTES, Buffer};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::uploads::{Pieces, Published, UploadRow};
-use crate::store::{LOCK_WAIT, PartIndex, Run, UploadSink};
+use crate::store::{LOCK_WAIT, PartIndex, Receipt, Run, UploadSink};
 
 /// Shared by the writers of one upload's pieces and by their follower.
 #[derive(Debug)]
@@ -127,8 +127,8 @@ impl Assembly {
         let numbers = UploadState::resumed(row.part_bytes, row.length, limit, came);
         let numbers = Shared::new(numbers);
         engine.take_room(row.id, &numbers, Inner::free_bytes(&stored.store).await?)?;
-        let sink = engine.reopened(row, &stored, extent).await?;
-        let restored = engine.restored(row, &stored).await;
+        let sink = engine.reopened(row, &stored, extent, None).await?;
+        let restored = engine.restored(row, &stored, None).await;
         let (hasher, values) = match restored {
             Ok(restored) => restored,
             Err(e) => {
@@ -311,7 +311,7 @@ impl Assembly {
     }
 
     /// Resolves when the bytes up to `end` that were handed over survive a loss of power.
-    pub(super) fn seal(&self, end: u64) -> BoxFuture<'static, Result<()>> {
+    pub(super) fn seal(&self, end: u64) -> BoxFuture<'static, Result<Receipt>> {
         let part = end.saturating_sub(1) / self.part_bytes;
         let part = PartIndex(u32::try_from(part).unwrap_or(u32::MAX));
         match &mut *self.sink() {
@@ -329,7 +329,7 @@ impl Assembly {
         self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn no_sink(&self) -> BoxFuture<'static, Result<()>> {
+    fn no_sink<T: Send + 'static>(&self) -> BoxFuture<'static, Result<T>> {
         let error = Error::new(ErrorKind::Conflict, "upload.write", self.stored.subject());
         Box::pin(std::future::ready(Err(error)))
     }

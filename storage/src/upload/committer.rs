@@ -18,6 +18,7 @@ use super::state::{Step, UploadState};
 use super::stats::{Stage, count};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::uploads::{Advance, Fence};
+use crate::store::Receipt;
 
 /// The writer's end.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ enum Message {
 /// Bytes of one part that were handed over.
 struct Part {
     step: Step,
-    durable: JoinHandle<Result<()>>,
+    durable: JoinHandle<Result<Receipt>>,
     values: Vec<[u8; 32]>,
     hash_states: Vec<u8>,
 }
@@ -186,7 +187,7 @@ impl Room<'_> {
         self,
         step: Step,
         hashes: PartHashes,
-        durable: BoxFuture<'static, Result<()>>,
+        durable: BoxFuture<'static, Result<Receipt>>,
     ) {
         self.0.send(Message::Part(Part {
             step,
@@ -256,12 +257,13 @@ impl Task {
             let subject = self.fence.id.to_string();
             Err(Error::new(ErrorKind::Internal, "upload.seal", subject).with_source(panicked))
         });
-        durable.map(|()| Advance {
+        durable.map(|receipt| Advance {
             from: part.step.from,
             to: part.step.to,
             part: part.step.part,
             values: part.values,
             hash_states: part.hash_states,
+            receipt,
         })
     }
 

@@ -13,7 +13,7 @@ use super::active::{Active, Start};
 use super::committer::Shared;
 use super::pieces::{MOST_PIECES, PieceWriter};
 use super::registry::{Cell, InProgress, Present, Registry};
-use super::state::{MOST_PARTS, UploadState, part_bytes_for};
+use super::state::{MOST_PARTS, UploadState, longest_in_parts_of, part_bytes_for};
 use super::stats::{Counters, EngineStats, Stage};
 use super::writer::UploadWriter;
 use super::{EngineOptions, Recovered, Swept, UploadIntent};
@@ -25,7 +25,7 @@ use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::{
     Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Source, Target, UploadRow,
 };
-use crate::store::{Store, UploadSink};
+use crate::store::{Intake, Store, UploadSink};
 
 /// Takes uploads in; one per process, cheap to clone.
 #[derive(Debug, Clone)]
@@ -468,6 +468,7 @@ impl Inner {
             hasher: ContentHasher::new(expected.iter().map(Digest::algorithm)),
             values: Vec::new(),
             expected,
+            memory: None,
         };
         Ok(self.writer(stored, sink, start, in_progress))
     }
@@ -530,6 +531,9 @@ impl Inner {
         } = intent;
         let (store_name, store) = self.store_for_new()?;
         let part_bytes = part_bytes_for(cut.map_or(length, |cut| cut.length(length)));
+        if store.intake == Intake::ByPart {
+            self.assert_part(part_bytes, cut.is_some())?;
+        }
         let pieces = cut.map(|cut| {
             cut.pieces(length, part_bytes).ok_or_else(|| {
                 Error::new(ErrorKind::Invalid, "upload.begin", "pieces")
@@ -590,6 +594,25 @@ impl Inner {
                 Err(e)
             }
         }
+    }
+
+    /// Refuses what a store that holds whole parts does not take.
+    fn assert_part(&self, part_bytes: u64, in_pieces: bool) -> Result<()> {
+        const OP: &str = "upload.begin";
+        if in_pieces {
+            return Err(Error::new(ErrorKind::Invalid, OP, "pieces")
+                .with_source("this store takes uploads from their first byte on only"));
+        }
+        let memory = self.options.pool.capacity_bytes();
+        if part_bytes > memory {
+            let limit = longest_in_parts_of(memory);
+            return Err(
+                Error::new(ErrorKind::TooLarge { limit }, OP, "upload").with_source(format!(
+                    "a part of {part_bytes} bytes, {memory} bytes of memory"
+                )),
+            );
+        }
+        Ok(())
     }
 
     /// Uploads whose abort must be tried again.

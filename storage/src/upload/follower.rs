@@ -19,6 +19,7 @@ use crate::digest::{BLOCK_BYTES, ContentHasher, PieceHasher};
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::metadata::uploads::{Advance, Completion, Piece, Published, UploadState};
 use crate::range::ByteRange;
+use crate::store::Receipt;
 
 /// The one that follows an assembly's pieces.
 #[derive(Debug)]
@@ -232,6 +233,8 @@ impl Follower {
             part: u32::try_from(from / part_bytes).unwrap_or(u32::MAX),
             values,
             hash_states: place.hasher.states(),
+            // Only stores that take runs in place take pieces, and those give none.
+            receipt: Receipt::default(),
         });
     }
 
@@ -263,7 +266,7 @@ impl Follower {
             row.state == UploadState::Open && row.epoch == stored.fence.epoch && row.offset > from
         });
         let Some(row) = row else { return Err(fenced) };
-        let (hasher, values) = engine.restored(&row, stored).await?;
+        let (hasher, values) = engine.restored(&row, stored, None).await?;
         self.assembly.set_committed(row.offset);
         self.place = Place {
             at: row.offset,

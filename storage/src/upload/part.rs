@@ -30,6 +30,11 @@ impl PartAssembler {
         }
     }
 
+    /// The first byte that no run covers yet.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Whether the next chunk needs a buffer first. A full buffer must be taken out before the next
     /// is asked for: held buffers are what others wait for.
     pub fn wants_buffer(&self) -> bool {

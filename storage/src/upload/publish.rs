@@ -7,7 +7,7 @@ use super::stats::{Stage, count};
 use crate::blob::UploadId;
 use crate::error::{Error, ErrorKind, Result, Retry, chain};
 use crate::metadata::uploads::{Completion, Keep, Published, UploadState as RowState};
-use crate::store::UploadSink;
+use crate::store::{Intake, UploadSink};
 
 /// Tries of a step whose answer may have been lost; each finds out what the one before did.
 const TRIES: usize = 3;
@@ -31,6 +31,10 @@ impl Inner {
         }
         // C1: a lost answer decides nothing, what the store holds does.
         if let Err(e) = sink.commit().await {
+            if stored.store.intake == Intake::ByPart && e.kind().retry() == Retry::Later {
+                // The parts are there and not yet one blob: recovery commits them again.
+                return Err(e);
+            }
             tracing::warn!(upload = %stored.fence.id, error = chain(&e), "commit of the bytes unanswered");
         }
         let published = self.publish(stored, completion.length).await;

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use super::engine::Inner;
 use super::registry::InProgress;
+use super::state::buffers_for;
 use super::stats::count;
 use crate::blob::UploadId;
 use crate::clock::UnixMillis;
 use crate::error::{Result, chain};
 use crate::metadata::uploads::{Over, Trash, UploadRow, UploadState as RowState};
+use crate::store::Intake;
 
 /// What [`super::UploadEngine::recover`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,7 +89,16 @@ impl Inner {
     }
 
     async fn publish_row(&self, row: &UploadRow) -> Result<()> {
-        self.publish(&self.stored(row)?, row.offset).await?;
+        let stored = self.stored(row)?;
+        if stored.store.intake == Intake::ByPart {
+            // C1 again; a store that did it before says so.
+            let start = row.offset - row.offset % row.part_bytes;
+            let pool = &self.options.pool;
+            let mut memory = pool.reserve(buffers_for(start, row.offset)).await;
+            let sink = self.reopened(row, &stored, row.offset, Some(&mut memory));
+            sink.await?.commit().await?;
+        }
+        self.publish(&stored, row.offset).await?;
         Ok(())
     }
 

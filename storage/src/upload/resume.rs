@@ -11,15 +11,16 @@ use super::active::Start;
 use super::committer::Shared;
 use super::engine::{Inner, Stored};
 use super::registry::InProgress;
-use super::state::UploadState;
+use super::state::{UploadState, buffers_for};
 use super::stats::count;
 use super::writer::UploadWriter;
 use crate::blob::UploadId;
+use crate::buffer::Reservation;
 use crate::digest::{BLOCK_BYTES, ContentHasher, Digest, block_value};
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::metadata::uploads::{UploadRow, UploadState as RowState};
 use crate::range::ByteRange;
-use crate::store::UploadSink;
+use crate::store::{Intake, Kept, UploadSink};
 
 impl Inner {
     pub(super) async fn resume(self: Arc<Self>, id: UploadId, offset: u64) -> Result<UploadWriter> {
@@ -159,8 +160,13 @@ impl Inner {
         let state = Shared::new(state);
         let free_bytes = Self::free_bytes(&stored.store).await?;
         self.take_room(row.id, &state, free_bytes)?;
-        let sink = self.reopened(row, &stored, row.offset).await?;
-        let (hasher, values) = match self.restored(row, &stored).await {
+        let mut memory = self.memory_for(row, &stored, &state).await;
+        let sink = self
+            .reopened(row, &stored, row.offset, memory.as_mut())
+            .await?;
+        let begun = row.offset - row.offset % BLOCK_BYTES;
+        let held = ByteRange::try_new(begun, row.offset).and_then(|range| sink.reread(range));
+        let (hasher, values) = match self.restored(row, &stored, held).await {
             Ok(restored) => restored,
             Err(e) => {
                 drop(sink);
@@ -173,20 +179,50 @@ impl Inner {
             hasher,
             values,
             expected: row.expected.clone(),
+            memory,
         };
         count(&self.counters.uploads_resumed, 1);
         Ok(self.writer(stored, sink, start, in_progress))
     }
 
-    /// The sink, with nothing behind `offset` any more.
+    /// Memory for the whole part that holds the offset, where the store holds parts: what is stored of it
+    /// is read back, and what is missing comes in beside it.
+    async fn memory_for(
+        &self,
+        row: &UploadRow,
+        stored: &Stored,
+        state: &Shared,
+    ) -> Option<Reservation> {
+        let start = row.offset - row.offset % row.part_bytes;
+        if stored.store.intake == Intake::InPlace || start == row.offset {
+            return None;
+        }
+        let end = state.lock().part_end(row.offset);
+        let buffers = buffers_for(start, end);
+        Some(self.options.pool.reserve(buffers).await)
+    }
+
+    /// The sink, with nothing behind `offset` any more. What it holds of the part is taken from `memory`.
     pub(super) async fn reopened(
         &self,
         row: &UploadRow,
         stored: &Stored,
         offset: u64,
+        memory: Option<&mut Reservation>,
     ) -> Result<Box<dyn UploadSink>> {
         let write = &stored.store.write;
-        match write.resume(&row.key, row.part_bytes, offset).await {
+        let mut kept = Kept {
+            length: row.length,
+            ..Kept::default()
+        };
+        if stored.store.intake == Intake::ByPart {
+            kept.receipts = self.options.ledger.receipts(row.id).await?;
+            let start = offset - offset % row.part_bytes;
+            // The block that the offset lies in has its buffer with what comes.
+            kept.memory = memory
+                .map(|memory| memory.split(buffers_for(start, offset - offset % BLOCK_BYTES)));
+        }
+        match write.resume(&row.key, row.part_bytes, offset, kept).await {
             // Its maker died between row and file, and nothing was told to be there.
             Err(e) if e.kind() == ErrorKind::NotFound && offset == 0 => {
                 write.begin(&row.key, row.part_bytes, row.length).await
@@ -210,6 +246,7 @@ impl Inner {
         &self,
         row: &UploadRow,
         stored: &Stored,
+        held: Option<Vec<u8>>,
     ) -> Result<(ContentHasher, Vec<[u8; 32]>)> {
         let algorithms = || row.expected.iter().map(Digest::algorithm);
         if row.offset == 0 {
@@ -228,7 +265,10 @@ impl Inner {
         let mut values = self.committed_values(row, row.offset).await?;
         if tail < row.offset {
             let expected = values.pop();
-            let bytes = read(stored, tail, row.offset).await?;
+            let bytes = match held {
+                Some(bytes) => bytes,
+                None => read(stored, tail, row.offset).await?,
+            };
             if expected != Some(block_value(tail, &bytes)) {
                 return Err(damaged(stored, tail));
             }
@@ -267,6 +307,13 @@ impl Inner {
         stored: &Stored,
         why: &str,
     ) -> Result<(ContentHasher, Vec<[u8; 32]>)> {
+        if stored.store.intake == Intake::ByPart {
+            // Nothing is lost: an older release may go on with it.
+            let error = Error::new(ErrorKind::Internal, "upload.resume", row.id.to_string());
+            return Err(error.with_source(format!(
+                "the store cannot read it before it is whole: {why}"
+            )));
+        }
         tracing::warn!(upload = %row.id, why, bytes = row.offset, "hashing stored bytes again");
         let mut hasher = ContentHasher::new(row.expected.iter().map(Digest::algorithm));
         let mut from = 0;

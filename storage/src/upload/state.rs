@@ -4,6 +4,7 @@
 //! number only grows, and never passes the one before it. An upload that pauses commits the beginning
 //! of a part and goes on from there, perhaps much later.
 
+use crate::buffer::BUFFER_BYTES;
 use crate::error::{Error, ErrorKind};
 
 /// Where one upload stands.
@@ -74,6 +75,12 @@ impl UploadState {
     /// An upload with nothing received, of at most `limit` bytes in parts of `part_bytes`.
     pub fn new(part_bytes: u64, length: Option<u64>, limit: u64) -> Self {
         Self::resumed(part_bytes, length, limit, 0)
+    }
+
+    /// The end of the part that begins at or holds `offset`, or of the upload.
+    pub(super) fn part_end(&self, offset: u64) -> u64 {
+        let end = (offset / self.part_bytes + 1).saturating_mul(self.part_bytes);
+        end.min(self.length.unwrap_or(u64::MAX))
     }
 
     /// An upload whose bytes before `offset` are committed.
@@ -201,6 +208,13 @@ impl UploadState {
     }
 }
 
+/// Buffers of 1 MiB that hold bytes `from..to`; a buffer never crosses a multiple of its size.
+pub(super) fn buffers_for(from: u64, to: u64) -> usize {
+    let buffer = BUFFER_BYTES as u64;
+    let buffers = to.div_ceil(buffer).saturating_sub(from / buffer);
+    usize::try_from(buffers).unwrap_or(usize::MAX)
+}
+
 /// Bytes of a part: a power of two, so that each part is one subtree of the tree, few enough parts
 /// for any store, and at least [`SMALLEST_PART`].
 pub fn part_bytes_for(length: Option<u64>) -> u64 {
@@ -212,6 +226,15 @@ pub fn part_bytes_for(length: Option<u64>) -> u64 {
             .unwrap_or(1 << 63)
             .max(SMALLEST_PART),
     }
+}
+
+/// The longest upload whose parts have at most so many bytes.
+pub(super) fn longest_in_parts_of(bytes: u64) -> u64 {
+    let part = if bytes == 0 { 0 } else { 1 << bytes.ilog2() };
+    if part < SMALLEST_PART {
+        return 0;
+    }
+    part.saturating_mul(WANTED_PARTS)
 }
 
 /// Below this a commit per part costs more than it saves on a cut.

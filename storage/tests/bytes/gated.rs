@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use boxgate_storage::Result;
 use boxgate_storage::blob::BlobKey;
 use boxgate_storage::metadata::uploads::UploadState;
-use boxgate_storage::store::{PartIndex, Run, Store, UploadSink, WriteBlob};
+use boxgate_storage::range::ByteRange;
+use boxgate_storage::store::{Kept, PartIndex, Receipt, Run, Store, UploadSink, WriteBlob};
 use boxgate_storage::upload::UploadWriter;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -45,8 +46,9 @@ impl WriteBlob for Gated {
         key: &BlobKey,
         part_bytes: u64,
         offset: u64,
+        kept: Kept,
     ) -> Result<Box<dyn UploadSink>> {
-        let inner = self.0.resume(key, part_bytes, offset).await?;
+        let inner = self.0.resume(key, part_bytes, offset, kept).await?;
         Ok(Box::new(GatedSink(inner, Arc::clone(&self.1))))
     }
 }
@@ -60,7 +62,11 @@ impl UploadSink for GatedSink {
         self.0.write(run)
     }
 
-    fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<()>> {
+    fn reread(&self, range: ByteRange) -> Option<Vec<u8>> {
+        self.0.reread(range)
+    }
+
+    fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<Receipt>> {
         let (sealed, gates) = (self.0.seal(part), Arc::clone(&self.1));
         async move {
             let waiting = gates.waiting.fetch_add(1, Ordering::SeqCst) + 1;

@@ -13,6 +13,7 @@ use boxgate_storage::metadata::uploads::{
     Advance, Completion, Fence, HeldPiece, NewUpload, Over, Piece, Published, Source, Target,
     Trash, UploadRow, UploadState,
 };
+use boxgate_storage::store::Receipts;
 
 /// A ledger that fails as its schedule has it.
 #[derive(Debug)]
@@ -121,6 +122,11 @@ impl Ledger for FaultyLedger {
     async fn joinable(&self, after: Option<UploadId>, limit: u32) -> Result<Vec<UploadId>> {
         let call = self.inner.joinable(after, limit);
         self.faults.around("ledger.joinable", call).await
+    }
+
+    async fn receipts(&self, id: UploadId) -> Result<Receipts> {
+        let call = self.inner.receipts(id);
+        self.faults.around("ledger.receipts", call).await
     }
 
     async fn abort(&self, id: UploadId, epoch: Option<i64>) -> Result<bool> {

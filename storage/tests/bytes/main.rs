@@ -23,6 +23,7 @@ mod resume;
 )]
 #[path = "../ledger/rigs.rs"]
 mod rigs;
+mod s3;
 mod scrub;
 mod store;
 mod takeover;

@@ -24,7 +24,8 @@ use super::{Local, blocking, failure, open_direct, remove};
 use crate::blob::BlobKey;
 use crate::buffer::BUFFER_ALIGN;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{LOCK_WAIT, PartIndex, Run, UploadSink, WriteBlob};
+use crate::range::ByteRange;
+use crate::store::{Kept, LOCK_WAIT, PartIndex, Receipt, Run, UploadSink, WriteBlob};
 
 #[async_trait]
 impl WriteBlob for Local {
@@ -62,6 +63,7 @@ impl WriteBlob for Local {
         key: &BlobKey,
         _part_bytes: u64,
         offset: u64,
+        _kept: Kept,
     ) -> Result<Box<dyn UploadSink>> {
         const OP: &str = "blob.resume";
         let (path, direct, subject) = (self.path_of(key), self.direct, key.to_string());
@@ -146,10 +148,14 @@ impl UploadSink for LocalSink {
         .boxed()
     }
 
-    fn seal(&mut self, _part: PartIndex) -> BoxFuture<'static, Result<()>> {
+    fn seal(&mut self, _part: PartIndex) -> BoxFuture<'static, Result<Receipt>> {
         let target = Arc::clone(&self.target);
         let subject = self.subject.clone();
-        async move { target.sync(subject).await }.boxed()
+        async move { target.sync(subject).await.map(|()| Receipt::default()) }.boxed()
+    }
+
+    fn reread(&self, _range: ByteRange) -> Option<Vec<u8>> {
+        None
     }
 
     async fn commit(self: Box<Self>) -> Result<u64> {

@@ -1,17 +1,21 @@
 //! Promises about uploads that several requests make, and about those that publish no name.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::upload::{BLOCK, PART, Sent, new_upload, published, target};
 use super::{DOOMED_FOR, Rig, START};
-use crate::blob::UploadId;
+use crate::blob::{BlobKey, UploadId};
 use crate::clock::Clock as _;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{ErrorKind, Result};
+use crate::metadata::Ledger;
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::{
     Advance, Fence, Keep, NewUpload, Over, Target, UploadRow, UploadState,
 };
+use crate::store::{PartIndex, PartReceipt, Receipt, Receipts, Tail};
 
 fn refused<T: std::fmt::Debug>(result: Result<T>, kind: ErrorKind) {
     assert_eq!(result.expect_err("it must be refused").kind(), kind);
@@ -82,6 +86,7 @@ pub async fn a_part_may_be_committed_piece_by_piece(rig: &dyn Rig) {
             part,
             values: values.clone(),
             hash_states: to.to_be_bytes().to_vec(),
+            receipt: Receipt::default(),
         };
         ledger.advance(sent.fence(), step).await.expect("a step");
         let row = row(rig, id).await;
@@ -102,6 +107,103 @@ pub async fn a_part_may_be_committed_piece_by_piece(rig: &dyn Rig) {
     assert_eq!(ledger.part_values(id, 0).await.expect("read"), None);
 }
 
+/// What the store gave is told again as long as the upload does not end; a tail goes to the trash in the
+/// step that needs it no more.
+pub async fn receipts_are_kept_and_old_tails_are_trash(rig: &dyn Rig) {
+    let (ledger, org) = (rig.ledger(), rig.add_organization("acme").await);
+    let sent = Sent::create(&ledger, org, target("web"), 7, 2 * PART)
+        .await
+        .expect("create");
+    let id = sent.row.id;
+    let none = ledger.receipts(id).await.expect("read");
+    assert_eq!(none, Receipts::default());
+    let tail = |length| Tail {
+        key: BlobKey::random(),
+        length,
+        crc64: u64::MAX - length,
+    };
+    let (first, second, third) = (tail(5), tail(BLOCK), tail(9));
+    let part = PartReceipt {
+        etag: "\"etag\"".to_owned(),
+        crc64: u64::MAX,
+    };
+    let begun = |tail| Receipt {
+        tail: Some(tail),
+        ..Receipt::default()
+    };
+    let whole = Receipt {
+        upload: Some("the store's".to_owned()),
+        part: Some(part.clone()),
+        tail: None,
+    };
+    let steps = [
+        (0, 5, begun(first)),
+        (5, BLOCK - 5, begun(second)),
+        (BLOCK, PART, whole),
+        (PART, 9, begun(third)),
+    ];
+    for (from, bytes, receipt) in steps {
+        let step = Advance {
+            receipt,
+            ..sent.piece(from, bytes)
+        };
+        ledger.advance(sent.fence(), step).await.expect("a step");
+    }
+    let stale = Advance {
+        receipt: begun(tail(1)),
+        ..sent.piece(BLOCK, 1)
+    };
+    refused(ledger.advance(sent.fence(), stale).await, ErrorKind::Fenced);
+    let kept = Receipts {
+        upload: Some("the store's".to_owned()),
+        parts: [(PartIndex(0), part)].into(),
+        tail: Some(third),
+    };
+    assert_eq!(ledger.receipts(id).await.expect("read"), kept);
+    assert_eq!(due(&ledger).await, BTreeSet::from([first.key, second.key]));
+    assert!(ledger.abort(id, None).await.expect("abort"));
+    let all = BTreeSet::from([first.key, second.key, third.key, sent.row.key]);
+    assert_eq!(due(&ledger).await, all);
+    let ended = ledger.receipts(id).await.expect("read");
+    assert!(ended.parts.is_empty() && ended.tail.is_none());
+}
+
+/// Publishing needs no tail any more.
+pub async fn the_tail_of_a_published_upload_is_trash(rig: &dyn Rig) {
+    let (ledger, org) = (rig.ledger(), rig.add_organization("acme").await);
+    let sent = Sent::create(&ledger, org, target("web"), 7, 5).await;
+    let sent = sent.expect("create");
+    let key = BlobKey::random();
+    let tail = Tail {
+        key,
+        length: 5,
+        crc64: 1,
+    };
+    let receipt = Receipt {
+        tail: Some(tail),
+        ..Receipt::default()
+    };
+    let step = Advance {
+        receipt,
+        ..sent.step(0)
+    };
+    ledger.advance(sent.fence(), step).await.expect("a step");
+    let completed = ledger.complete(sent.fence(), sent.completion()).await;
+    completed.expect("complete");
+    assert_eq!(
+        ledger.receipts(sent.row.id).await.expect("read").tail,
+        Some(tail)
+    );
+    ledger.publish(sent.fence()).await.expect("publish");
+    ledger.publish(sent.fence()).await.expect("the same again");
+    assert_eq!(due(&ledger).await, BTreeSet::from([key]));
+}
+
+async fn due(ledger: &Arc<dyn Ledger>) -> BTreeSet<BlobKey> {
+    let due = ledger.due_trash(100).await.expect("what is due");
+    due.into_iter().map(|trash| trash.key).collect()
+}
+
 /// A step that leaves its part or brings other values than the part has is refused.
 pub async fn a_piece_that_leaves_its_part_is_refused(rig: &dyn Rig) {
     let (ledger, org) = (rig.ledger(), rig.add_organization("acme").await);
@@ -114,6 +216,7 @@ pub async fn a_piece_that_leaves_its_part_is_refused(rig: &dyn Rig) {
         part,
         values: (0..values).map(|k| sent.value(k)).collect(),
         hash_states: Vec::new(),
+        receipt: Receipt::default(),
     };
     let first = ledger.advance(sent.fence(), step(0, 5, 0, 1)).await;
     first.expect("the beginning");

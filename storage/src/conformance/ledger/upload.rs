@@ -11,6 +11,7 @@ use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::{
     Advance, Completion, Fence, Keep, MostOpen, NewUpload, Published, Target, UploadRow,
 };
+use crate::store::Receipt;
 
 /// Bytes that one subtree value stands for.
 pub const BLOCK: u64 = 1 << 20;
@@ -117,6 +118,7 @@ impl Sent {
                 .map(|k| self.value(k))
                 .collect(),
             hash_states: vec![1, self.content],
+            receipt: Receipt::default(),
         }
     }
 

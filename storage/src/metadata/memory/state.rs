@@ -16,6 +16,7 @@ use crate::metadata::uploads::{
     Fence, Health, Keep, NewUpload, Piece, Published, Source, Target, Trash, UploadRow,
     UploadState, check_source, fenced, too_many,
 };
+use crate::store::Receipts;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -35,6 +36,7 @@ pub(super) struct Upload {
     pub(super) row: UploadRow,
     pub(super) parts: BTreeMap<u32, Vec<[u8; 32]>>,
     pub(super) pieces: BTreeMap<u32, Piece>,
+    pub(super) receipts: Receipts,
     /// The form under which its name is found.
     pub(super) folded: Option<String>,
     /// The blob that it holds itself.
@@ -49,6 +51,7 @@ impl Upload {
             row,
             parts: BTreeMap::new(),
             pieces: BTreeMap::new(),
+            receipts: Receipts::default(),
             folded,
             held: None,
             joins: Vec::new(),
@@ -182,11 +185,12 @@ impl State {
         row.updated = now;
         upload.parts.clear();
         upload.pieces.clear();
-        let trash = Trash {
-            key: row.key,
-            store: row.store.clone(),
-        };
-        self.trash.push((now, trash));
+        let receipts = std::mem::take(&mut upload.receipts);
+        let tail = receipts.tail.map(|tail| tail.key);
+        for key in std::iter::once(row.key).chain(tail) {
+            let store = row.store.clone();
+            self.trash.push((now, Trash { key, store }));
+        }
         self.let_go(id, due);
         let waiting = self.uploads.values().filter(|upload| {
             let joins = &mut upload.joins.iter();
@@ -351,6 +355,12 @@ impl State {
         upload.row.hash_states.clear();
         upload.row.published = Some(published.clone());
         upload.parts.clear();
+        let receipts = std::mem::take(&mut upload.receipts);
+        if let Some(tail) = receipts.tail {
+            let store = row.store.clone();
+            let key = tail.key;
+            self.trash.push((now, Trash { key, store }));
+        }
         self.let_go(fence.id, due);
         Ok(published)
     }

@@ -9,6 +9,7 @@ use crate::metadata::catalog::{
 use crate::metadata::uploads::{
     Advance, Completion, Fence, Keep, MostOpen, NewUpload, Published, Target,
 };
+use crate::store::Receipt;
 
 pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
@@ -96,6 +97,7 @@ impl House {
             part: 0,
             values: vec![[content; 32]],
             hash_states: Vec::new(),
+            receipt: Receipt::default(),
         };
         ledger.advance(fence, step).await.unwrap();
         let digests = (Blake3([content; 32]), Sha256([content; 32]));

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::metadata::Metadata;
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::sql::{At as _, Columns as _, odd};
+use crate::store::{PartIndex, PartReceipt, Receipts, Tail};
 
 pub(super) async fn upload(metadata: &Metadata, id: UploadId) -> Result<Option<UploadRow>> {
     const OP: &str = "upload.read";
@@ -45,6 +46,41 @@ pub(super) async fn part_values(
         (values, []) => Ok(Some(values.to_vec())),
         _ => Err(odd("cvs").with_source(format!("{} bytes", bytes.len()))),
     }
+}
+
+pub(super) async fn receipts(metadata: &Metadata, id: UploadId) -> Result<Receipts> {
+    const OP: &str = "upload.receipts";
+    let mut reader = metadata.reader(OP).await?;
+    // One statement, so that parts and tail are of one moment.
+    let rows = sqlx::query(
+        "SELECT s3_id, tail_key, tail_length, tail_crc, k, etag, crc64
+         FROM uploads LEFT JOIN parts ON upload = id AND etag IS NOT NULL
+         WHERE id = $1 ORDER BY k",
+    )
+    .bind(id.as_bytes().to_vec())
+    .fetch_all(&mut *reader)
+    .await
+    .at(OP, id)?;
+    let mut receipts = Receipts::default();
+    for row in &rows {
+        receipts.upload = row.opt_text("s3_id")?;
+        if row.opt_bytes("tail_key")?.is_some() {
+            receipts.tail = Some(Tail {
+                key: row.key("tail_key")?,
+                length: row.unsigned("tail_length")?,
+                crc64: row.int("tail_crc")?.cast_unsigned(),
+            });
+        }
+        if let Some(k) = row.opt_int("k")? {
+            let k = u32::try_from(k).map_err(|e| odd("k").with_source(e))?;
+            let part = PartReceipt {
+                etag: row.text("etag")?,
+                crc64: u64::from_be_bytes(row.fixed("crc64")?),
+            };
+            receipts.parts.insert(PartIndex(k), part);
+        }
+    }
+    Ok(receipts)
 }
 
 pub(super) async fn uploads_in(

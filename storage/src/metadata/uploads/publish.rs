@@ -268,6 +268,7 @@ async fn finish(tx: &mut Tx, upload: &UploadRow, published: &Published) -> Resul
         return Err(fenced(OP, upload.id));
     }
     joins::release(tx, OP, upload.id).await?;
+    trash::add_tail(tx, OP, upload.id, None).await?;
     trash::forget_parts(tx, OP, upload.id).await
 }
 

@@ -19,6 +19,7 @@ use crate::metadata::catalog::publish::Names;
 use crate::metadata::sql::{At as _, Columns as _, odd, signed};
 use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit};
+use crate::store::{Receipt, Receipts};
 
 macro_rules! upload_columns {
     () => {
@@ -171,6 +172,7 @@ pub(in crate::metadata) fn check_step(
         part,
         values,
         hash_states: _,
+        receipt: _,
     } = step;
     let why = format!(
         "part {part} of {part_bytes} bytes: {from}..{to}, {} values",
@@ -311,12 +313,19 @@ impl Ledger for Metadata {
         find::part_values(self, id, part).await
     }
 
+    async fn receipts(&self, id: UploadId) -> Result<Receipts> {
+        find::receipts(self, id).await
+    }
+
     async fn advance(&self, fence: Fence, step: Advance) -> Result<()> {
         const OP: &str = "upload.advance";
         self.write(OP, move |tx| {
             async move {
+                trash::add_tail(tx, OP, fence.id, Some(step.from)).await?;
+                let Receipt { upload, part, tail } = &step.receipt;
                 let part_bytes = sqlx::query(
-                    "UPDATE uploads SET byte_offset = $4, hash_states = $5, updated_ms = $6
+                    "UPDATE uploads SET byte_offset = $4, hash_states = $5, updated_ms = $6,
+                         s3_id = COALESCE($7, s3_id), tail_key = $8, tail_length = $9, tail_crc = $10
                      WHERE id = $1 AND epoch = $2 AND byte_offset = $3 AND state = 'open'
                          AND (length IS NULL OR length >= $4)
                      RETURNING part_bytes",
@@ -327,6 +336,10 @@ impl Ledger for Metadata {
                 .bind(signed(OP, step.to)?)
                 .bind(&step.hash_states)
                 .bind(tx.now.0)
+                .bind(upload.as_deref())
+                .bind(tail.map(|tail| tail.key.as_bytes().to_vec()))
+                .bind(tail.map(|tail| signed(OP, tail.length)).transpose()?)
+                .bind(tail.map(|tail| tail.crc64.cast_signed()))
                 .fetch_optional(&mut tx.connection)
                 .await
                 .at(OP, fence.id)?
@@ -335,14 +348,17 @@ impl Ledger for Metadata {
                 check_step(OP, fence.id, part_bytes, &step)?;
                 // A part whose beginning is there already gets its new length and all its values.
                 sqlx::query(
-                    "INSERT INTO parts (upload, k, length, cvs) VALUES ($1, $2, $3, $4)
+                    "INSERT INTO parts (upload, k, length, cvs, etag, crc64)
+                     VALUES ($1, $2, $3, $4, $5, $6)
                      ON CONFLICT (upload, k) DO UPDATE SET length = EXCLUDED.length,
-                         cvs = EXCLUDED.cvs",
+                         cvs = EXCLUDED.cvs, etag = EXCLUDED.etag, crc64 = EXCLUDED.crc64",
                 )
                 .bind(fence.id.as_bytes().to_vec())
                 .bind(i64::from(step.part))
                 .bind(signed(OP, step.to - u64::from(step.part) * part_bytes)?)
                 .bind(step.values.concat())
+                .bind(part.as_ref().map(|part| part.etag.as_str()))
+                .bind(part.as_ref().map(|part| part.crc64.to_be_bytes().to_vec()))
                 .execute(&mut tx.connection)
                 .await
                 .at(OP, fence.id)
@@ -572,6 +588,7 @@ async fn end_one(
     .at(op, id)?;
     let Some(row) = row else { return Ok(false) };
     trash::add(tx, op, &row.key("key")?, &row.text("store")?).await?;
+    trash::add_tail(tx, op, id, None).await?;
     trash::forget_parts(tx, op, id).await?;
     trash::forget_pieces(tx, op, id).await?;
     joins::release(tx, op, id).await?;

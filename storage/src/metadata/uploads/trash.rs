@@ -7,7 +7,7 @@ use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
 use crate::error::Result;
 use crate::metadata::Metadata;
-use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::sql::{At as _, Columns as _, signed};
 use crate::metadata::writer::Tx;
 
 pub(super) const DUE: &str = "trash.due";
@@ -62,6 +62,35 @@ pub(in crate::metadata) async fn add(
         .await
         .at(op, key)
         .map(drop)
+}
+
+/// Puts the tail of an upload into the trash, if it has one; with an offset only while the upload stands
+/// there. Whoever calls takes it from the upload in the same transaction.
+pub(super) async fn add_tail(
+    tx: &mut Tx,
+    op: &'static str,
+    id: UploadId,
+    at: Option<u64>,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO trash (key, store, due_ms)
+         SELECT tail_key, store, $2 FROM uploads
+         WHERE id = $1 AND tail_key IS NOT NULL AND byte_offset = COALESCE($3, byte_offset)",
+    )
+    .bind(id.as_bytes().to_vec())
+    .bind(tx.now.0)
+    .bind(at.map(|at| signed(op, at)).transpose()?)
+    .execute(&mut tx.connection)
+    .await
+    .at(op, id)?;
+    if at.is_none() {
+        sqlx::query("UPDATE uploads SET tail_key = NULL WHERE id = $1")
+            .bind(id.as_bytes().to_vec())
+            .execute(&mut tx.connection)
+            .await
+            .at(op, id)?;
+    }
+    Ok(())
 }
 
 /// The parts of an upload that ended are of no use any more.

@@ -1,0 +1,145 @@
+//! Finds out what a bucket does, by asking for it: what a store documents and what it does differ.
+//!
+//! A checksum counts only if a wrong one is refused: a store that ignores the header takes any (Ceph RGW
+//! 16 does for all but `Content-MD5`).
+
+use aws_sdk_s3::types::CompletedMultipartUpload;
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::body::Segments;
+use super::checksum::{Checksum, Sum, completed};
+use super::retry::Op;
+use super::{Found, S3};
+use crate::blob::BlobKey;
+use crate::error::{Error, ErrorKind, Result, chain};
+use crate::range::ByteRange;
+use crate::store::{DeleteBlob, ReadBlob};
+
+const OP: &str = "store.open";
+const BODY: &[u8] = b"boxgate looks what this bucket does";
+
+impl S3 {
+    pub(super) async fn probe(&self) -> Result<Found> {
+        let key = BlobKey::random();
+        let found = self.look(&key).await;
+        // Also after a failure: a bucket that takes writes and gives no reads keeps nothing of ours.
+        let deleted = self.delete(&key).await;
+        let found = found?;
+        deleted.map_err(|e| self.hint(e))?;
+        Ok(found)
+    }
+
+    async fn look(&self, key: &BlobKey) -> Result<Found> {
+        let body = Segments::new(vec![Bytes::from_static(BODY)]);
+        let none = Sum::of(Checksum::None, &body).await;
+        self.try_put(key, &body, none, false)
+            .await
+            .map_err(|e| self.hint(e))?;
+        let range = ByteRange::whole(BODY.len() as u64);
+        let mut read = self.open(key, range).await.map_err(|e| self.hint(e))?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = read.next().await {
+            bytes.extend_from_slice(&chunk.map_err(|e| self.hint(e))?);
+        }
+        if bytes != BODY {
+            return Err(self.hint(
+                Error::new(ErrorKind::Damaged, OP, "what was written")
+                    .with_source("the bucket gives back other bytes"),
+            ));
+        }
+        let mut checksum = Checksum::None;
+        for tried in Checksum::ALL {
+            let wrong = Sum::wrong(tried).await;
+            let refused = self.try_put(key, &body, wrong, false).await;
+            if refused.is_err() && self.takes_parts(key, &body, tried).await {
+                checksum = tried;
+                break;
+            }
+        }
+        let none = Sum::of(Checksum::None, &body).await;
+        let again = self.try_put(key, &body, none, true).await;
+        Ok(Found {
+            checksum,
+            conditional_writes: matches!(again, Err(e) if e.kind() == ErrorKind::Conflict),
+        })
+    }
+
+    /// Asked once: a wrong checksum is refused in a way that is otherwise worth another try.
+    async fn try_put(&self, key: &BlobKey, body: &Segments, sum: Sum, new: bool) -> Result<()> {
+        let mut once = self.clone();
+        once.patience.tries = 1;
+        let name = self.name_of(key);
+        once.call(Op::new(OP, key), body.len(), || {
+            let put = once.client.put_object().bucket(&once.bucket).key(&name);
+            let put = sum.clone().put(put.body(body.stream()));
+            let put = put.set_if_none_match(new.then(|| "*".to_owned()));
+            put.customize().disable_payload_signing().send()
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Whether parts with that checksum become an object.
+    async fn takes_parts(&self, key: &BlobKey, body: &Segments, checksum: Checksum) -> bool {
+        let mut with = self.clone();
+        with.checksum = checksum;
+        with.patience.tries = 2;
+        let taken = with.put_in_parts(key, body).await;
+        if let Err(e) = &taken {
+            tracing::debug!(
+                checksum = checksum.name(),
+                error = chain(e),
+                "parts are not taken"
+            );
+        }
+        taken.is_ok()
+    }
+
+    async fn put_in_parts(&self, key: &BlobKey, body: &Segments) -> Result<()> {
+        let id = self.begin_parts(key).await?;
+        let part = self
+            .put_part(key, &id, crate::store::PartIndex(0), body)
+            .await?;
+        let part = completed(self.checksum, 1, &part.etag, part.crc64);
+        let parts = CompletedMultipartUpload::builder().parts(part).build();
+        let name = self.name_of(key);
+        self.call(Op::new(OP, key), 0, || {
+            self.client
+                .complete_multipart_upload()
+                .bucket(&self.bucket)
+                .key(&name)
+                .upload_id(&id)
+                .set_checksum_type(self.checksum.of_parts())
+                .multipart_upload(parts.clone())
+                .send()
+        })
+        .await
+        .map(drop)
+    }
+
+    /// The same failure in one line that names the setting to look at.
+    fn hint(&self, error: Error) -> Error {
+        let why = chain(&error);
+        let bucket = &self.bucket;
+        let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
+        let hint = if has(&["NoSuchBucket", "InvalidBucketName"]) {
+            format!("bucket: there is no {bucket:?}")
+        } else if has(&["InvalidAccessKeyId", "No such key"]) {
+            "access_key_id: unknown to the store".to_owned()
+        } else if has(&["SignatureDoesNotMatch", "Invalid signature"]) {
+            "secret_access_key: does not belong to access_key_id".to_owned()
+        } else if has(&[
+            "AuthorizationHeaderMalformed",
+            "IllegalLocationConstraint",
+            "PermanentRedirect",
+        ]) {
+            "region: not the bucket's".to_owned()
+        } else if has(&["AccessDenied", "Forbidden"]) {
+            format!("access_key_id: may not write to and read from {bucket:?}")
+        } else {
+            "endpoint: does not answer as an S3 store does".to_owned()
+        };
+        Error::new(error.kind(), OP, hint).with_source(error)
+    }
+}

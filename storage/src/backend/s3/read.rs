@@ -1,0 +1,128 @@
+//! Reading objects: ranges as a stream that goes on where a cut connection left it.
+
+use async_trait::async_trait;
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::ByteStream;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+
+use super::S3;
+use super::retry::Op;
+use crate::blob::BlobKey;
+use crate::error::{Error, ErrorKind, Result};
+use crate::range::ByteRange;
+use crate::store::ReadBlob;
+
+#[async_trait]
+impl ReadBlob for S3 {
+    async fn stat(&self, key: &BlobKey) -> Result<u64> {
+        let name = self.name_of(key);
+        let head = self
+            .call(Op::new("blob.stat", key), 0, || {
+                let head = self.client.head_object().bucket(&self.bucket);
+                head.key(&name).send()
+            })
+            .await?;
+        let length = head.content_length().and_then(|n| u64::try_from(n).ok());
+        length.ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, "blob.stat", key.to_string())
+                .with_source("the store told no length")
+        })
+    }
+
+    async fn open(
+        &self,
+        key: &BlobKey,
+        range: ByteRange,
+    ) -> Result<BoxStream<'static, Result<Bytes>>> {
+        if range.is_empty() {
+            // No range of HTTP is empty.
+            self.stat(key).await?;
+            return Ok(stream::empty().boxed());
+        }
+        let reader = Reader {
+            s3: self.clone(),
+            key: *key,
+        };
+        let body = reader.get(range.start(), range.end()).await?;
+        let reading = Reading {
+            reader,
+            body,
+            rest: Bytes::new(),
+            at: range.start(),
+            end: range.end(),
+            cut: 0,
+        };
+        Ok(stream::try_unfold(reading, Reading::next).boxed())
+    }
+}
+
+struct Reader {
+    s3: S3,
+    key: BlobKey,
+}
+
+impl Reader {
+    async fn get(&self, start: u64, end: u64) -> Result<ByteStream> {
+        let name = self.s3.name_of(&self.key);
+        let range = format!("bytes={start}-{}", end - 1);
+        let got: GetObjectOutput = self
+            .s3
+            .call(Op::new("blob.open", &self.key), 0, || {
+                let get = self.s3.client.get_object().bucket(&self.s3.bucket);
+                get.key(&name).range(&range).send()
+            })
+            .await?;
+        if got.content_length() != i64::try_from(end - start).ok() {
+            return Err(self.short());
+        }
+        Ok(got.body)
+    }
+
+    fn short(&self) -> Error {
+        Error::new(ErrorKind::Damaged, "blob.open", self.key.to_string())
+            .with_source("the store holds fewer bytes")
+    }
+}
+
+struct Reading {
+    reader: Reader,
+    body: ByteStream,
+    /// What came and was not given out yet.
+    rest: Bytes,
+    at: u64,
+    end: u64,
+    /// How often the body was cut since the last byte.
+    cut: u32,
+}
+
+impl Reading {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
+        while self.rest.is_empty() {
+            if self.at >= self.end {
+                return Ok(None);
+            }
+            let patience = self.reader.s3.patience;
+            let came = tokio::time::timeout(patience.first_byte, self.body.next()).await;
+            if let Ok(Some(Ok(bytes))) = came {
+                self.cut = 0;
+                self.rest = bytes;
+                continue;
+            }
+            self.cut += 1;
+            if self.cut >= patience.tries {
+                let key = self.reader.key.to_string();
+                return Err(Error::new(ErrorKind::Unavailable, "blob.read", key)
+                    .with_source("the store cut the body again and again"));
+            }
+            self.body = self.reader.get(self.at, self.end).await?;
+        }
+        let chunk = self.rest.split_to(self.rest.len().min(CHUNK_BYTES));
+        self.at += chunk.len() as u64;
+        Ok(Some((chunk, self)))
+    }
+}
+
+/// No chunk of a store is larger.
+const CHUNK_BYTES: usize = 1 << 20;

@@ -1,0 +1,136 @@
+//! A call to the store: its time, its tries, and what its failure means.
+
+use std::time::Duration;
+
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use tokio::time::Instant;
+
+use super::S3;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What is called, and for which thing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Op<S> {
+    pub(super) name: &'static str,
+    pub(super) subject: S,
+}
+
+impl<S> Op<S> {
+    pub(super) fn new(name: &'static str, subject: S) -> Self {
+        Self { name, subject }
+    }
+}
+
+impl S3 {
+    /// Calls until it is answered, the tries or the time are used up, or another try would not help.
+    /// `bytes` go either way. The same bytes are sent again: whoever gives them keeps them till then.
+    pub(super) async fn call<T, E, F, S>(
+        &self,
+        op: Op<S>,
+        bytes: u64,
+        call: impl Fn() -> F + Send,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
+        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+        S: ToString + Send,
+    {
+        let patience = &self.patience;
+        let slow = bytes / patience.slowest_bytes_per_second.max(1);
+        let limit = patience.first_byte + Duration::from_secs(slow);
+        let started = Instant::now();
+        let mut tried = 0;
+        loop {
+            let answer = tokio::time::timeout(limit, call()).await;
+            tried += 1;
+            let failure = match answer {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(e)) => Failure::of(&e),
+                Err(_elapsed) => Failure {
+                    kind: ErrorKind::Unavailable,
+                    again: true,
+                    why: format!("no answer within {limit:?}"),
+                },
+            };
+            let pause = self.pause(tried);
+            let over = started.elapsed() + pause > patience.in_all;
+            if !failure.again || tried >= patience.tries || over {
+                return Err(Error::new(failure.kind, op.name, op.subject.to_string())
+                    .with_source(failure.why));
+            }
+            tracing::debug!(
+                op = op.name,
+                tried,
+                why = failure.why,
+                "store is asked again"
+            );
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Full jitter: many that failed at once do not come back at once.
+    fn pause(&self, tried: u32) -> Duration {
+        let patience = &self.patience;
+        let doubled = 1u32
+            .checked_shl(tried.saturating_sub(1))
+            .unwrap_or(u32::MAX);
+        let most = patience.pause.saturating_mul(doubled);
+        let most = most.min(patience.longest_pause);
+        let mut bits = [0; 4];
+        // Without randomness the longest pause is as good.
+        let share = match getrandom::fill(&mut bits) {
+            Ok(()) => f64::from(u32::from_le_bytes(bits)) / f64::from(u32::MAX),
+            Err(_) => 1.0,
+        };
+        most.mul_f64(share)
+    }
+}
+
+/// A call that was not answered well.
+#[derive(Debug)]
+struct Failure {
+    kind: ErrorKind,
+    /// Whether the same call may be answered otherwise soon.
+    again: bool,
+    why: String,
+}
+
+impl Failure {
+    fn of<E>(error: &SdkError<E, HttpResponse>) -> Self
+    where
+        E: std::error::Error + ProvideErrorMetadata + 'static,
+    {
+        let status = error
+            .raw_response()
+            .map_or(0, |answer| answer.status().as_u16());
+        let service = error.as_service_error();
+        let code = service.and_then(|e| e.code()).unwrap_or_default();
+        let why = match service.and_then(|e| e.message()) {
+            Some(message) => format!("{status} {code}: {message}"),
+            None if service.is_some() => format!("{status} {code}"),
+            None => DisplayErrorContext(error).to_string(),
+        };
+        let (kind, again) = match (status, code) {
+            (_, "NoSuchUpload") => (ErrorKind::NotFound, false),
+            (_, "InternalError" | "SlowDown" | "ServiceUnavailable" | "RequestTimeout") => {
+                (ErrorKind::Unavailable, true)
+            }
+            // Damaged on the way: the same bytes again are the cure.
+            (_, "BadDigest" | "IncompleteBody") => (ErrorKind::Unavailable, true),
+            (_, "EntityTooSmall" | "InvalidPart" | "InvalidPartOrder") => {
+                (ErrorKind::Damaged, false)
+            }
+            (404, _) => (ErrorKind::NotFound, false),
+            (412, _) => (ErrorKind::Conflict, false),
+            (416, _) => (ErrorKind::Damaged, false),
+            (507, _) | (_, "QuotaExceeded") => (ErrorKind::Full, false),
+            (408 | 429 | 500.., _) => (ErrorKind::Unavailable, true),
+            // No answer at all, or none that can be understood.
+            (0 | 200..=299, _) => (ErrorKind::Unavailable, true),
+            // Refused for what we are: the operator must act, and clients may come again.
+            _ => (ErrorKind::Unavailable, false),
+        };
+        Self { kind, again, why }
+    }
+}

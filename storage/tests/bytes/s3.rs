@@ -1,0 +1,334 @@
+//! The S3 store: on a strict reference with planned faults.
+
+pub(crate) mod reference;
+
+use std::time::Duration;
+
+use boxgate_storage::ErrorKind;
+use boxgate_storage::backend::s3::{self, Checksum};
+use boxgate_storage::buffer::BufferPool;
+use boxgate_storage::conformance::store as contract;
+use boxgate_storage::metadata::uploads::UploadState;
+use boxgate_storage::store::Store;
+use boxgate_storage::upload::{Cut, UploadEngine, UploadWriter};
+
+use self::reference::{Fault, Reference};
+use crate::bench::{Bench, MIB, content, intent, kept};
+
+const SMALLEST_PART: usize = 5 << 20;
+/// Two parts of 8 MiB and a bit.
+const LENGTH: usize = 2 * PART + 12_345;
+const PART: usize = 8 << 20;
+/// A call that never ends is a failure; everything here takes a fraction of it.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+struct Rig {
+    reference: Reference,
+    store: Store,
+    bench: Bench,
+    engine: UploadEngine,
+    pool: BufferPool,
+}
+
+impl Rig {
+    async fn with_memory(bytes: u64) -> Self {
+        let reference = Reference::start(SMALLEST_PART).await;
+        let (store, _found) = s3::open(reference.options()).await.unwrap();
+        let (bench, pool) = (Bench::new().await, BufferPool::new(bytes));
+        let engine = bench.engine_on(bench.rig.ledger(), store.clone(), &pool);
+        Self {
+            reference,
+            store,
+            bench,
+            engine,
+            pool,
+        }
+    }
+
+    async fn new() -> Self {
+        Self::with_memory(64 << 20).await
+    }
+
+    /// Another process on the same rows and the same bucket.
+    async fn restart(&mut self) {
+        self.engine.settled().await;
+        (self.store, _) = s3::open(self.reference.options()).await.unwrap();
+        let ledger = self.bench.rig.ledger();
+        self.engine = self.bench.engine_on(ledger, self.store.clone(), &self.pool);
+    }
+
+    /// What the name holds is `bytes`, and the bucket holds nothing else.
+    async fn holds(&self, bytes: &[u8]) {
+        self.engine.settled().await;
+        self.engine.sweep().await.unwrap();
+        let blob = self.bench.published().await.unwrap();
+        assert!(self.bench.read_back_from(&self.store, &blob).await == bytes);
+        let state = self.reference.state();
+        let names: Vec<_> = state.objects.keys().cloned().collect();
+        assert_eq!(names, [format!("some/where/blobs/{}", blob.key)]);
+        assert!(state.uploads.is_empty(), "{:?}", state.uploads.keys());
+        assert_eq!(self.pool.in_use_bytes(), 0);
+    }
+}
+
+async fn send(writer: &mut UploadWriter, bytes: &[u8]) {
+    for chunk in bytes.chunks(300_007) {
+        writer.write(chunk.to_vec().into()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_s3_store_keeps_the_contract() {
+    let reference = Reference::start(1).await;
+    let (store, found) = s3::open(reference.options()).await.unwrap();
+    assert_eq!(found.checksum, Checksum::Crc64Nvme);
+    assert!(found.conditional_writes);
+    contract::all(&store).await;
+    let state = reference.state();
+    let (objects, uploads) = (&state.objects, &state.uploads);
+    assert!(uploads.is_empty(), "{:?}", uploads.keys());
+    assert!(objects.is_empty(), "{:?}", objects.keys());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_of_every_shape_become_their_object() {
+    for length in [1, MIB, PART - 1, PART, PART + 1, LENGTH] {
+        for declared in [Some(length as u64), None] {
+            let rig = Rig::new().await;
+            let bytes = content(length, 1);
+            let mut writer = rig.engine.begin(intent(declared, vec![])).await.unwrap();
+            send(&mut writer, &bytes).await;
+            writer.finish().await.unwrap();
+            rig.holds(&bytes).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_upload_is_one_put() {
+    let rig = Rig::new().await;
+    let before = rig.reference.state().calls.len();
+    let mut writer = rig.engine.begin(intent(Some(5), vec![])).await.unwrap();
+    send(&mut writer, b"small").await;
+    writer.finish().await.unwrap();
+    let calls = rig.reference.state().calls[before..].to_vec();
+    assert_eq!(calls, ["head", "put", "head", "head"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_goes_on_in_another_process_wherever_it_paused() {
+    for declared in [Some(LENGTH as u64), None] {
+        let mut rig = Rig::new().await;
+        let bytes = content(LENGTH, 2);
+        let id = rig.engine.create(kept(declared, vec![])).await.unwrap().id;
+        let mut at = 0;
+        for to in [1, MIB, 3 * MIB + 7, PART, PART + 9, 2 * PART + 1, LENGTH] {
+            rig.restart().await;
+            let mut writer = rig.engine.resume(id, at as u64).await.unwrap();
+            send(&mut writer, &bytes[at..to]).await;
+            if to == LENGTH {
+                writer.finish().await.unwrap();
+            } else {
+                assert_eq!(writer.pause().await.unwrap(), to as u64);
+            }
+            at = to;
+        }
+        rig.holds(&bytes).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_may_fail_for_a_while_and_in_every_way() {
+    let faults = [
+        Fault::Before(500, "InternalError"),
+        Fault::Before(503, "SlowDown"),
+        Fault::After(500, "InternalError"),
+        Fault::Cut,
+    ];
+    for call in ["head", "create", "part", "put", "complete", "get"] {
+        for fault in faults.into_iter().chain([Fault::OkWithError]) {
+            if fault == Fault::OkWithError && call != "complete" {
+                continue;
+            }
+            let mut rig = Rig::new().await;
+            let bytes = content(LENGTH, 3);
+            rig.reference.fail(call, 0, fault);
+            rig.reference.fail(call, 2, fault);
+            let intent = kept(Some(LENGTH as u64), vec![]);
+            let id = rig.engine.create(intent).await.unwrap().id;
+            let mut writer = rig.engine.resume(id, 0).await.unwrap();
+            send(&mut writer, &bytes[..PART + 5]).await;
+            assert_eq!(writer.pause().await.unwrap(), (PART + 5) as u64);
+            rig.restart().await;
+            let mut writer = rig.engine.resume(id, (PART + 5) as u64).await.unwrap();
+            send(&mut writer, &bytes[PART + 5..]).await;
+            let finished = writer.finish().await;
+            finished.unwrap_or_else(|e| panic!("{call} {fault:?}: {e:?}"));
+            rig.holds(&bytes).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_stays_away_leaves_the_offset_where_it_was() {
+    let mut rig = Rig::new().await;
+    let bytes = content(LENGTH, 4);
+    let intent = kept(Some(LENGTH as u64), vec![]);
+    let id = rig.engine.create(intent).await.unwrap().id;
+    for nth in 1..=6 {
+        rig.reference
+            .fail("part", nth, Fault::Before(503, "SlowDown"));
+    }
+    let mut writer = rig.engine.resume(id, 0).await.unwrap();
+    let mut failed = None;
+    for chunk in bytes.chunks(300_007) {
+        failed = writer.write(chunk.to_vec().into()).await.err();
+        if failed.is_some() {
+            break;
+        }
+    }
+    let failed = match failed {
+        Some(failed) => {
+            drop(writer);
+            failed
+        }
+        None => writer.finish().await.unwrap_err(),
+    };
+    assert_eq!(failed.kind(), ErrorKind::Unavailable);
+    rig.restart().await;
+    let row = rig.engine.head(id).await.unwrap();
+    assert_eq!((row.state, row.offset), (UploadState::Open, PART as u64));
+    let mut writer = rig.engine.resume(id, PART as u64).await.unwrap();
+    send(&mut writer, &bytes[PART..]).await;
+    writer.finish().await.unwrap();
+    rig.holds(&bytes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_that_was_not_answered_is_made_again_after_a_restart() {
+    let bytes = content(LENGTH, 5);
+    let six = |fault| (0..6).map(move |nth| (nth, fault));
+    let before = six(Fault::Before(500, "InternalError")).collect::<Vec<_>>();
+    for faults in [before, vec![(0, Fault::Cut)]] {
+        let mut rig = Rig::new().await;
+        let lost = faults.len() == 6;
+        for (nth, fault) in faults {
+            rig.reference.fail("complete", nth, fault);
+        }
+        let intent = kept(Some(LENGTH as u64), vec![]);
+        let mut writer = rig.engine.begin(intent).await.unwrap();
+        send(&mut writer, &bytes).await;
+        let finished = writer.finish().await;
+        assert_eq!(finished.is_err(), lost);
+        if lost {
+            assert_eq!(rig.bench.states().await, [UploadState::Completing]);
+            rig.restart().await;
+            assert_eq!(rig.engine.recover().await.unwrap().finished, 1);
+        }
+        rig.holds(&bytes).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_the_store_dropped_is_lost_and_never_a_box() {
+    let rig = Rig::new().await;
+    let bytes = content(LENGTH, 6);
+    let intent = intent(Some(LENGTH as u64), vec![]);
+    let mut writer = rig.engine.begin(intent).await.unwrap();
+    send(&mut writer, &bytes).await;
+    rig.reference
+        .fail("complete", 0, Fault::Before(404, "NoSuchUpload"));
+    let finished = writer.finish().await.unwrap_err();
+    assert_eq!(finished.kind(), ErrorKind::Damaged);
+    assert_eq!(rig.bench.states().await, [UploadState::Lost]);
+    assert_eq!(rig.bench.published().await, None);
+    let state = rig.reference.state();
+    assert!(state.objects.is_empty() && state.uploads.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_that_changed_is_not_gone_on_with() {
+    let mut rig = Rig::new().await;
+    let id = rig.engine.create(kept(None, vec![])).await.unwrap().id;
+    let mut writer = rig.engine.resume(id, 0).await.unwrap();
+    send(&mut writer, b"the beginning").await;
+    assert_eq!(writer.pause().await.unwrap(), 13);
+    for tail in rig.reference.state().objects.values_mut() {
+        *tail = "the beginninG".into();
+    }
+    rig.restart().await;
+    let resumed = rig.engine.resume(id, 13).await;
+    assert_eq!(resumed.unwrap_err().kind(), ErrorKind::Gone);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_given_up_leaves_nothing() {
+    let rig = Rig::new().await;
+    let bytes = content(LENGTH, 7);
+    let id = rig.engine.create(kept(None, vec![])).await.unwrap().id;
+    let mut writer = rig.engine.resume(id, 0).await.unwrap();
+    send(&mut writer, &bytes[..PART + 5]).await;
+    writer.pause().await.unwrap();
+    assert!(!rig.reference.state().uploads.is_empty());
+    assert!(rig.engine.cancel(id).await.unwrap());
+    rig.engine.sweep().await.unwrap();
+    let state = rig.reference.state();
+    assert!(state.objects.is_empty(), "{:?}", state.objects.keys());
+    assert!(state.uploads.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_uploads_share_memory_for_one_part_without_waiting_for_each_other_for_ever() {
+    // Each could take a share of the memory, and none a part.
+    let rig = Rig::with_memory(PART as u64).await;
+    let uploads = (0..6).map(|salt| {
+        let engine = rig.engine.clone();
+        async move {
+            let bytes = content(PART + 3 * MIB, salt);
+            let intent = intent(Some(bytes.len() as u64), vec![]);
+            let mut writer = engine.begin(intent).await.unwrap();
+            send(&mut writer, &bytes).await;
+            writer.finish().await.unwrap();
+        }
+    });
+    let all = futures_util::future::join_all(uploads);
+    tokio::time::timeout(PATIENCE, all).await.expect("all end");
+    assert_eq!(rig.pool.in_use_bytes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_store_of_parts_cannot_take_is_refused_at_once() {
+    let rig = Rig::with_memory(PART as u64 - 1).await;
+    let too_large = rig.engine.begin(intent(Some(5), vec![])).await;
+    let kind = too_large.unwrap_err().kind();
+    assert!(matches!(kind, ErrorKind::TooLarge { .. }), "{kind:?}");
+    let rig = Rig::new().await;
+    let pieces = boxgate_storage::upload::UploadIntent {
+        cut: Some(Cut::Parts),
+        ..kept(Some(LENGTH as u64), vec![])
+    };
+    let refused = rig.engine.create(pieces).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert_eq!(rig.bench.states().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_cannot_be_used_is_told_with_its_setting() {
+    for (code, setting) in [
+        ("NoSuchBucket", "bucket"),
+        ("InvalidAccessKeyId", "access_key_id"),
+        ("SignatureDoesNotMatch", "secret_access_key"),
+        ("AuthorizationHeaderMalformed", "region"),
+    ] {
+        let reference = Reference::start(1).await;
+        reference.fail("put", 0, Fault::Before(403, code));
+        let error = s3::open(reference.options()).await.unwrap_err();
+        assert!(error.subject().starts_with(setting), "{error:?}");
+        let text = boxgate_storage::error::chain(&error);
+        assert!(!text.contains('\n') && !text.contains("secret\""), "{text}");
+    }
+    let mut nowhere = Reference::start(1).await.options();
+    nowhere.endpoint = "http://127.0.0.1:1".to_owned();
+    let error = s3::open(nowhere).await.unwrap_err();
+    assert!(error.subject().starts_with("endpoint"), "{error:?}");
+}

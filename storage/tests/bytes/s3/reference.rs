@@ -1,0 +1,394 @@
+//! A strict S3 in this process: it checks what the real one checks, keeps an upload until its object is
+//! there, gives equal bytes another ETag each time, and fails as planned.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use boxgate_storage::backend::s3::{Patience, S3Options};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+/// How a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing happens, and that is said.
+    Before(u16, &'static str),
+    /// It happens, and the answer says otherwise.
+    After(u16, &'static str),
+    /// It happens, and the connection is cut before the answer.
+    Cut,
+    /// A head of success, an error in the body; nothing happens.
+    OkWithError,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) objects: BTreeMap<String, Bytes>,
+    pub(crate) uploads: BTreeMap<String, Upload>,
+    /// Calls so far, by their names.
+    pub(crate) calls: Vec<&'static str>,
+    /// Faults by name and number of the call.
+    faults: Vec<(&'static str, usize, Fault)>,
+    smallest_part: usize,
+    serial: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Upload {
+    key: String,
+    parts: BTreeMap<u32, (String, Bytes)>,
+}
+
+/// The service; it ends with the runtime of its test.
+#[derive(Debug, Clone)]
+pub(crate) struct Reference {
+    state: Arc<Mutex<State>>,
+    endpoint: String,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Reference {
+    pub(crate) async fn start(smallest_part: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let this = Self {
+            endpoint: format!("http://{}", listener.local_addr().unwrap()),
+            state: Arc::new(Mutex::new(State {
+                smallest_part,
+                ..State::default()
+            })),
+        };
+        let service = this.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let this = service.clone();
+                tokio::spawn(async move {
+                    let answer = service_fn(move |request| {
+                        let this = this.clone();
+                        async move { this.answer(request).await }
+                    });
+                    let http = hyper::server::conn::http1::Builder::new();
+                    // Cut connections are part of the plan.
+                    let _ended = http.serve_connection(TokioIo::new(stream), answer).await;
+                });
+            }
+        });
+        this
+    }
+
+    pub(crate) fn options(&self) -> S3Options {
+        S3Options {
+            endpoint: self.endpoint.clone(),
+            region: "here".to_owned(),
+            bucket: "bucket".to_owned(),
+            prefix: "some/where/".to_owned(),
+            path_style: true,
+            access_key_id: "id".to_owned(),
+            secret_access_key: "secret".to_owned(),
+            patience: Patience {
+                pause: std::time::Duration::from_millis(1),
+                ..Patience::default()
+            },
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The nth call of that name from now on, counted from 0, fails so.
+    pub(crate) fn fail(&self, name: &'static str, nth: usize, fault: Fault) {
+        let mut state = self.state();
+        let before = state.calls.iter().filter(|call| **call == name).count();
+        state.faults.push((name, before + nth, fault));
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Cut> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+        let call = Call::parse(&head, body);
+        let name = call.name();
+        let fault = {
+            let mut state = self.state();
+            let nth = state.calls.iter().filter(|call| **call == name).count();
+            state.calls.push(name);
+            let planned = state
+                .faults
+                .iter()
+                .find(|(n, at, _)| (*n, *at) == (name, nth));
+            planned.map(|(_, _, fault)| *fault)
+        };
+        match fault {
+            Some(Fault::Before(status, code)) => return Ok(error(status, code)),
+            Some(Fault::OkWithError) => return Ok(error(200, "InternalError")),
+            _ => {}
+        }
+        let done = call.run(&mut self.state());
+        match fault {
+            Some(Fault::After(status, code)) => Ok(error(status, code)),
+            Some(Fault::Cut) => Err(Cut),
+            _ => Ok(done),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cut")]
+struct Cut;
+
+impl From<Infallible> for Cut {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+struct Call {
+    method: Method,
+    /// Without the bucket; empty for the bucket itself.
+    key: String,
+    query: BTreeMap<String, String>,
+    headers: hyper::HeaderMap,
+    body: Bytes,
+}
+
+impl Call {
+    fn parse(head: &hyper::http::request::Parts, body: Bytes) -> Self {
+        let path = head.uri.path().trim_start_matches('/');
+        let key = path.split_once('/').map_or("", |(_bucket, key)| key);
+        let query = head.uri.query().unwrap_or_default().split('&');
+        let query = query.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name.to_owned(), value.replace("%2F", "/"))
+        });
+        Self {
+            method: head.method.clone(),
+            key: key.to_owned(),
+            query: query.collect(),
+            headers: head.headers.clone(),
+            body,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        let has = |name| self.query.contains_key(name);
+        match self.method {
+            Method::PUT if has("uploadId") => "part",
+            Method::PUT => "put",
+            Method::POST if has("uploads") => "create",
+            Method::POST => "complete",
+            Method::DELETE if has("uploadId") => "abort",
+            Method::DELETE => "delete",
+            Method::GET if has("uploads") => "uploads",
+            Method::GET if has("list-type") => "list",
+            Method::HEAD => "head",
+            _ => "get",
+        }
+    }
+
+    fn run(self, state: &mut State) -> Answer {
+        if matches!(self.name(), "put" | "part") && !self.checksums_fit() {
+            return error(400, "BadDigest");
+        }
+        match self.name() {
+            "put" => self.put(state),
+            "create" => {
+                let id = state.fresh("upload");
+                let upload = Upload {
+                    key: self.key,
+                    parts: BTreeMap::new(),
+                };
+                state.uploads.insert(id.clone(), upload);
+                xml(&format!(
+                    "<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
+                ))
+            }
+            "part" => self.part(state),
+            "complete" => self.complete(state),
+            "abort" => match state.uploads.remove(&self.query["uploadId"]) {
+                Some(_) => empty(204),
+                None => error(404, "NoSuchUpload"),
+            },
+            "delete" => {
+                state.objects.remove(&self.key);
+                empty(204)
+            }
+            "uploads" => {
+                let mut text = "<ListMultipartUploadsResult>".to_owned();
+                for (id, upload) in &state.uploads {
+                    if upload.key.starts_with(&self.query["prefix"]) {
+                        let key = &upload.key;
+                        let _ = write!(
+                            text,
+                            "<Upload><Key>{key}</Key><UploadId>{id}</UploadId></Upload>"
+                        );
+                    }
+                }
+                xml(&(text + "</ListMultipartUploadsResult>"))
+            }
+            "list" => self.list(state),
+            _ => self.get(state),
+        }
+    }
+
+    /// Every checksum that was sent is that of the body.
+    fn checksums_fit(&self) -> bool {
+        use crc_fast::CrcAlgorithm::{Crc32Iscsi, Crc32IsoHdlc, Crc64Nvme};
+        let crc = |algorithm| crc_fast::checksum(algorithm, &self.body).to_be_bytes();
+        let expected = [
+            ("x-amz-checksum-crc64nvme", crc(Crc64Nvme).to_vec()),
+            ("x-amz-checksum-crc32c", crc(Crc32Iscsi)[4..].to_vec()),
+            ("x-amz-checksum-crc32", crc(Crc32IsoHdlc)[4..].to_vec()),
+        ];
+        expected.iter().all(|(name, value)| {
+            let sent = self.headers.get(*name);
+            sent.is_none_or(|sent| sent.as_bytes() == BASE64_STANDARD.encode(value).as_bytes())
+        })
+    }
+
+    fn put(self, state: &mut State) -> Answer {
+        if self.headers.contains_key("if-none-match") && state.objects.contains_key(&self.key) {
+            return error(412, "PreconditionFailed");
+        }
+        let etag = state.fresh("etag");
+        state.objects.insert(self.key, self.body);
+        tagged(&etag)
+    }
+
+    fn part(self, state: &mut State) -> Answer {
+        let etag = state.fresh("etag");
+        let Some(upload) = state.uploads.get_mut(&self.query["uploadId"]) else {
+            return error(404, "NoSuchUpload");
+        };
+        let number: u32 = self.query["partNumber"].parse().unwrap();
+        if upload.key != self.key || !(1..=10_000).contains(&number) {
+            return error(400, "InvalidArgument");
+        }
+        upload.parts.insert(number, (etag.clone(), self.body));
+        tagged(&etag)
+    }
+
+    fn complete(self, state: &mut State) -> Answer {
+        let Some(upload) = state.uploads.get(&self.query["uploadId"]) else {
+            return error(404, "NoSuchUpload");
+        };
+        let text = String::from_utf8(self.body.to_vec()).unwrap();
+        let listed: Vec<_> = text.split("<Part>").skip(1).collect();
+        let (mut bytes, mut before) = (Vec::new(), 0);
+        for (at, part) in listed.iter().enumerate() {
+            let number: u32 = between(part, "PartNumber").parse().unwrap();
+            if number <= before {
+                return error(400, "InvalidPartOrder");
+            }
+            before = number;
+            let etag = between(part, "ETag").replace("&quot;", "\"");
+            match upload.parts.get(&number) {
+                Some((held, _)) if *held != etag => return error(400, "InvalidPart"),
+                None => return error(400, "InvalidPart"),
+                Some((_, held)) if at + 1 < listed.len() && held.len() < state.smallest_part => {
+                    return error(400, "EntityTooSmall");
+                }
+                Some((_, held)) => bytes.extend_from_slice(held),
+            }
+        }
+        if listed.is_empty() {
+            return error(400, "MalformedXML");
+        }
+        let etag = state.fresh("etag");
+        state.objects.insert(self.key, bytes.into());
+        state.uploads.remove(&self.query["uploadId"]);
+        xml(&format!(
+            "<CompleteMultipartUploadResult><ETag>{etag}</ETag></CompleteMultipartUploadResult>"
+        ))
+    }
+
+    fn list(&self, state: &State) -> Answer {
+        let limit: usize = self.query["max-keys"].parse().unwrap();
+        let after = self.query.get("start-after").cloned().unwrap_or_default();
+        let prefix = &self.query["prefix"];
+        let keys = state.objects.keys();
+        let found: Vec<_> = keys
+            .filter(|key| key.starts_with(prefix) && **key > after)
+            .collect();
+        let mut text = "<ListBucketResult>".to_owned();
+        let _ = write!(text, "<IsTruncated>{}</IsTruncated>", found.len() > limit);
+        for key in found.into_iter().take(limit) {
+            let _ = write!(text, "<Contents><Key>{key}</Key></Contents>");
+        }
+        xml(&(text + "</ListBucketResult>"))
+    }
+
+    fn get(&self, state: &State) -> Answer {
+        let Some(object) = state.objects.get(&self.key) else {
+            return error(404, "NoSuchKey");
+        };
+        let range = self.headers.get("range").map(|range| {
+            let (from, to) = range.to_str().unwrap()["bytes=".len()..]
+                .split_once('-')
+                .unwrap();
+            let (from, to): (usize, usize) = (from.parse().unwrap(), to.parse().unwrap());
+            from..object.len().min(to + 1)
+        });
+        match range {
+            Some(range) if range.is_empty() => error(416, "InvalidRange"),
+            Some(range) => {
+                let body = Full::new(object.slice(range));
+                Response::builder().status(206).body(body).unwrap()
+            }
+            None => {
+                // Its length is told even where the method takes the body away.
+                Response::new(Full::new(object.clone()))
+            }
+        }
+    }
+}
+
+impl State {
+    fn fresh(&mut self, of: &str) -> String {
+        self.serial += 1;
+        match of {
+            "etag" => format!("\"etag-{}\"", self.serial),
+            of => format!("{of}-{}", self.serial),
+        }
+    }
+}
+
+fn between<'t>(text: &'t str, tag: &str) -> &'t str {
+    let rest = text.split_once(&format!("<{tag}>")).unwrap().1;
+    rest.split_once(&format!("</{tag}>")).unwrap().0
+}
+
+fn xml(text: &str) -> Answer {
+    let text = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>{text}");
+    Response::new(Full::new(text.into()))
+}
+
+fn error(status: u16, code: &str) -> Answer {
+    let mut answer = xml(&format!(
+        "<Error><Code>{code}</Code><Message>as planned</Message></Error>"
+    ));
+    *answer.status_mut() = status.try_into().unwrap();
+    answer
+}
+
+fn tagged(etag: &str) -> Answer {
+    Response::builder()
+        .header("etag", etag)
+        .body(Full::default())
+        .unwrap()
+}
+
+fn empty(status: u16) -> Answer {
+    Response::builder()
+        .status(status)
+        .body(Full::default())
+        .unwrap()
+}
