@@ -175,25 +175,16 @@ async fn a_store_that_stays_away_leaves_the_offset_where_it_was() {
     let bytes = content(LENGTH, 4);
     let intent = kept(Some(LENGTH as u64), vec![]);
     let id = rig.engine.create(intent).await.unwrap().id;
-    for nth in 1..=6 {
-        rig.reference
-            .fail("part", nth, Fault::Before(503, "SlowDown"));
-    }
     let mut writer = rig.engine.resume(id, 0).await.unwrap();
-    let mut failed = None;
-    for chunk in bytes.chunks(300_007) {
-        failed = writer.write(chunk.to_vec().into()).await.err();
-        if failed.is_some() {
-            break;
-        }
+    send(&mut writer, &bytes[..PART]).await;
+    assert_eq!(writer.pause().await.unwrap(), PART as u64);
+    for nth in 0..6 {
+        let away = Fault::Before(503, "SlowDown");
+        rig.reference.fail("part", nth, away);
     }
-    let failed = match failed {
-        Some(failed) => {
-            drop(writer);
-            failed
-        }
-        None => writer.finish().await.unwrap_err(),
-    };
+    let mut writer = rig.engine.resume(id, PART as u64).await.unwrap();
+    send(&mut writer, &bytes[PART..2 * PART]).await;
+    let failed = writer.pause().await.unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
     rig.restart().await;
     let row = rig.engine.head(id).await.unwrap();

@@ -3,18 +3,17 @@
 //! A checksum counts only if a wrong one is refused: a store that ignores the header takes any (Ceph RGW
 //! 16 does for all but `Content-MD5`).
 
-use aws_sdk_s3::types::CompletedMultipartUpload;
 use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::body::Segments;
-use super::checksum::{Checksum, Sum, completed};
+use super::checksum::{Checksum, Sum};
 use super::retry::Op;
 use super::{Found, S3};
 use crate::blob::BlobKey;
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::range::ByteRange;
-use crate::store::{DeleteBlob, ReadBlob};
+use crate::store::{DeleteBlob, PartIndex, ReadBlob, Receipts};
 
 const OP: &str = "store.open";
 const BODY: &[u8] = b"boxgate looks what this bucket does";
@@ -32,10 +31,8 @@ impl S3 {
 
     async fn look(&self, key: &BlobKey) -> Result<Found> {
         let body = Segments::new(vec![Bytes::from_static(BODY)]);
-        let none = Sum::of(Checksum::None, &body).await;
-        self.try_put(key, &body, none, false)
-            .await
-            .map_err(|e| self.hint(e))?;
+        // Before anything was found out, it is sent without a checksum.
+        self.put(OP, key, &body).await.map_err(|e| self.hint(e))?;
         let range = ByteRange::whole(BODY.len() as u64);
         let mut read = self.open(key, range).await.map_err(|e| self.hint(e))?;
         let mut bytes = Vec::new();
@@ -52,7 +49,7 @@ impl S3 {
         for tried in Checksum::ALL {
             let wrong = Sum::wrong(tried).await;
             let refused = self.try_put(key, &body, wrong, false).await;
-            if refused.is_err() && self.takes_parts(key, &body, tried).await {
+            if refused.is_err() && self.takes_parts(&body, tried).await {
                 checksum = tried;
                 break;
             }
@@ -81,11 +78,11 @@ impl S3 {
     }
 
     /// Whether parts with that checksum become an object.
-    async fn takes_parts(&self, key: &BlobKey, body: &Segments, checksum: Checksum) -> bool {
+    async fn takes_parts(&self, body: &Segments, checksum: Checksum) -> bool {
         let mut with = self.clone();
         with.checksum = checksum;
-        with.patience.tries = 2;
-        let taken = with.put_in_parts(key, body).await;
+        let key = BlobKey::random();
+        let taken = with.put_in_parts(&key, body).await;
         if let Err(e) = &taken {
             tracing::debug!(
                 checksum = checksum.name(),
@@ -93,29 +90,17 @@ impl S3 {
                 "parts are not taken"
             );
         }
-        taken.is_ok()
+        let removed = with.delete(&key).await;
+        taken.and(removed).is_ok()
     }
 
     async fn put_in_parts(&self, key: &BlobKey, body: &Segments) -> Result<()> {
         let id = self.begin_parts(key).await?;
-        let part = self
-            .put_part(key, &id, crate::store::PartIndex(0), body)
-            .await?;
-        let part = completed(self.checksum, 1, &part.etag, part.crc64);
-        let parts = CompletedMultipartUpload::builder().parts(part).build();
-        let name = self.name_of(key);
-        self.call(Op::new(OP, key), 0, || {
-            self.client
-                .complete_multipart_upload()
-                .bucket(&self.bucket)
-                .key(&name)
-                .upload_id(&id)
-                .set_checksum_type(self.checksum.of_parts())
-                .multipart_upload(parts.clone())
-                .send()
-        })
-        .await
-        .map(drop)
+        let part = PartIndex(0);
+        let mut receipts = Receipts::default();
+        let put = self.put_part(key, &id, part, body).await?;
+        receipts.parts.insert(part, put);
+        self.complete(key, &id, &receipts).await.map(drop)
     }
 
     /// The same failure in one line that names the setting to look at.

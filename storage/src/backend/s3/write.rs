@@ -163,7 +163,12 @@ impl S3 {
     }
 
     /// One object by one call.
-    async fn put(&self, op: &'static str, key: &BlobKey, body: &Segments) -> Result<PartReceipt> {
+    pub(super) async fn put(
+        &self,
+        op: &'static str,
+        key: &BlobKey,
+        body: &Segments,
+    ) -> Result<PartReceipt> {
         let (name, sum) = (self.name_of(key), Sum::of(self.checksum, body).await);
         let put = self
             .call(Op::new(op, key), body.len(), || {
@@ -232,7 +237,12 @@ impl S3 {
 
     /// Makes one blob of the parts. An answer that is lost, and one that says that there is no such
     /// upload (any more), decide nothing: what is there afterwards does.
-    async fn complete(&self, key: &BlobKey, id: &str, receipts: &Receipts) -> Result<u64> {
+    pub(super) async fn complete(
+        &self,
+        key: &BlobKey,
+        id: &str,
+        receipts: &Receipts,
+    ) -> Result<u64> {
         use aws_sdk_s3::types::CompletedMultipartUpload;
 
         let name = self.name_of(key);
