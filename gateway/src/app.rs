@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boxgate_storage::backend::local;
+use boxgate_storage::backend::s3::S3Options;
+use boxgate_storage::backend::{local, s3};
 use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::check::Stock;
 use boxgate_storage::clock::{Clock, SystemClock};
@@ -22,6 +23,7 @@ use crate::admission::Admission;
 use crate::auth::link_keys::{self, LinkKeys};
 use crate::auth::master_key::{MasterKey, MasterKeyError};
 use crate::ballast::Ballast;
+use crate::config::settings::MainStore;
 use crate::config::{Secret, Settings};
 use crate::gateway::{Gateway, Lifecycle, MAIN_STORE, Phase};
 use crate::joiner::Joiner;
@@ -70,6 +72,17 @@ pub enum StartError {
         path: PathBuf,
         /// What is missing.
         reason: String,
+    },
+    /// The bucket is not the one that the rows tell of.
+    #[error(
+        "{bucket} is not where boxes were stored in: that is {known}. Set stores.main as it was, or use \
+         another data_dir"
+    )]
+    Bucket {
+        /// What the settings name.
+        bucket: String,
+        /// What the rows name.
+        known: String,
     },
     /// The master key.
     #[error(transparent)]
@@ -154,16 +167,47 @@ pub async fn open_metadata(
     Ok((metadata, master_key))
 }
 
+async fn open_main(metadata: &Metadata, main: &MainStore) -> Result<Store, StartError> {
+    match main {
+        MainStore::Local(store) => open_store(metadata, &store.path).await,
+        MainStore::S3(options) => open_bucket(metadata, options).await,
+    }
+}
+
+/// Opens the bucket, once it is sure to be the one that the rows tell of.
+async fn open_bucket(metadata: &Metadata, options: &S3Options) -> Result<Store, StartError> {
+    let bucket = format!("s3 {}/{}", options.bucket, options.prefix);
+    if let Some(known) = metadata.keys(STORE_PURPOSE).await?.into_iter().next()
+        && known.secret != bucket.as_bytes()
+    {
+        let known = String::from_utf8(known.secret);
+        let known = known.ok().filter(|known| known.starts_with("s3 "));
+        let known = known.unwrap_or_else(|| "a directory".to_owned());
+        return Err(StartError::Bucket { bucket, known });
+    }
+    let (store, found) = s3::open(options.clone()).await?;
+    tracing::info!(
+        bucket = options.bucket,
+        checksum = found.checksum.name(),
+        conditional_writes = found.conditional_writes,
+        "bucket opened"
+    );
+    metadata.first_key(STORE_PURPOSE, bucket.as_bytes()).await?;
+    Ok(store)
+}
+
+/// Under which the rows keep what tells the main store from any other.
+const STORE_PURPOSE: &str = "store.main";
+
 /// Opens the store, once it is sure to be the one that the rows tell of: a volume that is not mounted
 /// looks like an empty directory, and must not become a second store.
 async fn open_store(metadata: &Metadata, path: &std::path::Path) -> Result<Store, StartError> {
-    const PURPOSE: &str = "store.main";
     let marker = path.join("store-id");
     let failed = |reason: String| StartError::Store {
         path: path.to_owned(),
         reason,
     };
-    let known = metadata.keys(PURPOSE).await?.into_iter().next();
+    let known = metadata.keys(STORE_PURPOSE).await?.into_iter().next();
     let found = std::fs::read(&marker).ok();
     match (&known, &found) {
         (Some(known), Some(found)) if known.secret == *found => {}
@@ -175,7 +219,7 @@ async fn open_store(metadata: &Metadata, path: &std::path::Path) -> Result<Store
             durable::make_directory(path, 0o700)
                 .and_then(|()| durable::write_file(&marker, &id, 0o600))
                 .map_err(|e| failed(e.to_string()))?;
-            metadata.first_key(PURPOSE, &id).await?;
+            metadata.first_key(STORE_PURPOSE, &id).await?;
         }
     }
     Ok(local::open(path).await?)
@@ -291,7 +335,7 @@ impl App {
         }));
         master_key.key_for(&metadata, link_keys::PURPOSE).await?;
         let link_keys = LinkKeys::open(master_key, &metadata, clock.now()).await?;
-        let store = open_store(&metadata, &settings.stores.main.path).await?;
+        let store = open_main(&metadata, &settings.stores.main).await?;
         let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
         let engine = engine(&settings, &metadata, stores.clone(), Arc::clone(&clock));
         let background = TaskTracker::new();

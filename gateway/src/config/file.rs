@@ -2,8 +2,11 @@
 //!
 //! `docs/boxgate.toml` is the same thing for people, and a test holds the two equal.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use super::settings::Secret;
 use super::units::{ByteSize, Span};
 
 /// Declares one table: a struct whose `Default` stands beside its keys.
@@ -123,8 +126,34 @@ table! {
     StoreFile {
         /// What keeps the bytes.
         kind: String = "local".into(),
-        /// The directory; empty is `<data_dir>/blobs`.
+        /// The directory of a local store; empty is `<data_dir>/blobs`.
         path: String = String::new(),
+        /// URL of the service.
+        endpoint: String = String::new(),
+        /// Region that requests are signed for.
+        region: String = "us-east-1".into(),
+        /// The bucket.
+        bucket: String = String::new(),
+        /// What every object's name begins with.
+        prefix: String = String::new(),
+        /// Whether the bucket is named in the path.
+        path_style: bool = true,
+        /// Public half of the credential.
+        access_key_id: String = String::new(),
+        /// Secret half of the credential.
+        secret_access_key: Secret = Secret::default(),
+        /// A file that holds it.
+        secret_access_key_file: String = String::new(),
+        /// How long connecting may take.
+        connect_timeout: Span = Span(Duration::from_secs(5)),
+        /// How long an answer may take to begin.
+        first_byte_timeout: Span = Span(Duration::from_secs(30)),
+        /// The fewest bytes per second of a part on its way.
+        slowest_rate: ByteSize = ByteSize(128 << 10),
+        /// Calls for one and the same thing.
+        tries: u32 = 6,
+        /// How long one and the same thing is tried.
+        retry_for: Span = Span(Duration::from_mins(1)),
     }
 }
 

@@ -8,9 +8,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use boxgate_storage::backend::s3::{Patience, S3Options};
 use boxgate_storage::check::{Brake, OrphanLimits};
 use boxgate_storage::layer::cache::CacheOptions;
 use http::HeaderName;
+use serde::{Deserialize, Serialize};
 
 use super::Mistake;
 use super::cidr::Cidr;
@@ -21,7 +23,8 @@ use super::units::{ByteSize, Span};
 use crate::http::freshness::Ages;
 
 /// A text that must not be shown; its `Debug` is `***`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
@@ -125,7 +128,16 @@ pub struct Door {
 #[derive(Debug, Clone)]
 pub struct Stores {
     /// The one that uploads go to.
-    pub main: LocalStore,
+    pub main: MainStore,
+}
+
+/// A store of one kind or the other.
+#[derive(Debug, Clone)]
+pub enum MainStore {
+    /// A directory.
+    Local(LocalStore),
+    /// A bucket.
+    S3(Box<S3Options>),
 }
 
 /// A store that is a directory.
@@ -383,7 +395,10 @@ impl Settings {
     /// The file that says what these settings are, computed values filled in.
     pub(super) fn to_file(&self) -> ConfigFile {
         let mut file = self.file.clone();
-        file.stores.main.path = self.stores.main.path.display().to_string();
+        if let MainStore::Local(store) = &self.stores.main {
+            file.stores.main.path = store.path.display().to_string();
+        }
+        file.stores.main.secret_access_key = Secret::default();
         file.uploads.part_budget = ByteSize(self.uploads.part_budget_bytes);
         file.cache.size = ByteSize(self.cache.size_bytes);
         file.limits.connections = self.limits.connections;
@@ -625,19 +640,89 @@ impl Judge<'_> {
         }
     }
 
-    fn store(&mut self, store: &file::StoreFile, data_dir: &std::path::Path) -> LocalStore {
-        self.choice(
-            "stores.main.kind",
-            &store.kind,
-            &[("local", ())],
-            "only \"local\" is there yet",
-        );
-        LocalStore {
+    fn store(&mut self, store: &file::StoreFile, data_dir: &std::path::Path) -> MainStore {
+        let kinds = [("local", false), ("s3", true)];
+        let rule = "expected \"local\" or \"s3\"";
+        if self.choice("stores.main.kind", &store.kind, &kinds, rule) == Some(true) {
+            return MainStore::S3(Box::new(self.bucket(store)));
+        }
+        MainStore::Local(LocalStore {
             path: if store.path.is_empty() {
                 data_dir.join("blobs")
             } else {
                 PathBuf::from(&store.path)
             },
+        })
+    }
+
+    fn bucket(&mut self, store: &file::StoreFile) -> S3Options {
+        let endpoint = self.not_empty("stores.main.endpoint", &store.endpoint);
+        if !endpoint.is_empty()
+            && !["http://", "https://"]
+                .iter()
+                .any(|s| endpoint.starts_with(s))
+        {
+            self.wrong(
+                "stores.main.endpoint",
+                "expected a URL such as \"https://s3.example.com\"",
+            );
+        }
+        let prefix = store.prefix.as_str();
+        if !prefix.is_empty() && !prefix.ends_with('/') {
+            self.wrong("stores.main.prefix", "must end with '/'");
+        }
+        S3Options {
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            region: self
+                .not_empty("stores.main.region", &store.region)
+                .to_owned(),
+            bucket: self
+                .not_empty("stores.main.bucket", &store.bucket)
+                .to_owned(),
+            prefix: prefix.to_owned(),
+            path_style: store.path_style,
+            access_key_id: self
+                .not_empty("stores.main.access_key_id", &store.access_key_id)
+                .to_owned(),
+            secret_access_key: self.secret_access_key(store),
+            patience: Patience {
+                connect: self.time("stores.main.connect_timeout", store.connect_timeout),
+                first_byte: self.time("stores.main.first_byte_timeout", store.first_byte_timeout),
+                slowest_bytes_per_second: self
+                    .positive("stores.main.slowest_rate", store.slowest_rate.0),
+                tries: store.tries.max(1),
+                in_all: self.time("stores.main.retry_for", store.retry_for),
+                ..Patience::default()
+            },
+        }
+    }
+
+    fn secret_access_key(&mut self, store: &file::StoreFile) -> String {
+        let (text, path) = (
+            store.secret_access_key.expose(),
+            &store.secret_access_key_file,
+        );
+        if path.is_empty() {
+            return self
+                .not_empty("stores.main.secret_access_key", text)
+                .to_owned();
+        }
+        if !text.is_empty() {
+            self.wrong(
+                "stores.main.secret_access_key",
+                "secret_access_key_file is set too; set one of them",
+            );
+        }
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let key = "stores.main.secret_access_key_file";
+                self.not_empty(key, text.trim()).to_owned()
+            }
+            Err(error) => {
+                let why = format!("cannot read {path}: {error}");
+                self.wrong("stores.main.secret_access_key_file", why);
+                String::new()
+            }
         }
     }
 

@@ -51,7 +51,10 @@ fn defaults_are_good_and_computed_from_the_machine() {
     let settings = settings("");
     assert_eq!(settings.uploads.part_budget_bytes, 512 << 20);
     assert_eq!(settings.limits.connections, 20_000);
-    assert_eq!(settings.stores.main.path, Path::new("./boxgate-data/blobs"));
+    let settings::MainStore::Local(store) = &settings.stores.main else {
+        panic!("a directory is the default");
+    };
+    assert_eq!(store.path, Path::new("./boxgate-data/blobs"));
     assert_eq!(settings.listeners[0].address.to_string(), "127.0.0.1:3000");
     assert_eq!(settings.auth.session_ttl, Duration::from_hours(24));
     assert!(!settings.catalog.new_box_public);
@@ -182,7 +185,7 @@ fn all_mistakes_are_told_together_with_their_keys() {
         [metadata]
         url = "postgres://db"
         [stores.main]
-        kind = "s3"
+        kind = "ftp"
         [stores.other]
         kind = "local"
         [doors.boxvault]
@@ -309,4 +312,57 @@ fn the_header_that_names_the_client_is_chosen_by_name() {
         )
         .is_err()
     );
+}
+
+#[test]
+fn a_bucket_is_named_with_its_credential_and_its_secret_is_never_shown() {
+    use settings::MainStore;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("secret");
+    std::fs::write(&path, "from-file\n").unwrap();
+    let base = "[stores.main]\nkind = \"s3\"\nendpoint = \"http://127.0.0.1:3900\"\n\
+                bucket = \"boxes\"\naccess_key_id = \"id\"\n";
+    let inline = settings(&format!("{base}secret_access_key = \"hush\"\n"));
+    let filed = settings(&format!(
+        "{base}secret_access_key_file = \"{}\"\n",
+        path.display()
+    ));
+    for (settings, secret) in [(inline, "hush"), (filed, "from-file")] {
+        let MainStore::S3(options) = &settings.stores.main else {
+            panic!("a bucket");
+        };
+        assert_eq!(options.secret_access_key, secret);
+        assert_eq!(
+            (options.region.as_str(), options.path_style),
+            ("us-east-1", true)
+        );
+        assert!(!format!("{settings:?}").contains(secret));
+        let printed = print(&settings);
+        assert!(!printed.contains(secret), "{printed}");
+        assert!(
+            printed.contains("# stores.main.secret_access_key = ***"),
+            "{printed}"
+        );
+    }
+    for (line, key) in [
+        ("", "stores.main.secret_access_key"),
+        (
+            "secret_access_key = \"a\"\nprefix = \"b\"\n",
+            "stores.main.prefix",
+        ),
+        (
+            "secret_access_key = \"a\"\nsecret_access_key_file = \"/nonexistent\"\n",
+            "stores.main.secret_access_key_file",
+        ),
+        (
+            "secret_access_key = \"a\"\nretry_for = \"0s\"\n",
+            "stores.main.retry_for",
+        ),
+    ] {
+        let errors = load_text(&format!("{base}{line}"), &[], Flags::default()).unwrap_err();
+        assert!(
+            errors.0.iter().any(|mistake| mistake.key == key),
+            "{key}: {errors}"
+        );
+    }
 }
