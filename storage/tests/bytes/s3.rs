@@ -256,7 +256,8 @@ async fn a_tail_that_changed_is_not_gone_on_with() {
 async fn an_upload_that_is_given_up_leaves_nothing() {
     let rig = Rig::new().await;
     let bytes = content(LENGTH, 7);
-    let id = rig.engine.create(kept(None, vec![])).await.unwrap().id;
+    let intent = kept(Some(LENGTH as u64), vec![]);
+    let id = rig.engine.create(intent).await.unwrap().id;
     let mut writer = rig.engine.resume(id, 0).await.unwrap();
     send(&mut writer, &bytes[..PART + 5]).await;
     writer.pause().await.unwrap();

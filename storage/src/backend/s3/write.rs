@@ -390,8 +390,23 @@ impl UploadSink for S3Sink {
                 }
             };
             let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
-            gathered.tail = receipt.tail.map(|_| (part, body));
-            gathered.receipts.add(part, receipt.clone());
+            // Seals end in any order: a part before the tail says nothing of it.
+            let behind = gathered.tail.as_ref().is_some_and(|(tail, _)| *tail > part);
+            let tail = if behind {
+                gathered.receipts.tail
+            } else {
+                receipt.tail
+            };
+            gathered.receipts.add(
+                part,
+                Receipt {
+                    tail,
+                    ..receipt.clone()
+                },
+            );
+            if !behind {
+                gathered.tail = tail.map(|_| (part, body));
+            }
             drop((gathered, alone));
             Ok(receipt)
         }
