@@ -185,7 +185,8 @@ async fn open_bucket(metadata: &Metadata, options: &S3Options) -> Result<Store, 
         let known = known.unwrap_or_else(|| "a directory".to_owned());
         return Err(StartError::Bucket { bucket, known });
     }
-    let (store, found) = s3::open(options.clone()).await?;
+    // A call of the SDK is a large future.
+    let (store, found) = Box::pin(s3::open(options.clone())).await?;
     tracing::info!(
         bucket = options.bucket,
         checksum = found.checksum.name(),

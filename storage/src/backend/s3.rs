@@ -289,13 +289,13 @@ impl ListBlobs for S3 {
                         .send()
                 })
                 .await?;
-            let names = page.contents().iter().filter_map(|object| object.key());
+            let mut names = page.contents().iter().filter_map(|object| object.key());
             let keys: Vec<_> = names
                 .clone()
                 .filter_map(|name| name.strip_prefix(&under)?.parse().ok())
                 .collect();
             // A page of nothing but strange names is not the end.
-            let last = names.last().map(str::to_owned);
+            let last = names.next_back().map(str::to_owned);
             if !keys.is_empty() || last.is_none() || page.is_truncated() != Some(true) {
                 return Ok(keys);
             }

@@ -112,22 +112,21 @@ impl Failure {
             None => DisplayErrorContext(error).to_string(),
         };
         let (kind, again) = match (status, code) {
-            (_, "NoSuchUpload") => (ErrorKind::NotFound, false),
-            (_, "InternalError" | "SlowDown" | "ServiceUnavailable" | "RequestTimeout") => {
-                (ErrorKind::Unavailable, true)
-            }
-            // Damaged on the way: the same bytes again are the cure.
-            (_, "BadDigest" | "IncompleteBody") => (ErrorKind::Unavailable, true),
+            (404, _) | (_, "NoSuchUpload") => (ErrorKind::NotFound, false),
+            // What comes and goes, or was damaged on the way: the same bytes again are the cure.
+            (
+                _,
+                "InternalError" | "SlowDown" | "ServiceUnavailable" | "RequestTimeout"
+                | "BadDigest" | "IncompleteBody",
+            ) => (ErrorKind::Unavailable, true),
             (_, "EntityTooSmall" | "InvalidPart" | "InvalidPartOrder") => {
                 (ErrorKind::Damaged, false)
             }
-            (404, _) => (ErrorKind::NotFound, false),
             (412, _) => (ErrorKind::Conflict, false),
             (416, _) => (ErrorKind::Damaged, false),
             (507, _) | (_, "QuotaExceeded") => (ErrorKind::Full, false),
-            (408 | 429 | 500.., _) => (ErrorKind::Unavailable, true),
-            // No answer at all, or none that can be understood.
-            (0 | 200..=299, _) => (ErrorKind::Unavailable, true),
+            // Busy; or no answer at all, or none that can be understood.
+            (0 | 200..=299 | 408 | 429 | 500.., _) => (ErrorKind::Unavailable, true),
             // Refused for what we are: the operator must act, and clients may come again.
             _ => (ErrorKind::Unavailable, false),
         };

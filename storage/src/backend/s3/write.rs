@@ -54,7 +54,7 @@ impl WriteBlob for S3 {
             multipart: Arc::default(),
             gathered: Arc::default(),
             reread: None,
-            _alone: alone,
+            alone,
         }))
     }
 
@@ -102,7 +102,7 @@ impl WriteBlob for S3 {
             multipart: Arc::new(multipart),
             gathered: Arc::new(Mutex::new(gathered)),
             reread,
-            _alone: alone,
+            alone,
         }))
     }
 }
@@ -152,8 +152,10 @@ impl S3 {
         let memory = Arc::new(memory);
         let mut segments = Vec::new();
         while let Some(bytes) = stream.next().await {
-            let (bytes, _memory) = (bytes?, Arc::clone(&memory));
-            segments.push(Bytes::from_owner(Reread { bytes, _memory }));
+            segments.push(Bytes::from_owner(Reread {
+                bytes: bytes?,
+                _memory: Arc::clone(&memory),
+            }));
         }
         let segments = Segments::new(segments);
         if segments.len() != tail.length || crc64(&segments) != tail.crc64 {
@@ -271,8 +273,7 @@ impl S3 {
         match (done, self.stat(key).await) {
             (_, Ok(length)) => Ok(length),
             // It was not made, and may be made still.
-            (Err(e), Err(_)) => Err(e),
-            (Ok(_), Err(e)) => Err(e),
+            (Err(e), Err(_)) | (Ok(_), Err(e)) => Err(e),
         }
     }
 }
@@ -302,7 +303,7 @@ struct S3Sink {
     /// The tail that was read back, and where it begins.
     reread: Option<(u64, Segments)>,
     /// Shared with what is on its way: a part that lands late must not land on a successor's.
-    _alone: Arc<OwnedMutexGuard<()>>,
+    alone: Arc<OwnedMutexGuard<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -361,7 +362,7 @@ impl UploadSink for S3Sink {
         let whole = ends || body.len() == self.part_bytes;
         let (s3, key) = (self.s3.clone(), self.key);
         let (multipart, gathered) = (Arc::clone(&self.multipart), Arc::clone(&self.gathered));
-        let alone = Arc::clone(&self._alone);
+        let alone = Arc::clone(&self.alone);
         async move {
             let receipt = if ends && start == 0 {
                 let put = s3.put("upload.seal", &key, &body).await?;

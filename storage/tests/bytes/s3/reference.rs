@@ -1,5 +1,5 @@
 //! A strict S3 in this process: it checks what the real one checks, keeps an upload until its object is
-//! there, gives equal bytes another ETag each time, and fails as planned.
+//! there, gives equal bytes another `ETag` each time, and fails as planned.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -114,7 +114,7 @@ impl Reference {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Cut> {
         let (head, body) = request.into_parts();
-        let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+        let body = body.collect().await.map_err(|_cut| Cut)?.to_bytes();
         let call = Call::parse(&head, body);
         let name = call.name();
         let fault = {
