@@ -84,6 +84,9 @@ pub enum StartError {
         /// What the rows name.
         known: String,
     },
+    /// The bucket is not there, or not as the settings say.
+    #[error("cannot use the bucket: stores.main.{}", .0.subject())]
+    OpenBucket(#[source] boxgate_storage::Error),
     /// The master key.
     #[error(transparent)]
     MasterKey(#[from] MasterKeyError),
@@ -186,7 +189,8 @@ async fn open_bucket(metadata: &Metadata, options: &S3Options) -> Result<Store, 
         return Err(StartError::Bucket { bucket, known });
     }
     // A call of the SDK is a large future.
-    let (store, found) = Box::pin(s3::open(options.clone())).await?;
+    let opened = Box::pin(s3::open(options.clone())).await;
+    let (store, found) = opened.map_err(StartError::OpenBucket)?;
     tracing::info!(
         bucket = options.bucket,
         checksum = found.checksum.name(),
@@ -285,7 +289,7 @@ impl Premises {
         settle_ballast(&data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (metadata, _key) = open_metadata(settings, Arc::clone(&clock)).await?;
-        let store = open_store(&metadata, &settings.stores.main.path).await?;
+        let store = open_main(&metadata, &settings.stores.main).await?;
         let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
         let engine = engine(settings, &metadata, stores, clock);
         Ok(Self {

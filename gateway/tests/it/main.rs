@@ -15,5 +15,6 @@ mod pieces;
 mod push;
 mod recovery;
 mod resumable;
+mod s3;
 mod upkeep;
 mod uploads;

@@ -29,17 +29,27 @@ impl Inner {
             }
             return Err(e);
         }
-        // C1: a lost answer decides nothing, what the store holds does.
-        if let Err(e) = sink.commit().await {
-            if stored.store.intake == Intake::ByPart && e.kind().retry() == Retry::Later {
-                // The parts are there and not yet one blob: recovery commits them again.
-                return Err(e);
-            }
-            tracing::warn!(upload = %stored.fence.id, error = chain(&e), "commit of the bytes unanswered");
-        }
+        self.commit(stored, sink).await?;
         let published = self.publish(stored, completion.length).await;
         self.counters.spent(Stage::Publish, started);
         published
+    }
+
+    /// C1. An answer that is lost decides nothing: what the store holds does, which is looked at next.
+    pub(super) async fn commit(&self, stored: &Stored, sink: Box<dyn UploadSink>) -> Result<()> {
+        let Err(e) = sink.commit().await else {
+            return Ok(());
+        };
+        if stored.store.intake == Intake::ByPart && e.kind().retry() == Retry::Later {
+            // The parts are there and not yet one blob: recovery commits them again.
+            return Err(e);
+        }
+        if e.kind() == ErrorKind::Damaged {
+            self.lose(stored).await;
+            return Err(e);
+        }
+        tracing::warn!(upload = %stored.fence.id, error = chain(&e), "commit of the bytes unanswered");
+        Ok(())
     }
 
     /// C0, with the row deciding when the answer is lost.

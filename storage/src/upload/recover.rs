@@ -96,7 +96,7 @@ impl Inner {
             let pool = &self.options.pool;
             let mut memory = pool.reserve(buffers_for(start, row.offset)).await;
             let sink = self.reopened(row, &stored, row.offset, Some(&mut memory));
-            sink.await?.commit().await?;
+            self.commit(&stored, sink.await?).await?;
         }
         self.publish(&stored, row.offset).await?;
         Ok(())

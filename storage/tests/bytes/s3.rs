@@ -238,6 +238,71 @@ async fn an_upload_that_the_store_dropped_is_lost_and_never_a_box() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_under_other_validators_are_joined_if_their_bytes_are_the_same() {
+    let bytes = content(LENGTH, 8);
+    for (changed, whole) in [(0, true), (1, false)] {
+        let mut rig = Rig::new().await;
+        let intent = kept(Some(LENGTH as u64), vec![]);
+        let id = rig.engine.create(intent).await.unwrap().id;
+        let mut writer = rig.engine.resume(id, 0).await.unwrap();
+        send(&mut writer, &bytes[..2 * PART]).await;
+        writer.pause().await.unwrap();
+        rig.restart().await;
+        rig.reference.change_parts(|part| {
+            let mut new = part.to_vec();
+            new[77] ^= changed;
+            *part = new.into();
+        });
+        let mut writer = rig.engine.resume(id, 2 * PART as u64).await.unwrap();
+        send(&mut writer, &bytes[2 * PART..]).await;
+        let finished = writer.finish().await;
+        if whole {
+            finished.unwrap();
+            rig.holds(&bytes).await;
+        } else {
+            assert_eq!(finished.unwrap_err().kind(), ErrorKind::Damaged);
+            assert_eq!(rig.bench.states().await, [UploadState::Lost]);
+            assert_eq!(rig.bench.published().await, None);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_of_other_bytes_than_its_parts_is_never_a_box() {
+    let rig = Rig::new().await;
+    let bytes = content(LENGTH, 9);
+    let intent = intent(Some(LENGTH as u64), vec![]);
+    let mut writer = rig.engine.begin(intent).await.unwrap();
+    send(&mut writer, &bytes).await;
+    rig.reference.fail("complete", 0, Fault::OtherBytes);
+    assert_eq!(
+        writer.finish().await.unwrap_err().kind(),
+        ErrorKind::Damaged
+    );
+    assert_eq!(rig.bench.states().await, [UploadState::Lost]);
+    assert_eq!(rig.bench.published().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recovery_gives_up_what_the_store_dropped_meanwhile() {
+    let mut rig = Rig::new().await;
+    let bytes = content(LENGTH, 10);
+    let intent = kept(Some(LENGTH as u64), vec![]);
+    let mut writer = rig.engine.begin(intent).await.unwrap();
+    send(&mut writer, &bytes).await;
+    for nth in 0..6 {
+        let away = Fault::Before(500, "InternalError");
+        rig.reference.fail("complete", nth, away);
+    }
+    writer.finish().await.unwrap_err();
+    assert_eq!(rig.bench.states().await, [UploadState::Completing]);
+    rig.reference.state().uploads.clear();
+    rig.restart().await;
+    assert_eq!(rig.engine.recover().await.unwrap().finished, 0);
+    assert_eq!(rig.bench.states().await, [UploadState::Lost]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tail_that_changed_is_not_gone_on_with() {
     let mut rig = Rig::new().await;
     let id = rig.engine.create(kept(None, vec![])).await.unwrap().id;

@@ -57,7 +57,7 @@ impl Checksum {
     fn value(self, body: &Segments, crc64: u64) -> Option<String> {
         let bits = |algorithm| u32::try_from(crc(algorithm, body)).unwrap_or_default();
         match self {
-            Self::Crc64Nvme => Some(base64(&crc64.to_be_bytes())),
+            Self::Crc64Nvme => Some(base64_of(crc64)),
             Self::Crc32c => Some(base64(&bits(CrcAlgorithm::Crc32Iscsi).to_be_bytes())),
             Self::Crc32 => Some(base64(&bits(CrcAlgorithm::Crc32IsoHdlc).to_be_bytes())),
             Self::Md5 => {
@@ -128,10 +128,20 @@ impl Sum {
 pub(super) fn completed(checksum: Checksum, number: i32, etag: &str, crc64: u64) -> CompletedPart {
     let part = CompletedPart::builder().part_number(number).e_tag(etag);
     match checksum {
-        Checksum::Crc64Nvme => part.checksum_crc64_nvme(base64(&crc64.to_be_bytes())),
+        Checksum::Crc64Nvme => part.checksum_crc64_nvme(base64_of(crc64)),
         _ => part,
     }
     .build()
+}
+
+/// The checksum of bytes, and that of so many more behind them, as that of all of them.
+pub(super) fn combined(before: u64, (behind, length): (u64, u64)) -> u64 {
+    crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, before, behind, length)
+}
+
+/// A CRC-64 as headers have it.
+pub(super) fn base64_of(crc64: u64) -> String {
+    base64(&crc64.to_be_bytes())
 }
 
 /// CRC-64/NVME of some pieces of memory.

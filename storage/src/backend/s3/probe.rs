@@ -100,7 +100,9 @@ impl S3 {
         let mut receipts = Receipts::default();
         let put = self.put_part(key, &id, part, body).await?;
         receipts.parts.insert(part, put);
-        self.complete(key, &id, &receipts).await.map(drop)
+        self.complete(key, &id, body.len(), &receipts)
+            .await
+            .map(drop)
     }
 
     /// The same failure in one line that names the setting to look at.

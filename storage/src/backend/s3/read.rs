@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
@@ -17,18 +18,7 @@ use crate::store::ReadBlob;
 #[async_trait]
 impl ReadBlob for S3 {
     async fn stat(&self, key: &BlobKey) -> Result<u64> {
-        let name = self.name_of(key);
-        let head = self
-            .call(Op::new("blob.stat", key), 0, || {
-                let head = self.client.head_object().bucket(&self.bucket);
-                head.key(&name).send()
-            })
-            .await?;
-        let length = head.content_length().and_then(|n| u64::try_from(n).ok());
-        length.ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, "blob.stat", key.to_string())
-                .with_source("the store told no length")
-        })
+        Ok(self.look_at(key).await?.length)
     }
 
     async fn open(
@@ -55,6 +45,39 @@ impl ReadBlob for S3 {
             cut: 0,
         };
         Ok(stream::try_unfold(reading, Reading::next).boxed())
+    }
+}
+
+/// What a store tells of an object.
+pub(super) struct Object {
+    pub(super) length: u64,
+    /// CRC-64/NVME of all its bytes in base64, from a store that keeps it.
+    pub(super) crc64: Option<String>,
+}
+
+impl S3 {
+    pub(super) async fn look_at(&self, key: &BlobKey) -> Result<Object> {
+        const OP: &str = "blob.stat";
+        let name = self.name_of(key);
+        let head = self
+            .call(Op::new(OP, key), 0, || {
+                let head = self.client.head_object().bucket(&self.bucket);
+                let head = head.checksum_mode(ChecksumMode::Enabled);
+                head.key(&name).send()
+            })
+            .await?;
+        let length = head.content_length().and_then(|n| u64::try_from(n).ok());
+        let length = length.ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, OP, key.to_string())
+                .with_source("the store told no length")
+        })?;
+        // One of parts tells nothing of the bytes as a whole.
+        let whole = head.checksum_type() == Some(&ChecksumType::FullObject);
+        let crc64 = head.checksum_crc64_nvme().filter(|_| whole);
+        Ok(Object {
+            length,
+            crc64: crc64.map(str::to_owned),
+        })
     }
 }
 

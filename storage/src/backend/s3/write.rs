@@ -18,7 +18,8 @@ use tokio::sync::{OnceCell, OwnedMutexGuard};
 
 use super::S3;
 use super::body::Segments;
-use super::checksum::{Sum, completed, crc64};
+use super::checksum::{Sum, base64_of, combined, completed, crc64};
+use super::read::Object;
 use super::retry::Op;
 use crate::blob::BlobKey;
 use crate::buffer::{Buffer, Reservation};
@@ -243,37 +244,119 @@ impl S3 {
         &self,
         key: &BlobKey,
         id: &str,
+        part_bytes: u64,
         receipts: &Receipts,
     ) -> Result<u64> {
+        let mut parts = receipts.parts.clone();
+        let mut done = self.join_parts(key, id, &parts).await;
+        if let Err(e) = &done
+            && e.kind() == ErrorKind::Damaged
+            && self.retag(key, id, &mut parts).await?
+        {
+            done = self.join_parts(key, id, &parts).await;
+        }
+        match (done, self.look_at(key).await) {
+            (_, Ok(found)) => found.assert_joined(key, part_bytes, &parts),
+            (Err(e), Err(unseen)) if unseen.kind() == ErrorKind::NotFound => Err(e),
+            // It may have been made.
+            (_, Err(unseen)) => Err(unseen),
+        }
+    }
+
+    async fn join_parts(
+        &self,
+        key: &BlobKey,
+        id: &str,
+        parts: &BTreeMap<PartIndex, PartReceipt>,
+    ) -> Result<()> {
         use aws_sdk_s3::types::CompletedMultipartUpload;
 
         let name = self.name_of(key);
-        let parts = receipts.parts.iter().map(|(part, receipt)| {
-            completed(
-                self.checksum,
-                number_of(*part),
-                &receipt.etag,
-                receipt.crc64,
-            )
+        let listed = parts.iter().map(|(part, receipt)| {
+            let number = number_of(*part);
+            completed(self.checksum, number, &receipt.etag, receipt.crc64)
         });
-        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect()));
-        let parts = parts.build();
-        let done = self
-            .call(Op::new("upload.commit", key), 0, || {
-                self.client
-                    .complete_multipart_upload()
-                    .bucket(&self.bucket)
-                    .key(&name)
-                    .upload_id(id)
-                    .set_checksum_type(self.checksum.of_parts())
-                    .multipart_upload(parts.clone())
-                    .send()
-            })
-            .await;
-        match (done, self.stat(key).await) {
-            (_, Ok(length)) => Ok(length),
-            // It was not made, and may be made still.
-            (Err(e), Err(_)) | (Ok(_), Err(e)) => Err(e),
+        let listed = CompletedMultipartUpload::builder().set_parts(Some(listed.collect()));
+        let listed = listed.build();
+        self.call(Op::new("upload.commit", key), 0, || {
+            self.client
+                .complete_multipart_upload()
+                .bucket(&self.bucket)
+                .key(&name)
+                .upload_id(id)
+                .set_checksum_type(self.checksum.of_parts())
+                .multipart_upload(listed.clone())
+                .send()
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Takes the validators that the store has for the parts now: a part that was sent twice, since its
+    /// answer was lost, may be held under either. False unless each has the bytes that it should have.
+    async fn retag(
+        &self,
+        key: &BlobKey,
+        id: &str,
+        parts: &mut BTreeMap<PartIndex, PartReceipt>,
+    ) -> Result<bool> {
+        let (name, mut after) = (self.name_of(key), None);
+        let mut held = BTreeMap::new();
+        loop {
+            let page = self
+                .call(Op::new("upload.commit", key), 0, || {
+                    self.client
+                        .list_parts()
+                        .bucket(&self.bucket)
+                        .key(&name)
+                        .upload_id(id)
+                        .set_part_number_marker(after.clone())
+                        .send()
+                })
+                .await?;
+            for part in page.parts() {
+                let sum = part.checksum_crc64_nvme().map(str::to_owned);
+                let etag = part.e_tag().map(str::to_owned);
+                held.insert(part.part_number(), sum.zip(etag));
+            }
+            let next = page.next_part_number_marker().map(str::to_owned);
+            if page.is_truncated() != Some(true) || next.is_none() || next == after {
+                break;
+            }
+            after = next;
+        }
+        for (part, receipt) in parts {
+            match held.remove(&Some(number_of(*part))).flatten() {
+                Some((sum, etag)) if sum == base64_of(receipt.crc64) => receipt.etag = etag,
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Object {
+    /// Its length, if it is what the parts make.
+    fn assert_joined(
+        self,
+        key: &BlobKey,
+        part_bytes: u64,
+        parts: &BTreeMap<PartIndex, PartReceipt>,
+    ) -> Result<u64> {
+        let before = part_bytes.saturating_mul((parts.len() as u64).saturating_sub(1));
+        let last = self.length.saturating_sub(before);
+        let mut lengths = (1..parts.len()).map(|_| part_bytes).chain([last]);
+        let sums = parts.values().map(|receipt| receipt.crc64);
+        let expected = sums.zip(lengths.by_ref()).fold(0, combined);
+        match self.crc64 {
+            Some(crc64) if crc64 != base64_of(expected) => {
+                let why = "the object is not what its parts make";
+                Err(
+                    Error::new(ErrorKind::Damaged, "upload.commit", key.to_string())
+                        .with_source(why),
+                )
+            }
+            _ => Ok(self.length),
         }
     }
 }
@@ -458,7 +541,8 @@ impl UploadSink for S3Sink {
                 Err(e) => return Err(e),
             }
         }
-        self.s3.complete(&self.key, id, &receipts).await
+        let (s3, part_bytes) = (&self.s3, self.part_bytes);
+        s3.complete(&self.key, id, part_bytes, &receipts).await
     }
 
     async fn pause(self: Box<Self>, _offset: u64) -> Result<()> {

@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Cut,
     /// A head of success, an error in the body; nothing happens.
     OkWithError,
+    /// It is said to happen, and the first object has other bytes afterwards.
+    OtherBytes,
 }
 
 #[derive(Debug, Default)]
@@ -105,6 +107,20 @@ impl Reference {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes what is held of parts: the validators, as a late copy of the same part does, and the bytes as given.
+    pub(crate) fn change_parts(&self, change: impl Fn(&mut Bytes)) {
+        let mut state = self.state();
+        let mut uploads = std::mem::take(&mut state.uploads);
+        for (etag, bytes) in uploads
+            .values_mut()
+            .flat_map(|upload| upload.parts.values_mut())
+        {
+            *etag = state.fresh("etag");
+            change(bytes);
+        }
+        state.uploads = uploads;
+    }
+
     /// The nth call of that name from now on, counted from 0, fails so.
     pub(crate) fn fail(&self, name: &'static str, nth: usize, fault: Fault) {
         let mut state = self.state();
@@ -136,6 +152,14 @@ impl Reference {
         match fault {
             Some(Fault::After(status, code)) => Ok(error(status, code)),
             Some(Fault::Cut) => Err(Cut),
+            Some(Fault::OtherBytes) => {
+                if let Some(object) = self.state().objects.values_mut().next() {
+                    let mut bytes = object.to_vec();
+                    bytes[0] ^= 1;
+                    *object = bytes.into();
+                }
+                Ok(done)
+            }
             _ => Ok(done),
         }
     }
@@ -188,6 +212,7 @@ impl Call {
             Method::DELETE if has("uploadId") => "abort",
             Method::DELETE => "delete",
             Method::GET if has("uploads") => "uploads",
+            Method::GET if has("uploadId") => "parts",
             Method::GET if has("list-type") => "list",
             Method::HEAD => "head",
             _ => "get",
@@ -235,6 +260,7 @@ impl Call {
                 xml(&(text + "</ListMultipartUploadsResult>"))
             }
             "list" => self.list(state),
+            "parts" => self.parts(state),
             _ => self.get(state),
         }
     }
@@ -310,6 +336,27 @@ impl Call {
         ))
     }
 
+    /// Two at a time, so that whoever asks turns pages.
+    fn parts(&self, state: &State) -> Answer {
+        let Some(upload) = state.uploads.get(&self.query["uploadId"]) else {
+            return error(404, "NoSuchUpload");
+        };
+        let after = self.query.get("part-number-marker");
+        let after: u32 = after.map_or(0, |after| after.parse().unwrap());
+        let rest: Vec<_> = upload.parts.range(after + 1..).collect();
+        let mut text = "<ListPartsResult>".to_owned();
+        let _ = write!(text, "<IsTruncated>{}</IsTruncated>", rest.len() > 2);
+        for (number, (etag, bytes)) in rest.into_iter().take(2) {
+            let sum = crc64(bytes);
+            let _ = write!(
+                text,
+                "<NextPartNumberMarker>{number}</NextPartNumberMarker><Part><PartNumber>{number}</PartNumber>\
+                 <ETag>{etag}</ETag><ChecksumCRC64NVME>{sum}</ChecksumCRC64NVME></Part>"
+            );
+        }
+        xml(&(text + "</ListPartsResult>"))
+    }
+
     fn list(&self, state: &State) -> Answer {
         let limit: usize = self.query["max-keys"].parse().unwrap();
         let after = self.query.get("start-after").cloned().unwrap_or_default();
@@ -343,10 +390,12 @@ impl Call {
                 let body = Full::new(object.slice(range));
                 Response::builder().status(206).body(body).unwrap()
             }
-            None => {
-                // Its length is told even where the method takes the body away.
-                Response::new(Full::new(object.clone()))
-            }
+            // Its length is told even where the method takes the body away.
+            None => Response::builder()
+                .header("x-amz-checksum-crc64nvme", crc64(object))
+                .header("x-amz-checksum-type", "FULL_OBJECT")
+                .body(Full::new(object.clone()))
+                .unwrap(),
         }
     }
 }
@@ -359,6 +408,11 @@ impl State {
             of => format!("{of}-{}", self.serial),
         }
     }
+}
+
+fn crc64(bytes: &[u8]) -> String {
+    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
+    BASE64_STANDARD.encode(crc.to_be_bytes())
 }
 
 fn between<'t>(text: &'t str, tag: &str) -> &'t str {

@@ -1,0 +1,321 @@
+//! A bucket as the store: the program itself, killed and started again, on a strict S3 in this process.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use self::reference::{Fault, Reference};
+use crate::harness::{Reply, Request, file_path, read_reply};
+use crate::resumable::{TUS_BYTES, located, metadata, tus_by};
+use crate::uploads::noise;
+
+#[expect(dead_code, reason = "the tests of the storage crate ask it for more")]
+#[path = "../../../storage/tests/bytes/s3/reference.rs"]
+mod reference;
+
+const PART: usize = 8 << 20;
+const SMALLEST_PART: usize = 5 << 20;
+
+/// The program with a bucket as its store.
+fn program(bucket: &Reference, verb: &str, data_dir: &Path) -> Command {
+    let options = bucket.options();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_boxgate"));
+    command.arg(verb).arg("--data-dir").arg(data_dir);
+    let of_store = [
+        ("KIND", "s3"),
+        ("ENDPOINT", &options.endpoint),
+        ("REGION", &options.region),
+        ("BUCKET", &options.bucket),
+        ("PREFIX", &options.prefix),
+        ("ACCESS_KEY_ID", &options.access_key_id),
+        ("SECRET_ACCESS_KEY", &options.secret_access_key),
+        ("TRIES", "2"),
+    ];
+    for (key, value) in of_store {
+        command.env(format!("BOXGATE_STORES__MAIN__{key}"), value);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end; the bucket answers meanwhile.
+async fn ended(mut command: Command) -> Output {
+    let ended = tokio::task::spawn_blocking(move || command.output().unwrap());
+    ended.await.unwrap()
+}
+
+/// A gateway in a process of its own.
+struct Process {
+    child: Child,
+    address: SocketAddr,
+    key: String,
+    admin: String,
+}
+
+impl Process {
+    async fn start(bucket: &Reference, data_dir: &Path) -> Self {
+        let mut command = program(bucket, "quickstart", data_dir);
+        command
+            .args(["--json", "--organization", "acme"])
+            .args(["--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let ready = tokio::task::spawn_blocking(move || {
+            let mut child = command.spawn().unwrap();
+            let mut line = String::new();
+            let stdout = child.stdout.as_mut().unwrap();
+            BufReader::new(stdout).read_line(&mut line).unwrap();
+            (child, line)
+        });
+        let (child, line) = ready.await.unwrap();
+        let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        Self {
+            child,
+            address: text(&told["url"])["http://".len()..].parse().unwrap(),
+            key: text(&told["service_account"]["client_secret"]),
+            admin: text(&told["admin"]["token"]),
+        }
+    }
+
+    /// As `kill -9`.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    async fn send(&self, request: Request) -> Reply {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        // A refusal may arrive, and the connection close, before all of the body is sent.
+        let _refused_early = stream.write_all(&request.to_bytes()).await;
+        read_reply(&mut stream).await
+    }
+
+    async fn upload(&self, version: &str, bytes: &[u8]) -> Reply {
+        let request = Request::new("POST", &file_path("demo", version)).token(&self.key);
+        self.send(request.body(bytes)).await
+    }
+
+    /// Begins a tus upload; returns its path.
+    async fn begin(&self, version: &str, length: usize) -> String {
+        let request = tus_by(&self.key, "POST", "/files")
+            .header("Upload-Length", &length.to_string())
+            .header("Upload-Metadata", &metadata(version))
+            .body(b"");
+        located(&self.send(request).await)
+    }
+
+    fn patch(&self, path: &str, offset: usize, bytes: &[u8]) -> Request {
+        tus_by(&self.key, "PATCH", path)
+            .header("Content-Type", TUS_BYTES)
+            .header("Upload-Offset", &offset.to_string())
+            .body(bytes)
+    }
+
+    async fn offset(&self, path: &str) -> usize {
+        let reply = self.send(tus_by(&self.key, "HEAD", path)).await;
+        assert_eq!(reply.status, 200, "{}", reply.head);
+        reply.header("upload-offset").unwrap().parse().unwrap()
+    }
+
+    /// What is published under that version are these bytes, whole and in ranges.
+    async fn holds(&self, version: &str, bytes: &[u8]) {
+        let path = format!("{}/download", file_path("demo", version));
+        let reply = self.send(Request::new("GET", &path).token(&self.key)).await;
+        assert_eq!(reply.status, 200, "{}", reply.head);
+        assert!(reply.body == bytes);
+        for (from, to) in [
+            (0, 0),
+            (PART - 3, PART + 3),
+            (bytes.len() - 9, bytes.len() - 1),
+        ] {
+            let request = Request::new("GET", &path).token(&self.key);
+            let range = request.header("Range", &format!("bytes={from}-{to}"));
+            let reply = self.send(range).await;
+            assert_eq!(reply.status, 206, "{}", reply.head);
+            assert!(reply.body == bytes[from..=to], "{from}-{to}");
+        }
+    }
+
+    /// A verb of an operator, told to this gateway.
+    async fn asked(&self, verb: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_boxgate"));
+        command
+            .args(verb)
+            .args(["--url", &format!("http://{}", self.address)])
+            .args(["--token", &self.admin]);
+        ended(command).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Of a test that failed.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+fn is_well(output: &Output) {
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{:?}: {said}", output.status);
+}
+
+/// Waits until that many calls of a name came.
+async fn came(bucket: &Reference, name: &str, times: usize) {
+    while bucket
+        .state()
+        .calls
+        .iter()
+        .filter(|call| **call == name)
+        .count()
+        < times
+    {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn calls(bucket: &Reference, name: &str) -> usize {
+    let state = bucket.state();
+    state.calls.iter().filter(|call| **call == name).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_of_every_kind_go_through_the_bucket_and_over_a_kill() {
+    let bucket = Reference::start(SMALLEST_PART).await;
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(&bucket, data.path()).await;
+
+    let raw = noise(2 * PART + 12_345, 1);
+    assert_eq!(process.upload("1.0", &raw).await.status, 200);
+    let form = noise(PART + 1, 2);
+    let mut body =
+        b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n".to_vec();
+    body.extend_from_slice(&form);
+    body.extend_from_slice(b"\r\n--b--\r\n");
+    let request = Request::new("POST", &file_path("demo", "2.0"))
+        .token(&process.key)
+        .header("Content-Type", "multipart/form-data; boundary=b")
+        .body(&body);
+    assert_eq!(process.send(request).await.status, 200);
+
+    // Acknowledged within a part, then killed with the next part in the bucket and more on its way.
+    let tus = noise(3 * PART + 5, 3);
+    let path = process.begin("3.0", tus.len()).await;
+    let (paused, cut) = (PART + 5, 2 * PART + 100);
+    let request = process.patch(&path, 0, &tus[..paused]);
+    assert_eq!(process.send(request).await.status, 204);
+    let parts = calls(&bucket, "part");
+    let request = process.patch(&path, paused, &tus[paused..]).to_bytes();
+    let mut stream = TcpStream::connect(process.address).await.unwrap();
+    let unsent = tus.len() - cut;
+    stream
+        .write_all(&request[..request.len() - unsent])
+        .await
+        .unwrap();
+    came(&bucket, "part", parts + 1).await;
+    process.kill();
+    drop(stream);
+
+    let process = Process::start(&bucket, data.path()).await;
+    let at = process.offset(&path).await;
+    assert!([paused, 2 * PART].contains(&at), "{at}");
+    let reply = process.send(process.patch(&path, at, &tus[at..])).await;
+    assert_eq!(reply.status, 204, "{}", reply.head);
+
+    process.holds("1.0", &raw).await;
+    process.holds("2.0", &form).await;
+    process.holds("3.0", &tus).await;
+    is_well(&process.asked(&["fsck"]).await);
+    is_well(&process.asked(&["scrub", "--rate", "0"]).await);
+
+    // What is given up leaves nothing, and what is deleted is not found.
+    let path = process.begin("4.0", tus.len()).await;
+    let request = process.patch(&path, 0, &tus[..paused]);
+    assert_eq!(process.send(request).await.status, 204);
+    let given_up = process.send(tus_by(&process.key, "DELETE", &path)).await;
+    assert_eq!(given_up.status, 204, "{}", given_up.head);
+    let version = "/api/organization/acme/box/demo/version/2.0";
+    let request = Request::new("DELETE", version).token(&process.key);
+    assert_eq!(process.send(request).await.status, 200);
+    let gone = format!("{}/download", file_path("demo", "2.0"));
+    let request = Request::new("GET", &gone).token(&process.key);
+    assert_eq!(process.send(request).await.status, 404);
+    is_well(&process.asked(&["gc"]).await);
+    process.kill();
+    for verb in ["fsck", "gc"] {
+        is_well(&ended(program(&bucket, verb, data.path())).await);
+    }
+    let state = bucket.state();
+    assert!(state.uploads.is_empty(), "{:?}", state.uploads.keys());
+    // The one that was deleted is due in a day.
+    assert_eq!(state.objects.len(), 3, "{:?}", state.objects.keys());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_stays_away_is_a_503_and_loses_nothing() {
+    let bucket = Reference::start(SMALLEST_PART).await;
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::start(&bucket, data.path()).await;
+    let bytes = noise(2 * PART, 4);
+    let path = process.begin("1.0", bytes.len()).await;
+    let request = process.patch(&path, 0, &bytes[..PART]);
+    assert_eq!(process.send(request).await.status, 204);
+    for nth in 0..2 {
+        bucket.fail("part", nth, Fault::Before(503, "SlowDown"));
+    }
+    let reply = process
+        .send(process.patch(&path, PART, &bytes[PART..]))
+        .await;
+    assert_eq!(reply.status, 503, "{}", reply.head);
+    assert!(reply.header("retry-after").is_some(), "{}", reply.head);
+    assert_eq!(process.offset(&path).await, PART);
+    let reply = process
+        .send(process.patch(&path, PART, &bytes[PART..]))
+        .await;
+    assert_eq!(reply.status, 204, "{}", reply.head);
+    for nth in 0..2 {
+        bucket.fail("get", nth, Fault::Before(500, "InternalError"));
+    }
+    let download = format!("{}/download", file_path("demo", "1.0"));
+    let request = Request::new("GET", &download).token(&process.key);
+    let reply = process.send(request).await;
+    assert_eq!(reply.status, 503, "{}", reply.head);
+    assert!(reply.header("retry-after").is_some(), "{}", reply.head);
+    process.holds("1.0", &bytes).await;
+    process.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_cannot_be_used_ends_the_start_and_its_setting_is_named() {
+    let bucket = Reference::start(SMALLEST_PART).await;
+    let data = tempfile::tempdir().unwrap();
+    for (status, code, setting) in [
+        (404, "NoSuchBucket", "stores.main.bucket"),
+        (403, "InvalidAccessKeyId", "stores.main.access_key_id"),
+        (
+            403,
+            "SignatureDoesNotMatch",
+            "stores.main.secret_access_key",
+        ),
+        (400, "AuthorizationHeaderMalformed", "stores.main.region"),
+    ] {
+        bucket.fail("put", 0, Fault::Before(status, code));
+        let output = ended(program(&bucket, "serve", data.path())).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(setting), "{setting}: {said}");
+    }
+    // Rows that tell of one bucket are not opened with another.
+    Process::start(&bucket, data.path()).await.kill();
+    let mut other = program(&bucket, "serve", data.path());
+    other.env("BOXGATE_STORES__MAIN__PREFIX", "else/where/");
+    let output = ended(other).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("bucket/some/where/"), "{said}");
+}
