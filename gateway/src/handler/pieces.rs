@@ -262,6 +262,9 @@ impl Turn<'_> {
                 return Err(match (e.kind(), &piece.checksum) {
                     (ErrorKind::Conflict, _) => piece.differs(row.offset),
                     (ErrorKind::LengthMismatch { expected, .. }, _) => piece.wrong_size(expected),
+                    (ErrorKind::OffsetMismatch { expected, .. }, _) => {
+                        native::too_far_ahead(piece.k, expected, row.part_bytes)
+                    }
                     // The whole's digest ends the upload; the piece's own does not.
                     (ErrorKind::DigestMismatch, Some(checksum)) if self.is_open(&row).await => {
                         self.protocol.checksum_mismatch(checksum, row.offset)

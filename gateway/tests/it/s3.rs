@@ -165,25 +165,6 @@ fn is_well(output: &Output) {
     assert!(output.status.success(), "{:?}: {said}", output.status);
 }
 
-/// Waits until that many calls of a name came.
-async fn came(bucket: &Reference, name: &str, times: usize) {
-    while bucket
-        .state()
-        .calls
-        .iter()
-        .filter(|call| **call == name)
-        .count()
-        < times
-    {
-        tokio::task::yield_now().await;
-    }
-}
-
-fn calls(bucket: &Reference, name: &str) -> usize {
-    let state = bucket.state();
-    state.calls.iter().filter(|call| **call == name).count()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_of_every_kind_go_through_the_bucket_and_over_a_kill() {
     let bucket = Reference::start(SMALLEST_PART).await;
@@ -209,7 +190,7 @@ async fn uploads_of_every_kind_go_through_the_bucket_and_over_a_kill() {
     let (paused, cut) = (PART + 5, 2 * PART + 100);
     let request = process.patch(&path, 0, &tus[..paused]);
     assert_eq!(process.send(request).await.status, 204);
-    let parts = calls(&bucket, "part");
+    let parts = bucket.count("part");
     let request = process.patch(&path, paused, &tus[paused..]).to_bytes();
     let mut stream = TcpStream::connect(process.address).await.unwrap();
     let unsent = tus.len() - cut;
@@ -217,7 +198,7 @@ async fn uploads_of_every_kind_go_through_the_bucket_and_over_a_kill() {
         .write_all(&request[..request.len() - unsent])
         .await
         .unwrap();
-    came(&bucket, "part", parts + 1).await;
+    bucket.came("part", parts + 1).await;
     process.kill();
     drop(stream);
 

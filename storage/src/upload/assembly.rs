@@ -4,24 +4,27 @@
 //! Opening one raises no epoch: pieces may come over many connections at once. Whoever takes the upload
 //! over ends it as a whole.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::active::SLOW;
 use super::committer::Shared;
 use super::engine::{Inner, Stored};
-use super::follower::Follower;
+use super::follower::{Follower, LOOK_EVERY};
 use super::registry::{InProgress, Present};
 use super::state::UploadState;
 use super::stats::count;
 use crate::buffer::{BUFFER_BYTES, Buffer};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::uploads::{Pieces, Published, UploadRow};
-use crate::store::{LOCK_WAIT, PartIndex, Receipt, Run, UploadSink};
+use crate::metadata::uploads::{HeldPiece, Piece, Pieces, Published, UploadRow};
+use crate::store::{Intake, LOCK_WAIT, PartIndex, Receipt, Run, UploadSink};
 
 /// Shared by the writers of one upload's pieces and by their follower.
 #[derive(Debug)]
@@ -66,6 +69,8 @@ struct Book {
     claims: HashMap<u32, Claim>,
     /// What came in this process of pieces that the follower did not pass.
     tracks: HashMap<u32, Track>,
+    /// Where the store holds whole parts: pieces that are durable and that the follower did not pass.
+    sealed: BTreeMap<u32, Sealed>,
     next_track: u64,
 }
 
@@ -94,6 +99,14 @@ pub(super) struct Kept {
     pub(super) value: Option<[u8; 32]>,
 }
 
+/// A piece that its store holds where nobody can read it before the upload is whole: it counts once the
+/// follower passed it, from memory.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) piece: Piece,
+    pub(super) receipt: Receipt,
+}
+
 /// What the follower finds where it stands.
 #[derive(Debug)]
 pub(super) enum Front {
@@ -118,7 +131,7 @@ impl Assembly {
         in_progress: InProgress,
     ) -> Result<Seat> {
         let stored = engine.stored(row)?;
-        let held = engine.options.ledger.held_pieces(row.id).await?;
+        let held = engine.held_of(row, &stored, cut).await?;
         let ends = held.iter().map(|piece| piece.start + piece.length);
         let extent = ends.fold(row.offset, u64::max);
         let came = held.iter().map(|piece| piece.length);
@@ -154,6 +167,7 @@ impl Assembly {
                 held: held.iter().map(|piece| piece.k).collect(),
                 claims: HashMap::new(),
                 tracks: HashMap::new(),
+                sealed: BTreeMap::new(),
                 next_track: 0,
             }),
             piece_bytes: watch::Sender::new(cut.bytes),
@@ -344,11 +358,24 @@ impl Assembly {
         id
     }
 
+    /// Whether the store holds whole parts: then a piece is followed from memory, or not at all.
+    pub(super) fn is_by_part(&self) -> bool {
+        self.stored.store.intake == Intake::ByPart
+    }
+
     /// Keeps a run for the follower, while there is memory that nobody waits for.
     pub(super) fn keep(&self, k: u32, run: Kept) {
         let pool = &self.engine.options.pool;
         let most = pool.capacity_bytes() / KEPT_SHARE / BUFFER_BYTES as u64;
         let mut book = self.book();
+        if self.is_by_part() {
+            // Its memory was reserved with its part's.
+            if let Some(track) = book.tracks.get_mut(&k) {
+                track.runs.push_back(run);
+            }
+            drop(book);
+            return self.news.notify_one();
+        }
         let kept = book.tracks.values().map(|track| track.runs.len() as u64);
         let mut full = kept.sum::<u64>() >= most;
         if full {
@@ -376,12 +403,78 @@ impl Assembly {
         let pool = &self.engine.options.pool;
         let wanted = pool.waiting() > 0 || pool.in_use_bytes() >= pool.capacity_bytes();
         let mut book = self.book();
-        if wanted {
+        if wanted && !self.is_by_part() {
             for track in book.tracks.values_mut() {
                 track.runs.clear();
             }
         }
         book.tracks.values().any(|track| !track.runs.is_empty())
+    }
+
+    /// A piece is whole and durable, and waits for the follower.
+    pub(super) fn sealed(&self, sealed: Sealed) {
+        self.book().sealed.insert(sealed.piece.k, sealed);
+        self.news.notify_one();
+    }
+
+    /// What the follower just passed.
+    pub(super) fn take_sealed(&self, k: u32) -> Option<Sealed> {
+        self.book().sealed.remove(&k)
+    }
+
+    /// Resolves once the follower passed the piece `k`, which ends at `end`, or ended.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OffsetMismatch`] when the pieces before it do not come: then the piece is nobody's,
+    /// and its memory is free.
+    pub(super) async fn followed(&self, k: u32, end: u64) -> Result<()> {
+        const OP: &str = "upload.piece";
+        let mut progress = self.committed.subscribe();
+        let mut outcome = self.outcome.subscribe();
+        let since = Instant::now();
+        loop {
+            tokio::select! {
+                reached = progress.wait_for(|committed| *committed >= end) => {
+                    drop(reached);
+                    return Ok(());
+                }
+                ended = outcome.wait_for(Option::is_some) => {
+                    let failed = ended.ok().and_then(|ended| ended.clone()).and_then(Result::err);
+                    return failed.map_or(Ok(()), |e| {
+                        Err(Error::new(e.kind(), OP, self.stored.subject()).with_source(e))
+                    });
+                }
+                () = self.taken_over.cancelled() => {
+                    return Err(Error::new(ErrorKind::Fenced, OP, self.stored.subject()));
+                }
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let waiting = self.engine.options.pool.waiting() > 0;
+            let long = since.elapsed() >= if waiting { SLOW } else { FRONT_WAIT };
+            if long && self.gives_way(k, waiting) {
+                let kind = ErrorKind::OffsetMismatch {
+                    expected: self.committed(),
+                    given: u64::from(k) * self.part_bytes,
+                };
+                return Err(Error::new(kind, OP, self.stored.subject())
+                    .with_source("the pieces before it did not come"));
+            }
+        }
+    }
+
+    /// Gives a piece up that waits for those before it; where memory is short, the last of them only.
+    fn gives_way(&self, k: u32, last_only: bool) -> bool {
+        if k == self.piece_at(self.committed()) {
+            return false;
+        }
+        let mut book = self.book();
+        let last = book.sealed.keys().next_back() == Some(&k);
+        let gives = last || !last_only;
+        if gives {
+            book.sealed.remove(&k);
+            book.tracks.remove(&k);
+        }
+        gives
     }
 
     /// A piece is whole and recorded.
@@ -419,7 +512,7 @@ impl Assembly {
         attempt: &mut Option<u64>,
     ) -> Front {
         let mut book = self.book();
-        let held = book.held.contains(&k);
+        let held = book.held.contains(&k) || book.sealed.contains_key(&k);
         let track = book.tracks.get_mut(&k);
         let found = track.as_ref().map(|track| track.id);
         if attempt.is_some() && *attempt != found {
@@ -444,6 +537,47 @@ impl Assembly {
             Some(end) if held => Front::Stored(end),
             _ => Front::Nothing,
         }
+    }
+}
+
+impl Inner {
+    /// Pieces that are held. Where the store holds whole parts, those are the committed ones, and a crash
+    /// may have left the last of them to be recorded.
+    async fn held_of(
+        &self,
+        row: &UploadRow,
+        stored: &Stored,
+        cut: Pieces,
+    ) -> Result<Vec<HeldPiece>> {
+        let ledger = &self.options.ledger;
+        let mut held = ledger.held_pieces(row.id).await?;
+        if stored.store.intake == Intake::InPlace {
+            return Ok(held);
+        }
+        for k in 0..cut.count {
+            let start = u64::from(k) * row.part_bytes;
+            let length = row
+                .length
+                .unwrap_or(0)
+                .saturating_sub(start)
+                .min(row.part_bytes);
+            if start >= row.offset {
+                break;
+            }
+            if held.iter().any(|piece| piece.k == k) {
+                continue;
+            }
+            let values = ledger.part_values(row.id, k).await?.unwrap_or_default();
+            let piece = Piece {
+                k,
+                start,
+                length,
+                values,
+            };
+            ledger.hold_piece(stored.fence, piece).await?;
+            held.push(HeldPiece { k, start, length });
+        }
+        Ok(held)
     }
 }
 
@@ -526,7 +660,7 @@ impl Drop for Seat {
         book.writers -= 1;
         if let Some((k, claim)) = self.claimed.take() {
             book.claims.remove(&k);
-            if !book.held.contains(&k) {
+            if !book.held.contains(&k) && !book.sealed.contains_key(&k) {
                 // What came of it is nobody's.
                 book.tracks.remove(&k);
             }
@@ -536,6 +670,9 @@ impl Drop for Seat {
         self.assembly.news.notify_one();
     }
 }
+
+/// How long a piece waits in memory for those before it.
+const FRONT_WAIT: Duration = Duration::from_secs(10);
 
 /// The part of all buffers that the pieces of one upload may keep: the others are on their way. With the
 /// smallest budget that is one part of each of eight connections.

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::active::{Active, Start};
 use super::committer::Shared;
-use super::pieces::{MOST_PIECES, PieceWriter};
+use super::pieces::{Cut, MOST_PIECES, PieceWriter};
 use super::registry::{Cell, InProgress, Present, Registry};
 use super::state::{MOST_PARTS, UploadState, longest_in_parts_of, part_bytes_for};
 use super::stats::{Counters, EngineStats, Stage};
@@ -532,7 +532,7 @@ impl Inner {
         let (store_name, store) = self.store_for_new()?;
         let part_bytes = part_bytes_for(cut.map_or(length, |cut| cut.length(length)));
         if store.intake == Intake::ByPart {
-            self.assert_part(part_bytes, cut.is_some())?;
+            self.assert_part(part_bytes, cut)?;
         }
         let pieces = cut.map(|cut| {
             cut.pieces(length, part_bytes).ok_or_else(|| {
@@ -597,11 +597,12 @@ impl Inner {
     }
 
     /// Refuses what a store that holds whole parts does not take.
-    fn assert_part(&self, part_bytes: u64, in_pieces: bool) -> Result<()> {
+    fn assert_part(&self, part_bytes: u64, cut: Option<Cut>) -> Result<()> {
         const OP: &str = "upload.begin";
-        if in_pieces {
-            return Err(Error::new(ErrorKind::Invalid, OP, "pieces")
-                .with_source("this store takes uploads from their first byte on only"));
+        if let Some(Cut::Chunks { .. }) = cut {
+            return Err(Error::new(ErrorKind::Invalid, OP, "pieces").with_source(
+                "this store takes pieces only in the size of its parts (POST /files), or a whole upload",
+            ));
         }
         let memory = self.options.pool.capacity_bytes();
         if part_bytes > memory {

@@ -105,7 +105,7 @@ impl Follower {
                 Front::Stored(end) => self.read(k, end).await?,
                 Front::Passed => {
                     self.step();
-                    if self.commit().await? {
+                    if self.commit(k).await? {
                         self.at_piece = self.place.clone();
                         self.attempt = None;
                     }
@@ -233,15 +233,20 @@ impl Follower {
             part: u32::try_from(from / part_bytes).unwrap_or(u32::MAX),
             values,
             hash_states: place.hasher.states(),
-            // Only stores that take runs in place take pieces, and those give none.
+            // That of a whole part comes with the piece that fills it; any other store gives none.
             receipt: Receipt::default(),
         });
     }
 
-    /// Commits the steps so far: their bytes are durable, for the piece is whole. False when another
+    /// Commits the steps so far: their bytes are durable, for the piece `k` is whole. False when another
     /// node had done so; then the follower stands where that one is.
-    async fn commit(&mut self) -> Result<bool> {
+    async fn commit(&mut self, k: u32) -> Result<bool> {
         let assembly = Arc::clone(&self.assembly);
+        let sealed = assembly.take_sealed(k);
+        if let (Some(step), Some(sealed)) = (self.pending.last_mut(), &sealed) {
+            step.receipt = sealed.receipt.clone();
+        }
+        let mut sealed = sealed.map(|sealed| sealed.piece);
         for step in std::mem::take(&mut self.pending) {
             let (from, to) = (step.from, step.to);
             match advance_row(&assembly.engine, assembly.stored.fence, step).await {
@@ -252,6 +257,11 @@ impl Follower {
                 advanced => advanced?,
             }
             count(&assembly.engine.counters.part_commits, 1);
+            if let Some(piece) = sealed.take() {
+                // Of a piece that is held, others' bytes are refused; a crash before leaves that to the next.
+                assembly.engine.record(assembly.stored.fence, piece).await?;
+                assembly.arrived(k);
+            }
             assembly.set_committed(to);
         }
         Ok(true)
@@ -355,4 +365,4 @@ impl<'p> Check<'p> {
 }
 
 /// How often it is looked whether others want memory that is kept.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);

@@ -8,21 +8,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::active::{HASH_AT_LEAST, RUNS_IN_FLIGHT, SLOW, ended};
-use super::assembly::{Assembly, Kept, Seat};
+use super::assembly::{Assembly, Kept, Sealed, Seat};
 use super::engine::Inner;
 use super::part::PartAssembler;
+use super::state::buffers_for;
 use super::stats::{Stage, count};
 use crate::blob::UploadId;
+use crate::buffer::Reservation;
 use crate::digest::{BLOCK_BYTES, Digest, DigestHasher, PieceHasher};
 use crate::error::{Error, ErrorKind, Result, Retry};
-use crate::metadata::uploads::{Piece, Pieces, Published, UploadState};
+use crate::metadata::uploads::{Fence, Piece, Pieces, Published, UploadState};
 use crate::store::Run;
 
 const OP: &str = "upload.piece";
@@ -138,6 +140,38 @@ impl Inner {
         Ok(())
     }
 
+    /// Memory for all of a piece, where the store holds whole parts.
+    async fn memory_of_piece(
+        &self,
+        seat: &Seat,
+        start: u64,
+        length: Option<u64>,
+    ) -> Result<Option<Reservation>> {
+        if !seat.assembly.is_by_part() {
+            return Ok(None);
+        }
+        let end = start.saturating_add(length.unwrap_or(seat.assembly.part_bytes));
+        let pool = &self.options.pool;
+        tokio::select! {
+            biased;
+            () = seat.replaced() => {
+                Err(Error::new(ErrorKind::Fenced, OP, seat.assembly.stored.subject()))
+            }
+            memory = pool.reserve(buffers_for(start, end)) => Ok(Some(memory)),
+        }
+    }
+
+    /// Counts a piece; the row decides when the answer is lost.
+    pub(super) async fn record(&self, fence: Fence, piece: Piece) -> Result<u32> {
+        let ledger = &self.options.ledger;
+        match ledger.hold_piece(fence, piece.clone()).await {
+            Err(lost) if lost.kind().retry() == Retry::Later => {
+                ledger.hold_piece(fence, piece).await
+            }
+            held => held,
+        }
+    }
+
     async fn writer_of_piece(
         &self,
         mut seat: Seat,
@@ -156,6 +190,8 @@ impl Inner {
                 assembler: PartAssembler::at(start),
                 runs: FuturesUnordered::new(),
                 held_since: Instant::now(),
+                memory: self.memory_of_piece(&seat, start, length).await?,
+                gathered: Vec::new(),
             }))
         };
         if matches!(way, Way::Store(_)) {
@@ -269,6 +305,10 @@ impl PieceWriter {
     /// As [`Self::write`].
     pub async fn give_memory_back(&mut self) -> Result<()> {
         let work = self.work("upload.write")?;
+        if work.seat.assembly.is_by_part() {
+            // It would be held all the same, until its part is whole.
+            return Ok(());
+        }
         work.whole = false;
         let given = work.hand_over().await;
         work.whole = given.is_ok();
@@ -359,6 +399,10 @@ struct Storing {
     runs: FuturesUnordered<BoxFuture<'static, Result<()>>>,
     /// When the current buffer was taken.
     held_since: Instant,
+    /// What is reserved for the rest of the piece, where the store holds whole parts.
+    memory: Option<Reservation>,
+    /// The runs so far, which such a store gets at once: what is cut leaves it nothing.
+    gathered: Vec<Run>,
 }
 
 impl Work {
@@ -411,7 +455,8 @@ impl Work {
         let Way::Store(storing) = &self.way else {
             return false;
         };
-        storing.assembler.holds_bytes()
+        !self.seat.assembly.is_by_part()
+            && storing.assembler.holds_bytes()
             && self.seat.assembly.engine.options.pool.waiting() > 0
             && storing.held_since.elapsed() >= SLOW
     }
@@ -423,6 +468,14 @@ impl Work {
             return Ok(());
         };
         if !storing.assembler.wants_buffer() {
+            return Ok(());
+        }
+        if let Some(memory) = &mut storing.memory {
+            let buffer = memory.take().ok_or_else(|| {
+                let subject = assembly.stored.subject();
+                Error::new(ErrorKind::Internal, OP, subject).with_source("no memory was reserved")
+            })?;
+            storing.assembler.give(buffer);
             return Ok(());
         }
         let started = Instant::now();
@@ -486,8 +539,10 @@ impl Work {
                 buffer: Arc::clone(&run.buffer),
                 value: self.value_of(&run),
             };
-            if let Way::Store(storing) = &mut self.way {
-                storing.runs.push(assembly.write(run));
+            match &mut self.way {
+                Way::Store(storing) if assembly.is_by_part() => storing.gathered.push(run),
+                Way::Store(storing) => storing.runs.push(assembly.write(run)),
+                Way::Compare(_) => {}
             }
             assembly.keep(self.k, kept);
         }
@@ -563,36 +618,34 @@ impl Work {
             written?;
         }
         let end = self.start + self.received;
-        assembly.seal(end).await?;
+        let gathered = std::mem::take(&mut storing.gathered);
+        let written = gathered.into_iter().map(|run| assembly.write(run));
+        let written: FuturesUnordered<_> = written.collect();
+        let sealed = assembly.seal(end);
+        written.try_collect::<()>().await?;
+        let receipt = sealed.await?;
         let engine = &assembly.engine;
         engine.counters.spent(Stage::Seal, started);
         if self.length.is_none() {
             engine.fix_length(&assembly, end).await?;
         }
-        let held = self.record(&assembly, values).await?;
-        assembly.arrived(self.k);
-        if held as usize > assembly.held() {
-            assembly.look_again().await?;
-        }
-        Ok(false)
-    }
-
-    /// Counts the piece; the row decides when the answer is lost.
-    async fn record(&mut self, assembly: &Assembly, values: Vec<[u8; 32]>) -> Result<u32> {
-        let ledger = &assembly.engine.options.ledger;
         let piece = Piece {
             k: self.k,
             start: self.start,
             length: self.received,
             values,
         };
-        let fence = assembly.stored.fence;
-        match ledger.hold_piece(fence, piece.clone()).await {
-            Err(lost) if lost.kind().retry() == Retry::Later => {
-                ledger.hold_piece(fence, piece).await
-            }
-            held => held,
+        if assembly.is_by_part() {
+            assembly.sealed(Sealed { piece, receipt });
+            assembly.followed(self.k, end).await?;
+            return Ok(false);
         }
+        let held = engine.record(assembly.stored.fence, piece).await?;
+        assembly.arrived(self.k);
+        if held as usize > assembly.held() {
+            assembly.look_again().await?;
+        }
+        Ok(false)
     }
 
     /// Lets go of the piece, once nothing of it is on its way to the store any more.
@@ -602,8 +655,10 @@ impl Work {
                 assembler,
                 mut runs,
                 held_since: _,
+                memory,
+                gathered,
             } = *storing;
-            drop(assembler);
+            drop((assembler, memory, gathered));
             while let Some(_given_up) = runs.next().await {}
         }
     }

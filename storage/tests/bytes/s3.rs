@@ -4,13 +4,14 @@ pub(crate) mod reference;
 
 use std::time::Duration;
 
-use boxgate_storage::ErrorKind;
 use boxgate_storage::backend::s3::{self, Checksum};
+use boxgate_storage::blob::UploadId;
 use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::conformance::store as contract;
 use boxgate_storage::metadata::uploads::UploadState;
 use boxgate_storage::store::Store;
-use boxgate_storage::upload::{Cut, UploadEngine, UploadWriter};
+use boxgate_storage::upload::{Cut, Placed, UploadEngine, UploadWriter};
+use boxgate_storage::{Error, ErrorKind};
 
 use self::reference::{Fault, Reference};
 use crate::bench::{Bench, MIB, content, intent, kept};
@@ -353,6 +354,111 @@ async fn many_uploads_share_memory_for_one_part_without_waiting_for_each_other_f
     assert_eq!(rig.pool.in_use_bytes(), 0);
 }
 
+/// Begins an upload in parts.
+async fn in_parts(rig: &Rig, length: usize) -> UploadId {
+    let intent = boxgate_storage::upload::UploadIntent {
+        cut: Some(Cut::Parts),
+        ..kept(Some(length as u64), vec![])
+    };
+    rig.engine.create(intent).await.unwrap().id
+}
+
+/// Sends one part of the bytes.
+async fn put(engine: &UploadEngine, id: UploadId, k: usize, bytes: &[u8]) -> Result<Placed, Error> {
+    let part = &bytes[k * PART..bytes.len().min((k + 1) * PART)];
+    let number = u32::try_from(k).unwrap();
+    let mut writer = engine.piece(id, number, Some(part.len() as u64)).await?;
+    for chunk in part.chunks(300_007) {
+        writer.write(chunk.to_vec().into()).await?;
+    }
+    writer.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_at_once_and_in_any_order_are_each_sent_once() {
+    let mut rig = Rig::new().await;
+    let bytes = content(4 * PART + 77, 11);
+    let before = rig.reference.count("part");
+    let id = in_parts(&rig, bytes.len()).await;
+    let first = [1, 0].map(|k| put(&rig.engine, id, k, &bytes));
+    for placed in futures_util::future::join_all(first).await {
+        assert!(placed.unwrap().published.is_none());
+    }
+    // Held by the rows, so that another process need not ask for them again. It sends the probe's part.
+    rig.restart().await;
+    let before = before + 1;
+    let row = rig.engine.peek(id).await.unwrap().unwrap();
+    assert_eq!((row.offset, row.pieces.unwrap().held), (2 * PART as u64, 2));
+    assert!(put(&rig.engine, id, 1, &bytes).await.unwrap().again);
+    let mut other = bytes.to_vec();
+    other[PART] ^= 1;
+    let refused = put(&rig.engine, id, 1, &other).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    let rest = [4, 2, 3].map(|k| put(&rig.engine, id, k, &bytes));
+    let placed = futures_util::future::join_all(rest).await;
+    let published = placed.into_iter().map(|placed| placed.unwrap().published);
+    assert!(published.flatten().count() >= 1);
+    assert_eq!(rig.reference.count("part") - before, 5);
+    rig.holds(&bytes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_is_cut_is_as_if_it_had_not_been_sent() {
+    let rig = Rig::with_memory(2 * PART as u64).await;
+    let bytes = content(2 * PART, 12);
+    let id = in_parts(&rig, bytes.len()).await;
+    for _ in 0..5 {
+        let mut writer = rig.engine.piece(id, 0, Some(PART as u64)).await.unwrap();
+        let other = content(3 * MIB + 5, 13);
+        writer.write(other.into()).await.unwrap();
+        drop(writer);
+    }
+    for k in [0, 1] {
+        put(&rig.engine, id, k, &bytes).await.unwrap();
+    }
+    rig.holds(&bytes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_that_wait_for_the_first_give_it_their_memory() {
+    let rig = Rig::with_memory(2 * PART as u64).await;
+    let bytes = content(3 * PART, 14);
+    let id = in_parts(&rig, bytes.len()).await;
+    let (second, third) = (
+        put(&rig.engine, id, 1, &bytes),
+        put(&rig.engine, id, 2, &bytes),
+    );
+    let before = rig.reference.count("part");
+    let first = async {
+        // Both are with the store, and fill the memory.
+        rig.reference.came("part", before + 2).await;
+        put(&rig.engine, id, 0, &bytes).await
+    };
+    let all = futures_util::future::join3(second, third, first);
+    let (second, third, first) = tokio::time::timeout(PATIENCE, all).await.expect("all end");
+    first.unwrap();
+    second.unwrap();
+    let (expected, given) = (0, 2 * PART as u64);
+    let kind = ErrorKind::OffsetMismatch { expected, given };
+    assert_eq!(third.unwrap_err().kind(), kind);
+    let last = put(&rig.engine, id, 2, &bytes).await.unwrap();
+    assert!(last.published.is_some());
+    rig.holds(&bytes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_takes_over_goes_on_behind_the_parts_that_are_held() {
+    let mut rig = Rig::new().await;
+    let bytes = content(LENGTH, 15);
+    let id = in_parts(&rig, bytes.len()).await;
+    put(&rig.engine, id, 0, &bytes).await.unwrap();
+    rig.restart().await;
+    let mut writer = rig.engine.resume(id, PART as u64).await.unwrap();
+    send(&mut writer, &bytes[PART..]).await;
+    writer.finish().await.unwrap();
+    rig.holds(&bytes).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_store_of_parts_cannot_take_is_refused_at_once() {
     let rig = Rig::with_memory(PART as u64 - 1).await;
@@ -360,8 +466,9 @@ async fn what_a_store_of_parts_cannot_take_is_refused_at_once() {
     let kind = too_large.unwrap_err().kind();
     assert!(matches!(kind, ErrorKind::TooLarge { .. }), "{kind:?}");
     let rig = Rig::new().await;
+    let count = 3;
     let pieces = boxgate_storage::upload::UploadIntent {
-        cut: Some(Cut::Parts),
+        cut: Some(Cut::Chunks { count, bytes: None }),
         ..kept(Some(LENGTH as u64), vec![])
     };
     let refused = rig.engine.create(pieces).await.unwrap_err();

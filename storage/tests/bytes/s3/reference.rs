@@ -121,6 +121,19 @@ impl Reference {
         state.uploads = uploads;
     }
 
+    /// How many calls of that name came.
+    pub(crate) fn count(&self, name: &str) -> usize {
+        let state = self.state();
+        state.calls.iter().filter(|call| **call == name).count()
+    }
+
+    /// Waits until so many calls of that name came.
+    pub(crate) async fn came(&self, name: &str, times: usize) {
+        while self.count(name) < times {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The nth call of that name from now on, counted from 0, fails so.
     pub(crate) fn fail(&self, name: &'static str, nth: usize, fault: Fault) {
         let mut state = self.state();
