@@ -40,14 +40,14 @@ begin() {
 
 # append FILE FROM TO [FLAGS...]: bytes FROM..TO of the file.
 append() {
-    tail -c "+$(($2 + 1))" "$1" | head -c "$(($3 - $2))" >"$WORK/slice"
+    range_of "$1" "$2" "$(($3 - 1))" >"$WORK/slice"
     tus PATCH "$AT" -H 'Content-Type: application/offset+octet-stream' -H "Upload-Offset: $2" \
         --data-binary "@$WORK/slice" "${@:4}"
 }
 
 # range_of FILE FIRST LAST: those bytes.
 range_of() {
-    tail -c "+$(($2 + 1))" "$1" | head -c "$(($3 - $2 + 1))"
+    dd if="$1" iflag=skip_bytes,count_bytes skip="$2" count="$(($3 - $2 + 1))" bs=1M status=none
 }
 
 # parts COUNT: whether so many parts of unfinished uploads are in the bucket.
@@ -100,8 +100,8 @@ equal "it comes back" "$(sha256 b.box)" "$(stored_sha256 form 1.0)"
 http -X POST -H "Authorization: Bearer $CLIENT_SECRET" -H 'Transfer-Encoding: chunked' -T - \
     "$(file_path lengthless 1.0)/upload" <b.box
 answers "a body without a length" 200
-equal "equal bytes of one organization are stored once" 3 "$(objects | wc -l)"
-equal "nothing is unfinished" "" "$(unfinished)"
+eventually 60 nothing_but 3 && ok "equal bytes are stored once, and nothing is unfinished" ||
+    fail "stored: $(brief "$(objects)" "$(unfinished)")"
 for range in "0 0" "8388600 8388700" "21000000 $(($(size a.box) - 1))"; do
     read -r first last <<<"$range"
     equal "range $first-$last" "$(range_of a.box "$first" "$last" | sha256sum | cut -d' ' -f1)" \

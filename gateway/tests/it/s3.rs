@@ -173,7 +173,7 @@ async fn uploads_of_every_kind_go_through_the_bucket_and_over_a_kill() {
 
     let raw = noise(2 * PART + 12_345, 1);
     assert_eq!(process.upload("1.0", &raw).await.status, 200);
-    let form = noise(PART + 1, 2);
+    let form = noise(PART + 12, 2);
     let mut body =
         b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n".to_vec();
     body.extend_from_slice(&form);
