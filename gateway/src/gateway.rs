@@ -30,6 +30,8 @@ use crate::upkeep::Upkeep;
 
 /// The name of the store that takes uploads.
 pub const MAIN_STORE: &str = "main";
+/// A store that needs longer to say whether it is there is not.
+const DEPENDENCY_WAIT: Duration = Duration::from_secs(2);
 
 /// Shared by all requests of a process.
 #[derive(Debug)]
@@ -262,12 +264,9 @@ impl Gateway {
             },
         );
         for (name, store) in &self.stores {
-            let space = match &store.space {
-                Some(space) => space.free_space().await.map(Some),
-                None => Ok(None),
-            };
-            let ok = space.is_ok();
-            let space = space.ok().flatten();
+            let answer = tokio::time::timeout(DEPENDENCY_WAIT, look_at(store)).await;
+            let ok = matches!(answer, Ok(Ok(_)));
+            let space = answer.ok().and_then(Result::ok).flatten();
             let min_free = self.settings.limits.min_free_bytes;
             let full = space.is_some_and(|space| space.free_bytes < min_free);
             let dependency = Dependency { ok, full, space };
@@ -357,5 +356,14 @@ impl DamageReport {
                 }
             });
         }
+    }
+}
+
+/// How much room a store has, where it tells; of any other, that it answers.
+async fn look_at(store: &Store) -> boxgate_storage::Result<Option<Space>> {
+    match (&store.space, &store.list) {
+        (Some(space), _) => space.free_space().await.map(Some),
+        (None, Some(list)) => list.page(None, 1).await.map(|_page| None),
+        (None, None) => Ok(None),
     }
 }

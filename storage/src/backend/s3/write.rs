@@ -276,6 +276,7 @@ impl S3 {
             let number = number_of(*part);
             completed(self.checksum, number, &receipt.etag, receipt.crc64)
         });
+        // The type of checksum was told at the beginning: here Garage takes it only beside a checksum of the whole.
         let listed = CompletedMultipartUpload::builder().set_parts(Some(listed.collect()));
         let listed = listed.build();
         self.call(Op::new("upload.commit", key), 0, || {
@@ -284,7 +285,6 @@ impl S3 {
                 .bucket(&self.bucket)
                 .key(&name)
                 .upload_id(id)
-                .set_checksum_type(self.checksum.of_parts())
                 .multipart_upload(listed.clone())
                 .send()
         })

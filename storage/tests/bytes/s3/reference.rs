@@ -319,6 +319,11 @@ impl Call {
         let Some(upload) = state.uploads.get(&self.query["uploadId"]) else {
             return error(404, "NoSuchUpload");
         };
+        // As Garage has it: a type of nothing.
+        let has = |name| self.headers.contains_key(name);
+        if has("x-amz-checksum-type") && !has("x-amz-checksum-crc64nvme") {
+            return error(400, "InvalidRequest");
+        }
         let text = String::from_utf8(self.body.to_vec()).unwrap();
         let listed: Vec<_> = text.split("<Part>").skip(1).collect();
         let (mut bytes, mut before) = (Vec::new(), 0);
