@@ -410,7 +410,7 @@ async fn a_part_that_is_cut_is_as_if_it_had_not_been_sent() {
     for _ in 0..5 {
         let mut writer = rig.engine.piece(id, 0, Some(PART as u64)).await.unwrap();
         let other = content(3 * MIB + 5, 13);
-        writer.write(other.into()).await.unwrap();
+        writer.write(other).await.unwrap();
         drop(writer);
     }
     for k in [0, 1] {
