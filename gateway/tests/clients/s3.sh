@@ -52,9 +52,11 @@ range_of() {
 
 # parts COUNT: whether so many parts of unfinished uploads are in the bucket.
 parts() {
-    local key id count=0
+    local key id more count=0
     while read -r key id; do
-        count=$((count + $(s3api list-parts --key "$key" --upload-id "$id" --query 'length(Parts || `[]`)' --output text)))
+        # It may be completed meanwhile.
+        more=$(s3api list-parts --key "$key" --upload-id "$id" --query 'Parts[].[PartNumber]' --output text | grep -c '^[0-9]') || true
+        count=$((count + ${more:-0}))
     done < <(unfinished)
     ((count >= $1))
 }
@@ -121,7 +123,7 @@ answers "up to within the second part" 204
 equal "its offset" "$((PART + 1000))" "$(header upload-offset)"
 equal "its tail is an object of its own" 4 "$(objects | wc -l)"
 tail -c "+$((PART + 1001))" big.bin >rest.bin
-curl -sS --limit-rate 20M -X PATCH -H "Authorization: Bearer $CLIENT_SECRET" -H 'Tus-Resumable: 1.0.0' \
+curl -sS --limit-rate 5M -X PATCH -H "Authorization: Bearer $CLIENT_SECRET" -H 'Tus-Resumable: 1.0.0' \
     -H 'Content-Type: application/offset+octet-stream' -H "Upload-Offset: $((PART + 1000))" \
     -T rest.bin -o /dev/null "$URL$AT" 2>/dev/null &
 sender=$!
