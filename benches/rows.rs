@@ -62,6 +62,7 @@ impl Rows {
             ledger,
             stores: [("main".to_owned(), store.clone())].into(),
             default_store: "main".into(),
+            shared: false,
             pool: pool.clone(),
             clock: Arc::new(SystemClock),
             max_length_bytes: 1 << 40,

@@ -23,7 +23,7 @@ use crate::admission::Admission;
 use crate::auth::link_keys::{self, LinkKeys};
 use crate::auth::master_key::{MasterKey, MasterKeyError};
 use crate::ballast::Ballast;
-use crate::config::settings::MainStore;
+use crate::config::settings::{Database, MainStore};
 use crate::config::{Secret, Settings};
 use crate::gateway::{Gateway, Lifecycle, MAIN_STORE, Phase};
 use crate::joiner::Joiner;
@@ -62,6 +62,9 @@ pub enum StartError {
     /// A part of the storage does not work.
     #[error(transparent)]
     Storage(#[from] boxgate_storage::Error),
+    /// The database of `metadata.url`.
+    #[error("the database of metadata.url does not work")]
+    Database(#[source] boxgate_storage::Error),
     /// The store is not the one that the rows tell of.
     #[error(
         "{path} is not the directory that boxes were stored in: {reason}. Mount or restore it, or set \
@@ -87,6 +90,14 @@ pub enum StartError {
     /// The bucket is not there, or not as the settings say.
     #[error("cannot use the bucket: stores.main.{}", .0.subject())]
     OpenBucket(#[source] boxgate_storage::Error),
+    /// Another process stores there.
+    #[error(
+        "another gateway keeps boxes in {path}; one directory serves one of them (stores.main.path)"
+    )]
+    StoreInUse {
+        /// Which directory.
+        path: PathBuf,
+    },
     /// The master key.
     #[error(transparent)]
     MasterKey(#[from] MasterKeyError),
@@ -102,7 +113,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: std::fs::File,
+    // Each holds its lock as long as it is open.
+    locks: Vec<std::fs::File>,
 }
 
 impl DataDir {
@@ -128,8 +140,24 @@ impl DataDir {
         })?;
         Ok(Self {
             path: path.to_owned(),
-            _lock: lock,
+            locks: vec![lock],
         })
+    }
+
+    /// Locks the directory of a store, too: a writer that another process fenced off may still have a
+    /// write under way, which only its own process waits for.
+    fn lock_store(&mut self, path: &std::path::Path) -> Result<(), StartError> {
+        let failed = |reason: String| StartError::Store {
+            path: path.to_owned(),
+            reason,
+        };
+        durable::make_directory(path, 0o700).map_err(|e| failed(e.to_string()))?;
+        let lock = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
+        lock.try_lock().map_err(|_held| StartError::StoreInUse {
+            path: path.to_owned(),
+        })?;
+        self.locks.push(lock);
+        Ok(())
     }
 
     /// Where it is.
@@ -146,33 +174,51 @@ pub async fn open_metadata(
     settings: &Settings,
     clock: Arc<dyn Clock>,
 ) -> Result<(Metadata, MasterKey), StartError> {
-    use std::os::unix::fs::OpenOptionsExt as _;
     let configured = settings.master_key.as_ref().map(Secret::expose);
     let database = settings.data_dir.join("boxgate.db");
-    let existed = database.exists();
-    let master_key = MasterKey::load(configured, &settings.data_dir, existed)?;
+    let master_key = MasterKey::load(configured, &settings.data_dir, database.exists())?;
+    let options = MetadataOptions {
+        clock,
+        doomed_for: DOOMED_FOR,
+    };
+    let metadata = match &settings.metadata {
+        Database::Embedded => open_embedded(&database, options).await?,
+        Database::Postgres(url) => Metadata::open_postgres(url.expose(), options)
+            .await
+            .map_err(StartError::Database)?,
+    };
+    master_key.prove(&metadata).await?;
+    Ok((metadata, master_key))
+}
+
+async fn open_embedded(
+    database: &std::path::Path,
+    options: MetadataOptions,
+) -> Result<Metadata, StartError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
     // Made here, so that it and what SQLite keeps beside it are private.
     std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
-        .open(&database)
+        .open(database)
         .map_err(|e| StartError::DataDir {
-            path: database.clone(),
+            path: database.to_owned(),
             reason: e.to_string(),
         })?;
-    let options = MetadataOptions {
-        clock,
-        doomed_for: DOOMED_FOR,
-    };
-    let metadata = Metadata::open_sqlite(&database, options).await?;
-    master_key.prove(&metadata).await?;
-    Ok((metadata, master_key))
+    Ok(Metadata::open_sqlite(database, options).await?)
 }
 
-async fn open_main(metadata: &Metadata, main: &MainStore) -> Result<Store, StartError> {
+async fn open_main(
+    metadata: &Metadata,
+    main: &MainStore,
+    data_dir: &mut DataDir,
+) -> Result<Store, StartError> {
     match main {
-        MainStore::Local(store) => open_store(metadata, &store.path).await,
+        MainStore::Local(store) => {
+            data_dir.lock_store(&store.path)?;
+            open_store(metadata, &store.path).await
+        }
         MainStore::S3(options) => open_bucket(metadata, options).await,
     }
 }
@@ -240,6 +286,7 @@ fn engine(
         ledger: metadata.ledger(),
         stores,
         default_store: MAIN_STORE.to_owned(),
+        shared: matches!(settings.metadata, Database::Postgres(_)),
         pool: BufferPool::new(settings.uploads.part_budget_bytes),
         clock,
         max_length_bytes: settings.uploads.max_length_bytes,
@@ -279,17 +326,17 @@ impl Premises {
     /// [`StartError`]; [`StartError::InUse`] while a gateway runs on it.
     pub async fn open(settings: &Settings) -> Result<Self, StartError> {
         let database = settings.data_dir.join("boxgate.db");
-        if !database.exists() {
+        if matches!(settings.metadata, Database::Embedded) && !database.exists() {
             return Err(StartError::DataDir {
                 path: settings.data_dir.clone(),
                 reason: "no gateway ever ran on it".into(),
             });
         }
-        let data_dir = DataDir::open(&settings.data_dir)?;
+        let mut data_dir = DataDir::open(&settings.data_dir)?;
         settle_ballast(&data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (metadata, _key) = open_metadata(settings, Arc::clone(&clock)).await?;
-        let store = open_main(&metadata, &settings.stores.main).await?;
+        let store = open_main(&metadata, &settings.stores.main, &mut data_dir).await?;
         let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
         let engine = engine(settings, &metadata, stores, clock);
         Ok(Self {
@@ -327,7 +374,7 @@ impl App {
     /// # Errors
     /// [`StartError`] names the part and the setting.
     pub async fn start(settings: Settings, telemetry: Arc<Telemetry>) -> Result<Self, StartError> {
-        let data_dir = DataDir::open(&settings.data_dir)?;
+        let mut data_dir = DataDir::open(&settings.data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ballast = settle_ballast(&data_dir)?;
         let (metadata, master_key) = open_metadata(&settings, Arc::clone(&clock)).await?;
@@ -340,7 +387,7 @@ impl App {
         }));
         master_key.key_for(&metadata, link_keys::PURPOSE).await?;
         let link_keys = LinkKeys::open(master_key, &metadata, clock.now()).await?;
-        let store = open_main(&metadata, &settings.stores.main).await?;
+        let store = open_main(&metadata, &settings.stores.main, &mut data_dir).await?;
         let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
         let engine = engine(&settings, &metadata, stores.clone(), Arc::clone(&clock));
         let background = TaskTracker::new();

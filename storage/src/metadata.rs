@@ -28,6 +28,7 @@ use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyPool};
 
+use self::dialect::Database;
 use self::sql::At as _;
 use self::writer::{Tx, Writer};
 use crate::clock::{Clock, UnixMillis};
@@ -64,12 +65,24 @@ impl Metadata {
     /// # Errors
     /// When the file cannot be opened, is locked by another process, or fails an assertion.
     pub async fn open_sqlite(path: &Path, options: MetadataOptions) -> Result<Self> {
-        let connect = dialect::options(path)?;
-        let mut connection = dialect::connect_writer(&connect).await?;
-        dialect::assert_safe(&mut connection).await?;
-        schema::migrate(&mut connection).await?;
-        let readers = dialect::connect_readers(connect.clone()).await?;
-        let writer = Writer::spawn(connection, connect, options.clone());
+        Self::open(Database::sqlite(path)?, options).await
+    }
+
+    /// Opens the PostgreSQL database of `url`, which any number of processes may share, and brings its
+    /// schema up to date. Warns of settings that may lose what was acknowledged.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when it does not answer; when it cannot be used, and why.
+    pub async fn open_postgres(url: &str, options: MetadataOptions) -> Result<Self> {
+        Self::open(Database::postgres(url)?, options).await
+    }
+
+    async fn open(database: Database, options: MetadataOptions) -> Result<Self> {
+        let mut connection = database.connect_writer().await?;
+        database.assert_safe(&mut connection).await?;
+        schema::migrate(&database, &mut connection).await?;
+        let readers = database.connect_readers().await?;
+        let writer = Writer::spawn(connection, database, options.clone());
         let inner = Arc::new(Inner {
             writer,
             readers,

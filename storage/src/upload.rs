@@ -59,6 +59,8 @@ pub struct EngineOptions {
     pub stores: BTreeMap<String, Store>,
     /// Which store takes new uploads.
     pub default_store: String,
+    /// Whether other processes write to the same rows: what is open at the start may then be theirs.
+    pub shared: bool,
     /// The memory that uploads may use.
     pub pool: BufferPool,
     /// Current time.

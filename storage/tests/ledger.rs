@@ -7,7 +7,7 @@ mod schedules;
 
 use boxgate_storage::conformance::ledger;
 
-use self::rigs::{Memory, Sqlite};
+use self::rigs::{Memory, Sql};
 
 macro_rules! promises {
     ($($promise:ident)*) => {
@@ -21,7 +21,7 @@ macro_rules! promises {
         mod sqlite {
             $(#[tokio::test]
             async fn $promise() {
-                super::ledger::$promise(&super::Sqlite::open().await).await;
+                super::ledger::$promise(&super::Sql::open().await).await;
             })*
         }
     };

@@ -50,6 +50,8 @@ impl fmt::Debug for Secret {
 pub struct Settings {
     /// Where everything that boxgate keeps stands.
     pub data_dir: PathBuf,
+    /// Where rows are kept.
+    pub metadata: Database,
     /// The addresses that clients use, best first, without a slash at the end.
     pub public_url: Vec<String>,
     /// Whose forwarding headers are believed.
@@ -122,6 +124,15 @@ pub struct Door {
     pub enabled: bool,
     /// What stands before its paths: empty, or `/a/b` without a slash at the end.
     pub prefix: String,
+}
+
+/// Where rows are kept.
+#[derive(Debug, Clone)]
+pub enum Database {
+    /// In the data directory, for this process alone.
+    Embedded,
+    /// In a PostgreSQL database, which other nodes may share.
+    Postgres(Secret),
 }
 
 /// The stores.
@@ -395,6 +406,7 @@ impl Settings {
     /// The file that says what these settings are, computed values filled in.
     pub(super) fn to_file(&self) -> ConfigFile {
         let mut file = self.file.clone();
+        file.metadata.url = without_password(&file.metadata.url);
         if let MainStore::Local(store) = &self.stores.main {
             file.stores.main.path = store.path.display().to_string();
         }
@@ -414,12 +426,7 @@ impl Settings {
     ) -> Self {
         let mut judge = Judge { mistakes };
         let data_dir = PathBuf::from(judge.not_empty("data_dir", &file.data_dir));
-        judge.choice(
-            "metadata.url",
-            &file.metadata.url,
-            &[("", ())],
-            "only the embedded database (\"\") is there yet",
-        );
+        let metadata = judge.metadata(&file, environment.master_key.is_some());
         let doors = Doors {
             boxvault: judge.door("doors.boxvault.prefix", &file.doors.boxvault),
             vagrant: judge.door("doors.vagrant.prefix", &file.doors.vagrant),
@@ -429,6 +436,7 @@ impl Settings {
         };
         let limits = judge.limits(&file.limits, machine);
         Self {
+            metadata,
             public_url: judge.public_urls("public_url", &file.public_url),
             trusted_proxies: judge.blocks("trusted_proxies", &file.trusted_proxies),
             listeners: judge.listeners(&file.listeners),
@@ -471,6 +479,17 @@ impl Settings {
             file,
         }
     }
+}
+
+/// A URL as it may be shown.
+fn without_password(url: &str) -> String {
+    let hidden = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (user_info, place) = rest.rsplit_once('@')?;
+        let (user, _password) = user_info.split_once(':')?;
+        Some(format!("{scheme}://{user}:***@{place}"))
+    };
+    hidden().unwrap_or_else(|| url.to_owned())
 }
 
 /// What the part budget and the cache are by default: an eighth of the memory, within bounds.
@@ -638,6 +657,39 @@ impl Judge<'_> {
             enabled: door.enabled,
             prefix: prefix.to_owned(),
         }
+    }
+
+    /// Nodes that share a database must agree on the key that seals its secrets, and on the addresses
+    /// that clients are told.
+    fn metadata(&mut self, file: &ConfigFile, has_master_key: bool) -> Database {
+        let url = &file.metadata.url;
+        if url.is_empty() {
+            return Database::Embedded;
+        }
+        if !["postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| url.starts_with(scheme))
+        {
+            self.wrong(
+                "metadata.url",
+                "expected \"\" for the embedded database, or \"postgres://USER@HOST/DATABASE\"",
+            );
+        }
+        if !has_master_key {
+            self.wrong(
+                "BOXGATE_MASTER_KEY",
+                "must be set, the same on each node of metadata.url: 64 hexadecimal digits, such as \
+                 `openssl rand -hex 32` prints (or BOXGATE_MASTER_KEY_FILE)",
+            );
+        }
+        if file.public_url.is_empty() {
+            self.wrong(
+                "public_url",
+                "must be set with metadata.url, the same on each node: it is in the links that all of \
+                 them make",
+            );
+        }
+        Database::Postgres(Secret::new(url))
     }
 
     fn store(&mut self, store: &file::StoreFile, data_dir: &std::path::Path) -> MainStore {

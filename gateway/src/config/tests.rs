@@ -183,7 +183,7 @@ fn all_mistakes_are_told_together_with_their_keys() {
         max_length = 5
         decode_base64 = "maybe"
         [metadata]
-        url = "postgres://db"
+        url = "mysql://db"
         [stores.main]
         kind = "ftp"
         [stores.other]
@@ -211,6 +211,7 @@ fn all_mistakes_are_told_together_with_their_keys() {
         "stores.other.kind",
         "empty",
         "metadata.url",
+        "BOXGATE_MASTER_KEY",
         "doors.boxvault.prefix",
         "public_url",
         "trusted_proxies",
@@ -221,10 +222,10 @@ fn all_mistakes_are_told_together_with_their_keys() {
     ] {
         assert!(keys.contains(&key), "{key} is missing in {keys:?}");
     }
-    assert_eq!(keys.len(), 14, "{errors}");
+    assert_eq!(keys.len(), 15, "{errors}");
     let shown = errors.to_string();
     assert!(
-        shown.contains("metadata.url: only the embedded database"),
+        shown.contains("metadata.url: expected \"\" for the embedded database"),
         "{shown}"
     );
     assert!(

@@ -10,6 +10,7 @@ use boxgate::config::{self, Flags, Machine};
 use boxgate::gateway::Gateway;
 use boxgate::telemetry::Telemetry;
 use boxgate_storage::blob::UploadId;
+use boxgate_storage::conformance::database;
 use boxgate_storage::metadata::accounts::{
     AccountId, NewAccount, OrganizationId, OrganizationRole, PlatformRole,
 };
@@ -49,11 +50,28 @@ impl Running {
             listen: Some("127.0.0.1:0".into()),
         };
         let quick = [("BOXGATE_SERVER__DRAIN_ACCEPT", "0s")];
-        let environment = quick
+        let is_public = variables
             .iter()
-            .chain(variables)
-            .map(|(k, v)| ((*k).into(), (*v).into()));
-        let (settings, _) = config::load_from(&flags, environment, Machine::probe()).unwrap();
+            .any(|(name, _)| *name == "BOXGATE_PUBLIC_URL");
+        let shared = match database::url(directory.path()).await {
+            Some(url) => vec![
+                ("BOXGATE_METADATA__URL", url),
+                ("BOXGATE_MASTER_KEY", "5e".repeat(32)),
+                ("BOXGATE_PUBLIC_URL", "http://gateway".to_owned()),
+            ],
+            None => Vec::new(),
+        };
+        let shared = shared.iter().map(|(k, v)| (*k, v.as_str()));
+        let environment = quick
+            .into_iter()
+            .chain(shared)
+            .chain(variables.iter().copied())
+            .map(|(k, v)| (k.into(), v.into()));
+        let (mut settings, _) = config::load_from(&flags, environment, Machine::probe()).unwrap();
+        if !is_public {
+            // What is asked of answers is the same on every database.
+            settings.public_url.clear();
+        }
         let app = App::start(settings, Telemetry::silent()).await.unwrap();
         app.recover().await.unwrap();
         let gateway = Arc::clone(app.gateway());

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, Connection as _, SqlSafeStr as _};
 
-use super::dialect;
+use super::dialect::Database;
 use super::sql::At as _;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -21,7 +21,7 @@ const MIGRATIONS: [(i64, &str, &str); 6] = [
 
 /// Brings the schema up to date, in one transaction: of two processes that start at once, the second
 /// finds the work done.
-pub(super) async fn migrate(connection: &mut AnyConnection) -> Result<()> {
+pub(super) async fn migrate(database: &Database, connection: &mut AnyConnection) -> Result<()> {
     const OP: &str = "metadata.migrate";
     let migrations = MIGRATIONS
         .into_iter()
@@ -37,11 +37,14 @@ pub(super) async fn migrate(connection: &mut AnyConnection) -> Result<()> {
         })
         .collect();
     let mut tx = connection
-        .begin_with(dialect::BEGIN_WRITE)
+        .begin_with(database.begin_write())
         .await
         .at(OP, "schema")?;
+    database.take_turn(&mut tx).await?;
+    database.prepare_schema(&mut tx).await?;
     // `run` would do, but its future is not `Send`, and with it that of whoever opens the database.
     Migrator::with_migrations(migrations)
+        .set_locking(false)
         .run_direct(None, &mut *tx, false)
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, OP, "schema").with_source(e))?;

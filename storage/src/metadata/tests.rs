@@ -16,6 +16,7 @@ use super::accounts::{Account, NewAccount, Organization, PlatformRole};
 use super::sql::Columns as _;
 use super::*;
 use crate::clock::ManualClock;
+use crate::conformance::database;
 use crate::error::{Error, ErrorKind};
 
 const DOOMED_FOR: Duration = Duration::from_hours(1);
@@ -31,9 +32,24 @@ struct House {
 
 impl House {
     async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let clock = Arc::new(ManualClock::new(UnixMillis(1_700_000_000_000)));
+        let (directory, clock) = Self::place();
         let metadata = open(directory.path(), &clock).await;
+        Self::of(metadata, directory, clock).await
+    }
+
+    /// In a file, whatever database the other tests run on.
+    async fn embedded() -> Self {
+        let (directory, clock) = Self::place();
+        let metadata = open_embedded(directory.path(), &clock).await;
+        Self::of(metadata, directory, clock).await
+    }
+
+    fn place() -> (tempfile::TempDir, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new(UnixMillis(1_700_000_000_000)));
+        (tempfile::tempdir().unwrap(), clock)
+    }
+
+    async fn of(metadata: Metadata, directory: tempfile::TempDir, clock: Arc<ManualClock>) -> Self {
         let ann = metadata.create_account(account("Ann")).await.unwrap();
         let name = "Acme".parse().unwrap();
         let acme = metadata
@@ -81,14 +97,24 @@ impl House {
     }
 }
 
+/// A path that means something else in a URL.
+const FILE: &str = "box gate%41?#.db";
+
 async fn open(directory: &Path, clock: &Arc<ManualClock>) -> Metadata {
-    let options = MetadataOptions {
+    let file = directory.join(FILE);
+    database::open(&file, options(clock)).await.unwrap()
+}
+
+async fn open_embedded(directory: &Path, clock: &Arc<ManualClock>) -> Metadata {
+    let file = directory.join(FILE);
+    Metadata::open_sqlite(&file, options(clock)).await.unwrap()
+}
+
+fn options(clock: &Arc<ManualClock>) -> MetadataOptions {
+    MetadataOptions {
         clock: clock.clone(),
         doomed_for: DOOMED_FOR,
-    };
-    Metadata::open_sqlite(&directory.join("box gate%41?#.db"), options)
-        .await
-        .unwrap()
+    }
 }
 
 fn account(username: &str) -> NewAccount {
@@ -106,7 +132,7 @@ fn kind<T: std::fmt::Debug>(result: Result<T>) -> ErrorKind {
 
 #[tokio::test]
 async fn all_rows_are_there_after_the_database_was_closed() {
-    let house = House::new().await;
+    let house = House::embedded().await;
     house.metadata.ping().await.unwrap();
     house.metadata.close().await;
     assert_eq!(kind(house.metadata.ping().await), ErrorKind::Unavailable);
@@ -114,8 +140,8 @@ async fn all_rows_are_there_after_the_database_was_closed() {
     assert_eq!(kind(late), ErrorKind::Unavailable);
     house.metadata.close().await;
 
-    assert!(house.directory.path().join("box gate%41?#.db").exists());
-    let again = open(house.directory.path(), &house.clock).await;
+    assert!(house.directory.path().join(FILE).exists());
+    let again = open_embedded(house.directory.path(), &house.clock).await;
     assert_eq!(again.account(house.ann.id).await.unwrap(), Some(house.ann));
     assert_eq!(
         again.organization_by_id(house.acme.id).await.unwrap(),
@@ -125,7 +151,7 @@ async fn all_rows_are_there_after_the_database_was_closed() {
 
 #[tokio::test]
 async fn rows_are_there_when_the_process_ended_without_closing() {
-    let house = House::new().await;
+    let house = House::embedded().await;
     // A copy of the files as they lie there now is what a killed process leaves.
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(house.directory.path()).unwrap() {
@@ -134,7 +160,7 @@ async fn rows_are_there_when_the_process_ended_without_closing() {
             std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
         }
     }
-    let again = open(copy.path(), &house.clock).await;
+    let again = open_embedded(copy.path(), &house.clock).await;
     assert_eq!(again.account(house.ann.id).await.unwrap(), Some(house.ann));
 }
 
@@ -177,11 +203,9 @@ async fn a_file_that_is_no_database_is_refused_at_the_start() {
     let path = directory.path().join("boxgate.db");
     std::fs::write(&path, vec![7; 8192]).unwrap();
     let clock = Arc::new(ManualClock::default());
-    let options = MetadataOptions {
-        clock,
-        doomed_for: DOOMED_FOR,
-    };
-    let error = Metadata::open_sqlite(&path, options).await.unwrap_err();
+    let error = Metadata::open_sqlite(&path, options(&clock))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
 }
 

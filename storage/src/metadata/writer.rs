@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sqlx::any::AnyConnectOptions;
 use sqlx::{AnyConnection, Connection as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::MetadataOptions;
-use super::dialect;
+use super::dialect::{self, Database, TransactionId};
 use super::sql::{At as _, Columns as _};
 use crate::clock::UnixMillis;
 use crate::error::{Error, ErrorKind, Result, chain};
@@ -65,14 +64,14 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn spawn(
         connection: AnyConnection,
-        connect: AnyConnectOptions,
+        database: Database,
         options: MetadataOptions,
     ) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE_JOBS);
         let observer = Arc::new(Mutex::new(None));
         let task = Task {
             connection: Some(connection),
-            connect,
+            database,
             options,
             observer: Arc::clone(&observer),
         };
@@ -142,8 +141,18 @@ trait Job: Send {
     /// Does the work inside a savepoint; true to keep it.
     fn run<'j>(&'j mut self, tx: &'j mut Tx) -> BoxFuture<'j, bool>;
     /// Answers, once the batch is committed or lost.
-    fn answer(self: Box<Self>, batch: Result<(), ErrorKind>);
+    fn answer(self: Box<Self>, batch: Result<(), Lost>);
 }
+
+/// What the jobs of a batch are told that was not committed, as far as is known.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    kind: ErrorKind,
+    why: &'static str,
+}
+
+const UNDONE: &str = "its transaction was not committed";
+const UNKNOWN: &str = "whether its transaction was committed is not known";
 
 struct Work<F, T> {
     op: &'static str,
@@ -174,16 +183,14 @@ where
         .boxed()
     }
 
-    fn answer(self: Box<Self>, batch: Result<(), ErrorKind>) {
-        let lost = |kind| {
-            Error::new(kind, self.op, "database").with_source("its transaction was not committed")
-        };
+    fn answer(self: Box<Self>, batch: Result<(), Lost>) {
+        let lost = |kind, why| Error::new(kind, self.op, "database").with_source(why);
         let outcome = match (batch, self.outcome) {
             (Ok(()), Some(outcome)) => outcome,
             // What failed by itself changed nothing anyway and tells more.
             (Err(_), Some(Err(own))) => Err(own),
-            (Err(kind), _) => Err(lost(kind)),
-            (Ok(()), None) => Err(lost(ErrorKind::Internal)),
+            (Err(Lost { kind, why }), _) => Err(lost(kind, why)),
+            (Ok(()), None) => Err(lost(ErrorKind::Internal, UNDONE)),
         };
         // Whoever asked may have gone.
         drop(self.reply.send(outcome));
@@ -199,7 +206,7 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 struct Task {
     // None after a failure: what state the connection is in is then anybody's guess.
     connection: Option<AnyConnection>,
-    connect: AnyConnectOptions,
+    database: Database,
     options: MetadataOptions,
     observer: Arc<Mutex<Option<Observer>>>,
 }
@@ -209,14 +216,14 @@ impl Task {
         let mut batch = Vec::with_capacity(BATCH_JOBS);
         while let Some(first) = queue.recv().await {
             let result = self.transact(first, &mut queue, &mut batch).await;
-            let result = result.map_err(|e| {
-                tracing::error!(error = %chain(&e), jobs = batch.len(), "a transaction failed");
+            let result = result.map_err(|(e, why)| {
+                tracing::error!(error = %chain(&e), jobs = batch.len(), "a transaction failed: {why}");
                 // Nothing is known against any single change: each may succeed when tried again.
-                if e.kind() == ErrorKind::Full {
-                    ErrorKind::Full
-                } else {
-                    ErrorKind::Unavailable
-                }
+                let kind = match e.kind() {
+                    ErrorKind::Full => ErrorKind::Full,
+                    _ => ErrorKind::Unavailable,
+                };
+                Lost { kind, why }
             });
             for job in batch.drain(..) {
                 job.answer(result);
@@ -235,52 +242,93 @@ impl Task {
         first: Box<dyn Job>,
         queue: &mut mpsc::Receiver<Box<dyn Job>>,
         batch: &mut Vec<Box<dyn Job>>,
-    ) -> Result<()> {
-        // Put back only when the transaction ended as it should.
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => match dialect::connect_writer(&self.connect).await {
-                Ok(connection) => connection,
-                Err(e) => {
-                    batch.push(first);
-                    return Err(e);
-                }
-            },
+    ) -> Result<(), (Error, &'static str)> {
+        let (mut tx, id) = match self.open().await {
+            Ok(open) => open,
+            Err(e) => {
+                batch.push(first);
+                return Err((e, UNDONE));
+            }
         };
-        let now = self.options.clock.now();
-        let mut tx = Tx {
-            connection,
-            now,
-            doomed_for: self.options.doomed_for,
-        };
+        let patience = self.database.patience();
         let mut next = Some(first);
-        let mut result = execute(&mut tx, dialect::BEGIN_WRITE).await;
+        let mut result = Ok(());
         while let Some(mut job) = next.take() {
             if result.is_ok() {
-                result = step(&mut tx, &mut *job).await;
+                result = within(patience, "change", step(&mut tx, &mut *job)).await;
             }
             batch.push(job);
             if result.is_ok() && batch.len() < BATCH_JOBS {
                 next = queue.try_recv().ok();
             }
         }
-        match result {
-            Ok(()) => result = commit(&mut tx, &self.observer).await,
-            // Rolls back what is open.
-            Err(_) => drop(execute(&mut tx, "ROLLBACK").await),
-        }
-        if result.is_ok() {
+        let committed = match result {
+            Ok(()) => commit(&self.database, &mut tx, id, &self.observer).await,
+            Err(e) => {
+                let rolled_back = execute(&mut tx, "ROLLBACK");
+                drop(within(patience, "ROLLBACK", rolled_back).await);
+                Err((e, UNDONE))
+            }
+        };
+        if let Ok(Committed::Here) = committed {
             self.connection = Some(tx.connection);
         } else {
-            drop(tx.connection.close().await);
+            // What is still open on it is rolled back with its end.
+            let closed = async {
+                tx.connection
+                    .close()
+                    .await
+                    .at("metadata.transaction", "close")
+            };
+            drop(within(patience, "close", closed).await);
         }
-        result
+        committed.map(drop)
+    }
+
+    /// A transaction that has its turn. The connection of the last one may have been lost since, which
+    /// is found out here: then by another one.
+    async fn open(&mut self) -> Result<(Tx, Option<TransactionId>)> {
+        // Put back only when the transaction ended as it should.
+        if let Some(connection) = self.connection.take() {
+            match begin(&self.database, &self.options, connection).await {
+                Err(e) if e.kind() == ErrorKind::Unavailable => {
+                    tracing::warn!(error = %chain(&e), "connecting to the database again");
+                }
+                begun => return begun,
+            }
+        }
+        let connection = self.database.connect_writer().await?;
+        begin(&self.database, &self.options, connection).await
     }
 }
 
-async fn commit(tx: &mut Tx, observer: &Mutex<Option<Observer>>) -> Result<()> {
+/// Begins, and waits for this process's turn to write.
+async fn begin(
+    database: &Database,
+    options: &MetadataOptions,
+    connection: AnyConnection,
+) -> Result<(Tx, Option<TransactionId>)> {
+    let mut tx = Tx {
+        connection,
+        now: options.clock.now(),
+        doomed_for: options.doomed_for,
+    };
+    let begun = async {
+        execute(&mut tx, database.begin_write()).await?;
+        database.take_turn(&mut tx.connection).await
+    };
+    let id = within(database.patience(), "BEGIN", begun).await?;
+    Ok((tx, id))
+}
+
+async fn commit(
+    database: &Database,
+    tx: &mut Tx,
+    id: Option<TransactionId>,
+    observer: &Mutex<Option<Observer>>,
+) -> Result<Committed, (Error, &'static str)> {
     let started = tokio::time::Instant::now();
-    let result = execute(tx, "COMMIT").await;
+    let result = within(database.patience(), "COMMIT", execute(tx, "COMMIT")).await;
     if let Err(e) = &result
         && dialect::is_disk_failure(e)
     {
@@ -291,7 +339,43 @@ async fn commit(tx: &mut Tx, observer: &Mutex<Option<Observer>>) -> Result<()> {
     if let Some(observe) = observer {
         observe(started.elapsed());
     }
-    result
+    let (Err(failed), Some(id)) = (&result, id) else {
+        return result.map(|()| Committed::Here).map_err(|e| (e, UNDONE));
+    };
+    // The connection went with the answer, perhaps after the change was made.
+    match database.was_committed(&id).await {
+        Ok(true) => {
+            tracing::warn!(error = %chain(failed), "a lost COMMIT was done all the same");
+            Ok(Committed::AsTold)
+        }
+        Ok(false) => result.map(|()| Committed::Here).map_err(|e| (e, UNDONE)),
+        Err(e) => Err((e, UNKNOWN)),
+    }
+}
+
+/// How a transaction is known to be committed.
+enum Committed {
+    /// The connection answered, and is good for the next one.
+    Here,
+    /// The connection was lost with the answer; another one told.
+    AsTold,
+}
+
+/// `work`, given up when the database does not answer in time; its connection is not to be used again.
+async fn within<T>(
+    patience: Option<Duration>,
+    what: &'static str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let Some(patience) = patience else {
+        return work.await;
+    };
+    tokio::time::timeout(patience, work)
+        .await
+        .unwrap_or_else(|_elapsed| {
+            let late = Error::new(ErrorKind::Unavailable, "metadata.transaction", what);
+            Err(late.with_source("the database does not answer"))
+        })
 }
 
 /// One job in its savepoint. An error means that the whole transaction is lost.

@@ -41,9 +41,18 @@ const PAGE: u32 = 100;
 impl Inner {
     pub(super) async fn recover(self: &Arc<Self>) -> Result<Recovered> {
         let now = self.options.clock.now();
+        // Alone, whatever is open has lost its writer with the process before this one.
+        let (completing, unkept) = if self.options.shared {
+            (
+                now.minus(COMPLETING_IDLE),
+                now.minus(self.options.limits.idle),
+            )
+        } else {
+            (now, now)
+        };
         let recovered = Recovered {
-            finished: self.publish_again(now).await?,
-            aborted: self.end_over(self.over(now, now)).await?,
+            finished: self.publish_again(completing).await?,
+            aborted: self.end_over(self.over(now, unkept)).await?,
         };
         self.remove_due().await?;
         Ok(recovered)

@@ -142,6 +142,7 @@ fn engine(
         ledger,
         stores: BTreeMap::from([("main".to_owned(), store)]),
         default_store: "main".to_owned(),
+        shared: false,
         pool: pool.clone(),
         clock: Arc::new(RigClock(Arc::clone(rig))),
         max_length_bytes: 512 << 20,

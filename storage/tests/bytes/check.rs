@@ -973,7 +973,7 @@ async fn at_rest_nothing_is_late() {
 
 #[tokio::test]
 async fn a_database_from_a_backup_becomes_no_deletion() {
-    let house = House::new().await;
+    let house = House::embedded().await;
     for number in 0..20 {
         house
             .put(&format!("old-{number}"), &content(5000, number))

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::bench::{Bench, MIB, content, intent, kept};
 use crate::ledger::FaultyLedger;
-use crate::rigs::Sqlite;
+use crate::rigs::Sql;
 
 /// Two whole parts and a short one.
 const LENGTH: usize = 17 * MIB + 5;
@@ -220,7 +220,7 @@ async fn the_rows_on_disk_recover_as_the_twin_does() {
             Fault::Before(ErrorKind::Internal),
             Fault::Halt,
         ] {
-            let (bench, faults) = (Bench::on(Sqlite::open().await).await, Faults::new());
+            let (bench, faults) = (Bench::on(Sql::open().await).await, Faults::new());
             faults.plan(op, 0, fault);
             let outcome = upload(&bench, &faults, &bytes).await;
             check(&bench, &outcome, &bytes, &format!("{op} {fault:?}")).await;

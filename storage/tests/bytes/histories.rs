@@ -23,7 +23,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::bench::{Bench, MIB, content, kept};
 use crate::ledger::FaultyLedger;
-use crate::rigs::Sqlite;
+use crate::rigs::Sql;
 
 /// Uploads that a history has at most.
 const UPLOADS: usize = 3;
@@ -732,7 +732,7 @@ fn any_history_on_disk_keeps_what_was_told() {
         let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         runtime.block_on(async {
             let store = local::open(home.path()).await.unwrap();
-            let bench = Bench::on(Sqlite::open().await).await;
+            let bench = Bench::on(Sql::open().await).await;
             World::new(bench, store, false).run(&steps).await
         });
         Ok(())

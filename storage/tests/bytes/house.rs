@@ -11,6 +11,7 @@ use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::check::{Checked, Finding, Stock, Told};
 use boxgate_storage::clock::ManualClock;
+use boxgate_storage::conformance::database;
 use boxgate_storage::conformance::ledger::{DOOMED_FOR, START};
 use boxgate_storage::metadata::accounts::{NewAccount, OrganizationId, PlatformRole};
 use boxgate_storage::metadata::catalog::ResolvedFile;
@@ -29,16 +30,27 @@ pub(crate) struct House {
     pub(crate) store: Store,
     pub(crate) clock: Arc<ManualClock>,
     home: Arc<tempfile::TempDir>,
+    // Rows are in a file, whatever database the other tests run on.
+    embedded: bool,
 }
 
 impl House {
     pub(crate) async fn new() -> Self {
+        Self::begin(false).await
+    }
+
+    /// With its rows in a file, whatever database the other tests run on.
+    pub(crate) async fn embedded() -> Self {
+        Self::begin(true).await
+    }
+
+    async fn begin(embedded: bool) -> Self {
         // Whether bytes survive is not the question here.
         let home = tempfile::tempdir_in("/dev/shm").unwrap();
         let home = Arc::new(home);
         let store = local::open(&home.path().join("blobs")).await.unwrap();
         let clock = Arc::new(ManualClock::new(START));
-        let house = Self::on(home, store, clock, "boxgate.db").await;
+        let house = Self::on(home, store, clock, "boxgate.db", embedded).await;
         let ann = NewAccount {
             username: "ann".to_owned(),
             email: None,
@@ -57,17 +69,24 @@ impl House {
         store: Store,
         clock: Arc<ManualClock>,
         database: &str,
+        embedded: bool,
     ) -> Self {
         let options = MetadataOptions {
             clock: clock.clone(),
             doomed_for: DOOMED_FOR,
         };
         let path = home.path().join(database);
-        let metadata = Metadata::open_sqlite(&path, options).await.unwrap();
+        let metadata = if embedded {
+            Metadata::open_sqlite(&path, options).await
+        } else {
+            database::open(&path, options).await
+        };
+        let metadata = metadata.unwrap();
         let engine = UploadEngine::new(EngineOptions {
             ledger: metadata.ledger(),
             stores: BTreeMap::from([("main".to_owned(), store.clone())]),
             default_store: "main".to_owned(),
+            shared: false,
             pool: BufferPool::new(64 << 20),
             clock: clock.clone(),
             max_length_bytes: 512 << 20,
@@ -81,6 +100,7 @@ impl House {
             store,
             clock,
             home,
+            embedded,
         }
     }
 
@@ -88,16 +108,16 @@ impl House {
     pub(crate) async fn again(&self) -> Self {
         let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
         let store = local::open(&home.path().join("blobs")).await.unwrap();
-        Self::on(home, store, clock, "boxgate.db").await
+        Self::on(home, store, clock, "boxgate.db", self.embedded).await
     }
 
     /// The same rows, and these bytes.
     pub(crate) async fn with_store(&self, store: Store) -> Self {
         let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
-        Self::on(home, store, clock, "boxgate.db").await
+        Self::on(home, store, clock, "boxgate.db", self.embedded).await
     }
 
-    /// The rows as they are now, kept under a name.
+    /// The rows as they are now, kept under a name; of an embedded house.
     pub(crate) async fn back_up(&self, name: &str) {
         let path = self.home.path().join(name);
         let statement = format!("VACUUM INTO '{}'", path.display());
@@ -107,7 +127,7 @@ impl House {
     /// A house on rows that were kept, and the bytes of now.
     pub(crate) async fn restored(&self, name: &str) -> Self {
         let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
-        Self::on(home, self.store.clone(), clock, name).await
+        Self::on(home, self.store.clone(), clock, name, self.embedded).await
     }
 
     pub(crate) fn stock(&self) -> Stock {
@@ -140,9 +160,21 @@ impl House {
     pub(crate) async fn sql(&self, statement: &str) -> u64 {
         sqlx::any::install_default_drivers();
         let path = self.home.path().join("boxgate.db");
-        let url = format!("sqlite://{}", path.display());
+        let server = if self.embedded {
+            None
+        } else {
+            database::url(&path).await
+        };
+        let (url, all) = if let Some(url) = server {
+            let statement = statement.replace("x'", "'\\x");
+            let unbound = "SET session_replication_role = 'replica'";
+            (url, format!("{unbound}; {statement}"))
+        } else {
+            let unbound = "PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = OFF";
+            let url = format!("sqlite://{}", path.display());
+            (url, format!("{unbound}; {statement}"))
+        };
         let mut connection = sqlx::AnyConnection::connect(&url).await.unwrap();
-        let all = format!("PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = OFF; {statement}");
         let done = sqlx::raw_sql(sqlx::AssertSqlSafe(all))
             .execute(&mut connection)
             .await

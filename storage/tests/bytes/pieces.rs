@@ -20,7 +20,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::bench::{Bench, MIB, content, kept};
 use crate::fail_points::failing;
-use crate::rigs::Sqlite;
+use crate::rigs::Sql;
 
 const PART: usize = 8 * MIB;
 
@@ -117,7 +117,7 @@ async fn parts_at_once_make_one_blob_on_disk_with_rows_on_disk() {
     for (parent, buffers) in [(env!("CARGO_TARGET_TMPDIR"), 64), ("/dev/shm", 3)] {
         let home = tempfile::tempdir_in(parent).unwrap();
         let store = local::open(home.path()).await.unwrap();
-        let bench = Bench::on(Sqlite::open().await).await;
+        let bench = Bench::on(Sql::open().await).await;
         // With few buffers nothing can be kept, and all that came ahead is read.
         let pool = BufferPool::new(buffers << 20);
         let engine = bench.engine_on(bench.rig.ledger(), store.clone(), &pool);

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use crate::bench::{Bench, MIB, content, intent, kept};
 use crate::ledger::FaultyLedger;
-use crate::rigs::Sqlite;
+use crate::rigs::Sql;
 
 fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     let mut hasher = DigestHasher::new(algorithm);
@@ -104,7 +104,7 @@ async fn several_requests_make_one_blob_on_disk_with_rows_on_disk() {
     for parent in [env!("CARGO_TARGET_TMPDIR"), "/dev/shm"] {
         let home = tempfile::tempdir_in(parent).unwrap();
         let store = local::open(home.path()).await.unwrap();
-        let bench = Bench::on(Sqlite::open().await).await;
+        let bench = Bench::on(Sql::open().await).await;
         let bytes = content(19 * MIB + 4097, 2);
         let expected = whole_digests(&bytes);
         let first = bench.engine_on(bench.rig.ledger(), store.clone(), &bench.pool);

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 
 use crate::bench::{Bench, MIB, content, intent, kept};
 use crate::fail_points::failing;
-use crate::rigs::Sqlite;
+use crate::rigs::Sql;
 
 #[tokio::test]
 async fn a_newer_request_replaces_a_writer_that_waits_for_its_client() {
@@ -220,7 +220,7 @@ async fn a_request_that_comes_while_the_last_one_ends_finds_all_that_it_sent() {
 async fn many_requests_at_once_leave_one_writer_and_no_harm() {
     let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = local::open(home.path()).await.unwrap();
-    let bench = Bench::on(Sqlite::open().await).await;
+    let bench = Bench::on(Sql::open().await).await;
     let engine = bench.engine_on(bench.rig.ledger(), store.clone(), &bench.pool);
     let bytes = content(12 * MIB, 5);
     let id = engine.create(kept(None, vec![])).await.unwrap().id;

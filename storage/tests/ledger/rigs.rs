@@ -12,6 +12,7 @@ use boxgate_storage::ErrorKind;
 use boxgate_storage::blob::{BlobKey, BlobMeta};
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::ManualClock;
+use boxgate_storage::conformance::database;
 use boxgate_storage::conformance::ledger::{DOOMED_FOR, Rig, START};
 use boxgate_storage::metadata::accounts::{AccountId, NewAccount, OrganizationId, PlatformRole};
 use boxgate_storage::metadata::memory::MemoryLedger;
@@ -71,7 +72,7 @@ impl Rig for Memory {
     }
 }
 
-pub(crate) struct Sqlite {
+pub(crate) struct Sql {
     clock: Arc<ManualClock>,
     metadata: Metadata,
     owner: AccountId,
@@ -79,7 +80,7 @@ pub(crate) struct Sqlite {
     _directory: tempfile::TempDir,
 }
 
-impl Sqlite {
+impl Sql {
     pub(crate) async fn open() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new(START));
@@ -88,7 +89,7 @@ impl Sqlite {
             doomed_for: DOOMED_FOR,
         };
         let path = directory.path().join("boxgate.db");
-        let metadata = Metadata::open_sqlite(&path, options).await.unwrap();
+        let metadata = database::open(&path, options).await.unwrap();
         let ann = NewAccount {
             username: "ann".to_owned(),
             email: None,
@@ -121,7 +122,7 @@ impl Sqlite {
 }
 
 #[async_trait]
-impl Rig for Sqlite {
+impl Rig for Sql {
     fn ledger(&self) -> Arc<dyn Ledger> {
         self.metadata.ledger()
     }

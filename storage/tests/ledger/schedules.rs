@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use crate::rigs::{Memory, Sqlite};
+use crate::rigs::{Memory, Sql};
 
 fn step() -> impl Strategy<Value = Step> {
     // Few uploads at a time, or schedules would rarely bring one to its end.
@@ -108,7 +108,7 @@ fn any_schedule_on_sqlite_keeps_what_is_named_and_leaks_nothing() {
     let runtime = runtime();
     let schedules = vec(step(), 1..100);
     let result = runner(32).run(&schedules, |steps| {
-        runtime.block_on(async { model::run(&Sqlite::open().await, &steps).await });
+        runtime.block_on(async { model::run(&Sql::open().await, &steps).await });
         Ok(())
     });
     result.unwrap();

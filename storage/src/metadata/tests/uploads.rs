@@ -51,7 +51,7 @@ async fn uploads_in_progress_are_listed_with_the_names_behind_them() {
 
 #[tokio::test]
 async fn the_listing_reads_no_upload_that_is_over() {
-    let house = House::new().await;
+    let house = House::embedded().await;
     let mut reader = house.metadata.reader("test").await.unwrap();
     let plan = sqlx::query(
         "EXPLAIN QUERY PLAN SELECT id FROM uploads WHERE state IN ('open', 'completing')

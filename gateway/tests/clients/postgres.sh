@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Rows in PostgreSQL: what a node needs and says when it lacks it, another node that goes on where one died, and a
+# database that loses its connections or stands still.
+if [[ -z ${BOXGATE_TEST_POSTGRES:-} ]]; then
+    exec bash "$(dirname "${BASH_SOURCE[0]}")/../../../.ci/with-postgres" bash "${BASH_SOURCE[0]}" "$@"
+fi
+SERVER=$BOXGATE_TEST_POSTGRES
+unset BOXGATE_TEST_POSTGRES
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$WORK"
+
+psql -q "$SERVER" -c 'CREATE DATABASE boxes' >/dev/null
+DATABASE=${SERVER/\/postgres\?//boxes?}
+KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
+PATCH=(-X PATCH -H 'Tus-Resumable: 1.0.0' -H 'Content-Type: application/offset+octet-stream')
+
+# --- what a node needs ---
+
+serve() {
+    timeout 30 "$GATEWAY" serve --data-dir "$WORK/none" --listen 127.0.0.1:0
+}
+export BOXGATE_METADATA__URL=$DATABASE
+run 2 "a database that nodes share, and nothing to agree on" serve
+says "the key is asked for" 'BOXGATE_MASTER_KEY.*openssl rand -hex 32'
+says "and so is the address" 'public_url: must be set with metadata.url'
+export BOXGATE_MASTER_KEY=$KEY BOXGATE_PUBLIC_URL=http://boxes.example.com
+BOXGATE_METADATA__URL=mysql://a:hush@b/c run 2 "a database of another kind" serve
+says "the one that works is named" 'metadata.url: expected .*postgres://USER@HOST/DATABASE'
+BOXGATE_METADATA__URL=postgres://nobody@127.0.0.1:9/boxes run 1 "nobody answers" serve
+says "the setting is named" 'the database of metadata.url does not work.*refused'
+BOXGATE_METADATA__URL=${SERVER/\/postgres\?//nowhere?} run 1 "no such database" serve
+says "it is named" 'metadata.url.*"nowhere" does not exist'
+run 0 "config print" "$GATEWAY" config print
+BOXGATE_METADATA__URL=postgres://me:hush@db/boxes run 0 "a password in the URL" "$GATEWAY" config print
+says "is not printed" 'me:\*\*\*@db/boxes'
+
+# --- one node after the other, on one store ---
+
+export BOXGATE_STORES__MAIN__PATH=$WORK/blobs
+start_gateway
+BOXGATE_MASTER_KEY=${KEY//[0-7]/8} run 1 "a node with another master key" serve
+says "is refused" 'master key is not the one'
+run 1 "a second one on the store" serve
+says "is refused" 'another gateway keeps boxes in .*stores.main.path'
+
+# at CURL-ARGUMENTS...: one call with the service account's key.
+at() {
+    http -H "Authorization: Bearer $CLIENT_SECRET" "$@"
+}
+
+make_box a.box 20000
+LENGTH=$(size a.box)
+
+at -X POST "$URL/files" -H 'Tus-Resumable: 1.0.0' -H "Upload-Length: $LENGTH" \
+    -H "Upload-Metadata: target $(printf '%s' "$ORG/died/1.0/virtualbox/amd64" | base64 -w0)"
+answers "an upload" 201
+UPLOAD=/files/$(header location | sed 's,.*/files/,,')
+at "${PATCH[@]}" -H 'Upload-Offset: 0' --data-binary @<(head -c 9000000 a.box) "$URL$UPLOAD"
+answers "a node takes a piece" 204
+equal "and tells how much it holds" 9000000 "$(header upload-offset)"
+stop_gateway KILL
+DATA=$WORK/b
+"$GATEWAY" serve --data-dir "$DATA" --listen 127.0.0.1:0 >"$WORK/ready" 2>"$WORK/b.log" &
+GATEWAY_PID=$!
+listens() {
+    URL=$(grep -ao 'http://127[0-9.:]*' "$WORK/ready" | head -n 1)
+    [[ -n $URL ]] && curl -sf "$URL/readyz"
+}
+eventually 60 listens || { cat "$WORK/b.log"; fail "the second node does not start"; }
+BASE=$URL/api/organization/$ORG
+at -I "$URL$UPLOAD" -H 'Tus-Resumable: 1.0.0'
+equal "another one, with a data directory of its own, knows it" 9000000 "$(header upload-offset)"
+at "${PATCH[@]}" -H 'Upload-Offset: 9000000' --data-binary @<(tail -c +9000001 a.box) "$URL$UPLOAD"
+answers "and goes on" 204
+equal "the box is whole" "$(sha256 a.box)" "$(stored_sha256 died 1.0)"
+
+# --- connections to the database are lost ---
+
+psql -q "$SERVER" -c "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = 'boxes'" >/dev/null
+make_box b.box 100
+upload b.box after 1.0
+equal "an upload right after it" "$(sha256 b.box)" "$(stored_sha256 after 1.0)"
+
+# --- the database stands still ---
+
+STOPPED=$(psql -At "$SERVER" -c "SELECT pid FROM pg_stat_activity WHERE datname = 'boxes'")
+kill -STOP $STOPPED 2>/dev/null || true
+at -X POST --upload-file b.box "$(file_path stands 1.0)/upload"
+answers "a change is refused for now" 503
+matches "and may be tried again" '^[0-9]+$' "$(header retry-after)"
+kill -CONT $STOPPED 2>/dev/null || true
+again() {
+    at -X POST --upload-file b.box "$(file_path stands 1.0)/upload"
+    [[ $STATUS == 200 || $STATUS == 201 ]]
+}
+if eventually 30 again; then ok "and works when it goes on: $STATUS"; else fail "no upload after the stop: $STATUS $BODY"; fi
+equal "the box is whole" "$(sha256 b.box)" "$(stored_sha256 stands 1.0)"
+
+run 0 "fsck" "$GATEWAY" fsck --url "$URL" --token "$ADMIN_TOKEN"
+says "finds nothing" 'nothing is wrong'
+stop_gateway
+finish
