@@ -211,20 +211,24 @@ async fn open_embedded(
 
 async fn open_main(
     metadata: &Metadata,
-    main: &MainStore,
+    settings: &Settings,
     data_dir: &mut DataDir,
 ) -> Result<Store, StartError> {
-    match main {
+    match &settings.stores.main {
         MainStore::Local(store) => {
             data_dir.lock_store(&store.path)?;
             open_store(metadata, &store.path).await
         }
-        MainStore::S3(options) => open_bucket(metadata, options).await,
+        MainStore::S3(options) => open_bucket(metadata, options, settings.uploads.max_age).await,
     }
 }
 
 /// Opens the bucket, once it is sure to be the one that the rows tell of.
-async fn open_bucket(metadata: &Metadata, options: &S3Options) -> Result<Store, StartError> {
+async fn open_bucket(
+    metadata: &Metadata,
+    options: &S3Options,
+    max_age: Duration,
+) -> Result<Store, StartError> {
     let bucket = format!("s3 {}/{}", options.bucket, options.prefix);
     if let Some(known) = metadata.keys(STORE_PURPOSE).await?.into_iter().next()
         && known.secret != bucket.as_bytes()
@@ -243,10 +247,27 @@ async fn open_bucket(metadata: &Metadata, options: &S3Options) -> Result<Store, 
         conditional_writes = found.conditional_writes,
         "bucket opened"
     );
+    let days = found.rules.unfinished_after_days;
+    if days.is_some_and(|days| Duration::from_hours(24 * u64::from(days)) < max_age + SPARE_AGE) {
+        tracing::warn!(
+            bucket = options.bucket,
+            days,
+            "a rule of the bucket removes unfinished uploads before uploads.max_age and two days are over: \
+             uploads that rest will be lost"
+        );
+    }
+    if found.rules.objects {
+        tracing::warn!(
+            bucket = options.bucket,
+            "a rule of the bucket removes objects below stores.main.prefix: boxes will be lost"
+        );
+    }
     metadata.first_key(STORE_PURPOSE, bucket.as_bytes()).await?;
     Ok(store)
 }
 
+/// What a bucket's rule must leave beside the life of an upload: a part may be on its way at its end.
+const SPARE_AGE: Duration = Duration::from_hours(48);
 /// Under which the rows keep what tells the main store from any other.
 const STORE_PURPOSE: &str = "store.main";
 
@@ -336,7 +357,7 @@ impl Premises {
         settle_ballast(&data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (metadata, _key) = open_metadata(settings, Arc::clone(&clock)).await?;
-        let store = open_main(&metadata, &settings.stores.main, &mut data_dir).await?;
+        let store = open_main(&metadata, settings, &mut data_dir).await?;
         let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
         let engine = engine(settings, &metadata, stores, clock);
         Ok(Self {
@@ -387,7 +408,7 @@ impl App {
         }));
         master_key.key_for(&metadata, link_keys::PURPOSE).await?;
         let link_keys = LinkKeys::open(master_key, &metadata, clock.now()).await?;
-        let store = open_main(&metadata, &settings.stores.main, &mut data_dir).await?;
+        let store = open_main(&metadata, &settings, &mut data_dir).await?;
         let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
         let engine = engine(&settings, &metadata, stores.clone(), Arc::clone(&clock));
         let background = TaskTracker::new();

@@ -8,11 +8,13 @@ use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::{Digest, PieceHasher};
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
+use boxgate_storage::store::Intake;
 use boxgate_storage::upload::{Cut, PieceWriter, UploadIntent, UploadRow};
 use boxgate_storage::{Error, ErrorKind};
 use http::StatusCode;
 
 use super::resumable::{Progress, Turn};
+use crate::gateway::MAIN_STORE;
 use crate::ingest::{self, Pumped};
 use crate::refusal::Refusal;
 use crate::resumable::chunk::{self, Chunk};
@@ -131,6 +133,10 @@ impl Turn<'_> {
         body: &mut InboundBody,
     ) -> Result<Held, Refusal> {
         self.fits(None, chunk.length)?;
+        let store = self.gateway.stores.get(MAIN_STORE);
+        if store.is_some_and(|store| store.intake == Intake::ByPart) {
+            return Err(chunk::not_taken());
+        }
         let expected: Vec<_> = chunk.declared.iter().map(|d| d.digest.clone()).collect();
         let target = self.target(file, &expected);
         let row = self.session(organization, target, expected, chunk).await?;

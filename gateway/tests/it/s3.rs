@@ -214,6 +214,15 @@ async fn uploads_of_every_kind_go_through_the_bucket_and_over_a_kill() {
     is_well(&process.asked(&["fsck"]).await);
     is_well(&process.asked(&["scrub", "--rate", "0"]).await);
 
+    let chunk = Request::new("POST", &file_path("demo", "5.0"))
+        .token(&process.key)
+        .header("x-chunk-index", "0")
+        .header("x-total-chunks", "2");
+    let refused = process.send(chunk.body(b"chunk")).await;
+    assert_eq!(refused.status, 501, "{}", refused.head);
+    let text = String::from_utf8_lossy(&refused.body).into_owned();
+    assert!(text.contains("CHUNKS_NOT_TAKEN"), "{text}");
+
     // What is given up leaves nothing, and what is deleted is not found.
     let path = process.begin("4.0", tus.len()).await;
     let request = process.patch(&path, 0, &tus[..paused]);

@@ -106,6 +106,17 @@ pub struct Found {
     pub checksum: Checksum,
     /// Whether it refuses to replace an object when asked to.
     pub conditional_writes: bool,
+    /// What it removes by rules of its own.
+    pub rules: Rules,
+}
+
+/// What a bucket removes below the prefix by its own lifecycle rules, as far as it tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Unfinished uploads, so many days after they were begun.
+    pub unfinished_after_days: Option<u32>,
+    /// Whether it removes whole objects.
+    pub objects: bool,
 }
 
 /// Opens the bucket as a store, after finding out what it can do.

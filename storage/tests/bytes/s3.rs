@@ -4,14 +4,16 @@ pub(crate) mod reference;
 
 use std::time::Duration;
 
-use boxgate_storage::backend::s3::{self, Checksum};
+use boxgate_storage::backend::s3::{self, Checksum, Patience, Rules};
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::conformance::store as contract;
-use boxgate_storage::metadata::uploads::UploadState;
+use boxgate_storage::metadata::uploads::{Published, UploadState};
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{Cut, Placed, UploadEngine, UploadWriter};
 use boxgate_storage::{Error, ErrorKind};
+
+use futures_util::StreamExt;
 
 use self::reference::{Fault, Reference};
 use crate::bench::{Bench, MIB, content, intent, kept};
@@ -92,6 +94,44 @@ async fn the_s3_store_keeps_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_bucket_removes_by_itself_is_found() {
+    let reference = Reference::start(1).await;
+    let rule = |prefix: &str, status: &str, what: &str| {
+        format!(
+            "<Rule><Filter><Prefix>{prefix}</Prefix></Filter><Status>{status}</Status>{what}</Rule>"
+        )
+    };
+    let unfinished = |days: u32| {
+        format!(
+            "<AbortIncompleteMultipartUpload><DaysAfterInitiation>{days}</DaysAfterInitiation>\
+             </AbortIncompleteMultipartUpload>"
+        )
+    };
+    let expires = "<Expiration><Days>30</Days></Expiration>";
+    for (rules, days, objects) in [
+        (String::new(), None, false),
+        (rule("", "Enabled", &unfinished(9)), Some(9), false),
+        (rule("some/", "Enabled", expires), None, true),
+        (rule("some/where/blobs/", "Enabled", expires), None, true),
+        (rule("elsewhere/", "Enabled", expires), None, false),
+        (rule("", "Disabled", expires), None, false),
+        (
+            rule("", "Enabled", &unfinished(9)) + &rule("some/", "Enabled", &unfinished(3)),
+            Some(3),
+            false,
+        ),
+    ] {
+        reference.state().rules = rules;
+        let (_store, found) = s3::open(reference.options()).await.unwrap();
+        let expected = Rules {
+            unfinished_after_days: days,
+            objects,
+        };
+        assert_eq!(found.rules, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_of_every_shape_become_their_object() {
     for length in [1, MIB, PART - 1, PART, PART + 1, LENGTH] {
         for declared in [Some(length as u64), None] {
@@ -168,6 +208,95 @@ async fn every_call_may_fail_for_a_while_and_in_every_way() {
             rig.holds(&bytes).await;
         }
     }
+}
+
+/// Sends one upload by two requests; what it became.
+async fn sent_in_two(engine: &UploadEngine, bytes: &[u8]) -> Result<Published, Error> {
+    let at = PART + 5;
+    let intent = kept(Some(bytes.len() as u64), vec![]);
+    let id = engine.create(intent).await?.id;
+    let mut writer = engine.resume(id, 0).await?;
+    send(&mut writer, &bytes[..at]).await;
+    writer.pause().await?;
+    let mut writer = engine.resume(id, at as u64).await?;
+    send(&mut writer, &bytes[at..]).await;
+    writer.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_are_whole_in_bad_weather() {
+    let mut rig = Rig::new().await;
+    rig.reference.patience = Patience {
+        first_byte: Duration::from_secs(3),
+        slowest_bytes_per_second: u64::MAX,
+        ..rig.reference.patience
+    };
+    rig.restart().await;
+    rig.reference.storm(5, 20_261_128);
+    const UPLOADS: u8 = 24;
+    let sending = (0..UPLOADS).map(|salt| {
+        let (engine, store, bench) = (&rig.engine, &rig.store, &rig.bench);
+        async move {
+            let bytes = content(LENGTH, salt);
+            let published = sent_in_two(engine, &bytes).await.unwrap();
+            assert!(bench.read_back_from(store, &published.blob).await == bytes);
+        }
+    });
+    futures_util::stream::iter(sending)
+        .buffer_unordered(6)
+        .collect::<()>()
+        .await;
+    rig.reference.storm(0, 0);
+    rig.engine.settled().await;
+    rig.engine.sweep().await.unwrap();
+    let state = rig.reference.state();
+    assert_eq!(
+        state.objects.len(),
+        usize::from(UPLOADS),
+        "{:?}",
+        state.objects.keys()
+    );
+    assert!(state.uploads.is_empty(), "{:?}", state.uploads.keys());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_moves_no_offset_and_ends_with_all_uploads_whole() {
+    let mut rig = Rig::new().await;
+    rig.reference.patience = Patience {
+        first_byte: Duration::from_secs(1),
+        slowest_bytes_per_second: u64::MAX,
+        tries: 2,
+        ..rig.reference.patience
+    };
+    rig.restart().await;
+    let bytes = content(LENGTH, 16);
+    let intent = kept(Some(LENGTH as u64), vec![]);
+    let id = rig.engine.create(intent).await.unwrap().id;
+    let mut writer = rig.engine.resume(id, 0).await.unwrap();
+    send(&mut writer, &bytes[..PART + 5]).await;
+    writer.pause().await.unwrap();
+    rig.reference.storm(100, 7);
+    for _ in 0..8 {
+        let failed = match rig.engine.resume(id, (PART + 5) as u64).await {
+            Ok(mut writer) => {
+                send(&mut writer, &bytes[PART + 5..]).await;
+                writer.pause().await.unwrap_err()
+            }
+            Err(e) => e,
+        };
+        assert_eq!(failed.kind(), ErrorKind::Unavailable, "{failed:?}");
+        let row = rig.engine.head(id).await.unwrap();
+        assert_eq!(
+            (row.state, row.offset),
+            (UploadState::Open, (PART + 5) as u64)
+        );
+    }
+    rig.reference.storm(0, 0);
+    rig.restart().await;
+    let mut writer = rig.engine.resume(id, (PART + 5) as u64).await.unwrap();
+    send(&mut writer, &bytes[PART + 5..]).await;
+    writer.finish().await.unwrap();
+    rig.holds(&bytes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,13 +3,14 @@
 //! A checksum counts only if a wrong one is refused: a store that ignores the header takes any (Ceph RGW
 //! 16 does for all but `Content-MD5`).
 
+use aws_sdk_s3::types::{ExpirationStatus, LifecycleRule, LifecycleRuleFilter};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::body::Segments;
 use super::checksum::{Checksum, Sum};
 use super::retry::Op;
-use super::{Found, S3};
+use super::{Found, Rules, S3};
 use crate::blob::BlobKey;
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::range::ByteRange;
@@ -57,9 +58,41 @@ impl S3 {
         let none = Sum::of(Checksum::None, &body).await;
         let again = self.try_put(key, &body, none, true).await;
         Ok(Found {
+            rules: self.rules().await,
             checksum,
             conditional_writes: matches!(again, Err(e) if e.kind() == ErrorKind::Conflict),
         })
+    }
+
+    /// A store that knows no such rules, or a credential that may not see them, tells of none.
+    async fn rules(&self) -> Rules {
+        let told = self
+            .call(Op::new(OP, "rules"), 0, || {
+                let get = self.client.get_bucket_lifecycle_configuration();
+                get.bucket(&self.bucket).send()
+            })
+            .await;
+        let Ok(told) = told else {
+            return Rules::default();
+        };
+        let ours = |rule: &&LifecycleRule| {
+            let filter = rule.filter();
+            let both = filter.and_then(|filter| filter.and()?.prefix());
+            let alone = filter.and_then(LifecycleRuleFilter::prefix);
+            #[expect(deprecated, reason = "rules from before there were filters")]
+            let prefix = both.or(alone).or(rule.prefix()).unwrap_or_default();
+            let enabled = *rule.status() == ExpirationStatus::Enabled;
+            enabled && (self.prefix.starts_with(prefix) || prefix.starts_with(&self.prefix))
+        };
+        let rules = || told.rules().iter().filter(ours);
+        let days = rules().filter_map(|rule| {
+            let days = rule.abort_incomplete_multipart_upload()?;
+            u32::try_from(days.days_after_initiation()?).ok()
+        });
+        Rules {
+            unfinished_after_days: days.min(),
+            objects: rules().any(|rule| rule.expiration().is_some()),
+        }
     }
 
     /// Asked once: a wrong checksum is refused in a way that is otherwise worth another try.

@@ -10,8 +10,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use boxgate_storage::backend::s3::{Patience, S3Options};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
@@ -28,6 +29,14 @@ pub(crate) enum Fault {
     Cut,
     /// A head of success, an error in the body; nothing happens.
     OkWithError,
+    /// It is never answered, and never happens.
+    Silent,
+    /// It happens, and is never answered.
+    SilentAfter,
+    /// Half of the body comes, then the connection is cut.
+    HalfBody,
+    /// It happens, and another validator is told than is held.
+    OtherEtag,
     /// It is said to happen, and the first object has other bytes afterwards.
     OtherBytes,
 }
@@ -40,8 +49,13 @@ pub(crate) struct State {
     pub(crate) calls: Vec<&'static str>,
     /// Faults by name and number of the call.
     faults: Vec<(&'static str, usize, Fault)>,
+    /// Of a hundred calls, so many fail in some way.
+    storm: u64,
+    dice: u64,
     smallest_part: usize,
     serial: u64,
+    /// Lifecycle rules of the bucket, in XML.
+    pub(crate) rules: String,
 }
 
 #[derive(Debug)]
@@ -55,9 +69,40 @@ pub(crate) struct Upload {
 pub(crate) struct Reference {
     state: Arc<Mutex<State>>,
     endpoint: String,
+    /// Of whoever asks.
+    pub(crate) patience: Patience,
 }
 
 type Answer = Response<Full<Bytes>>;
+
+impl State {
+    /// How the call fails, if the weather wants it so.
+    fn weather(&mut self, name: &str) -> Option<Fault> {
+        if self.storm == 0 {
+            return None;
+        }
+        // Numerical Recipes' generator: the same seed, the same weather.
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005);
+        self.dice = self.dice.wrapping_add(1_442_695_040_888_963_407);
+        let dice = self.dice >> 33;
+        let ways = [
+            Fault::Before(500, "InternalError"),
+            Fault::Before(503, "SlowDown"),
+            Fault::After(500, "InternalError"),
+            Fault::Cut,
+            Fault::Silent,
+            Fault::SilentAfter,
+            match name {
+                "complete" => Fault::OkWithError,
+                "get" => Fault::HalfBody,
+                "part" => Fault::OtherEtag,
+                _ => Fault::Cut,
+            },
+        ];
+        let way = usize::try_from(dice / 100).unwrap_or_default() % ways.len();
+        (dice % 100 < self.storm).then_some(ways[way])
+    }
+}
 
 impl Reference {
     pub(crate) async fn start(smallest_part: usize) -> Self {
@@ -68,6 +113,10 @@ impl Reference {
                 smallest_part,
                 ..State::default()
             })),
+            patience: Patience {
+                pause: std::time::Duration::from_millis(1),
+                ..Patience::default()
+            },
         };
         let service = this.clone();
         tokio::spawn(async move {
@@ -96,15 +145,19 @@ impl Reference {
             path_style: true,
             access_key_id: "id".to_owned(),
             secret_access_key: "secret".to_owned(),
-            patience: Patience {
-                pause: std::time::Duration::from_millis(1),
-                ..Patience::default()
-            },
+            patience: self.patience,
         }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on, so many of a hundred calls fail in some way.
+    pub(crate) fn storm(&self, percent: u64, seed: u64) {
+        let mut state = self.state();
+        state.storm = percent;
+        state.dice = seed;
     }
 
     /// Changes what is held of parts: the validators, as a late copy of the same part does, and the bytes as given.
@@ -141,7 +194,26 @@ impl Reference {
         state.faults.push((name, before + nth, fault));
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Cut> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<BoxBody<Bytes, Cut>>, Cut> {
+        let (fault, answer) = self.answered(request).await?;
+        if fault != Some(Fault::HalfBody) {
+            return Ok(answer.map(|body| body.map_err(Cut::from).boxed()));
+        }
+        let (mut head, body) = answer.into_parts();
+        let bytes = body.collect().await?.to_bytes();
+        head.headers.insert("content-length", bytes.len().into());
+        let half = bytes.slice(..bytes.len() / 2);
+        let frames = futures_util::stream::iter([Ok(Frame::data(half)), Err(Cut)]);
+        Ok(Response::from_parts(
+            head,
+            BodyExt::boxed(StreamBody::new(frames)),
+        ))
+    }
+
+    async fn answered(&self, request: Request<Incoming>) -> Result<(Option<Fault>, Answer), Cut> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(|_cut| Cut)?.to_bytes();
         let call = Call::parse(&head, body);
@@ -154,26 +226,30 @@ impl Reference {
                 .faults
                 .iter()
                 .find(|(n, at, _)| (*n, *at) == (name, nth));
-            planned.map(|(_, _, fault)| *fault)
+            let planned = planned.map(|(_, _, fault)| *fault);
+            planned.or_else(|| state.weather(name))
         };
         match fault {
-            Some(Fault::Before(status, code)) => return Ok(error(status, code)),
-            Some(Fault::OkWithError) => return Ok(error(200, "InternalError")),
+            Some(Fault::Before(status, code)) => return Ok((fault, error(status, code))),
+            Some(Fault::OkWithError) => return Ok((fault, error(200, "InternalError"))),
+            Some(Fault::Silent) => std::future::pending().await,
             _ => {}
         }
         let done = call.run(&mut self.state());
         match fault {
-            Some(Fault::After(status, code)) => Ok(error(status, code)),
+            Some(Fault::After(status, code)) => Ok((fault, error(status, code))),
             Some(Fault::Cut) => Err(Cut),
+            Some(Fault::SilentAfter) => std::future::pending().await,
+            Some(Fault::OtherEtag) => Ok((fault, tagged("\"another\""))),
             Some(Fault::OtherBytes) => {
                 if let Some(object) = self.state().objects.values_mut().next() {
                     let mut bytes = object.to_vec();
                     bytes[0] ^= 1;
                     *object = bytes.into();
                 }
-                Ok(done)
+                Ok((fault, done))
             }
-            _ => Ok(done),
+            _ => Ok((fault, done)),
         }
     }
 }
@@ -226,6 +302,7 @@ impl Call {
             Method::DELETE => "delete",
             Method::GET if has("uploads") => "uploads",
             Method::GET if has("uploadId") => "parts",
+            Method::GET if has("lifecycle") => "lifecycle",
             Method::GET if has("list-type") => "list",
             Method::HEAD => "head",
             _ => "get",
@@ -274,6 +351,11 @@ impl Call {
             }
             "list" => self.list(state),
             "parts" => self.parts(state),
+            "lifecycle" if state.rules.is_empty() => error(404, "NoSuchLifecycleConfiguration"),
+            "lifecycle" => xml(&format!(
+                "<LifecycleConfiguration>{}</LifecycleConfiguration>",
+                state.rules
+            )),
             _ => self.get(state),
         }
     }
