@@ -8,7 +8,7 @@ use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::clock::SystemClock;
 use boxgate_storage::metadata::accounts::{AccountId, NewAccount, OrganizationId, PlatformRole};
 use boxgate_storage::metadata::memory::MemoryLedger;
-use boxgate_storage::metadata::uploads::Target;
+use boxgate_storage::metadata::uploads::{Sender, Target};
 use boxgate_storage::metadata::{Ledger, Metadata, MetadataOptions};
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, Keep, UploadEngine, UploadIntent, UploadLimits};
@@ -80,7 +80,7 @@ impl Rows {
     /// An upload to the one name that all have.
     pub fn intent(&self, length: u64) -> UploadIntent {
         UploadIntent {
-            account: self.account,
+            sender: Sender::person(self.account),
             organization: self.organization,
             target: Some(Target {
                 box_name: "bench".into(),

@@ -317,6 +317,7 @@ fn engine(
             idle: settings.uploads.idle_timeout,
             age: settings.uploads.max_age,
             untargeted_ttl: settings.uploads.untargeted_ttl,
+            tail_commit: settings.uploads.tail_commit,
             open_per_account: settings.uploads.open_per_principal,
             open_per_organization: settings.uploads.open_per_organization,
         },

@@ -17,7 +17,7 @@ use boxgate_storage::metadata::accounts::{
 };
 use boxgate_storage::metadata::catalog::{BlobDigest, BoxRow, HeldBlob};
 use boxgate_storage::metadata::tokens::{Token, TokenKind};
-use boxgate_storage::metadata::uploads::NamedUpload;
+use boxgate_storage::metadata::uploads::{NamedUpload, Sender};
 use http::StatusCode;
 
 use crate::refusal::Refusal;
@@ -42,6 +42,17 @@ impl Principal {
         match (self.is_service(), &self.token.name) {
             (true, Some(name)) => name,
             _ => &self.account.username,
+        }
+    }
+
+    /// Whose uploads it goes on with: a service account only its own, by whichever key or session.
+    pub fn sender(&self) -> Sender {
+        Sender {
+            account: self.account.id,
+            // A session that does not say which key made it is no person's, either.
+            service: self
+                .is_service()
+                .then(|| self.token.name.clone().unwrap_or_default()),
         }
     }
 
@@ -278,14 +289,14 @@ pub async fn authorize(
 pub async fn authorize_again(
     metadata: &Metadata,
     head: &http::request::Parts,
-    account: AccountId,
+    sender: &Sender,
     organization: OrganizationId,
     box_name: Option<&str>,
 ) -> Result<(), Refusal> {
     let credential = Credential::find(&head.headers, head.uri.query()).ok_or_else(no_token)?;
     let principal = authenticate(metadata, &credential)
         .await?
-        .filter(|p| p.account.id == account)
+        .filter(|p| p.sender() == *sender)
         .ok_or_else(bad_token)?;
     may_publish(metadata, principal, organization, box_name).await
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use boxgate_storage::ErrorKind;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -289,9 +290,13 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
     if let Some(cause) = &refusal.cause
         && refusal.status.is_server_error()
     {
-        tracing::error!(
-            request_id = %facts.id(), error = %boxgate_storage::error::chain(cause), "request failed"
-        );
+        let error = boxgate_storage::error::chain(cause);
+        // One upload may be too large for what is free, and nothing is wrong here.
+        if cause.kind() == ErrorKind::Full {
+            tracing::warn!(request_id = %facts.id(), %error, "no room for a request");
+        } else {
+            tracing::error!(request_id = %facts.id(), %error, "request failed");
+        }
     }
     let mut response = match door {
         Door::BoxVault => boxvault::refuse(&refusal),

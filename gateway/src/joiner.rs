@@ -331,7 +331,7 @@ impl Inner {
             None => None,
         };
         let principal = principal
-            .filter(|principal| principal.account.id == row.account)
+            .filter(|principal| principal.sender() == row.sender)
             .ok_or_else(auth::bad_token)?;
         let box_name = row.target.as_ref().map(|target| target.box_name.as_str());
         auth::may_publish(&self.metadata, principal, row.organization, box_name).await

@@ -198,7 +198,9 @@ fn client_text(error: &Error) -> String {
         }
         ErrorKind::TooMany { limit } => format!(
             "{limit} uploads are open already, the most at once (uploads.open_per_principal, \
-             uploads.open_per_organization). End one first: DELETE gives it up."
+             uploads.open_per_organization). End one first: DELETE of its URL gives it up; GET of \
+             .../file/upload lists yours to a box, and `boxgate admin upload list` all of an organization. \
+             One that rests ends by itself (uploads.idle_timeout)."
         ),
         ErrorKind::Fenced => "A newer request took this upload over.".into(),
         ErrorKind::Gone => "This is gone for good.".into(),
@@ -207,7 +209,7 @@ fn client_text(error: &Error) -> String {
                 .into()
         }
         ErrorKind::Full => {
-            "The store is full. Nothing was lost; try again when there is room.".into()
+            "The store has no room for this. Nothing was lost; try again when there is more.".into()
         }
         ErrorKind::Unavailable => "A part of the server does not answer. Try again soon.".into(),
         ErrorKind::Internal => "Something broke on our side. It was logged; try again.".into(),

@@ -18,6 +18,7 @@ pub mod tus;
 use boxgate_storage::digest::Digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::auth::credential;
 use crate::http::headers::MediaType;
 use crate::refusal::Refusal;
 
@@ -121,6 +122,15 @@ impl Protocol {
         }
     }
 
+    /// Answers a digest behind the body that its head did not announce, if one stands there.
+    pub fn unannounced_checksum(self, trailers: Option<&HeaderMap>) -> Option<Refusal> {
+        match self {
+            Self::Tus => tus::unannounced_checksum(trailers?),
+            // RFC 9110 §6.5.1: who does not know a trailer field may leave it out.
+            Self::Ietf => None,
+        }
+    }
+
     /// Answers a body whose digest is not the declared one.
     pub fn checksum_mismatch(self, declared: &Digest, offset: u64) -> Refusal {
         match self {
@@ -150,9 +160,28 @@ impl Protocol {
     }
 }
 
-/// A field of the query, percent-decoded.
-fn query(head: &RequestHead<'_>, name: &str) -> Option<String> {
-    crate::auth::credential::query_value(head.query?, name)
+/// What the query says that an upload becomes.
+///
+/// # Errors
+/// The rule that is broken. A name that is not known is one, or given twice: a target that is misspelled
+/// would else be none, and its upload become no box.
+fn owner_by_query(head: &RequestHead<'_>) -> Result<Owner, String> {
+    let query = head.query.unwrap_or_default();
+    let mut seen = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+        if !owner::FIELDS.contains(&name) && name != credential::QUERY_FIELD {
+            let known = owner::FIELDS.join(", ");
+            return Err(format!(
+                "{name:?} in the query is not known; known are {known}."
+            ));
+        }
+        if seen.contains(&name) {
+            return Err(format!("The query has {name} twice."));
+        }
+        seen.push(name);
+    }
+    Owner::parse(|name| credential::query_value(query, name))
 }
 
 /// Answers a body of another media type (RFC 5789 §2.2: and says which one is taken).

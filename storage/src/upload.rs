@@ -37,11 +37,11 @@ use crate::buffer::BufferPool;
 use crate::clock::Clock;
 use crate::digest::Digest;
 use crate::metadata::Ledger;
-use crate::metadata::accounts::{AccountId, OrganizationId};
+use crate::metadata::accounts::OrganizationId;
 use crate::metadata::uploads::Target;
 use crate::store::Store;
 
-pub use crate::metadata::uploads::{Keep, UploadRow};
+pub use crate::metadata::uploads::{Keep, Sender, UploadRow};
 pub use engine::UploadEngine;
 pub use part::PartAssembler;
 pub use pieces::{Cut, MOST_PIECES, PieceWriter, Placed};
@@ -84,6 +84,8 @@ pub struct UploadLimits {
     pub age: Duration,
     /// A finished upload without a target holds its blob for so long.
     pub untargeted_ttl: Duration,
+    /// What came since the last commit is committed after so long, however little of its part that is.
+    pub tail_commit: Duration,
     /// Kept uploads that one account may have open.
     pub open_per_account: u64,
     /// Kept uploads that one organization may have open.
@@ -96,6 +98,7 @@ impl Default for UploadLimits {
             idle: Duration::from_hours(24),
             age: Duration::from_hours(7 * 24),
             untargeted_ttl: Duration::from_hours(7 * 24),
+            tail_commit: Duration::from_secs(5),
             open_per_account: 64,
             open_per_organization: 10_000,
         }
@@ -106,7 +109,7 @@ impl Default for UploadLimits {
 #[derive(Debug, Clone)]
 pub struct UploadIntent {
     /// Who sends it.
-    pub account: AccountId,
+    pub sender: Sender,
     /// Whose blob it becomes; dedupe never leaves this tenant.
     pub organization: OrganizationId,
     /// The name that finishing publishes; without one the upload holds its blob itself, until it is

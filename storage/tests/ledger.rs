@@ -53,7 +53,8 @@ promises! {
     a_deferred_length_is_fixed_once
     an_upload_ends_only_at_its_own_epoch
     only_so_many_kept_uploads_are_open_at_once
-    the_uploads_of_an_account_to_a_name_are_found
+    the_uploads_of_a_sender_to_a_name_are_found
+    service_accounts_do_not_share_uploads
     open_uploads_are_paged
     what_is_over_is_told_by_its_reason
     an_upload_can_be_joined_once_its_sources_are_whole

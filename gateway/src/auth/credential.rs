@@ -75,7 +75,7 @@ impl Credential {
                 place: Place::Bearer,
             });
         }
-        let token = query_value(query?, "access_token")?;
+        let token = query_value(query?, QUERY_FIELD)?;
         (!token.is_empty()).then_some(Self {
             token,
             place: Place::Query,
@@ -123,6 +123,9 @@ impl Credential {
         }
     }
 }
+
+/// The field of a query that may hold one.
+pub const QUERY_FIELD: &str = "access_token";
 
 /// SHA-256 of the text of a token, as BoxVault stores its keys too.
 pub fn hash(token: &str) -> [u8; 32] {

@@ -62,6 +62,11 @@ impl ClientError {
         }
     }
 
+    /// As the beginning of a sentence: a gateway's text ends with a full stop of its own.
+    pub fn clause(&self) -> String {
+        self.to_string().trim_end_matches('.').to_owned()
+    }
+
     /// The status of a refusal.
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -167,6 +172,7 @@ mod tests {
             r#"{"detail":"Full.","code":"STORAGE_FULL"}"#,
         );
         assert_eq!(problem.to_string(), "http://h answers 507: Full.");
+        assert_eq!(problem.clause(), "http://h answers 507: Full");
         assert_eq!(problem.code(), Some("STORAGE_FULL"));
         assert_eq!(problem.retry_after(), Some(Duration::from_secs(30)));
         let vault = refused(

@@ -201,7 +201,7 @@ pub enum PullError {
         url: String,
     },
     /// Nothing moved for as many tries as are allowed.
-    #[error("{why}. Nothing is lost: the same command goes on where this one stopped")]
+    #[error("{}. Nothing is lost: the same command goes on where this one stopped", .why.clause())]
     GivenUp {
         /// What the last try came to.
         why: ClientError,

@@ -56,7 +56,7 @@ pub struct Told {
 pub struct Owner {
     /// The account; absent once it was deleted.
     pub username: Option<String>,
-    /// The name under which it acted.
+    /// The name under which it acts: a service account's own.
     pub actor: Option<String>,
 }
 

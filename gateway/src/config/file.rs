@@ -204,11 +204,13 @@ table! {
         queue_wait: Span = Span::seconds(10),
         /// Parts of one upload that are made durable at once.
         parts_in_flight: usize = 4,
+        /// After how long what came of a part is committed, however little.
+        tail_commit: Span = Span::seconds(5),
         /// How long an open upload may rest.
         idle_timeout: Span = Span::seconds(24 * 3600),
         /// Longest life of an open upload.
         max_age: Span = Span::seconds(7 * 24 * 3600),
-        /// Open uploads of one account.
+        /// Open uploads of one person, service accounts counted in.
         open_per_principal: u64 = 64,
         /// Open uploads into one organization.
         open_per_organization: u64 = 10_000,

@@ -221,11 +221,13 @@ pub struct Uploads {
     pub queue_wait: Duration,
     /// Parts of one upload that are made durable at once.
     pub parts_in_flight: usize,
+    /// After how long what came of a part is committed, however little.
+    pub tail_commit: Duration,
     /// How long an open upload may rest.
     pub idle_timeout: Duration,
     /// Longest life of an open upload.
     pub max_age: Duration,
-    /// Open uploads of one account.
+    /// Open uploads of one person, service accounts counted in.
     pub open_per_principal: u64,
     /// Open uploads into one organization.
     pub open_per_organization: u64,
@@ -841,6 +843,7 @@ impl Judge<'_> {
             max_in_progress: self.count("uploads.max_in_progress", uploads.max_in_progress),
             queue_wait: self.time("uploads.queue_wait", uploads.queue_wait),
             parts_in_flight: self.count("uploads.parts_in_flight", uploads.parts_in_flight),
+            tail_commit: self.time("uploads.tail_commit", uploads.tail_commit),
             idle_timeout: self.time("uploads.idle_timeout", uploads.idle_timeout),
             max_age: self.time("uploads.max_age", uploads.max_age),
             open_per_principal: self

@@ -152,13 +152,13 @@ fn document(gateway: &Gateway, upload: &NamedUpload) -> Value {
         })
     });
     // A service account acts under a name of its own.
-    let actor = row.target.as_ref().map(|target| target.actor.as_str());
+    let actor = row.sender.service.as_deref().or(upload.username.as_deref());
     let millis = millis_between(row.created, row.updated);
     let rate = u128::from(row.offset) * 1000 / u128::from(millis.max(1));
     let rate = (row.offset > 0).then(|| u64::try_from(rate).unwrap_or(u64::MAX));
     json!({
         "id": row.id.to_string(), "state": row.state.as_str(),
-        "owner": { "id": row.account.0, "username": upload.username, "actor": actor },
+        "owner": { "id": row.sender.account.0, "username": upload.username, "actor": actor },
         "organization": {
             "id": row.organization.0, "name": upload.organization.as_ref().map(OrganizationName::as_str),
         },

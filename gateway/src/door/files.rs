@@ -17,6 +17,7 @@ use crate::call::Call;
 use crate::door::boxvault::shape;
 use crate::gateway::Gateway;
 use crate::handler::resumable::{Progress, Turn};
+use crate::handler::upload::assert_uncoded;
 use crate::http::problem::Problem;
 use crate::http::response;
 use crate::refusal::Refusal;
@@ -55,6 +56,7 @@ pub async fn create(gateway: &Gateway, call: Call) -> Answered {
         return create_in_parts(gateway, &call).await;
     }
     let protocol = protocol_of(&call)?;
+    assert_uncoded(&call.head.headers)?;
     let (call, mut body) = split(call);
     let UploadCommand::Create(create) = protocol.parse(&head_of(&call))? else {
         return Err(not_here(&call.head.method, "POST, OPTIONS"));
@@ -90,6 +92,7 @@ async fn create_in_parts(gateway: &Gateway, call: &Call) -> Answered {
 
 /// `PUT /files/{id}/parts/{k}`.
 pub async fn part(gateway: &Gateway, call: Call) -> Answered {
+    assert_uncoded(&call.head.headers)?;
     let (call, mut body) = split(call);
     let put = native::put(&head_of(&call), call.names.value("part"))?;
     let turn = turn(gateway, &call, Protocol::Ietf)?;
@@ -114,6 +117,7 @@ pub async fn one(gateway: &Gateway, call: Call) -> Answered {
             protocol.reply(Answer::Standing(&progress.standing), &limits)
         }
         UploadCommand::Append(append) => {
+            assert_uncoded(&call.head.headers)?;
             let progress = turn.append(id, append, &mut body).await?;
             let outcome = progress.published.is_some().then(|| outcome(&progress));
             let answer = Answer::Appended {

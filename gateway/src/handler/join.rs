@@ -47,7 +47,7 @@ impl Turn<'_> {
         }
         let credential = self.credential()?;
         let intent = UploadIntent {
-            account: self.principal.account.id,
+            sender: self.principal.sender(),
             organization,
             target,
             length,

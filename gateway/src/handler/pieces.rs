@@ -208,10 +208,10 @@ impl Turn<'_> {
         note: &str,
         since: UnixMillis,
     ) -> Result<(Option<UploadRow>, Option<UploadRow>), Refusal> {
-        let account = self.principal.account.id;
+        let sender = self.principal.sender();
         let engine = &self.gateway.engine;
         let rows = engine
-            .uploads_to(account, organization, target, since)
+            .uploads_to(&sender, organization, target, since)
             .await?;
         let (done, open): (Vec<_>, Vec<_>) = rows
             .into_iter()
@@ -346,9 +346,12 @@ impl Piece {
         match (error.kind(), self.kind) {
             (ErrorKind::LengthMismatch { expected, .. }, _) => self.wrong_size(expected),
             (ErrorKind::Unavailable, Kind::Chunk) => {
+                // Nothing is wrong here, and the same chunk again would wait as long.
                 let text =
                     "The last chunk has its place once another one came. Send another first.";
-                Refusal::busy(text, Duration::from_secs(1)).closing()
+                Refusal::new(StatusCode::CONFLICT, text)
+                    .code("CHUNK_TOO_EARLY")
+                    .closing()
             }
             (ErrorKind::Invalid, Kind::Chunk) => Refusal::invalid(
                 "The place of this chunk cannot be told: its length is needed (Content-Length).",
@@ -383,5 +386,25 @@ impl Piece {
             Kind::Part => native::differs(self.k, committed),
             Kind::Chunk => chunk::differs(self.k),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_last_chunk_without_a_place_is_no_failure_of_the_server() {
+        let piece = |kind| Piece {
+            k: 2,
+            length: Some(5),
+            checksum: None,
+            kind,
+        };
+        let error = || Error::new(ErrorKind::Unavailable, "upload.piece", "upload");
+        let refused = piece(Kind::Chunk).unplaced(error());
+        let told = (refused.status.as_u16(), refused.code);
+        assert_eq!(told, (409, Some("CHUNK_TOO_EARLY")));
+        assert_eq!(piece(Kind::Part).unplaced(error()).status.as_u16(), 503);
     }
 }

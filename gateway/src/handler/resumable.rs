@@ -9,11 +9,11 @@ use std::time::Duration;
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
-use boxgate_storage::digest::Algorithm;
 use boxgate_storage::metadata::accounts::{Organization, OrganizationId};
 use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadRow, UploadWriter};
 use boxgate_storage::{Error, ErrorKind};
+use http::header::LOCATION;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Instant, sleep};
@@ -27,7 +27,8 @@ use crate::ingest::{self, Pumped, Telling};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::resumable::{
-    Append, Checksum, Concat, Create, Ends, Limits, Older, Owner, Protocol, Standing, ietf,
+    Append, Checksum, Concat, Create, Ends, Limits, Older, Owner, Protocol, Standing, ietf, native,
+    tus,
 };
 use crate::route::{PathNames, Policy};
 use crate::server::{InboundBody, Interim};
@@ -117,8 +118,28 @@ impl Turn<'_> {
             checksum: create.checksum,
             body_length,
         };
-        self.write(row, append, (Vec::new(), create.older), body)
+        let id = row.id;
+        match self
+            .write(row, append, (Vec::new(), create.older), body)
             .await
+        {
+            Ok(progress) => Ok(progress),
+            Err(refusal) => Err(self.left_open(id, refusal).await),
+        }
+    }
+
+    /// Names an upload in the refusal of the request that made it: its client was told of it by nothing else.
+    async fn left_open(&self, id: UploadId, refusal: Refusal) -> Refusal {
+        let row = self.gateway.engine.peek(id).await.ok().flatten();
+        let has_url = self.gateway.settings.doors.files.enabled;
+        let open = row.filter(|row| row.state == UploadState::Open && has_url);
+        let location = HeaderValue::try_from(self.gateway.upload_url(self.facts, id));
+        match (open, location) {
+            (Some(row), Ok(location)) => refusal
+                .header(LOCATION, location)
+                .header(UPLOAD_OFFSET, HeaderValue::from(row.offset)),
+            _ => refusal,
+        }
     }
 
     /// Goes on with an upload of the caller's.
@@ -275,13 +296,18 @@ impl Turn<'_> {
         let id: UploadId = id.parse().map_err(|_malformed| no_upload())?;
         let row = self.gateway.engine.peek(id).await?.filter(|row| {
             row.keep == Keep::UntilIdle
-                && row.account == self.principal.account.id
+                && row.sender == self.principal.sender()
                 && self.principal.role_in(row.organization).is_some()
         });
         let row = row.ok_or_else(no_upload)?;
+        let uploads = &self.gateway.settings.uploads;
+        let over = expires(&row, uploads).is_some_and(|at| at <= self.gateway.clock.now());
         match row.state {
+            // Its time is over, though the sweep has not come by yet; unless a request is busy with it, as
+            // bytes that just come move the end.
+            UploadState::Open if over && !self.gateway.engine.is_busy(row.id) => Err(expired()),
             UploadState::Open | UploadState::Completing | UploadState::Done => Ok(row),
-            UploadState::Aborted => Err(gone("The upload was given up or has expired.", "GONE")),
+            UploadState::Aborted => Err(expired()),
             UploadState::Lost => Err(gone(
                 "Stored bytes of the upload are lost. Begin a new one.",
                 "STATE_LOST",
@@ -326,7 +352,7 @@ impl Turn<'_> {
         target: Option<Target>,
     ) -> UploadIntent {
         UploadIntent {
-            account: self.principal.account.id,
+            sender: self.principal.sender(),
             organization,
             target,
             length: None,
@@ -384,7 +410,7 @@ impl Turn<'_> {
         auth::authorize_again(
             &self.gateway.metadata,
             self.head,
-            row.account,
+            &row.sender,
             row.organization,
             box_name,
         )
@@ -395,23 +421,30 @@ impl Turn<'_> {
     pub(super) fn fits(&self, length: Option<u64>, body: Option<u64>) -> Result<(), Refusal> {
         let limits = self.gateway.upload_limits();
         if length.is_some_and(|length| length > limits.max_size) {
-            return Err(self.too_large(&limits, limits.max_size, "uploads.max_length"));
+            let most = limits.max_size;
+            let text =
+                format!("This server takes uploads of {most} bytes at most (uploads.max_length).");
+            return Err(self.too_large(&limits, text));
         }
         match limits.max_append_size {
             Some(most) if body.is_some_and(|body| body > most) => {
-                Err(self.too_large(&limits, most, "uploads.max_append_size"))
+                Err(self.append_too_large(&limits, most))
             }
             _ => Ok(()),
         }
     }
 
-    fn too_large(&self, limits: &Limits, most: u64, setting: &str) -> Refusal {
-        let refusal = Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("This server takes {most} bytes at most ({setting})."),
-        )
-        .code("FILE_TOO_LARGE")
-        .closing();
+    fn append_too_large(&self, limits: &Limits, most: u64) -> Refusal {
+        let text = format!(
+            "One request takes {most} bytes at most (uploads.max_append_size); send the upload in several."
+        );
+        self.too_large(limits, text)
+    }
+
+    fn too_large(&self, limits: &Limits, text: String) -> Refusal {
+        let refusal = Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+            .code("FILE_TOO_LARGE")
+            .closing();
         self.protocol.with_limits(refusal, limits)
     }
 
@@ -424,7 +457,11 @@ impl Turn<'_> {
         body: &mut InboundBody,
     ) -> Result<Progress, Refusal> {
         let limits = self.gateway.upload_limits();
-        let mut writer = self.gateway.engine.resume(row.id, append.offset).await?;
+        let resumed = self.gateway.engine.resume(row.id, append.offset).await;
+        let mut writer = resumed.map_err(|error| match error.kind() {
+            ErrorKind::Conflict if row.pieces.is_some() => native::holds_pieces(row.offset),
+            _ => error.into(),
+        })?;
         for digest in expected.into_iter().filter(|d| !row.expected.contains(d)) {
             let name = digest.algorithm().name();
             writer.expect(digest).map_err(|_too_late| {
@@ -441,7 +478,7 @@ impl Turn<'_> {
             None => {}
             Some(Checksum::Told(digest)) => writer.hold(digest.clone())?,
             // Which of them will be told is known only when the bytes are gone by.
-            Some(Checksum::Trailer) => writer.hold_untold(&Algorithm::ALL)?,
+            Some(Checksum::Trailer) => writer.hold_untold(&tus::CHECKSUMS)?,
         }
         let room = row
             .length
@@ -462,17 +499,15 @@ impl Turn<'_> {
             Ok(Pumped::Past) => {
                 let refusal = match row.length {
                     Some(length) if most == room => self.protocol.past_the_end(length),
-                    _ => self.too_large(&limits, most, "uploads.max_append_size"),
+                    _ => self.append_too_large(&limits, most),
                 };
                 return Err(paused(writer, refusal).await);
             }
             // Without a checksum every byte that came counts (tus 1.0, "PATCH").
             Err(refusal) => return Err(paused(writer, refusal).await),
         }
-        if let Some(checksum) = &append.checksum {
-            self.compare(&mut writer, checksum, append.offset, body)
-                .await?;
-        }
+        let checksum = append.checksum.as_ref();
+        let writer = self.compare(writer, checksum, append.offset, body).await?;
         let received = writer.received_bytes();
         if append.ends == Ends::Here
             && let Some(length) = row.length.filter(|length| *length != received)
@@ -509,27 +544,37 @@ impl Turn<'_> {
         })
     }
 
-    /// Lets the bytes of a body count if their digest is right. When it is not, or was announced and did
-    /// not come, the writer is fit only to be dropped, and the offset stays.
+    /// Lets the bytes of a body count if their digest is right, or none is told. When it is not, or was
+    /// announced and did not come, or came unannounced, nothing counts that is not committed yet.
     async fn compare(
         &self,
-        writer: &mut UploadWriter,
-        checksum: &Checksum,
+        mut writer: UploadWriter,
+        checksum: Option<&Checksum>,
         offset: u64,
         body: &InboundBody,
-    ) -> Result<(), Refusal> {
+    ) -> Result<UploadWriter, Refusal> {
         let digest = match checksum {
-            Checksum::Told(digest) => digest.clone(),
-            Checksum::Trailer => {
+            None => {
+                let Some(refusal) = self.protocol.unannounced_checksum(body.trailers()) else {
+                    return Ok(writer);
+                };
+                let offset = writer.discard().await?;
+                return Err(refusal.header(UPLOAD_OFFSET, HeaderValue::from(offset)));
+            }
+            Some(Checksum::Told(digest)) => digest.clone(),
+            Some(Checksum::Trailer) => {
                 let digest = self.protocol.trailing_checksum(body.trailers())?;
                 writer.tell(digest.clone())?;
                 digest
             }
         };
-        writer.release().await.map_err(|error| match error.kind() {
-            ErrorKind::DigestMismatch => self.protocol.checksum_mismatch(&digest, offset),
-            _ => error.into(),
-        })
+        match writer.release().await {
+            Ok(()) => Ok(writer),
+            Err(error) if error.kind() == ErrorKind::DigestMismatch => {
+                Err(self.protocol.checksum_mismatch(&digest, offset))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Where interim answers go, if this client reads them.
@@ -692,6 +737,10 @@ fn no_upload() -> Refusal {
 fn publishing() -> Refusal {
     let text = "The upload is being published; ask again.";
     Refusal::busy(text, Duration::from_secs(1)).closing()
+}
+
+fn expired() -> Refusal {
+    gone("The upload was given up or has expired.", "GONE")
 }
 
 fn gone(text: &str, code: &'static str) -> Refusal {

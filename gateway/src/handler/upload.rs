@@ -3,8 +3,8 @@
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
 use boxgate_storage::error::chain;
-use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
-use boxgate_storage::metadata::uploads::{Published, Target};
+use boxgate_storage::metadata::accounts::OrganizationId;
+use boxgate_storage::metadata::uploads::{Published, Sender, Target};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadWriter};
 
 use tracing::Instrument as _;
@@ -16,7 +16,9 @@ use crate::multipart::{DecodedBase64, Form};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::server::InboundBody;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 /// A checksum as the client declared it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub struct UploadOrder {
     /// Whose it becomes.
     pub organization: OrganizationId,
     /// Who sends it.
-    pub account: AccountId,
+    pub sender: Sender,
     /// The name under which they act.
     pub actor: String,
     /// Start of the URLs in the event that tells of it.
@@ -84,7 +86,7 @@ pub async fn upload(
 ) -> Result<Uploaded, Refusal> {
     let _permit = gateway.admission.upload().await?;
     let target = order.target(gateway);
-    let (account, organization) = (order.account, order.organization);
+    let (sender, organization) = (order.sender.clone(), order.organization);
     let mut warnings = Vec::new();
     let name = order.file.to_string();
     let writer = match carrier {
@@ -110,7 +112,7 @@ pub async fn upload(
     }
     // Dropping the writer here publishes nothing.
     let box_name = Some(target.box_name.as_str());
-    authorize_again(&gateway.metadata, head, account, organization, box_name).await?;
+    authorize_again(&gateway.metadata, head, &sender, organization, box_name).await?;
     let id = writer.id();
     let finishing = tracing::debug_span!("finish", upload_id = %id);
     let published = writer.finish().instrument(finishing).await?;
@@ -147,6 +149,10 @@ impl UploadOrder {
     }
 }
 
+/// The note of an upload that its sender goes on with by name, having no id of it. One that was made by
+/// another protocol has an id, and whoever sends to the name alone neither goes on with it nor ends it.
+pub const BY_NAME: &str = "raw: by name";
+
 async fn begin(
     gateway: &Gateway,
     order: &UploadOrder,
@@ -156,14 +162,14 @@ async fn begin(
     let mut writer = gateway
         .engine
         .begin(UploadIntent {
-            account: order.account,
+            sender: order.sender.clone(),
             organization: order.organization,
             target: Some(order.target(gateway)),
             length,
             expected: order.declared.iter().map(|d| d.digest.clone()).collect(),
             keep: order.keep,
             cut: None,
-            note: None,
+            note: Some(BY_NAME.to_owned()),
         })
         .instrument(tracing::debug_span!("begin"))
         .await?;
@@ -211,15 +217,36 @@ async fn read_form(
 }
 
 fn form_checksum(form: &Form) -> Result<Option<Declared>, Refusal> {
-    declared(form.field("checksum"), form.field("checksumType"))
+    let (value, kind) = (form.field("checksum"), form.field("checksumType"));
+    declared(value, kind, ("checksum", "checksumType"))
 }
 
-/// A declared checksum from its value and type. An empty value with type `NULL` (or none) is no
+/// Refuses a body in a coding: what is stored is the file, byte for byte, and is served without one.
+///
+/// # Errors
+/// 415 with the codings that are taken (RFC 9110 §12.5.3).
+pub fn assert_uncoded(headers: &HeaderMap) -> Result<(), Refusal> {
+    let coding = headers.get(CONTENT_ENCODING);
+    if coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    let text = "The body has a Content-Encoding; send the file as it is, without one.";
+    Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
+        .code("UNSUPPORTED_MEDIA_TYPE")
+        .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+        .closing())
+}
+
+/// A declared checksum from its value and type, and the names under which they came. An empty value with type `NULL` (or none) is no
 /// checksum; a value without a type is told by its length.
 ///
 /// # Errors
 /// 400 for an unknown type or a value that does not fit it.
-pub fn declared(value: Option<&str>, kind: Option<&str>) -> Result<Option<Declared>, Refusal> {
+pub fn declared(
+    value: Option<&str>,
+    kind: Option<&str>,
+    (value_name, kind_name): (&str, &str),
+) -> Result<Option<Declared>, Refusal> {
     use boxgate_storage::digest::Algorithm;
     let value = value.unwrap_or_default().trim();
     let kind = kind.unwrap_or_default().trim();
@@ -233,7 +260,7 @@ pub fn declared(value: Option<&str>, kind: Option<&str>) -> Result<Option<Declar
             Some(_) => {
                 Refusal::invalid("The checksum is empty; send its value, or type NULL for none.")
             }
-            None => unknown_kind(kind),
+            None => unknown_kind(kind, kind_name),
         });
     }
     let algorithm = if no_kind {
@@ -244,17 +271,17 @@ pub fn declared(value: Option<&str>, kind: Option<&str>) -> Result<Option<Declar
             96 => Algorithm::Sha384,
             128 => Algorithm::Sha512,
             _ => {
-                return Err(Refusal::invalid(
-                    "x-checksum is not a hexadecimal digest of a known length; name its type in x-checksum-type.",
-                ));
+                return Err(Refusal::invalid(format!(
+                    "{value_name} is not a hexadecimal digest of a known length; name its type in {kind_name}."
+                )));
             }
         }
     } else {
-        Algorithm::from_name(kind).ok_or_else(|| unknown_kind(kind))?
+        Algorithm::from_name(kind).ok_or_else(|| unknown_kind(kind, kind_name))?
     };
     let digest = Digest::from_hex(algorithm, value).ok_or_else(|| {
         Refusal::invalid(format!(
-            "x-checksum must be {} hexadecimal digits for type {}.",
+            "{value_name} must be {} hexadecimal digits for type {}.",
             algorithm.digest_bytes() * 2,
             algorithm.name()
         ))
@@ -265,13 +292,13 @@ pub fn declared(value: Option<&str>, kind: Option<&str>) -> Result<Option<Declar
     }))
 }
 
-fn unknown_kind(kind: &str) -> Refusal {
+fn unknown_kind(kind: &str, kind_name: &str) -> Refusal {
     let known: Vec<&str> = boxgate_storage::digest::Algorithm::ALL
         .iter()
         .map(|a| a.name())
         .collect();
     Refusal::invalid(format!(
-        "x-checksum-type {kind:?} is unknown; known are {}.",
+        "{kind_name} {kind:?} is unknown; known are {}.",
         known.join(", ")
     ))
 }
@@ -284,7 +311,7 @@ mod tests {
     fn checksums_are_read_by_type_or_by_length() {
         let sha = "ab".repeat(32);
         let label = |value: &str, kind: Option<&str>| {
-            declared(Some(value), kind)
+            declared(Some(value), kind, ("x-checksum", "x-checksum-type"))
                 .map(|d| d.map(|d| d.label))
                 .map_err(|r| r.status.as_u16())
         };

@@ -230,7 +230,7 @@ mod tests {
         };
         assert_eq!(told_by(&chunk.note()), Some(None));
         let value = "ab".repeat(32);
-        chunk.declared = upload::declared(Some(&value), Some("SHA256")).unwrap();
+        chunk.declared = upload::declared(Some(&value), Some("SHA256"), ("", "")).unwrap();
         let note = chunk.note();
         assert_eq!(told_by(&note), Some(Some(&*format!("sha256:{value}"))));
         chunk.total = 4;

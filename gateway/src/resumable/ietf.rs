@@ -43,7 +43,7 @@ pub fn parse(head: &RequestHead<'_>) -> Result<UploadCommand, Refusal> {
         Method::DELETE => Ok(UploadCommand::Cancel),
         Method::PATCH => append(head).map(UploadCommand::Append),
         Method::POST => {
-            let owner = Owner::parse(|name| super::query(head, name)).map_err(invalid)?;
+            let owner = super::owner_by_query(head).map_err(invalid)?;
             create(head, owner).map(|create| UploadCommand::Create(Box::new(create)))
         }
         _ => Err(Refusal::new(

@@ -43,7 +43,7 @@ impl UploadMetadata {
             }
             let value = BASE64
                 .decode(value.trim())
-                .map_err(|e| format!("Upload-Metadata {key} is not base64: {e}."))?;
+                .map_err(|_malformed| format!("Upload-Metadata {key} is not base64."))?;
             if values.insert(key.to_owned(), value).is_some() {
                 return Err(format!("Upload-Metadata has the key {key} twice."));
             }

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 
 use super::command::{Concat, Create, Ends, Limits, Older, Reply, RequestHead, Standing};
-use super::{Owner, Protocol, UPLOAD_LENGTH, digest, fields, ietf};
+use super::{Protocol, UPLOAD_LENGTH, digest, fields, ietf};
 use crate::http::headers::UPLOAD_OFFSET;
 use crate::refusal::Refusal;
 
@@ -53,7 +53,7 @@ pub fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
     Ok(Create {
         length: Some(length),
         ends: Ends::Later,
-        owner: Owner::parse(|name| super::query(head, name)).map_err(Refusal::invalid)?,
+        owner: super::owner_by_query(head).map_err(Refusal::invalid)?,
         note: None,
         expected: digest::repr_digests(head.headers)?,
         checksum: None,
@@ -135,6 +135,18 @@ pub fn not_in_parts(committed: u64) -> Refusal {
          PATCH.",
     )
     .code("NOT_IN_PARTS")
+    .header(UPLOAD_OFFSET, HeaderValue::from(committed))
+    .closing()
+}
+
+/// Answers bytes in order for an upload that holds pieces behind them.
+pub fn holds_pieces(committed: u64) -> Refusal {
+    Refusal::new(
+        StatusCode::CONFLICT,
+        "Pieces behind this offset are held; send those that are missing, each by its number. GET tells \
+         which are held. Nothing of the body was taken.",
+    )
+    .code("HOLDS_PIECES")
     .header(UPLOAD_OFFSET, HeaderValue::from(committed))
     .closing()
 }

@@ -5,6 +5,16 @@ use boxgate_storage::catalog::{BoxRef, NameError, OrganizationName};
 /// The five names of a box file, in the order of `target`.
 const NAMES: [&str; 5] = ["organization", "box", "version", "provider", "architecture"];
 
+/// All that names it.
+pub const FIELDS: [&str; 6] = [
+    "target",
+    "organization",
+    "box",
+    "version",
+    "provider",
+    "architecture",
+];
+
 /// What a client says that its upload becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {

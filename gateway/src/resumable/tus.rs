@@ -52,6 +52,17 @@ pub const REQUEST_FIELDS: [HeaderName; 4] = [
 const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,checksum,\
     checksum-trailer,termination,concatenation,concatenation-unfinished";
 
+/// What the bytes of one request are compared by.
+pub const CHECKSUMS: [Algorithm; 7] = [
+    Algorithm::Md5,
+    Algorithm::Sha1,
+    Algorithm::Sha256,
+    Algorithm::Sha384,
+    Algorithm::Sha512,
+    Algorithm::Blake3,
+    Algorithm::Crc32,
+];
+
 /// 460, which only tus knows.
 pub const CHECKSUM_MISMATCH: u16 = 460;
 
@@ -122,6 +133,13 @@ fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
     if has_body && is_final {
         return Err(invalid("A final upload takes no bytes; its pieces do."));
     }
+    let checksum = checksum(head)?;
+    if checksum.is_some() && is_final {
+        return Err(invalid(
+            "Upload-Checksum is of a request's bytes, and a final upload has none. Declare the digest of \
+             the whole in Upload-Metadata: checksum and checksumType.",
+        ));
+    }
     if has_body {
         bytes_come(head)?;
     }
@@ -133,14 +151,15 @@ fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
     let note = single(head.headers, &UPLOAD_METADATA).map_err(invalid)?;
     let metadata = UploadMetadata::parse(note.unwrap_or_default()).map_err(invalid)?;
     let told = |name: &str| metadata.text(name).map_err(invalid);
-    let expected = declared(told("checksum")?, told("checksumType")?)?;
+    let (value, kind) = (told("checksum")?, told("checksumType")?);
+    let expected = declared(value, kind, ("checksum", "checksumType")).map_err(Refusal::closing)?;
     Ok(Create {
         length,
         ends: Ends::WhenFull,
         owner: owner(head, &metadata)?,
         note: Note::of(note.filter(|text| !text.is_empty()), in_others).text(),
         expected: expected.into_iter().map(|d| d.digest).collect(),
-        checksum: checksum(head)?,
+        checksum,
         has_body,
         concat,
         older: Older::Stay,
@@ -149,14 +168,7 @@ fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
 
 /// The target from the metadata; from the query where the metadata tells nothing of it.
 fn owner(head: &RequestHead<'_>, metadata: &UploadMetadata) -> Result<Owner, Refusal> {
-    for name in [
-        "target",
-        "organization",
-        "box",
-        "version",
-        "provider",
-        "architecture",
-    ] {
+    for name in super::owner::FIELDS {
         metadata.text(name).map_err(invalid)?;
     }
     let told = |name: &str| metadata.text(name).ok().flatten().map(str::to_owned);
@@ -164,13 +176,16 @@ fn owner(head: &RequestHead<'_>, metadata: &UploadMetadata) -> Result<Owner, Ref
     if in_metadata != Owner::Organization(None) {
         return Ok(in_metadata);
     }
-    Owner::parse(|name| super::query(head, name)).map_err(invalid)
+    super::owner_by_query(head).map_err(invalid)
 }
 
 fn append(head: &RequestHead<'_>) -> Result<Append, Refusal> {
     bytes_come(head)?;
     let offset = number(head, &UPLOAD_OFFSET)?;
     let offset = offset.ok_or_else(|| invalid("Upload-Offset is missing."))?;
+    if offset == u64::MAX {
+        return Err(invalid("Upload-Offset is larger than any upload."));
+    }
     let length = number(head, &UPLOAD_LENGTH)?;
     if length.is_some_and(|length| length < offset) {
         return Err(invalid("Upload-Length is less than Upload-Offset."));
@@ -228,11 +243,22 @@ pub fn trailing_checksum(trailers: Option<&HeaderMap>) -> Result<Digest, Refusal
     }
 }
 
+/// Answers a checksum behind the body that its head did not announce: it came too late to be compared.
+pub fn unannounced_checksum(trailers: &HeaderMap) -> Option<Refusal> {
+    trailers.contains_key(&UPLOAD_CHECKSUM).then(|| {
+        Refusal::invalid(
+            "Upload-Checksum stood behind the body without Trailer: Upload-Checksum in the head, so that \
+             the bytes could not be compared with it. What was not committed yet was discarded.",
+        )
+        .code("CHECKSUM_NOT_ANNOUNCED")
+    })
+}
+
 /// `sha1 BASE64`.
 fn parse_checksum(text: &str) -> Result<Digest, Refusal> {
     let (name, value) = text.split_once(' ').unwrap_or((text, ""));
     // tus 1.0, "Checksum": names are lower-case ASCII, so this compares them as they are.
-    let algorithm = Algorithm::ALL.into_iter().find(|a| a.name() == name);
+    let algorithm = CHECKSUMS.into_iter().find(|a| a.name() == name);
     let algorithm = algorithm.ok_or_else(|| {
         invalid(format!(
             "Upload-Checksum {name:?} is unknown; known are {}.",
@@ -250,7 +276,7 @@ fn parse_checksum(text: &str) -> Result<Digest, Refusal> {
 }
 
 fn algorithms() -> String {
-    Algorithm::ALL.map(Algorithm::name).join(",")
+    CHECKSUMS.map(Algorithm::name).join(",")
 }
 
 /// A plain decimal number; more than 64 bits hold is as good as the largest, which no limit allows.
@@ -327,10 +353,11 @@ pub fn reply(answer: Answer<'_>) -> Reply {
                 None if note.is_final() => reply,
                 None => reply.with(UPLOAD_DEFER_LENGTH, "1"),
             };
-            for (name, text) in [
-                (UPLOAD_METADATA, note.metadata),
-                (UPLOAD_CONCAT, note.concat),
-            ] {
+            // An upload that another protocol made may have a note, too, which is no metadata.
+            let metadata = note
+                .metadata
+                .filter(|text| UploadMetadata::parse(text).is_ok());
+            for (name, text) in [(UPLOAD_METADATA, metadata), (UPLOAD_CONCAT, note.concat)] {
                 if let Some(text) = text {
                     reply = reply.with(name, text);
                 }

@@ -3,7 +3,7 @@
 use boxgate_storage::metadata::accounts::{OrganizationRole, PlatformRole};
 use boxgate_storage::metadata::tokens::TokenKind;
 use boxgate_storage::metadata::uploads::UploadState;
-use boxgate_storage::upload::{Keep, UploadIntent};
+use boxgate_storage::upload::{Keep, Sender, UploadIntent};
 use bytes::Bytes;
 
 use crate::harness::{Reply, Request, Running};
@@ -33,7 +33,7 @@ impl Scene {
         let name = "elsewhere".parse().unwrap();
         let elsewhere = metadata.create_organization(&name, None, outsider);
         let intent = UploadIntent {
-            account: outsider,
+            sender: Sender::person(outsider),
             organization: elsewhere.await.unwrap().id,
             target: None,
             length: None,

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use boxgate::auth::credential;
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::metadata::accounts::OrganizationRole;
 use boxgate_storage::metadata::tokens::TokenKind;
@@ -402,6 +403,12 @@ async fn what_cannot_be_joined_is_named_and_changes_nothing() {
             400,
             "no bytes",
         ),
+        (
+            "checksum of no bytes",
+            list(&good).header("Upload-Checksum", "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0="),
+            400,
+            "checksumType",
+        ),
         ("nothing", list(""), 400, "final;"),
         ("another's target", to(&foreign), 404, "nobody"),
         ("another digest", to(&checksum), 422, "checksum"),
@@ -532,7 +539,6 @@ async fn nothing_is_joined_by_a_credential_that_was_revoked_until_a_good_one_ask
     let running = Running::start().await;
     let bytes = noise(1000, 49);
     let builder = running.member("builder", OrganizationRole::Member).await;
-    let own = running.token(builder, TokenKind::Personal, None).await;
     let acme = Some(running.organization);
     let key = running.token(builder, TokenKind::Service, acme).await;
     let piece = tus_by(&key, "POST", "/files")
@@ -545,10 +551,11 @@ async fn nothing_is_joined_by_a_credential_that_was_revoked_until_a_good_one_ask
     let path = located(&running.send(request).await);
     let gateway = &running.gateway;
     let keys = gateway.metadata.tokens(builder, TokenKind::Service).await;
-    let revoked = gateway.metadata.delete_token(keys.unwrap()[0].id, builder);
-    assert!(revoked.await.unwrap());
-    // Its account goes on and may publish; the key asked, and is no more.
-    let end = tus_by(&own, "PATCH", &piece)
+    let (id, new) = (keys.unwrap()[0].id, credential::fresh());
+    let replaced = gateway.metadata.set_token_hash(id, credential::hash(&new));
+    assert!(replaced.await.unwrap());
+    // Its service account goes on and may publish; the key asked, and is no more.
+    let end = tus_by(&new, "PATCH", &piece)
         .header("Content-Type", TUS_BYTES)
         .header("Upload-Offset", "0");
     assert_eq!(running.send(end.body(&bytes)).await.status, 204);
@@ -557,7 +564,7 @@ async fn nothing_is_joined_by_a_credential_that_was_revoked_until_a_good_one_ask
     assert_eq!(running.get(PATH_OF_BOX, &running.owner).await.status, 404);
     let other = tus(&running, "HEAD", &path);
     assert_eq!(running.send(other).await.status, 404, "another account");
-    let asked = running.send(tus_by(&own, "HEAD", &path)).await;
+    let asked = running.send(tus_by(&new, "HEAD", &path)).await;
     assert_eq!(asked.status, 200);
     becomes(&running, &path, "done").await;
     assert!(downloaded(&running, "demo", "1.0").await == bytes);

@@ -15,7 +15,7 @@ use boxgate_storage::metadata::accounts::{
     AccountId, NewAccount, OrganizationId, OrganizationRole, PlatformRole,
 };
 use boxgate_storage::metadata::tokens::{NewToken, TokenKind};
-use boxgate_storage::upload::{Keep, UploadIntent};
+use boxgate_storage::upload::{Keep, Sender, UploadIntent};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -141,7 +141,7 @@ impl Running {
     /// An upload of `account` to `acme` that nobody writes to yet.
     pub(crate) async fn begin_upload(&self, account: AccountId) -> UploadId {
         let intent = UploadIntent {
-            account,
+            sender: Sender::person(account),
             organization: self.organization,
             target: None,
             length: Some(100),
@@ -242,6 +242,14 @@ impl Request {
 
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.head.extend([name, ": ", value, "\r\n"]);
+        self
+    }
+
+    /// The same without a header.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        let lines = self.head.split_inclusive("\r\n");
+        let prefix = format!("{name}: ");
+        self.head = lines.filter(|line| !line.starts_with(&prefix)).collect();
         self
     }
 

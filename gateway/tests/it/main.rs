@@ -16,5 +16,6 @@ mod push;
 mod recovery;
 mod resumable;
 mod s3;
+mod senders;
 mod upkeep;
 mod uploads;

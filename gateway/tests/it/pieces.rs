@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::harness::{Reply, Request, Running, file_path, read_reply};
+use crate::resumable::{TUS_BYTES, tus};
 use crate::uploads::{downloaded, noise};
 
 const MIB: usize = 1 << 20;
@@ -212,6 +213,36 @@ async fn whoever_asks_for_the_offset_ends_the_parts_on_their_way() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn bytes_in_order_do_not_end_parts_that_were_answered() {
+    let running = Running::start().await;
+    let bytes = noise(2 * PART, 8);
+    let path = begin(&running, "1.0", bytes.len()).await;
+    let held = running.send(put(&running, &path, 1, part(&bytes, 1))).await;
+    assert_eq!(held.status, 204);
+    let patch = || {
+        tus(&running, "PATCH", &path)
+            .header("Content-Type", TUS_BYTES)
+            .header("Upload-Offset", "0")
+    };
+    let wrong = format!("sha1 {}", STANDARD.encode([0; 20]));
+    for request in [
+        patch().body(b""),
+        patch().body(part(&bytes, 0)),
+        patch()
+            .header("Upload-Checksum", &wrong)
+            .body(part(&bytes, 0)),
+    ] {
+        let reply = running.send(request).await;
+        assert_eq!((reply.status, &*code(&reply)), (409, "HOLDS_PIECES"));
+        assert_eq!(reply.header("upload-offset"), Some("0"));
+    }
+    let last = running.send(put(&running, &path, 0, part(&bytes, 0))).await;
+    assert_eq!(last.status, 201);
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
 /// What BoxVault's page sends.
 fn chunk(running: &Running, version: &str, i: usize, n: usize, bytes: &[u8]) -> Request {
     Request::new("POST", &format!("{}/upload", file_path("demo", version)))
@@ -255,6 +286,10 @@ async fn chunks_as_the_page_of_boxvault_sends_them_become_the_box() {
         (&open["chunkSize"], &open["totalChunks"]),
         (&(5 * MIB).into(), &3.into())
     );
+    // What the gateway notes of it is no metadata of tus.
+    let id = format!("/files/{}", open["id"].as_str().unwrap());
+    let told = running.send(tus(&running, "HEAD", &id)).await;
+    assert_eq!((told.status, told.header("upload-metadata")), (200, None));
     // Nothing is visible before the last one.
     let info = format!("{}/info", file_path("demo", "1.0"));
     assert_eq!(running.get(&info, &running.owner).await.status, 404);

@@ -446,6 +446,10 @@ async fn bytes_with_a_checksum_count_only_once_it_was_compared() {
     drop(half(&running, request, first.len(), &first[..(9 << 20) - 1]).await);
     at_rest(&running).await;
     assert_eq!(offset(&running, &path).await, 0);
+    let crc32 = STANDARD.encode([0xcb, 0xf4, 0x39, 0x26]);
+    let wrong =
+        patch(&running, &path, 0, first).header("Upload-Checksum", &format!("crc32 {crc32}"));
+    assert_eq!(running.send(wrong).await.status, 460);
     let right = patch(&running, &path, 0, first).header("Upload-Checksum", &blake3(first));
     assert_eq!(running.send(right).await.status, 204);
     let wrong = patch(&running, &path, half_way, second)
@@ -503,6 +507,19 @@ async fn a_checksum_behind_the_body_decides_over_its_bytes() {
         assert_eq!(reply.header("tus-resumable"), Some("1.0.0"), "{what}");
         assert_eq!(offset(&running, &path).await, 0, "{what}");
     }
+    // One that the head did not announce cannot be compared any more, and is not ignored.
+    let unannounced = trailing(
+        &running,
+        &path,
+        0,
+        &first[..1 << 20],
+        &line(&sha256(second)),
+    );
+    let reply = running.send(unannounced.without("Trailer")).await;
+    assert_eq!(reply.status, 400, "{}", text(&reply));
+    assert_eq!(reply.json()["code"], "CHECKSUM_NOT_ANNOUNCED");
+    assert_eq!(reply.header("upload-offset"), Some("0"));
+    assert_eq!(offset(&running, &path).await, 0);
     // In a body of known length nothing can stand behind it.
     let plain = patch(&running, &path, 0, first).header("Trailer", "Upload-Checksum");
     assert_eq!(running.send(plain).await.status, 400);
@@ -718,8 +735,15 @@ async fn an_upload_that_nobody_goes_on_with_is_gone_as_it_was_told() {
     assert!(created.header("upload-expires").unwrap().ends_with(" GMT"));
     let path = located(&created);
     while running.get(&path, &running.owner).await.status != 410 {
-        running.gateway.engine.sweep().await.unwrap();
+        tokio::task::yield_now().await;
     }
+    // As it was told, though the sweep did not come by yet.
+    let id = path["/files/".len()..].parse().unwrap();
+    let row = running.gateway.engine.peek(id).await.unwrap().unwrap();
+    assert_eq!(
+        row.state,
+        boxgate_storage::metadata::uploads::UploadState::Open
+    );
     for request in [
         tus(&running, "HEAD", &path),
         patch(&running, &path, 0, b"0123456789"),
@@ -1180,6 +1204,8 @@ async fn a_cut_raw_upload_goes_on_by_content_range() {
         (none.status, none.header("upload-offset")),
         (409, Some("0"))
     );
+    let both = serde_json::json!({ "expected-offset": 0, "provided-offset": 5 });
+    assert_eq!(none.json()["details"], both);
     let stream = half(&running, post(), total, &bytes[..17 << 20]).await;
     while running.gateway.engine.in_progress() == 0 {
         tokio::task::yield_now().await;
@@ -1250,6 +1276,184 @@ async fn a_first_range_opens_an_upload_and_a_new_whole_one_ends_it() {
 }
 
 #[tokio::test]
+async fn a_refused_creation_tells_of_the_upload_that_it_leaves() {
+    let running = Running::start().await;
+    let digits = b"123456789";
+    let checksum = |text: &str| {
+        tus(&running, "POST", "/files")
+            .header("Upload-Length", "9")
+            .header("Upload-Metadata", &metadata("1.0"))
+            .header("Content-Type", TUS_BYTES)
+            .header("Upload-Checksum", text)
+            .body(digits)
+    };
+    let wrong = running.send(checksum("crc32 AAAAAA==")).await;
+    assert_eq!(wrong.status, 460, "{}", text(&wrong));
+    assert_eq!(wrong.header("upload-offset"), Some("0"));
+    let path = wrong.header("location").unwrap().to_owned();
+    // Big-endian, as it is written in hexadecimal: cbf43926.
+    let right = patch(&running, &path, 0, digits).header("Upload-Checksum", "crc32 y/Q5Jg==");
+    assert_eq!(running.send(right).await.status, 204);
+    assert!(downloaded(&running, "demo", "1.0").await == digits);
+
+    let request = Request::new("POST", &query("2.0"))
+        .token(&running.owner)
+        .header("Upload-Complete", "?1")
+        .header(
+            "Content-Digest",
+            &format!("sha-256=:{}:", STANDARD.encode([1; 32])),
+        )
+        .body(digits);
+    let wrong = running.send(request).await;
+    assert_eq!(wrong.status, 400, "{}", text(&wrong));
+    let path = wrong.header("location").unwrap().to_owned();
+    assert_eq!(offset(&running, &path).await, 0);
+    // What is over for good is named by nothing.
+    let request = Request::new("POST", &query("3.0"))
+        .token(&running.owner)
+        .header("Upload-Complete", "?1")
+        .header(
+            "Repr-Digest",
+            &format!("sha-256=:{}:", STANDARD.encode([1; 32])),
+        )
+        .body(digits);
+    let wrong = running.send(request).await;
+    assert_eq!((wrong.status, wrong.header("location")), (422, None));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused_and_named() {
+    let running = Running::start().await;
+    let target = "target=acme/demo/1.0/virtualbox/amd64";
+    let create = |query: &str| {
+        Request::new("POST", &format!("/files?{query}"))
+            .token(&running.owner)
+            .header("Upload-Length", "5")
+    };
+    let ietf = |query: &str| create(query).header("Upload-Complete", "?0");
+    let by_tus = |name: &str, value: &str| {
+        tus(&running, "POST", "/files")
+            .header("Upload-Length", "5")
+            .header(name, value)
+    };
+    let box_path = file_path("demo", "1.0");
+    let coded = |request: Request| request.header("Content-Encoding", "gzip").body(b"12345");
+    let begun = begin(&running, "1.0", 5).await;
+    let cases = [
+        (
+            create("tarbet=acme/demo/1.0/virtualbox/amd64"),
+            400,
+            "tarbet",
+        ),
+        (ietf("tarbet=acme/demo/1.0/virtualbox/amd64"), 400, "tarbet"),
+        (create(&format!("{target}&{target}")), 400, "twice"),
+        (
+            by_tus("Upload-Metadata", "target !"),
+            400,
+            "target is not base64.",
+        ),
+        (
+            by_tus("Upload-Metadata", "checksum eHg="),
+            400,
+            "checksum is not a hexadecimal digest",
+        ),
+        (
+            tus(&running, "PATCH", &begun)
+                .header("Content-Type", TUS_BYTES)
+                .header("Upload-Offset", "99999999999999999999999")
+                .body(b"12345"),
+            400,
+            "larger than any upload",
+        ),
+        (coded(ietf(target)), 415, "Content-Encoding"),
+        (
+            coded(Request::new("POST", &box_path).token(&running.owner)),
+            415,
+            "Content-Encoding",
+        ),
+    ];
+    for (request, status, named) in cases {
+        let reply = running.send(request).await;
+        assert_eq!(reply.status, status, "{named}: {}", text(&reply));
+        assert!(text(&reply).contains(named), "{named}: {}", text(&reply));
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_sent_to_a_name_alone_leaves_uploads_by_id_as_they_are() {
+    let running = Running::start().await;
+    let bytes = noise(3000, 23);
+    let tus = begin(&running, "1.0", 3000).await;
+    running.send(patch(&running, &tus, 0, &bytes[..2000])).await;
+    let request = Request::new("POST", &query("1.0"))
+        .token(&running.owner)
+        .header("Upload-Length", "3000")
+        .header("Upload-Complete", "?0")
+        .body(&bytes[..2000]);
+    let ietf = located(&running.send(request).await);
+    let parts = Request::new("POST", &query("1.0"))
+        .token(&running.owner)
+        .header("Upload-Length", "3000");
+    let parts = located(&running.send(parts).await);
+    let path = file_path("demo", "1.0");
+    let post = || Request::new("POST", &path).token(&running.owner);
+    let wrong = "00".repeat(32);
+    let of_others = [
+        (post().body(b"hello"), 200),
+        (post().header("x-checksum", &wrong).body(b"hello"), 422),
+        // Of another file that is as long: nothing of that name is open here.
+        (
+            post()
+                .header("Content-Range", "bytes 2000-2999/3000")
+                .body(&[b'x'; 1000]),
+            409,
+        ),
+        (
+            post()
+                .header("Content-Range", "bytes 0-4/10")
+                .body(b"hello"),
+            200,
+        ),
+    ];
+    for (request, status) in of_others {
+        let reply = running.send(request).await;
+        assert_eq!(reply.status, status, "{}", text(&reply));
+        for (path, kept) in [(&tus, 2000), (&ietf, 2000), (&parts, 0)] {
+            assert_eq!(offset(&running, path).await, kept);
+        }
+    }
+    let reply = running
+        .send(patch(&running, &tus, 2000, &bytes[2000..]))
+        .await;
+    assert_eq!(reply.status, 204);
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_of_a_client_that_fell_silent_are_kept_when_it_comes_again() {
+    let running = Running::start().await;
+    let bytes = noise(9 << 20, 24);
+    let path = begin(&running, "1.0", bytes.len()).await;
+    let request = tus(&running, "PATCH", &path)
+        .header("Content-Type", TUS_BYTES)
+        .header("Upload-Offset", "0");
+    // Less than a part, and then nothing: its connection is not closed, but gone all the same.
+    let sent = 7 << 20;
+    let _silent = half(&running, request, bytes.len(), &bytes[..sent]).await;
+    committed(&running, &path, sent as u64).await;
+    assert_eq!(offset(&running, &path).await, sent);
+    let rest = running
+        .send(patch(&running, &path, sent, &bytes[sent..]))
+        .await;
+    assert_eq!(rest.status, 204, "{}", text(&rest));
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn whoever_asks_for_a_full_upload_is_never_told_of_a_conflict() {
     let running = Running::start().await;
     let bytes = noise(70_000, 22);
@@ -1284,13 +1488,19 @@ async fn a_raw_upload_that_lost_its_last_answer_is_ended_by_whoever_asks() {
     let bytes = noise(3000, 21);
     let path = file_path("demo", "1.0");
     // All bytes are there and nobody ended it, as after a kill between the last byte and the end.
-    let request = Request::new("POST", &query("1.0"))
-        .token(&running.owner)
-        .header("Upload-Length", "3000")
-        .header("Upload-Complete", "?0")
-        .body(&bytes);
-    let created = running.send(request).await;
-    assert_eq!(created.header("upload-offset"), Some("3000"));
+    let ask_all = |from: usize, to: usize| {
+        Request::new("PUT", &format!("{path}/upload"))
+            .token(&running.owner)
+            .header("Content-Range", &format!("bytes {from}-{}/3000", to - 1))
+            .body(&bytes[from..to])
+    };
+    let opened = running.send(ask_all(0, 1000)).await;
+    let id = opened.header("location").unwrap()["/files/".len()..].parse();
+    let engine = &running.gateway.engine;
+    let mut writer = engine.resume(id.unwrap(), 1000).await.unwrap();
+    let rest = bytes::Bytes::copy_from_slice(&bytes[1000..]);
+    writer.write(rest).await.unwrap();
+    assert_eq!(writer.pause().await.unwrap(), 3000);
     let ask = |range: &str, bytes: &[u8]| {
         Request::new("PUT", &format!("{path}/upload"))
             .token(&running.owner)

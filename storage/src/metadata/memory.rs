@@ -12,12 +12,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::state::{State, Upload};
-use super::accounts::{AccountId, OrganizationId};
+use super::accounts::OrganizationId;
 use super::outbox::Event;
 use super::uploads::{
-    Advance, Completion, Fence, HeldPiece, Keep, Ledger, NewUpload, Over, Piece, Published, Source,
-    Target, Trash, UploadRow, UploadState, assert_cut, check_length, check_piece_bytes, check_step,
-    fenced, folded_target,
+    Advance, Completion, Fence, HeldPiece, Keep, Ledger, NewUpload, Over, Piece, Published, Sender,
+    Source, Target, Trash, UploadRow, UploadState, assert_cut, check_length, check_piece_bytes,
+    check_step, fenced, folded_target, refuse_held_ahead,
 };
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::{Clock, UnixMillis};
@@ -109,7 +109,7 @@ impl Ledger for MemoryLedger {
         }
         let row = UploadRow {
             id: new.id,
-            account: new.account,
+            sender: new.sender,
             organization: new.organization,
             key: new.key,
             store: new.store,
@@ -130,7 +130,7 @@ impl Ledger for MemoryLedger {
             created: now,
             updated: now,
         };
-        let joins = state.joined(OP, &new.joins, new.account)?;
+        let joins = state.joined(OP, &new.joins, &row.sender)?;
         for blob in joins.iter().filter_map(|(_, blob)| blob.as_ref()) {
             state.take_reference(blob);
         }
@@ -267,6 +267,9 @@ impl Ledger for MemoryLedger {
         if upload.row.state != UploadState::Open {
             return Err(fenced(OP, fence.id));
         }
+        let mut held = upload.pieces.values();
+        let ahead = held.any(|piece| piece.start + piece.length > upload.row.offset);
+        refuse_held_ahead(OP, fence.id, ahead)?;
         upload.row.pieces = None;
         upload.pieces.clear();
         Ok(())
@@ -375,7 +378,7 @@ impl Ledger for MemoryLedger {
 
     async fn uploads_to(
         &self,
-        account: AccountId,
+        sender: &Sender,
         organization: OrganizationId,
         target: &Target,
         since: UnixMillis,
@@ -391,7 +394,7 @@ impl Ledger for MemoryLedger {
             wanted
                 && upload.row.keep == Keep::UntilIdle
                 && upload.row.joins == 0
-                && (upload.row.account, upload.row.organization) == (account, organization)
+                && (&upload.row.sender, upload.row.organization) == (sender, organization)
                 && upload.folded.as_ref() == Some(&folded)
         }))
     }

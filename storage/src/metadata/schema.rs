@@ -10,13 +10,14 @@ use super::sql::At as _;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Number, name and text; a text that was released never changes (its checksum is compared).
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "house", include_str!("migrations/0001_house.sql")),
     (2, "pieces", include_str!("migrations/0002_pieces.sql")),
     (3, "joins", include_str!("migrations/0003_joins.sql")),
     (4, "orphans", include_str!("migrations/0004_orphans.sql")),
     (5, "digests", include_str!("migrations/0005_digests.sql")),
     (6, "upkeep", include_str!("migrations/0006_upkeep.sql")),
+    (7, "senders", include_str!("migrations/0007_senders.sql")),
 ];
 
 /// Brings the schema up to date, in one transaction: of two processes that start at once, the second

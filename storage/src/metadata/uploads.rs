@@ -28,7 +28,7 @@ pub use listing::NamedUpload;
 #[cfg(feature = "conformance")]
 pub(super) use {
     joins::{Health, check_source},
-    pieces::{assert_cut, check_piece_bytes},
+    pieces::{assert_cut, check_piece_bytes, refuse_held_ahead},
     rows::{check_length, check_step, fenced, folded_target, too_many},
 };
 
@@ -51,6 +51,25 @@ pub struct Target {
     pub actor: String,
     /// Absolute URL prefix for the `url` of the `box.uploaded` event; may be empty.
     pub base_url: String,
+}
+
+/// Who sends an upload: nobody else goes on with it, and what two of them send never mixes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// On whose behalf. A person's sessions and personal tokens are one sender.
+    pub account: AccountId,
+    /// Name of the service account, where one acts: it keeps its name when its key is replaced.
+    pub service: Option<String>,
+}
+
+impl Sender {
+    /// A person, and not one of the service accounts that act for them.
+    pub fn person(account: AccountId) -> Self {
+        Self {
+            account,
+            service: None,
+        }
+    }
 }
 
 /// Where an upload stands.
@@ -108,7 +127,7 @@ pub struct UploadRow {
     /// Its id.
     pub id: UploadId,
     /// Who sends it.
-    pub account: AccountId,
+    pub sender: Sender,
     /// Whose blob it becomes.
     pub organization: OrganizationId,
     /// Key of its bytes in the store.
@@ -155,7 +174,7 @@ pub struct NewUpload {
     /// Its id.
     pub id: UploadId,
     /// Who sends it.
-    pub account: AccountId,
+    pub sender: Sender,
     /// Whose blob it becomes.
     pub organization: OrganizationId,
     /// Key of its bytes in the store.
@@ -169,7 +188,7 @@ pub struct NewUpload {
     /// How it is cut, if it arrives in pieces; none is held yet.
     pub pieces: Option<Pieces>,
     /// The uploads whose bytes, one after the other, are its own; none for one that is sent. They are
-    /// the same account's, have no target and are not joined themselves; one may stand there twice.
+    /// the same sender's, have no target and are not joined themselves; one may stand there twice.
     pub joins: Vec<UploadId>,
     /// The name that finishing publishes, if any.
     pub target: Option<Target>,
@@ -323,7 +342,7 @@ pub trait Ledger: Debug + Send + Sync {
     /// # Errors
     /// [`crate::ErrorKind::TooMany`] for one more kept upload than [`NewUpload::most_open`] allows. With
     /// its id as the subject, for an upload of [`NewUpload::joins`]: `NotFound` when there is none of that
-    /// account, `Invalid` when it is not to be joined, `Gone`, and `Damaged`.
+    /// sender, `Invalid` when it is not to be joined, `Gone`, and `Damaged`.
     async fn create(&self, new: NewUpload) -> Result<UploadRow>;
 
     /// Returns the row, whatever its state, and raises the epoch of an open one: the older writer's
@@ -371,7 +390,8 @@ pub trait Ledger: Debug + Send + Sync {
     async fn held_pieces(&self, id: UploadId) -> Result<Vec<HeldPiece>>;
 
     /// Forgets the pieces and how the upload is cut: it goes on in order from its offset.
-    /// [`crate::ErrorKind::Fenced`] unless the epoch is as given and the upload is open.
+    /// [`crate::ErrorKind::Fenced`] unless the epoch is as given and the upload is open;
+    /// [`crate::ErrorKind::Conflict`] while pieces are held that the offset does not cover.
     async fn drop_pieces(&self, fence: Fence) -> Result<()>;
 
     /// C0: `open` → `completing`, fenced by epoch and by offset = length.
@@ -432,12 +452,12 @@ pub trait Ledger: Debug + Send + Sync {
         limit: u32,
     ) -> Result<Vec<UploadRow>>;
 
-    /// Kept uploads of that account to that name, found as names are found: those that did not end,
+    /// Kept uploads of that sender to that name, found as names are found: those that did not end,
     /// and those that were published at or after `since`. Newest first. None that is joined of others:
     /// nobody can go on with those.
     async fn uploads_to(
         &self,
-        account: AccountId,
+        sender: &Sender,
         organization: OrganizationId,
         target: &Target,
         since: UnixMillis,

@@ -48,6 +48,10 @@ pub(super) struct Active {
     memory: Option<Reservation>,
     /// When the current buffer was taken.
     held_since: Instant,
+    /// When the last step was given to the committer, or the writer began.
+    stepped: Instant,
+    /// When the last step was one that time brought.
+    tail_stepped: Option<Instant>,
     /// Runs of the current part on their way to the store.
     runs: Runs,
     /// A step that waits for its place with the committer.
@@ -156,6 +160,8 @@ impl Active {
             sink,
             memory,
             held_since: Instant::now(),
+            stepped: Instant::now(),
+            tail_stepped: None,
             runs: FuturesUnordered::new(),
             sealing: None,
             health: Health::Whole,
@@ -259,7 +265,13 @@ impl Active {
         }
         self.hash(0);
         self.health = Health::Cut;
-        let given = self.hand_over().await;
+        let given = match self.tail_stepped {
+            // A client that trickles costs no more commits than one that is slow.
+            Some(last) if last.elapsed() < self.engine.options.limits.tail_commit => {
+                self.hand_over().await
+            }
+            _ => self.commit_tail().await,
+        };
         self.judge(&given);
         given
     }
@@ -283,11 +295,33 @@ impl Active {
                 tokio::task::yield_now().await;
             }
         }
+        if self.stored.store.intake == Intake::InPlace
+            && self.stepped.elapsed() >= self.engine.options.limits.tail_commit
+        {
+            return self.commit_tail().await;
+        }
         if self.is_slow_while_others_wait() {
             self.hash(0);
             self.hand_over().await?;
         }
         Ok(())
+    }
+
+    /// Hands over what came and lets it be committed, however little of its part that is: a client that is
+    /// slow or has gone silent would have to send it again, after a takeover or a kill. Bytes that wait for
+    /// a digest wait on. Not for stores that take parts: each time they would be sent all of it again.
+    async fn commit_tail(&mut self) -> Result<()> {
+        self.hash(0);
+        self.hand_over().await?;
+        if self.held.is_some() || self.stored.keep == Keep::No {
+            return Ok(());
+        }
+        let step = self.state.lock().step_so_far();
+        if step.is_some() {
+            self.tail_stepped = Some(Instant::now());
+        }
+        self.seal(step);
+        self.settle().await
     }
 
     /// One that needs longer than this for a MiB may not keep it from others.
@@ -385,6 +419,7 @@ impl Active {
     fn seal(&mut self, step: Option<Step>) {
         let Some(step) = step else { return };
         debug_assert!(self.sealing.is_none(), "the last one found its place");
+        self.stepped = Instant::now();
         self.values.extend(self.hasher.take_values());
         let values = if self.state.lock().ends_part(step.to) {
             std::mem::take(&mut self.values)

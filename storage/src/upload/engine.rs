@@ -21,9 +21,9 @@ use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
 use crate::digest::{ContentHasher, Digest};
 use crate::error::{Error, ErrorKind, Result, Retry};
-use crate::metadata::accounts::{AccountId, OrganizationId};
+use crate::metadata::accounts::OrganizationId;
 use crate::metadata::uploads::{
-    Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Source, Target, UploadRow,
+    Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Sender, Source, Target, UploadRow,
 };
 use crate::store::{Intake, Store, UploadSink};
 
@@ -83,7 +83,7 @@ impl UploadEngine {
     ///
     /// # Errors
     /// As [`Self::create`], and with the id of one of `sources` as the subject:
-    /// [`crate::ErrorKind::NotFound`] when there is none of the same account,
+    /// [`crate::ErrorKind::NotFound`] when there is none of the same sender,
     /// [`crate::ErrorKind::Invalid`] for one with a target or that is joined itself,
     /// [`crate::ErrorKind::Gone`], [`crate::ErrorKind::Damaged`].
     /// # Cancel safety
@@ -121,7 +121,8 @@ impl UploadEngine {
     /// # Errors
     /// [`crate::ErrorKind::OffsetMismatch`] unless `offset` is the committed one;
     /// [`crate::ErrorKind::NotFound`] for no upload, [`crate::ErrorKind::Gone`] for one that was
-    /// aborted, expired or lost; [`crate::ErrorKind::Conflict`] for one that is being published or is;
+    /// aborted, expired or lost; [`crate::ErrorKind::Conflict`] for one that is being published or is, and
+    /// for one that holds pieces behind `offset`;
     /// [`crate::ErrorKind::Unavailable`] when the older writer does not end within seconds;
     /// [`crate::ErrorKind::Full`] when there is no room for what is missing.
     /// # Cancel safety
@@ -230,25 +231,26 @@ impl UploadEngine {
         self.inner.set_length(id, length).await
     }
 
-    /// The newest kept upload of that account to that name that is not published yet; one of which no byte
-    /// was ever committed only where there is no other, for nothing was told of it.
+    /// The newest kept upload of that sender to that name that is not published yet, among those with that
+    /// note; one of which no byte was ever committed only where there is no other, for nothing was told of it.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] for a name that no box can have.
     pub async fn newest_unpublished(
         &self,
-        account: AccountId,
+        sender: &Sender,
         organization: OrganizationId,
         target: &Target,
+        note: Option<&str>,
     ) -> Result<Option<UploadRow>> {
         let never = UnixMillis(i64::MAX);
-        let rows = self.uploads_to(account, organization, target, never);
-        let mut rows = rows.await?;
+        let mut rows = self.uploads_to(sender, organization, target, never).await?;
+        rows.retain(|row| row.note.as_deref() == note);
         let at = rows.iter().position(|row| row.offset > 0).unwrap_or(0);
         Ok((at < rows.len()).then(|| rows.swap_remove(at)))
     }
 
-    /// Ends what the account of upload `id` left open under the same name before `id` was made; once `id` is
+    /// Ends what the sender of upload `id` left open under the same name and note before `id` was made; once `id` is
     /// published, also what is whole there and still waits to be published. What a request is busy with at
     /// this moment stays.
     ///
@@ -272,22 +274,20 @@ impl UploadEngine {
             .await
     }
 
-    /// Kept uploads of that account to that name, newest first: those that did not end, and those that were
+    /// Kept uploads of that sender to that name, newest first: those that did not end, and those that were
     /// published at or after `since`.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] for a name that no box can have.
     pub async fn uploads_to(
         &self,
-        account: AccountId,
+        sender: &Sender,
         organization: OrganizationId,
         target: &Target,
         since: UnixMillis,
     ) -> Result<Vec<UploadRow>> {
         let ledger = &self.inner.options.ledger;
-        ledger
-            .uploads_to(account, organization, target, since)
-            .await
+        ledger.uploads_to(sender, organization, target, since).await
     }
 
     /// Up to `limit` open uploads behind `after`, in the order of their ids; of one organization, if
@@ -520,7 +520,7 @@ impl Inner {
     async fn make(self: &Arc<Self>, intent: UploadIntent, joins: Vec<UploadId>) -> Result<Made> {
         assert_possible(&intent)?;
         let UploadIntent {
-            account,
+            sender,
             organization,
             target,
             length,
@@ -543,7 +543,7 @@ impl Inner {
         let limits = self.options.limits;
         let new = NewUpload {
             id: UploadId::random(),
-            account,
+            sender,
             organization,
             key: BlobKey::random(),
             store: store_name.to_owned(),

@@ -44,7 +44,8 @@ impl Inner {
             return Err(Error::new(kind, OP, id.to_string()));
         }
         if row.pieces.is_some() {
-            // In order from here on: what lies behind the offset is cut off with the rest.
+            // In order from here on: what was on its way behind the offset is cut off with the rest. Not
+            // what is held there, of which somebody was told.
             let fence = self.stored(&row)?.fence;
             self.options.ledger.drop_pieces(fence).await?;
         }

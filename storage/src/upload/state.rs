@@ -141,6 +141,12 @@ impl UploadState {
         self.step()
     }
 
+    /// Gives the step over what was handed over since the last one, however little of its part that is;
+    /// more may come.
+    pub fn step_so_far(&mut self) -> Option<Step> {
+        self.step()
+    }
+
     /// Notes that the store was handed everything before `to`. Gives the step that this makes
     /// possible: at the end of each part, and at the end of the upload. Runs never cross a part's end.
     pub fn hand_over(&mut self, to: u64) -> Option<Step> {

@@ -10,7 +10,7 @@ use crate::error::{Result, chain};
 use crate::metadata::uploads::{UploadRow, UploadState as RowState};
 
 impl Inner {
-    /// Gives up what the sender of `id` left open under the same name when `id` was made; once `id` is
+    /// Gives up what the sender of `id` left open under the same name and note when `id` was made; once `id` is
     /// published, also what is whole and was not published yet, since its turn came before. What a request is
     /// busy with at this moment is that request's, and stays.
     pub(super) async fn supersede(self: &std::sync::Arc<Self>, id: UploadId) -> Result<()> {
@@ -23,7 +23,7 @@ impl Inner {
         };
         let never = UnixMillis(i64::MAX);
         let rows = ledger
-            .uploads_to(newer.account, newer.organization, target, never)
+            .uploads_to(&newer.sender, newer.organization, target, never)
             .await?;
         for older in rows.into_iter().filter(|row| is_replaced(row, &newer)) {
             // Fenced by its epoch: whoever goes on with it meanwhile, in whatever process, keeps it.
@@ -47,5 +47,6 @@ impl Inner {
 
 fn is_replaced(row: &UploadRow, newer: &UploadRow) -> bool {
     let over = row.state == RowState::Open || newer.state == RowState::Done;
-    row.id != newer.id && row.created <= newer.created && over
+    let alike = row.note == newer.note;
+    row.id != newer.id && row.created <= newer.created && over && alike
 }

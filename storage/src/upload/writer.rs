@@ -184,6 +184,21 @@ impl UploadWriter {
         })
     }
 
+    /// Leaves the upload open where the last commit left it; returns that offset in bytes. What came since
+    /// is gone, and counts no more than if it had not come.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Fenced`].
+    pub async fn discard(self) -> Result<u64> {
+        let active = self.take("upload.discard")?;
+        let background = active.engine.background.clone();
+        if let Err(panicked) = background.spawn(active.leave()).await {
+            let error = Error::new(ErrorKind::Internal, "upload.discard", self.id.to_string());
+            return Err(error.with_source(panicked));
+        }
+        Ok(self.committed_bytes())
+    }
+
     /// Makes everything durable, compares length and digests, publishes in one transaction. Goes on in
     /// the background when the future is dropped: the outcome is one whole publication or none.
     ///

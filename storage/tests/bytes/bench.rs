@@ -14,7 +14,7 @@ use boxgate_storage::digest::Digest;
 use boxgate_storage::layer::verify::{self, BlobTree};
 use boxgate_storage::metadata::Ledger;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
-use boxgate_storage::metadata::uploads::{Target, UploadState};
+use boxgate_storage::metadata::uploads::{Sender, Target, UploadState};
 use boxgate_storage::range::ByteRange;
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, Keep, UploadEngine, UploadIntent, UploadLimits};
@@ -182,7 +182,7 @@ pub(crate) fn target() -> Target {
 
 pub(crate) fn intent(length: Option<u64>, expected: Vec<Digest>) -> UploadIntent {
     UploadIntent {
-        account: AccountId(1),
+        sender: Sender::person(AccountId(1)),
         organization: ACME,
         target: Some(target()),
         length,

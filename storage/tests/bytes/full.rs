@@ -4,8 +4,9 @@
 use boxgate_storage::ErrorKind;
 use boxgate_storage::backend::faulty::{Fault, Faults};
 use boxgate_storage::blob::UploadId;
+use boxgate_storage::metadata::accounts::AccountId;
 use boxgate_storage::metadata::uploads::UploadState;
-use boxgate_storage::upload::UploadEngine;
+use boxgate_storage::upload::{Sender, UploadEngine};
 use bytes::Bytes;
 
 use crate::bench::{ACME, Bench, MIB, content, kept, target};
@@ -34,8 +35,10 @@ async fn resting(bench: &Bench, engine: &UploadEngine, bytes: &Bytes, to: usize)
 
 /// The upload that a client of that name goes on with.
 async fn newest(engine: &UploadEngine) -> Option<UploadId> {
-    let account = boxgate_storage::metadata::accounts::AccountId(1);
-    let newest = engine.newest_unpublished(account, ACME, &target()).await;
+    let ann = Sender::person(AccountId(1));
+    let target = target();
+    let newest = engine.newest_unpublished(&ann, ACME, &target, None);
+    let newest = newest.await;
     newest.unwrap().map(|row| row.id)
 }
 

@@ -8,10 +8,10 @@ use boxgate_storage::backend::faulty::Faults;
 use boxgate_storage::blob::{BlobKey, UploadId};
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::Ledger;
-use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
+use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::uploads::{
-    Advance, Completion, Fence, HeldPiece, NewUpload, Over, Piece, Published, Source, Target,
-    Trash, UploadRow, UploadState,
+    Advance, Completion, Fence, HeldPiece, NewUpload, Over, Piece, Published, Sender, Source,
+    Target, Trash, UploadRow, UploadState,
 };
 use boxgate_storage::store::Receipts;
 
@@ -161,12 +161,12 @@ impl Ledger for FaultyLedger {
 
     async fn uploads_to(
         &self,
-        account: AccountId,
+        sender: &Sender,
         organization: OrganizationId,
         target: &Target,
         since: UnixMillis,
     ) -> Result<Vec<UploadRow>> {
-        let call = self.inner.uploads_to(account, organization, target, since);
+        let call = self.inner.uploads_to(sender, organization, target, since);
         self.faults.around("ledger.uploads_to", call).await
     }
 

@@ -363,15 +363,13 @@ async fn whoever_takes_the_upload_over_ends_its_pieces_and_keeps_what_is_held() 
 }
 
 #[tokio::test]
-async fn an_upload_in_pieces_can_go_on_in_order_and_forgets_what_lay_ahead() {
+async fn an_upload_in_pieces_can_go_on_in_order_when_none_lies_ahead() {
     let bench = Bench::new().await;
     let bytes = content(3 * PART, 13);
     let id = bench.engine.create(in_parts(&bytes)).await.unwrap().id;
-    for k in [0, 2] {
-        put(&bench.engine, id, k, piece(&bytes, PART, k))
-            .await
-            .unwrap();
-    }
+    put(&bench.engine, id, 0, piece(&bytes, PART, 0))
+        .await
+        .unwrap();
     bench.engine.settled().await;
     let mut writer = bench.engine.resume(id, PART as u64).await.unwrap();
     let refused = begin(&bench.engine, id, 1, PART).await;
@@ -382,6 +380,27 @@ async fn an_upload_in_pieces_can_go_on_in_order_and_forgets_what_lay_ahead() {
     );
     writer.write(bytes.slice(PART..)).await.unwrap();
     let published = writer.finish().await.unwrap();
+    is_whole(&bench, &bench.memory.store(), &published, &bytes).await;
+    bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_piece_that_is_held_ahead_is_not_given_up_for_bytes_in_order() {
+    let bench = Bench::new().await;
+    let bytes = content(3 * PART, 16);
+    let id = bench.engine.create(in_parts(&bytes)).await.unwrap().id;
+    for k in [0, 2] {
+        put(&bench.engine, id, k, piece(&bytes, PART, k))
+            .await
+            .unwrap();
+    }
+    bench.engine.settled().await;
+    let refused = bench.engine.resume(id, PART as u64).await;
+    assert_eq!(kind(refused), ErrorKind::Conflict);
+    let held = bench.engine.held_pieces(id).await.unwrap();
+    assert_eq!(held.iter().map(|p| p.k).collect::<Vec<_>>(), [0, 2]);
+    let last = put(&bench.engine, id, 1, piece(&bytes, PART, 1)).await;
+    let published = last.unwrap().published.unwrap();
     is_whole(&bench, &bench.memory.store(), &published, &bytes).await;
     bench.is_clean().await;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use boxgate_storage::ErrorKind;
 use boxgate_storage::backend::faulty::Faults;
 use boxgate_storage::backend::local;
+use boxgate_storage::digest::Algorithm;
 use boxgate_storage::metadata::uploads::UploadState;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -281,6 +282,70 @@ async fn a_writer_that_only_told_its_progress_told_the_truth() {
     writer.write(Bytes::from_static(b"x")).await.unwrap();
     assert_eq!(writer.pause().await.unwrap(), (24 << 20) + 1);
     assert_eq!(*progress.borrow(), (24 << 20) + 1);
+    assert!(bench.engine.cancel(id).await.unwrap());
+    bench.is_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_keeps_what_it_sent_when_it_is_replaced() {
+    let bench = Bench::new().await;
+    let bytes = content(3 * MIB + 7, 9);
+    let piece = |from: usize, to: usize| bytes.slice(from..to);
+    let mut old = bench.engine.begin(kept(None, vec![])).await.unwrap();
+    let (id, mut progress) = (old.id(), old.progress());
+    // As fast as a part in a few seconds: nothing is committed before its part is whole.
+    old.write(piece(0, MIB)).await.unwrap();
+    tokio::time::advance(Duration::from_secs(4)).await;
+    old.write(piece(MIB, MIB + 1)).await.unwrap();
+    assert_eq!(*progress.borrow(), 0);
+    // Slower, what came is committed from time to time.
+    tokio::time::advance(Duration::from_secs(1)).await;
+    old.write(piece(MIB + 1, MIB + 2)).await.unwrap();
+    progress
+        .wait_for(|told| *told == MIB as u64 + 2)
+        .await
+        .unwrap();
+    old.write(piece(MIB + 2, 2 * MIB)).await.unwrap();
+    tokio::time::advance(Duration::from_secs(5)).await;
+    old.write(piece(2 * MIB, 2 * MIB + 1)).await.unwrap();
+    progress
+        .wait_for(|told| *told == 2 * MIB as u64 + 1)
+        .await
+        .unwrap();
+    // Silent, once more soon, and then not more often than that.
+    old.write(piece(2 * MIB + 1, 2 * MIB + 2)).await.unwrap();
+    old.give_memory_back().await.unwrap();
+    bench.engine.peek(id).await.unwrap();
+    assert_eq!(*progress.borrow(), 2 * MIB as u64 + 1);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    old.give_memory_back().await.unwrap();
+    let at = 2 * MIB + 2;
+    progress.wait_for(|told| *told == at as u64).await.unwrap();
+    let mut new = bench.engine.resume(id, at as u64).await.unwrap();
+    new.write(piece(at, bytes.len())).await.unwrap();
+    let published = new.finish().await.unwrap();
+    assert!(bench.read_back(&published.blob).await == bytes);
+    drop(old);
+    bench.is_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_keeps_what_it_sent_but_for_what_waits_for_its_digest() {
+    let bench = Bench::new().await;
+    let bytes = content(MIB, 10);
+    let mut silent = bench.engine.begin(kept(None, vec![])).await.unwrap();
+    let (id, mut progress) = (silent.id(), silent.progress());
+    silent.write(bytes.slice(..5)).await.unwrap();
+    silent.give_memory_back().await.unwrap();
+    progress.wait_for(|told| *told == 5).await.unwrap();
+    let mut held = bench.engine.resume(id, 5).await.unwrap();
+    held.hold_untold(&[Algorithm::Sha1]).unwrap();
+    held.write(bytes.slice(5..100)).await.unwrap();
+    held.give_memory_back().await.unwrap();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    held.write(bytes.slice(100..200)).await.unwrap();
+    assert_eq!(bench.engine.head(id).await.unwrap().offset, 5);
+    drop((silent, held));
     assert!(bench.engine.cancel(id).await.unwrap());
     bench.is_clean().await;
 }

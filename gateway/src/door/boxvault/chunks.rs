@@ -42,12 +42,12 @@ pub async fn status(gateway: &Gateway, call: Call) -> Answered {
     let file = call.box_ref()?;
     let organization = call.organization()?.id;
     let turn = turn(gateway, &call)?;
-    let account = turn.principal.account.id;
+    let sender = turn.principal.sender();
     let target = turn.target(&file, &[]);
     let none = UnixMillis(i64::MAX);
     let engine = &gateway.engine;
     let rows = engine
-        .uploads_to(account, organization, &target, none)
+        .uploads_to(&sender, organization, &target, none)
         .await?;
     let mut uploads = Vec::new();
     for row in rows.iter().filter(|row| row.state == UploadState::Open) {

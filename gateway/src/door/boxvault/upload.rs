@@ -32,8 +32,10 @@ type Answered = Result<Response<OutboundBody>, Refusal>;
 /// `POST F`, `POST F/upload`, `PUT F/upload`.
 pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
     let headers = &call.head.headers;
+    upload::assert_uncoded(headers)?;
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-    let declared = upload::declared(header("x-checksum"), header("x-checksum-type"))?;
+    let names = ("x-checksum", "x-checksum-type");
+    let declared = upload::declared(header(names.0), header(names.1), names)?;
     if Chunk::is_in(headers) {
         return chunks::upload(gateway, call, declared).await;
     }
@@ -78,7 +80,7 @@ async fn whole(gateway: &Gateway, call: Call, form: bool, declared: Option<Decla
     let length = content_length(&call.head.headers);
     let order = UploadOrder {
         organization: call.organization()?.id,
-        account: principal.account.id,
+        sender: principal.sender(),
         actor: principal.name().to_owned(),
         base_url: gateway.base_url(&call.facts),
         declared,
@@ -208,13 +210,14 @@ async fn continued(
     };
     let organization = call.organization()?.id;
     let target = turn.target(&file, &expected);
-    let account = turn.principal.account.id;
+    let sender = turn.principal.sender();
     let engine = &gateway.engine;
-    let newest = engine.newest_unpublished(account, organization, &target);
-    // Of another length it is another file; and one that comes in pieces has no next byte.
-    let open = newest.await?.filter(|row| {
-        row.pieces.is_none() && row.length.is_none_or(|length| length == part.length)
-    });
+    let by_name = Some(upload::BY_NAME);
+    let newest = engine.newest_unpublished(&sender, organization, &target, by_name);
+    // Of another length it is another file.
+    let open = newest
+        .await?
+        .filter(|row| row.length.is_none_or(|length| length == part.length));
     let open = match open {
         // All bytes are there, and whoever sent the last of them was told of a failure.
         Some(row) if row.state == UploadState::Completing && part.start > 0 => {
@@ -265,7 +268,7 @@ async fn continued(
                 length: Some(part.length),
                 ends,
                 owner: Owner::Target(file.clone()),
-                note: None,
+                note: Some(upload::BY_NAME.to_owned()),
                 expected,
                 checksum: None,
                 has_body: true,
@@ -274,7 +277,7 @@ async fn continued(
             };
             turn.create(create, &mut body).await?
         }
-        open => return Err(not_next(open.map_or(0, |row| row.offset))),
+        open => return Err(not_next(open.map_or(0, |row| row.offset), part.start)),
     };
     if progress.published.is_some() {
         let document = done(&progress, message_of(&call.head.method), &file);
@@ -360,13 +363,13 @@ fn too_large(length: u64, limit: u64) -> Refusal {
     .closing()
 }
 
-fn not_next(next: u64) -> Refusal {
+fn not_next(next: u64, given: u64) -> Refusal {
     Refusal::new(
         StatusCode::CONFLICT,
-        format!("The next byte of this file is {next}; send it from there."),
+        format!("The next byte of this file is {next}, not {given}; send it from there."),
     )
     .code("OFFSET_MISMATCH")
-    .details(json!({ "expected-offset": next }))
+    .details(json!({ "expected-offset": next, "provided-offset": given }))
     .header(UPLOAD_OFFSET, HeaderValue::from(next))
     .closing()
 }

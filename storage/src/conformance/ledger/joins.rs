@@ -5,7 +5,7 @@ use super::{DOOMED_FOR, Rig, START};
 use crate::blob::{BlobKey, UploadId};
 use crate::error::{ErrorKind, Result};
 use crate::metadata::accounts::{AccountId, OrganizationId};
-use crate::metadata::uploads::{Keep, MostOpen, NewUpload, Over, UploadRow, UploadState};
+use crate::metadata::uploads::{Keep, MostOpen, NewUpload, Over, Sender, UploadRow, UploadState};
 
 const LENGTH: u64 = 3 * BLOCK;
 
@@ -110,7 +110,9 @@ pub async fn an_upload_can_be_joined_once_its_sources_are_whole(rig: &dyn Rig) {
         ..kept(org, &[a])
     };
     create(rig, named).await;
-    let found = ledger.uploads_to(AccountId(1), org, &web, START).await;
+    let found = ledger
+        .uploads_to(&Sender::person(AccountId(1)), org, &web, START)
+        .await;
     assert!(found.expect("found").is_empty());
 }
 
@@ -196,12 +198,18 @@ pub async fn what_cannot_be_joined_is_refused(rig: &dyn Rig) {
         assert!(ledger.upload(id).await.expect("read").is_none());
     };
     refuses(UploadId::random(), ErrorKind::NotFound).await;
-    let foreign = NewUpload {
-        account: AccountId(2),
-        ..kept(org, &[])
+    let service = |name: &str| Sender {
+        service: Some(name.to_owned()),
+        ..Sender::person(AccountId(1))
     };
-    let foreign = create(rig, foreign).await.id;
-    refuses(foreign, ErrorKind::NotFound).await;
+    for sender in [Sender::person(AccountId(2)), service("ann-1")] {
+        let foreign = NewUpload {
+            sender,
+            ..kept(org, &[])
+        };
+        let foreign = create(rig, foreign).await.id;
+        refuses(foreign, ErrorKind::NotFound).await;
+    }
     let (named, _) = published(rig, org, target("web"), 7).await;
     refuses(named.row.id, ErrorKind::Invalid).await;
     let joined = create(rig, kept(org, &[good.row.id])).await;

@@ -13,7 +13,7 @@ use crate::error::{ErrorKind, Result};
 use crate::metadata::Ledger;
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::{
-    Advance, Fence, Keep, NewUpload, Over, Target, UploadRow, UploadState,
+    Advance, Fence, Keep, MostOpen, NewUpload, Over, Sender, Target, UploadRow, UploadState,
 };
 use crate::store::{PartIndex, PartReceipt, Receipt, Receipts, Tail};
 
@@ -317,11 +317,16 @@ pub async fn only_so_many_kept_uploads_are_open_at_once(rig: &dyn Rig) {
         rig.add_organization("globex").await,
     );
     let of = |account, organization| NewUpload {
-        account: AccountId(account),
+        sender: Sender::person(AccountId(account)),
         ..kept(organization, None)
     };
     let first = create(rig, of(1, ours)).await;
-    create(rig, of(1, theirs)).await;
+    // A person's service accounts count with the person.
+    let key = NewUpload {
+        sender: key_of(AccountId(1), "ann-1"),
+        ..of(1, theirs)
+    };
+    create(rig, key).await;
     let limit = 2;
     let third = ledger.create(of(1, ours)).await;
     refused(third, ErrorKind::TooMany { limit });
@@ -335,17 +340,25 @@ pub async fn only_so_many_kept_uploads_are_open_at_once(rig: &dyn Rig) {
     create(rig, of(1, ours)).await;
 }
 
-/// An account's uploads to a name are found as the name is, newest first: the open ones, and those that
-/// it finished lately.
-pub async fn the_uploads_of_an_account_to_a_name_are_found(rig: &dyn Rig) {
+/// The service account of that name.
+fn key_of(account: AccountId, name: &str) -> Sender {
+    Sender {
+        account,
+        service: Some(name.to_owned()),
+    }
+}
+
+/// A sender's uploads to a name are found as the name is, newest first: the open ones, and those that it
+/// finished lately.
+pub async fn the_uploads_of_a_sender_to_a_name_are_found(rig: &dyn Rig) {
     let ledger = rig.ledger();
     let (ours, theirs) = (
         rig.add_organization("acme").await,
         rig.add_organization("globex").await,
     );
     let find = async |account, organization, target: &Target| {
-        let account = AccountId(account);
-        let found = ledger.uploads_to(account, organization, target, START);
+        let sender = Sender::person(AccountId(account));
+        let found = ledger.uploads_to(&sender, organization, target, START);
         let found = found.await.expect("find");
         found.iter().map(|row| row.id).collect::<Vec<_>>()
     };
@@ -365,8 +378,9 @@ pub async fn the_uploads_of_an_account_to_a_name_are_found(rig: &dyn Rig) {
     assert!(ledger.abort(newer.id, None).await.expect("abort"));
     assert_eq!(find(1, ours, &tag).await, [older.id]);
     let bad = target("a/b");
-    let bad = ledger.uploads_to(AccountId(1), ours, &bad, START);
-    refused(bad.await, ErrorKind::Invalid);
+    let ann = Sender::person(AccountId(1));
+    let found = ledger.uploads_to(&ann, ours, &bad, START);
+    refused(found.await, ErrorKind::Invalid);
 
     let sent = Sent {
         row: older,
@@ -377,11 +391,43 @@ pub async fn the_uploads_of_an_account_to_a_name_are_found(rig: &dyn Rig) {
     ledger.publish(sent.fence()).await.expect("publish");
     assert_eq!(find(1, ours, &tag).await, [sent.row.id]);
     let later = rig.clock().now().plus(Duration::from_millis(1));
-    let since = ledger.uploads_to(AccountId(1), ours, &tag, later);
+    let since = ledger.uploads_to(&ann, ours, &tag, later);
     assert!(since.await.expect("find").is_empty());
 
     let bad = ledger.create(kept(ours, Some(target("a/b")))).await;
     refused(bad, ErrorKind::Invalid);
+}
+
+/// A person and each service account of theirs are senders of their own.
+pub async fn service_accounts_do_not_share_uploads(rig: &dyn Rig) {
+    let ledger = rig.ledger();
+    let org = rig.add_organization("acme").await;
+    let ann = AccountId(1);
+    let senders = [
+        Sender::person(ann),
+        key_of(ann, "ann-1"),
+        key_of(ann, "ann-2"),
+    ];
+    let web = target("web");
+    let mut made = Vec::new();
+    for sender in &senders {
+        let new = NewUpload {
+            sender: sender.clone(),
+            most_open: MostOpen {
+                per_account: 3,
+                per_organization: 3,
+            },
+            ..kept(org, Some(web.clone()))
+        };
+        let row = create(rig, new).await;
+        assert_eq!(&row.sender, sender);
+        made.push(row.id);
+    }
+    for (sender, id) in senders.iter().zip(made) {
+        let found = ledger.uploads_to(sender, org, &web, START).await;
+        let found: Vec<_> = found.expect("find").iter().map(|row| row.id).collect();
+        assert_eq!(found, [id], "{sender:?}");
+    }
 }
 
 /// Pages of open uploads give each once, of all organizations or of one.

@@ -190,16 +190,31 @@ pub async fn pieces_are_forgotten_with_their_upload(rig: &dyn Rig) {
     let (ledger, sent) = (rig.ledger(), begun(rig, Some(PART)).await);
     let (id, fence) = (sent.row.id, sent.fence());
     ledger
-        .hold_piece(fence, piece_of(&sent, 1))
+        .hold_piece(fence, piece_of(&sent, 0))
         .await
         .expect("hold");
+    let before = row(rig, id).await;
+    // Whoever sent it was told that it is held.
+    refused(ledger.drop_pieces(fence).await, ErrorKind::Conflict);
+    let after = row(rig, id).await;
+    assert_eq!((after.pieces, after.epoch), (before.pieces, before.epoch));
+    assert_eq!(ledger.held_pieces(id).await.expect("list").len(), 1);
+    let first = sent.step(0);
+    ledger.advance(fence, first.clone()).await.expect("advance");
     let stale = Fence { epoch: 0, ..fence };
     refused(ledger.drop_pieces(stale).await, ErrorKind::Fenced);
     ledger.drop_pieces(fence).await.expect("drop");
     let found = row(rig, id).await;
     assert_eq!((found.pieces, found.updated), (None, START));
     assert_eq!(ledger.held_pieces(id).await.expect("list"), []);
-    sent.complete(&ledger).await.expect("in order it goes on");
+    let mut from = first.to;
+    while from < sent.length {
+        let step = sent.step(from);
+        from = step.to;
+        ledger.advance(fence, step).await.expect("in order");
+    }
+    let whole = ledger.complete(fence, sent.completion()).await;
+    whole.expect("in order it goes on");
     refused(ledger.drop_pieces(fence).await, ErrorKind::Fenced);
 
     let second = begun_in(rig, &sent).await;

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::metadata::Ledger;
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::{
-    Advance, Completion, Fence, Keep, MostOpen, NewUpload, Published, Target, UploadRow,
+    Advance, Completion, Fence, Keep, MostOpen, NewUpload, Published, Sender, Target, UploadRow,
 };
 use crate::store::Receipt;
 
@@ -36,7 +36,7 @@ pub fn target(box_name: &str) -> Target {
 pub fn new_upload(organization: OrganizationId, target: Target, length: Option<u64>) -> NewUpload {
     NewUpload {
         id: UploadId::random(),
-        account: AccountId(1),
+        sender: Sender::person(AccountId(1)),
         organization,
         key: BlobKey::random(),
         store: "main".to_owned(),

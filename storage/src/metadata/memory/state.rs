@@ -6,14 +6,14 @@ use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::catalog::OrganizationName;
 use crate::clock::UnixMillis;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::accounts::{AccountId, OrganizationId};
+use crate::metadata::accounts::OrganizationId;
 use crate::metadata::catalog::FileId;
 use crate::metadata::catalog::blobs::blocks;
 use crate::metadata::catalog::publish::Names;
 use crate::metadata::outbox::{self, Draft, Event, Place};
 use crate::metadata::sql::odd;
 use crate::metadata::uploads::{
-    Fence, Health, Keep, NewUpload, Piece, Published, Source, Target, Trash, UploadRow,
+    Fence, Health, Keep, NewUpload, Piece, Published, Sender, Source, Target, Trash, UploadRow,
     UploadState, check_source, fenced, too_many,
 };
 use crate::store::Receipts;
@@ -148,7 +148,7 @@ impl State {
         };
         for (open, limit) in [
             (
-                open(&|row| row.account == new.account),
+                open(&|row| row.sender.account == new.sender.account),
                 new.most_open.per_account,
             ),
             (
@@ -208,11 +208,11 @@ impl State {
         &self,
         op: &'static str,
         sources: &[UploadId],
-        account: AccountId,
+        sender: &Sender,
     ) -> Result<Vec<(UploadId, Option<BlobKey>)>> {
         let source = |id: &UploadId| {
             let upload = self.uploads.get(id);
-            let upload = upload.filter(|upload| upload.row.account == account);
+            let upload = upload.filter(|upload| upload.row.sender == *sender);
             let missing = || Error::new(ErrorKind::NotFound, op, id.to_string());
             let Upload {
                 row, held, joins, ..

@@ -7,7 +7,7 @@ use crate::metadata::catalog::{
     ArchitectureId, BoxFields, BoxFilter, BoxId, BoxRow, VersionFields, VersionStatus,
 };
 use crate::metadata::uploads::{
-    Advance, Completion, Fence, Keep, MostOpen, NewUpload, Published, Target,
+    Advance, Completion, Fence, Keep, MostOpen, NewUpload, Published, Sender, Target,
 };
 use crate::store::Receipt;
 
@@ -53,7 +53,7 @@ impl House {
         let ledger = self.metadata.ledger();
         let new = NewUpload {
             id: UploadId::random(),
-            account: self.ann.id,
+            sender: Sender::person(self.ann.id),
             organization: org.id,
             key: BlobKey::random(),
             store: "main".to_owned(),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::metadata::tokens::{NewToken, TokenKind};
 use crate::metadata::uploads::UploadState;
 
 #[tokio::test]
@@ -85,4 +86,46 @@ async fn an_abort_on_behalf_of_somebody_is_in_the_audit_once() {
         .filter(|a| *a == told)
         .collect();
     assert_eq!(told.len(), 1);
+}
+
+#[tokio::test]
+async fn uploads_from_before_senders_were_told_apart_go_to_whoever_their_target_names() {
+    let house = House::new().await;
+    let key = |name: &str, hash| NewToken {
+        kind: TokenKind::Service,
+        hash: [hash; 32],
+        account: house.ann.id,
+        organization: Some(house.acme.id),
+        name: Some(name.to_owned()),
+        description: None,
+        expires: None,
+    };
+    // Read as a pattern, the second would be the first.
+    for (name, hash) in [("ann-1.2", 1), ("ann-1_2", 2)] {
+        house.metadata.create_token(key(name, hash)).await.unwrap();
+    }
+    let person = house.begin("Acme/web/1.0/virtualbox/amd64").await.id;
+    let service = house.begin("Acme/web/2.0/virtualbox/amd64").await.id;
+    let before = house.metadata.write("test", move |tx| {
+        async move {
+            let acted = "UPDATE uploads SET target = REPLACE(target, '\"Ann\"', '\"ann-1_2\"')
+                         WHERE id = $1";
+            let acted = sqlx::query(acted).bind(service.as_bytes().to_vec());
+            acted.execute(&mut tx.connection).await.unwrap();
+            for text in [
+                "ALTER TABLE uploads DROP COLUMN service",
+                include_str!("../migrations/0007_senders.sql"),
+            ] {
+                let done = sqlx::raw_sql(text).execute(&mut tx.connection).await;
+                done.unwrap();
+            }
+            Ok(())
+        }
+        .boxed()
+    });
+    before.await.unwrap();
+    for (id, expected) in [(person, None), (service, Some("ann-1_2"))] {
+        let row = house.metadata.ledger().upload(id).await.unwrap().unwrap();
+        assert_eq!(row.sender.service.as_deref(), expected);
+    }
 }

@@ -1,12 +1,12 @@
 //! Uploads as they are looked for; nothing here changes a row.
 
 use super::rows::{folded_target, upload_columns, upload_of};
-use super::{Over, Target, UploadRow, UploadState};
+use super::{Over, Sender, Target, UploadRow, UploadState};
 use crate::blob::UploadId;
 use crate::clock::UnixMillis;
 use crate::error::Result;
 use crate::metadata::Metadata;
-use crate::metadata::accounts::{AccountId, OrganizationId};
+use crate::metadata::accounts::OrganizationId;
 use crate::metadata::sql::{At as _, Columns as _, odd};
 use crate::store::{PartIndex, PartReceipt, Receipts, Tail};
 
@@ -109,7 +109,7 @@ pub(super) async fn uploads_in(
 
 pub(super) async fn uploads_to(
     metadata: &Metadata,
-    account: AccountId,
+    sender: &Sender,
     organization: OrganizationId,
     target: &Target,
     since: UnixMillis,
@@ -121,18 +121,19 @@ pub(super) async fn uploads_to(
         "SELECT ",
         upload_columns!(),
         " FROM uploads WHERE account = $1 AND organization = $2 AND target_folded = $3 AND keep = 1
-             AND joins = 0
+             AND joins = 0 AND service IS NOT DISTINCT FROM $6
              AND (state IN ('open', 'completing') OR state = 'done' AND updated_ms >= $4)
          ORDER BY created_ms DESC, id DESC LIMIT $5"
     ))
-    .bind(account.0)
+    .bind(sender.account.0)
     .bind(organization.0)
     .bind(folded)
     .bind(since.0)
     .bind(MOST_FOUND)
+    .bind(&sender.service)
     .fetch_all(&mut *reader)
     .await
-    .at(OP, account.0)?
+    .at(OP, sender.account.0)?
     .iter()
     .map(upload_of)
     .collect()

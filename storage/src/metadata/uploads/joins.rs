@@ -1,5 +1,6 @@
 //! Uploads that are joined of others: which ones, what they became, and what is held of them until then.
 
+use super::rows::sender_of;
 use super::{NewUpload, Source, UploadState};
 use crate::blob::{BlobKey, UploadId};
 use crate::error::{Error, ErrorKind, Result};
@@ -62,7 +63,7 @@ async fn joinable_blob(
     new: &NewUpload,
 ) -> Result<Option<BlobKey>> {
     let row = sqlx::query(
-        "SELECT u.state, u.account, u.joins, u.target, u.held, x.state AS x_state
+        "SELECT u.state, u.account, u.service, u.joins, u.target, u.held, x.state AS x_state
          FROM uploads u LEFT JOIN blobs x ON x.key = u.held WHERE u.id = $1",
     )
     .bind(id.as_bytes().to_vec())
@@ -71,7 +72,7 @@ async fn joinable_blob(
     .at(op, id)?;
     let missing = || Error::new(ErrorKind::NotFound, op, id.to_string());
     let row = row.ok_or_else(missing)?;
-    if row.int("account")? != new.account.0 {
+    if sender_of(&row)? != new.sender {
         return Err(missing());
     }
     let is_plain = row.int("joins")? == 0 && row.opt_text("target")?.is_none();

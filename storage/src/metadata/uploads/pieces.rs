@@ -168,9 +168,11 @@ pub(super) async fn held(metadata: &Metadata, id: UploadId) -> Result<Vec<HeldPi
 
 pub(super) async fn drop_all(tx: &mut Tx, fence: Fence) -> Result<()> {
     let Fence { id, epoch } = fence;
-    sqlx::query(
+    let row = sqlx::query(
         "UPDATE uploads SET piece_count = NULL, piece_bytes = NULL, pieces_held = 0
-         WHERE id = $1 AND epoch = $2 AND state = 'open' RETURNING id",
+         WHERE id = $1 AND epoch = $2 AND state = 'open'
+         RETURNING (SELECT COUNT(*) FROM pieces p WHERE p.upload = uploads.id
+             AND p.byte_start + p.length > uploads.byte_offset) AS ahead",
     )
     .bind(id.as_bytes().to_vec())
     .bind(epoch)
@@ -178,7 +180,22 @@ pub(super) async fn drop_all(tx: &mut Tx, fence: Fence) -> Result<()> {
     .await
     .at(DROP, id)?
     .ok_or_else(|| fenced(DROP, id))?;
+    // The change goes with the transaction.
+    refuse_held_ahead(DROP, id, row.int("ahead")? > 0)?;
     trash::forget_pieces(tx, DROP, id).await
+}
+
+/// Refuses to forget pieces that were answered and that the offset does not cover.
+pub(in crate::metadata) fn refuse_held_ahead(
+    op: &'static str,
+    id: UploadId,
+    any: bool,
+) -> Result<()> {
+    if any {
+        let error = Error::new(ErrorKind::Conflict, op, id.to_string());
+        return Err(error.with_source("pieces ahead of the offset are held"));
+    }
+    Ok(())
 }
 
 async fn read(

@@ -52,7 +52,7 @@ async fn publish_name(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Resul
         tx,
         OP,
         upload.organization,
-        upload.account,
+        upload.sender.account,
         &names,
         target.new_box_public,
     )

@@ -7,7 +7,8 @@ use sqlx::any::AnyRow;
 use super::publish::Answer;
 use super::{
     Advance, Completion, Fence, HeldPiece, Keep, Ledger, MostOpen, NewUpload, Over, Piece,
-    Published, Source, Target, Trash, UploadRow, UploadState, find, joins, pieces, publish, trash,
+    Published, Sender, Source, Target, Trash, UploadRow, UploadState, find, joins, pieces, publish,
+    trash,
 };
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
@@ -23,7 +24,7 @@ use crate::store::{Receipt, Receipts};
 
 macro_rules! upload_columns {
     () => {
-        "id, account, organization, key, store, epoch, state, byte_offset, length, part_bytes,
+        "id, account, service, organization, key, store, epoch, state, byte_offset, length, part_bytes,
          piece_count, piece_bytes, pieces_held, joins, target, keep, note, expected, hash_states, blake3, sha256, answer, held, created_ms,
          updated_ms"
     };
@@ -44,7 +45,7 @@ pub(super) fn upload_of(row: &AnyRow) -> Result<UploadRow> {
     }
     Ok(UploadRow {
         id: row.upload_id("id")?,
-        account: AccountId(row.int("account")?),
+        sender: sender_of(row)?,
         organization: OrganizationId(row.int("organization")?),
         key: row.key("key")?,
         store: row.text("store")?,
@@ -68,6 +69,13 @@ pub(super) fn upload_of(row: &AnyRow) -> Result<UploadRow> {
         published: published.transpose()?,
         created: row.time("created_ms")?,
         updated: row.time("updated_ms")?,
+    })
+}
+
+pub(super) fn sender_of(row: &AnyRow) -> Result<Sender> {
+    Ok(Sender {
+        account: AccountId(row.int("account")?),
+        service: row.opt_text("service")?,
     })
 }
 
@@ -192,7 +200,7 @@ async fn assert_room(tx: &mut Tx, op: &'static str, new: &NewUpload) -> Result<(
     let organization = "SELECT COUNT(*) AS open FROM uploads
                         WHERE organization = $1 AND state = 'open' AND keep = 1";
     for (statement, of, limit) in [
-        (account, new.account.0, per_account),
+        (account, new.sender.account.0, per_account),
         (organization, new.organization.0, per_organization),
     ] {
         let open = sqlx::query(statement)
@@ -226,14 +234,14 @@ impl Ledger for Metadata {
                 let row = sqlx::query(concat!(
                     "INSERT INTO uploads (id, account, organization, key, store, epoch, state,
                          byte_offset, length, part_bytes, target, target_folded, keep, note,
-                         expected, created_ms, updated_ms, piece_count, piece_bytes, joins)
+                         expected, created_ms, updated_ms, piece_count, piece_bytes, joins, service)
                      VALUES ($1, $2, $3, $4, $5, 1, 'open', 0, $6, $7, $8, $9, $10, $11, $12, $13,
-                         $13, $14, $15, $16)
+                         $13, $14, $15, $16, $17)
                      RETURNING ",
                     upload_columns!()
                 ))
                 .bind(new.id.as_bytes().to_vec())
-                .bind(new.account.0)
+                .bind(new.sender.account.0)
                 .bind(new.organization.0)
                 .bind(new.key.as_bytes().to_vec())
                 .bind(&new.store)
@@ -248,6 +256,7 @@ impl Ledger for Metadata {
                 .bind(new.pieces.map(|cut| i64::from(cut.count)))
                 .bind(piece_bytes)
                 .bind(signed(OP, new.joins.len() as u64)?)
+                .bind(&new.sender.service)
                 .fetch_one(&mut tx.connection)
                 .await
                 .at(OP, new.id)?;
@@ -507,12 +516,12 @@ impl Ledger for Metadata {
 
     async fn uploads_to(
         &self,
-        account: AccountId,
+        sender: &Sender,
         organization: OrganizationId,
         target: &Target,
         since: UnixMillis,
     ) -> Result<Vec<UploadRow>> {
-        find::uploads_to(self, account, organization, target, since).await
+        find::uploads_to(self, sender, organization, target, since).await
     }
 
     async fn open_uploads(
