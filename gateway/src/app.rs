@@ -28,7 +28,7 @@ use crate::config::{Secret, Settings};
 use crate::gateway::{Gateway, Lifecycle, MAIN_STORE, Phase};
 use crate::joiner::Joiner;
 use crate::route::Router;
-use crate::server::{Drain, Respond, Server};
+use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
 use crate::telemetry::Telemetry;
 use crate::upkeep::{Upkeep, background};
 
@@ -104,6 +104,9 @@ pub enum StartError {
     /// Two routes are in each other's way.
     #[error("the doors' prefixes are in each other's way: {0}")]
     Routes(String),
+    /// The certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// A listener cannot be bound.
     #[error("a listener does not work (listeners.address or --listen)")]
     Listen(#[source] std::io::Error),
@@ -396,6 +399,7 @@ impl App {
     /// # Errors
     /// [`StartError`] names the part and the setting.
     pub async fn start(settings: Settings, telemetry: Arc<Telemetry>) -> Result<Self, StartError> {
+        let certificate = settings.tls.as_ref().map(Certificate::load).transpose()?;
         let mut data_dir = DataDir::open(&settings.data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ballast = settle_ballast(&data_dir)?;
@@ -438,10 +442,15 @@ impl App {
             background,
             cache,
             lifecycle: Lifecycle::default(),
+            certificate,
         });
-        let server = Server::bind(&gateway.settings, Arc::clone(&gateway.telemetry))
-            .await
-            .map_err(StartError::Listen)?;
+        let server = Server::bind(
+            &gateway.settings,
+            Arc::clone(&gateway.telemetry),
+            gateway.certificate.clone(),
+        )
+        .await
+        .map_err(StartError::Listen)?;
         Ok(Self {
             gateway,
             server,
@@ -459,6 +468,16 @@ impl App {
     /// The addresses that are bound.
     pub fn addresses(&self) -> &[SocketAddr] {
         self.server.addresses()
+    }
+
+    /// Where clients reach each of them.
+    pub fn urls(&self) -> Vec<String> {
+        let speaks = self.gateway.settings.listeners.iter().map(|l| l.speaks);
+        self.addresses()
+            .iter()
+            .zip(speaks)
+            .map(|(address, speaks)| format!("{}://{address}", speaks.scheme()))
+            .collect()
     }
 
     /// Finishes or gives up what a former process left. Requests get 503 until [`Self::serve`].

@@ -8,6 +8,7 @@ mod push;
 mod quickstart;
 mod sample_box;
 mod screen;
+mod self_signed;
 mod serve;
 mod transfer;
 mod upkeep;
@@ -52,7 +53,8 @@ BOXGATE_ variable; `boxgate config print` shows what is in force.")]
     /// Run the gateway with an organization, an administrator and a service account made and printed.
     #[command(after_help = "Examples:
   boxgate quickstart
-  boxgate quickstart --listen 127.0.0.1:0 --json    a free port; one JSON line for scripts")]
+  boxgate quickstart --listen 127.0.0.1:0 --json    a free port; one JSON line for scripts
+  boxgate quickstart --tls self-signed     HTTP/1.1, 2 and 3 with a certificate made for it")]
     Quickstart(QuickstartArgs),
     /// Write a valid Vagrant box to try with.
     #[command(after_help = "Examples:
@@ -141,9 +143,18 @@ struct QuickstartArgs {
     /// The organization to make.
     #[arg(long, default_value = "myorg", value_name = "NAME")]
     organization: String,
+    /// Speak TLS (HTTP/1.1 and 2) and HTTP/3, with a certificate made for it.
+    #[arg(long, value_name = "HOW")]
+    tls: Option<TryTls>,
     /// Print one JSON line instead of text.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TryTls {
+    /// Made at the first start and kept in the data directory.
+    SelfSigned,
 }
 
 #[derive(Debug, Args)]

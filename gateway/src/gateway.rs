@@ -25,6 +25,7 @@ use crate::joiner::Joiner;
 use crate::request::RequestFacts;
 use crate::resumable::Limits;
 use crate::route::Router;
+use crate::server::Certificate;
 use crate::telemetry::Telemetry;
 use crate::upkeep::Upkeep;
 
@@ -64,6 +65,8 @@ pub struct Gateway {
     pub upkeep: Upkeep,
     /// Where in its life the process is.
     pub lifecycle: Lifecycle,
+    /// The certificate in use, where a listener needs one.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 /// Where in its life a process is.
@@ -179,7 +182,7 @@ impl Gateway {
         });
         own.or(configured.first())
             .cloned()
-            .unwrap_or_else(|| format!("http://{authority}"))
+            .unwrap_or_else(|| format!("{}://{authority}", facts.scheme()))
     }
 
     /// The authorities that this server is known by: the request's own, and those of its URLs.

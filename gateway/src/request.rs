@@ -19,6 +19,7 @@ pub struct RequestFacts {
     id: String,
     client_ip: IpAddr,
     authority: String,
+    scheme: &'static str,
     started: Instant,
     route: OnceLock<&'static str>,
     principal: OnceLock<String>,
@@ -38,12 +39,25 @@ impl RequestFacts {
             id: hex::encode(bits),
             client_ip,
             authority: authority.into(),
+            scheme: "http",
             started: Instant::now(),
             route: OnceLock::new(),
             principal: OnceLock::new(),
             upload: OnceLock::new(),
             bytes_in: AtomicU64::new(0),
         }
+    }
+
+    /// That the request came by `scheme`, as its listener speaks it.
+    #[must_use]
+    pub fn by(mut self, scheme: &'static str) -> Self {
+        self.scheme = scheme;
+        self
+    }
+
+    /// `http` or `https`, as it came to this process.
+    pub fn scheme(&self) -> &'static str {
+        self.scheme
     }
 
     /// The facts in a request's extensions.

@@ -1,4 +1,4 @@
-//! Sockets in, requests out: accepts connections, speaks HTTP/1.1, stops gracefully.
+//! Sockets in, requests out: accepts connections, speaks HTTP/1.1, 2 and 3, stops gracefully.
 //!
 //! Serves step 1 of both walks. It knows no route: each request, once its head is beyond doubt, is
 //! given to one [`Respond`] with its body unread. Limits of connections, heads and slow clients are
@@ -6,11 +6,16 @@
 
 mod body;
 mod drain;
+mod exchange;
+mod h2;
 mod interim;
 mod linger;
 mod pace;
 mod peers;
+mod quic;
+mod socket;
 mod tcp;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,14 +23,20 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use body::{BodyError, BoxError, InboundBody, OutboundBody};
 pub use drain::Drain;
 pub use interim::Interim;
+pub use tls::{Certificate, CertificateError, CertificateStatus};
 
+use crate::config::settings::Speaks;
 use crate::config::{Settings, settings};
 use crate::telemetry::Telemetry;
+use exchange::Exchange;
+use pace::Patience;
+use tcp::{Acceptor, Speech};
+use tls::Configurations;
 
 /// Answers requests.
 pub trait Respond: Send + Sync + 'static {
@@ -40,7 +51,10 @@ pub trait Respond: Send + Sync + 'static {
 /// Bound sockets, not served yet.
 #[derive(Debug)]
 pub struct Server {
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(TcpListener, Speech)>,
+    endpoints: Vec<quinn::Endpoint>,
+    tls: Option<Arc<Configurations>>,
+    certificate: Option<Arc<Certificate>>,
     addresses: Vec<SocketAddr>,
     rules: Arc<Rules>,
     telemetry: Arc<Telemetry>,
@@ -55,31 +69,55 @@ struct Rules {
 }
 
 impl Server {
-    /// Binds every listener of the configuration.
+    /// Binds every listener of the configuration; those that speak TLS with `certificate`.
     ///
     /// # Errors
     /// An address cannot be bound; the error names it.
-    pub async fn bind(settings: &Settings, telemetry: Arc<Telemetry>) -> io::Result<Self> {
+    pub async fn bind(
+        settings: &Settings,
+        telemetry: Arc<Telemetry>,
+        certificate: Option<Arc<Certificate>>,
+    ) -> io::Result<Self> {
+        let rules = Arc::new(Rules {
+            server: settings.server.clone(),
+            limits: settings.limits.clone(),
+            trusted_proxies: settings.trusted_proxies.clone(),
+        });
+        let tls = certificate
+            .as_ref()
+            .map(|c| Arc::new(Configurations::new(c)));
         let mut listeners = Vec::with_capacity(settings.listeners.len());
+        let mut endpoints = Vec::new();
         let mut addresses = Vec::with_capacity(settings.listeners.len());
         for listener in &settings.listeners {
             let address = listener.address;
             let named = |error: io::Error| {
                 io::Error::new(error.kind(), format!("cannot listen at {address}: {error}"))
             };
-            let bound = TcpListener::bind(address).await.map_err(named)?;
-            addresses.push(bound.local_addr().map_err(named)?);
-            listeners.push(bound);
+            let quic = tls
+                .as_ref()
+                .filter(|_| listener.speaks == Speaks::TlsAndQuic);
+            let (bound, udp) = bind(address, quic.is_some()).await.map_err(named)?;
+            let address = bound.local_addr().map_err(named)?;
+            if let (Some(tls), Some(udp)) = (quic, udp) {
+                endpoints.push(quic::endpoint(udp, tls, &rules).map_err(named)?);
+            }
+            let alternative = quic.map(|_| format!("h3=\":{}\"; ma=86400", address.port()));
+            let speech = Speech {
+                tls: listener.speaks != Speaks::Plain,
+                alternative: alternative.and_then(|text| text.parse().ok()),
+            };
+            addresses.push(address);
+            listeners.push((bound, speech));
         }
         raise_open_files();
         Ok(Self {
             listeners,
+            endpoints,
+            tls,
+            certificate,
             addresses,
-            rules: Arc::new(Rules {
-                server: settings.server.clone(),
-                limits: settings.limits.clone(),
-                trusted_proxies: settings.trusted_proxies.clone(),
-            }),
+            rules,
             telemetry,
         })
     }
@@ -92,18 +130,62 @@ impl Server {
     /// Serves until `drain` has gone through all its steps.
     pub async fn serve(self, responder: Arc<dyn Respond>, drain: Drain) {
         let running = TaskTracker::new();
-        let acceptor = Arc::new(tcp::Acceptor::new(
+        let server = &self.rules.server;
+        let exchange = Exchange {
             responder,
-            self.rules,
-            self.telemetry,
+            patience: Patience {
+                idle: server.body_idle_timeout,
+                slowest_bytes: server.slowest_rate_bytes,
+                window: server.slowest_rate_window,
+            },
+            telemetry: Arc::clone(&self.telemetry),
+            rules: self.rules,
+        };
+        let acceptor = Arc::new(Acceptor::new(
+            exchange,
+            self.tls,
             drain.clone(),
             running.clone(),
         ));
+        let watching = self.certificate.map(|certificate| {
+            self.telemetry.metrics.tls_certificate_ok.set(1);
+            AbortOnDropHandle::new(tokio::spawn(certificate.watch(self.telemetry)))
+        });
         let accepting = TaskTracker::new();
-        for listener in self.listeners {
-            accepting.spawn(Arc::clone(&acceptor).accept(listener));
+        for (listener, speech) in self.listeners {
+            accepting.spawn(Arc::clone(&acceptor).accept(listener, speech));
+        }
+        for endpoint in &self.endpoints {
+            let accept = quic::accept(Arc::clone(&acceptor), endpoint.clone());
+            accepting.spawn(accept);
         }
         drain.run(&accepting, &running).await;
+        for endpoint in &self.endpoints {
+            quic::close(endpoint).await;
+        }
+        drop(watching);
+    }
+}
+
+/// Binds a TCP port, and with `udp` the UDP port of the same number.
+async fn bind(
+    address: SocketAddr,
+    udp: bool,
+) -> io::Result<(TcpListener, Option<std::net::UdpSocket>)> {
+    // The system gives a TCP port that is free and asks nobody about UDP.
+    const TRIES: usize = 16;
+    let mut tries = if address.port() == 0 { TRIES } else { 1 };
+    loop {
+        tries -= 1;
+        let tcp = TcpListener::bind(address).await?;
+        if !udp {
+            return Ok((tcp, None));
+        }
+        match quic::bind(tcp.local_addr()?) {
+            Ok(udp) => return Ok((tcp, Some(udp))),
+            Err(error) if tries > 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

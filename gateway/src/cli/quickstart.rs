@@ -3,7 +3,7 @@
 //! The credentials are kept in `<data_dir>/quickstart.json` (0600), so that the next start prints the
 //! same ones.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use boxgate_storage::catalog::OrganizationName;
@@ -16,8 +16,10 @@ use serde_json::json;
 
 use super::bootstrap::{administrator, owned};
 use super::serve::{open, serve_until_signalled, start, start_failed};
-use super::{Failure, QuickstartArgs, runtime, say};
+use super::{Failure, QuickstartArgs, TryTls, runtime, say, self_signed};
 use crate::auth::credential;
+use crate::config::Settings;
+use crate::config::settings::Speaks;
 
 const ADMINISTRATOR: &str = "admin";
 
@@ -38,6 +40,10 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
     let (mut settings, log) = open(&args.serve)?;
     // No load balancer needs time to look elsewhere.
     settings.server.drain_accept = Duration::ZERO;
+    let certificate = match args.tls {
+        Some(TryTls::SelfSigned) => Some(try_tls(&mut settings)?),
+        None => None,
+    };
     runtime()?.block_on(async {
         let app = start(settings, &log).await?;
         if app.gateway().router.is_reserved(organization.as_str()) {
@@ -49,30 +55,58 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
         app.recover().await.map_err(|e| start_failed(&e))?;
         let data_dir = app.gateway().settings.data_dir.clone();
         let kept = credentials(&app.gateway().metadata, &data_dir, &organization).await?;
-        let address = app.addresses().first().copied().ok_or_else(|| {
+        let url = app.urls().into_iter().next().ok_or_else(|| {
             Failure::Usage("quickstart needs a listener (--listen or [[listeners]])".into())
         })?;
-        let url = format!("http://{address}");
         // The socket is bound: who connects from here on waits for an answer at most.
         if args.json {
-            say(&as_json(&url, &kept));
+            say(&as_json(&url, &kept, certificate.as_deref()));
         } else {
-            say(&as_text(&url, &kept, &data_dir));
+            say(&as_text(&url, &kept, &data_dir, certificate.as_deref()));
         }
         serve_until_signalled(app).await
     })
 }
 
-fn as_json(url: &str, kept: &Kept) -> String {
-    json!({
+/// Has the first listener speak all versions of HTTP; gives the certificate's file.
+fn try_tls(settings: &mut Settings) -> Result<PathBuf, Failure> {
+    let listener = settings.listeners.first_mut().ok_or_else(|| {
+        Failure::Usage("quickstart needs a listener (--listen or [[listeners]])".into())
+    })?;
+    listener.speaks = Speaks::TlsAndQuic;
+    let tls = self_signed::certificate(&settings.data_dir, listener.address)?;
+    let certificate = tls.certificate.clone();
+    settings.tls = Some(tls);
+    Ok(certificate)
+}
+
+fn as_json(url: &str, kept: &Kept, certificate: Option<&Path>) -> String {
+    let mut told = json!({
         "url": url, "organization": kept.organization,
         "admin": { "username": ADMINISTRATOR, "password": kept.password, "token": kept.admin_token },
         "service_account": { "client_id": kept.client_id, "client_secret": kept.client_secret },
-    })
-    .to_string()
+    });
+    if let Some(certificate) = certificate {
+        told["certificate"] = json!(certificate);
+    }
+    told.to_string()
 }
 
-fn as_text(url: &str, kept: &Kept, data_dir: &Path) -> String {
+/// How to trust a certificate that nobody vouches for.
+fn trust(url: &str, certificate: &Path) -> String {
+    let certificate = certificate.display();
+    format!(
+        "It speaks HTTP/1.1, 2 and 3 with a certificate of its own. Have the lines below trust it:
+
+  export SSL_CERT_FILE={certificate} CURL_CA_BUNDLE={certificate}
+
+  curl --cacert {certificate} {url}/api/status
+
+"
+    )
+}
+
+fn as_text(url: &str, kept: &Kept, data_dir: &Path, certificate: Option<&Path>) -> String {
     let Kept {
         organization,
         password,
@@ -82,6 +116,7 @@ fn as_text(url: &str, kept: &Kept, data_dir: &Path) -> String {
     } = kept;
     let program = program();
     let data_dir = data_dir.display();
+    let trust = certificate.map_or_else(String::new, |certificate| trust(url, certificate));
     format!(
         "boxgate {version} listens on {url} (data in {data_dir}; stop with Ctrl-C)
 
@@ -91,7 +126,7 @@ Organization     {organization}
 Service account  {client_id}
   key            {client_secret}
 
-Try it in another terminal:
+{trust}Try it in another terminal:
 
   {program} sample-box demo.box
 

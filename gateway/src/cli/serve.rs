@@ -11,11 +11,11 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let (settings, log) = open(args)?;
     runtime()?.block_on(async {
         let app = start(settings, &log).await?;
-        let addresses = app.addresses().to_vec();
+        let urls = app.urls();
         app.recover().await.map_err(|e| start_failed(&e))?;
-        for address in addresses {
+        for url in urls {
             say(&format!(
-                "boxgate {} listens on http://{address}",
+                "boxgate {} listens on {url}",
                 env!("CARGO_PKG_VERSION")
             ));
         }

@@ -48,6 +48,8 @@ table! {
         catalog: CatalogFile = CatalogFile::default(),
         /// Connections.
         server: ServerFile = ServerFile::default(),
+        /// The certificate.
+        tls: TlsFile = TlsFile::default(),
         /// Uploads.
         uploads: UploadsFile = UploadsFile::default(),
         /// Uploads by tus and the IETF's protocol.
@@ -76,6 +78,10 @@ table! {
     ListenerFile {
         /// Address and port.
         address: String = "127.0.0.1:3000".into(),
+        /// Whether it speaks TLS: HTTP/1.1 and 2 by ALPN.
+        tls: bool = false,
+        /// Whether the UDP port of the same number speaks HTTP/3.
+        h3: bool = false,
     }
 }
 
@@ -186,6 +192,28 @@ table! {
         slowest_rate: ByteSize = ByteSize::kib(4),
         /// Over how long that rate is taken.
         slowest_rate_window: Span = Span::seconds(60),
+        /// How long a handshake of TLS or QUIC may take.
+        handshake_timeout: Span = Span::seconds(5),
+        /// Bytes that a client of HTTP/2 or 3 may send unread.
+        h2_window: ByteSize = ByteSize::mib(4),
+        /// How often a connection of HTTP/2 is asked whether it still stands.
+        h2_ping: Span = Span::seconds(20),
+        /// How long it may take to answer that.
+        h2_ping_timeout: Span = Span::seconds(10),
+        /// How long a connection of HTTP/3 may be silent.
+        h3_idle_timeout: Span = Span::seconds(30),
+    }
+}
+
+table! {
+    /// `[tls]`
+    TlsFile {
+        /// A file with the certificate and those that lead to its issuer, PEM.
+        certificate: String = String::new(),
+        /// A file with its private key, PEM.
+        key: String = String::new(),
+        /// How often the two are looked at for a new certificate; 0 is only at SIGHUP.
+        check_every: Span = Span::seconds(10),
     }
 }
 
@@ -332,6 +360,18 @@ table! {
         connections: usize = 0,
         /// Connections from one address.
         connections_per_address: usize = 256,
+        /// Connections of HTTP/2 and 3 at once.
+        h2_connections: usize = 500,
+        /// Requests at once on one of them.
+        h2_streams: u32 = 128,
+        /// Largest request head on one of them, unpacked.
+        h2_header_list: ByteSize = ByteSize::kib(16),
+        /// Requests that a client of HTTP/2 may give up before they are looked at.
+        h2_pending_resets: usize = 20,
+        /// Requests of one connection of HTTP/2 that may be broken.
+        h2_broken_streams: usize = 128,
+        /// Streams of HTTP/3's own that a client may open.
+        h3_control_streams: u32 = 8,
         /// Most parts of a form.
         multipart_parts: usize = 16,
         /// Largest head of a part.

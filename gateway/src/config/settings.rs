@@ -66,6 +66,8 @@ pub struct Settings {
     pub catalog: Catalog,
     /// Connections.
     pub server: Server,
+    /// The certificate, where a listener needs one.
+    pub tls: Option<Tls>,
     /// Uploads.
     pub uploads: Uploads,
     /// Uploads by tus and the IETF's protocol.
@@ -100,6 +102,29 @@ pub struct Settings {
 pub struct Listener {
     /// Address and port; port 0 takes a free one.
     pub address: SocketAddr,
+    /// What is spoken there.
+    pub speaks: Speaks,
+}
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.1 as it is.
+    Plain,
+    /// HTTP/1.1 and 2 over TLS.
+    Tls,
+    /// Those, and HTTP/3 at the UDP port of the same number.
+    TlsAndQuic,
+}
+
+impl Speaks {
+    /// The scheme of its URLs.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Plain => "http",
+            Self::Tls | Self::TlsAndQuic => "https",
+        }
+    }
 }
 
 /// Which public APIs are served.
@@ -195,6 +220,27 @@ pub struct Server {
     pub slowest_rate_bytes: u64,
     /// Over how long that rate is taken.
     pub slowest_rate_window: Duration,
+    /// How long a handshake of TLS or QUIC may take.
+    pub handshake_timeout: Duration,
+    /// Bytes that a client of HTTP/2 or 3 may send unread, on a connection and on each stream.
+    pub h2_window_bytes: u32,
+    /// How often a connection of HTTP/2 is asked whether it still stands.
+    pub h2_ping: Duration,
+    /// How long it may take to answer that.
+    pub h2_ping_timeout: Duration,
+    /// How long a connection of HTTP/3 may be silent.
+    pub h3_idle_timeout: Duration,
+}
+
+/// The certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The file with the certificate and those that lead to its issuer.
+    pub certificate: PathBuf,
+    /// The file with its private key.
+    pub key: PathBuf,
+    /// How often they are looked at; `None` is only when asked to.
+    pub check_every: Option<Duration>,
 }
 
 /// Whether base64 text is decoded without being declared.
@@ -321,6 +367,18 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at once from one address (IPv6: from one /64).
     pub connections_per_address: usize,
+    /// Connections of HTTP/2 and 3 at once.
+    pub h2_connections: usize,
+    /// Requests at once on one of them.
+    pub h2_streams: u32,
+    /// Largest request head on one of them, unpacked.
+    pub h2_header_list_bytes: u32,
+    /// Requests that a client of HTTP/2 may give up before they are looked at.
+    pub h2_pending_resets: usize,
+    /// Requests of one connection of HTTP/2 that may be broken.
+    pub h2_broken_streams: usize,
+    /// Streams of HTTP/3's own that a client may open.
+    pub h3_control_streams: u32,
     /// Most parts of a form.
     pub multipart_parts: usize,
     /// Largest head of a part.
@@ -356,6 +414,8 @@ pub struct Ceiling {
     pub uploads: u64,
     /// Blocks of pieces that are being joined.
     pub joins: u64,
+    /// Connections of HTTP/2 and 3.
+    pub h2: u64,
     /// All other connections.
     pub connections: u64,
 }
@@ -363,7 +423,13 @@ pub struct Ceiling {
 impl Ceiling {
     /// All terms together.
     pub fn total(self) -> u64 {
-        self.base + self.part_budget + self.cache + self.uploads + self.joins + self.connections
+        self.base
+            + self.part_budget
+            + self.cache
+            + self.uploads
+            + self.joins
+            + self.h2
+            + self.connections
     }
 }
 
@@ -372,13 +438,14 @@ impl fmt::Display for Ceiling {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, other connections {})",
+            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, HTTP/2 and 3 {}, other connections {})",
             mib(self.total()),
             mib(self.base),
             mib(self.part_budget),
             mib(self.cache),
             mib(self.uploads),
             mib(self.joins),
+            mib(self.h2),
             mib(self.connections)
         )
     }
@@ -393,15 +460,27 @@ impl Settings {
         // A block on its way, one that is read ahead, and what is behind them in the writer.
         const PER_JOIN: u64 = 4 << 20;
         const PER_CONNECTION: u64 = 64 << 10;
+        // What a record that is not whole, and one that is not sent, wait in.
+        const PER_TLS: u64 = 64 << 10;
         let uploads = self.uploads.max_in_progress as u64;
-        let others = (self.limits.connections as u64).saturating_sub(uploads);
+        let speaks =
+            |speaks: &dyn Fn(Speaks) -> bool| self.listeners.iter().any(|l| speaks(l.speaks));
+        let has_tls = speaks(&|speaks| speaks != Speaks::Plain);
+        let per_connection = PER_CONNECTION + if has_tls { PER_TLS } else { 0 };
+        let h2 = if has_tls {
+            self.limits.h2_connections as u64
+        } else {
+            0
+        };
+        let others = (self.limits.connections as u64).saturating_sub(uploads + h2);
         Ceiling {
             base: BASE,
             part_budget: self.uploads.part_budget_bytes,
             cache: self.cache.size_bytes,
             uploads: uploads * PER_UPLOAD,
             joins: (self.uploads.joins_in_progress as u64).saturating_mul(PER_JOIN),
-            connections: others * PER_CONNECTION,
+            h2: h2.saturating_mul(u64::from(self.server.h2_window_bytes)),
+            connections: others.saturating_mul(per_connection),
         }
     }
 
@@ -437,11 +516,14 @@ impl Settings {
             operations: judge.door("doors.operations.prefix", &file.doors.operations),
         };
         let limits = judge.limits(&file.limits, machine);
+        let listeners = judge.listeners(&file.listeners);
+        let tls = judge.tls(&file.tls, &listeners);
         Self {
             metadata,
             public_url: judge.public_urls("public_url", &file.public_url),
             trusted_proxies: judge.blocks("trusted_proxies", &file.trusted_proxies),
-            listeners: judge.listeners(&file.listeners),
+            listeners,
+            tls,
             doors,
             stores: Stores {
                 main: judge.store(&file.stores.main, &data_dir),
@@ -569,6 +651,14 @@ impl Judge<'_> {
         number
     }
 
+    fn few(&mut self, key: &str, number: u32, least: u32) -> u32 {
+        const MOST: u32 = 65_536;
+        if number < least || number > MOST {
+            self.wrong(key, format!("must be {least} to {MOST}"));
+        }
+        number.clamp(least, MOST)
+    }
+
     fn size(&mut self, key: &str, size: ByteSize, least: ByteSize, most: ByteSize) -> usize {
         if size < least || size > most {
             self.wrong(key, format!("must be {least} to {most}"));
@@ -625,8 +715,18 @@ impl Judge<'_> {
         }
         let mut listeners = Vec::with_capacity(files.len());
         for (index, listener) in files.iter().enumerate() {
+            let speaks = match (listener.tls, listener.h3) {
+                (false, false) => Speaks::Plain,
+                (true, false) => Speaks::Tls,
+                (true, true) => Speaks::TlsAndQuic,
+                (false, true) => {
+                    let key = format!("listeners[{index}].h3");
+                    self.wrong(key, "HTTP/3 is always encrypted; set tls = true as well");
+                    Speaks::TlsAndQuic
+                }
+            };
             match listener.address.parse() {
-                Ok(address) => listeners.push(Listener { address }),
+                Ok(address) => listeners.push(Listener { address, speaks }),
                 Err(_) => self.wrong(
                     format!("listeners[{index}].address"),
                     format!(
@@ -637,6 +737,25 @@ impl Judge<'_> {
             }
         }
         listeners
+    }
+
+    /// Whether the files are good is found out when they are read.
+    fn tls(&mut self, tls: &file::TlsFile, listeners: &[Listener]) -> Option<Tls> {
+        let check_every = self.time_or_never("tls.check_every", tls.check_every);
+        let needed = listeners.iter().any(|l| l.speaks != Speaks::Plain);
+        for (key, path) in [("tls.certificate", &tls.certificate), ("tls.key", &tls.key)] {
+            if needed && path.is_empty() {
+                self.wrong(
+                    key,
+                    "a listener with tls = true needs it: the path of a PEM file",
+                );
+            }
+        }
+        needed.then(|| Tls {
+            certificate: PathBuf::from(&tls.certificate),
+            key: PathBuf::from(&tls.key),
+            check_every,
+        })
     }
 
     fn door(&mut self, key: &str, door: &file::DoorFile) -> Door {
@@ -781,7 +900,19 @@ impl Judge<'_> {
     }
 
     fn server(&mut self, server: &file::ServerFile) -> Server {
+        // The least is what HTTP/2 begins with (RFC 9113 §6.9.2).
+        let h2_window = self.size(
+            "server.h2_window",
+            server.h2_window,
+            ByteSize::kib(128),
+            ByteSize::mib(64),
+        );
         Server {
+            handshake_timeout: self.time("server.handshake_timeout", server.handshake_timeout),
+            h2_window_bytes: u32::try_from(h2_window).unwrap_or(u32::MAX),
+            h2_ping: self.time("server.h2_ping", server.h2_ping),
+            h2_ping_timeout: self.time("server.h2_ping_timeout", server.h2_ping_timeout),
+            h3_idle_timeout: self.time("server.h3_idle_timeout", server.h3_idle_timeout),
             client_ip: self.client_ip(&server.client_ip),
             drain_accept: self.time_or_none("server.drain_accept", server.drain_accept),
             drain_requests: self.time_or_none("server.drain_requests", server.drain_requests),
@@ -993,6 +1124,19 @@ impl Judge<'_> {
                 "limits.connections_per_address",
                 limits.connections_per_address,
             ),
+            h2_connections: self.count("limits.h2_connections", limits.h2_connections),
+            h2_streams: self.few("limits.h2_streams", limits.h2_streams, 1),
+            h2_header_list_bytes: u32::try_from(self.size(
+                "limits.h2_header_list",
+                limits.h2_header_list,
+                ByteSize::kib(4),
+                ByteSize::kib(256),
+            ))
+            .unwrap_or(u32::MAX),
+            h2_pending_resets: self.count("limits.h2_pending_resets", limits.h2_pending_resets),
+            h2_broken_streams: self.count("limits.h2_broken_streams", limits.h2_broken_streams),
+            // RFC 9114 §6.2: the control stream and both of QPACK's.
+            h3_control_streams: self.few("limits.h3_control_streams", limits.h3_control_streams, 3),
             multipart_parts: self.count("limits.multipart_parts", limits.multipart_parts),
             multipart_part_head_bytes: self.size(
                 "limits.multipart_part_head",

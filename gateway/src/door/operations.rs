@@ -97,6 +97,14 @@ pub async fn status(gateway: &Gateway, call: &Call) -> Answer {
                 "dependencies": dependencies, "uploads_in_progress": gateway.engine.in_progress(),
             }),
         );
+        if let Some(certificate) = &gateway.certificate {
+            let told = certificate.status();
+            let tls = json!({
+                "certificate_sha256": told.sha256,
+                "state": if told.failed.is_none() { "ok" } else { "error" }, "error": told.failed,
+            });
+            body = super::boxvault::shape::with(body, json!({ "tls": tls }));
+        }
     }
     Ok(uncached(response::json(StatusCode::OK, &body)))
 }

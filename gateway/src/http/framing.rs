@@ -5,7 +5,7 @@
 
 use http::request::Parts;
 use http::uri::Authority;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode, Version, header};
 
 /// Why a request head is not looked at further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ const fn refuse(status: StatusCode, rule: &'static str) -> Refusal {
 ///
 /// # Errors
 /// The first rule that is broken.
-pub fn check(head: &Parts, uri_bytes: usize) -> Result<Authority, Refusal> {
+pub fn check(head: &Parts, uri_bytes: usize, header_fields: usize) -> Result<Authority, Refusal> {
     const BAD: StatusCode = StatusCode::BAD_REQUEST;
     // RFC 9110 §15.5.15.
     if target_bytes(head) > uri_bytes {
@@ -39,6 +39,9 @@ pub fn check(head: &Parts, uri_bytes: usize) -> Result<Authority, Refusal> {
             StatusCode::NOT_IMPLEMENTED,
             "CONNECT is not implemented",
         ));
+    }
+    if head.version > Version::HTTP_11 {
+        return check_binary(head, header_fields);
     }
     // RFC 9112 §6.1: a list of codings, or the same one twice, is where readers disagree.
     let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
@@ -71,6 +74,60 @@ pub fn check(head: &Parts, uri_bytes: usize) -> Result<Authority, Refusal> {
     Ok(host)
 }
 
+/// What is left to check of a head of HTTP/2 or 3, whose frames are unambiguous.
+fn check_binary(head: &Parts, header_fields: usize) -> Result<Authority, Refusal> {
+    const BAD: StatusCode = StatusCode::BAD_REQUEST;
+    // hyper counts those of HTTP/1.1 while it reads them.
+    if head.headers.len() > header_fields {
+        return Err(refuse(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "the request has too many header fields",
+        ));
+    }
+    // RFC 9113 §8.2.2, RFC 9114 §4.2: who forwards them to HTTP/1.1 would frame by them.
+    let of_connections = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    if of_connections
+        .iter()
+        .any(|name| head.headers.contains_key(*name))
+    {
+        return Err(refuse(
+            BAD,
+            "the request has fields of HTTP/1.1 connections",
+        ));
+    }
+    // RFC 9113 §8.3.1, RFC 9114 §4.3.1: `:authority` or Host, and the same where there are both.
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (None, _) => None,
+        (Some(host), None) => Some(host),
+        (Some(_), Some(_)) => return Err(refuse(BAD, "at most one Host header is allowed")),
+    };
+    let host = host.map(|host| Authority::try_from(host.as_bytes()).ok());
+    let authority = match (head.uri.authority().cloned(), host) {
+        (_, Some(None)) => None,
+        (authority, None) => authority,
+        (None, Some(host)) => host,
+        (Some(authority), Some(Some(host))) => {
+            if !authority.as_str().eq_ignore_ascii_case(host.as_str()) {
+                return Err(refuse(
+                    BAD,
+                    "the authority and the Host header name different hosts",
+                ));
+            }
+            Some(authority)
+        }
+    };
+    authority
+        .filter(|host| !host.host().is_empty() && !host.as_str().contains('@'))
+        .ok_or(refuse(BAD, "the request names no host"))
+}
+
 /// The length of the target as it came, near enough: the parsed form keeps all its parts.
 fn target_bytes(head: &Parts) -> usize {
     let origin = head
@@ -91,7 +148,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        check(&head, 64)
+        check(&head, 64, 4)
             .map(|authority| authority.to_string())
             .map_err(|refusal| refusal.status.as_u16())
     }

@@ -18,8 +18,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use super::h2;
 use super::linger::ConnState;
 use super::pace::{Pace, Patience, Stalled};
+use super::quic;
 use crate::request::RequestFacts;
 
 /// Any error of a response body.
@@ -70,6 +72,7 @@ impl TrailerLimits {
 /// A request's body: yields chunks of any size, each only when asked.
 pub struct InboundBody {
     source: Source,
+    state: Option<Arc<ConnState>>,
     pace: Pace,
     facts: Option<Arc<RequestFacts>>,
     failed: Option<BodyError>,
@@ -77,24 +80,27 @@ pub struct InboundBody {
     trailers: Option<HeaderMap>,
 }
 
-enum Source {
-    Wire {
-        body: Incoming,
-        state: Arc<ConnState>,
-    },
+/// Where a body comes from.
+pub(super) enum Source {
+    /// hyper: HTTP/1.1 and 2.
+    Wire(Incoming),
+    /// HTTP/3.
+    Quic(Box<quic::Inbound>),
+    /// All of it.
     Given(Full<Bytes>),
 }
 
 impl InboundBody {
-    pub(super) fn from_wire(
-        body: Incoming,
+    pub(super) fn new(
+        source: Source,
         state: Arc<ConnState>,
         patience: Patience,
         most_trailers: TrailerLimits,
         facts: Arc<RequestFacts>,
     ) -> Self {
         Self {
-            source: Source::Wire { body, state },
+            source,
+            state: Some(state),
             pace: Pace::new(patience),
             facts: Some(facts),
             failed: None,
@@ -152,6 +158,7 @@ impl From<Bytes> for InboundBody {
     fn from(bytes: Bytes) -> Self {
         Self {
             source: Source::Given(Full::new(bytes)),
+            state: None,
             pace: Pace::new(Patience {
                 idle: Duration::MAX,
                 slowest_bytes: 0,
@@ -180,13 +187,17 @@ impl Body for InboundBody {
         if let Some(error) = this.failed {
             return Poll::Ready(Some(Err(error)));
         }
+        let whole;
         let polled = match &mut this.source {
-            Source::Wire { body, state } => {
+            Source::Wire(body) => {
                 let polled = Pin::new(&mut *body).poll_frame(cx);
                 // A handler that knows the length need not ask once more for the end.
-                if matches!(polled, Poll::Ready(None)) || body.is_end_stream() {
-                    state.body_read();
-                }
+                whole = matches!(polled, Poll::Ready(None)) || body.is_end_stream();
+                polled.map_err(|error| classify(&error))
+            }
+            Source::Quic(body) => {
+                let polled = body.poll_frame(cx);
+                whole = body.is_over();
                 polled
             }
             Source::Given(body) => {
@@ -195,6 +206,9 @@ impl Body for InboundBody {
                     .map_err(|never| match never {});
             }
         };
+        if let Some(state) = this.state.as_ref().filter(|_| whole) {
+            state.body_read();
+        }
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
@@ -211,10 +225,7 @@ impl Body for InboundBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Ready(Some(Err(error))) => {
-                let error = classify(&error);
-                this.fail(error)
-            }
+            Poll::Ready(Some(Err(error))) => this.fail(error),
             Poll::Pending => match ready!(this.pace.poll_stalled(cx)) {
                 Stalled::Idle => this.fail(BodyError::Idle),
                 Stalled::TooSlow => this.fail(BodyError::TooSlow),
@@ -224,14 +235,16 @@ impl Body for InboundBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Wire { body, .. } => body.is_end_stream(),
+            Source::Wire(body) => body.is_end_stream(),
+            Source::Quic(body) => body.is_over(),
             Source::Given(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Wire { body, .. } => body.size_hint(),
+            Source::Wire(body) => body.size_hint(),
+            Source::Quic(body) => body.left().map_or_else(SizeHint::new, SizeHint::with_exact),
             Source::Given(body) => body.size_hint(),
         }
     }
@@ -286,6 +299,11 @@ pub(super) trait Ending: Send + Unpin + 'static {
 /// A response body that counts, and tells how it ended.
 pub(super) struct Counted<E: Ending> {
     inner: OutboundBody,
+    /// What it gives at once, at most: where many answers share a connection, a slow client is measured
+    /// between two of those.
+    most: usize,
+    /// What is left of what `inner` gave.
+    rest: Bytes,
     expected: Option<u64>,
     bytes: u64,
     end: End,
@@ -294,7 +312,7 @@ pub(super) struct Counted<E: Ending> {
 
 impl<E: Ending> Counted<E> {
     /// `no_body` when the answer has none whatever `inner` holds (RFC 9110 §6.4.1: HEAD, 204, 304).
-    pub(super) fn new(inner: OutboundBody, no_body: bool, ending: E) -> Self {
+    pub(super) fn new(inner: OutboundBody, no_body: bool, most: usize, ending: E) -> Self {
         let complete = no_body || inner.is_end_stream();
         Self {
             expected: inner.size_hint().exact(),
@@ -304,6 +322,8 @@ impl<E: Ending> Counted<E> {
                 End::Dropped
             },
             inner,
+            most,
+            rest: Bytes::new(),
             bytes: 0,
             ending,
         }
@@ -319,27 +339,45 @@ impl<E: Ending> Body for Counted<E> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                // hyper asks no further once a body says it is over or its length is reached.
-                if this.inner.is_end_stream() || this.expected == Some(this.bytes) {
+        if this.rest.is_empty() {
+            let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
+                h2::body_polled(None);
+                return Poll::Pending;
+            };
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => this.rest = data,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                None => {
                     this.end = End::Complete;
+                    return Poll::Ready(None);
+                }
+                Some(Err(error)) => {
+                    this.end = End::Failed;
+                    return Poll::Ready(Some(Err(error)));
                 }
             }
-            None => this.end = End::Complete,
-            Some(Err(_)) => this.end = End::Failed,
         }
-        Poll::Ready(frame)
+        let given = this.rest.split_to(this.rest.len().min(this.most));
+        h2::body_polled(Some(given.len()));
+        this.bytes += given.len() as u64;
+        // hyper asks no further once a body says it is over or its length is reached.
+        if this.is_end_stream() || this.expected == Some(this.bytes) {
+            this.end = End::Complete;
+        }
+        Poll::Ready(Some(Ok(Frame::data(given))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let (mut hint, rest) = (self.inner.size_hint(), self.rest.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }
 

@@ -1,7 +1,7 @@
 //! Interim answers (RFC 9110 §15.2) beside hyper, which cannot send any but its own 100.
 //!
-//! A handler leaves a message with [`Interim`]; the socket below hyper (`linger.rs`) writes it when hyper
-//! flushes, which is when nothing of hyper's own is half written: its 100 and an interim answer may follow
+//! A handler leaves a message with [`Interim`]. On HTTP/3 the request's own task sends it (`quic.rs`). On
+//! HTTP/1.1 what stands below hyper (`linger.rs`) writes it when hyper flushes, which is when nothing of hyper's own is half written: its 100 and an interim answer may follow
 //! each other, never mix. Once the final answer is handed to hyper the place for messages is closed, so
 //! that none comes behind it. There is room for one message of each kind, and a newer one takes the place
 //! of one that was not sent: a client that does not read costs no memory.
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
+use tokio::sync::Notify;
 
 use super::linger::ConnState;
 
@@ -41,14 +42,20 @@ impl Interim {
 
     fn put(
         &self,
-        place: fn(&mut Places) -> &mut Option<Bytes>,
+        place: fn(&mut Places) -> &mut Option<Message>,
         status: StatusCode,
         reason: &str,
         headers: &HeaderMap,
     ) {
         let mut places = self.state.interim();
         if places.request == self.request {
-            *place(&mut places) = Some(written(status, reason, headers));
+            *place(&mut places) = Some(Message {
+                status,
+                reason: reason.to_owned(),
+                headers: headers.clone(),
+            });
+            drop(places);
+            self.state.interims().left.notify_one();
         }
     }
 }
@@ -61,29 +68,50 @@ impl fmt::Debug for Interim {
     }
 }
 
-/// What waits to be sent on one connection.
+/// What waits to be sent on one connection, or on one stream of HTTP/3.
 #[derive(Debug, Default)]
-pub(super) struct Interims(Mutex<Places>);
+pub(super) struct Interims {
+    places: Mutex<Places>,
+    left: Notify,
+}
+
+/// One interim answer.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) status: StatusCode,
+    reason: String,
+    pub(super) headers: HeaderMap,
+}
 
 /// One place of each kind, for the request in progress.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     /// Which request of the connection may leave messages.
     request: u64,
-    first: Option<Bytes>,
-    progress: Option<Bytes>,
+    first: Option<Message>,
+    progress: Option<Message>,
 }
 
 impl Interims {
     pub(super) fn lock(&self) -> MutexGuard<'_, Places> {
         // Every change is one step.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next message, once there is one. Cancel safe.
+    pub(super) async fn next(&self) -> Message {
+        loop {
+            if let Some(message) = self.lock().next() {
+                return message;
+            }
+            self.left.notified().await;
+        }
     }
 }
 
 impl Places {
     /// The next message to write.
-    pub(super) fn next(&mut self) -> Option<Bytes> {
+    pub(super) fn next(&mut self) -> Option<Message> {
         self.first.take().or_else(|| self.progress.take())
     }
 
@@ -95,18 +123,20 @@ impl Places {
     }
 }
 
-/// A head without content (RFC 9112 §4).
-fn written(status: StatusCode, reason: &str, headers: &HeaderMap) -> Bytes {
-    let mut head = BytesMut::with_capacity(256);
-    head.put_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).as_bytes());
-    for (name, value) in headers {
-        head.put_slice(name.as_str().as_bytes());
-        head.put_slice(b": ");
-        head.put_slice(value.as_bytes());
+impl Message {
+    /// A head without content (RFC 9112 §4).
+    pub(super) fn written(&self) -> Bytes {
+        let mut head = BytesMut::with_capacity(256);
+        head.put_slice(format!("HTTP/1.1 {} {}\r\n", self.status.as_str(), self.reason).as_bytes());
+        for (name, value) in &self.headers {
+            head.put_slice(name.as_str().as_bytes());
+            head.put_slice(b": ");
+            head.put_slice(value.as_bytes());
+            head.put_slice(b"\r\n");
+        }
         head.put_slice(b"\r\n");
+        head.freeze()
     }
-    head.put_slice(b"\r\n");
-    head.freeze()
 }
 
 #[cfg(test)]
@@ -129,7 +159,7 @@ mod tests {
         interim.progress(STATUS, "Hints", &headers("2"));
         let mut sent = Vec::new();
         while let Some(message) = state.interim().next() {
-            sent.push(String::from_utf8(message.to_vec()).unwrap());
+            sent.push(String::from_utf8(message.written().to_vec()).unwrap());
         }
         assert_eq!(
             sent,

@@ -1,4 +1,6 @@
-//! The socket below hyper: slow readers are cut, silent heads are timed, answers stay readable.
+//! What HTTP/1.1 stands on: silent heads are timed, interim answers are sent, answers stay readable.
+//!
+//! It stands on the socket itself, or on the TLS above it; slow readers are cut below both (`socket.rs`).
 //!
 //! hyper closes a connection as soon as its answer is written. If bytes of the request are still
 //! on their way then, the kernel resets the connection and a client that writes before it reads
@@ -15,12 +17,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::interim::{Interims, Places};
-use super::pace::{LazyTimer, Pace, Patience, Stalled};
+use super::pace::LazyTimer;
+use super::socket::Carrier;
 
 /// What is thrown away after an early answer, at most.
 const LINGER_BYTES: usize = 1 << 20;
@@ -29,10 +31,6 @@ const LINGER_TIME: Duration = Duration::from_secs(5);
 /// How often it is looked whether the client went, while what it sends is not taken: the kernel calls once
 /// for what is unread already, and not again.
 const LINGER_LOOK: Duration = Duration::from_millis(50);
-/// How often a blocked write is tried although the kernel does not call, within the idle time. It
-/// calls only when a third of the send buffer is free, which at 60 KB/s took longer than the idle
-/// time of an honest reader.
-const WRITE_PROBES: u32 = 6;
 
 /// What the parts of one connection tell each other.
 #[derive(Debug, Default)]
@@ -43,9 +41,19 @@ pub(super) struct ConnState {
     reset: AtomicBool,
     slow_reader: AtomicBool,
     interims: Interims,
+    /// The connection that this stream of HTTP/2 is one of.
+    carrier: Option<Arc<ConnState>>,
 }
 
 impl ConnState {
+    /// One stream of a connection that carries many.
+    pub(super) fn stream_of(carrier: &Arc<Self>) -> Self {
+        Self {
+            carrier: Some(Arc::clone(carrier)),
+            ..Self::default()
+        }
+    }
+
     /// hyper waits for a request head: whatever came before has been read.
     fn await_head(&self) {
         self.head_began.store(false, Ordering::Relaxed);
@@ -89,58 +97,35 @@ impl ConnState {
         self.interims.lock()
     }
 
+    pub(super) fn interims(&self) -> &Interims {
+        &self.interims
+    }
+
     /// Close with a reset, so that a short answer cannot pass for a whole one.
     pub(super) fn reset_on_close(&self) {
         self.reset.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the connection ended because its client did not read.
+    pub(super) fn resets_on_close(&self) -> bool {
+        self.reset.load(Ordering::Relaxed)
+    }
+
+    /// The client does not read.
+    pub(super) fn reads_slowly(&self) {
+        self.slow_reader.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it ended because its client did not read.
     pub(super) fn is_slow_reader(&self) -> bool {
         self.slow_reader.load(Ordering::Relaxed)
+            || self.carrier.as_ref().is_some_and(|c| c.is_slow_reader())
     }
 }
 
-/// What is asked of a socket beside reading and writing.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {
-    /// Writes what the kernel takes now, past the readiness that tokio knows of.
-    fn write_now(&self, slices: &[IoSlice<'_>]) -> rustix::io::Result<usize>;
-
-    /// Makes closing a reset.
-    fn reset_on_close(&self);
-
-    /// Whether the other side has closed, or reset; asked while what it sent is not all read.
-    fn is_peer_gone(&self, cx: &mut Context<'_>) -> bool;
-}
-
-impl Socket for TcpStream {
-    fn write_now(&self, slices: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
-        rustix::io::writev(self, slices)
-    }
-
-    fn reset_on_close(&self) {
-        // Without it the socket is closed in the usual way, which is all that could be done.
-        let _unsupported = self.set_zero_linger();
-    }
-
-    fn is_peer_gone(&self, cx: &mut Context<'_>) -> bool {
-        let ready = std::pin::pin!(self.ready(Interest::READABLE));
-        match ready.poll(cx) {
-            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
-            Poll::Ready(Err(_)) => true,
-            Poll::Pending => false,
-        }
-    }
-}
-
-/// One accepted socket.
-pub(super) struct Wire<S: Socket = TcpStream> {
+/// One connection of HTTP/1.1.
+pub(super) struct Wire<S> {
     stream: S,
     state: Arc<ConnState>,
-    writing: Pace,
-    /// When a blocked write is tried again; `None` while none is blocked.
-    probe_at: Option<Instant>,
-    probe: LazyTimer,
-    probe_every: Duration,
     /// What is left of an interim answer that was begun.
     interim: Bytes,
     linger: Option<Linger>,
@@ -154,77 +139,13 @@ struct Linger {
     look_at: Instant,
 }
 
-impl<S: Socket> Wire<S> {
-    pub(super) fn new(stream: S, state: Arc<ConnState>, patience: Patience) -> Self {
+impl<S: Carrier> Wire<S> {
+    pub(super) fn new(stream: S, state: Arc<ConnState>) -> Self {
         Self {
             stream,
             state,
-            writing: Pace::new(patience),
-            probe_at: None,
-            probe: LazyTimer::default(),
-            probe_every: patience.idle / WRITE_PROBES,
             interim: Bytes::new(),
             linger: None,
-        }
-    }
-
-    /// Judges what a write of `slices` came to: progress, or a client that takes nothing.
-    fn written(
-        &mut self,
-        cx: &mut Context<'_>,
-        polled: Poll<io::Result<usize>>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = match polled {
-            Poll::Pending => self.probe_write(cx, slices),
-            progress @ Poll::Ready(_) => {
-                self.probe_at = None;
-                progress
-            }
-        };
-        match polled {
-            Poll::Ready(Ok(bytes)) => {
-                self.writing.moved(bytes);
-                Poll::Ready(Ok(bytes))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                let stalled = ready!(self.writing.poll_stalled(cx));
-                self.state.slow_reader.store(true, Ordering::Relaxed);
-                // What is queued in the kernel would stay there as long as the client likes.
-                self.state.reset_on_close();
-                Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    match stalled {
-                        Stalled::Idle => "the client stopped reading",
-                        Stalled::TooSlow => "the client reads too slowly",
-                    },
-                )))
-            }
-        }
-    }
-
-    /// Writes past the readiness that tokio knows of, now and then while it is blocked.
-    fn probe_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let at = *self
-            .probe_at
-            .get_or_insert_with(|| Instant::now() + self.probe_every);
-        ready!(self.probe.poll_until(cx, at));
-        match self.stream.write_now(slices) {
-            // The time stays due, so that the next write goes the same way until there is no room.
-            Ok(bytes) if bytes > 0 => Poll::Ready(Ok(bytes)),
-            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {
-                let next = Instant::now() + self.probe_every;
-                self.probe_at = Some(next);
-                // Asks to be woken for the next probe.
-                let _later = self.probe.poll_until(cx, next);
-                Poll::Pending
-            }
-            Err(error) => Poll::Ready(Err(error.into())),
         }
     }
 
@@ -234,7 +155,7 @@ impl<S: Socket> Wire<S> {
         loop {
             if self.interim.is_empty() {
                 match self.state.interim().next() {
-                    Some(message) => self.interim = message,
+                    Some(message) => self.interim = message.written(),
                     None => return Ok(()),
                 }
             }
@@ -248,9 +169,7 @@ impl<S: Socket> Wire<S> {
     /// Writes the rest of an interim answer that was begun, before anything else.
     fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.interim.is_empty() {
-            let rest = self.interim.clone();
-            let polled = Pin::new(&mut self.stream).poll_write(cx, &rest);
-            let written = ready!(self.written(cx, polled, &[IoSlice::new(&rest)]))?;
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.interim))?;
             self.interim.advance(some(written)?);
         }
         Poll::Ready(Ok(()))
@@ -286,7 +205,7 @@ impl<S: Socket> Wire<S> {
     }
 }
 
-impl<S: Socket> AsyncRead for Wire<S> {
+impl<S: Carrier> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -301,15 +220,14 @@ impl<S: Socket> AsyncRead for Wire<S> {
     }
 }
 
-impl<S: Socket> AsyncWrite for Wire<S> {
+impl<S: Carrier> AsyncWrite for Wire<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_begun(cx))?;
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.written(cx, polled, &[IoSlice::new(bytes)])
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -318,19 +236,17 @@ impl<S: Socket> AsyncWrite for Wire<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_begun(cx))?;
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.written(cx, polled, slices)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The socket has no buffer of ours; all that was wanted has been written.
-        self.writing.rest();
-        // So this is the moment between two messages of hyper's.
-        Poll::Ready(self.poll_interims(cx))
+        // All that was wanted has been written: this is the moment between two messages of hyper's.
+        self.poll_interims(cx)?;
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -338,14 +254,6 @@ impl<S: Socket> AsyncWrite for Wire<S> {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
         }
         self.poll_linger(cx).map(Ok)
-    }
-}
-
-impl<S: Socket> Drop for Wire<S> {
-    fn drop(&mut self) {
-        if self.state.reset.load(Ordering::Relaxed) {
-            self.stream.reset_on_close();
-        }
     }
 }
 
@@ -491,13 +399,7 @@ mod tests {
         }
     }
 
-    impl Socket for Narrow {
-        fn write_now(&self, _slices: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
-            Err(rustix::io::Errno::AGAIN)
-        }
-
-        fn reset_on_close(&self) {}
-
+    impl Carrier for Narrow {
         fn is_peer_gone(&self, _cx: &mut Context<'_>) -> bool {
             false
         }
@@ -514,12 +416,7 @@ mod tests {
             steps: steps.iter().copied().collect(),
             taken: Vec::new(),
         };
-        let patience = Patience {
-            idle: Duration::from_secs(30),
-            slowest_bytes: 0,
-            window: Duration::from_mins(1),
-        };
-        (Wire::new(socket, state, patience), interim)
+        (Wire::new(socket, state), interim)
     }
 
     #[tokio::test]

@@ -34,6 +34,9 @@ pub struct Metrics {
     pub http_panics: IntCounter,
     pub connections: IntGauge,
     pub connections_refused: IntCounterVec,
+    pub http_requests: IntCounterVec,
+    pub tls_handshakes_failed: IntCounter,
+    pub tls_certificate_ok: IntGauge,
     pub downloads_broken: IntCounterVec,
     pub cache_blocks: IntCounterVec,
     pub cache_held_bytes: IntGauge,
@@ -214,6 +217,19 @@ impl Metrics {
                 "boxgate_connections_refused_total",
                 "Connections closed at once, by the limit that was reached.",
                 &["limit"],
+            ),
+            http_requests: make.counters(
+                "boxgate_http_requests_total",
+                "Requests by version of HTTP.",
+                &["version"],
+            ),
+            tls_handshakes_failed: make.counter(
+                "boxgate_tls_handshakes_failed_total",
+                "Handshakes of TLS and QUIC that did not end, ended badly or took too long.",
+            ),
+            tls_certificate_ok: make.gauge(
+                "boxgate_tls_certificate_ok",
+                "Whether the certificate in use is the one in its files: 1 yes or no TLS, 0 what is there now is not good.",
             ),
             cache_blocks: make.counters(
                 "boxgate_cache_blocks_total",

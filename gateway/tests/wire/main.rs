@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
+mod tls;
+
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +13,9 @@ use std::time::Duration;
 use boxgate::config::{self, Settings};
 use boxgate::http::response;
 use boxgate::request::RequestFacts;
-use boxgate::server::{BodyError, BoxError, Drain, InboundBody, OutboundBody, Respond, Server};
+use boxgate::server::{
+    BodyError, BoxError, Certificate, Drain, InboundBody, Interim, OutboundBody, Respond, Server,
+};
 use boxgate::telemetry::{LogSink, Telemetry};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -44,6 +48,7 @@ impl Respond for Paths {
         Box::pin(async move {
             let facts = RequestFacts::of(&request).unwrap();
             let path = request.uri().path().to_owned();
+            let interim = request.extensions().get::<Interim>().cloned();
             let mut body = request.into_body();
             match path.as_str() {
                 "/echo" => {
@@ -82,6 +87,15 @@ impl Respond for Paths {
                     let text = format!("{} {}", facts.client_ip(), facts.authority());
                     response::text(StatusCode::OK, text)
                 }
+                "/hint" => {
+                    let headers = [(http::header::LOCATION, "/a".parse().unwrap())];
+                    let headers = http::HeaderMap::from_iter(headers);
+                    interim
+                        .unwrap()
+                        .send(StatusCode::EARLY_HINTS, "Hints", &headers);
+                    while let Ok(Some(_)) = body.chunk().await {}
+                    response::empty(StatusCode::NO_CONTENT)
+                }
                 // A body without end: frames of 64 KiB as long as somebody takes them.
                 "/endless" => Response::new(endless()),
                 "/broken" => Response::new(broken()),
@@ -119,13 +133,20 @@ struct Running {
 
 /// Serves with `change`d settings; times that stop a server are short unless set.
 async fn serve(change: impl FnOnce(&mut Settings)) -> Running {
+    serve_with(None, change).await
+}
+
+async fn serve_with(
+    certificate: Option<Arc<Certificate>>,
+    change: impl FnOnce(&mut Settings),
+) -> Running {
     let mut settings = config::defaults();
     settings.listeners[0].address = "127.0.0.1:0".parse().unwrap();
     settings.server.drain_accept = Duration::ZERO;
     change(&mut settings);
     let log = LogSink::memory();
     let telemetry = Telemetry::new(log.clone());
-    let server = Server::bind(&settings, Arc::clone(&telemetry))
+    let server = Server::bind(&settings, Arc::clone(&telemetry), certificate)
         .await
         .unwrap();
     let address = server.addresses()[0];
@@ -829,7 +850,7 @@ async fn an_address_that_is_taken_is_named() {
     let server = serve(|_| {}).await;
     let mut settings = config::defaults();
     settings.listeners[0].address = server.address;
-    let error = Server::bind(&settings, Telemetry::silent())
+    let error = Server::bind(&settings, Telemetry::silent(), None)
         .await
         .unwrap_err();
     assert!(

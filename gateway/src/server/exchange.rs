@@ -1,0 +1,295 @@
+//! One request and its answer, on whatever it came by: checked, told to those above, watched to its end.
+//!
+//! The three versions of HTTP share all of this; what differs between them is asked of [`Way`].
+
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
+use tracing::Instrument;
+
+use super::body::{Counted, Ending, InboundBody, OutboundBody, Source, TrailerLimits};
+use super::interim::Interim;
+use super::linger::ConnState;
+use super::pace::Patience;
+use super::{Respond, Rules};
+use crate::http::framing;
+use crate::http::problem::Problem;
+use crate::http::response;
+use crate::request::{RequestFacts, client_ip};
+use crate::telemetry::Telemetry;
+use crate::telemetry::access::{AccessLine, CLIENT_LEFT};
+
+/// Names the request in every error answer; the log finds it by the same id.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What an answer gives at once on HTTP/2 and 3. At the slowest rate that is borne (`server.slowest_rate`)
+/// it is taken well within the time that nothing may move (`server.body_idle_timeout`).
+const PIECE_BYTES: usize = 32 << 10;
+
+/// What answers and what is to be kept to; shared by all connections.
+pub(super) struct Exchange {
+    pub(super) responder: Arc<dyn Respond>,
+    pub(super) rules: Arc<Rules>,
+    pub(super) telemetry: Arc<Telemetry>,
+    /// What is borne of a client's slowness.
+    pub(super) patience: Patience,
+}
+
+/// How a request came.
+#[derive(Clone)]
+pub(super) struct Way {
+    /// The other end of its connection.
+    pub(super) peer: IpAddr,
+    /// `http` or `https`.
+    pub(super) scheme: &'static str,
+    /// Where the same is served by HTTP/3 (RFC 7838), for those who came by TCP.
+    pub(super) alternative: Option<HeaderValue>,
+}
+
+/// A request whose body is not looked at yet.
+pub(super) struct Arrived {
+    pub(super) head: Parts,
+    pub(super) body: Source,
+    /// Whether there is a body.
+    pub(super) has_body: bool,
+    /// Of its connection on HTTP/1, of itself on HTTP/2 and 3.
+    pub(super) state: Arc<ConnState>,
+}
+
+/// An answer on its way out.
+pub(super) type Answer = Response<Counted<RequestEnd>>;
+
+impl Exchange {
+    /// Answers one request.
+    pub(super) fn answer(&self, way: &Way, arrived: Arrived) -> BoxFuture<'static, Answer> {
+        let Arrived {
+            mut head,
+            body,
+            has_body,
+            state,
+        } = arrived;
+        state.request_came(!has_body);
+        let rules = &self.rules;
+        let version = head.version;
+        let requests = &self.telemetry.metrics.http_requests;
+        requests.with_label_values(&[named(version)]).inc();
+        let checked = framing::check(&head, rules.limits.uri_bytes, rules.limits.header_fields);
+        let client = client_ip(
+            way.peer,
+            &head.headers,
+            &rules.trusted_proxies,
+            &rules.server.client_ip,
+        );
+        let authority = checked.as_ref().map_or("", http::uri::Authority::as_str);
+        let facts = Arc::new(RequestFacts::new(client, authority).by(way.scheme));
+        let end = RequestEnd {
+            telemetry: Arc::clone(&self.telemetry),
+            facts: Arc::clone(&facts),
+            state: Arc::clone(&state),
+            status: None,
+            over: false,
+        };
+        let dress = Dress {
+            version,
+            head_only: head.method == Method::HEAD,
+            alternative: way.alternative.clone(),
+        };
+        if let Err(refusal) = checked {
+            let problem = Problem::new(refusal.status, "invalid_request", refusal.rule);
+            let mut answer = problem.with_request_id(facts.id()).into_response();
+            close(&mut answer, version);
+            // What still comes of the body is nobody's.
+            drop(body);
+            return Box::pin(async move { finish(answer, end, &state, dress) });
+        }
+        head.extensions.insert(Arc::clone(&facts));
+        let trailers = TrailerLimits {
+            bytes: rules.limits.trailer_bytes,
+            fields: rules.limits.trailer_fields,
+        };
+        let inbound = InboundBody::new(
+            body,
+            Arc::clone(&state),
+            self.patience,
+            trailers,
+            Arc::clone(&facts),
+        );
+        // RFC 9110 §15.2: nothing of the kind to a client of HTTP/1.0; hyper cannot on HTTP/2. And who
+        // sends no body waits for the answer alone.
+        if has_body && matches!(version, Version::HTTP_11 | Version::HTTP_3) {
+            head.extensions.insert(Interim::of(&state));
+        }
+        let responder = Arc::clone(&self.responder);
+        let span = tracing::info_span!("request", request_id = facts.id());
+        Box::pin(
+            async move {
+                // The call itself is inside, so that a panic in it is caught too.
+                let work =
+                    async move { responder.respond(Request::from_parts(head, inbound)).await };
+                let answer = match AssertUnwindSafe(work).catch_unwind().await {
+                    Ok(answer) => answer,
+                    Err(_) => panicked(&end),
+                };
+                finish(answer, end, &state, dress)
+            }
+            .instrument(span),
+        )
+    }
+}
+
+/// The version as metrics name it.
+fn named(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1",
+    }
+}
+
+/// What an answer gets on its way out.
+struct Dress {
+    version: Version,
+    head_only: bool,
+    alternative: Option<HeaderValue>,
+}
+
+/// The answer to a request that met a defect of ours.
+fn panicked(end: &RequestEnd) -> Response<OutboundBody> {
+    end.telemetry.metrics.http_panics.inc();
+    tracing::error!("a request panicked");
+    Problem::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal",
+        "something went wrong on our side",
+    )
+    .with_request_id(end.facts.id())
+    .into_response()
+}
+
+/// RFC 9113 §8.2.2, RFC 9114 §4.2: later versions have other means than this field.
+fn close(answer: &mut Response<OutboundBody>, version: Version) {
+    if version > Version::HTTP_11 {
+        return;
+    }
+    answer
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
+/// Hands the answer over, with what watches its end.
+fn finish(
+    mut answer: Response<OutboundBody>,
+    mut end: RequestEnd,
+    state: &ConnState,
+    dress: Dress,
+) -> Answer {
+    let status = answer.status();
+    end.status = Some(status.as_u16());
+    state.interim().close();
+    if state.has_unread() {
+        // RFC 9112 §9.6: who sees this stops sending the rest of a body that nobody reads.
+        close(&mut answer, dress.version);
+    }
+    if let Some(alternative) = dress.alternative {
+        answer.headers_mut().insert(header::ALT_SVC, alternative);
+    }
+    if status.is_client_error() || status.is_server_error() {
+        // Only there: a good answer may be kept by caches, and then the id would be another's.
+        if let Ok(id) = HeaderValue::from_str(end.facts.id()) {
+            answer.headers_mut().insert(REQUEST_ID, id);
+        }
+    }
+    let no_body =
+        dress.head_only || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if dress.version <= Version::HTTP_11 {
+        return answer.map(|body| Counted::new(body, no_body, usize::MAX, end));
+    }
+    // hyper does these by itself for HTTP/1.1 alone.
+    let length = answer
+        .body()
+        .size_hint()
+        .exact()
+        .filter(|_| !no_body || dress.head_only);
+    if let Some(length) = length.filter(|length| *length > 0 || !dress.head_only) {
+        let headers = answer.headers_mut();
+        headers
+            .entry(header::CONTENT_LENGTH)
+            .or_insert(length.into());
+    }
+    answer.map(|body| {
+        let body = if no_body {
+            response::empty_body()
+        } else {
+            body
+        };
+        Counted::new(body, no_body, PIECE_BYTES, end)
+    })
+}
+
+/// Tells metrics and log, once, how a request ended; also when it is dropped in the middle.
+pub(super) struct RequestEnd {
+    telemetry: Arc<Telemetry>,
+    facts: Arc<RequestFacts>,
+    state: Arc<ConnState>,
+    status: Option<u16>,
+    over: bool,
+}
+
+impl RequestEnd {
+    fn tell(&mut self, bytes_out: u64) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        let facts = &self.facts;
+        let metrics = &self.telemetry.metrics;
+        let duration = facts.started().elapsed();
+        metrics.request_ended(facts.route().unwrap_or("none"), self.status, duration);
+        metrics.http_bytes_in.inc_by(facts.bytes_in());
+        metrics.http_bytes_out.inc_by(bytes_out);
+        self.telemetry.access(&AccessLine {
+            request_id: facts.id(),
+            principal: facts.principal(),
+            client_ip: facts.client_ip(),
+            route: facts.route(),
+            status: self.status.unwrap_or(CLIENT_LEFT),
+            bytes_in: facts.bytes_in(),
+            bytes_out,
+            duration,
+            upload_id: facts.upload(),
+        });
+    }
+}
+
+impl Ending for RequestEnd {
+    fn ended(&mut self, bytes: u64, end: super::body::End) {
+        use super::body::End;
+        let reason = match end {
+            End::Complete => None,
+            End::Failed => Some("source"),
+            End::Dropped if self.state.is_slow_reader() => Some("slow_reader"),
+            End::Dropped => Some("client"),
+        };
+        if let Some(reason) = reason {
+            let broken = &self.telemetry.metrics.downloads_broken;
+            broken.with_label_values(&[reason]).inc();
+        }
+        self.tell(bytes);
+    }
+
+    fn unframed_end(&mut self) {
+        self.state.reset_on_close();
+    }
+}
+
+impl Drop for RequestEnd {
+    fn drop(&mut self) {
+        // The client left before there was an answer.
+        self.tell(0);
+    }
+}
