@@ -147,8 +147,8 @@ impl Server {
             drain.clone(),
             running.clone(),
         ));
+        self.telemetry.metrics.tls_certificate_ok.set(1);
         let watching = self.certificate.map(|certificate| {
-            self.telemetry.metrics.tls_certificate_ok.set(1);
             AbortOnDropHandle::new(tokio::spawn(certificate.watch(self.telemetry)))
         });
         let accepting = TaskTracker::new();

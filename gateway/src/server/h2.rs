@@ -84,9 +84,11 @@ where
                 asked = true;
                 connection.as_mut().graceful_shutdown();
             }
-            // Once more: what is left of the last answers is not read.
-            () = &mut idle, if asked => return,
-            () = &mut idle, if !asked => {
+            // Told to go already: what is left of the last answers is not read.
+            () = &mut idle => {
+                if asked {
+                    return;
+                }
                 asked = true;
                 connection.as_mut().graceful_shutdown();
                 idle.set(activity.idle(server.body_idle_timeout));

@@ -97,7 +97,7 @@ pub(super) async fn accept(acceptor: Arc<Acceptor>, endpoint: Endpoint) {
             () = closing.cancelled() => break,
         };
         let Some(incoming) = incoming else { break };
-        begin(&acceptor, incoming).await;
+        begin(&acceptor, incoming);
     }
     endpoint.set_server_config(None);
 }
@@ -108,7 +108,7 @@ pub(super) async fn close(endpoint: &Endpoint) {
     let _forgotten = tokio::time::timeout(LAST_WORDS, endpoint.wait_idle()).await;
 }
 
-async fn begin(acceptor: &Arc<Acceptor>, incoming: Incoming) {
+fn begin(acceptor: &Arc<Acceptor>, incoming: Incoming) {
     // An address that nobody answered from yet may be anybody's: where places get few, it is asked first.
     if acceptor.is_crowded() && incoming.may_retry() && !incoming.remote_address_validated() {
         if incoming.retry().is_err() {
