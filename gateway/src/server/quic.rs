@@ -31,7 +31,7 @@ use super::exchange::{Answer, Arrived, Way};
 use super::h2::Activity;
 use super::interim::Message;
 use super::linger::ConnState;
-use super::pace::{Pace, Patience};
+use super::pace::Pace;
 use super::tcp::Acceptor;
 use super::tls::Configurations;
 
@@ -253,12 +253,16 @@ async fn request(
         Ok(Err(error)) => return tracing::debug!(%error, "a request is not one"),
         Err(_elapsed) => return tracing::debug!("a request's head took too long"),
     };
-    let (mut sending, receiving) = stream.split();
+    let (sending, receiving) = stream.split();
+    let mut outbound = Outbound {
+        stream: sending,
+        otherwise: Some(Code::H3_MESSAGE_ERROR),
+    };
     let (head, ()) = request.into_parts();
     let Some(body) = Inbound::begin(&head.headers, receiving, head_timeout).await else {
-        sending.stop_stream(Code::H3_MESSAGE_ERROR);
         return;
     };
+    outbound.otherwise = Some(Code::H3_REQUEST_CANCELLED);
     let state = Arc::new(ConnState::default());
     let has_body = !body.is_over();
     let arrived = Arrived {
@@ -268,20 +272,46 @@ async fn request(
         state: Arc::clone(&state),
     };
     let mut answering = exchange.answer(&way, arrived);
-    let cut = acceptor.drain.cut();
-    let answer = loop {
-        let message = tokio::select! {
-            biased;
-            () = cut.cancelled() => return sending.stop_stream(Code::H3_REQUEST_CANCELLED),
-            message = state.interims().next(), if has_body => message,
-            answer = &mut answering => break answer,
+    let mut pace = Pace::new(exchange.patience);
+    let answered = async {
+        let answer = loop {
+            let message = tokio::select! {
+                biased;
+                message = state.interims().next(), if has_body => message,
+                answer = &mut answering => break answer,
+            };
+            let message = outbound.stream.send_response(interim(message));
+            paced(&mut pace, 0, message).await?;
         };
-        // Who does not take it may be busy sending; the answer will tell.
-        let _gone = sending.send_response(interim(message)).await;
+        answered(&mut outbound, answer, &mut pace).await
     };
-    tokio::select! {
-        () = answered(sending, answer, &state, exchange.patience) => {}
-        () = cut.cancelled() => {}
+    let cut = acceptor.drain.cut();
+    let broken = tokio::select! {
+        biased;
+        () = cut.cancelled() => return,
+        answered = answered => answered.err(),
+    };
+    match broken {
+        None => outbound.otherwise = None,
+        Some(Broken::Client) => {}
+        Some(Broken::Slow) => state.reads_slowly(),
+        Some(Broken::Source) => outbound.otherwise = Some(Code::H3_INTERNAL_ERROR),
+    }
+}
+
+/// An answer's stream. quinn ends a stream cleanly when it is dropped, and a body that is not whole must never
+/// look so (RFC 9114 §4.1): it is reset instead, also when a body panics.
+struct Outbound {
+    stream: Sending,
+    /// What the client is told unless the answer came to its end.
+    otherwise: Option<Code>,
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        if let Some(code) = self.otherwise {
+            self.stream.stop_stream(code);
+        }
     }
 }
 
@@ -293,44 +323,27 @@ fn interim(message: Message) -> Response<()> {
 }
 
 /// Sends an answer at the client's pace.
-async fn answered(mut sending: Sending, answer: Answer, state: &ConnState, patience: Patience) {
+async fn answered(outbound: &mut Outbound, answer: Answer, pace: &mut Pace) -> Result<(), Broken> {
     let (mut head, body) = answer.into_parts();
     let date = httpdate::fmt_http_date(SystemTime::now());
     if let Ok(date) = HeaderValue::from_str(&date) {
         head.headers.entry(DATE).or_insert(date);
     }
-    let mut pace = Pace::new(patience);
+    let stream = &mut outbound.stream;
+    let head = Response::from_parts(head, ());
+    paced(pace, 0, stream.send_response(head)).await?;
     let mut body = pin!(body);
-    let over = body.is_end_stream();
-    let sent = async {
-        let head = Response::from_parts(head, ());
-        paced(&mut pace, 0, sending.send_response(head)).await?;
-        while !over {
-            let frame = poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
-            let Some(frame) = frame else { break };
-            // Why is told by the body itself.
-            let frame = frame.map_err(|_told| Broken::Source)?;
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
+    while !body.is_end_stream() {
+        let frame = poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
+        let Some(frame) = frame else { break };
+        // Why is told by the body itself.
+        let frame = frame.map_err(|_told| Broken::Source)?;
+        if let Ok(data) = frame.into_data() {
             let bytes = data.len();
-            paced(&mut pace, bytes, sending.send_data(data)).await?;
-            if body.is_end_stream() {
-                break;
-            }
+            paced(pace, bytes, stream.send_data(data)).await?;
         }
-        paced(&mut pace, 0, sending.finish()).await
-    };
-    let broken = sent.await.err();
-    match broken {
-        None | Some(Broken::Client) => {}
-        Some(Broken::Slow) => {
-            state.reads_slowly();
-            sending.stop_stream(Code::H3_REQUEST_CANCELLED);
-        }
-        // RFC 9114 §4.1: never a clean end for a body that is not whole.
-        Some(Broken::Source) => sending.stop_stream(Code::H3_INTERNAL_ERROR),
     }
+    paced(pace, 0, stream.finish()).await
 }
 
 /// Why an answer was not sent to its end.
@@ -360,7 +373,7 @@ async fn paced<E>(
 }
 
 /// A request's body. Dropping it asks the client to stop sending, by a code that is none of HTTP/3's and so
-/// means that nothing is wrong (RFC 9114 §8). h3-quinn has it by another code only while nothing is read.
+/// means that nothing is wrong (RFC 9114 §8); h3-quinn takes another one only while it reads nothing.
 pub(super) struct Inbound {
     stream: Receiving,
     /// What came before anybody asked.
