@@ -281,9 +281,9 @@ async fn request(
                 answer = &mut answering => break answer,
             };
             let message = outbound.stream.send_response(interim(message));
-            paced(&mut pace, 0, message).await?;
+            paced(&mut pace, &state, 0, message).await?;
         };
-        answered(&mut outbound, answer, &mut pace).await
+        answered(&mut outbound, answer, &mut pace, &state).await
     };
     let cut = acceptor.drain.cut();
     let broken = tokio::select! {
@@ -293,8 +293,7 @@ async fn request(
     };
     match broken {
         None => outbound.otherwise = None,
-        Some(Broken::Client) => {}
-        Some(Broken::Slow) => state.reads_slowly(),
+        Some(Broken::Client | Broken::Slow) => {}
         Some(Broken::Source) => outbound.otherwise = Some(Code::H3_INTERNAL_ERROR),
     }
 }
@@ -331,7 +330,7 @@ async fn answered(outbound: &mut Outbound, answer: Answer, pace: &mut Pace) -> R
     }
     let stream = &mut outbound.stream;
     let head = Response::from_parts(head, ());
-    paced(pace, 0, stream.send_response(head)).await?;
+    paced(pace, state, 0, stream.send_response(head)).await?;
     let mut body = pin!(body);
     while !body.is_end_stream() {
         let frame = poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
@@ -340,10 +339,10 @@ async fn answered(outbound: &mut Outbound, answer: Answer, pace: &mut Pace) -> R
         let frame = frame.map_err(|_told| Broken::Source)?;
         if let Ok(data) = frame.into_data() {
             let bytes = data.len();
-            paced(pace, bytes, stream.send_data(data)).await?;
+            paced(pace, state, bytes, stream.send_data(data)).await?;
         }
     }
-    paced(pace, 0, stream.finish()).await
+    paced(pace, state, 0, stream.finish()).await
 }
 
 /// Why an answer was not sent to its end.
@@ -356,6 +355,7 @@ enum Broken {
 /// Sends within the client's patience, which is ours with it.
 async fn paced<E>(
     pace: &mut Pace,
+    state: &ConnState,
     bytes: usize,
     sending: impl Future<Output = Result<(), E>>,
 ) -> Result<(), Broken> {
@@ -364,8 +364,11 @@ async fn paced<E>(
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(sent.map_err(|_gone| Broken::Client));
         }
-        pace.poll_stalled(cx)
-            .map(|_idle_or_too_slow| Err(Broken::Slow))
+        pace.poll_stalled(cx).map(|_idle_or_too_slow| {
+            // Before the body is dropped, which tells why.
+            state.reads_slowly();
+            Err(Broken::Slow)
+        })
     });
     sent.await?;
     pace.moved(bytes);
