@@ -322,7 +322,12 @@ fn interim(message: Message) -> Response<()> {
 }
 
 /// Sends an answer at the client's pace.
-async fn answered(outbound: &mut Outbound, answer: Answer, pace: &mut Pace) -> Result<(), Broken> {
+async fn answered(
+    outbound: &mut Outbound,
+    answer: Answer,
+    pace: &mut Pace,
+    state: &ConnState,
+) -> Result<(), Broken> {
     let (mut head, body) = answer.into_parts();
     let date = httpdate::fmt_http_date(SystemTime::now());
     if let Ok(date) = HeaderValue::from_str(&date) {
