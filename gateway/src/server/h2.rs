@@ -134,7 +134,7 @@ impl Activity {
     pub(super) async fn silent(&self, time: Duration) {
         tokio::time::sleep(time).await;
         if self.0.borrow().any {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -145,7 +145,7 @@ impl Activity {
             let active = requests.borrow_and_update().active;
             let pause = async {
                 if active > 0 {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
                 tokio::time::sleep(time).await;
             };

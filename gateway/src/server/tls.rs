@@ -147,7 +147,7 @@ impl Certificate {
                 Looked::Taken
             }
             Err(error) => {
-                let text = boxgate_storage::error::chain(&error).to_string();
+                let text = boxgate_storage::error::chain(&error);
                 let same = current.failed.as_ref() == Some(&text);
                 current.failed = Some(text);
                 if same { Looked::Same } else { Looked::Refused }
@@ -194,7 +194,7 @@ impl Certificate {
             match looked {
                 Looked::Same => {}
                 Looked::Taken => {
-                    tracing::info!(sha256 = told.sha256, "a new certificate is in use")
+                    tracing::info!(sha256 = told.sha256, "a new certificate is in use");
                 }
                 Looked::Refused => tracing::error!(
                     error = told.failed.unwrap_or_default(),

@@ -162,20 +162,9 @@ impl Maker {
     }
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Metrics {
-    /// All of them, at nought.
-    ///
-    /// # Panics
-    /// When a name of this file stands twice; any test finds that.
-    pub fn new() -> Self {
-        let make = Maker(Registry::new());
-        let process = Process {
+impl Process {
+    fn new(make: &Maker) -> Self {
+        let process = Self {
             resident_memory_bytes: make.gauge(
                 "process_resident_memory_bytes",
                 "Resident memory size in bytes.",
@@ -191,6 +180,23 @@ impl Metrics {
             )),
         };
         process.start_time_seconds.set(unix_seconds());
+        process
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All of them, at nought.
+    ///
+    /// # Panics
+    /// When a name of this file stands twice; any test finds that.
+    pub fn new() -> Self {
+        let make = Maker(Registry::new());
         Self {
             http_request_seconds: make.add(HistogramVec::new(
                 HistogramOpts::new(
@@ -276,7 +282,7 @@ impl Metrics {
                 "boxgate_log_lines_dropped",
                 "Log lines lost since the start because standard error or the log file was too slow.",
             ),
-            process,
+            process: Process::new(&make),
             registry: make.0,
         }
     }

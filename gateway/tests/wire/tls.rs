@@ -166,7 +166,7 @@ async fn a_refusal_over_tls_is_read_before_the_connection_ends() {
     let text = "POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n";
     stream.write_all(text.as_bytes()).await.unwrap();
     // As clients do that write before they read.
-    let _refused = stream.write_all(&[7; 200_000]).await;
+    let _refused = stream.write_all(&vec![7; 200_000]).await;
     let mut answer = Vec::new();
     let _end = soon(stream.read_to_end(&mut answer)).await;
     let answer = String::from_utf8_lossy(&answer);
