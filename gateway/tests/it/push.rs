@@ -187,7 +187,7 @@ async fn a_push_to_elsewhere_is_given_up_only_when_that_is_wanted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_another_client_sends_in_order_is_left_alone() {
     let scene = Scene::set().await;
-    let created = scene.left("1.0", &[1]).await;
+    let created = scene.left("1.0", &[]).await;
     let path = created
         .upload
         .split_once(&scene.running.address.to_string());

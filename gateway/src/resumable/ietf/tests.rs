@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 
 const PARTIAL: (&str, &str) = ("content-type", MEDIA_TYPE);
-const TARGET: &str = "target=acme%2Fdemo/1.0/virtualbox/amd64&x=1";
+const TARGET: &str = "target=acme%2Fdemo/1.0/virtualbox/amd64";
 const LIMITS: Limits = Limits {
     max_size: 1000,
     max_append_size: Some(500),
