@@ -23,7 +23,7 @@ use crate::error::{ErrorKind, Result};
 use crate::metadata::Metadata;
 use crate::metadata::catalog::FileId;
 use crate::metadata::check::{BlobClaim, BlobState, Claim, Claimant, Holder, UploadClaim};
-use crate::store::Store;
+use crate::store::{Intake, Store};
 use crate::upload::UploadEngine;
 
 use self::walk::{Place, Walk};
@@ -272,6 +272,8 @@ impl Stock {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stored {
     Nothing,
+    /// No object: of an upload there may be parts, which a store like this one shows only to its writer.
+    NoObject,
     Bytes(u64),
     Unreadable(String),
 }
@@ -280,6 +282,7 @@ async fn stored(store: &Store, key: &BlobKey) -> Result<Stored> {
     match store.read.stat(key).await {
         Ok(length) => Ok(Stored::Bytes(length)),
         Err(e) => match e.kind() {
+            ErrorKind::NotFound if store.intake == Intake::ByPart => Ok(Stored::NoObject),
             ErrorKind::NotFound => Ok(Stored::Nothing),
             // The whole store is away, which says nothing about its bytes.
             ErrorKind::Unavailable => Err(e),
@@ -307,7 +310,7 @@ fn extent(claim: &Claim) -> u64 {
 fn verdict(claims: &[Claim], store: &str, stored: &Stored) -> Option<Problem> {
     if !claims_in(claims, store) {
         return match stored {
-            Stored::Nothing => None,
+            Stored::Nothing | Stored::NoObject => None,
             Stored::Bytes(length) => Some(Problem::Orphan { length: *length }),
             Stored::Unreadable(why) => Some(Problem::Unreadable { why: why.clone() }),
         };
@@ -323,7 +326,8 @@ fn verdict(claims: &[Claim], store: &str, stored: &Stored) -> Option<Problem> {
     };
     match stored {
         _ if expected == 0 => None,
-        Stored::Nothing => Some(Problem::Missing { expected }),
+        Stored::NoObject if matches!(claim.by, Claimant::Upload(_)) => None,
+        Stored::Nothing | Stored::NoObject => Some(Problem::Missing { expected }),
         Stored::Unreadable(why) => Some(Problem::Unreadable { why: why.clone() }),
         Stored::Bytes(found) if *found < expected || whole && *found > expected => {
             Some(Problem::Length {

@@ -3,8 +3,8 @@
 # cut ones that go on, limits, a certificate that changes and a stop during downloads.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-H2=$CLIENTS/h2.py
-H3=$CLIENTS/h3.py
+H2=$CLIENTS/http2.py
+H3=$CLIENTS/http3.py
 export BOXGATE_LIMITS__H2_CONNECTIONS=8 BOXGATE_SERVER__BODY_IDLE_TIMEOUT=4s BOXGATE_LOG__LEVEL=debug
 
 # --- what a start refuses ---
@@ -50,8 +50,7 @@ for version in 1.1 2; do
     matches "in that version" "^HTTP/$version 200" "$HEAD"
     equal "HTTP/3 is offered" "h3=\":$PORT\"; ma=86400" "$(header alt-svc)"
     http "--http$version" -X POST -H "$KEY" --upload-file "$WORK/a.box" "$(file_path demo "1.0.${version#1.}")/upload"
-    answers "64 MiB come over HTTP/$version" 20
-    [[ $STATUS == 20* ]] || fail "upload over HTTP/$version"
+    answers "64 MiB come over HTTP/$version" 200
     equal "the same go" "$A" "$(curl -sS --fail "--http$version" -H "$KEY" "$(file_path demo "1.0.${version#1.}")/download" | sha256sum | cut -d' ' -f1)"
 done
 h3 GET /api/status
@@ -70,8 +69,6 @@ for version in 1.1 2; do
     http "--http$version" -I "$FILE"
     equal "HEAD over HTTP/$version" "200 $N" "$STATUS $(header content-length)"
 done
-h3 HEAD "${FILE#"$URL"}"
-equal "HEAD over HTTP/3" "200 $N 0" "$(told '"\(.status) \(.headers."content-length") \(.bytes)"')"
 h3 GET "${FILE#"$URL"}" -H 'range: bytes=1000-1999'
 equal "a range over HTTP/3" "206 $(tail -c +1001 "$WORK/a.box" | head -c 1000 | sha256sum | cut -d' ' -f1)" "$(told '"\(.status) \(.sha256)"')"
 http --http2 -H 'Accept: application/json' "$URL/$ORG/demo"

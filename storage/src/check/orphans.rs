@@ -249,7 +249,7 @@ impl Stock {
             let bytes = match found {
                 Some((_, store)) => match stored(store, &place.key).await? {
                     Stored::Bytes(bytes) => bytes,
-                    Stored::Nothing | Stored::Unreadable(_) => 0,
+                    Stored::Nothing | Stored::NoObject | Stored::Unreadable(_) => 0,
                 },
                 None => 0,
             };

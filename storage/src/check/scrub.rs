@@ -152,7 +152,9 @@ impl Stock {
         match stored(store, &meta.key).await? {
             Stored::Bytes(found) if found == expected => {}
             Stored::Bytes(found) => return Ok(Some(Problem::Length { expected, found })),
-            Stored::Nothing => return Ok(Some(Problem::Missing { expected })),
+            Stored::Nothing | Stored::NoObject => {
+                return Ok(Some(Problem::Missing { expected }));
+            }
             Stored::Unreadable(why) => return Ok(Some(Problem::Unreadable { why })),
         }
         let tree = match self.metadata.blob_tree(&meta).await {

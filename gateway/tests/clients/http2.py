@@ -1,10 +1,10 @@
 """What curl never sends over HTTP/2, by the h2 library: prints what came of it as a line of JSON. Run by tls.sh.
 
-h2.py CACERT URL cut METHOD FILE BYTES [NAME:VALUE]...   uploads, and resets the stream after so many bytes
-h2.py CACERT URL crowd COUNT                      asks so many times at once, whatever was allowed
-h2.py CACERT URL reset COUNT                      asks and takes back at once, so many times
-h2.py CACERT URL flood COUNT                      one head with so many fields
-h2.py CACERT URL stop                             asks, and never opens the window again; waits for the end
+http2.py CACERT URL cut METHOD FILE BYTES [NAME:VALUE]...   uploads, and resets the stream after so many bytes
+http2.py CACERT URL crowd COUNT                      asks so many times at once, whatever was allowed
+http2.py CACERT URL reset COUNT                      asks and takes back at once, so many times
+http2.py CACERT URL flood COUNT                      one head with so many fields
+http2.py CACERT URL stop                             asks, and never opens the window again; waits for the end
 """
 
 import json

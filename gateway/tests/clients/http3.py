@@ -1,6 +1,6 @@
 """One request over HTTP/3 by aioquic: prints what came of it as a line of JSON. Run by tls.sh.
 
-h3.py CACERT METHOD URL [-H 'NAME: VALUE']... [--data FILE [--from OFFSET]] [--cut BYTES] [-o FILE] [--streams N]
+http3.py CACERT METHOD URL [-H 'NAME: VALUE']... [--data FILE [--from OFFSET]] [--cut BYTES] [-o FILE] [--streams N]
 [--drain PID]
 
 --cut resets the stream once so much of the file was sent and shows what came until then; --streams asks so many times
