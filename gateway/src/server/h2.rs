@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -17,16 +17,15 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
-use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::Source;
 use super::exchange::{Answer, Arrived, Exchange, Way};
-use super::linger::{ConnState, LINGER_TIME};
+use super::linger::{ConnState, Wire};
 use super::pace::{Pace, Patience};
+use super::socket::Carrier;
 use super::tcp::Acceptor;
 
 /// RFC 9113 §4.2: the least that every peer takes; more only makes others wait longer.
@@ -37,11 +36,14 @@ const SENDING_BYTES: usize = 64 << 10;
 /// Serves one connection until it ends, is idle for too long, or is stopped.
 pub(super) async fn serve<S>(acceptor: &Acceptor, stream: S, way: Way, state: Arc<ConnState>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Carrier + Send + 'static,
 {
     let server = &acceptor.exchange.rules.server;
     let limits = &acceptor.exchange.rules.limits;
     let activity = Activity::default();
+    // Windows and pings come as long as answers are read.
+    state.request_came(false);
+    let wire = Wire::new(stream, Arc::clone(&state));
     let cut = acceptor.drain.cut();
     let streams = Streams {
         running: acceptor.running.clone(),
@@ -69,7 +71,7 @@ where
             .max_local_error_reset_streams(limits.h2_broken_streams)
             .keep_alive_interval(server.h2_ping)
             .keep_alive_timeout(server.h2_ping_timeout)
-            .serve_connection(TokioIo::new(Lingering::new(stream)), service)
+            .serve_connection(TokioIo::new(wire), service)
     );
     let closing = acceptor.drain.closing();
     let mut silent = pin!(activity.silent(server.head_timeout));
@@ -102,77 +104,6 @@ where
                 return;
             }
         }
-    }
-}
-
-/// A stream whose end waits for the client's, for a while. Windows and pings that a client sends to a socket
-/// that is closed would make the kernel reset it, and take what the client has not read yet with it.
-struct Lingering<S> {
-    stream: S,
-    /// Once our half is shut.
-    until: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Lingering<S> {
-    fn new(stream: S) -> Self {
-        let until = None;
-        Self { stream, until }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        let this = &mut *self;
-        if this.until.is_none() {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        }
-        let until = this
-            .until
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER_TIME)));
-        let mut scratch = [0; 4096];
-        while until.as_mut().poll(cx).is_pending() {
-            let mut unread = ReadBuf::new(&mut scratch);
-            // Whoever is gone needs no more.
-            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut unread));
-            if read.is_err() || unread.filled().is_empty() {
-                break;
-            }
-        }
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -1,4 +1,5 @@
-//! What HTTP/1.1 stands on: silent heads are timed, interim answers are sent, answers stay readable.
+//! What HTTP/1.1 and 2 stand on: answers stay readable; on HTTP/1.1 silent heads are timed and interim answers
+//! sent, too.
 //!
 //! It stands on the socket itself, or on the TLS above it; slow readers are cut below both (`socket.rs`).
 //!
@@ -6,7 +7,7 @@
 //! on their way then, the kernel resets the connection and a client that writes before it reads
 //! never sees the answer. So shutting down here means: stop writing, take and throw away what still
 //! comes for a while, then let the client run against a full window until it reads or its time is over,
-//! then close.
+//! then close. On HTTP/2 what may be on its way are windows and pings.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -27,7 +28,7 @@ use super::socket::Carrier;
 /// What is thrown away after an early answer, at most.
 const LINGER_BYTES: usize = 1 << 20;
 /// How long, at most; also how long a client may go on with more than that, which nobody takes.
-pub(super) const LINGER_TIME: Duration = Duration::from_secs(5);
+const LINGER_TIME: Duration = Duration::from_secs(5);
 /// How often it is looked whether the client went, while what it sends is not taken: the kernel calls once
 /// for what is unread already, and not again.
 const LINGER_LOOK: Duration = Duration::from_millis(50);
@@ -122,7 +123,7 @@ impl ConnState {
     }
 }
 
-/// One connection of HTTP/1.1.
+/// One connection.
 pub(super) struct Wire<S> {
     stream: S,
     state: Arc<ConnState>,
