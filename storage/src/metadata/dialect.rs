@@ -7,10 +7,11 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::any::AnyConnectOptions;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyConnection, AnyPool};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::sql::At as _;
 
 /// How long a read waits for a connection (`reliability` rule: pool wait 5 s).
 const POOL_WAIT: Duration = Duration::from_secs(5);
@@ -58,10 +59,14 @@ impl Database {
 
     /// The connections that read.
     pub(super) async fn connect_readers(&self) -> Result<AnyPool> {
-        match self {
-            Self::Sqlite(options) => sqlite::connect_readers(options.clone()).await,
-            Self::Postgres(options) => postgres::connect_readers(options.clone()).await,
-        }
+        let (pool, options) = match self {
+            Self::Sqlite(options) => (sqlite::readers(), options),
+            Self::Postgres(options) => (postgres::readers(), options),
+        };
+        let pool = pool
+            .acquire_timeout(POOL_WAIT)
+            .connect_with(options.clone());
+        pool.await.at("metadata.connect", "database")
     }
 
     /// Refuses a database that would not keep its promises.
@@ -117,6 +122,18 @@ impl Database {
     }
 }
 
+/// A pool whose connections each begin with these statements.
+fn readers_with(statements: &'static [&'static str]) -> AnyPoolOptions {
+    AnyPoolOptions::new().after_connect(move |connection, _| {
+        Box::pin(async move {
+            for statement in statements {
+                sqlx::raw_sql(*statement).execute(&mut *connection).await?;
+            }
+            Ok(())
+        })
+    })
+}
+
 /// What a database's own error code means to us; `None` leaves it to the general rules.
 pub(super) fn kind_of(code: &str) -> Option<ErrorKind> {
     if code.len() == postgres::CODE_LENGTH {
@@ -144,7 +161,6 @@ pub(super) fn is_disk_failure(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metadata::sql::At as _;
 
     #[derive(Debug)]
     struct Failed(&'static str);

@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{AnyConnection, AnyPool, ConnectOptions as _, Connection as _};
+use sqlx::{AnyConnection, ConnectOptions as _, Connection as _};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{POOL_WAIT, TransactionId};
+use super::{TransactionId, readers_with};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::sql::{At as _, Columns as _};
 
@@ -95,23 +95,12 @@ async fn connect(options: &AnyConnectOptions) -> Result<AnyConnection> {
         })
 }
 
-pub(super) async fn connect_readers(options: AnyConnectOptions) -> Result<AnyPool> {
-    AnyPoolOptions::new()
+/// The connections that read.
+pub(super) fn readers() -> AnyPoolOptions {
+    readers_with(&[SESSION, "SET default_transaction_read_only = on"])
         .max_connections(READERS)
-        .acquire_timeout(POOL_WAIT)
         // The server may have been started again since.
         .test_before_acquire(true)
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                for settings in [SESSION, "SET default_transaction_read_only = on"] {
-                    sqlx::raw_sql(settings).execute(&mut *connection).await?;
-                }
-                Ok(())
-            })
-        })
-        .connect_with(options)
-        .await
-        .at("metadata.connect", "database")
 }
 
 /// Refuses what cannot work, and warns of what may lose acknowledged bytes.

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{AnyConnection, AnyPool, ConnectOptions as _, Connection as _};
+use sqlx::{AnyConnection, ConnectOptions as _, Connection as _};
 
-use super::POOL_WAIT;
+use super::readers_with;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::sql::{At as _, Columns as _};
 
@@ -89,22 +89,10 @@ async fn use_wal(connection: &mut AnyConnection) -> Result<()> {
 }
 
 /// The connections that read.
-pub(super) async fn connect_readers(options: AnyConnectOptions) -> Result<AnyPool> {
-    AnyPoolOptions::new()
+pub(super) fn readers() -> AnyPoolOptions {
+    readers_with(&["PRAGMA busy_timeout = 5000", "PRAGMA query_only = ON"])
         .max_connections(READERS)
-        .acquire_timeout(POOL_WAIT)
         .test_before_acquire(false)
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                for pragma in ["PRAGMA busy_timeout = 5000", "PRAGMA query_only = ON"] {
-                    sqlx::raw_sql(pragma).execute(&mut *connection).await?;
-                }
-                Ok(())
-            })
-        })
-        .connect_with(options)
-        .await
-        .at("metadata.connect", "database")
 }
 
 /// Refuses a database that would not keep its promises.
