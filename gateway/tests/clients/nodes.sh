@@ -1,22 +1,12 @@
 #!/usr/bin/env bash
 # Two nodes at once on one PostgreSQL database and one bucket: any of them goes on with what the other began, a newer
 # request at one ends an older one at the other, and what one takes away is gone at the other.
-if [[ -z ${BOXGATE_TEST_POSTGRES:-} ]]; then
-    exec bash "$(dirname "${BASH_SOURCE[0]}")/../../../.ci/with-postgres" bash "${BASH_SOURCE[0]}" "$@"
-fi
-SERVER=$BOXGATE_TEST_POSTGRES
-unset BOXGATE_TEST_POSTGRES
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/on_postgres.sh"
 source "$CLIENTS/garage.sh"
-cd "$WORK"
-
-psql -q "$SERVER" -c 'CREATE DATABASE boxes' >/dev/null
 start_garage
 of_garage boxes/
-BOXGATE_METADATA__URL=${SERVER/\/postgres\?//boxes?}
-BOXGATE_MASTER_KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
-export BOXGATE_GC__ORPHAN_AGE=1s BOXGATE_METADATA__URL BOXGATE_MASTER_KEY BOXGATE_PUBLIC_URL=http://boxes.example.com
-PATCH=(-X PATCH -H 'Tus-Resumable: 1.0.0' -H 'Content-Type: application/offset+octet-stream')
+export BOXGATE_METADATA__URL=$DATABASE BOXGATE_MASTER_KEY=$KEY BOXGATE_PUBLIC_URL=http://boxes.example.com
+export BOXGATE_GC__ORPHAN_AGE=1s
 
 # second FOLDER: another node, with a data directory of its own. Sets OTHER and OTHER_PID.
 OTHER_PID=
@@ -28,17 +18,34 @@ second() {
 }
 trap 'kill -KILL $OTHER_PID $GARAGE_PID 2>/dev/null || true; cleanup' EXIT
 
-# at CURL-ARGUMENTS...: one call with the service account's key.
-at() {
-    http -H "Authorization: Bearer $CLIENT_SECRET" "$@"
-}
-
 # begin BOX: an upload, made at the first node; sets UPLOAD to its path.
 begin() {
     at -X POST "$FIRST/files" -H 'Tus-Resumable: 1.0.0' -H "Upload-Length: $LENGTH" \
         -H "Upload-Metadata: target $(printf '%s' "$ORG/$1/1.0/virtualbox/amd64" | base64 -w0)"
     answers "$1: an upload" 201
     UPLOAD=/files/$(header location | sed 's,.*/files/,,')
+}
+
+# send_slowly: a PATCH at the first node that sends what is written to descriptor 9; its answer is in slow.code.
+send_slowly() {
+    rm -f slow
+    mkfifo slow
+    curl -sS -o slow.out -w '%{http_code}' -H "Authorization: Bearer $CLIENT_SECRET" "${PATCH[@]}" -H 'Upload-Offset: 0' \
+        -H 'Expect:' -H 'Transfer-Encoding: chunked' -T - "$FIRST$UPLOAD" <slow >slow.code 2>slow.err &
+    SLOW=$!
+    exec 9>slow
+}
+
+# hear_slow: lets it end.
+hear_slow() {
+    exec 9>&-
+    wait "$SLOW" || true
+}
+
+# committed: whether the first node made some of the upload durable.
+committed() {
+    http -H "x-access-token: $ADMIN_TOKEN" "$FIRST/api/admin/uploads/${UPLOAD#/files/}"
+    (($(field '.offset // 0') > 0))
 }
 
 # bytes_of NODE BOX: the digest of what a node sends.
@@ -72,17 +79,9 @@ equal "at the first one, too, when it is back" "$(sha256 a.box)" "$(bytes_of "$F
 # --- a newer request at one ends an older one at the other ---
 
 begin raced
-mkfifo slow
-curl -sS -o slow.out -w '%{http_code}' -H "Authorization: Bearer $CLIENT_SECRET" "${PATCH[@]}" -H 'Upload-Offset: 0' \
-    -H 'Expect:' -H 'Transfer-Encoding: chunked' -T - "$FIRST$UPLOAD" <slow >slow.code 2>slow.err &
-SLOW=$!
-exec 9>slow
+send_slowly
 # Another file's bytes, more than a part of them.
 head -c 17000000 /dev/zero >&9
-committed() {
-    http -H "x-access-token: $ADMIN_TOKEN" "$FIRST/api/admin/uploads/${UPLOAD#/files/}"
-    (($(field '.offset // 0') > 0))
-}
 eventually 30 committed || fail "nothing is committed: $BODY"
 at -X DELETE "$OTHER$UPLOAD" -H 'Tus-Resumable: 1.0.0'
 answers "the other node gives it up" 204
@@ -90,17 +89,12 @@ begin again
 at "${PATCH[@]}" -H 'Upload-Offset: 0' --data-binary @a.box "$OTHER$UPLOAD"
 answers "and takes all of another" 204
 head -c 1000000 /dev/zero >&9 2>/dev/null || true
-exec 9>&-
-wait "$SLOW" || true
+hear_slow
 matches "the older request changes nothing" '^(404|409|410)$' "$(cat slow.code)"
 equal "the box is whole" "$(sha256 a.box)" "$(bytes_of "$FIRST" again)"
 
 begin taken
-mkfifo slow2
-curl -sS -o slow.out -w '%{http_code}' -H "Authorization: Bearer $CLIENT_SECRET" "${PATCH[@]}" -H 'Upload-Offset: 0' \
-    -H 'Expect:' -H 'Transfer-Encoding: chunked' -T - "$FIRST$UPLOAD" <slow2 >slow.code 2>slow.err &
-SLOW=$!
-exec 9>slow2
+send_slowly
 head -c 17000000 a.box >&9
 eventually 30 committed || fail "nothing is committed: $BODY"
 at -I "$OTHER$UPLOAD" -H 'Tus-Resumable: 1.0.0'
@@ -109,8 +103,7 @@ matches "the other node tells what is durable" '^[1-9][0-9]+$' "$STANDS"
 at "${PATCH[@]}" -H "Upload-Offset: $STANDS" --data-binary @<(tail -c "+$((STANDS + 1))" a.box) "$OTHER$UPLOAD"
 answers "and takes the rest" 204
 tail -c +17000001 a.box >&9 2>/dev/null || true
-exec 9>&-
-wait "$SLOW" || true
+hear_slow
 equal "nothing of the older request is in the box" "$(sha256 a.box)" "$(bytes_of "$FIRST" taken)"
 
 # --- what one takes away is gone at the other ---

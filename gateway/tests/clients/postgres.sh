@@ -1,18 +1,7 @@
 #!/usr/bin/env bash
 # Rows in PostgreSQL: what a node needs and says when it lacks it, another node that goes on where one died, and a
 # database that loses its connections or stands still.
-if [[ -z ${BOXGATE_TEST_POSTGRES:-} ]]; then
-    exec bash "$(dirname "${BASH_SOURCE[0]}")/../../../.ci/with-postgres" bash "${BASH_SOURCE[0]}" "$@"
-fi
-SERVER=$BOXGATE_TEST_POSTGRES
-unset BOXGATE_TEST_POSTGRES
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-cd "$WORK"
-
-psql -q "$SERVER" -c 'CREATE DATABASE boxes' >/dev/null
-DATABASE=${SERVER/\/postgres\?//boxes?}
-KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
-PATCH=(-X PATCH -H 'Tus-Resumable: 1.0.0' -H 'Content-Type: application/offset+octet-stream')
+source "$(dirname "${BASH_SOURCE[0]}")/on_postgres.sh"
 
 # --- what a node needs ---
 
@@ -42,11 +31,6 @@ BOXGATE_MASTER_KEY=${KEY//[0-7]/8} run 1 "a node with another master key" serve
 says "is refused" 'master key is not the one'
 run 1 "a second one on the store" serve
 says "is refused" 'another gateway keeps boxes in .*stores.main.path'
-
-# at CURL-ARGUMENTS...: one call with the service account's key.
-at() {
-    http -H "Authorization: Bearer $CLIENT_SECRET" "$@"
-}
 
 make_box a.box 20000
 LENGTH=$(size a.box)
