@@ -1,5 +1,6 @@
 //! From a request to its door: normal path, row, principal, policy, then one exhaustive match.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use boxgate_storage::ErrorKind;
@@ -51,7 +52,7 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
         .get::<Arc<RequestFacts>>()
         .cloned()
         .expect("the server gives every request its facts");
-    let path = match NormalPath::parse(head.uri.path()) {
+    let path = match NormalPath::parse(&asked_for(gateway, &head)) {
         Ok(path) => path,
         Err(error) => return shaped(Door::BoxVault, Refusal::invalid(error.to_string()), &facts),
     };
@@ -71,6 +72,16 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
     facts.set_route(row.route.name());
     let dress = dress(gateway, row.door, &head);
     put_on(dress, routed(gateway, row, names, head, body, &facts).await)
+}
+
+/// The path, as it was written. RFC 9110 §9.3.7: `OPTIONS *` asks about the server in general, and what it has
+/// to tell is what uploads may be.
+fn asked_for<'h>(gateway: &Gateway, head: &'h http::request::Parts) -> Cow<'h, str> {
+    let path = head.uri.path();
+    if path == "*" && head.method == http::Method::OPTIONS {
+        return format!("{}/files", gateway.settings.doors.files.prefix).into();
+    }
+    path.into()
 }
 
 /// What every answer of the door of uploads has.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
-use boxgate_storage::digest::{Digest, PieceHasher};
+use boxgate_storage::digest::{Digest, DigestHasher, PieceHasher};
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
 use boxgate_storage::store::Intake;
-use boxgate_storage::upload::{Cut, PieceWriter, UploadIntent, UploadRow};
+use boxgate_storage::upload::{Cut, PieceWriter, UploadIntent, UploadRow, part_bytes_for};
 use boxgate_storage::{Error, ErrorKind};
 use http::StatusCode;
 
@@ -56,6 +56,7 @@ impl Turn<'_> {
     /// The refusal to send; then nothing is made.
     pub async fn create_in_parts(&self, create: Create) -> Result<(Progress, u64), Refusal> {
         self.fits(create.length, None)?;
+        self.part_fits_a_request(create.length)?;
         let (organization, target) = self.owner(&create).await?;
         let intent = UploadIntent {
             length: create.length,
@@ -66,6 +67,22 @@ impl Turn<'_> {
         let row = self.gateway.engine.create(intent).await?;
         self.facts.set_upload(row.id.to_string());
         Ok((self.standing(&row), row.part_bytes))
+    }
+
+    /// Refuses an upload whose parts are longer than what one request may carry.
+    fn part_fits_a_request(&self, length: Option<u64>) -> Result<(), Refusal> {
+        let limits = self.gateway.upload_limits();
+        let part = part_bytes_for(length).min(length.unwrap_or(u64::MAX));
+        match limits.max_append_size {
+            Some(most) if part > most => {
+                let text = format!(
+                    "A part of this upload has {part} bytes, and one request takes {most} at most \
+                     (uploads.max_append_size). Send it from its beginning on, in appends (PATCH)."
+                );
+                Err(self.too_large(&limits, text))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes one part of an upload of the caller's.
@@ -148,7 +165,31 @@ impl Turn<'_> {
             checksum: None,
             kind: Kind::Chunk,
         };
+        self.may_go_on(&row, chunk).await?;
         self.take(row, piece, body).await
+    }
+
+    /// Refuses a chunk that may be of another file than those which rest under its name. Without a checksum of
+    /// the whole only equal bytes tell: a chunk that is held is compared, and then they rest no more.
+    async fn may_go_on(&self, row: &UploadRow, chunk: &Chunk) -> Result<(), Refusal> {
+        let engine = &self.gateway.engine;
+        let rests = row.state == UploadState::Open
+            && row.updated <= self.rested()
+            && !engine.is_busy(row.id);
+        if chunk.declared.is_some() || !rests {
+            return Ok(());
+        }
+        let held = engine.held_pieces(row.id).await?;
+        if held.is_empty() || held.iter().any(|piece| piece.k == chunk.index) {
+            return Ok(());
+        }
+        Err(chunk::rests(self.gateway.settings.uploads.chunk_idle))
+    }
+
+    /// What was last written to before this has come to rest.
+    fn rested(&self) -> UnixMillis {
+        let idle = self.gateway.settings.uploads.chunk_idle;
+        self.gateway.clock.now().minus(idle)
     }
 
     /// The upload that a chunk belongs to: the sender's of that name, number of chunks and checksum.
@@ -161,11 +202,7 @@ impl Turn<'_> {
     ) -> Result<UploadRow, Refusal> {
         let engine = &self.gateway.engine;
         let note = chunk.note();
-        let rested = self
-            .gateway
-            .clock
-            .now()
-            .minus(self.gateway.settings.uploads.chunk_idle);
+        let rested = self.rested();
         let (open, done) = self.sessions(organization, &target, &note, rested).await?;
         match (open, done) {
             // Its sender is long gone, and this one begins anew.
@@ -251,9 +288,21 @@ impl Turn<'_> {
             Pumped::All => {}
             Pumped::Past => return Err(piece.wrong_size(most)),
         }
+        if let Some(checksum) = &piece.checksum {
+            let released = writer.release();
+            released.map_err(|e| self.unreleased(e, checksum, row.offset))?;
+        }
         // Any of them may be the one that ends the upload.
         self.authorize_again(&row).await?;
         self.finish(row, &piece, writer).await
+    }
+
+    /// The piece's own digest is another: that ends the piece, and not the upload.
+    fn unreleased(&self, error: Error, checksum: &Digest, committed: u64) -> Refusal {
+        match error.kind() {
+            ErrorKind::DigestMismatch => self.protocol.checksum_mismatch(checksum, committed),
+            _ => error.into(),
+        }
     }
 
     async fn finish(
@@ -265,15 +314,11 @@ impl Turn<'_> {
         let placed = match writer.finish().await {
             Ok(placed) => placed,
             Err(e) => {
-                return Err(match (e.kind(), &piece.checksum) {
-                    (ErrorKind::Conflict, _) => piece.differs(row.offset),
-                    (ErrorKind::LengthMismatch { expected, .. }, _) => piece.wrong_size(expected),
-                    (ErrorKind::OffsetMismatch { expected, .. }, _) => {
+                return Err(match e.kind() {
+                    ErrorKind::Conflict => piece.differs(row.offset),
+                    ErrorKind::LengthMismatch { expected, .. } => piece.wrong_size(expected),
+                    ErrorKind::OffsetMismatch { expected, .. } => {
                         native::too_far_ahead(piece.k, expected, row.part_bytes)
-                    }
-                    // The whole's digest ends the upload; the piece's own does not.
-                    (ErrorKind::DigestMismatch, Some(checksum)) if self.is_open(&row).await => {
-                        self.protocol.checksum_mismatch(checksum, row.offset)
                     }
                     _ => self.unfinished(e),
                 });
@@ -284,11 +329,6 @@ impl Turn<'_> {
             held: placed.held,
             progress: placed.published.map(|published| done(row, published)),
         })
-    }
-
-    async fn is_open(&self, row: &UploadRow) -> bool {
-        let row = self.gateway.engine.peek(row.id).await;
-        row.is_ok_and(|row| row.is_some_and(|row| row.state == UploadState::Open))
     }
 
     /// A piece of an upload that is finished: the same once more to a client that lost the answer.
@@ -303,6 +343,10 @@ impl Turn<'_> {
             return Err(native::not_in_parts(row.offset));
         };
         let mut hasher = PieceHasher::new(held.start);
+        let mut alone = piece
+            .checksum
+            .as_ref()
+            .map(|told| DigestHasher::new(told.algorithm()));
         let mut bytes = 0;
         while let Some(chunk) = body.chunk().await? {
             bytes += chunk.len() as u64;
@@ -310,6 +354,14 @@ impl Turn<'_> {
                 return Err(piece.wrong_size(held.length));
             }
             hasher.update(&chunk);
+            if let Some(alone) = &mut alone {
+                alone.update(&chunk);
+            }
+        }
+        if let (Some(told), Some(alone)) = (&piece.checksum, alone)
+            && alone.finish() != *told
+        {
+            return Err(self.protocol.checksum_mismatch(told, row.offset));
         }
         if bytes != held.length || hasher.finish() != held.values {
             return Err(piece.differs(row.offset));

@@ -441,7 +441,7 @@ impl Turn<'_> {
         self.too_large(limits, text)
     }
 
-    fn too_large(&self, limits: &Limits, text: String) -> Refusal {
+    pub(super) fn too_large(&self, limits: &Limits, text: String) -> Refusal {
         let refusal = Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
             .code("FILE_TOO_LARGE")
             .closing();

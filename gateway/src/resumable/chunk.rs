@@ -3,6 +3,8 @@
 //! There is no upload id: whoever sends, the name, the number of chunks and the checksum tell which
 //! upload a chunk belongs to. Where a chunk lies follows from its length, so all but the last have one.
 
+use std::time::Duration;
+
 use boxgate_storage::upload::MOST_PIECES;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
@@ -130,6 +132,21 @@ pub fn differs(index: u32) -> Refusal {
         ),
     )
     .code("CHUNK_DIFFERS")
+}
+
+/// Answers a chunk that may be of another file than those which rest under its name.
+pub fn rests(idle: Duration) -> Refusal {
+    let minutes = idle.as_secs_f64() / 60.0;
+    Refusal::new(
+        StatusCode::CONFLICT,
+        format!(
+            "Chunks of this name and number rest for more than {minutes:.0} minutes (uploads.chunk_idle), and \
+             without x-checksum nothing tells that this one is of the same file. To go on, send one that is held \
+             once more (GET lists them); to begin anew, send chunk 0 first."
+        ),
+    )
+    .code("CHUNKS_REST")
+    .closing()
 }
 
 /// For a chunk that comes to a store which takes none.

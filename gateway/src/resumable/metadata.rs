@@ -54,14 +54,16 @@ impl UploadMetadata {
         Ok(Self(values))
     }
 
-    /// A value as text.
+    /// A value as text. Keys that only differ in case are one to us: a target that is not seen would leave a
+    /// box unpublished.
     ///
     /// # Errors
     /// When it is not UTF-8.
     pub fn text(&self, key: &str) -> Result<Option<&str>, String> {
-        self.0
-            .get(key)
-            .map(|bytes| {
+        let mut keys = self.0.iter();
+        let found = keys.find(|(name, _)| name.eq_ignore_ascii_case(key));
+        found
+            .map(|(_, bytes)| {
                 str::from_utf8(bytes)
                     .map_err(|e| format!("Upload-Metadata {key} is not UTF-8: {e}."))
             })
@@ -84,6 +86,7 @@ mod tests {
         assert_eq!(read.text("empty"), Ok(Some("")));
         assert_eq!(read.text("x"), Ok(Some("a")));
         assert_eq!(read.text("absent"), Ok(None));
+        assert_eq!(read.text("FileName"), Ok(Some("world")));
         assert_eq!(
             UploadMetadata::parse("").unwrap(),
             UploadMetadata::default()

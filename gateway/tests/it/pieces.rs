@@ -244,6 +244,49 @@ async fn bytes_in_order_do_not_end_parts_that_were_answered() {
 }
 
 /// What BoxVault's page sends.
+#[tokio::test]
+async fn a_part_that_is_not_what_its_digest_says_is_refused_for_that_alone() {
+    let running = Running::start().await;
+    let bytes = noise(PART + MIB, 31);
+    let path = begin(&running, "1.0", bytes.len()).await;
+    let lying = |k: usize| {
+        let digest = STANDARD.encode(sha2::Sha256::digest(b"other bytes"));
+        put(&running, &path, k, part(&bytes, k))
+            .header("Content-Digest", &format!("sha-256=:{digest}:"))
+    };
+    for k in [1, 0, 1] {
+        assert_eq!(running.send(lying(k)).await.status, 400);
+        assert_eq!(held(&running, &path).await, serde_json::json!([]));
+    }
+    for k in [0, 1] {
+        running.send(put(&running, &path, k, part(&bytes, k))).await;
+        // Of bytes that are held, and of an upload that is finished: what is there stays.
+        assert_eq!(running.send(lying(k)).await.status, 400);
+    }
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn parts_that_are_longer_than_a_request_may_be_are_refused_at_once() {
+    let running = Running::start_with(&[("BOXGATE_UPLOADS__MAX_APPEND_SIZE", "7MiB")]).await;
+    let reply = running.send(create(&running, "1.0", PART)).await;
+    assert_eq!(
+        (reply.status, code(&reply)),
+        (413, "FILE_TOO_LARGE".to_owned())
+    );
+    let text = reply.json()["detail"].to_string();
+    assert!(
+        text.contains("8388608") && text.contains("uploads.max_append_size"),
+        "{text}"
+    );
+    assert_eq!(
+        running.send(create(&running, "1.0", 7 * MIB)).await.status,
+        201
+    );
+    running.stop().await;
+}
+
 fn chunk(running: &Running, version: &str, i: usize, n: usize, bytes: &[u8]) -> Request {
     Request::new("POST", &format!("{}/upload", file_path("demo", version)))
         .header("x-access-token", &running.owner)
@@ -422,26 +465,86 @@ async fn a_chunk_that_is_cut_is_not_counted_and_a_wrong_whole_publishes_nothing(
     running.stop().await;
 }
 
-#[tokio::test]
-async fn after_a_rest_a_new_first_chunk_begins_afresh() {
-    let running = Running::start_with(&[("BOXGATE_UPLOADS__CHUNK_IDLE", "1ms")]).await;
-    let (old, new) = (noise(2 * MIB, 11), noise(2 * MIB, 12));
+/// Starts the gateway again, on the same data and with other settings.
+async fn restarted(running: Running, variables: &[(&str, &str)]) -> Running {
+    let token = running.owner.clone();
+    let mut running = Running::start_in(running.stop().await, variables).await;
+    running.owner = token;
     running
-        .send(chunk(&running, "1.0", 0, 2, &old[..MIB]))
-        .await;
+}
+
+/// For a gateway that takes whatever was not written to in this millisecond for rested.
+const ALL_REST: &[(&str, &str)] = &[("BOXGATE_UPLOADS__CHUNK_IDLE", "1ms")];
+
+/// Waits until all rests there.
+async fn rest(running: &Running) {
     running.gateway.engine.settled().await;
-    // The clock of rows counts in milliseconds.
     let begun = std::time::SystemTime::now();
     while begun.elapsed().unwrap() < Duration::from_millis(5) {
         tokio::task::yield_now().await;
     }
-    for i in 0..2 {
-        let bytes = &new[i * MIB..(i + 1) * MIB];
-        let reply = running.send(chunk(&running, "1.0", i, 2, bytes)).await;
-        assert_eq!(reply.json()["details"]["isComplete"], i == 1);
+}
+
+#[tokio::test]
+async fn after_a_rest_a_new_first_chunk_begins_afresh() {
+    let mut running = Running::start_with(ALL_REST).await;
+    let (old, new) = (noise(2 * MIB, 11), noise(2 * MIB, 12));
+    for bytes in [&old, &new] {
+        let first = chunk(&running, "1.0", 0, 2, &bytes[..MIB]);
+        let reply = running.send(first).await;
+        assert_eq!(reply.json()["details"]["chunksReceived"], 1);
+        rest(&running).await;
     }
+    running = restarted(running, &[]).await;
+    let last = chunk(&running, "1.0", 1, 2, &new[MIB..]);
+    assert_eq!(
+        running.send(last).await.json()["details"]["isComplete"],
+        true
+    );
     assert!(downloaded(&running, "demo", "1.0").await == new);
     running.gateway.engine.settled().await;
     assert_eq!(running.stored_files().len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn chunks_that_rest_are_not_completed_by_those_of_another_file() {
+    let mut running = Running::start().await;
+    let (old, new) = (noise(3 * MIB, 41), noise(3 * MIB, 42));
+    for i in [0, 1] {
+        let sent = chunk(&running, "1.0", i, 3, &old[i * MIB..(i + 1) * MIB]);
+        assert_eq!(running.send(sent).await.status, 200);
+    }
+    running = restarted(running, ALL_REST).await;
+    let before = listed(&running, "1.0").await[0]["updatedAt"].clone();
+    rest(&running).await;
+    for (i, word) in [(2, "CHUNKS_REST"), (1, "CHUNK_DIFFERS"), (2, "CHUNKS_REST")] {
+        let sent = chunk(&running, "1.0", i, 3, &new[i * MIB..(i + 1) * MIB]);
+        let reply = running.send(sent).await;
+        assert_eq!((reply.status, &*code(&reply)), (409, word), "chunk {i}");
+    }
+    assert_eq!(listed(&running, "1.0").await[0]["updatedAt"], before);
+    // Whose file it is shows by a chunk that is held; then they rest no more.
+    let again = chunk(&running, "1.0", 1, 3, &old[MIB..2 * MIB]);
+    assert_eq!(running.send(again).await.status, 200);
+    assert_ne!(listed(&running, "1.0").await[0]["updatedAt"], before);
+    running = restarted(running, &[]).await;
+    let last = chunk(&running, "1.0", 2, 3, &old[2 * MIB..]);
+    assert_eq!(
+        running.send(last).await.json()["details"]["isComplete"],
+        true
+    );
+    assert!(downloaded(&running, "demo", "1.0").await == old);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn chunks_of_what_would_be_too_long_are_refused_at_the_first_one() {
+    let running = Running::start_with(&[("BOXGATE_UPLOADS__MAX_LENGTH", "8MiB")]).await;
+    let sent = chunk(&running, "1.0", 5, 10, &noise(MIB, 43));
+    assert_eq!(running.send(sent).await.status, 413);
+    assert_eq!(listed(&running, "1.0").await, serde_json::json!([]));
+    let fits = chunk(&running, "1.0", 5, 8, &noise(MIB, 43));
+    assert_eq!(running.send(fits).await.status, 200);
     running.stop().await;
 }

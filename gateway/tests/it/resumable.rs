@@ -1646,3 +1646,17 @@ async fn a_door_for_uploads_can_stand_elsewhere_or_be_shut() {
     assert_eq!(running.send(request).await.status, 400);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn the_server_in_general_tells_what_uploads_may_be() {
+    let running = Running::start().await;
+    // RFC 9110 §9.3.7, and the draft, "Upload-Limit".
+    for path in ["*", "/files"] {
+        let reply = running.send(Request::new("OPTIONS", path)).await;
+        assert_eq!(reply.status, 204, "{path}: {}", reply.head);
+        assert!(reply.header("upload-limit").is_some(), "{}", reply.head);
+    }
+    let reply = running.send(Request::new("GET", "*")).await;
+    assert_eq!(reply.status, 400, "{}", reply.head);
+    running.stop().await;
+}

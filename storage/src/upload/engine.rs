@@ -561,7 +561,8 @@ impl Inner {
             },
         };
         let (id, key, limit) = (new.id, new.key, self.longest(part_bytes));
-        if length.is_some_and(|length| length > limit) {
+        let least = cut.map_or(length, |cut| cut.least(length));
+        if least.is_some_and(|least| least > limit) {
             let kind = ErrorKind::TooLarge { limit };
             return Err(Error::new(kind, "upload.begin", "upload"));
         }

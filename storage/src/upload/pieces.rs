@@ -325,13 +325,23 @@ impl PieceWriter {
         }
     }
 
+    /// Compares the digest of the piece with the one that was given to [`Self::hold`]; without one it does
+    /// nothing. Finishing does so by itself, and then cannot be told from a mismatch of the whole.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::DigestMismatch`]: the piece is as if it had not been sent, and the writer is fit
+    /// only to be dropped.
+    pub fn release(&mut self) -> Result<()> {
+        self.work("upload.release")?.release()
+    }
+
     /// Makes the piece durable and counts it; with the last one that was missing the upload is
     /// published. Goes on in the background when the future is dropped.
     ///
     /// # Errors
     /// [`crate::ErrorKind::LengthMismatch`] when bytes are missing;
-    /// [`crate::ErrorKind::DigestMismatch`] when what is [held](Self::hold) has another digest, or the
-    /// whole has another than was declared: then nothing is published and the upload is given up.
+    /// [`crate::ErrorKind::DigestMismatch`] as [`Self::release`], and when the whole has another digest than
+    /// was declared: then nothing is published and the upload is given up.
     /// [`crate::ErrorKind::Conflict`] when other bytes are held in this place.
     pub async fn finish(mut self) -> Result<Placed> {
         self.work("upload.finish")?;
@@ -519,6 +529,23 @@ impl Work {
         }
     }
 
+    /// Holds the piece against its own digest, if it has one.
+    fn release(&mut self) -> Result<()> {
+        self.hash_pushed(0);
+        let Some((declared, hasher)) = self.held.take() else {
+            return Ok(());
+        };
+        let found = hasher.finish();
+        if found == declared {
+            return Ok(());
+        }
+        self.whole = false;
+        let name = declared.algorithm().name();
+        let why = format!("{name} is {}, not {}", found.to_hex(), declared.to_hex());
+        let kind = ErrorKind::DigestMismatch;
+        Err(Error::new(kind, "upload.release", self.subject()).with_source(why))
+    }
+
     /// Gives the current buffer to the store, and keeps it for the follower if there is memory.
     async fn hand_over(&mut self) -> Result<()> {
         self.hash_pushed(0);
@@ -592,19 +619,16 @@ impl Work {
             let error = Error::new(ErrorKind::Invalid, "upload.finish", self.subject());
             return Err(error.with_source("a piece has at least one byte"));
         }
+        self.release()?;
         self.hand_over().await?;
-        if let Some((declared, hasher)) = self.held.take() {
-            let found = hasher.finish();
-            if found != declared {
-                let name = declared.algorithm().name();
-                let why = format!("{name} is {}, not {}", found.to_hex(), declared.to_hex());
-                let kind = ErrorKind::DigestMismatch;
-                return Err(Error::new(kind, "upload.release", self.subject()).with_source(why));
-            }
-        }
         let values = self.hasher.clone().finish();
         let storing = match &mut self.way {
             Way::Compare(held) if held.length == self.received && held.values == values => {
+                // Again, so that the row tells that somebody still sends; nothing depends on it.
+                let _noted = assembly
+                    .engine
+                    .record(assembly.stored.fence, held.clone())
+                    .await;
                 return Ok(true);
             }
             Way::Compare(_) => {
@@ -685,6 +709,18 @@ impl Cut {
             Self::Parts => length,
             Self::Chunks { count, bytes } => {
                 length.or_else(|| bytes?.checked_mul(u64::from(count)))
+            }
+        }
+    }
+
+    /// The shortest upload that is cut like this.
+    pub(super) fn least(self, length: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Parts => length,
+            Self::Chunks { count, bytes } => {
+                // The last chunk has a byte at least.
+                let before = bytes?.saturating_mul(u64::from(count.saturating_sub(1)));
+                Some(length.unwrap_or(0).max(before.saturating_add(1)))
             }
         }
     }
