@@ -264,11 +264,11 @@ async fn put(
 ) -> Instant {
     let start = u64::from(k) * part_bytes;
     let end = length.min(start + part_bytes);
-    if let Some(mut progress) = engine.pieces_progress(id) {
-        let window = WINDOW_PARTS * part_bytes;
-        let near = progress.wait_for(|committed| start < committed + window);
-        near.await.expect("the upload is open");
-    }
+    let progress = engine.follow_pieces(id).await;
+    let window = WINDOW_PARTS * part_bytes;
+    let mut progress = progress.expect("the upload takes pieces");
+    let near = progress.wait_for(|committed| start < committed + window);
+    near.await.expect("the upload is open");
     let writer = engine.piece(id, k, Some(end - start)).await;
     let mut writer = writer.expect("it is open");
     for offset in (start..end).step_by(BLOCK_BYTES) {

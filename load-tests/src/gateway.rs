@@ -127,6 +127,24 @@ impl Site {
     }
 }
 
+impl Site {
+    /// What `boxgate fsck` finds wrong while no gateway runs here; nothing when all is right.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub(crate) async fn check(&self) -> Result<Option<String>> {
+        let mut command = Command::new(&self.program);
+        command.arg("fsck").arg("--data-dir").arg(&self.data);
+        command.stdin(Stdio::null());
+        let ran = tokio::task::spawn_blocking(move || command.output());
+        let ran = ran.await.expect("running a program does not panic");
+        let output = ran.map_err(|e| Failure::file(&self.program, e))?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).trim().to_owned();
+        Ok((!output.status.success()).then_some(said))
+    }
+}
+
 impl Starting {
     /// Waits until it answers.
     ///

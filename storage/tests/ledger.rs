@@ -59,6 +59,7 @@ promises! {
     what_is_over_is_told_by_its_reason
     an_upload_can_be_joined_once_its_sources_are_whole
     what_an_upload_is_joined_of_stays_until_then
+    a_join_that_is_asked_for_again_is_the_same
     an_upload_ends_with_what_it_waits_for
     what_cannot_be_joined_is_refused
     an_upload_that_waits_for_others_is_not_idle

@@ -7,7 +7,7 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::{Digest, DigestHasher, PieceHasher};
 use boxgate_storage::metadata::accounts::OrganizationId;
-use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
+use boxgate_storage::metadata::uploads::{HeldPiece, Published, Target, UploadState};
 use boxgate_storage::store::Intake;
 use boxgate_storage::upload::{Cut, PieceWriter, UploadIntent, UploadRow, part_bytes_for};
 use boxgate_storage::{Error, ErrorKind};
@@ -127,7 +127,7 @@ impl Turn<'_> {
             return Ok(());
         }
         let mut committed = row.offset;
-        if let Some(mut progress) = self.gateway.engine.pieces_progress(row.id) {
+        if let Ok(mut progress) = self.gateway.engine.follow_pieces(row.id).await {
             let reached = progress.wait_for(|committed| fits(*committed));
             let reached = tokio::time::timeout(WINDOW_WAIT, reached).await;
             if reached.is_ok_and(|reached| reached.is_ok()) {
@@ -136,6 +136,26 @@ impl Turn<'_> {
             committed = *progress.borrow();
         }
         Err(native::too_far_ahead(k, committed, row.part_bytes))
+    }
+
+    /// Lets the offset move on over parts that a crash left held behind it: whoever only asks may wait for
+    /// that, since all that it may send is held. Where nothing is missing it needs a request that may publish.
+    pub(super) async fn catch_up(&self, row: &UploadRow) -> Result<(), Refusal> {
+        let engine = &self.gateway.engine;
+        let some_missing = row
+            .pieces
+            .is_some_and(|cut| (1..cut.count).contains(&cut.held));
+        if row.state != UploadState::Open || !some_missing || engine.is_busy(row.id) {
+            return Ok(());
+        }
+        let held = engine.held_pieces(row.id).await?;
+        let next =
+            |piece: &HeldPiece| (piece.start..piece.start + piece.length).contains(&row.offset);
+        if held.iter().any(next) {
+            // Whoever sends it in order meanwhile moves it, too.
+            let _progress = engine.follow_pieces(row.id).await;
+        }
+        Ok(())
     }
 
     /// Takes one of BoxVault's chunks.

@@ -271,6 +271,7 @@ impl Turn<'_> {
     /// The refusal to send.
     pub async fn status(&self, id: &str) -> Result<(UploadRow, Progress), Refusal> {
         let row = self.mine(id).await?;
+        self.catch_up(&row).await?;
         let progress = self.standing(&row);
         Ok((row, progress))
     }

@@ -1,11 +1,15 @@
 //! Uploads in pieces, byte for byte: parts with a number each, and BoxVault's chunks.
 
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use boxgate_storage::blob::UploadId;
+use boxgate_storage::digest::PieceHasher;
 use boxgate_storage::metadata::accounts::OrganizationRole;
 use boxgate_storage::metadata::tokens::TokenKind;
+use boxgate_storage::metadata::uploads::{Fence, Ledger as _, Piece};
 use sha2::Digest as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -142,6 +146,66 @@ async fn parts_are_told_kept_over_a_restart_and_refused_where_they_do_not_fit() 
         last = running.send(put).await.status;
     }
     assert_eq!(last, 201);
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
+/// What a gateway leaves that is killed when a window of parts is held and the offset did not move yet.
+async fn killed_before_the_offset_moved() -> (Running, String, Vec<u8>) {
+    let mut running = Running::start().await;
+    let bytes = noise(17 * PART, 44);
+    let path = begin(&running, "1.0", bytes.len()).await;
+    for k in 1..16 {
+        running.send(put(&running, &path, k, part(&bytes, k))).await;
+    }
+    running = restarted(running, &[]).await;
+    let [stored] = &running.stored_files()[..] else {
+        panic!("one upload has one file");
+    };
+    let file = std::fs::File::options().write(true).open(stored).unwrap();
+    file.write_all_at(part(&bytes, 0), 0).unwrap();
+    let mut hasher = PieceHasher::new(0);
+    hasher.update(part(&bytes, 0));
+    let first = Piece {
+        k: 0,
+        start: 0,
+        length: PART as u64,
+        values: hasher.finish(),
+    };
+    let id: UploadId = path.rsplit('/').next().unwrap().parse().unwrap();
+    let metadata = &running.gateway.metadata;
+    let epoch = metadata.upload(id).await.unwrap().unwrap().epoch;
+    assert_eq!(
+        metadata
+            .hold_piece(Fence { id, epoch }, first)
+            .await
+            .unwrap(),
+        16
+    );
+    (running, path, bytes)
+}
+
+#[tokio::test]
+async fn an_offset_that_a_crash_left_behind_its_parts_moves_on() {
+    let (running, path, bytes) = killed_before_the_offset_moved().await;
+    // A client whose window is held asks, and has nothing to send.
+    let moved = async {
+        while running.get(&path, &running.owner).await.json()["offset"] != 16 * PART {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), moved)
+        .await
+        .expect("it hangs");
+    let last = put(&running, &path, 16, part(&bytes, 16));
+    assert_eq!(running.send(last).await.status, 201);
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+
+    // Or it sends what is next.
+    let (running, path, bytes) = killed_before_the_offset_moved().await;
+    let last = put(&running, &path, 16, part(&bytes, 16));
+    assert_eq!(running.send(last).await.status, 201);
     assert!(downloaded(&running, "demo", "1.0").await == bytes);
     running.stop().await;
 }

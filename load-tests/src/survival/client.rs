@@ -81,8 +81,15 @@ impl Client {
 
     /// Box and version of all that may be listed since nobody knows yet.
     pub(crate) fn possible(&self) -> impl Iterator<Item = (String, String)> {
-        let possible = self.names.iter().filter(|name| name.possible.is_some());
-        possible.map(|name| (name.of_box.clone(), name.version.clone()))
+        let names = self.names.iter().enumerate();
+        let possible = names.filter(|(at, name)| name.possible.is_some() || self.is_awaited(*at));
+        possible.map(|(_, name)| (name.of_box.clone(), name.version.clone()))
+    }
+
+    /// Whether a name may get its box at any moment, by nobody's request.
+    fn is_awaited(&self, at: usize) -> bool {
+        let mut uploads = self.uploads.iter();
+        uploads.any(|upload| upload.name == Some(at) && upload.ends_by_itself())
     }
 
     /// Uploads until the gateway ends.
@@ -248,7 +255,10 @@ impl Client {
         self.settle(at);
         // Not one byte before its end: asking where a raw upload stands offers its last byte.
         let resting = self.uploads.get(at).is_some_and(|upload| {
-            !upload.tried && upload.state == State::Open && upload.told + 1 < upload.length()
+            upload.protocol != Protocol::Joined
+                && !upload.tried
+                && upload.state == State::Open
+                && upload.told + 1 < upload.length()
         });
         if rough && resting && self.chance.one_in(60) {
             self.left.push(self.uploads.swap_remove(at));
@@ -263,11 +273,12 @@ impl Client {
         let name = upload.name.map(|name| &mut self.names[name]);
         match upload.state {
             State::Finished => {
-                self.published += 1;
+                self.published += 1 + upload.joined.blobs();
                 if let Some(name) = name {
                     name.standing = Some(upload.stored.clone());
                     name.possible = None;
-                    name.settled = true;
+                    // One that was asked for twice may be joined once more, later.
+                    name.settled = upload.joined.finals <= 1;
                 }
             }
             State::Cancelled => {
@@ -357,6 +368,10 @@ impl Client {
 
     /// Looks at what is served under a name.
     async fn observe(&mut self, at: usize, wire: &Wire) {
+        if self.is_awaited(at) {
+            self.touched.insert(at);
+            return;
+        }
         let name = &mut self.names[at];
         let possible = name.possible.as_ref().map(|stored| stored.content.length());
         let Some(found) = name.observe(wire, &mut self.tally).await else {

@@ -3,6 +3,7 @@
 mod boxvault;
 mod files;
 mod ietf;
+pub(crate) mod joined;
 pub(crate) mod parts;
 mod piece;
 mod tus;
@@ -27,6 +28,8 @@ pub(crate) enum Protocol {
     BoxVault,
     /// Numbered parts, several at once.
     Parts,
+    /// Pieces by tus, joined by the gateway.
+    Joined,
 }
 
 /// Where a step happens.
@@ -47,7 +50,13 @@ const HASHED_BYTES: u64 = 4 << 20;
 
 impl Protocol {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Tus, Self::Ietf, Self::BoxVault, Self::Parts];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Tus,
+        Self::Ietf,
+        Self::BoxVault,
+        Self::Parts,
+        Self::Joined,
+    ];
 
     /// In a word.
     pub(crate) fn word(self) -> &'static str {
@@ -56,12 +65,13 @@ impl Protocol {
             Self::Ietf => "ietf",
             Self::BoxVault => "boxvault",
             Self::Parts => "parts",
+            Self::Joined => "joined",
         }
     }
 
-    /// Whether it can upload a blob without a name.
+    /// Whether it uploads no blob without a name here.
     pub(crate) fn needs_name(self) -> bool {
-        self == Self::BoxVault
+        matches!(self, Self::BoxVault | Self::Joined)
     }
 }
 
@@ -69,6 +79,7 @@ impl Protocol {
 pub(crate) async fn step(u: &mut Upload, place: Place<'_>, tally: &mut Tally) -> Option<()> {
     match u.protocol {
         Protocol::BoxVault => boxvault::step(u, place, tally).await,
+        Protocol::Joined => joined::step(u, place, tally).await,
         Protocol::Tus | Protocol::Ietf | Protocol::Parts => match (u.state, u.protocol) {
             (State::Fresh, Protocol::Tus) => tus::create(u, place, tally).await,
             (State::Fresh, Protocol::Parts) => parts::create(u, place, tally).await,
@@ -89,6 +100,7 @@ pub(crate) async fn step(u: &mut Upload, place: Place<'_>, tally: &mut Tally) ->
 pub(crate) async fn ask(u: &mut Upload, place: Place<'_>, tally: &mut Tally) -> Option<()> {
     match u.protocol {
         Protocol::BoxVault => boxvault::ask(u, place, tally).await,
+        Protocol::Joined => joined::ask(u, place, tally).await,
         Protocol::Parts => parts::ask(u, place, tally).await,
         Protocol::Tus | Protocol::Ietf => files::ask(u, place, tally).await,
     }

@@ -190,6 +190,9 @@ impl Round {
         if !gateway.stop().await? {
             sum.tally.wrong("the gateway did not end well on SIGTERM");
         }
+        if let Some(found) = self.site.check().await? {
+            sum.tally.wrong(format!("fsck: {found}"));
+        }
         let files = files_in(&self.site.data.join("blobs"))?;
         let published = self.crew.published();
         if files != published {

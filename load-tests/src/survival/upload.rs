@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::chance::Chance;
 use super::name::Stored;
 use super::protocol::Protocol;
+use super::protocol::joined::Joined;
 use super::protocol::parts::Parts;
 use super::tally::Tally;
 use crate::content::Content;
@@ -67,6 +68,8 @@ pub(crate) struct Upload {
     pub(crate) begun_anew: u32,
     /// Its numbered parts, where it is sent in those.
     pub(crate) parts: Parts,
+    /// Its pieces, where it is joined of those.
+    pub(crate) joined: Joined,
     /// What is next.
     pub(crate) state: State,
 }
@@ -93,8 +96,14 @@ impl Upload {
             ghost: false,
             begun_anew: 0,
             parts: Parts::default(),
+            joined: Joined::default(),
             state: State::Fresh,
         }
+    }
+
+    /// Whether it may be finished at any moment, by nobody's request.
+    pub(crate) fn ends_by_itself(&self) -> bool {
+        self.joined.finals > 0
     }
 
     /// The bytes.

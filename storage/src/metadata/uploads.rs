@@ -27,7 +27,7 @@ use crate::store::{Receipt, Receipts};
 pub use listing::NamedUpload;
 #[cfg(feature = "conformance")]
 pub(super) use {
-    joins::{Health, check_source},
+    joins::{Health, check_source, is_alike},
     pieces::{assert_cut, check_piece_bytes, refuse_held_ahead},
     rows::{check_length, check_step, fenced, folded_target, too_many},
 };
@@ -337,7 +337,8 @@ pub struct Trash {
 /// The rows of uploads and blobs; the SQL one and its in-memory twin obey the same suite.
 #[async_trait]
 pub trait Ledger: Debug + Send + Sync {
-    /// A1: records the intent with epoch 1, before any byte or file exists.
+    /// A1: records the intent with epoch 1, before any byte or file exists. Where the same sender asked for
+    /// the same join with the same note, and that is not joined yet, its row is the answer, and nothing is made.
     ///
     /// # Errors
     /// [`crate::ErrorKind::TooMany`] for one more kept upload than [`NewUpload::most_open`] allows. With

@@ -147,11 +147,14 @@ impl UploadEngine {
             .await
     }
 
-    /// The committed offset as it moves while pieces of the upload come to this process; `None` when
-    /// none do. It ends with the last of them.
-    pub fn pieces_progress(&self, id: UploadId) -> Option<watch::Receiver<u64>> {
-        let present = self.inner.registry.writer(id)?;
-        Some(present.assembly()?.progress())
+    /// The committed offset of an open upload in pieces, as it moves over those that are held, which it does
+    /// from here on if it does not yet: a crash leaves pieces that are held far behind it, and where all that
+    /// are taken are held, no other comes to make it move. Raises no epoch.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when it does not take pieces; what the rows and the store answer.
+    pub async fn follow_pieces(&self, id: UploadId) -> Result<watch::Receiver<u64>> {
+        Arc::clone(&self.inner).follow_pieces(id).await
     }
 
     /// A piece that is held of an upload that was not given up: its values tell equal bytes from others
@@ -398,6 +401,15 @@ impl Stored {
     }
 }
 
+/// An upload's row.
+struct Recorded {
+    row: UploadRow,
+    /// Whether it was there before: the same was asked for already.
+    is_old: bool,
+    state: Shared,
+    in_progress: InProgress,
+}
+
 /// An upload that was just recorded and has room in its store.
 struct Made {
     row: UploadRow,
@@ -448,10 +460,10 @@ impl Inner {
 
     async fn begin(self: Arc<Self>, mut intent: UploadIntent) -> Result<UploadWriter> {
         let expected = intent.expected.clone();
-        let made = match self.make(intent.clone(), Vec::new()).await {
+        let made = match self.make(intent.clone()).await {
             Err(e) if matches!(e.kind(), ErrorKind::TooMany { .. }) => {
                 intent.keep = Keep::No;
-                self.make(intent, Vec::new()).await?
+                self.make(intent).await?
             }
             made => made?,
         };
@@ -482,7 +494,11 @@ impl Inner {
         intent: UploadIntent,
         sources: Vec<UploadId>,
     ) -> Result<UploadRow> {
-        let made = self.make(intent, sources).await?;
+        let recorded = self.intend(intent, sources).await?;
+        if recorded.is_old {
+            return Ok(recorded.row);
+        }
+        let made = self.place(recorded).await?;
         // The file's lock goes with the sink.
         drop(made.sink);
         Ok(made.row)
@@ -517,7 +533,17 @@ impl Inner {
     }
 
     /// Room, then A1, then A2.
-    async fn make(self: &Arc<Self>, intent: UploadIntent, joins: Vec<UploadId>) -> Result<Made> {
+    async fn make(self: &Arc<Self>, intent: UploadIntent) -> Result<Made> {
+        let recorded = self.intend(intent, Vec::new()).await?;
+        self.place(recorded).await
+    }
+
+    /// Room, then A1.
+    async fn intend(
+        self: &Arc<Self>,
+        intent: UploadIntent,
+        joins: Vec<UploadId>,
+    ) -> Result<Recorded> {
         assert_possible(&intent)?;
         let UploadIntent {
             sender,
@@ -560,7 +586,7 @@ impl Inner {
                 per_organization: limits.open_per_organization,
             },
         };
-        let (id, key, limit) = (new.id, new.key, self.longest(part_bytes));
+        let (id, limit) = (new.id, self.longest(part_bytes));
         let least = cut.map_or(length, |cut| cut.least(length));
         if least.is_some_and(|least| least > limit) {
             let kind = ErrorKind::TooLarge { limit };
@@ -580,9 +606,25 @@ impl Inner {
                 return Err(e);
             }
         };
+        Ok(Recorded {
+            is_old: row.id != id,
+            row,
+            state,
+            in_progress,
+        })
+    }
+
+    /// A2.
+    async fn place(self: &Arc<Self>, recorded: Recorded) -> Result<Made> {
+        let Recorded {
+            row,
+            state,
+            in_progress,
+            is_old: _,
+        } = recorded;
         let stored = self.stored(&row)?;
-        let begun = stored.store.write.begin(&key, part_bytes, length).await;
-        match begun {
+        let write = &stored.store.write;
+        match write.begin(&row.key, row.part_bytes, row.length).await {
             Ok(sink) => Ok(Made {
                 row,
                 stored,

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::active::{HASH_AT_LEAST, RUNS_IN_FLIGHT, SLOW, ended};
@@ -39,6 +40,15 @@ impl Inner {
         let seat = self.seat(id).await?;
         let (start, length) = self.placed(&seat.assembly, k, length).await?;
         self.writer_of_piece(seat, k, start, length).await
+    }
+
+    pub(super) async fn follow_pieces(
+        self: Arc<Self>,
+        id: UploadId,
+    ) -> Result<watch::Receiver<u64>> {
+        // The follower does not need it, and ends when nothing is left to follow.
+        let seat = self.seat(id).await?;
+        Ok(seat.assembly.progress())
     }
 
     /// A seat at the assembly of an open upload that is cut into pieces.

@@ -20,7 +20,7 @@ pub(super) fn created(answer: &Answer) -> Option<String> {
 /// The headers that a request of the protocol always has.
 pub(super) fn headers(protocol: Protocol) -> Vec<(&'static str, String)> {
     match protocol {
-        Protocol::Tus => vec![("tus-resumable", "1.0.0".into())],
+        Protocol::Tus | Protocol::Joined => vec![("tus-resumable", "1.0.0".into())],
         Protocol::Ietf | Protocol::BoxVault | Protocol::Parts => Vec::new(),
     }
 }
@@ -74,7 +74,7 @@ pub(super) fn stands(u: &mut Upload, answer: &Answer, floor: u64, tally: &mut Ta
 fn is_complete(u: &Upload, answer: &Answer, offset: u64) -> bool {
     match u.protocol {
         // A tus client that reads offset = length sends nothing more.
-        Protocol::Tus => answer.headers.number("upload-length") == Some(offset),
+        Protocol::Tus | Protocol::Joined => answer.headers.number("upload-length") == Some(offset),
         Protocol::Ietf | Protocol::BoxVault | Protocol::Parts => {
             answer.headers.get("upload-complete") == Some("?1")
         }

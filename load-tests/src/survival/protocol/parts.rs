@@ -191,8 +191,9 @@ fn choose(u: &mut Upload, rough: bool) -> Vec<Sending> {
         .filter(|k| !held(k))
         .collect();
     if missing.is_empty() {
-        // All are held and nobody said what it became: any of them asks for that.
-        missing.push(count - 1);
+        // All that it may send are held. Where those are all there are, any of them asks what became of it; else
+        // the gateway is behind with committing, and must come to the next one while that waits.
+        missing.push((first + WINDOW).min(count - 1));
     } else if u.chance.one_in(10) {
         missing.extend(u.parts.held.iter().next_back());
     }

@@ -32,6 +32,40 @@ async fn create(rig: &dyn Rig, new: NewUpload) -> UploadRow {
     rig.ledger().create(new).await.expect("create")
 }
 
+/// What is asked for once more, in the same words and of the same uploads, is what was asked for first, until
+/// it is joined or given up.
+pub async fn a_join_that_is_asked_for_again_is_the_same(rig: &dyn Rig) {
+    let ours = rig.add_organization("acme").await;
+    let (a, b) = (source(rig, ours, 1).await, source(rig, ours, 2).await);
+    let list = [a.row.id, b.row.id];
+    let noted = |joins: &[UploadId], note: &str| NewUpload {
+        note: Some(note.to_owned()),
+        ..kept(ours, joins)
+    };
+    let first = create(rig, noted(&list, "x")).await.id;
+    assert_eq!(create(rig, noted(&list, "x")).await.id, first);
+    let others = [
+        noted(&list, "y"),
+        noted(&[b.row.id, a.row.id], "x"),
+        noted(&[a.row.id], "x"),
+        kept(ours, &list),
+        kept(ours, &list),
+        NewUpload {
+            target: Some(target("web")),
+            ..noted(&list, "x")
+        },
+    ];
+    let mut made = vec![first];
+    for other in others {
+        made.push(create(rig, other).await.id);
+    }
+    made.sort();
+    made.dedup();
+    assert_eq!(made.len(), 7, "each of these is another");
+    assert!(rig.ledger().abort(first, None).await.expect("abort"));
+    assert_ne!(create(rig, noted(&list, "x")).await.id, first);
+}
+
 async fn source(rig: &dyn Rig, organization: OrganizationId, content: u8) -> Sent {
     Sent {
         row: create(rig, kept(organization, &[])).await,

@@ -1,7 +1,7 @@
 //! Uploads that are joined of others: which ones, what they became, and what is held of them until then.
 
-use super::rows::sender_of;
-use super::{NewUpload, Source, UploadState};
+use super::rows::{sender_of, upload_columns, upload_of};
+use super::{NewUpload, Source, UploadRow, UploadState};
 use crate::blob::{BlobKey, UploadId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Metadata;
@@ -34,6 +34,54 @@ pub(in crate::metadata) enum Health {
     Whole,
     /// They are not.
     Damaged,
+}
+
+/// Whether a row is what is asked for once more.
+pub(in crate::metadata) fn is_alike(row: &UploadRow, new: &NewUpload) -> bool {
+    matches!(row.state, UploadState::Open | UploadState::Completing)
+        && (&row.sender, row.organization) == (&new.sender, new.organization)
+        && (&row.note, &row.target, &row.expected) == (&new.note, &new.target, &new.expected)
+}
+
+/// The upload that the same sender asked for in the same words, of the same uploads, and that is not joined
+/// yet: whoever asks again has not got the answer.
+pub(super) async fn alike(
+    tx: &mut Tx,
+    op: &'static str,
+    new: &NewUpload,
+) -> Result<Option<UploadRow>> {
+    if new.joins.is_empty() || new.note.is_none() {
+        return Ok(None);
+    }
+    let rows = sqlx::query(concat!(
+        "SELECT ",
+        upload_columns!(),
+        " FROM uploads WHERE state IN ('open', 'completing') AND account = $1 AND joins = $2 AND note = $3"
+    ))
+    .bind(new.sender.account.0)
+    .bind(signed(op, new.joins.len() as u64)?)
+    .bind(&new.note)
+    .fetch_all(&mut tx.connection)
+    .await
+    .at(op, new.id)?;
+    for row in &rows {
+        let row = upload_of(row)?;
+        if is_alike(&row, new) && sources_of(tx, op, row.id).await? == new.joins {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
+}
+
+async fn sources_of(tx: &mut Tx, op: &'static str, id: UploadId) -> Result<Vec<UploadId>> {
+    sqlx::query("SELECT source FROM joins WHERE upload = $1 ORDER BY n")
+        .bind(id.as_bytes().to_vec())
+        .fetch_all(&mut tx.connection)
+        .await
+        .at(op, id)?
+        .iter()
+        .map(|row| row.upload_id("source"))
+        .collect()
 }
 
 /// Records of what a new upload is joined, and holds what is whole already.

@@ -228,6 +228,9 @@ impl Ledger for Metadata {
                 let target = target.map_err(|e| odd("target").with_source(e))?;
                 let piece_bytes = new.pieces.and_then(|cut| cut.bytes);
                 let piece_bytes = piece_bytes.map(|bytes| signed(OP, bytes)).transpose()?;
+                if let Some(row) = joins::alike(tx, OP, &new).await? {
+                    return Ok(row);
+                }
                 if new.keep == Keep::UntilIdle {
                     assert_room(tx, OP, &new).await?;
                 }
