@@ -7,13 +7,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use boxgate_storage::backend::local::{self, LocalOptions};
+use boxgate_storage::backend::s3;
 use boxgate_storage::backend::s3::S3Options;
-use boxgate_storage::backend::{local, s3};
 use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::check::Stock;
 use boxgate_storage::clock::{Clock, SystemClock};
 use boxgate_storage::durable;
 use boxgate_storage::layer::cache::BlockCache;
+use boxgate_storage::layer::files::FileReads;
 use boxgate_storage::metadata::{Metadata, MetadataOptions};
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadLimits};
@@ -220,7 +222,8 @@ async fn open_main(
     match &settings.stores.main {
         MainStore::Local(store) => {
             data_dir.lock_store(&store.path)?;
-            open_store(metadata, &store.path).await
+            let open_files = settings.verify.open_files;
+            open_store(metadata, &store.path, LocalOptions { open_files }).await
         }
         MainStore::S3(options) => open_bucket(metadata, options, settings.uploads.max_age).await,
     }
@@ -276,7 +279,11 @@ const STORE_PURPOSE: &str = "store.main";
 
 /// Opens the store, once it is sure to be the one that the rows tell of: a volume that is not mounted
 /// looks like an empty directory, and must not become a second store.
-async fn open_store(metadata: &Metadata, path: &std::path::Path) -> Result<Store, StartError> {
+async fn open_store(
+    metadata: &Metadata,
+    path: &std::path::Path,
+    options: LocalOptions,
+) -> Result<Store, StartError> {
     let marker = path.join("store-id");
     let failed = |reason: String| StartError::Store {
         path: path.to_owned(),
@@ -297,7 +304,7 @@ async fn open_store(metadata: &Metadata, path: &std::path::Path) -> Result<Store
             metadata.first_key(STORE_PURPOSE, &id).await?;
         }
     }
-    Ok(local::open(path).await?)
+    Ok(local::open_with(path, options).await?)
 }
 
 fn engine(
@@ -418,6 +425,7 @@ impl App {
         let engine = engine(&settings, &metadata, stores.clone(), Arc::clone(&clock));
         let background = TaskTracker::new();
         let cache = BlockCache::new(settings.cache, background.clone());
+        let files = settings.verify.local_max_age.map(FileReads::new);
         let router = Router::try_new(&settings.doors).map_err(StartError::Routes)?;
         let drain = Drain::new(&settings.server);
         let joiner = Joiner::new(
@@ -441,6 +449,7 @@ impl App {
             clock,
             background,
             cache,
+            files,
             lifecycle: Lifecycle::default(),
             certificate,
         });

@@ -1,16 +1,22 @@
-//! The pump of a download: verified blocks into a response body that is polled only when the client's
-//! window has room, and that breaks instead of ending when a block is not what was hashed.
+//! The pumps of a download: verified blocks, or ranges of a file whose blocks are, into a response body that is polled
+//! only when the client's window has room, and that breaks instead of ending when a block is not what was hashed.
 
+use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use boxgate_storage::{Error, Result};
+use boxgate_storage::digest::BLOCK_BYTES;
+use boxgate_storage::layer::files::BlobFile;
+use boxgate_storage::range::ByteRange;
+use boxgate_storage::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use http_body::{Body, Frame, SizeHint};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::gateway::DamageReport;
-use crate::server::BoxError;
+use crate::server::{BoxError, FileRun, FileSender, Piece};
 
 /// A range of a blob on its way out.
 pub struct BlobBody {
@@ -46,13 +52,13 @@ impl BlobBody {
 }
 
 impl Body for BlobBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<std::result::Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<std::result::Result<Frame<Piece>, BoxError>>> {
         let next = match self.first.take() {
             Some(bytes) => Some(Ok(bytes)),
             None if self.left_bytes == 0 => None,
@@ -67,7 +73,7 @@ impl Body for BlobBody {
             None => Some(Err("the store ended the blob early".into())),
             Some(Ok(bytes)) => {
                 self.left_bytes = self.left_bytes.saturating_sub(bytes.len() as u64);
-                Some(Ok(Frame::data(bytes)))
+                Some(Ok(Frame::data(Piece::Bytes(bytes))))
             }
             Some(Err(error)) => {
                 self.damage.report(&error);
@@ -87,4 +93,171 @@ impl Body for BlobBody {
 
 fn broken(error: Error) -> BoxError {
     Box::new(error)
+}
+
+/// Bytes of a file that are on their way at once: looked at before and after.
+const RUN_BYTES: u64 = 2 << 20;
+/// The end of an answer, at most: it goes as bytes, and only when the file was found unchanged after all before it was
+/// sent. Without it a change would be noticed when the client has the whole.
+const TAIL_BYTES: u64 = 1 << 10;
+
+/// A range of a blob on its way out as the file it is.
+///
+/// The kernel sends it; here is seen to it that each block was proved before, that it is in memory, so that nobody
+/// waits for a disk on a thread of the reactor, and that the file is still the one that was proved.
+#[derive(Debug)]
+pub struct FileBody {
+    file: BlobFile,
+    sender: FileSender,
+    at: u64,
+    /// From where on it goes as bytes.
+    tail: u64,
+    end: u64,
+    run: Option<Arc<FileRun>>,
+    proving: Option<(u64, AbortOnDropHandle<Result<()>>)>,
+    /// The block that was proved last: it goes out even if memory is so short that it left it already.
+    proved: Option<u64>,
+    damage: DamageReport,
+}
+
+impl FileBody {
+    /// A body of `range`, the block of whose first byte was proved just now.
+    pub fn new(file: BlobFile, sender: FileSender, range: ByteRange, damage: DamageReport) -> Self {
+        let (start, end) = (range.start(), range.end());
+        let last_block = end.saturating_sub(1) / BLOCK_BYTES * BLOCK_BYTES;
+        Self {
+            at: start,
+            tail: end.saturating_sub(TAIL_BYTES).max(last_block).max(start),
+            end,
+            run: None,
+            proving: None,
+            proved: Some(start / BLOCK_BYTES),
+            file,
+            sender,
+            damage,
+        }
+    }
+
+    /// The next piece, or `None` at the end.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece>>> {
+        Poll::Ready(match ready!(self.poll_allowed(cx)) {
+            Ok(0) => None,
+            Ok(bytes) => Some(self.give(bytes)),
+            Err(error) => Some(Err(error)),
+        })
+    }
+
+    /// How many bytes may go now; 0 at the end.
+    fn poll_allowed(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64>> {
+        if let Some(run) = &self.run {
+            ready!(run.poll_over(cx));
+            let gave_out = run.has_failed();
+            self.run = None;
+            self.file.unchanged()?;
+            if gave_out {
+                return Poll::Ready(Err(gone(&self.file)));
+            }
+        }
+        let to = if self.at < self.tail {
+            self.tail.min(self.at + RUN_BYTES)
+        } else {
+            self.end
+        };
+        while self.at < to {
+            let block = self.at / BLOCK_BYTES;
+            if let Some((index, proving)) = &mut self.proving
+                && *index == block
+            {
+                let proved = ready!(Pin::new(proving).poll(cx));
+                self.proving = None;
+                proved.map_err(|panicked| gone(&self.file).with_source(panicked))??;
+                self.proved = Some(block);
+            }
+            let next = ByteRange::try_new(self.at, to).expect("a position before an end");
+            let ready = self.file.ready(next)?;
+            if ready > 0 {
+                return Poll::Ready(Ok(ready));
+            }
+            if self.proved == Some(block) {
+                return Poll::Ready(Ok(to.min((block + 1) * BLOCK_BYTES) - self.at));
+            }
+            self.prove(block);
+        }
+        Poll::Ready(Ok(0))
+    }
+
+    fn prove(&mut self, block: u64) {
+        let file = self.file.clone();
+        let proving = tokio::spawn(async move { file.prove(block).await });
+        self.proving = Some((block, AbortOnDropHandle::new(proving)));
+    }
+
+    fn give(&mut self, bytes: u64) -> Result<Piece> {
+        let (from, to) = (self.at, self.at + bytes);
+        self.at = to;
+        if from >= self.tail {
+            let range = ByteRange::try_new(from, to).expect("a range with a length");
+            return self.file.copy(range).map(Piece::Bytes);
+        }
+        self.read_ahead()?;
+        let run = self.sender.run(self.file.file(), from, to);
+        let piece = run.map_err(|error| gone(&self.file).with_source(error))?;
+        self.run = Some(piece.on_its_way());
+        self.file.sent(bytes);
+        Ok(Piece::File(piece))
+    }
+
+    /// Has the block behind what goes now read and proved, if it has to be.
+    fn read_ahead(&mut self) -> Result<()> {
+        let block = self.at / BLOCK_BYTES;
+        if self.at < self.end && self.proved != Some(block) {
+            let end = self.end.min((block + 1) * BLOCK_BYTES);
+            let next = ByteRange::try_new(self.at, end).expect("a position before an end");
+            if self.file.ready(next)? < next.length() {
+                self.prove(block);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is said where the file gives out without being seen to have changed.
+fn gone(file: &BlobFile) -> Error {
+    Error::new(ErrorKind::Unavailable, "blob.send", format!("{file:?}"))
+}
+
+impl Body for FileBody {
+    type Data = Piece;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Piece>, BoxError>>> {
+        let piece = ready!(self.poll_piece(cx));
+        Poll::Ready(piece.map(|piece| match piece {
+            Ok(piece) => Ok(Frame::data(piece)),
+            Err(error) => {
+                self.damage.report(&error);
+                Err(broken(error))
+            }
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.at == self.end
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.end - self.at)
+    }
+}
+
+impl Drop for FileBody {
+    fn drop(&mut self) {
+        // The connection was given up because the file gave out: nobody asks any more.
+        if self.run.as_ref().is_some_and(|run| run.has_failed()) {
+            self.damage.report(&gone(&self.file));
+        }
+    }
 }

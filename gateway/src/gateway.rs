@@ -10,6 +10,7 @@ use boxgate_storage::check::Stock;
 use boxgate_storage::clock::Clock;
 use boxgate_storage::digest::Blake3;
 use boxgate_storage::layer::cache::BlockCache;
+use boxgate_storage::layer::files::FileReads;
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::catalog::FileId;
 use boxgate_storage::store::{Space, Store};
@@ -53,6 +54,8 @@ pub struct Gateway {
     pub link_keys: LinkKeys,
     /// Verified blocks in memory.
     pub cache: BlockCache,
+    /// What was proved of files that the kernel sends; `None` where each byte is proved each time.
+    pub files: Option<FileReads>,
     /// Permits.
     pub admission: Admission,
     /// Metrics.
@@ -315,6 +318,17 @@ impl Gateway {
         }
         let held = i64::try_from(cache.held_bytes).unwrap_or(i64::MAX);
         metrics.cache_held_bytes.set(held);
+        let files = self
+            .files
+            .as_ref()
+            .map(FileReads::stats)
+            .unwrap_or_default();
+        for (counter, total) in [
+            (&metrics.file_blocks_proved, files.proved),
+            (&metrics.file_sent_bytes, files.sent_bytes),
+        ] {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
         let stats = self.engine.stats();
         for (counter, total) in [
             (&metrics.upkeep.gc_removed, stats.blobs_removed),

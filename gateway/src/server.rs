@@ -7,6 +7,7 @@
 mod body;
 mod drain;
 mod exchange;
+mod file;
 mod h2;
 mod interim;
 mod linger;
@@ -27,6 +28,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use body::{BodyError, BoxError, InboundBody, OutboundBody};
 pub use drain::Drain;
+pub use file::{FilePiece, FileRun, FileSender, Piece, SharedFile};
 pub use interim::Interim;
 pub use tls::{Certificate, CertificateError, CertificateStatus};
 

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::blob::BlobKey;
 use crate::buffer::{Buffer, Reservation};
@@ -29,6 +32,8 @@ pub struct Store {
     pub list: Option<Arc<dyn ListBlobs>>,
     /// Knowing how much room is left.
     pub space: Option<Arc<dyn FreeSpace>>,
+    /// Handing out blobs as files of this machine.
+    pub files: Option<Arc<dyn BlobFiles>>,
     /// How bytes are taken in.
     pub intake: Intake,
 }
@@ -239,6 +244,39 @@ pub trait ListBlobs: Debug + Send + Sync {
 pub trait FreeSpace: Debug + Send + Sync {
     /// Free and total bytes of the volume that holds the store.
     async fn free_space(&self) -> Result<Space>;
+}
+
+/// Hands out blobs as files of this machine, for what the kernel can do with a file and not with bytes.
+#[async_trait]
+pub trait BlobFiles: Debug + Send + Sync {
+    /// The file that holds the blob and nothing else, open for reading; `None` while too many are open.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when there is none.
+    async fn open_file(&self, key: &BlobKey) -> Result<Option<Arc<OpenFile>>>;
+}
+
+/// A file that is open for reading, and its place among those.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    _place: OwnedSemaphorePermit,
+}
+
+impl OpenFile {
+    /// `file`, which holds `place` as long as it is open.
+    pub fn new(file: File, place: OwnedSemaphorePermit) -> Self {
+        Self {
+            file,
+            _place: place,
+        }
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 /// Room on a volume.

@@ -56,6 +56,8 @@ table! {
         files: FilesFile = FilesFile::default(),
         /// The cache of verified blocks.
         cache: CacheFile = CacheFile::default(),
+        /// When stored bytes are proved.
+        verify: VerifyFile = VerifyFile::default(),
         /// Downloads.
         downloads: DownloadsFile = DownloadsFile::default(),
         /// Bytes that nobody holds.
@@ -274,6 +276,18 @@ table! {
         size: ByteSize = ByteSize(0),
         /// Bytes of a block.
         block: ByteSize = ByteSize::mib(1),
+    }
+}
+
+table! {
+    /// `[verify]`
+    VerifyFile {
+        /// When bytes of a local file are proved that the kernel could send.
+        local: String = "once".into(),
+        /// How long that counts.
+        max_age: Span = Span::seconds(7 * 24 * 3600),
+        /// Boxes open as files at once.
+        open_files: usize = 256,
     }
 }
 

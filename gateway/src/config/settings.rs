@@ -74,6 +74,8 @@ pub struct Settings {
     pub files: Files,
     /// The cache of verified blocks.
     pub cache: CacheOptions,
+    /// When stored bytes are proved.
+    pub verify: Verify,
     /// How long what is downloaded may be kept.
     pub downloads: Ages,
     /// Outboards on their way at once.
@@ -318,6 +320,15 @@ pub struct Gc {
     pub orphans: OrphanLimits,
 }
 
+/// Settings of when stored bytes are proved.
+#[derive(Debug, Clone)]
+pub struct Verify {
+    /// How long a proof of local bytes counts, so that the kernel may send them; `None` proves each byte each time.
+    pub local_max_age: Option<Duration>,
+    /// Boxes open as files at once.
+    pub open_files: usize,
+}
+
 /// Settings of bits that rot.
 #[derive(Debug, Clone)]
 pub struct Scrub {
@@ -544,6 +555,7 @@ impl Settings {
                 cors_origins: judge.origins(&file.files.cors_origins),
             },
             cache: judge.cache(&file.cache, machine),
+            verify: judge.verify(&file.verify),
             downloads: judge.downloads(&file.downloads),
             max_outboards: judge.count("downloads.max_outboards", file.downloads.max_outboards),
             gc: judge.gc(&file.gc),
@@ -1021,6 +1033,17 @@ impl Judge<'_> {
         CacheOptions {
             size_bytes,
             block_bytes,
+        }
+    }
+
+    fn verify(&mut self, verify: &file::VerifyFile) -> Verify {
+        let choices = [("once", true), ("always", false)];
+        let rule = "expected \"once\" or \"always\"";
+        let once = self.choice("verify.local", &verify.local, &choices, rule);
+        let max_age = self.time("verify.max_age", verify.max_age);
+        Verify {
+            local_max_age: once.filter(|once| *once).map(|_| max_age),
+            open_files: self.count("verify.open_files", verify.open_files),
         }
     }
 

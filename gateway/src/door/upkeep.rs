@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::check::Brake;
-use bytes::Bytes;
 use futures_util::stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
@@ -18,7 +17,7 @@ use crate::call::Call;
 use crate::config::ByteSize;
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
-use crate::server::OutboundBody;
+use crate::server::{OutboundBody, Piece};
 use crate::upkeep::line::Line;
 use crate::upkeep::{self, Chore, Job};
 
@@ -91,7 +90,7 @@ fn body(told: mpsc::Receiver<Line>) -> OutboundBody {
             Ok(None) => return None,
             Ok(Some(line)) => text(&line),
         };
-        let frame = Frame::data(Bytes::from(text));
+        let frame = Frame::data(Piece::Bytes(text.into()));
         Some((Ok::<_, Infallible>(frame), told))
     });
     StreamBody::new(frames)

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use boxgate_storage::ErrorKind;
 use boxgate_storage::blob::{BlobKey, BlobMeta};
 use boxgate_storage::catalog::BoxRef;
-use boxgate_storage::digest::{Blake3, Sha256};
+use boxgate_storage::digest::{BLOCK_BYTES, Blake3, Sha256};
 use boxgate_storage::layer::cache::Origin;
 use boxgate_storage::metadata::catalog::{FileId, ResolvedFile};
 use boxgate_storage::range::ByteRange;
@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use sha2::Digest as _;
 
-use crate::egress::BlobBody;
+use crate::egress::{BlobBody, FileBody};
 use crate::gateway::Gateway;
 use crate::http::digest::{
     CONTENT_DIGEST, REPR_DIGEST, WANT_CONTENT_DIGEST, WANT_REPR_DIGEST, Wanted,
@@ -29,7 +29,10 @@ use crate::http::freshness::{Ages, Freshness, Tags};
 use crate::http::precondition::{Decision, PastEnd, Representation, decide};
 use crate::http::{range, response};
 use crate::refusal::Refusal;
-use crate::server::OutboundBody;
+use crate::server::{FileSender, OutboundBody};
+
+/// Bytes from which on an answer goes as a file: what is shorter costs more by the calls that takes than by a copy.
+const FILE_FROM: u64 = 16 << 10;
 
 /// How the cache took part in an answer.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -147,9 +150,15 @@ pub async fn serve(
     if head.method == Method::HEAD {
         return Ok(with_headers(status, headers));
     }
-    let (origin, first, body) = open(gateway, &download, range).await?;
-    headers.insert(CACHE_STATUS, cache_status(origin));
     let wanted = Wanted::parse(&head.headers, &WANT_CONTENT_DIGEST);
+    let sender = head.extensions.get::<FileSender>();
+    // A digest of bytes that are not in memory would have to be made of a second read.
+    let as_file = range.length() >= FILE_FROM && (wanted.is_none() || range.length() > BLOCK_BYTES);
+    let (origin, first, body) = match sender.filter(|_| as_file) {
+        Some(sender) => open_file(gateway, &download, range, sender).await?,
+        None => open(gateway, &download, range).await?,
+    };
+    headers.insert(CACHE_STATUS, cache_status(origin));
     if let Some(digest) = wanted.and_then(|wanted| content_digest(wanted, &blob, range, &first)) {
         headers.insert(CONTENT_DIGEST, digest);
     }
@@ -207,19 +216,44 @@ fn content_digest(
 }
 
 /// Whether the answer began with what was in memory (RFC 9211).
-fn cache_status(origin: Origin) -> HeaderValue {
+fn cache_status(origin: Option<Origin>) -> HeaderValue {
     HeaderValue::from_static(match origin {
-        Origin::Hit => "boxgate; hit",
-        Origin::Miss => "boxgate; fwd=miss",
+        Some(Origin::Hit) => "boxgate; hit",
+        Some(Origin::Miss) => "boxgate; fwd=miss",
+        None => "boxgate; fwd=bypass",
     })
 }
 
-/// The first bytes of the range, proved, and the body that begins with them.
-async fn open(
+/// Where an answer comes from (`None` is past the cache), what of it is in memory, and its body.
+type Opened = (Option<Origin>, Bytes, OutboundBody);
+
+/// The body that the kernel sends from the blob's file; as [`open`] where that cannot be.
+async fn open_file(
     gateway: &Gateway,
     download: &Download,
     range: ByteRange,
-) -> Result<(Origin, Bytes, OutboundBody), Refusal> {
+    sender: &FileSender,
+) -> Result<Opened, Refusal> {
+    let Some(files) = &gateway.files else {
+        return open(gateway, download, range).await;
+    };
+    let blob = download.blob;
+    let store = gateway.store(&download.store)?;
+    let tree = gateway.metadata.blob_tree(&blob).await?;
+    let refuse = |error| broken(gateway, &blob.key, error);
+    let Some(file) = files.open(store, &blob, &tree).await.map_err(refuse)? else {
+        return open(gateway, download, range).await;
+    };
+    // Before the head is sent, as there.
+    let block = range.start() / BLOCK_BYTES;
+    file.prove(block).await.map_err(refuse)?;
+    let damage = gateway.damage_report(blob.key);
+    let body = FileBody::new(file, sender.clone(), range, damage);
+    Ok((None, Bytes::new(), body.boxed_unsync()))
+}
+
+/// The first bytes of the range, proved, and the body that begins with them.
+async fn open(gateway: &Gateway, download: &Download, range: ByteRange) -> Result<Opened, Refusal> {
     let blob = download.blob;
     let store = gateway.store(&download.store)?;
     let tree = gateway.metadata.blob_tree(&blob).await?;
@@ -240,7 +274,7 @@ async fn open(
         range.length(),
         gateway.damage_report(blob.key),
     );
-    Ok((origin, first.unwrap_or_default(), body.boxed_unsync()))
+    Ok((Some(origin), first.unwrap_or_default(), body.boxed_unsync()))
 }
 
 fn broken(gateway: &Gateway, key: &BlobKey, error: boxgate_storage::Error) -> Refusal {

@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full};
 use serde::Serialize;
 
-use crate::server::OutboundBody;
+use crate::server::{OutboundBody, Piece};
 
 /// `application/json`.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -16,7 +16,7 @@ pub const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8
 
 /// A body that is all there.
 pub fn full(bytes: impl Into<Bytes>) -> OutboundBody {
-    Full::new(bytes.into())
+    Full::new(Piece::Bytes(bytes.into()))
         .map_err(|never| match never {})
         .boxed_unsync()
 }

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use super::file::{FileRun, Piece};
 use super::h2;
 use super::linger::ConnState;
 use super::pace::{Pace, Patience, Stalled};
@@ -28,7 +29,7 @@ use crate::request::RequestFacts;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a handler answers with.
-pub type OutboundBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+pub type OutboundBody = http_body_util::combinators::UnsyncBoxBody<Piece, BoxError>;
 
 /// Why a request body ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -304,6 +305,8 @@ pub(super) struct Counted<E: Ending> {
     most: usize,
     /// What is left of what `inner` gave.
     rest: Bytes,
+    /// What was given last, if it was of a file: how much of it was sent is known only to itself.
+    run: Option<Arc<FileRun>>,
     expected: Option<u64>,
     bytes: u64,
     end: End,
@@ -324,6 +327,7 @@ impl<E: Ending> Counted<E> {
             inner,
             most,
             rest: Bytes::new(),
+            run: None,
             bytes: 0,
             ending,
         }
@@ -331,13 +335,13 @@ impl<E: Ending> Counted<E> {
 }
 
 impl<E: Ending> Body for Counted<E> {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
         let this = self.get_mut();
         if this.rest.is_empty() {
             let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
@@ -345,7 +349,12 @@ impl<E: Ending> Body for Counted<E> {
                 return Poll::Pending;
             };
             match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => this.rest = data,
+                Some(Ok(Ok(Piece::Bytes(data)))) => this.rest = data,
+                Some(Ok(Ok(Piece::File(file)))) => {
+                    this.bytes += file.remaining() as u64;
+                    this.run = Some(file.on_its_way());
+                    return Poll::Ready(Some(Ok(Frame::data(Piece::File(file)))));
+                }
                 Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
                 None => {
                     this.end = End::Complete;
@@ -364,7 +373,7 @@ impl<E: Ending> Body for Counted<E> {
         if this.is_end_stream() || this.expected == Some(this.bytes) {
             this.end = End::Complete;
         }
-        Poll::Ready(Some(Ok(Frame::data(given))))
+        Poll::Ready(Some(Ok(Frame::data(Piece::Bytes(given)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -385,6 +394,12 @@ impl<E: Ending> Drop for Counted<E> {
     fn drop(&mut self) {
         if self.end != End::Complete && self.expected.is_none() {
             self.ending.unframed_end();
+        }
+        if let Some(run) = &self.run {
+            self.bytes -= run.unsent();
+            if run.has_failed() {
+                self.end = End::Failed;
+            }
         }
         self.ending.ended(self.bytes, self.end);
     }

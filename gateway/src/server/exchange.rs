@@ -14,6 +14,7 @@ use http_body::Body as _;
 use tracing::Instrument;
 
 use super::body::{Counted, Ending, InboundBody, OutboundBody, Source, TrailerLimits};
+use super::file::FileSender;
 use super::interim::Interim;
 use super::linger::ConnState;
 use super::pace::Patience;
@@ -124,6 +125,11 @@ impl Exchange {
         // sends no body waits for the answer alone.
         if has_body && matches!(version, Version::HTTP_11 | Version::HTTP_3) {
             head.extensions.insert(Interim::of(&state));
+        }
+        if version <= Version::HTTP_11
+            && let Some(sender) = FileSender::of(&state)
+        {
+            head.extensions.insert(sender);
         }
         let responder = Arc::clone(&self.responder);
         let span = tracing::info_span!("request", request_id = facts.id());

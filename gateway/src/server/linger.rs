@@ -21,6 +21,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::file::Outgoing;
 use super::interim::{Interims, Places};
 use super::pace::LazyTimer;
 use super::socket::Carrier;
@@ -42,11 +43,21 @@ pub(super) struct ConnState {
     reset: AtomicBool,
     slow_reader: AtomicBool,
     interims: Interims,
+    /// What of a file is on its way, where nothing stands between hyper and the socket.
+    outgoing: Option<Outgoing>,
     /// The connection that this stream of HTTP/2 is one of.
     carrier: Option<Arc<ConnState>>,
 }
 
 impl ConnState {
+    /// A connection without TLS.
+    pub(super) fn plain() -> Self {
+        Self {
+            outgoing: Some(Outgoing::default()),
+            ..Self::default()
+        }
+    }
+
     /// One stream of a connection that carries many.
     pub(super) fn stream_of(carrier: &Arc<Self>) -> Self {
         Self {
@@ -100,6 +111,11 @@ impl ConnState {
 
     pub(super) fn interims(&self) -> &Interims {
         &self.interims
+    }
+
+    /// What of a file is on its way; on connections that can send files.
+    pub(super) fn outgoing(&self) -> Option<&Outgoing> {
+        self.outgoing.as_ref()
     }
 
     /// Close with a reset, so that a short answer cannot pass for a whole one.

@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use super::Rules;
 use super::body::{BodyError, Source};
 use super::exchange::{Answer, Arrived, Way};
+use super::file::Piece;
 use super::h2::Activity;
 use super::interim::Message;
 use super::linger::ConnState;
@@ -342,9 +343,14 @@ async fn answered(
         let Some(frame) = frame else { break };
         // Why is told by the body itself.
         let frame = frame.map_err(|_told| Broken::Source)?;
-        if let Ok(data) = frame.into_data() {
-            let bytes = data.len();
-            paced(pace, state, bytes, stream.send_data(data)).await?;
+        match frame.into_data() {
+            Ok(Piece::Bytes(data)) => {
+                let bytes = data.len();
+                paced(pace, state, bytes, stream.send_data(data)).await?;
+            }
+            // Nobody was offered to send files here.
+            Ok(Piece::File(_)) => return Err(Broken::Source),
+            Err(_trailers) => {}
         }
     }
     paced(pace, state, 0, stream.finish()).await

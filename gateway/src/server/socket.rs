@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
+use super::file;
 use super::linger::ConnState;
 use super::pace::{LazyTimer, Pace, Patience, Stalled};
 
@@ -20,6 +21,8 @@ use super::pace::{LazyTimer, Pace, Patience, Stalled};
 /// calls only when a third of the send buffer is free, which at 60 KB/s took longer than the idle
 /// time of an honest reader.
 const WRITE_PROBES: u32 = 6;
+/// What of a file is sent in one turn, where the client takes it as fast as it comes.
+const TURN_BYTES: usize = 8 << 20;
 
 /// A socket with the clock of those who read from it.
 pub(super) struct Socket {
@@ -30,6 +33,8 @@ pub(super) struct Socket {
     probe_at: Option<Instant>,
     probe: LazyTimer,
     probe_every: Duration,
+    /// What was sent of files since something else had a turn.
+    sent_bytes: usize,
 }
 
 impl Socket {
@@ -41,18 +46,62 @@ impl Socket {
             probe_at: None,
             probe: LazyTimer::default(),
             probe_every: patience.idle / WRITE_PROBES,
+            sent_bytes: 0,
         }
     }
 
-    /// Judges what a write of `slices` came to: progress, or a client that takes nothing.
+    /// Writes what `write` does, as soon as the socket has room.
+    fn poll_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let polled = loop {
+            match self.stream.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+            match self
+                .stream
+                .try_io(Interest::WRITABLE, || write(&self.stream))
+            {
+                // There was no room after all: asked again, it says when there is.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => break Poll::Ready(done),
+            }
+        };
+        self.written(cx, polled, write)
+    }
+
+    /// Sends of the file that is on its way.
+    fn poll_send_file(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.sent_bytes >= TURN_BYTES {
+            self.sent_bytes = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let state = Arc::clone(&self.state);
+        let polled = match state.outgoing() {
+            Some(outgoing) => self.poll_with(cx, |stream| outgoing.send_to(stream)),
+            None => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        };
+        match &polled {
+            Poll::Ready(Ok(bytes)) => self.sent_bytes += bytes,
+            _ => self.sent_bytes = 0,
+        }
+        polled
+    }
+
+    /// Judges what a write came to: progress, or a client that takes nothing.
     fn written(
         &mut self,
         cx: &mut Context<'_>,
         polled: Poll<io::Result<usize>>,
-        slices: &[IoSlice<'_>],
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         let polled = match polled {
-            Poll::Pending => self.probe_write(cx, slices),
+            Poll::Pending => self.probe_write(cx, write),
             progress @ Poll::Ready(_) => {
                 self.probe_at = None;
                 progress
@@ -84,25 +133,37 @@ impl Socket {
     fn probe_write(
         &mut self,
         cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         let at = *self
             .probe_at
             .get_or_insert_with(|| Instant::now() + self.probe_every);
         ready!(self.probe.poll_until(cx, at));
-        match rustix::io::writev(&self.stream, slices) {
+        match write(&self.stream) {
             // The time stays due, so that the next write goes the same way until there is no room.
             Ok(bytes) if bytes > 0 => Poll::Ready(Ok(bytes)),
-            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {
+            Err(error) if !is_later(&error) => Poll::Ready(Err(error)),
+            Ok(_) | Err(_) => {
                 let next = Instant::now() + self.probe_every;
                 self.probe_at = Some(next);
                 // Asks to be woken for the next probe.
                 let _later = self.probe.poll_until(cx, next);
                 Poll::Pending
             }
-            Err(error) => Poll::Ready(Err(error.into())),
         }
     }
+}
+
+fn is_later(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+/// All of `slices` that the socket takes.
+fn write(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    rustix::io::writev(stream, slices).map_err(io::Error::from)
 }
 
 /// What HTTP/1.1 asks of what it stands on, beside reading and writing.
@@ -140,12 +201,11 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.written(cx, polled, &[IoSlice::new(bytes)])
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -153,8 +213,18 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.written(cx, polled, slices)
+        match slices.iter().position(|slice| file::is_marker(slice)) {
+            Some(0) => self.poll_send_file(cx),
+            // What stands before a file; it comes at once.
+            Some(marker) => {
+                let before = &slices[..marker];
+                self.poll_with(cx, |stream| file::write_more(stream, before))
+            }
+            None => {
+                let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+                self.written(cx, polled, |stream| write(stream, slices))
+            }
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -183,11 +183,14 @@ impl Acceptor {
             tracing::debug!(%error, "a connection was gone before it began");
             return;
         }
-        let state = Arc::new(ConnState::default());
-        let socket = Socket::new(stream, Arc::clone(&state), self.exchange.patience);
+        let patience = self.exchange.patience;
         let Some(configurations) = self.tls.as_ref().filter(|_| way.scheme == "https") else {
+            let state = Arc::new(ConnState::plain());
+            let socket = Socket::new(stream, Arc::clone(&state), patience);
             return self.serve_h1(socket, way, state).await;
         };
+        let state = Arc::new(ConnState::default());
+        let socket = Socket::new(stream, Arc::clone(&state), patience);
         let limit = self.exchange.rules.server.handshake_timeout;
         let shaking = self.shake_hands(socket, configurations);
         let cut = self.drain.cut();

@@ -40,6 +40,8 @@ pub struct Metrics {
     pub downloads_broken: IntCounterVec,
     pub cache_blocks: IntCounterVec,
     pub cache_held_bytes: IntGauge,
+    pub file_blocks_proved: IntCounter,
+    pub file_sent_bytes: IntCounter,
     pub uploads_in_progress: IntGauge,
     pub metadata_commit_seconds: Histogram,
     pub store_free_bytes: IntGaugeVec,
@@ -245,6 +247,14 @@ impl Metrics {
             cache_held_bytes: make.gauge(
                 "boxgate_cache_held_bytes",
                 "Bytes that the cache, its fills and its readers hold.",
+            ),
+            file_blocks_proved: make.counter(
+                "boxgate_file_blocks_proved_total",
+                "Blocks of stored files that were read and proved, so that the kernel may send them.",
+            ),
+            file_sent_bytes: make.counter(
+                "boxgate_file_sent_bytes_total",
+                "Bytes given to the kernel to be sent from stored files.",
             ),
             downloads_broken: make.counters(
                 "boxgate_downloads_broken_total",

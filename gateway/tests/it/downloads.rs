@@ -12,8 +12,15 @@ use crate::harness::{Reply, Request, Running, file_path};
 
 const PATH: &str = "/acme/boxes/demo/versions/1.0/providers/virtualbox/amd64/vagrant.box";
 
+/// What keeps the kernel from sending files: all comes through the cache.
+const ALWAYS: (&str, &str) = ("BOXGATE_VERIFY__LOCAL", "always");
+
 async fn with_box(length: usize) -> (Running, Vec<u8>) {
-    let running = Running::start().await;
+    with_box_and(length, &[]).await
+}
+
+async fn with_box_and(length: usize, variables: &[(&str, &str)]) -> (Running, Vec<u8>) {
+    let running = Running::start_with(variables).await;
     let mut bytes = vec![0; length];
     blake3::Hasher::new_keyed(&[42; 32])
         .finalize_xof()
@@ -293,7 +300,7 @@ async fn a_blob_is_read_by_its_digests_by_whoever_may_read_a_holder() {
 
 #[tokio::test]
 async fn the_cache_says_what_it_did() {
-    let (running, bytes) = with_box(3 << 20).await;
+    let (running, bytes) = with_box_and(3 << 20, &[ALWAYS]).await;
     for (range, status) in [
         ("bytes=0-9", "boxgate; fwd=miss"),
         ("bytes=5-20", "boxgate; hit"),
@@ -326,6 +333,7 @@ async fn the_cache_says_what_it_did() {
 async fn clients_that_stop_reading_harm_nobody_and_leave_nothing_behind() {
     const MIB: usize = 1 << 20;
     let running = Running::start_with(&[
+        ALWAYS,
         ("BOXGATE_CACHE__SIZE", "8MiB"),
         ("BOXGATE_SERVER__SLOWEST_RATE", "1MiB"),
         ("BOXGATE_SERVER__SLOWEST_RATE_WINDOW", "3s"),

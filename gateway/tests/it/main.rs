@@ -9,6 +9,7 @@ mod admin;
 mod authorization;
 mod concat;
 mod downloads;
+mod files;
 mod harness;
 mod interim;
 mod pieces;

@@ -14,7 +14,8 @@ use boxgate::config::{self, Settings};
 use boxgate::http::response;
 use boxgate::request::RequestFacts;
 use boxgate::server::{
-    BodyError, BoxError, Certificate, Drain, InboundBody, Interim, OutboundBody, Respond, Server,
+    BodyError, BoxError, Certificate, Drain, InboundBody, Interim, OutboundBody, Piece, Respond,
+    Server,
 };
 use boxgate::telemetry::{LogSink, Telemetry};
 use bytes::Bytes;
@@ -108,14 +109,16 @@ impl Respond for Paths {
 fn endless() -> OutboundBody {
     let frame = Bytes::from(vec![7; 64 << 10]);
     let frames = futures_util::stream::repeat_with(move || {
-        Ok::<_, BoxError>(http_body::Frame::data(frame.clone()))
+        Ok::<_, BoxError>(http_body::Frame::data(Piece::Bytes(frame.clone())))
     });
     StreamBody::new(frames).boxed_unsync()
 }
 
 fn broken() -> OutboundBody {
     let frames = [
-        Ok(http_body::Frame::data(Bytes::from_static(b"half"))),
+        Ok(http_body::Frame::data(Piece::Bytes(Bytes::from_static(
+            b"half",
+        )))),
         Err(BoxError::from("the store failed")),
     ];
     StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()

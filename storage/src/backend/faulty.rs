@@ -139,6 +139,8 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         delete,
         list,
         space,
+        // As files they would pass by the schedule.
+        files: _,
         intake,
     } = inner;
     let faults = faults.clone();
@@ -148,6 +150,7 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         delete: delete.map(|d| Arc::new(Faulty(d, faults.clone())) as _),
         list: list.map(|l| Arc::new(Faulty(l, faults.clone())) as _),
         space: space.map(|s| Arc::new(Faulty(s, faults)) as _),
+        files: None,
         intake,
     }
 }

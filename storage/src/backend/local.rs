@@ -5,6 +5,7 @@
 //! made, then `fdatasync` per part. Full buffers bypass the page cache where the file system takes
 //! that; everything runs off the reactor.
 
+mod files;
 mod read;
 mod write;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustix::fs::OFlags;
 
+use self::files::OpenFiles;
 use self::read::ReadMemory;
 use crate::blob::BlobKey;
 use crate::buffer::{BUFFER_ALIGN, BUFFER_BYTES};
@@ -29,6 +31,27 @@ use crate::store::{DeleteBlob, FreeSpace, Intake, ListBlobs, Space, Store};
 /// # Errors
 /// When the directory cannot be made or written to.
 pub async fn open(directory: &Path) -> Result<Store> {
+    open_with(directory, LocalOptions::default()).await
+}
+
+/// What may be chosen about a local store.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalOptions {
+    /// Blobs that are open as files at once, to be sent by the kernel.
+    pub open_files: usize,
+}
+
+impl Default for LocalOptions {
+    fn default() -> Self {
+        Self { open_files: 256 }
+    }
+}
+
+/// As [`open`], with options.
+///
+/// # Errors
+/// When the directory cannot be made or written to.
+pub async fn open_with(directory: &Path, options: LocalOptions) -> Result<Store> {
     let root = directory.to_path_buf();
     let subject = root.display().to_string();
     let local = blocking("store.open", subject.clone(), move || {
@@ -37,6 +60,7 @@ pub async fn open(directory: &Path) -> Result<Store> {
             root,
             direct,
             memory: ReadMemory::default(),
+            files: OpenFiles::new(options.open_files),
         }))
     })
     .await?;
@@ -46,7 +70,8 @@ pub async fn open(directory: &Path) -> Result<Store> {
         write: Arc::clone(&local) as _,
         delete: Some(Arc::clone(&local) as _),
         list: Some(Arc::clone(&local) as _),
-        space: Some(local),
+        space: Some(Arc::clone(&local) as _),
+        files: Some(local),
         intake: Intake::InPlace,
     })
 }
@@ -58,6 +83,7 @@ struct Local {
     /// Whether the file system takes direct writes.
     direct: bool,
     memory: ReadMemory,
+    files: OpenFiles,
 }
 
 impl Local {
@@ -78,7 +104,9 @@ impl DeleteBlob for Local {
         blocking("blob.delete", subject.clone(), move || {
             remove(&path).map_err(|e| failure("blob.delete", &path, &subject, e))
         })
-        .await
+        .await?;
+        self.files.forget(key);
+        Ok(())
     }
 }
 

@@ -60,6 +60,7 @@ impl MemoryStore {
             delete: Some(Arc::clone(&this) as _),
             list: Some(Arc::clone(&this) as _),
             space: Some(this),
+            files: None,
             intake: Intake::InPlace,
         }
     }

@@ -134,6 +134,7 @@ pub async fn open(options: S3Options) -> Result<(Store, Found)> {
         delete: Some(Arc::clone(&s3) as _),
         list: Some(s3),
         space: None,
+        files: None,
         intake: Intake::ByPart,
     };
     Ok((store, found))
