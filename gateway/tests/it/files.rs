@@ -197,7 +197,7 @@ fn open_files(path: &Path) -> usize {
 
 #[tokio::test]
 async fn slow_readers_get_every_byte_and_keep_nobody_waiting() {
-    let (running, bytes) = with_box(24 * MIB).await;
+    let (running, bytes) = with_box(12 * MIB).await;
     let mut slow = Vec::new();
     for client in 0..64 {
         let mut stream = TcpStream::connect(running.address).await.unwrap();

@@ -10,6 +10,7 @@ mod bench;
 mod cache;
 mod check;
 mod fail_points;
+mod files;
 mod full;
 mod gated;
 mod histories;
