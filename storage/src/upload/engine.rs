@@ -154,7 +154,8 @@ impl UploadEngine {
     /// # Errors
     /// [`ErrorKind::Conflict`] when it does not take pieces; what the rows and the store answer.
     pub async fn follow_pieces(&self, id: UploadId) -> Result<watch::Receiver<u64>> {
-        Arc::clone(&self.inner).follow_pieces(id).await
+        // Apart, since it is seldom needed and would make every request larger.
+        Box::pin(Arc::clone(&self.inner).follow_pieces(id)).await
     }
 
     /// A piece that is held of an upload that was not given up: its values tell equal bytes from others
