@@ -10,13 +10,6 @@ S3_KEY=GK0123456789abcdef01234567
 S3_SECRET=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
 trap '[[ -z $GARAGE_PID ]] || kill -9 "$GARAGE_PID" 2>/dev/null || true; cleanup' EXIT
 
-# free_ports COUNT: ports that nobody listens on, all different.
-free_ports() {
-    python3 -c 'import socket, sys
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]
-print(*(s.getsockname()[1] for s in held))' "$1"
-}
-
 # start_garage: sets ENDPOINT; again after stop_garage with the same ports and bytes.
 start_garage() {
     [[ -x $GARAGE ]] || { echo "no $GARAGE: .ci/test installs it" >&2; exit 2; }

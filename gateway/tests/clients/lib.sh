@@ -5,6 +5,7 @@ set -euo pipefail
 
 CLIENTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(cd "$CLIENTS/../../.." && pwd)
+source "$CLIENTS/servers.sh"
 GATEWAY=${BOXGATE_BIN:-$ROOT/target/debug/boxgate}
 TOOLS=${BOXGATE_TOOLS:-$HOME/.cache/boxgate}/clients
 KEEP=${BOXGATE_KEEP:-}
@@ -102,16 +103,6 @@ brief() {
 finish() {
     printf '%s: %d ok, %d failed\n' "$(basename "$0")" "$PASSED" "$FAILED"
     ((FAILED == 0 && PASSED > 0))
-}
-
-# eventually SECONDS COMMAND...: repeats a quiet command until it succeeds.
-eventually() {
-    local until=$((SECONDS + $1))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        ((SECONDS < until)) || return 1
-        sleep 0.1
-    done
 }
 
 # --- the gateway ---

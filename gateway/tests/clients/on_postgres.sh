@@ -12,7 +12,7 @@ cd "$WORK"
 
 psql -q "$SERVER" -c 'CREATE DATABASE boxes' >/dev/null
 DATABASE=${SERVER/\/postgres\?//boxes?}
-KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
+KEY=$(random_hex 32)
 PATCH=(-X PATCH -H 'Tus-Resumable: 1.0.0' -H 'Content-Type: application/offset+octet-stream')
 
 # at CURL-ARGUMENTS...: one call with the service account's key.
