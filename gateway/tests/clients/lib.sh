@@ -210,6 +210,12 @@ http() {
     HEAD=$(tr -d '\r' <"$WORK/head" | sed -E 's/^([A-Za-z0-9-]+):/\L\1:/')
 }
 
+# at CURL-ARGUMENTS...: one call with the service account's key; PATCH are those of a tus upload's bytes.
+at() {
+    http -H "Authorization: Bearer $CLIENT_SECRET" "$@"
+}
+PATCH=(-X PATCH -H 'Tus-Resumable: 1.0.0' -H 'Content-Type: application/offset+octet-stream')
+
 # header NAME: its value in the last answer.
 header() {
     sed -n "s/^$1: *//p" <<<"$HEAD" | tail -n 1

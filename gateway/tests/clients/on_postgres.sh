@@ -1,6 +1,6 @@
 # Shared by the suites whose rows are in PostgreSQL. Sourced first, and before lib.sh, which it sources: it starts the
 # suite again beside a private server, and makes a database. Sets SERVER (where databases are made), DATABASE and KEY
-# (a master key), and PATCH (of a tus upload).
+# (a master key).
 # shellcheck shell=bash disable=SC2034
 if [[ -z ${BOXGATE_TEST_POSTGRES:-} ]]; then
     exec bash "$(dirname "${BASH_SOURCE[0]}")/../../../.ci/with-postgres" bash "$0" "$@"
@@ -13,9 +13,3 @@ cd "$WORK"
 psql -q "$SERVER" -c 'CREATE DATABASE boxes' >/dev/null
 DATABASE=${SERVER/\/postgres\?//boxes?}
 KEY=$(random_hex 32)
-PATCH=(-X PATCH -H 'Tus-Resumable: 1.0.0' -H 'Content-Type: application/offset+octet-stream')
-
-# at CURL-ARGUMENTS...: one call with the service account's key.
-at() {
-    http -H "Authorization: Bearer $CLIENT_SECRET" "$@"
-}
