@@ -101,6 +101,30 @@ http -X DELETE -H "x-access-token: $ADMIN_TOKEN" "$FIRST/api/organization/$ORG/b
 answers "is deleted at the first" 200
 at "$OTHER$of_died"
 answers "and gone at the other" 404
+make_box b.box 300
+at_node 1 upload b.box again 1.0
+equal "what is replaced at one is so at the other" "$(sha256 b.box)" "$(bytes_of 2 again)"
+
+# seen STATUS PATH [CURL-ARGUMENTS...]: whether the other node answers so.
+seen() {
+    http "${@:3}" "$OTHER/api/organization/$ORG$2"
+    [[ $STATUS == "$1" ]]
+}
+at_node 1 make_public again
+if eventually 40 seen 200 /box/again; then ok "a box made public at one is so at the other"; else fail "made public: $STATUS"; fi
+http -X PUT -H "x-access-token: $ADMIN_TOKEN" -H 'Content-Type: application/json' -d '{"isPublic":false}' \
+    "$FIRST/api/organization/$ORG/box/again"
+answers "it is made private again" 200
+if eventually 40 seen 404 /box/again; then ok "and is so at the other"; else fail "made private: $STATUS"; fi
+http -H "x-access-token: $ADMIN_TOKEN" "$FIRST/api/organization/$ORG"
+http -X POST -H "x-access-token: $ADMIN_TOKEN" -H 'Content-Type: application/json' \
+    -d "{\"organizationId\":$(field .id)}" "$FIRST/api/service-accounts"
+answers "a service account" 201
+KEY=$(field .token) ACCOUNT=$(field .id)
+if seen 200 /box/again -H "Authorization: Bearer $KEY"; then ok "is known at the other"; else fail "its key: $STATUS"; fi
+http -X DELETE -H "x-access-token: $ADMIN_TOKEN" "$FIRST/api/service-accounts/$ACCOUNT"
+answers "is deleted" 200
+if eventually 40 seen 401 /box/again -H "Authorization: Bearer $KEY"; then ok "and its key ends at the other"; else fail "a deleted key: $STATUS"; fi
 
 # --- all together ---
 
@@ -116,10 +140,13 @@ done
 
 # --- kill -9 in the middle of an upload, through nginx ---
 
-# holder: sets N to the node that has an upload in progress.
+# holder: sets N to the node to which nginx sends what is about the upload.
 holder() {
+    local line
+    at "$URL$UPLOAD"
+    line=$(grep -F "GET $UPLOAD " "$CLUSTER/logs/nginx-access.log" | tail -n 1)
     for ((N = 1; N <= NODES; N++)); do
-        curl -sS --max-time 10 "${NODE[N]}/metrics" | grep -q '^boxgate_uploads_in_progress [1-9]' && return 0
+        [[ $line != *" ${NODE[N]#http://} 200 "* ]] || return 0
     done
     return 1
 }
@@ -158,9 +185,10 @@ pushed() {
 CLIENT=$!
 eventually 60 pushed 16000000 || fail "the push does not come so far: $(brief "$(cat push.out)")"
 kill -STOP "$CLIENT"
+UPLOAD=/files/$(jq -r .upload big.box.boxgate-push | sed 's,.*/files/,,')
 eventually 60 holder || fail "nobody holds it"
 cluster end "node$N" KILL
-ok "node $N dies with a push"
+ok "node $N dies, to which a push goes"
 kill -CONT "$CLIENT"
 if wait "$CLIENT"; then ok "the push ends well"; else fail "the push: $(brief "$(tail -n 3 push.out)")"; fi
 equal "its box is whole" "$(sha256 big.box)" "$(bytes_of $((N % 3 + 1)) pushed)"
