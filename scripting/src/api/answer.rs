@@ -1,0 +1,537 @@
+//! What scripts answer with, and how it is checked into a verdict: exactly the keys of the reference.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rhai::{Dynamic, EvalAltResult, ImmutableString, Map, Module};
+
+use super::add;
+use super::json::to_json;
+use crate::error::refusal;
+use crate::hook::nearest;
+use crate::limits::MAX_RESPONSE_BYTES;
+use crate::verdict::{
+    AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, Denial, DownloadTerms,
+    DownloadVerdict, HeaderChanges, Redirect, Reply, RouteVerdict, Routing, UploadTerms,
+    UploadVerdict,
+};
+
+/// An answer that is more than a map.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    Respond(Reply),
+    Redirect(Redirect),
+    Allow,
+    Deny(Denial),
+    Reject(Denial),
+    Quarantine(String),
+}
+
+impl Answer {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Respond(_) => "respond(..)",
+            Self::Redirect(_) => "redirect(..)",
+            Self::Allow => "allow()",
+            Self::Deny(_) => "deny(..)",
+            Self::Reject(_) => "reject(..)",
+            Self::Quarantine(_) => "quarantine(..)",
+        }
+    }
+}
+
+type Made = Result<Answer, Box<EvalAltResult>>;
+
+/// Longest reason, in bytes.
+const MAX_REASON_BYTES: usize = 1_024;
+/// Most labels, tags or header fields of one answer.
+const MAX_ENTRIES: usize = 32;
+/// Longest name or value of a label, tag or header field, in bytes.
+const MAX_ENTRY_BYTES: usize = 1_024;
+
+fn status(
+    status: i64,
+    allowed: impl Fn(u16) -> bool,
+    what: &str,
+) -> Result<u16, Box<EvalAltResult>> {
+    u16::try_from(status)
+        .ok()
+        .filter(|s| allowed(*s))
+        .ok_or_else(|| refusal(format!("{what}: status {status} is not allowed here")))
+}
+
+fn reason(text: &str) -> String {
+    let mut end = text.len().min(MAX_REASON_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+fn denial(code: i64, why: &str) -> Result<Denial, Box<EvalAltResult>> {
+    let allowed = |s| matches!(s, 401 | 403 | 404 | 409 | 429 | 451);
+    Ok(Denial {
+        status: status(code, allowed, "deny")?,
+        reason: reason(why),
+    })
+}
+
+fn respond(code: i64, body: &Dynamic, headers: &Map) -> Made {
+    let code = status(code, |s| (200..600).contains(&s) && s != 304, "respond")?;
+    let mut headers = texts("headers", headers).map_err(refusal)?;
+    let (body, kind) = if body.is_unit() {
+        (Vec::new(), None)
+    } else if let Some(text) = body.read_lock::<ImmutableString>() {
+        (text.as_bytes().to_vec(), Some("text/plain; charset=utf-8"))
+    } else if let Some(blob) = body.read_lock::<rhai::Blob>() {
+        (blob.clone(), Some("application/octet-stream"))
+    } else {
+        let json = to_json(body).map_err(|e| refusal(format!("respond: the body {e}")))?;
+        (json.to_string().into_bytes(), Some("application/json"))
+    };
+    if body.len() > MAX_RESPONSE_BYTES {
+        return Err(refusal(format!(
+            "respond: the body is longer than {MAX_RESPONSE_BYTES} bytes"
+        )));
+    }
+    if let Some(kind) = kind {
+        headers
+            .entry("content-type".into())
+            .or_insert_with(|| kind.into());
+    }
+    Ok(Answer::Respond(Reply {
+        status: code,
+        body,
+        headers,
+    }))
+}
+
+fn redirect(url: &str, code: i64) -> Made {
+    let plain = url.bytes().all(|b| b.is_ascii_graphic());
+    let absolute =
+        url.starts_with("https://") || url.starts_with("http://") || url.starts_with('/');
+    if !plain || !absolute || url.starts_with("//") || url.len() > 8 << 10 {
+        return Err(refusal(
+            "redirect: the URL must be absolute or begin with one /",
+        ));
+    }
+    Ok(Answer::Redirect(Redirect {
+        status: status(
+            code,
+            |s| matches!(s, 301 | 302 | 303 | 307 | 308),
+            "redirect",
+        )?,
+        url: url.to_owned(),
+    }))
+}
+
+pub(super) fn register(module: &mut Module) {
+    module.set_custom_type_with_comments::<Answer>("Answer", &["/// What a hook answers."]);
+    let doc = "Answers at once; the body is text, a blob, or a map as JSON.";
+    add(module, "respond", (doc, ""), |code: i64| {
+        respond(code, &Dynamic::UNIT, &Map::new())
+    });
+    add(module, "respond", (doc, ""), |code: i64, body: Dynamic| {
+        respond(code, &body, &Map::new())
+    });
+    add(
+        module,
+        "respond",
+        (doc, ""),
+        |code: i64, body: Dynamic, headers: Map| respond(code, &body, &headers),
+    );
+    add(
+        module,
+        "redirect",
+        ("Sends the client elsewhere, with 302.", ""),
+        |url: &str| redirect(url, 302),
+    );
+    add(
+        module,
+        "redirect",
+        ("Sends the client elsewhere.", ""),
+        redirect,
+    );
+    add(
+        module,
+        "allow",
+        (
+            "Has nothing against it; grants nothing that the gateway refuses.",
+            "",
+        ),
+        || Answer::Allow,
+    );
+    add(
+        module,
+        "deny",
+        ("Refuses with 403.", ""),
+        |why: &str| -> Made { Ok(Answer::Deny(denial(403, why)?)) },
+    );
+    add(
+        module,
+        "deny",
+        ("Refuses: 401, 403, 404, 409, 429 or 451.", ""),
+        |code: i64, why: &str| -> Made { Ok(Answer::Deny(denial(code, why)?)) },
+    );
+    add(
+        module,
+        "reject",
+        ("Refuses an upload with a status from 400 to 499.", ""),
+        |code: i64, why: &str| -> Made {
+            Ok(Answer::Reject(Denial {
+                status: status(code, |s| (400..500).contains(&s), "reject")?,
+                reason: reason(why),
+            }))
+        },
+    );
+    add(
+        module,
+        "quarantine",
+        ("Keeps an upload out of sight.", ""),
+        |why: &str| Answer::Quarantine(reason(why)),
+    );
+}
+
+/// What is wrong with an answer, in words.
+pub(crate) type Wrong = String;
+
+/// The members of a map, each taken once; what is left over is named.
+struct Members<'a> {
+    map: &'a Map,
+    known: &'static [&'static str],
+}
+
+impl<'a> Members<'a> {
+    fn of(map: &'a Map, known: &'static [&'static str]) -> Result<Self, Wrong> {
+        if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
+            let near = nearest(key, known.iter().copied());
+            let near = near
+                .map(|n| format!("; did you mean `{n}`?"))
+                .unwrap_or_default();
+            return Err(format!(
+                "the answer has the key `{key}`, which it must not have (it may have {}){near}",
+                known.join(", ")
+            ));
+        }
+        Ok(Self { map, known })
+    }
+
+    fn get(&self, name: &str) -> Option<&'a Dynamic> {
+        debug_assert!(
+            self.known.contains(&name),
+            "a key that is read must be known"
+        );
+        self.map.get(name).filter(|value| !value.is_unit())
+    }
+
+    fn text(&self, name: &str) -> Result<Option<String>, Wrong> {
+        let text = |value: &Dynamic| {
+            let text = value.read_lock::<ImmutableString>().map(|t| t.to_string());
+            text.ok_or_else(|| format!("`{name}` must be a text"))
+        };
+        self.get(name).map(text).transpose()
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, Wrong> {
+        let number = |value: &Dynamic| {
+            let number = value.as_int().ok().and_then(|n| u64::try_from(n).ok());
+            number
+                .filter(|n| *n > 0)
+                .ok_or_else(|| format!("`{name}` must be a whole number above 0"))
+        };
+        self.get(name).map(number).transpose()
+    }
+
+    fn texts(&self, name: &str) -> Result<BTreeMap<String, String>, Wrong> {
+        match self.get(name) {
+            None => Ok(BTreeMap::new()),
+            Some(value) => match value.read_lock::<Map>() {
+                Some(map) => texts(name, &map),
+                None => Err(format!("`{name}` must be a map")),
+            },
+        }
+    }
+
+    fn headers(&self) -> Result<HeaderChanges, Wrong> {
+        let mut changes = HeaderChanges {
+            set: self.texts("set")?,
+            remove: Vec::new(),
+        };
+        if let Some(value) = self.get("remove") {
+            let list = value.read_lock::<rhai::Array>();
+            let list = list.ok_or("`remove` must be an array of names")?;
+            for name in list.iter() {
+                let name = name.read_lock::<ImmutableString>();
+                let name = name.ok_or("`remove` must be an array of names")?;
+                changes.remove.push(name.to_lowercase());
+            }
+        }
+        let names = changes.set.keys().chain(&changes.remove);
+        if let Some(name) = names
+            .clone()
+            .find(|name| FIXED_HEADERS.contains(&name.as_str()))
+        {
+            return Err(format!("the header field `{name}` is the gateway's own"));
+        }
+        if names.count() > MAX_ENTRIES {
+            return Err(format!(
+                "at most {MAX_ENTRIES} header fields may be changed"
+            ));
+        }
+        Ok(changes)
+    }
+
+    fn cache(&self) -> Result<Option<Caching>, Wrong> {
+        let Some(value) = self.get("cache") else {
+            return Ok(None);
+        };
+        if let Some(text) = value.read_lock::<ImmutableString>() {
+            return match text.as_str() {
+                "default" => Ok(None),
+                "bypass" => Ok(Some(Caching::Bypass)),
+                _ => Err(CACHE.into()),
+            };
+        }
+        let seconds = value.as_int().ok().and_then(|n| u64::try_from(n).ok());
+        let seconds = seconds.filter(|s| *s <= 365 * 24 * 3600).ok_or(CACHE)?;
+        Ok(Some(Caching::For(Duration::from_secs(seconds))))
+    }
+}
+
+const CACHE: &str = "`cache` must be \"default\", \"bypass\" or seconds up to a year";
+
+/// What says how the body is framed, or who may read it, is not a script's to change.
+const FIXED_HEADERS: &[&str] = &[
+    "connection",
+    "content-length",
+    "content-range",
+    "date",
+    "etag",
+    "keep-alive",
+    "location",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "upload-offset",
+];
+
+fn texts(name: &str, map: &Map) -> Result<BTreeMap<String, String>, Wrong> {
+    if map.len() > MAX_ENTRIES {
+        return Err(format!("`{name}` has more than {MAX_ENTRIES} entries"));
+    }
+    let mut texts = BTreeMap::new();
+    for (key, value) in map {
+        let text = match value.read_lock::<ImmutableString>() {
+            Some(text) => text.to_string(),
+            None if value.is_int() || value.is_bool() => value.to_string(),
+            None => return Err(format!("`{name}.{key}` must be a text, a number or a bool")),
+        };
+        if key.len() > MAX_ENTRY_BYTES || text.len() > MAX_ENTRY_BYTES {
+            return Err(format!(
+                "`{name}.{key}` is longer than {MAX_ENTRY_BYTES} bytes"
+            ));
+        }
+        if text.contains(['\r', '\n', '\0']) {
+            return Err(format!("`{name}.{key}` has a line break"));
+        }
+        let key = if matches!(name, "set" | "headers") {
+            let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+            if key.is_empty()
+                || !key.bytes().all(token)
+                || !text
+                    .bytes()
+                    .all(|b| b == b'\t' || (b' '..=b'~').contains(&b))
+            {
+                return Err(format!("`{name}.{key}` is no header field"));
+            }
+            key.to_lowercase()
+        } else {
+            key.to_string()
+        };
+        texts.insert(key, text);
+    }
+    Ok(texts)
+}
+
+fn odd(value: &Dynamic) -> Wrong {
+    match value.read_lock::<Answer>() {
+        Some(answer) => format!("{} is no answer of this hook", answer.name()),
+        None => format!(
+            "a value of type {} is no answer of this hook",
+            value.type_name()
+        ),
+    }
+}
+
+/// What a hook answered with: nothing, a map, or an answer.
+enum Given<'a> {
+    Nothing,
+    Map(rhai::DynamicReadLock<'a, Map>),
+    Answer(Answer),
+    Other,
+}
+
+fn given(value: &Dynamic) -> Given<'_> {
+    if value.is_unit() {
+        Given::Nothing
+    } else if let Some(answer) = value.read_lock::<Answer>() {
+        Given::Answer(answer.clone())
+    } else if let Some(map) = value.read_lock::<Map>() {
+        Given::Map(map)
+    } else {
+        Given::Other
+    }
+}
+
+/// A verdict that is read of what a script returned.
+pub(crate) trait Read: Sized {
+    /// Reads it.
+    fn read(value: &Dynamic) -> Result<Self, Wrong>;
+    /// As if the plugin were absent.
+    fn absent() -> Self;
+}
+
+impl Read for RouteVerdict {
+    fn absent() -> Self {
+        Self::Continue(Routing::default())
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        if let Some(name) = value.read_lock::<ImmutableString>() {
+            return Ok(Self::Continue(Routing {
+                backend: Some(name.to_string()),
+                ..Routing::default()
+            }));
+        }
+        match given(value) {
+            Given::Nothing => Ok(Self::absent()),
+            Given::Answer(Answer::Respond(reply)) => Ok(Self::Respond(reply)),
+            Given::Answer(Answer::Redirect(redirect)) => Ok(Self::Redirect(redirect)),
+            Given::Map(map) => {
+                let members = Members::of(
+                    &map,
+                    &["backend", "rewrite", "set", "remove", "cache", "tags"],
+                )?;
+                let rewrite = members.text("rewrite")?;
+                if rewrite.as_ref().is_some_and(|path| !path.starts_with('/')) {
+                    return Err("`rewrite` must be a path that begins with /".into());
+                }
+                Ok(Self::Continue(Routing {
+                    backend: members.text("backend")?,
+                    rewrite,
+                    headers: members.headers()?,
+                    cache: members.cache()?,
+                    tags: members.texts("tags")?,
+                }))
+            }
+            _ => Err(odd(value)),
+        }
+    }
+}
+
+impl Read for AuthorizeVerdict {
+    fn absent() -> Self {
+        Self::Abstain
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(Self::Abstain),
+            Given::Answer(Answer::Allow) => Ok(Self::Allow),
+            Given::Answer(Answer::Deny(denial)) => Ok(Self::Deny(denial)),
+            _ => Err(odd(value)),
+        }
+    }
+}
+
+impl Read for UploadVerdict {
+    fn absent() -> Self {
+        Self::Accept(UploadTerms::default())
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(Self::absent()),
+            Given::Answer(Answer::Reject(denial)) => Ok(Self::Reject(denial)),
+            Given::Map(map) => {
+                let members = Members::of(&map, &["store", "max_size", "require_checksum"])?;
+                Ok(Self::Accept(UploadTerms {
+                    store: members.text("store")?,
+                    max_size: members.number("max_size")?,
+                    require_checksum: members.text("require_checksum")?,
+                }))
+            }
+            _ => Err(odd(value)),
+        }
+    }
+}
+
+impl Read for CompleteVerdict {
+    fn absent() -> Self {
+        Self::Publish(BTreeMap::new())
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(Self::absent()),
+            Given::Answer(Answer::Quarantine(why)) => Ok(Self::Quarantine(why)),
+            Given::Answer(Answer::Reject(denial)) => Ok(Self::Reject(denial)),
+            Given::Map(map) => {
+                let members = Members::of(&map, &["labels"])?;
+                Ok(Self::Publish(members.texts("labels")?))
+            }
+            _ => Err(odd(value)),
+        }
+    }
+}
+
+impl Read for DownloadVerdict {
+    fn absent() -> Self {
+        Self::Serve(DownloadTerms::default())
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(Self::absent()),
+            Given::Answer(Answer::Deny(denial)) => Ok(Self::Deny(denial)),
+            Given::Answer(Answer::Redirect(redirect)) => Ok(Self::Redirect(redirect)),
+            Given::Map(map) => {
+                let members = Members::of(&map, &["set", "remove", "cache"])?;
+                Ok(Self::Serve(DownloadTerms {
+                    headers: members.headers()?,
+                    cache: members.cache()?,
+                }))
+            }
+            _ => Err(odd(value)),
+        }
+    }
+}
+
+impl Read for DeleteVerdict {
+    fn absent() -> Self {
+        Self::Proceed
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(Self::Proceed),
+            Given::Answer(Answer::Deny(denial)) => Ok(Self::Deny(denial)),
+            _ => Err(odd(value)),
+        }
+    }
+}
+
+impl Read for HeaderChanges {
+    fn absent() -> Self {
+        Self::default()
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(Self::default()),
+            Given::Map(map) => Members::of(&map, &["set", "remove"])?.headers(),
+            _ => Err(odd(value)),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Plugins as they last worked, kept by hash: what a broken file or a restart falls back on.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{Bundle, valid_name};
+
+/// Versions of one plugin that are kept.
+pub const KEPT: usize = 5;
+
+/// A directory with one folder a plugin.
+#[derive(Debug, Clone)]
+pub struct Archive(PathBuf);
+
+/// What is known of one plugin.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// Hashes of versions that worked, the one in force first.
+    pub hashes: Vec<String>,
+    /// The version in the plugin's directory that was rolled back from, until another stands there.
+    pub held_back: Option<String>,
+}
+
+impl Archive {
+    /// In a directory, which is made when something is kept.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    fn folder(&self, plugin: &str) -> PathBuf {
+        self.0.join(plugin)
+    }
+
+    /// What is known of a plugin.
+    pub fn history(&self, plugin: &str) -> History {
+        if !valid_name(plugin) {
+            return History::default();
+        }
+        let text = std::fs::read_to_string(self.folder(plugin).join("history.json"));
+        let text = text.unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// The sources of a version; `None` when they are not there or not whole.
+    pub fn get(&self, plugin: &str, hash: &str) -> Option<Bundle> {
+        if !valid_name(plugin) || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let path = self.folder(plugin).join(format!("{hash}.json"));
+        let bundle: Bundle = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+        (bundle.hash() == hash).then_some(bundle)
+    }
+
+    /// Keeps a version as the one in force.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(&self, bundle: &Bundle, held_back: Option<String>) -> std::io::Result<()> {
+        let folder = self.folder(&bundle.name);
+        std::fs::create_dir_all(&folder)?;
+        let hash = bundle.hash();
+        let mut history = self.history(&bundle.name);
+        let text = serde_json::to_string(bundle).map_err(std::io::Error::other)?;
+        write(&folder.join(format!("{hash}.json")), &text)?;
+        history.hashes.retain(|known| *known != hash);
+        history.hashes.insert(0, hash);
+        history.held_back = held_back;
+        let gone = history.hashes.split_off(history.hashes.len().min(KEPT));
+        let text = serde_json::to_string(&history).map_err(std::io::Error::other)?;
+        write(&folder.join("history.json"), &text)?;
+        for hash in gone {
+            // What stays behind is only space.
+            drop(std::fs::remove_file(folder.join(format!("{hash}.json"))));
+        }
+        Ok(())
+    }
+}
+
+/// Whole or not at all: a new file takes the place of the old one.
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_versions_are_kept_the_one_in_force_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = Archive::new(dir.path().join("last-good"));
+        let bundles: Vec<_> = (0..7)
+            .map(|n| Bundle::of_source("acme", format!("// {n}")))
+            .collect();
+        for bundle in &bundles {
+            archive.keep(bundle, None).unwrap();
+        }
+        let history = archive.history("acme");
+        assert_eq!(history.hashes.len(), KEPT);
+        assert_eq!(history.hashes[0], bundles[6].hash());
+        assert_eq!(
+            archive.get("acme", &bundles[6].hash()),
+            Some(bundles[6].clone())
+        );
+        assert_eq!(archive.get("acme", &bundles[0].hash()), None);
+        archive.keep(&bundles[4], Some(bundles[6].hash())).unwrap();
+        let history = archive.history("acme");
+        assert_eq!(history.hashes[0], bundles[4].hash());
+        assert_eq!(history.held_back, Some(bundles[6].hash()));
+    }
+
+    #[test]
+    fn what_was_changed_in_the_archive_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = Archive::new(dir.path());
+        let bundle = Bundle::of_source("acme", "// good");
+        archive.keep(&bundle, None).unwrap();
+        let path = dir
+            .path()
+            .join("acme")
+            .join(format!("{}.json", bundle.hash()));
+        let text = std::fs::read_to_string(&path)
+            .unwrap()
+            .replace("good", "evil");
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(archive.get("acme", &bundle.hash()), None);
+        assert_eq!(archive.get("../acme", &bundle.hash()), None);
+    }
+}

@@ -1,0 +1,283 @@
+//! The sources of one plugin, read whole and hashed before anything looks at them.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Finding;
+use crate::limits::{MAX_FILE_BYTES, MAX_MODULES, MAX_PLUGIN_BYTES};
+
+/// The sources of one plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// The plugin's name.
+    pub name: String,
+    /// `plugin.toml`; empty for a plugin of one file.
+    pub manifest: String,
+    /// The file with the hooks.
+    pub main: String,
+    /// Texts by their path below the plugin's directory: `main.rhai`, `lib/x.rhai`, `tests/x.rhai`.
+    pub files: BTreeMap<String, String>,
+}
+
+impl Bundle {
+    /// What identifies these sources: the first 16 hexadecimal digits of a BLAKE3.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut part = |text: &str| {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        };
+        part(&self.name);
+        part(&self.manifest);
+        part(&self.main);
+        for (path, text) in &self.files {
+            part(path);
+            part(text);
+        }
+        hasher.finalize().to_hex().as_str()[..16].to_owned()
+    }
+
+    /// A plugin of one file, which may not ask for anything.
+    pub fn of_source(name: &str, source: impl Into<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            manifest: String::new(),
+            main: "main.rhai".into(),
+            files: BTreeMap::from([("main.rhai".to_owned(), source.into())]),
+        }
+    }
+
+    /// Reads `acme/` (with `main.rhai`) or `acme.rhai`.
+    ///
+    /// # Errors
+    /// What cannot be read or is too large.
+    pub fn read(path: &Path) -> Result<Self, Finding> {
+        let name = path
+            .file_stem()
+            .and_then(|s| s.to_str())
+            .unwrap_or_default();
+        if !valid_name(name) {
+            return Err(Finding::of_file(
+                &path.display().to_string(),
+                "a plugin's name has 1 to 64 of a-z, 0-9, - and _, and begins with a letter",
+            ));
+        }
+        if path.is_file() {
+            let text = read_text(path, &format!("{name}.rhai"))?;
+            let mut bundle = Self::of_source(name, "");
+            bundle.main = format!("{name}.rhai");
+            bundle.files = BTreeMap::from([(bundle.main.clone(), text)]);
+            return Ok(bundle);
+        }
+        let root = path
+            .canonicalize()
+            .map_err(|e| Finding::of_file(name, e.to_string()))?;
+        let mut bundle = Self {
+            name: name.to_owned(),
+            manifest: String::new(),
+            main: "main.rhai".into(),
+            files: BTreeMap::new(),
+        };
+        if root.join("plugin.toml").exists() {
+            bundle.manifest = read_text(&confined(&root, "plugin.toml")?, "plugin.toml")?;
+        }
+        let mut found = Vec::from(["main.rhai".to_owned()]);
+        for folder in ["lib", "tests"] {
+            list(&root, folder, &mut found, 0)?;
+        }
+        let mut total = 0;
+        for file in found {
+            let text = read_text(&confined(&root, &file)?, &file)?;
+            if !file.starts_with("tests/") {
+                total += text.len();
+            }
+            bundle.files.insert(file, text);
+        }
+        let modules = bundle
+            .files
+            .keys()
+            .filter(|f| f.starts_with("lib/"))
+            .count();
+        if modules > MAX_MODULES {
+            return Err(Finding::of_file(
+                "lib",
+                format!("{modules} modules, a plugin has at most {MAX_MODULES}"),
+            ));
+        }
+        if total > MAX_PLUGIN_BYTES {
+            return Err(Finding::of_file(
+                name,
+                format!("{total} bytes of source, a plugin has at most {MAX_PLUGIN_BYTES}"),
+            ));
+        }
+        Ok(bundle)
+    }
+
+    /// The text of a file.
+    pub fn text(&self, file: &str) -> &str {
+        self.files.get(file).map_or("", String::as_str)
+    }
+
+    /// The files with unit tests.
+    pub fn tests(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.files
+            .iter()
+            .filter(|(path, _)| path.starts_with("tests/"))
+            .map(|(path, text)| (path.as_str(), text.as_str()))
+    }
+}
+
+/// Most files that a folder of a plugin may hold: tests may be more than modules.
+const MAX_FILES: usize = 256;
+/// Deepest folder within `lib` or `tests`.
+const MAX_FOLDERS: usize = 4;
+
+fn list(root: &Path, folder: &str, found: &mut Vec<String>, depth: usize) -> Result<(), Finding> {
+    let Ok(entries) = std::fs::read_dir(root.join(folder)) else {
+        return Ok(());
+    };
+    let mut names: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    for name in names {
+        let path = format!("{folder}/{name}");
+        if root.join(&path).is_dir() {
+            if depth < MAX_FOLDERS {
+                list(root, &path, found, depth + 1)?;
+            }
+        } else if Path::new(&name).extension().is_some_and(|e| e == "rhai") {
+            found.push(path);
+        }
+        if found.len() > MAX_FILES {
+            return Err(Finding::of_file(
+                folder,
+                format!("a plugin has at most {MAX_FILES} files"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The file's real place, which must lie below the plugin's own directory.
+fn confined(root: &Path, file: &str) -> Result<PathBuf, Finding> {
+    let path = root
+        .join(file)
+        .canonicalize()
+        .map_err(|e| Finding::of_file(file, e.to_string()))?;
+    if path.starts_with(root) {
+        Ok(path)
+    } else {
+        Err(Finding::of_file(
+            file,
+            "leads out of the plugin's directory by a symbolic link",
+        ))
+    }
+}
+
+fn read_text(path: &Path, shown: &str) -> Result<String, Finding> {
+    let failed = |e: std::io::Error| Finding::of_file(shown, e.to_string());
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .map_err(failed)?
+        .take(MAX_FILE_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(Finding::of_file(
+            shown,
+            format!("is larger than {MAX_FILE_BYTES} bytes"),
+        ));
+    }
+    String::from_utf8(bytes).map_err(|_binary| Finding::of_file(shown, "is not UTF-8"))
+}
+
+/// Whether a plugin may be called so: names become paths, metrics and settings.
+pub fn valid_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_')
+}
+
+/// The plugins of a directory: folders with a `main.rhai`, and files `*.rhai`, by name.
+///
+/// # Errors
+/// When the directory cannot be read; one that is not there holds none.
+pub fn plugins_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let hidden = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .is_none_or(|n| n.starts_with('.'));
+        let plugin = if path.is_dir() {
+            path.join("main.rhai").exists()
+        } else {
+            path.extension().is_some_and(|e| e == "rhai")
+        };
+        if plugin && !hidden {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugin_is_read_with_its_modules_and_tests() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("acme");
+        std::fs::create_dir_all(root.join("lib/deep")).unwrap();
+        std::fs::create_dir_all(root.join("tests")).unwrap();
+        std::fs::write(root.join("main.rhai"), "fn route(req) {}").unwrap();
+        std::fs::write(root.join("lib/deep/x.rhai"), "").unwrap();
+        std::fs::write(root.join("tests/t.rhai"), "").unwrap();
+        let bundle = Bundle::read(&root).unwrap();
+        let files: Vec<_> = bundle.files.keys().map(String::as_str).collect();
+        assert_eq!(files, ["lib/deep/x.rhai", "main.rhai", "tests/t.rhai"]);
+        let before = bundle.hash();
+        std::fs::write(root.join("lib/deep/x.rhai"), " ").unwrap();
+        assert_ne!(Bundle::read(&root).unwrap().hash(), before);
+        assert_eq!(plugins_in(dir.path()).unwrap(), [root]);
+    }
+
+    #[test]
+    fn symbolic_links_out_of_the_plugin_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("acme");
+        std::fs::create_dir_all(root.join("lib")).unwrap();
+        std::fs::write(root.join("main.rhai"), "").unwrap();
+        std::fs::write(dir.path().join("secret.rhai"), "").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("secret.rhai"), root.join("lib/x.rhai"))
+            .unwrap();
+        let refused = Bundle::read(&root).unwrap_err();
+        assert!(refused.message.contains("symbolic link"), "{refused}");
+    }
+
+    #[test]
+    fn sources_that_are_too_large_are_refused_before_they_are_compiled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("big.rhai");
+        std::fs::write(&path, "/".repeat(MAX_FILE_BYTES + 1)).unwrap();
+        assert!(Bundle::read(&path).unwrap_err().message.contains("larger"));
+        let odd = dir.path().join("No.rhai");
+        std::fs::write(&odd, "").unwrap();
+        assert!(Bundle::read(&odd).is_err());
+    }
+}

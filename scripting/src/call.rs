@@ -1,0 +1,193 @@
+//! The call that runs on this thread: whose it is, and what host functions gather for it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rhai::EvalAltResult;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::{refusal, too_large};
+use crate::http::HttpClient;
+use crate::kv::Store;
+use crate::limits::{MAX_INPUT_BYTES, MAX_LOG_BYTES, MAX_LOG_LINES};
+use crate::manifest::Manifest;
+use crate::metric::Metrics;
+use crate::unit::Scene;
+
+/// What a plugin has beside its source: settings, secrets, and what outlives a reload.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) manifest: Manifest,
+    /// The plugin's file that `main` is.
+    pub(crate) main: String,
+    pub(crate) secrets: BTreeMap<String, Arc<str>>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) settings: BTreeMap<String, Value>,
+    pub(crate) kv: Arc<Store>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) http: Option<Arc<dyn HttpClient>>,
+    pub(crate) http_reach: crate::http::Reach,
+}
+
+/// How important a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// A line that a script wrote.
+#[derive(Debug, Clone, Serialize)]
+pub struct LogLine {
+    /// How important.
+    pub level: Level,
+    /// Its text.
+    pub message: String,
+    /// Its fields.
+    pub fields: Option<Value>,
+}
+
+/// What a call left behind.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    pub(crate) log: Vec<LogLine>,
+    pub(crate) log_bytes: usize,
+    pub(crate) log_dropped: usize,
+    pub(crate) input_bytes: usize,
+    pub(crate) http_calls: usize,
+    pub(crate) work: bool,
+}
+
+struct Running {
+    host: Arc<Host>,
+    gathered: Gathered,
+    scene: Option<Arc<Scene>>,
+}
+
+thread_local! {
+    // A unit test that calls a hook is a call within a call.
+    static RUNNING: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Ends the call when it is dropped, also by a panic.
+pub(crate) struct Entered(usize);
+
+impl Entered {
+    pub(crate) fn new(host: &Arc<Host>, scene: Option<Arc<Scene>>, work: bool) -> Self {
+        RUNNING.with_borrow_mut(|running| {
+            running.push(Running {
+                host: Arc::clone(host),
+                gathered: Gathered {
+                    work,
+                    ..Gathered::default()
+                },
+                scene,
+            });
+            Self(running.len())
+        })
+    }
+
+    /// What was gathered.
+    pub(crate) fn finish(self) -> Gathered {
+        let own = self.0 - 1;
+        RUNNING.with_borrow_mut(|running| {
+            running
+                .get_mut(own)
+                .map(|r| std::mem::take(&mut r.gathered))
+                .unwrap_or_default()
+        })
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let depth = self.0;
+        RUNNING.with_borrow_mut(|running| running.truncate(depth - 1));
+    }
+}
+
+type Refused = Box<EvalAltResult>;
+
+/// The plugin that runs.
+pub(crate) fn host() -> Result<Arc<Host>, Refused> {
+    RUNNING.with_borrow(|running| {
+        let last = running.last();
+        last.map(|r| Arc::clone(&r.host))
+            .ok_or_else(|| refusal("there is no call under way"))
+    })
+}
+
+/// The unit test around the call, if it is one.
+pub(crate) fn scene() -> Option<Arc<Scene>> {
+    RUNNING.with_borrow(|running| running.iter().rev().find_map(|r| r.scene.clone()))
+}
+
+/// Whether the call is on the work lane.
+pub(crate) fn may_wait() -> bool {
+    RUNNING.with_borrow(|running| running.last().is_some_and(|r| r.gathered.work))
+}
+
+/// Charges `bytes` of input to what hashes, encodings and patterns may take.
+pub(crate) fn charge(bytes: usize) -> Result<(), Refused> {
+    RUNNING.with_borrow_mut(|running| {
+        let Some(last) = running.last_mut() else {
+            return Ok(());
+        };
+        let total = last.gathered.input_bytes.saturating_add(bytes);
+        last.gathered.input_bytes = total;
+        if total > MAX_INPUT_BYTES {
+            return Err(too_large("Input of host functions"));
+        }
+        Ok(())
+    })
+}
+
+/// Counts one request to outside against `most`.
+pub(crate) fn count_http(most: usize) -> Result<(), Refused> {
+    RUNNING.with_borrow_mut(|running| {
+        let Some(last) = running.last_mut() else {
+            return Ok(());
+        };
+        last.gathered.http_calls += 1;
+        if last.gathered.http_calls > most {
+            return Err(refusal(format!("one call may make {most} requests")));
+        }
+        Ok(())
+    })
+}
+
+/// Keeps a line, or counts it where there are too many.
+pub(crate) fn log(line: LogLine) {
+    RUNNING.with_borrow_mut(|running| {
+        let Some(last) = running.last_mut() else {
+            return;
+        };
+        let gathered = &mut last.gathered;
+        let fields = line.fields.as_ref().map_or(0, |f| f.to_string().len());
+        let bytes = line.message.len() + fields;
+        if gathered.log.len() >= MAX_LOG_LINES || gathered.log_bytes + bytes > MAX_LOG_BYTES {
+            gathered.log_dropped += 1;
+            return;
+        }
+        gathered.log_bytes += bytes;
+        gathered.log.push(line);
+    });
+}
+
+/// The time in milliseconds since 1970; in a unit test the time of its scene.
+pub(crate) fn now_ms() -> i64 {
+    if let Some(scene) = scene() {
+        return scene.now_ms();
+    }
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

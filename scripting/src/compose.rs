@@ -1,0 +1,469 @@
+//! Asks every plugin that defines a hook and makes one verdict of their answers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rhai::Dynamic;
+
+use crate::api::answer::Read;
+use crate::call::Level;
+use crate::error::{Failure, Fault};
+use crate::facts::{Blob, Principal, Request, Response, Upload};
+use crate::guard::Usage;
+use crate::hook::{Hook, Lane, OnFailure};
+use crate::plugin::Plugin;
+use crate::runner::{self, Called};
+use crate::set::{Entry, Scripts, now};
+use crate::verdict::{
+    AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict, HeaderChanges,
+    RouteVerdict, UploadVerdict,
+};
+
+/// One verdict, and who had a part in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision<T> {
+    /// The verdict.
+    pub verdict: T,
+    /// The plugins that changed it.
+    pub by: Vec<String>,
+}
+
+/// A hook that must not be passed over failed.
+#[derive(Debug, Clone)]
+pub struct Unavailable {
+    /// The plugin.
+    pub plugin: String,
+    /// The hook.
+    pub hook: Hook,
+    /// How it failed.
+    pub failure: Failure,
+}
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} of plugin {} failed: {}",
+            self.hook.name(),
+            self.plugin,
+            self.failure
+        )
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+type Asked<T> = Result<Decision<T>, Unavailable>;
+
+/// Whether the rest is asked as well.
+enum Next {
+    Go,
+    Stop,
+}
+
+impl Scripts {
+    /// Where a request goes.
+    ///
+    /// # Errors
+    /// When a plugin fails that must not be passed over.
+    pub async fn route(&self, request: &Arc<Request>) -> Asked<RouteVerdict> {
+        let write = !matches!(request.method.as_str(), "GET" | "HEAD" | "OPTIONS");
+        let arguments = || vec![Dynamic::from(Arc::clone(request))];
+        self.ask(
+            Hook::Route,
+            write,
+            &request.id,
+            arguments,
+            |all, one: RouteVerdict| {
+                *all = one;
+                Next::Stop
+            },
+        )
+        .await
+    }
+
+    /// Whether a request may go on.
+    ///
+    /// # Errors
+    /// As [`Scripts::route`].
+    pub async fn authorize(
+        &self,
+        request: &Arc<Request>,
+        principal: &Arc<Principal>,
+    ) -> Asked<AuthorizeVerdict> {
+        let arguments = || {
+            vec![
+                Dynamic::from(Arc::clone(request)),
+                Dynamic::from(Arc::clone(principal)),
+            ]
+        };
+        self.ask(
+            Hook::Authorize,
+            true,
+            &request.id,
+            arguments,
+            |all, one| match one {
+                AuthorizeVerdict::Abstain | AuthorizeVerdict::Allow => Next::Go,
+                AuthorizeVerdict::Deny(_) => {
+                    *all = one;
+                    Next::Stop
+                }
+            },
+        )
+        .await
+    }
+
+    /// Whether an upload may begin, and under which terms.
+    ///
+    /// # Errors
+    /// As [`Scripts::route`].
+    pub async fn on_upload_start(&self, upload: &Arc<Upload>) -> Asked<UploadVerdict> {
+        let arguments = || vec![Dynamic::from(Arc::clone(upload))];
+        let id = &upload.request.id;
+        self.ask(
+            Hook::OnUploadStart,
+            true,
+            id,
+            arguments,
+            |all, one| match (&mut *all, one) {
+                (_, rejected @ UploadVerdict::Reject(_)) => {
+                    *all = rejected;
+                    Next::Stop
+                }
+                (UploadVerdict::Accept(terms), UploadVerdict::Accept(more)) => {
+                    terms.store = terms.store.take().or(more.store);
+                    // Of two bounds the tighter holds for both.
+                    terms.max_size = match (terms.max_size, more.max_size) {
+                        (Some(a), Some(b)) => Some(a.min(b)),
+                        (a, b) => a.or(b),
+                    };
+                    terms.require_checksum =
+                        terms.require_checksum.take().or(more.require_checksum);
+                    Next::Go
+                }
+                (UploadVerdict::Reject(_), _) => Next::Stop,
+            },
+        )
+        .await
+    }
+
+    /// Whether a whole upload becomes visible.
+    ///
+    /// # Errors
+    /// As [`Scripts::route`]; the upload is then held and this asked again.
+    pub async fn on_upload_complete(&self, blob: &Arc<Blob>) -> Asked<CompleteVerdict> {
+        let arguments = || vec![Dynamic::from(Arc::clone(blob))];
+        self.ask(
+            Hook::OnUploadComplete,
+            true,
+            &blob.id,
+            arguments,
+            |all, one| match (&mut *all, one) {
+                (CompleteVerdict::Publish(labels), CompleteVerdict::Publish(more)) => {
+                    for (name, value) in more {
+                        labels.entry(name).or_insert(value);
+                    }
+                    Next::Go
+                }
+                (_, one) => {
+                    *all = one;
+                    Next::Stop
+                }
+            },
+        )
+        .await
+    }
+
+    /// Whether a download may begin, and under which terms.
+    ///
+    /// # Errors
+    /// As [`Scripts::route`], where the manifest says `closed`.
+    pub async fn on_download(
+        &self,
+        request: &Arc<Request>,
+        blob: &Arc<Blob>,
+    ) -> Asked<DownloadVerdict> {
+        let arguments = || {
+            vec![
+                Dynamic::from(Arc::clone(request)),
+                Dynamic::from(Arc::clone(blob)),
+            ]
+        };
+        let id = &request.id;
+        self.ask(Hook::OnDownload, false, id, arguments, |all, one| {
+            match (&mut *all, one) {
+                (DownloadVerdict::Serve(terms), DownloadVerdict::Serve(more)) => {
+                    merge(&mut terms.headers, more.headers);
+                    terms.cache = match (terms.cache, more.cache) {
+                        (Some(Caching::Bypass), _) | (_, Some(Caching::Bypass)) => {
+                            Some(Caching::Bypass)
+                        }
+                        (a, b) => a.or(b),
+                    };
+                    Next::Go
+                }
+                (_, one) => {
+                    *all = one;
+                    Next::Stop
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether a file may be deleted.
+    ///
+    /// # Errors
+    /// As [`Scripts::route`].
+    pub async fn on_delete(
+        &self,
+        request: &Arc<Request>,
+        blob: &Arc<Blob>,
+    ) -> Asked<DeleteVerdict> {
+        let arguments = || {
+            vec![
+                Dynamic::from(Arc::clone(request)),
+                Dynamic::from(Arc::clone(blob)),
+            ]
+        };
+        self.ask(
+            Hook::OnDelete,
+            true,
+            &request.id,
+            arguments,
+            |all, one| match one {
+                DeleteVerdict::Proceed => Next::Go,
+                DeleteVerdict::Deny(_) => {
+                    *all = one;
+                    Next::Stop
+                }
+            },
+        )
+        .await
+    }
+
+    /// What is changed of an answer's head.
+    ///
+    /// # Errors
+    /// As [`Scripts::on_download`].
+    pub async fn on_response(
+        &self,
+        request: &Arc<Request>,
+        response: &Arc<Response>,
+    ) -> Asked<HeaderChanges> {
+        let arguments = || {
+            vec![
+                Dynamic::from(Arc::clone(request)),
+                Dynamic::from(Arc::clone(response)),
+            ]
+        };
+        self.ask(
+            Hook::OnResponse,
+            false,
+            &request.id,
+            arguments,
+            |all, one| {
+                merge(all, one);
+                Next::Go
+            },
+        )
+        .await
+    }
+
+    async fn ask<T: Read + PartialEq + Send>(
+        &self,
+        hook: Hook,
+        write: bool,
+        request_id: &str,
+        arguments: impl Fn() -> Vec<Dynamic> + Send + Sync,
+        mut merge: impl FnMut(&mut T, T) -> Next + Send,
+    ) -> Asked<T> {
+        let mut decision = Decision {
+            verdict: T::absent(),
+            by: Vec::new(),
+        };
+        // Held through the whole question: all plugins are those of one set.
+        let set = {
+            let set = self.set();
+            if !set.defines(hook) {
+                return Ok(decision);
+            }
+            Arc::clone(&set)
+        };
+        for entry in set.of(hook) {
+            match self.call_one(entry, hook, request_id, &arguments).await {
+                Ok((plugin, value)) => {
+                    let verdict = match T::read(&value) {
+                        Ok(verdict) => verdict,
+                        Err(wrong) => {
+                            let failure = Failure::new(Fault::Error, &plugin.host.main, wrong);
+                            failed(entry, hook, request_id, &failure, Usage::default());
+                            passed_over(entry, hook, write, failure)?;
+                            continue;
+                        }
+                    };
+                    if verdict == T::absent() {
+                        continue;
+                    }
+                    decision.by.push(entry.name.clone());
+                    if matches!(merge(&mut decision.verdict, verdict), Next::Stop) {
+                        break;
+                    }
+                }
+                Err(failure) => passed_over(entry, hook, write, failure)?,
+            }
+        }
+        Ok(decision)
+    }
+
+    /// Calls one plugin, counts and logs.
+    async fn call_one(
+        &self,
+        entry: &Entry,
+        hook: Hook,
+        request_id: &str,
+        arguments: impl Fn() -> Vec<Dynamic> + Send + Sync,
+    ) -> Result<(Arc<Plugin>, Dynamic), Failure> {
+        let Some(plugin) = &entry.plugin else {
+            return Err(Failure::new(
+                Fault::Tripped,
+                &entry.name,
+                "the plugin is not loaded",
+            ));
+        };
+        let counters = entry.counters.get(&hook);
+        if counters.is_some_and(|c| c.breaker.tripped(now())) {
+            let failure = Failure::new(
+                Fault::Tripped,
+                &entry.name,
+                "the hook rests after too many failures",
+            );
+            if let Some(counters) = counters {
+                counters.count(Fault::Tripped.name(), Usage::default());
+            }
+            return Err(failure);
+        }
+        if let Some(counters) = counters {
+            counters.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        let _under_way = UnderWay(counters);
+        let lane = plugin.manifest().lane(hook);
+        let called = match lane {
+            Lane::Fast => {
+                let deadline = plugin.manifest().deadline(hook);
+                runner::call(plugin, hook.name(), arguments(), (lane, deadline), None)
+            }
+            Lane::Work => {
+                self.workers
+                    .call(plugin, &entry.share, hook, arguments())
+                    .await
+            }
+        };
+        write_log(entry, hook, request_id, &called);
+        match called.answer {
+            Ok(value) => {
+                if let Some(counters) = counters {
+                    let outcome = if value.is_unit() { "ok" } else { "answer" };
+                    counters.count(outcome, called.usage);
+                    counters.breaker.count(false, now());
+                }
+                Ok((Arc::clone(plugin), value))
+            }
+            Err(failure) => {
+                failed(entry, hook, request_id, &failure, called.usage);
+                Err(failure)
+            }
+        }
+    }
+}
+
+struct UnderWay<'a>(Option<&'a crate::signals::Counters>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(counters) = self.0 {
+            counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn merge(changes: &mut HeaderChanges, more: HeaderChanges) {
+    for (name, value) in more.set {
+        changes.set.entry(name).or_insert(value);
+    }
+    for name in more.remove {
+        if !changes.remove.contains(&name) {
+            changes.remove.push(name);
+        }
+    }
+}
+
+/// Whether a failure counts as if the plugin were absent.
+fn passed_over(
+    entry: &Entry,
+    hook: Hook,
+    write: bool,
+    failure: Failure,
+) -> Result<(), Unavailable> {
+    let rule = match &entry.plugin {
+        Some(plugin) => plugin.manifest().on_failure(hook),
+        None => hook.row().on_failure,
+    };
+    let open = match rule {
+        OnFailure::Open => true,
+        OnFailure::ReadsOpen => !write,
+        OnFailure::Closed | OnFailure::Held => false,
+    };
+    if open {
+        return Ok(());
+    }
+    Err(Unavailable {
+        plugin: entry.name.clone(),
+        hook,
+        failure,
+    })
+}
+
+fn failed(entry: &Entry, hook: Hook, request_id: &str, failure: &Failure, usage: Usage) {
+    let now = now();
+    let Some(counters) = entry.counters.get(&hook) else {
+        return;
+    };
+    counters.count(failure.fault.name(), usage);
+    counters.breaker.count(true, now);
+    let Some(unlogged) = counters.may_log(now) else {
+        return;
+    };
+    tracing::error!(
+        plugin = entry.name,
+        hook = hook.name(),
+        hash = entry.plugin.as_ref().map_or("", |p| p.hash()),
+        request_id,
+        fault = failure.fault.name(),
+        error = %failure,
+        unlogged,
+        "a script failed"
+    );
+}
+
+fn write_log(entry: &Entry, hook: Hook, request_id: &str, called: &Called) {
+    for line in &called.log {
+        let fields = line.fields.as_ref().map(ToString::to_string);
+        let fields = fields.unwrap_or_default();
+        let (plugin, hook, message) = (entry.name.as_str(), hook.name(), line.message.as_str());
+        match line.level {
+            Level::Debug => tracing::debug!(plugin, hook, request_id, fields, "script: {message}"),
+            Level::Info => tracing::info!(plugin, hook, request_id, fields, "script: {message}"),
+            Level::Warn => tracing::warn!(plugin, hook, request_id, fields, "script: {message}"),
+            Level::Error => tracing::error!(plugin, hook, request_id, fields, "script: {message}"),
+        }
+    }
+    if called.log_dropped > 0 {
+        tracing::warn!(
+            plugin = entry.name,
+            hook = hook.name(),
+            dropped = called.log_dropped,
+            "a script wrote more than it may"
+        );
+    }
+}

@@ -1,0 +1,216 @@
+//! What a script is told: plain values, made by the gateway, read-only for the script.
+//!
+//! Texts are shared ([`Text`]), so that neither making the facts nor reading a field copies them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer};
+
+/// A shared text.
+pub type Text = rhai::ImmutableString;
+
+/// Names in order with their values.
+pub type Labels = BTreeMap<String, String>;
+
+/// One request, without its body.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Request {
+    /// `GET`, `PUT`, ...
+    pub method: Text,
+    /// `http` or `https`.
+    pub scheme: Text,
+    /// The host that was asked for, without a port.
+    pub host: Text,
+    /// The normalized path.
+    pub path: Text,
+    /// The route's name; empty where none is known.
+    pub route: Text,
+    /// What the route's path names.
+    pub params: Labels,
+    /// The client, past trusted proxies.
+    pub client_ip: Option<IpAddr>,
+    /// Who holds the connection.
+    pub peer_ip: Option<IpAddr>,
+    /// Whether it came over TLS.
+    pub tls: bool,
+    /// `1.1`, `2` or `3`.
+    pub http: Text,
+    /// The request's id.
+    pub id: Text,
+    /// When it came, in milliseconds since 1970.
+    #[serde(rename = "time")]
+    pub time_ms: i64,
+    /// Length of its body in bytes, if told.
+    pub length: Option<u64>,
+    /// Header fields as they came; names in lower case. Credentials are masked already.
+    #[serde(deserialize_with = "members")]
+    pub headers: Vec<(Text, Text)>,
+    /// The query as it came.
+    pub query: Text,
+}
+
+/// Header fields that carry credentials: a script reads `***`.
+pub const CREDENTIAL_HEADERS: &[&str] = &[
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "x-access-token",
+    "x-api-key",
+];
+
+/// Who is asking.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Principal {
+    /// `anonymous`, `user`, `service` or `key`.
+    pub kind: Text,
+    /// The account's number; empty for nobody.
+    pub id: Text,
+    /// The account's name.
+    pub name: Text,
+    /// Whether it administers the platform.
+    pub admin: bool,
+    /// Organizations and the role held in each.
+    pub roles: Labels,
+    /// The token's scopes.
+    pub scopes: Vec<Text>,
+    /// The token's number.
+    pub token_id: Text,
+}
+
+/// An upload that is about to begin.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upload {
+    /// Whose it becomes.
+    pub organization: Text,
+    /// Box; empty for an upload without a target.
+    #[serde(rename = "box")]
+    pub name: Text,
+    /// Version.
+    pub version: Text,
+    /// Provider.
+    pub provider: Text,
+    /// Architecture.
+    pub architecture: Text,
+    /// Length in bytes, if told.
+    pub size: Option<u64>,
+    /// The checksum that was declared.
+    pub checksum: Option<Text>,
+    /// Its type.
+    pub checksum_type: Option<Text>,
+    /// Whether it may be gone on with after a cut.
+    pub resumable: bool,
+    /// Who sends it.
+    #[serde(deserialize_with = "shared")]
+    pub principal: Arc<Principal>,
+    /// The request that began it.
+    #[serde(rename = "req", deserialize_with = "shared")]
+    pub request: Arc<Request>,
+}
+
+/// A blob under a name.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Blob {
+    /// Whose it is.
+    pub organization: Text,
+    /// Box; empty for a blob without a name.
+    #[serde(rename = "box")]
+    pub name: Text,
+    /// Version.
+    pub version: Text,
+    /// Provider.
+    pub provider: Text,
+    /// Architecture.
+    pub architecture: Text,
+    /// The blob's key.
+    pub id: Text,
+    /// Length in bytes.
+    pub size: u64,
+    /// Its SHA-256 in hexadecimal.
+    pub checksum: Text,
+    /// `sha256`.
+    pub checksum_type: Text,
+    /// Its BLAKE3 in hexadecimal.
+    pub blake3: Text,
+    /// When it was stored, in milliseconds since 1970.
+    #[serde(rename = "created_at")]
+    pub created_ms: i64,
+    /// The store that holds it.
+    pub store: Text,
+    /// Its labels.
+    pub labels: Labels,
+    /// Whether no blob of these bytes was there before.
+    pub is_new: bool,
+}
+
+/// The head of an answer.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Response {
+    /// Its status.
+    pub status: u16,
+    /// Its header fields; names in lower case.
+    #[serde(deserialize_with = "members")]
+    pub headers: Vec<(Text, Text)>,
+    /// `hit`, `miss` or `bypass`.
+    pub cache: Text,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Event {
+    /// `box.uploaded`, ...
+    pub name: Text,
+    /// What is told of it.
+    pub data: serde_json::Value,
+    /// Its id.
+    pub id: Text,
+    /// When, in milliseconds since 1970.
+    #[serde(rename = "time")]
+    pub time_ms: i64,
+    /// How many events led to it.
+    pub depth: u32,
+    /// The plugins that led to it.
+    pub causes: Vec<Text>,
+}
+
+/// A tick of a schedule.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tick {
+    /// When it was due, in milliseconds since 1970.
+    #[serde(rename = "time")]
+    pub time_ms: i64,
+}
+
+/// Header fields as a map; a list of values is one field each.
+fn members<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Text, Text)>, D::Error> {
+    let map = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
+    let mut fields = Vec::new();
+    for (name, value) in map {
+        let values = match value {
+            serde_json::Value::Array(values) => values,
+            value => vec![value],
+        };
+        for value in values {
+            let text = match value {
+                serde_json::Value::String(text) => text,
+                other => other.to_string(),
+            };
+            fields.push((name.to_lowercase().into(), text.into()));
+        }
+    }
+    Ok(fields)
+}
+
+fn shared<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Arc<T>, D::Error> {
+    T::deserialize(deserializer).map(Arc::new)
+}

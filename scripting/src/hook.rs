@@ -1,0 +1,209 @@
+//! The table of hooks: what a plugin may define, and what boxgate promises about each call.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a call runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lane {
+    /// Inline on the async worker; has no function that can wait.
+    Fast,
+    /// On a thread of its own, within `scripts.workers`; may do I/O.
+    Work,
+}
+
+impl Lane {
+    /// As manifests and signals write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Work => "work",
+        }
+    }
+}
+
+/// What is answered when a call fails, runs out of its limits or of its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// As if the plugin were absent.
+    Open,
+    /// The request is refused.
+    Closed,
+    /// Reads as `Open`, writes as `Closed`.
+    ReadsOpen,
+    /// The upload is held, and the call tried again.
+    Held,
+}
+
+impl OnFailure {
+    /// As status and reference write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+            Self::ReadsOpen => "reads open, writes closed",
+            Self::Held => "held",
+        }
+    }
+}
+
+/// How the answers of several plugins become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Combine {
+    /// The first that answers decides, the rest are not asked.
+    FirstAnswer,
+    /// All must agree; the first refusal wins, maps merge and earlier keys win.
+    AllAgree,
+    /// All run.
+    AllRun,
+}
+
+/// One phase that a script may join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each row of HOOKS documents its hook")]
+pub enum Hook {
+    Route,
+    Authorize,
+    OnUploadStart,
+    OnUploadComplete,
+    OnDownload,
+    OnDelete,
+    OnResponse,
+    OnEvent,
+    Transform,
+    WebhookIn,
+    OnImageDeploy,
+    OnImageDeployed,
+    OnImagePush,
+    OnSchedule,
+}
+
+/// What is fixed about a hook.
+#[derive(Debug)]
+pub struct Row {
+    /// Which.
+    pub hook: Hook,
+    /// The function that a plugin defines.
+    pub name: &'static str,
+    /// The names of its parameters.
+    pub parameters: &'static [&'static str],
+    /// Where it runs unless the manifest says `work`.
+    pub lane: Lane,
+    /// How long it may take.
+    pub deadline: Duration,
+    /// What happens when it fails.
+    pub on_failure: OnFailure,
+    /// Whether a manifest may turn `closed` into `open`.
+    pub may_open: bool,
+    /// How several plugins become one answer.
+    pub combine: Combine,
+    /// Whether this gateway calls it.
+    pub called: bool,
+    /// What it may return.
+    pub answers: &'static str,
+    /// One line for people.
+    pub doc: &'static str,
+}
+
+macro_rules! hooks {
+    ($($hook:ident $name:literal($($parameter:literal),*) $lane:ident $deadline:literal ms, $failure:ident $($opens:ident)?,
+       $combine:ident, $called:ident, $answers:literal, $doc:literal;)*) => {
+        /// Every hook, in the order in which a request meets them.
+        pub const HOOKS: &[Row] = &[$(Row {
+            hook: Hook::$hook,
+            name: $name,
+            parameters: &[$($parameter),*],
+            lane: Lane::$lane,
+            deadline: Duration::from_millis($deadline),
+            on_failure: OnFailure::$failure,
+            may_open: hooks!(@opens $($opens)?),
+            combine: Combine::$combine,
+            called: hooks!(@called $called),
+            answers: $answers,
+            doc: $doc,
+        }),*];
+    };
+    (@opens) => { false };
+    (@opens may_open) => { true };
+    (@called called) => { true };
+    (@called reserved) => { false };
+}
+
+hooks! {
+    Route "route"("req") Fast 5 ms, ReadsOpen may_open, FirstAnswer, called, "(), a store's name, #{backend, rewrite, set, remove, cache, tags}, respond, redirect", "Where a request goes, before anyone is authenticated";
+    Authorize "authorize"("req", "principal") Fast 5 ms, Closed, AllAgree, called, "(), allow(), deny(..)", "Narrows what the gateway itself allows";
+    OnUploadStart "on_upload_start"("upload") Fast 5 ms, Closed may_open, AllAgree, called, "(), #{store, max_size, require_checksum}, reject(..)", "Before the first byte of an upload is read";
+    OnUploadComplete "on_upload_complete"("blob") Work 10_000 ms, Held, AllAgree, called, "(), #{labels}, quarantine(why), reject(..)", "Bytes are durable and verified, and not yet visible";
+    OnDownload "on_download"("req", "blob") Fast 5 ms, Open, AllAgree, called, "(), #{set, remove, cache}, deny(..), redirect", "Before the first byte of a download";
+    OnDelete "on_delete"("req", "blob") Fast 5 ms, Closed may_open, AllAgree, called, "(), deny(..)", "Before a file is deleted";
+    OnResponse "on_response"("req", "res") Fast 2 ms, Open, AllRun, called, "(), #{set, remove}", "The head of an answer, before it is sent";
+    OnEvent "on_event"("event") Work 5_000 ms, Open, AllRun, reserved, "(), drop(), #{data}, [deliver(..)]", "Something happened; events wait for their outbox";
+    Transform "transform"("event", "endpoint") Work 1_000 ms, Open, AllRun, reserved, "#{data, headers}, drop()", "One event for one webhook endpoint";
+    WebhookIn "webhook_in"("req") Work 10_000 ms, Closed, FirstAnswer, reserved, "(), a map, respond", "A verified webhook came in";
+    OnImageDeploy "on_image_deploy"("req", "image") Work 10_000 ms, Closed, AllAgree, reserved, "(), reject(why)", "An image is about to be staged";
+    OnImageDeployed "on_image_deployed"("event") Work 60_000 ms, Closed, AllRun, reserved, "()", "An image was staged";
+    OnImagePush "on_image_push"("req", "push") Work 10_000 ms, Closed, AllAgree, reserved, "(), #{target}, deny(..)", "An image is about to be pushed";
+    OnSchedule "on_schedule"("tick") Work 60_000 ms, Open, AllRun, reserved, "()", "A tick of the manifest's schedule";
+}
+
+impl Hook {
+    /// The hook's row.
+    pub fn row(self) -> &'static Row {
+        HOOKS
+            .iter()
+            .find(|row| row.hook == self)
+            .expect("every hook has a row, which a test holds")
+    }
+
+    /// The function's name.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// The hook of a function's name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        HOOKS.iter().find(|row| row.name == name).map(|r| r.hook)
+    }
+}
+
+impl Row {
+    /// The function as a plugin writes it: `route(req)`.
+    pub fn signature(&self) -> String {
+        format!("{}({})", self.name, self.parameters.join(", "))
+    }
+}
+
+/// The known name that is nearest to `name`, if one is near enough to be meant.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).min(3))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hook_has_one_row_under_one_name() {
+        for row in HOOKS {
+            assert_eq!(row.hook.row().name, row.name);
+            assert_eq!(Hook::by_name(row.name), Some(row.hook));
+            assert_eq!(HOOKS.iter().filter(|r| r.hook == row.hook).count(), 1);
+        }
+    }
+
+    #[test]
+    fn nearest_name_is_found_only_when_near() {
+        let names = || HOOKS.iter().map(|row| row.name);
+        assert_eq!(nearest("on_uplod_start", names()), Some("on_upload_start"));
+        assert_eq!(nearest("on_downlaod", names()), Some("on_download"));
+        assert_eq!(nearest("on_moonrise_over_sea", names()), None);
+    }
+}

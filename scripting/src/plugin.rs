@@ -1,0 +1,613 @@
+//! From sources to a plugin that can be called: compile, walk, run the top level once, freeze.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use rhai::{AST, Dynamic, Engine, EvalAltResult, Module, Position, Scope, Stmt};
+use serde_json::Value;
+
+use crate::bundle::Bundle;
+use crate::call::{Entered, Host};
+use crate::engine::{self, known};
+use crate::error::{Failure, Finding};
+use crate::guard::{Guard, LiveBytes};
+use crate::hook::{HOOKS, Hook, Lane};
+use crate::http::{HttpClient, Reach};
+use crate::kv::Store;
+use crate::limits::{COMPILE_TIME, Limits, STACK_BYTES};
+use crate::manifest::{Grant, Manifest};
+use crate::metric::Metrics;
+use crate::walk::{Source, Walk};
+
+/// What outlives a reload of a plugin.
+#[derive(Debug, Clone, Default)]
+pub struct Lasting {
+    pub(crate) kv: Arc<Store>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// What a plugin is given at load.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// What the operator grants it.
+    pub grant: Grant,
+    /// Grants all that it asks for.
+    pub grant_all: bool,
+    /// What the operator set.
+    pub settings: BTreeMap<String, Value>,
+    /// Values of its secrets.
+    pub secrets: BTreeMap<String, String>,
+    /// Values of its environment variables.
+    pub env: BTreeMap<String, String>,
+    /// The client that leaves the machine.
+    pub http: Option<Arc<dyn HttpClient>>,
+    /// Bytes that the thread holds.
+    pub live: LiveBytes,
+    /// The hooks that the server calls: one that it does not is refused, lest a plugin promises what nobody keeps.
+    pub calls: Vec<Hook>,
+    /// The version of boxgate.
+    pub boxgate: String,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self {
+            grant: Grant::default(),
+            grant_all: false,
+            settings: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            env: BTreeMap::new(),
+            http: None,
+            live: || 0,
+            calls: HOOKS
+                .iter()
+                .filter(|row| row.called)
+                .map(|row| row.hook)
+                .collect(),
+            boxgate: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+}
+
+/// A plugin that can be called. Immutable: a reload makes another.
+pub struct Plugin {
+    pub(crate) host: Arc<Host>,
+    pub(crate) hash: String,
+    pub(crate) bundle: Arc<Bundle>,
+    pub(crate) ast: AST,
+    pub(crate) fast: Engine,
+    pub(crate) work: Engine,
+    pub(crate) limits: [Limits; 2],
+    pub(crate) hooks: Vec<Hook>,
+    pub(crate) warnings: Vec<Finding>,
+    pub(crate) live: LiveBytes,
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugin")
+            .field("name", &self.host.manifest.name)
+            .field("hash", &self.hash)
+            .field("hooks", &self.hooks)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Plugin {
+    /// Its manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.host.manifest
+    }
+
+    /// What identifies its sources.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The hooks that it defines.
+    pub fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// What is odd about it, though it works.
+    pub fn warnings(&self) -> &[Finding] {
+        &self.warnings
+    }
+
+    pub(crate) fn engine(&self, lane: Lane) -> (&Engine, &Limits) {
+        match lane {
+            Lane::Fast => (&self.fast, &self.limits[0]),
+            Lane::Work => (&self.work, &self.limits[1]),
+        }
+    }
+}
+
+/// Compiles and loads a plugin on a thread of its own, so that neither depth nor time of it matters here.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(
+    bundle: Bundle,
+    around: Surroundings,
+    lasting: Lasting,
+) -> Result<Plugin, Vec<Finding>> {
+    let main = bundle.main.clone();
+    // Compiling is bounded by COMPILE_TIME, running the top level by the work lane's limits.
+    let most = COMPILE_TIME + Limits::of(Lane::Work).cpu * crate::limits::MAX_RAISE;
+    on_own_thread(&main, most, move || {
+        build(bundle, &around, &lasting, &[]).map(|built| built.plugin)
+    })
+}
+
+/// Runs `work` on a thread with a large stack; one that takes too long is left to its end.
+pub(crate) fn on_own_thread<T: Send + 'static>(
+    file: &str,
+    most: std::time::Duration,
+    work: impl FnOnce() -> Result<T, Vec<Finding>> + Send + 'static,
+) -> Result<T, Vec<Finding>> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let failed = |text: String| vec![Finding::of_file(file, text)];
+    std::thread::Builder::new()
+        .name("script-load".into())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            // Nobody listens once the time was up.
+            drop(sender.send(done));
+        })
+        .map_err(|e| failed(format!("no thread to compile on: {e}")))?;
+    match receiver.recv_timeout(most) {
+        Ok(Ok(done)) => done,
+        Ok(Err(_panic)) => Err(failed("compiling it panicked".into())),
+        Err(_) => Err(failed(format!("loading it took longer than {most:?}"))),
+    }
+}
+
+/// A file that unit tests add to a plugin.
+pub(crate) struct Extra<'a> {
+    pub(crate) file: &'a str,
+    pub(crate) text: &'a str,
+}
+
+/// A plugin, and what its tests need of it.
+pub(crate) struct Built {
+    pub(crate) plugin: Plugin,
+    /// The trees of the further files, with their imports.
+    pub(crate) extras: Vec<(AST, BTreeMap<String, String>)>,
+    pub(crate) modules: BTreeMap<String, Arc<Module>>,
+}
+
+/// Loads a plugin, and compiles further files as if they stood in it.
+pub(crate) fn build(
+    bundle: Bundle,
+    around: &Surroundings,
+    lasting: &Lasting,
+    extras: &[Extra<'_>],
+) -> Result<Built, Vec<Finding>> {
+    let manifest = read_manifest(&bundle, around)?;
+    let grant = granted(&manifest, around)?;
+    let limits = [Lane::Fast, Lane::Work].map(|lane| manifest.limits(lane, &grant));
+    let host = Arc::new(host(manifest, &bundle, around, lasting)?);
+
+    let mut work = engine::engine(Lane::Work, &limits[1]);
+    let mut done = Vec::new();
+    let mut under_way = Vec::new();
+    compile_file(&work, &bundle, &bundle.main, &mut done, &mut under_way)?;
+    let mut extra_trees = Vec::new();
+    for extra in extras {
+        let ast = parse(&work, extra.file, extra.text)?;
+        let imports = imports_of(&ast, extra.file, extra.text, &bundle)?;
+        for file in imports.values() {
+            compile_file(&work, &bundle, file, &mut done, &mut Vec::new())?;
+        }
+        extra_trees.push((ast, imports));
+    }
+    let compiled = main_first(done, &bundle.main);
+    let mut sources = sources(&compiled, &bundle);
+    for (extra, (ast, imports)) in extras.iter().zip(&extra_trees) {
+        sources.push(Source {
+            file: extra.file,
+            text: extra.text,
+            ast,
+            imports: imports.clone(),
+        });
+    }
+    let walk = Walk {
+        fast: known(Lane::Fast),
+        work: known(Lane::Work),
+        sources: &sources,
+        calls: &around.calls,
+        spaces: if extras.is_empty() { &[] } else { &["t"] },
+    };
+    let mut walked = walk.run();
+    walked.lanes(&sources[0], |hook| host.manifest.lane(hook));
+    let (fatal, warnings): (Vec<_>, Vec<_>) = walked.findings.into_iter().partition(|f| f.fatal);
+    if !fatal.is_empty() {
+        return Err(fatal);
+    }
+
+    let mut fast = engine::engine(Lane::Fast, &limits[0]);
+    let modules = link(
+        &compiled,
+        (&mut work, &mut fast),
+        &host,
+        (&limits[1], around.live),
+        &bundle,
+    )?;
+    let ast = compiled
+        .into_iter()
+        .next()
+        .map(|c| c.ast)
+        .unwrap_or_default();
+    let plugin = Plugin {
+        hash: bundle.hash(),
+        bundle: Arc::new(bundle),
+        host,
+        ast,
+        fast,
+        work,
+        limits,
+        hooks: walked.hooks,
+        warnings,
+        live: around.live,
+    };
+    Ok(Built {
+        plugin,
+        extras: extra_trees,
+        modules,
+    })
+}
+
+fn read_manifest(bundle: &Bundle, around: &Surroundings) -> Result<Manifest, Vec<Finding>> {
+    let manifest = Manifest::parse(&bundle.manifest, &bundle.name).map_err(|wrong| {
+        let finding = |text: String| Finding::of_file("plugin.toml", text);
+        wrong.into_iter().map(finding).collect::<Vec<_>>()
+    })?;
+    if let Some(wanted) = &manifest.requires_boxgate
+        && let Ok(version) = semver::Version::parse(&around.boxgate)
+        && !wanted.matches(&version)
+    {
+        return Err(vec![Finding::of_file(
+            "plugin.toml",
+            format!("requires_boxgate = \"{wanted}\", this is {version}"),
+        )]);
+    }
+    Ok(manifest)
+}
+
+fn granted(manifest: &Manifest, around: &Surroundings) -> Result<Grant, Vec<Finding>> {
+    if around.grant_all {
+        let mut grant = around.grant.clone();
+        grant.http.clone_from(&manifest.http.allow);
+        return Ok(grant);
+    }
+    let missing = manifest.missing(&around.grant);
+    if missing.is_empty() {
+        return Ok(around.grant.clone());
+    }
+    let finding =
+        Finding::of_file("plugin.toml", "asks for more than it is granted").hint(format!(
+            "add to boxgate.toml: [scripts.grants.{}] {}",
+            manifest.name,
+            missing.join(", ")
+        ));
+    Err(vec![finding])
+}
+
+fn host(
+    manifest: Manifest,
+    bundle: &Bundle,
+    around: &Surroundings,
+    lasting: &Lasting,
+) -> Result<Host, Vec<Finding>> {
+    let wrong = |text: String| vec![Finding::of_file("plugin.toml", text)];
+    let mut settings = manifest.settings.clone();
+    for (name, value) in &around.settings {
+        let Some(default) = settings.get(name) else {
+            return Err(wrong(format!(
+                "scripts.settings.{}.{name} is set, and [settings] has no {name}",
+                manifest.name
+            )));
+        };
+        if std::mem::discriminant(default) != std::mem::discriminant(value) {
+            return Err(wrong(format!(
+                "scripts.settings.{}.{name} is of another type than its default {default}",
+                manifest.name
+            )));
+        }
+        settings.insert(name.clone(), value.clone());
+    }
+    let named = |names: &[String], values: &BTreeMap<String, String>| {
+        let mut found = BTreeMap::new();
+        for name in names {
+            if let Some(value) = values.get(name) {
+                found.insert(name.clone(), value.clone());
+            }
+        }
+        found
+    };
+    let secrets = named(&manifest.secrets.names, &around.secrets);
+    Ok(Host {
+        main: bundle.main.clone(),
+        secrets: secrets.into_iter().map(|(n, v)| (n, v.into())).collect(),
+        env: named(&manifest.env.names, &around.env),
+        http_reach: Reach::parse(&manifest.http.allow).map_err(wrong)?,
+        settings,
+        kv: Arc::clone(&lasting.kv),
+        metrics: Arc::clone(&lasting.metrics),
+        http: around.http.clone(),
+        manifest,
+    })
+}
+
+/// One compiled file.
+struct Compiled {
+    file: String,
+    ast: AST,
+    imports: BTreeMap<String, String>,
+}
+
+fn sources<'a>(compiled: &'a [Compiled], bundle: &'a Bundle) -> Vec<Source<'a>> {
+    compiled
+        .iter()
+        .map(|c| Source {
+            file: &c.file,
+            text: bundle.text(&c.file),
+            ast: &c.ast,
+            imports: c.imports.clone(),
+        })
+        .collect()
+}
+
+fn parse(engine: &Engine, file: &str, text: &str) -> Result<AST, Vec<Finding>> {
+    let mut ast = engine.compile(text).map_err(|error| {
+        let told = error.0.to_string();
+        let mut finding = Finding::at(file, text, error.1, told);
+        if finding.message.contains("Fn") && text.contains("Fn(") {
+            finding = finding.hint("a function is passed by its name: list.map(f)");
+        }
+        vec![finding]
+    })?;
+    ast.set_source(file);
+    Ok(ast)
+}
+
+/// The main file first, then the modules, each after those that it needs.
+fn main_first(mut done: Vec<Compiled>, main: &str) -> Vec<Compiled> {
+    if let Some(index) = done.iter().position(|c| c.file == main) {
+        let main = done.remove(index);
+        done.insert(0, main);
+    }
+    done
+}
+
+fn compile_file(
+    engine: &Engine,
+    bundle: &Bundle,
+    file: &str,
+    done: &mut Vec<Compiled>,
+    under_way: &mut Vec<String>,
+) -> Result<(), Vec<Finding>> {
+    if done.iter().any(|c| c.file == file) {
+        return Ok(());
+    }
+    if under_way.iter().any(|f| f == file) {
+        under_way.push(file.to_owned());
+        return Err(vec![Finding::of_file(
+            file,
+            format!("its imports go in a circle: {}", under_way.join(" -> ")),
+        )]);
+    }
+    under_way.push(file.to_owned());
+    let text = bundle.text(file);
+    let ast = parse(engine, file, text)?;
+    let imports = imports_of(&ast, file, text, bundle)?;
+    for other in imports.values() {
+        compile_file(engine, bundle, other, done, under_way)?;
+    }
+    under_way.pop();
+    done.push(Compiled {
+        file: file.to_owned(),
+        ast,
+        imports,
+    });
+    Ok(())
+}
+
+/// The aliases of a file's imports and the files that they lead to.
+fn imports_of(
+    ast: &AST,
+    file: &str,
+    text: &str,
+    bundle: &Bundle,
+) -> Result<BTreeMap<String, String>, Vec<Finding>> {
+    let mut imports = BTreeMap::new();
+    for statement in ast.statements() {
+        let Stmt::Import(parts, at) = statement else {
+            continue;
+        };
+        let refuse = |message: String| vec![Finding::at(file, text, *at, message)];
+        let rhai::Expr::StringConstant(path, _) = &parts.0 else {
+            return Err(refuse("the path of an import is a literal text".into()));
+        };
+        let alias = parts.1.name.to_string();
+        if alias.is_empty() {
+            return Err(refuse(format!(
+                "write: import {:?} as name;",
+                path.as_str()
+            )));
+        }
+        let plain = path
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != "..");
+        if !plain || path.contains(['\\', '\0']) {
+            return Err(refuse(format!(
+                "{:?} leads out of the plugin; a path is below its directory: lib/name",
+                path.as_str()
+            )));
+        }
+        let target = format!("{path}.rhai");
+        if !bundle.files.contains_key(&target) || target.starts_with("tests/") {
+            let known = bundle.files.keys().filter(|f| f.starts_with("lib/"));
+            let near = crate::hook::nearest(&target, known.map(String::as_str));
+            let near = near.map(|n| format!("; did you mean {}?", n.trim_end_matches(".rhai")));
+            return Err(refuse(format!(
+                "there is no {target}{}",
+                near.unwrap_or_default()
+            )));
+        }
+        if engine::spaces(Lane::Work).any(|space| space == alias) {
+            return Err(refuse(format!(
+                "{alias} is the name of one of boxgate's own modules"
+            )));
+        }
+        imports.insert(alias, target);
+    }
+    Ok(imports)
+}
+
+/// Runs the top level of each file once, under the work lane's limits, and puts modules and constants where both
+/// engines find them.
+fn link(
+    compiled: &[Compiled],
+    (work, fast): (&mut Engine, &mut Engine),
+    host: &Arc<Host>,
+    (limits, live): (&Limits, LiveBytes),
+    bundle: &Bundle,
+) -> Result<BTreeMap<String, Arc<Module>>, Vec<Finding>> {
+    let mut modules: BTreeMap<String, Arc<Module>> = BTreeMap::new();
+    let mut constants: BTreeMap<String, String> = BTreeMap::new();
+    let mut aliases: BTreeMap<String, String> = BTreeMap::new();
+    // Modules first, as they come in the order of need.
+    for file in compiled[1..].iter().chain(&compiled[..1]) {
+        let imports = &file.imports;
+        for (alias, target) in imports {
+            // Aliases are found by name at run time, whichever file a function stands in.
+            if let Some(other) = aliases.insert(alias.clone(), target.clone())
+                && other != *target
+            {
+                return Err(vec![Finding::of_file(
+                    &file.file,
+                    format!(
+                        "{alias} stands for {target} here and for {other} elsewhere in the plugin"
+                    ),
+                )]);
+            }
+            if let Some(module) = modules.get(target) {
+                work.register_static_module(alias, Arc::clone(module));
+                fast.register_static_module(alias, Arc::clone(module));
+            }
+        }
+        work.set_module_resolver(Loaded(
+            imports
+                .values()
+                .filter_map(|target| Some((target.clone(), Arc::clone(modules.get(target)?))))
+                .collect(),
+        ));
+        let scope = top_level(work, file, host, (limits, live), bundle)?;
+        let mut own = Module::new();
+        let mut seen = BTreeSet::new();
+        for (name, constant, value) in scope.iter() {
+            if !constant || !seen.insert(name.to_owned()) {
+                continue;
+            }
+            if let Some(other) = constants.insert(name.to_owned(), file.file.clone())
+                && other != file.file
+            {
+                return Err(vec![Finding::of_file(
+                    &file.file,
+                    format!(
+                        "const {name} stands in {other} as well; constants have one name within a plugin"
+                    ),
+                )]);
+            }
+            own.set_var(name, value.clone());
+        }
+        own.build_index();
+        let own = Arc::new(own);
+        work.register_global_module(Arc::clone(&own));
+        fast.register_global_module(Arc::clone(&own));
+        if file.file != bundle.main {
+            let module = as_module(work, file, &own, host, (limits, live), bundle)?;
+            modules.insert(file.file.clone(), module);
+        }
+    }
+    // From here on nothing is imported.
+    work.set_module_resolver(Loaded(BTreeMap::new()));
+    fast.set_module_resolver(Loaded(BTreeMap::new()));
+    Ok(modules)
+}
+
+/// Answers the imports of a top level with what is loaded already; nothing is ever read here.
+struct Loaded(BTreeMap<String, Arc<Module>>);
+
+impl rhai::ModuleResolver for Loaded {
+    fn resolve(
+        &self,
+        _engine: &Engine,
+        _source: Option<&str>,
+        path: &str,
+        at: Position,
+    ) -> Result<Arc<Module>, Box<EvalAltResult>> {
+        let module = self.0.get(&format!("{path}.rhai")).cloned();
+        module.ok_or_else(|| EvalAltResult::ErrorModuleNotFound(path.to_owned(), at).into())
+    }
+}
+
+/// Runs `work` as a call of the plugin that is being loaded.
+fn loading<T>(
+    host: &Arc<Host>,
+    (limits, live): (&Limits, LiveBytes),
+    bundle: &Bundle,
+    file: &str,
+    work: impl FnOnce() -> Result<T, Box<EvalAltResult>>,
+) -> Result<T, Vec<Finding>> {
+    let entered = Entered::new(host, None, false);
+    let guard = Guard::begin(limits, limits.cpu, live);
+    let done = work();
+    drop(guard);
+    drop(entered);
+    done.map_err(|error| {
+        let text = |file: &str| bundle.files.get(file).cloned();
+        vec![Failure::of(&error, file, text).finding]
+    })
+}
+
+fn top_level(
+    engine: &Engine,
+    file: &Compiled,
+    host: &Arc<Host>,
+    limits: (&Limits, LiveBytes),
+    bundle: &Bundle,
+) -> Result<Scope<'static>, Vec<Finding>> {
+    let mut scope = Scope::new();
+    loading(host, limits, bundle, &file.file, || {
+        engine
+            .eval_ast_with_scope::<Dynamic>(&mut scope, &file.ast)
+            .map(drop)
+    })?;
+    Ok(scope)
+}
+
+/// A file's functions and constants as a module.
+fn as_module(
+    engine: &Engine,
+    file: &Compiled,
+    constants: &Module,
+    host: &Arc<Host>,
+    limits: (&Limits, LiveBytes),
+    bundle: &Bundle,
+) -> Result<Arc<Module>, Vec<Finding>> {
+    let mut functions = file.ast.clone_functions_only();
+    functions.set_source(file.file.as_str());
+    let mut module = loading(host, limits, bundle, &file.file, || {
+        Module::eval_ast_as_new(Scope::new(), &functions, engine)
+    })?;
+    for (name, value) in constants.iter_var() {
+        module.set_var(name, value.clone());
+    }
+    module.set_id(file.file.as_str());
+    module.build_index();
+    Ok(Arc::new(module))
+}

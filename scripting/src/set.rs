@@ -1,0 +1,700 @@
+//! All plugins behind one atomic pointer: loading, reloading, falling back, rolling back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::archive::Archive;
+use crate::bundle::{Bundle, plugins_in};
+use crate::error::Finding;
+use crate::guard::LiveBytes;
+use crate::hook::{HOOKS, Hook};
+use crate::http::HttpClient;
+use crate::manifest::{Grant, Manifest};
+use crate::metric::Sample;
+use crate::plugin::{Lasting, Plugin, Surroundings, load};
+use crate::runner::{Share, Workers};
+use crate::signals::{Counted, Counters};
+use crate::unit;
+
+/// What a broken plugin means at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Startup {
+    /// The version that last worked is taken.
+    LastGood,
+    /// The gateway does not start.
+    Strict,
+    /// The plugin's hooks answer by their failure rule.
+    Without,
+}
+
+/// How plugins are loaded and run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where plugins stand; of two with one name the first counts.
+    pub dirs: Vec<PathBuf>,
+    /// Where versions that worked are kept.
+    pub last_good: PathBuf,
+    /// What a broken plugin means at the start.
+    pub startup: Startup,
+    /// Whether a plugin's own tests must pass before it is taken.
+    pub test: bool,
+    /// Grants by plugin.
+    pub grants: BTreeMap<String, Grant>,
+    /// Grants everything that plugins ask for.
+    pub trust_local: bool,
+    /// Settings by plugin.
+    pub settings: BTreeMap<String, BTreeMap<String, Value>>,
+    /// Values of secrets.
+    pub secrets: BTreeMap<String, String>,
+    /// Values of environment variables.
+    pub env: BTreeMap<String, String>,
+    /// Calls of the work lane at once.
+    pub workers: usize,
+    /// How long a client's call waits for one of them.
+    pub queue: Duration,
+    /// The client that leaves the machine.
+    pub http: Option<Arc<dyn HttpClient>>,
+    /// Bytes that the calling thread holds.
+    pub live: LiveBytes,
+    /// The hooks that the server calls.
+    pub calls: Vec<Hook>,
+}
+
+impl Options {
+    /// Everything at its default, with plugins in one directory.
+    pub fn in_directory(dir: impl Into<PathBuf>, last_good: impl Into<PathBuf>) -> Self {
+        Self {
+            dirs: vec![dir.into()],
+            last_good: last_good.into(),
+            startup: Startup::LastGood,
+            test: true,
+            grants: BTreeMap::new(),
+            trust_local: false,
+            settings: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            env: BTreeMap::new(),
+            workers: 16,
+            queue: Duration::from_millis(250),
+            http: None,
+            live: || 0,
+            calls: Surroundings::default().calls,
+        }
+    }
+
+    /// What one plugin is given.
+    pub fn surroundings(&self, plugin: &str) -> Surroundings {
+        Surroundings {
+            grant: self.grants.get(plugin).cloned().unwrap_or_default(),
+            grant_all: self.trust_local,
+            settings: self.settings.get(plugin).cloned().unwrap_or_default(),
+            secrets: self.secrets.clone(),
+            env: self.env.clone(),
+            http: self.http.clone(),
+            live: self.live,
+            calls: self.calls.clone(),
+            ..Surroundings::default()
+        }
+    }
+}
+
+/// The file in a directory of plugins that names those that are off, one a line.
+pub const DISABLED_FILE: &str = ".disabled";
+
+/// How a plugin stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// What stands in its directory is in force.
+    Ok,
+    /// What stands in its directory does not work; an older version is in force.
+    Stale,
+    /// What stands in its directory does not work, and nothing older is known.
+    Failed,
+    /// It is off.
+    Disabled,
+}
+
+/// One plugin within a set.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) plugin: Option<Arc<Plugin>>,
+    pub(crate) state: State,
+    pub(crate) findings: Vec<Finding>,
+    /// Hash of what stands in its directory.
+    on_disk: String,
+    held_back: bool,
+    generation: u64,
+    pub(crate) share: Share,
+    pub(crate) counters: Arc<BTreeMap<Hook, Counters>>,
+    /// Hooks of a plugin that is not loaded, which answer by their failure rule.
+    pub(crate) missing: Vec<Hook>,
+}
+
+/// All plugins at one time; immutable.
+#[derive(Debug, Default)]
+pub struct ScriptSet {
+    pub(crate) entries: Vec<Arc<Entry>>,
+    by_hook: BTreeMap<Hook, Vec<Arc<Entry>>>,
+    hooks: u32,
+    generation: u64,
+}
+
+impl ScriptSet {
+    fn new(mut entries: Vec<Arc<Entry>>, generation: u64) -> Self {
+        entries.sort_by(|a, b| {
+            let key = |e: &Entry| e.plugin.as_ref().map_or(100, |p| p.manifest().priority);
+            (key(a), &a.name).cmp(&(key(b), &b.name))
+        });
+        let mut by_hook: BTreeMap<Hook, Vec<Arc<Entry>>> = BTreeMap::new();
+        let mut hooks = 0;
+        for entry in &entries {
+            let defined = entry.plugin.as_ref().map_or(&[][..], |p| p.hooks());
+            for hook in defined.iter().chain(&entry.missing) {
+                by_hook.entry(*hook).or_default().push(Arc::clone(entry));
+                hooks |= bit(*hook);
+            }
+        }
+        Self {
+            entries,
+            by_hook,
+            hooks,
+            generation,
+        }
+    }
+
+    /// Whether any plugin defines a hook.
+    pub fn defines(&self, hook: Hook) -> bool {
+        self.hooks & bit(hook) != 0
+    }
+
+    /// Whether no plugin defines any hook.
+    pub fn is_idle(&self) -> bool {
+        self.hooks == 0
+    }
+
+    pub(crate) fn of(&self, hook: Hook) -> &[Arc<Entry>] {
+        self.by_hook.get(&hook).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn bit(hook: Hook) -> u32 {
+    1 << (hook as u32)
+}
+
+/// What became of one plugin at a reload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reloaded {
+    /// The plugin.
+    pub plugin: String,
+    /// `loaded`, `unchanged`, `failed`, `removed`, `disabled` or `held_back`.
+    pub result: &'static str,
+    /// The version in force.
+    pub hash: Option<String>,
+    /// What is wrong or odd.
+    pub findings: Vec<Finding>,
+}
+
+/// How one plugin stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Its name.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// The hash of the version in force.
+    pub hash: Option<String>,
+    /// The set in which it was last changed.
+    pub generation: u64,
+    /// How it stands.
+    pub state: State,
+    /// Whether it was rolled back.
+    pub rolled_back: bool,
+    /// What is wrong with what stands in its directory.
+    pub error: Option<String>,
+    /// Its hooks with their lanes, deadlines and failure rules.
+    pub hooks: Vec<HookStatus>,
+    /// What it asks for and is granted.
+    pub grants: Value,
+    /// Versions that may be rolled back to.
+    pub versions: Vec<String>,
+}
+
+/// How one hook stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct HookStatus {
+    /// Its name.
+    pub hook: &'static str,
+    /// Its lane.
+    pub lane: &'static str,
+    /// Its deadline.
+    pub deadline_ms: u64,
+    /// What is answered when it fails.
+    pub on_failure: &'static str,
+    /// Whether it rests after too many failures.
+    pub tripped: bool,
+    /// Its calls by outcome.
+    pub calls: BTreeMap<&'static str, u64>,
+}
+
+/// Why scripts did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// With `strict`, a plugin does not work.
+    #[error("plugin {plugin} does not work (scripts.startup is strict): {finding}")]
+    Broken {
+        /// Which.
+        plugin: String,
+        /// What is wrong.
+        finding: Box<Finding>,
+    },
+    /// A directory cannot be read.
+    #[error("cannot read plugins in {0} (scripts.dirs)")]
+    Directory(PathBuf, #[source] std::io::Error),
+}
+
+/// Why a rollback did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum RollbackError {
+    /// There is no such plugin.
+    #[error("there is no plugin {0}")]
+    NoPlugin(String),
+    /// There is no such version.
+    #[error("there is no version {0} to go back to")]
+    NoVersion(String),
+    /// The version does not work any more.
+    #[error("the version {0} does not work any more: {1}")]
+    Broken(String, Box<Finding>),
+    /// It cannot be written down.
+    #[error("the rollback cannot be kept")]
+    Kept(#[source] std::io::Error),
+}
+
+/// What is kept of a plugin over its reloads.
+type Kept = (Lasting, Arc<BTreeMap<Hook, Counters>>);
+
+/// What stands in the directories: each plugin's sources, or why they cannot be read, and whether it is off.
+type Found = BTreeMap<String, (Result<Bundle, Finding>, bool)>;
+
+/// The scripts of a gateway.
+#[derive(Debug)]
+pub struct Scripts {
+    current: ArcSwap<ScriptSet>,
+    options: Options,
+    archive: Archive,
+    pub(crate) workers: Workers,
+    lasting: Mutex<BTreeMap<String, Kept>>,
+    // One reload at a time; calls never wait for it.
+    reloading: Mutex<()>,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "counts what passed between calls, which run on no clock of tokio's"
+)]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+impl Scripts {
+    /// Loads what stands in the directories.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(options: Options) -> Result<Self, OpenError> {
+        let scripts = Self {
+            current: ArcSwap::from_pointee(ScriptSet::default()),
+            archive: Archive::new(&options.last_good),
+            workers: Workers::new(options.workers, options.queue),
+            options,
+            lasting: Mutex::new(BTreeMap::new()),
+            reloading: Mutex::new(()),
+        };
+        let reports = scripts.change(false, true)?;
+        if scripts.options.startup == Startup::Strict
+            && let Some(broken) = reports.into_iter().find(|r| r.result == "failed")
+        {
+            let finding = broken.findings.into_iter().find(|f| f.fatal);
+            return Err(OpenError::Broken {
+                plugin: broken.plugin,
+                finding: Box::new(finding.unwrap_or_else(|| Finding::of_file("", "failed"))),
+            });
+        }
+        Ok(scripts)
+    }
+
+    /// A gateway without scripts.
+    pub fn none() -> Self {
+        let mut options = Options::in_directory("", "");
+        options.dirs.clear();
+        Self::open(options).expect("no directory is read")
+    }
+
+    /// The set of now; one atomic load.
+    pub fn set(&self) -> arc_swap::Guard<Arc<ScriptSet>> {
+        self.current.load()
+    }
+
+    /// Whether any plugin defines a hook.
+    pub fn defines(&self, hook: Hook) -> bool {
+        self.set().defines(hook)
+    }
+
+    /// Looks at the directories again and swaps once, if anything changed; `dry_run` only tells.
+    ///
+    /// Blocks for as long as compiling and testing take; never on a thread that serves.
+    ///
+    /// # Errors
+    /// When a directory cannot be read; then nothing changes.
+    pub fn reload(&self, dry_run: bool) -> Result<Vec<Reloaded>, OpenError> {
+        self.change(dry_run, false)
+    }
+
+    fn change(&self, dry_run: bool, start: bool) -> Result<Vec<Reloaded>, OpenError> {
+        let _reloading = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let found = self.look()?;
+        let before = self.current.load_full();
+        let generation = before.generation + 1;
+        let mut reports = Vec::new();
+        let mut entries = Vec::new();
+        for (name, (bundle, disabled)) in &found {
+            let old = before.entries.iter().find(|e| e.name == *name);
+            let (entry, result) = self.one(name, bundle, *disabled, old, generation, start);
+            reports.push(Reloaded {
+                plugin: name.clone(),
+                result,
+                hash: entry.plugin.as_ref().map(|p| p.hash().to_owned()),
+                findings: entry.findings.clone(),
+            });
+            entries.push(entry);
+        }
+        for old in &before.entries {
+            if !found.contains_key(&old.name) {
+                reports.push(Reloaded {
+                    plugin: old.name.clone(),
+                    result: "removed",
+                    hash: None,
+                    findings: Vec::new(),
+                });
+            }
+        }
+        let changed = reports.iter().any(|r| r.result != "unchanged");
+        if dry_run || !changed {
+            return Ok(reports);
+        }
+        for entry in &entries {
+            self.remember(entry);
+        }
+        self.current
+            .store(Arc::new(ScriptSet::new(entries, generation)));
+        Ok(reports)
+    }
+
+    /// The sources in all directories.
+    fn look(&self) -> Result<Found, OpenError> {
+        let mut found = BTreeMap::new();
+        for dir in &self.options.dirs {
+            let paths = plugins_in(dir).map_err(|e| OpenError::Directory(dir.clone(), e))?;
+            let off = disabled(dir);
+            for path in paths {
+                let name = path
+                    .file_stem()
+                    .and_then(|s| s.to_str())
+                    .unwrap_or_default();
+                let off = off.contains(name);
+                found
+                    .entry(name.to_owned())
+                    .or_insert_with(|| (Bundle::read(&path), off));
+            }
+        }
+        Ok(found)
+    }
+
+    fn lasting(&self, name: &str) -> Kept {
+        let mut lasting = self.lasting.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || {
+            let now = now();
+            let counters = HOOKS.iter().map(|row| (row.hook, Counters::new(now)));
+            (Lasting::default(), Arc::new(counters.collect()))
+        };
+        lasting.entry(name.to_owned()).or_insert_with(fresh).clone()
+    }
+
+    fn entry(&self, name: &str, generation: u64, on_disk: String) -> Entry {
+        Entry {
+            name: name.to_owned(),
+            plugin: None,
+            state: State::Failed,
+            findings: Vec::new(),
+            on_disk,
+            held_back: false,
+            generation,
+            share: self.workers.share(),
+            counters: self.lasting(name).1,
+            missing: Vec::new(),
+        }
+    }
+
+    /// What becomes of one plugin.
+    fn one(
+        &self,
+        name: &str,
+        bundle: &Result<Bundle, Finding>,
+        disabled: bool,
+        old: Option<&Arc<Entry>>,
+        generation: u64,
+        start: bool,
+    ) -> (Arc<Entry>, &'static str) {
+        // What cannot be read has no hash of its own: its error stands for it.
+        let on_disk = match bundle {
+            Ok(bundle) => bundle.hash(),
+            Err(finding) => finding.to_string(),
+        };
+        if let Some(old) = old
+            && old.on_disk == on_disk
+            && disabled == (old.state == State::Disabled)
+        {
+            return (Arc::clone(old), "unchanged");
+        }
+        let mut entry = self.entry(name, generation, on_disk.clone());
+        if disabled {
+            entry.state = State::Disabled;
+            return (Arc::new(entry), "disabled");
+        }
+        let history = self.archive.history(name);
+        if history.held_back.as_ref() == Some(&on_disk)
+            && let Some(plugin) = self.archived(name, history.hashes.first())
+        {
+            entry.plugin = Some(plugin);
+            entry.state = State::Ok;
+            entry.held_back = true;
+            return (Arc::new(entry), "held_back");
+        }
+        let loaded = match bundle {
+            Ok(bundle) => self.load(bundle, true),
+            Err(finding) => Err(vec![finding.clone()]),
+        };
+        match loaded {
+            Ok(plugin) => {
+                entry.findings = plugin.warnings().to_vec();
+                entry.plugin = Some(plugin);
+                entry.state = State::Ok;
+                (Arc::new(entry), "loaded")
+            }
+            Err(findings) => {
+                entry.findings = findings;
+                let kept = old.and_then(|old| old.plugin.clone());
+                entry.plugin = kept.or_else(|| match self.options.startup {
+                    Startup::LastGood if start => self.archived(name, history.hashes.first()),
+                    _ => None,
+                });
+                if entry.plugin.is_some() {
+                    entry.state = State::Stale;
+                } else if let (true, Startup::Without, Ok(bundle)) =
+                    (start, self.options.startup, bundle)
+                {
+                    entry.missing = written(bundle.text(&bundle.main));
+                }
+                (Arc::new(entry), "failed")
+            }
+        }
+    }
+
+    fn load(&self, bundle: &Bundle, fresh: bool) -> Result<Arc<Plugin>, Vec<Finding>> {
+        let around = self.options.surroundings(&bundle.name);
+        let plugin = load(bundle.clone(), around.clone(), self.lasting(&bundle.name).0)?;
+        if fresh && self.options.test {
+            let failed: Vec<Finding> = unit::run(bundle, &around, None)?
+                .into_iter()
+                .filter_map(|test| test.failure)
+                .collect();
+            if !failed.is_empty() {
+                return Err(failed);
+            }
+        }
+        Ok(Arc::new(plugin))
+    }
+
+    fn archived(&self, name: &str, hash: Option<&String>) -> Option<Arc<Plugin>> {
+        let bundle = self.archive.get(name, hash?)?;
+        self.load(&bundle, false).ok()
+    }
+
+    /// Keeps what works, so that a restart finds it.
+    fn remember(&self, entry: &Entry) {
+        let (Some(plugin), State::Ok, false) = (&entry.plugin, entry.state, entry.held_back) else {
+            return;
+        };
+        let history = self.archive.history(&entry.name);
+        let first = history.hashes.first().is_some_and(|h| h == plugin.hash());
+        if first && history.held_back.is_none() {
+            return;
+        }
+        if let Err(error) = self.archive.keep(&plugin.bundle, None) {
+            tracing::warn!(plugin = entry.name, %error, "a plugin that works could not be kept for a restart");
+        }
+    }
+
+    /// Goes back to a version that worked: `to`, or the one before. It stays in force until another version stands
+    /// in the plugin's directory.
+    ///
+    /// # Errors
+    /// [`RollbackError`]; then nothing changes.
+    pub fn rollback(&self, name: &str, to: Option<&str>) -> Result<String, RollbackError> {
+        let _reloading = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = self.current.load_full();
+        let old = before.entries.iter().find(|e| e.name == name);
+        let old = old.ok_or_else(|| RollbackError::NoPlugin(name.to_owned()))?;
+        let in_force = old.plugin.as_ref().map(|p| p.hash());
+        let history = self.archive.history(name);
+        let hash = match to {
+            Some(to) => history
+                .hashes
+                .iter()
+                .find(|h| h.starts_with(to) && to.len() >= 4),
+            None => history.hashes.iter().find(|h| Some(h.as_str()) != in_force),
+        };
+        let hash =
+            hash.ok_or_else(|| RollbackError::NoVersion(to.unwrap_or("before").to_owned()))?;
+        let bundle = self.archive.get(name, hash);
+        let bundle = bundle.ok_or_else(|| RollbackError::NoVersion(hash.clone()))?;
+        let plugin = self.load(&bundle, false).map_err(|findings| {
+            let first = findings.into_iter().next();
+            let first = first.unwrap_or_else(|| Finding::of_file("", "failed"));
+            RollbackError::Broken(hash.clone(), Box::new(first))
+        })?;
+        self.archive
+            .keep(&bundle, Some(old.on_disk.clone()))
+            .map_err(RollbackError::Kept)?;
+        let generation = before.generation + 1;
+        let mut entry = self.entry(name, generation, old.on_disk.clone());
+        entry.plugin = Some(plugin);
+        entry.state = State::Ok;
+        entry.held_back = true;
+        let mut entries: Vec<_> = before
+            .entries
+            .iter()
+            .filter(|e| e.name != name)
+            .cloned()
+            .collect();
+        entries.push(Arc::new(entry));
+        self.current
+            .store(Arc::new(ScriptSet::new(entries, generation)));
+        Ok(hash.clone())
+    }
+
+    /// How every plugin stands.
+    pub fn status(&self) -> Vec<Status> {
+        let set = self.current.load_full();
+        let now = now();
+        let status = |entry: &Arc<Entry>| {
+            let nothing = Manifest::default();
+            let manifest = entry.plugin.as_ref().map_or(&nothing, |p| p.manifest());
+            let hooks = entry.plugin.as_ref().map_or(&[][..], |p| p.hooks());
+            let hooks = hooks.iter().chain(&entry.missing).map(|hook| {
+                let counted = entry
+                    .counters
+                    .get(hook)
+                    .map(|c| c.read(&entry.name, *hook, now));
+                HookStatus {
+                    hook: hook.name(),
+                    lane: manifest.lane(*hook).name(),
+                    deadline_ms: u64::try_from(manifest.deadline(*hook).as_millis())
+                        .unwrap_or(u64::MAX),
+                    on_failure: manifest.on_failure(*hook).name(),
+                    tripped: counted.as_ref().is_some_and(|c| c.tripped),
+                    calls: counted.map(|c| c.outcomes).unwrap_or_default(),
+                }
+            });
+            let error = entry
+                .findings
+                .iter()
+                .filter(|f| f.fatal)
+                .map(ToString::to_string);
+            let error = error.collect::<Vec<_>>().join("\n");
+            Status {
+                plugin: entry.name.clone(),
+                version: manifest.version.clone(),
+                hash: entry.plugin.as_ref().map(|p| p.hash().to_owned()),
+                generation: entry.generation,
+                state: entry.state,
+                rolled_back: entry.held_back,
+                error: (!error.is_empty()).then_some(error),
+                hooks: hooks.collect(),
+                grants: serde_json::json!({
+                    "http": manifest.http.allow,
+                    "secrets": manifest.secrets.names,
+                    "env": manifest.env.names,
+                }),
+                versions: self.archive.history(&entry.name).hashes,
+            }
+        };
+        set.entries.iter().map(status).collect()
+    }
+
+    /// What was counted of all hooks that plugins define.
+    pub fn counted(&self) -> Vec<Counted> {
+        let set = self.current.load();
+        let now = now();
+        let mut counted = Vec::new();
+        for entry in &set.entries {
+            for hook in entry.plugin.as_ref().map_or(&[][..], |p| p.hooks()) {
+                counted.extend(
+                    entry
+                        .counters
+                        .get(hook)
+                        .map(|c| c.read(&entry.name, *hook, now)),
+                );
+            }
+        }
+        counted
+    }
+
+    /// The metrics that plugins declared themselves.
+    pub fn samples(&self) -> Vec<(String, Sample)> {
+        let set = self.current.load();
+        let mut samples = Vec::new();
+        for entry in &set.entries {
+            if let Some(plugin) = &entry.plugin {
+                let own = plugin.host.metrics.samples().into_iter();
+                samples.extend(own.map(|sample| (entry.name.clone(), sample)));
+            }
+        }
+        samples
+    }
+
+    /// The set's number; it grows with every swap.
+    pub fn generation(&self) -> u64 {
+        self.current.load().generation
+    }
+}
+
+/// The plugins of a directory that are off.
+pub fn disabled(dir: &std::path::Path) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(dir.join(DISABLED_FILE)).unwrap_or_default();
+    text.lines()
+        .map(|line| line.trim().to_owned())
+        .filter(|l| !l.is_empty())
+        .collect()
+}
+
+/// The hooks that a source seems to define, where it cannot be compiled.
+fn written(text: &str) -> Vec<Hook> {
+    HOOKS
+        .iter()
+        .filter(|row| row.called && text.contains(&format!("fn {}(", row.name)))
+        .map(|row| row.hook)
+        .collect()
+}

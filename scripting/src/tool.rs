@@ -1,0 +1,187 @@
+//! What people do with plugins on the command line: check, run a hook once, begin a new one.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rhai::Dynamic;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::api::json::to_json;
+use crate::bundle::Bundle;
+use crate::call::LogLine;
+use crate::error::Finding;
+use crate::facts::{Blob, Event, Principal, Request, Response, Tick, Upload};
+use crate::hook::{HOOKS, Hook};
+use crate::limits::STACK_BYTES;
+use crate::plugin::{Lasting, Plugin, Surroundings, load};
+use crate::runner;
+use crate::unit::{check_answer, shown};
+
+/// Loads a plugin without serving it.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check(
+    path: &Path,
+    around: impl FnOnce(&str) -> Surroundings,
+) -> Result<Plugin, Vec<Finding>> {
+    let bundle = Bundle::read(path).map_err(|finding| vec![finding])?;
+    let around = around(&bundle.name);
+    load(bundle, around, Lasting::default())
+}
+
+/// What a hook did when it was run by hand.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// Its answer, checked as the gateway checks it.
+    pub answer: Result<Value, Finding>,
+    /// Operations.
+    pub operations: u64,
+    /// Elapsed time.
+    pub elapsed: Duration,
+    /// The most memory that it held.
+    pub peak_bytes: usize,
+    /// What it logged.
+    pub log: Vec<LogLine>,
+}
+
+fn fact<T: DeserializeOwned + Default + Send + Sync + 'static>(
+    value: &Value,
+) -> Result<Dynamic, String>
+where
+    Arc<T>: Clone,
+{
+    serde_json::from_value::<T>(value.clone())
+        .map(|fact| Dynamic::from(Arc::new(fact)))
+        .map_err(|e| e.to_string())
+}
+
+/// The facts of a hook, read of an object with a member for each parameter.
+///
+/// # Errors
+/// The parameter that cannot be read, and why.
+pub fn facts(hook: Hook, arguments: &Value) -> Result<Vec<Dynamic>, String> {
+    let none = Value::Object(serde_json::Map::new());
+    let parameters = hook.row().parameters;
+    if let Some(unknown) = arguments.as_object().and_then(|object| {
+        object
+            .keys()
+            .find(|key| !parameters.contains(&key.as_str()))
+    }) {
+        return Err(format!(
+            "{unknown:?} is no parameter of {}",
+            hook.row().signature()
+        ));
+    }
+    parameters
+        .iter()
+        .map(|parameter| {
+            let value = arguments.get(*parameter).unwrap_or(&none);
+            let fact = match *parameter {
+                "req" => fact::<Request>(value),
+                "principal" => fact::<Principal>(value),
+                "upload" => fact::<Upload>(value),
+                "blob" => fact::<Blob>(value),
+                "res" => fact::<Response>(value),
+                "event" => fact::<Event>(value),
+                "tick" => fact::<Tick>(value),
+                _ => Err("this hook cannot be run by hand yet".into()),
+            };
+            fact.map_err(|e| format!("{parameter}: {e}"))
+        })
+        .collect()
+}
+
+/// Runs a hook of a plugin by hand, within its limits.
+///
+/// # Errors
+/// When the plugin does not define the hook, or the facts cannot be read.
+pub fn run(plugin: &Arc<Plugin>, hook: &str, arguments: &Value) -> Result<Ran, String> {
+    let Some(hook) = Hook::by_name(hook) else {
+        let near = crate::hook::nearest(hook, HOOKS.iter().map(|row| row.name));
+        let near = near
+            .map(|n| format!("; did you mean {n}?"))
+            .unwrap_or_default();
+        return Err(format!("there is no hook {hook}{near}"));
+    };
+    if !plugin.hooks().contains(&hook) {
+        return Err(format!("the plugin defines no {}", hook.row().signature()));
+    }
+    let facts = facts(hook, arguments)?;
+    let own = Arc::clone(plugin);
+    let terms = (
+        plugin.manifest().lane(hook),
+        plugin.manifest().deadline(hook),
+    );
+    let thread = std::thread::Builder::new()
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            let called = runner::call(&own, hook.name(), facts, terms, None);
+            let answer = called
+                .answer
+                .map_err(|failure| failure.finding)
+                .and_then(|value| {
+                    check_answer(hook, &value)
+                        .map_err(|wrong| Finding::of_file(&own.host.main, wrong))?;
+                    let value = shown(value);
+                    to_json(&value).map_err(|wrong| Finding::of_file(&own.host.main, wrong))
+                });
+            Ran {
+                answer,
+                operations: called.usage.operations,
+                elapsed: called.usage.elapsed,
+                peak_bytes: called.usage.peak_bytes,
+                log: called.log,
+            }
+        })
+        .map_err(|e| e.to_string())?;
+    thread
+        .join()
+        .map_err(|_panic| "the thread ended".to_owned())
+}
+
+/// What a new plugin begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skeleton {
+    /// Routing by host and path.
+    Route,
+    /// An upload policy.
+    Upload,
+}
+
+/// The files of a new plugin: path and text.
+pub fn skeleton(name: &str, kind: Skeleton) -> Vec<(&'static str, String)> {
+    let manifest = format!("name = \"{name}\"\nversion = \"0.1.0\"\napi = 1\n");
+    let (main, test) = match kind {
+        Skeleton::Route => (
+            "// Hooks: route. Facts: host, path. Verdicts: header fields of the answer.\n\n\
+             const RULES = table([\n    [\"*\", \"/public/**\", \"public\"],\n]);\n\n\
+             fn route(req) {\n    let hit = RULES.find(req);\n    if hit == () { return; }\n    \
+             #{ set: #{ \"x-area\": hit } }\n}\n",
+            "fn test_public_paths_are_marked() {\n    \
+             let answer = t::hook(\"route\", t::req(#{ method: \"GET\", path: \"/public/box\" }));\n    \
+             t::eq(answer.set[\"x-area\"], \"public\");\n}\n\n\
+             fn test_other_paths_are_left_alone() {\n    \
+             t::eq(t::hook(\"route\", t::req(#{ method: \"GET\", path: \"/acme/box\" })), ());\n}\n",
+        ),
+        Skeleton::Upload => (
+            "// Hooks: on_upload_start. Facts: size, checksum. Verdicts: reject, require_checksum.\n\n\
+             const MOST = 20 * 1024 * 1024 * 1024;\n\n\
+             fn on_upload_start(upload) {\n    if upload.size != () && upload.size > MOST {\n        \
+             return reject(413, \"over 20 GiB\");\n    }\n    #{ require_checksum: \"sha256\" }\n}\n",
+            "fn test_large_uploads_are_refused() {\n    \
+             let answer = t::hook(\"on_upload_start\", t::upload(#{ size: 30 * 1024 * 1024 * 1024 }));\n    \
+             t::eq(answer.status, 413);\n}\n\n\
+             fn test_others_need_a_checksum() {\n    \
+             let answer = t::hook(\"on_upload_start\", t::upload(#{ size: 1 }));\n    \
+             t::eq(answer.require_checksum, \"sha256\");\n}\n",
+        ),
+    };
+    vec![
+        ("plugin.toml", manifest),
+        ("main.rhai", main.to_owned()),
+        ("tests/main.rhai", test.to_owned()),
+    ]
+}

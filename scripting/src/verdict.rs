@@ -1,0 +1,157 @@
+//! What a script answers, once it is checked: the only form in which the gateway sees it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Header fields to set and to remove on the way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct HeaderChanges {
+    /// Name and value; each replaces what is there.
+    pub set: BTreeMap<String, String>,
+    /// Names.
+    pub remove: Vec<String>,
+}
+
+/// How long an answer may be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Caching {
+    /// By nobody.
+    Bypass,
+    /// That long.
+    For(Duration),
+}
+
+/// An answer made by a script.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reply {
+    /// Status.
+    pub status: u16,
+    /// Body.
+    pub body: Vec<u8>,
+    /// Header fields.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// Where a client is sent instead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Redirect {
+    /// Status.
+    pub status: u16,
+    /// `Location`.
+    pub url: String,
+}
+
+/// A refusal by a script.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Denial {
+    /// Status.
+    pub status: u16,
+    /// Why, for the client.
+    pub reason: String,
+}
+
+/// What `route` may change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Routing {
+    /// The store that an upload goes to.
+    pub backend: Option<String>,
+    /// Another path for the request.
+    pub rewrite: Option<String>,
+    /// Header fields of the answer.
+    pub headers: HeaderChanges,
+    /// How long it may be kept.
+    pub cache: Option<Caching>,
+    /// What log and events carry.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// What `route` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteVerdict {
+    /// Goes on, perhaps changed.
+    Continue(Routing),
+    /// Answers at once.
+    Respond(Reply),
+    /// Sends the client elsewhere.
+    Redirect(Redirect),
+}
+
+/// What `authorize` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthorizeVerdict {
+    /// No opinion.
+    Abstain,
+    /// Has nothing against it; grants nothing that the gateway refuses.
+    Allow,
+    /// Refuses.
+    Deny(Denial),
+}
+
+/// What `on_upload_start` may ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct UploadTerms {
+    /// The store that it goes to.
+    pub store: Option<String>,
+    /// Most bytes.
+    pub max_size: Option<u64>,
+    /// The type of checksum that must come with it.
+    pub require_checksum: Option<String>,
+}
+
+/// What `on_upload_start` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UploadVerdict {
+    /// Goes on under these terms.
+    Accept(UploadTerms),
+    /// Refuses.
+    Reject(Denial),
+}
+
+/// What `on_upload_complete` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CompleteVerdict {
+    /// Becomes visible, with these labels.
+    Publish(BTreeMap<String, String>),
+    /// Is kept out of sight.
+    Quarantine(String),
+    /// Is dropped.
+    Reject(Denial),
+}
+
+/// What `on_download` may change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct DownloadTerms {
+    /// Header fields of the answer.
+    pub headers: HeaderChanges,
+    /// How long it may be kept.
+    pub cache: Option<Caching>,
+}
+
+/// What `on_download` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DownloadVerdict {
+    /// Goes on under these terms.
+    Serve(DownloadTerms),
+    /// Sends the client elsewhere.
+    Redirect(Redirect),
+    /// Refuses.
+    Deny(Denial),
+}
+
+/// What `on_delete` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeleteVerdict {
+    /// Goes on.
+    Proceed,
+    /// Refuses.
+    Deny(Denial),
+}

@@ -1,0 +1,213 @@
+//! Reloading: one swap, last good, rollback, restart, unit tests as a gate.
+
+use crate::support::{Folder, request};
+use boxgate_scripting::set::State;
+use boxgate_scripting::verdict::RouteVerdict;
+use boxgate_scripting::{Scripts, Startup};
+
+fn version(n: u32) -> String {
+    format!("fn route(req) {{ #{{ set: #{{ v: \"{n}\" }} }} }}")
+}
+
+async fn seen(scripts: &Scripts) -> Option<String> {
+    let get = request("GET", "h", "/");
+    match scripts.route(&get).await.unwrap().verdict {
+        RouteVerdict::Continue(routing) => routing.headers.set.get("v").cloned(),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn broken_save_keeps_the_last_good_version_also_over_a_restart() {
+    let folder = Folder::with("acme", &version(1));
+    folder.write("other.rhai", "fn on_response(req, res) {}");
+    let scripts = folder.open();
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"));
+
+    folder.write("acme.rhai", "fn route(req) { #{ set: }");
+    let reports = scripts.reload(false).unwrap();
+    assert_eq!(reports[0].result, "failed");
+    assert_eq!(reports[1].result, "unchanged");
+    assert!(
+        reports[0].findings[0].to_string().contains("acme.rhai:1:"),
+        "{:?}",
+        reports[0].findings
+    );
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"));
+    let status = scripts.status().remove(0);
+    assert_eq!(status.state, State::Stale);
+    assert!(status.error.unwrap().contains('^'));
+
+    // The broken file is not compiled again while it stays as it is.
+    let generation = scripts.generation();
+    scripts.reload(false).unwrap();
+    assert_eq!(scripts.generation(), generation);
+    drop(scripts);
+
+    let scripts = folder.open();
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"));
+    assert_eq!(scripts.status()[0].state, State::Stale);
+    folder.write("acme.rhai", &version(2));
+    assert_eq!(scripts.reload(false).unwrap()[0].result, "loaded");
+    assert_eq!(seen(&scripts).await.as_deref(), Some("2"));
+    assert_eq!(scripts.status()[0].state, State::Ok);
+}
+
+#[tokio::test]
+async fn strict_refuses_to_start_and_without_answers_by_the_failure_rule() {
+    let folder = Folder::with("acme", "fn authorize(req, p) { nothing }");
+    let mut options = folder.options();
+    options.startup = Startup::Strict;
+    let error = Scripts::open(options.clone()).unwrap_err().to_string();
+    assert!(
+        error.contains("nothing") && error.contains("acme"),
+        "{error}"
+    );
+
+    options.startup = Startup::Without;
+    let scripts = Scripts::open(options.clone()).unwrap();
+    let get = request("GET", "h", "/");
+    assert!(
+        scripts
+            .authorize(&get, &crate::support::service("acme"))
+            .await
+            .is_err()
+    );
+
+    // Nothing is known to fall back on: the plugin is told of, and nothing else notices.
+    options.startup = Startup::LastGood;
+    let scripts = Scripts::open(options).unwrap();
+    assert_eq!(scripts.status()[0].state, State::Failed);
+    assert!(
+        scripts
+            .authorize(&get, &crate::support::service("acme"))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn rollback_holds_until_another_version_stands_there() {
+    let folder = Folder::with("acme", &version(1));
+    let scripts = folder.open();
+    let first = scripts.status()[0].hash.clone().unwrap();
+    folder.write("acme.rhai", &version(2));
+    scripts.reload(false).unwrap();
+    assert_eq!(seen(&scripts).await.as_deref(), Some("2"));
+
+    assert_eq!(scripts.rollback("acme", None).unwrap(), first);
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"));
+    assert!(scripts.status()[0].rolled_back);
+    assert_eq!(scripts.reload(false).unwrap()[0].result, "unchanged");
+    drop(scripts);
+    let scripts = folder.open();
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"));
+
+    folder.write("acme.rhai", &version(3));
+    scripts.reload(false).unwrap();
+    assert_eq!(seen(&scripts).await.as_deref(), Some("3"));
+    // What was held back may be used again.
+    folder.write("acme.rhai", &version(2));
+    scripts.reload(false).unwrap();
+    assert_eq!(seen(&scripts).await.as_deref(), Some("2"));
+    assert!(scripts.rollback("acme", Some("ffffffff")).is_err());
+    assert!(scripts.rollback("nobody", None).is_err());
+}
+
+#[tokio::test]
+async fn dry_run_tells_and_changes_nothing() {
+    let folder = Folder::with("acme", &version(1));
+    let scripts = folder.open();
+    folder.write("acme.rhai", &version(2));
+    assert_eq!(scripts.reload(true).unwrap()[0].result, "loaded");
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"));
+    std::fs::remove_file(folder.plugins().join("acme.rhai")).unwrap();
+    assert_eq!(scripts.reload(false).unwrap()[0].result, "removed");
+    assert_eq!(seen(&scripts).await, None);
+}
+
+#[tokio::test]
+async fn disabled_plugin_is_not_asked() {
+    let folder = Folder::with("acme", &version(1));
+    folder.write(".disabled", "acme\n");
+    let scripts = folder.open();
+    assert_eq!(seen(&scripts).await, None);
+    assert_eq!(scripts.status()[0].state, State::Disabled);
+    folder.write(".disabled", "");
+    scripts.reload(false).unwrap();
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn memory_between_calls_outlives_a_reload() {
+    let counting = "fn route(req) { #{ set: #{ v: `${kv::incr(\"n\", 1, 60)}` } } }";
+    let folder = Folder::with("acme", counting);
+    let scripts = folder.open();
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"));
+    folder.write("acme.rhai", &format!("{counting}\n// changed"));
+    assert_eq!(scripts.reload(false).unwrap()[0].result, "loaded");
+    assert_eq!(seen(&scripts).await.as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn failing_unit_tests_keep_the_new_version_out() {
+    let folder = Folder::new();
+    folder.write("acme/main.rhai", &version(1));
+    folder.write(
+        "acme/tests/main.rhai",
+        "const R = #{ method: \"GET\" };
+         fn test_version() { t::eq(t::hook(\"route\", t::req(R)).set.v, \"1\"); t::ops_below(1000); }
+         fn test_clock_and_memory() { t::clock(5); t::eq(time::now(), 5); t::eq(kv::get(\"n\"), ()); kv::set(\"n\", 1, 9); }
+         fn test_throws() { t::throws(|| t::hook(\"on_delete\", 1, 2), \"defines no hook\"); }",
+    );
+    let scripts = folder.open();
+    assert_eq!(scripts.status()[0].error, None);
+    folder.write("acme/main.rhai", &version(2));
+    let report = scripts.reload(false).unwrap().remove(0);
+    assert_eq!(report.result, "failed");
+    let told = report.findings[0].to_string();
+    assert!(
+        told.contains("tests/main.rhai:2:") && told.contains("test_version"),
+        "{told}"
+    );
+    assert!(
+        told.contains("this is \"2\", and should be \"1\""),
+        "{told}"
+    );
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn requests_are_mocked_in_tests_and_one_that_is_not_fails() {
+    let folder = Folder::new();
+    folder.write(
+        "acme/plugin.toml",
+        "[http]\nallow = [\"https://scan.example.net/v1/\"]\n[secrets]\nnames = [\"SCAN\"]",
+    );
+    folder.write(
+        "acme/main.rhai",
+        r#"fn on_upload_complete(b) {
+               let r = http::post("https://scan.example.net/v1/check", #{ sha256: b.checksum }, #{ headers: #{ authorization: secret::get("SCAN") } });
+               if !r.ok { throw "scanner " + r.status }
+               if r.json().verdict == "bad" { quarantine("scanner") } else { #{ labels: #{ scanned: "yes" } } }
+           }"#,
+    );
+    folder.write(
+        "acme/tests/scan.rhai",
+        r#"fn test_bad() {
+               t::http("POST", "*/check", #{ json: #{ verdict: "bad" } });
+               t::eq(t::hook("on_upload_complete", t::blob(#{ checksum: "ab" })).kind, "quarantine");
+               t::eq(t::calls()[0].headers.authorization, "test-SCAN");
+               t::eq(json::parse(t::calls()[0].body).sha256, "ab");
+           }
+           fn test_down() {
+               t::http("POST", "*/check", #{ status: 502 });
+               t::throws(|| t::hook("on_upload_complete", t::blob(#{})), "scanner 502");
+           }
+           fn test_unheard() { t::throws(|| t::hook("on_upload_complete", t::blob(#{})), "the test answers no POST"); }"#,
+    );
+    let mut options = folder.options();
+    options.trust_local = true;
+    let scripts = Scripts::open(options).unwrap();
+    assert_eq!(scripts.status()[0].error, None);
+}
