@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 
 // As the program itself: kept frames are dear with the system's allocator.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: boxgate::sys::alloc::Counting = boxgate::sys::alloc::Counting;
 
 /// Bytes of [`block`].
 pub const BLOCK_BYTES: usize = 1 << 20;

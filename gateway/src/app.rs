@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use boxgate_scripting::Scripts;
 use boxgate_storage::backend::local::{self, LocalOptions};
 use boxgate_storage::backend::s3;
 use boxgate_storage::backend::s3::S3Options;
@@ -28,6 +29,7 @@ use crate::ballast::Ballast;
 use crate::config::settings::{Database, MainStore};
 use crate::config::{Secret, Settings};
 use crate::gateway::{Gateway, Lifecycle, MAIN_STORE, Phase};
+use crate::hooks;
 use crate::joiner::Joiner;
 use crate::route::Router;
 use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
@@ -109,6 +111,9 @@ pub enum StartError {
     /// The certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// The plugins.
+    #[error(transparent)]
+    Scripts(#[from] boxgate_scripting::set::OpenError),
     /// A listener cannot be bound.
     #[error("a listener does not work (listeners.address or --listen)")]
     Listen(#[source] std::io::Error),
@@ -343,6 +348,30 @@ fn settle_ballast(data_dir: &DataDir) -> Result<Ballast, StartError> {
     })
 }
 
+/// Loads the plugins, off the reactor.
+async fn open_scripts(settings: &Settings) -> Result<Arc<Scripts>, StartError> {
+    let options = hooks::options(settings);
+    for dir in &options.dirs {
+        tracing::info!(dir = %dir.display(), "plugins are read from here");
+    }
+    let opened = tokio::task::spawn_blocking(move || Scripts::open(options)).await;
+    let scripts =
+        opened.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+    for status in scripts.status() {
+        let (plugin, hash) = (status.plugin, status.hash.unwrap_or_default());
+        match status.error {
+            None => tracing::info!(plugin, hash, "plugin loaded"),
+            Some(error) => tracing::error!(
+                plugin,
+                in_force = hash,
+                error,
+                "a plugin does not work as it stands"
+            ),
+        }
+    }
+    Ok(Arc::new(scripts))
+}
+
 /// Rows and stores of a data directory that no gateway runs on, for commands that look after them.
 #[derive(Debug)]
 pub struct Premises {
@@ -435,7 +464,9 @@ impl App {
             settings.uploads.joins_in_progress,
             settings.uploads.joins_waiting,
         );
+        let scripts = open_scripts(&settings).await?;
         let gateway = Arc::new(Gateway {
+            scripts,
             upkeep: Upkeep::new(drain.begun()),
             admission: Admission::new(&settings),
             link_keys,
@@ -517,6 +548,7 @@ impl App {
         let sweeper = tokio::spawn(sweep(Arc::clone(&gateway), self.ballast));
         let (draining, begun) = (Arc::clone(&gateway), self.drain.begun());
         let upkeep = tokio::spawn(background::run(Arc::clone(&gateway)));
+        let plugins = tokio::spawn(hooks::watch(Arc::clone(&gateway)));
         let watcher = tokio::spawn(async move {
             begun.cancelled().await;
             draining.enter(Phase::Draining);
@@ -526,6 +558,7 @@ impl App {
         self.server.serve(responder, self.drain).await;
         sweeper.abort();
         watcher.abort();
+        plugins.abort();
         gateway.joiner.stop().await;
         // It ends with the drain's beginning.
         if let Err(panicked) = upkeep.await {

@@ -8,6 +8,7 @@ mod push;
 mod quickstart;
 mod sample_box;
 mod screen;
+mod script;
 mod self_signed;
 mod serve;
 mod transfer;
@@ -111,6 +112,9 @@ Exit codes: 0 here, 1 failed, 2 called wrongly, 75 not now: the same command goe
     /// Administer an installation.
     #[command(subcommand)]
     Admin(AdminCommand),
+    /// Write, check and test plugins.
+    #[command(subcommand)]
+    Script(script::ScriptCommand),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -253,6 +257,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
         Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
         Command::Admin(AdminCommand::LinkKey(command)) => link_key::link_key(&command),
+        Command::Script(command) => script::script(&command),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Print(args)) => print(&args),
     };

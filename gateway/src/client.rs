@@ -7,6 +7,7 @@ pub mod progress;
 pub mod pull;
 pub mod push;
 pub mod retry;
+pub mod scripts;
 pub mod upkeep;
 pub mod uploads;
 

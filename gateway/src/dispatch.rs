@@ -18,6 +18,7 @@ use crate::door::boxvault::{
 use crate::door::files::dress::Dress;
 use crate::door::{self, boxvault, operations, vagrant};
 use crate::gateway::{Gateway, Phase};
+use crate::hooks::{self, Instead};
 use crate::http::path::NormalPath;
 use crate::http::response;
 use crate::refusal::Refusal;
@@ -32,7 +33,8 @@ impl Respond for Gateway {
         self: Arc<Self>,
         request: Request<InboundBody>,
     ) -> BoxFuture<'static, Response<OutboundBody>> {
-        async move { kept_private(answer(&self, request).await) }.boxed()
+        // A large future, which is thus made in its place and never moved.
+        async move { kept_private(Box::pin(answer(&self, request)).await) }.boxed()
     }
 }
 
@@ -56,22 +58,72 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
         Ok(path) => path,
         Err(error) => return shaped(Door::BoxVault, Refusal::invalid(error.to_string()), &facts),
     };
-    let (row, names) = match gateway.router.find(&head.method, path.as_str()) {
+    let found = gateway.router.find(&head.method, path.as_str());
+    if !hooks::concern(gateway, &found) {
+        return of_found(gateway, found, head, body, &facts).await;
+    }
+    // What scripts need on the way is more than a request without them.
+    Box::pin(scripted(gateway, found, path.as_str(), head, body, &facts)).await
+}
+
+/// The same, with scripts asked where it goes and what its answer is to look like.
+async fn scripted(
+    gateway: &Gateway,
+    mut found: Found,
+    path: &str,
+    mut head: http::request::Parts,
+    body: InboundBody,
+    facts: &Arc<RequestFacts>,
+) -> Response<OutboundBody> {
+    let door = match &found {
+        Found::Row(row, _) => row.door,
+        Found::OtherMethods(door, _) => *door,
+        Found::Nothing => Door::BoxVault,
+    };
+    let told = hooks::told(gateway, &head, path, &found, facts);
+    let routing = match hooks::route(gateway, &told, facts).await {
+        Ok(routing) => routing,
+        Err(Instead::Answer(answer)) => return answer,
+        Err(Instead::Refusal(refusal)) => return shaped(door, refusal, facts),
+    };
+    if let Some(rewritten) = &routing.rewrite {
+        let path = match NormalPath::parse(rewritten) {
+            Ok(path) => path,
+            Err(error) => return shaped(door, Refusal::invalid(error.to_string()), facts),
+        };
+        found = gateway.router.find(&head.method, path.as_str());
+    }
+    head.extensions.insert(Arc::clone(&told));
+    let answer = of_found(gateway, found, head, body, facts).await;
+    match hooks::on_response(gateway, &told, facts, &routing, answer).await {
+        Ok(answer) => answer,
+        Err(refusal) => shaped(door, refusal, facts),
+    }
+}
+
+async fn of_found(
+    gateway: &Gateway,
+    found: Found,
+    head: http::request::Parts,
+    body: InboundBody,
+    facts: &Arc<RequestFacts>,
+) -> Response<OutboundBody> {
+    let (row, names) = match found {
         Found::Row(row, names) => (row, names),
         Found::OtherMethods(door, methods) => {
             let dress = dress(gateway, door, &head);
-            let refused = wrong_method(door, &methods, &facts);
+            let refused = wrong_method(door, &methods, facts);
             return put_on(dress, refused);
         }
         Found::Nothing => {
             let refusal = Refusal::new(StatusCode::NOT_FOUND, "There is nothing at this path.")
                 .code("NOT_FOUND");
-            return shaped(Door::BoxVault, refusal, &facts);
+            return shaped(Door::BoxVault, refusal, facts);
         }
     };
     facts.set_route(row.route.name());
     let dress = dress(gateway, row.door, &head);
-    put_on(dress, routed(gateway, row, names, head, body, &facts).await)
+    put_on(dress, routed(gateway, row, names, head, body, facts).await)
 }
 
 /// The path, as it was written. RFC 9110 §9.3.7: `OPTIONS *` asks about the server in general, and what it has
@@ -126,7 +178,7 @@ async fn admitted(
     gateway: &Gateway,
     row: &'static Row,
     names: PathNames,
-    head: http::request::Parts,
+    mut head: http::request::Parts,
     body: InboundBody,
     facts: &Arc<RequestFacts>,
 ) -> Answer {
@@ -146,6 +198,10 @@ async fn admitted(
     let grant = auth::authorize(&gateway.metadata, row.policy, principal, &names, operator)
         .instrument(tracing::debug_span!("authorize"))
         .await?;
+    if hooks::are_asked(&head) {
+        let asking = hooks::authorize(gateway, &mut head, grant.principal.as_ref(), facts);
+        Box::pin(asking).await?;
+    }
     let call = Call {
         head,
         body,
@@ -202,6 +258,9 @@ fn link_target(names: &PathNames) -> Result<boxgate_storage::catalog::BoxRef, Re
 }
 
 async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
+    if call.head.method == http::Method::DELETE && hooks::are_asked(&call.head) {
+        Box::pin(hooks::on_delete(gateway, &call)).await?;
+    }
     let ok = |value: &serde_json::Value| Ok(response::json(StatusCode::OK, value));
     match call.row.route {
         Route::SignIn => sign_in::sign_in(gateway, call).await,
@@ -226,6 +285,9 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::ListLinkKeys => door::admin::list_link_keys(gateway).await,
         Route::RotateLinkKey => door::admin::rotate_link_key(gateway, &call).await,
         Route::RevokeLinkKey => door::admin::revoke_link_key(gateway, &call).await,
+        Route::ListScripts => door::scripts::list(gateway),
+        Route::ReloadScripts => door::scripts::reload(gateway, &call).await,
+        Route::RollbackScript => door::scripts::rollback(gateway, &call).await,
         Route::CreateServiceAccount => service_accounts::create(gateway, call).await,
         Route::ListServiceAccounts => service_accounts::list(gateway, call).await,
         Route::ServiceAccountOrganizations => service_accounts::organizations(gateway, call).await,

@@ -5,5 +5,6 @@ pub mod blobs;
 pub mod boxvault;
 pub mod files;
 pub mod operations;
+pub mod scripts;
 pub mod upkeep;
 pub mod vagrant;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use boxgate_scripting::Scripts;
 use boxgate_storage::blob::{BlobKey, UploadId};
 use boxgate_storage::check::Stock;
 use boxgate_storage::clock::Clock;
@@ -52,6 +53,8 @@ pub struct Gateway {
     pub router: Router,
     /// The keys of download links.
     pub link_keys: LinkKeys,
+    /// Plugins.
+    pub scripts: Arc<Scripts>,
     /// Verified blocks in memory.
     pub cache: BlockCache,
     /// What was proved of files that the kernel sends; `None` where each byte is proved each time.
@@ -336,7 +339,9 @@ impl Gateway {
         ] {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
-        self.telemetry.render()
+        let mut text = self.telemetry.render();
+        text.push_str(&crate::hooks::metrics(&self.scripts));
+        text
     }
 }
 

@@ -4,9 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-// Frames that are kept while they are hashed double the CPU of the system's allocator.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: boxgate::sys::alloc::Counting = boxgate::sys::alloc::Counting;
 
 fn main() -> ExitCode {
     boxgate::cli::run(boxgate::cli::Cli::parse())

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -18,12 +18,14 @@ use crate::config::settings::ClientIp;
 pub struct RequestFacts {
     id: String,
     client_ip: IpAddr,
+    peer_ip: IpAddr,
     authority: String,
     scheme: &'static str,
     started: Instant,
     route: OnceLock<&'static str>,
     principal: OnceLock<String>,
     upload: OnceLock<String>,
+    plugins: Mutex<Vec<String>>,
     bytes_in: AtomicU64,
 }
 
@@ -38,12 +40,14 @@ impl RequestFacts {
         Self {
             id: hex::encode(bits),
             client_ip,
+            peer_ip: client_ip,
             authority: authority.into(),
             scheme: "http",
             started: Instant::now(),
             route: OnceLock::new(),
             principal: OnceLock::new(),
             upload: OnceLock::new(),
+            plugins: Mutex::default(),
             bytes_in: AtomicU64::new(0),
         }
     }
@@ -53,6 +57,37 @@ impl RequestFacts {
     pub fn by(mut self, scheme: &'static str) -> Self {
         self.scheme = scheme;
         self
+    }
+
+    /// That its connection is `peer`'s.
+    #[must_use]
+    pub fn through(mut self, peer: IpAddr) -> Self {
+        self.peer_ip = peer;
+        self
+    }
+
+    /// Who holds the connection: the client, or a proxy.
+    pub fn peer_ip(&self) -> IpAddr {
+        self.peer_ip
+    }
+
+    /// Notes plugins that had a part in the answer, each once.
+    pub fn add_plugins(&self, names: Vec<String>) {
+        if names.is_empty() {
+            return;
+        }
+        let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            if !plugins.contains(&name) {
+                plugins.push(name);
+            }
+        }
+    }
+
+    /// The plugins that had a part in the answer.
+    pub fn plugins(&self) -> Vec<String> {
+        let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        plugins.clone()
     }
 
     /// `http` or `https`, as it came to this process.

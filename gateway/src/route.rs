@@ -155,6 +155,9 @@ pub enum Route {
     ListLinkKeys,
     RotateLinkKey,
     RevokeLinkKey,
+    ListScripts,
+    ReloadScripts,
+    RollbackScript,
     CreateServiceAccount,
     ListServiceAccounts,
     ServiceAccountOrganizations,
@@ -248,6 +251,10 @@ routes! {
     Admin GET "/api/admin/link-keys" => ListLinkKeys, PlatformAdmin, Empty, Control, "Keys of download links, the newest first";
     Admin POST "/api/admin/link-keys" => RotateLinkKey, PlatformAdmin, Empty, Control, "Make a key that signs from now on; links of those before it stay good";
     Admin DELETE "/api/admin/link-keys/{key}" => RevokeLinkKey, PlatformAdmin, Empty, Control, "End all links that a key signed";
+    // Plugins.
+    Admin GET "/api/admin/scripts" => ListScripts, PlatformAdmin, Empty, Control, "Plugins, and how they stand";
+    Admin POST "/api/admin/scripts/reload" => ReloadScripts, PlatformAdmin, Empty, Control, "Look at the plugins again: ?dry_run=true";
+    Admin POST "/api/admin/scripts/{plugin}/rollback" => RollbackScript, PlatformAdmin, Empty, Control, "Go back to a version of a plugin that worked: ?to=HASH";
     // Service accounts.
     BoxVault POST "/api/service-accounts" => CreateServiceAccount, Person, Json, Control, "Make a service account; its key is shown once";
     BoxVault GET "/api/service-accounts" => ListServiceAccounts, Person, Empty, Control, "Service accounts of the caller";
@@ -350,6 +357,7 @@ impl Route {
             Self::ListUploads | Self::ShowUpload | Self::AbortUpload => "admin_uploads",
             Self::CheckStock | Self::CollectGarbage | Self::ScrubStock => "admin_upkeep",
             Self::ListLinkKeys | Self::RotateLinkKey | Self::RevokeLinkKey => "admin_link_keys",
+            Self::ListScripts | Self::ReloadScripts | Self::RollbackScript => "admin_scripts",
             Self::CreateServiceAccount
             | Self::ListServiceAccounts
             | Self::ServiceAccountOrganizations
@@ -437,6 +445,11 @@ impl PathNames {
     /// Names that stand elsewhere than in the path, for the policies that want them.
     pub fn of<const N: usize>(names: [(&str, String); N]) -> Self {
         Self(names.map(|(n, v)| (n.to_owned(), v)).to_vec())
+    }
+
+    /// All names with their values.
+    pub fn all(&self) -> std::collections::BTreeMap<String, String> {
+        self.0.iter().cloned().collect()
     }
 
     /// The value of one name; empty when the row's path has no such name.

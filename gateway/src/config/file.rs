@@ -2,8 +2,10 @@
 //!
 //! `docs/boxgate.toml` is the same thing for people, and a test holds the two equal.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use boxgate_scripting::manifest::Grant;
 use serde::{Deserialize, Serialize};
 
 use super::settings::Secret;
@@ -68,6 +70,8 @@ table! {
         auth: AuthFile = AuthFile::default(),
         /// Limits.
         limits: LimitsFile = LimitsFile::default(),
+        /// Plugins.
+        scripts: ScriptsFile = ScriptsFile::default(),
         /// Metrics and status.
         operations: OperationsFile = OperationsFile::default(),
         /// The log.
@@ -390,6 +394,32 @@ table! {
         multipart_parts: usize = 16,
         /// Largest head of a part.
         multipart_part_head: ByteSize = ByteSize::kib(16),
+    }
+}
+
+table! {
+    /// `[scripts]`
+    ScriptsFile {
+        /// Where plugins stand; empty is `<data_dir>/plugins`.
+        dirs: Vec<String> = Vec::new(),
+        /// What a broken plugin means at the start.
+        startup: String = "last_good".into(),
+        /// Whether a plugin's own tests must pass before it is taken.
+        test: bool = true,
+        /// How often plugins are looked at for changes; 0 is only when asked to.
+        check_every: Span = Span::seconds(10),
+        /// Calls of the work lane at once; 0 is computed.
+        workers: usize = 0,
+        /// How long a call that a client waits for queues for one of them.
+        queue_wait: Span = Span(Duration::from_millis(250)),
+        /// Whether plugins get all that they ask for.
+        trust_local: bool = false,
+        /// What each plugin is granted.
+        grants: BTreeMap<String, Grant> = BTreeMap::new(),
+        /// Settings of each plugin.
+        settings: BTreeMap<String, BTreeMap<String, serde_json::Value>> = BTreeMap::new(),
+        /// Files that hold the secrets of plugins, by the secret's name.
+        secrets: BTreeMap<String, String> = BTreeMap::new(),
     }
 }
 

@@ -3,11 +3,14 @@
 //! Field names mirror the tables of the file, with their unit where the type has none. Nothing
 //! here can be wrong any more; [`Settings::check`] is the one place that judges.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use boxgate_scripting::manifest::Grant;
+use boxgate_scripting::set::Startup;
 use boxgate_storage::backend::s3::{Patience, S3Options};
 use boxgate_storage::check::{Brake, OrphanLimits};
 use boxgate_storage::layer::cache::CacheOptions;
@@ -88,6 +91,8 @@ pub struct Settings {
     pub auth: Auth,
     /// Limits.
     pub limits: Limits,
+    /// Plugins.
+    pub scripts: Scripts,
     /// Metrics and status.
     pub operations: Operations,
     /// The log.
@@ -403,6 +408,33 @@ pub struct Operations {
     pub allow: Vec<Cidr>,
 }
 
+/// Settings of plugins.
+#[derive(Debug, Clone)]
+pub struct Scripts {
+    /// Where plugins stand.
+    pub dirs: Vec<PathBuf>,
+    /// What a broken plugin means at the start.
+    pub startup: Startup,
+    /// Whether a plugin's own tests must pass before it is taken.
+    pub test: bool,
+    /// How often plugins are looked at; `None` is only when asked to.
+    pub check_every: Option<Duration>,
+    /// Calls of the work lane at once.
+    pub workers: usize,
+    /// How long a call that a client waits for queues for one of them.
+    pub queue_wait: Duration,
+    /// Whether plugins get all that they ask for.
+    pub trust_local: bool,
+    /// What each plugin is granted.
+    pub grants: BTreeMap<String, Grant>,
+    /// Settings of each plugin.
+    pub settings: BTreeMap<String, BTreeMap<String, serde_json::Value>>,
+    /// The secrets of plugins.
+    pub secrets: BTreeMap<String, Secret>,
+    /// The environment variables that plugins are granted.
+    pub env: BTreeMap<String, String>,
+}
+
 /// Settings of the log.
 #[derive(Debug, Clone)]
 pub struct Log {
@@ -425,6 +457,8 @@ pub struct Ceiling {
     pub uploads: u64,
     /// Blocks of pieces that are being joined.
     pub joins: u64,
+    /// Calls of scripts on the work lane.
+    pub scripts: u64,
     /// Connections of HTTP/2 and 3.
     pub h2: u64,
     /// All other connections.
@@ -439,6 +473,7 @@ impl Ceiling {
             + self.cache
             + self.uploads
             + self.joins
+            + self.scripts
             + self.h2
             + self.connections
     }
@@ -449,13 +484,14 @@ impl fmt::Display for Ceiling {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, HTTP/2 and 3 {}, other connections {})",
+            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, scripts {}, HTTP/2 and 3 {}, other connections {})",
             mib(self.total()),
             mib(self.base),
             mib(self.part_budget),
             mib(self.cache),
             mib(self.uploads),
             mib(self.joins),
+            mib(self.scripts),
             mib(self.h2),
             mib(self.connections)
         )
@@ -470,6 +506,8 @@ impl Settings {
         const PER_UPLOAD: u64 = 512 << 10;
         // A block on its way, one that is read ahead, and what is behind them in the writer.
         const PER_JOIN: u64 = 4 << 20;
+        // What a call may hold, which it is watched for.
+        const PER_WORKER: u64 = 16 << 20;
         const PER_CONNECTION: u64 = 64 << 10;
         // What a record that is not whole, and one that is not sent, wait in.
         const PER_TLS: u64 = 64 << 10;
@@ -490,6 +528,7 @@ impl Settings {
             cache: self.cache.size_bytes,
             uploads: uploads * PER_UPLOAD,
             joins: (self.uploads.joins_in_progress as u64).saturating_mul(PER_JOIN),
+            scripts: (self.scripts.workers as u64).saturating_mul(PER_WORKER),
             h2: h2.saturating_mul(u64::from(self.server.h2_window_bytes)),
             connections: others.saturating_mul(per_connection),
         }
@@ -506,6 +545,7 @@ impl Settings {
         file.uploads.part_budget = ByteSize(self.uploads.part_budget_bytes);
         file.cache.size = ByteSize(self.cache.size_bytes);
         file.limits.connections = self.limits.connections;
+        file.scripts.workers = self.scripts.workers;
         file
     }
 
@@ -565,6 +605,7 @@ impl Settings {
             },
             auth: judge.auth(&file.auth),
             limits,
+            scripts: judge.scripts(&file.scripts, &data_dir),
             operations: Operations {
                 allow: judge.blocks("operations.allow", &file.operations.allow),
             },
@@ -575,6 +616,11 @@ impl Settings {
             file,
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the configuration")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// A URL as it may be shown.
@@ -634,6 +680,60 @@ impl Judge<'_> {
             self.wrong(key, "must be more than 0");
         }
         number
+    }
+
+    fn scripts(&mut self, file: &file::ScriptsFile, data_dir: &std::path::Path) -> Scripts {
+        const MOST_WORKERS: usize = 1_024;
+        let startup = self.choice(
+            "scripts.startup",
+            &file.startup,
+            &[
+                ("last_good", Startup::LastGood),
+                ("strict", Startup::Strict),
+                ("without", Startup::Without),
+            ],
+            "expected \"last_good\", \"strict\" or \"without\"",
+        );
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if file.workers > MOST_WORKERS {
+            self.wrong("scripts.workers", format!("must be at most {MOST_WORKERS}"));
+        }
+        let mut secrets = BTreeMap::new();
+        for (name, path) in &file.secrets {
+            match std::fs::read_to_string(path) {
+                Ok(text) => {
+                    secrets.insert(name.clone(), Secret::new(text.trim()));
+                }
+                Err(e) => self.wrong(
+                    format!("scripts.secrets.{name}"),
+                    format!("cannot read {path}: {e}"),
+                ),
+            }
+        }
+        let granted = file.grants.values().flat_map(|grant| &grant.env);
+        let env = granted
+            .filter_map(|name| Some((name.clone(), variable(name)?)))
+            .collect();
+        Scripts {
+            env,
+            dirs: if file.dirs.is_empty() {
+                vec![data_dir.join("plugins")]
+            } else {
+                file.dirs.iter().map(PathBuf::from).collect()
+            },
+            startup: startup.unwrap_or(Startup::LastGood),
+            test: file.test,
+            check_every: self.time_or_never("scripts.check_every", file.check_every),
+            workers: match file.workers {
+                0 => (cores * 4).clamp(16, 64),
+                set => set.min(MOST_WORKERS),
+            },
+            queue_wait: self.time_or_none("scripts.queue_wait", file.queue_wait),
+            trust_local: file.trust_local,
+            grants: file.grants.clone(),
+            settings: file.settings.clone(),
+            secrets,
+        }
     }
 
     fn time(&mut self, key: &str, span: Span) -> Duration {

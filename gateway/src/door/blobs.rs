@@ -33,6 +33,7 @@ pub async fn blob(gateway: &Gateway, call: Call) -> Answer {
         blob: held.blob,
         store: held.store,
         quarantined: held.quarantined,
+        name: None,
         file: None,
         modified: None,
         past_end: PastEnd::NotSatisfiable,

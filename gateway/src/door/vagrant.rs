@@ -46,7 +46,7 @@ pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
         .box_tree(row.organization, &row.name)
         .await?;
     let tree = tree.ok_or_else(|| crate::auth::no_box(&call.names))?;
-    let origin = gateway.base_url(&call.facts) + &gateway.settings.doors.vagrant.prefix;
+    let origin = gateway.base_url(&call.facts) + gateway.settings.doors.vagrant.prefix.as_str();
     let text = serde_json::to_vec(&metadata::render(&tree, &origin))
         .expect("a value of strings and booleans is JSON");
     let etag = format!("\"{}\"", blake3::hash(&text).to_hex());

@@ -22,6 +22,7 @@ use sha2::Digest as _;
 
 use crate::egress::{BlobBody, FileBody};
 use crate::gateway::Gateway;
+use crate::hooks::{self, Instead};
 use crate::http::digest::{
     CONTENT_DIGEST, REPR_DIGEST, WANT_CONTENT_DIGEST, WANT_REPR_DIGEST, Wanted,
 };
@@ -46,6 +47,8 @@ pub struct Download {
     pub store: String,
     /// Whether it is damaged.
     pub quarantined: bool,
+    /// The name that it was asked for by; a URL of the blob itself has none.
+    pub name: Option<BoxRef>,
     /// The file whose download counts; a URL of the blob itself names none.
     pub file: Option<FileId>,
     /// When the name came to lead to these bytes; a URL of the blob itself never leads elsewhere.
@@ -69,6 +72,7 @@ impl Download {
             blob: resolved.file.blob,
             store: resolved.store,
             quarantined: resolved.quarantined,
+            name: Some(name.clone()),
             file: Some(resolved.file.id),
             modified: Some(UNIX_EPOCH + updated),
             // Vagrant resumes with a bare `Range: bytes=N-` and gives up for a day on 416, so a range at
@@ -127,6 +131,24 @@ pub async fn serve(
     if download.quarantined {
         return Err(damaged());
     }
+    if !hooks::are_asked(head) {
+        return answer(gateway, head, download).await;
+    }
+    let terms = match Box::pin(hooks::on_download(gateway, head, &download)).await {
+        Ok(terms) => terms,
+        Err(Instead::Answer(answer)) => return Ok(answer),
+        Err(Instead::Refusal(refusal)) => return Err(refusal),
+    };
+    let mut answer = Box::pin(answer(gateway, head, download)).await?;
+    hooks::on_terms(&mut answer, &terms);
+    Ok(answer)
+}
+
+async fn answer(
+    gateway: &Gateway,
+    head: &Parts,
+    download: Download,
+) -> Result<Response<OutboundBody>, Refusal> {
     let blob = download.blob;
     let etag = download.etag();
     let representation = Representation {

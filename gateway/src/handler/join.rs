@@ -46,6 +46,8 @@ impl Turn<'_> {
             return Err(Refusal::empty_box().closing());
         }
         let credential = self.credential()?;
+        self.may_begin(organization, target.as_ref(), length, &create.expected)
+            .await?;
         let intent = UploadIntent {
             sender: self.principal.sender(),
             organization,

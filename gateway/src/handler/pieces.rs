@@ -58,6 +58,13 @@ impl Turn<'_> {
         self.fits(create.length, None)?;
         self.part_fits_a_request(create.length)?;
         let (organization, target) = self.owner(&create).await?;
+        self.may_begin(
+            organization,
+            target.as_ref(),
+            create.length,
+            &create.expected,
+        )
+        .await?;
         let intent = UploadIntent {
             length: create.length,
             expected: create.expected,
@@ -236,6 +243,12 @@ impl Turn<'_> {
             (None, Some(row)) if chunk.index > 0 => return Ok(row),
             (None, _) => {}
         }
+        // All but the last are of one size, so this is the most that it can be.
+        let most = chunk
+            .size()
+            .map(|size| size.saturating_mul(u64::from(chunk.total)));
+        self.may_begin(organization, Some(&target), most, &expected)
+            .await?;
         let intent = UploadIntent {
             expected,
             cut: Some(Cut::Chunks {

@@ -22,6 +22,7 @@ use super::join;
 use crate::auth::{self, Grant, Principal};
 use crate::config::settings::Uploads;
 use crate::gateway::Gateway;
+use crate::hooks::{self, Beginning};
 use crate::http::headers::UPLOAD_OFFSET;
 use crate::ingest::{self, Pumped, Telling};
 use crate::refusal::Refusal;
@@ -93,6 +94,11 @@ impl Turn<'_> {
         } else {
             None
         };
+        let most = create
+            .length
+            .or(body_length.filter(|_| create.ends == Ends::Here));
+        self.may_begin(organization, target.as_ref(), most, &create.expected)
+            .await?;
         let intent = UploadIntent {
             length: create.length,
             expected: create.expected,
@@ -344,6 +350,42 @@ impl Turn<'_> {
                 .closing()),
             },
         }
+    }
+
+    /// Whether scripts let an upload begin.
+    pub(super) async fn may_begin(
+        &self,
+        organization: OrganizationId,
+        target: Option<&Target>,
+        length: Option<u64>,
+        checksums: &[boxgate_storage::digest::Digest],
+    ) -> Result<(), Refusal> {
+        let memberships = self.principal.memberships.iter();
+        let mut named = memberships.filter(|m| m.organization == organization);
+        let beginning = Beginning {
+            organization: named
+                .next()
+                .map(|m| m.organization_name.to_string())
+                .unwrap_or_default(),
+            target: target.map(|target| {
+                [
+                    target.box_name.as_str(),
+                    target.version.as_str(),
+                    target.provider.as_str(),
+                    target.architecture.as_str(),
+                ]
+            }),
+            length,
+            checksums,
+            resumable: true,
+        };
+        Box::pin(hooks::on_upload_start(
+            self.gateway,
+            self.head,
+            self.facts,
+            beginning,
+        ))
+        .await
     }
 
     /// An upload of the caller's that outlives its requests, of which nothing else is known.

@@ -11,6 +11,8 @@ use tracing::Instrument as _;
 
 use crate::auth::authorize_again;
 use crate::gateway::Gateway;
+use crate::hooks::{self, Beginning};
+use crate::http::headers::content_length;
 use crate::ingest;
 use crate::multipart::{DecodedBase64, Form};
 use crate::refusal::Refusal;
@@ -91,7 +93,7 @@ pub async fn upload(
     let name = order.file.to_string();
     let writer = match carrier {
         Carrier::Raw(mut body) => {
-            let mut writer = begin(gateway, &order, order.length, facts).await?;
+            let mut writer = begin(gateway, &order, order.length, (head, facts)).await?;
             let pumping = tracing::debug_span!("pump", upload_id = %writer.id());
             // The writer counts against the length and the limit by itself.
             ingest::pump(&mut body, &mut writer, u64::MAX)
@@ -100,7 +102,7 @@ pub async fn upload(
             writer
         }
         Carrier::Form(form) => {
-            read_form(gateway, order, *form, facts, &mut warnings)
+            read_form(gateway, order, *form, (head, facts), &mut warnings)
                 .instrument(tracing::debug_span!("pump"))
                 .await?
         }
@@ -157,8 +159,23 @@ async fn begin(
     gateway: &Gateway,
     order: &UploadOrder,
     length: Option<u64>,
-    facts: &RequestFacts,
+    (head, facts): (&Parts, &RequestFacts),
 ) -> Result<UploadWriter, Refusal> {
+    let expected: Vec<Digest> = order.declared.iter().map(|d| d.digest.clone()).collect();
+    let beginning = Beginning {
+        organization: order.file.organization.to_string(),
+        target: Some([
+            order.file.name.as_str(),
+            order.file.version.as_str(),
+            order.file.provider.as_str(),
+            order.file.architecture.as_str(),
+        ]),
+        // A form is a little longer than the file in it.
+        length: length.or_else(|| content_length(&head.headers)),
+        checksums: &expected,
+        resumable: order.keep == Keep::UntilIdle,
+    };
+    Box::pin(hooks::on_upload_start(gateway, head, facts, beginning)).await?;
     let mut writer = gateway
         .engine
         .begin(UploadIntent {
@@ -166,7 +183,7 @@ async fn begin(
             organization: order.organization,
             target: Some(order.target(gateway)),
             length,
-            expected: order.declared.iter().map(|d| d.digest.clone()).collect(),
+            expected,
             keep: order.keep,
             cut: None,
             note: Some(BY_NAME.to_owned()),
@@ -184,14 +201,14 @@ async fn read_form(
     gateway: &Gateway,
     mut order: UploadOrder,
     mut form: Form,
-    facts: &RequestFacts,
+    (head, facts): (&Parts, &RequestFacts),
     warnings: &mut Vec<String>,
 ) -> Result<UploadWriter, Refusal> {
     form.file().await?;
     if order.declared.is_none() {
         order.declared = form_checksum(&form)?;
     }
-    let mut writer = begin(gateway, &order, None, facts).await?;
+    let mut writer = begin(gateway, &order, None, (head, facts)).await?;
     while let Some(chunk) = ingest::patiently(form.chunk(), &mut writer).await? {
         writer.write(chunk).await?;
     }

@@ -88,7 +88,11 @@ impl Exchange {
             &rules.server.client_ip,
         );
         let authority = checked.as_ref().map_or("", http::uri::Authority::as_str);
-        let facts = Arc::new(RequestFacts::new(client, authority).by(way.scheme));
+        let facts = Arc::new(
+            RequestFacts::new(client, authority)
+                .by(way.scheme)
+                .through(way.peer),
+        );
         let end = RequestEnd {
             telemetry: Arc::clone(&self.telemetry),
             facts: Arc::clone(&facts),
@@ -258,6 +262,7 @@ impl RequestEnd {
         metrics.request_ended(facts.route().unwrap_or("none"), self.status, duration);
         metrics.http_bytes_in.inc_by(facts.bytes_in());
         metrics.http_bytes_out.inc_by(bytes_out);
+        let plugins = facts.plugins();
         self.telemetry.access(&AccessLine {
             request_id: facts.id(),
             principal: facts.principal(),
@@ -268,6 +273,7 @@ impl RequestEnd {
             bytes_out,
             duration,
             upload_id: facts.upload(),
+            plugins: &plugins,
         });
     }
 }

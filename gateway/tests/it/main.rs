@@ -17,6 +17,11 @@ mod push;
 mod recovery;
 mod resumable;
 mod s3;
+mod scripts;
 mod senders;
 mod upkeep;
 mod uploads;
+
+// Scripts are held to a budget of memory, which the allocator counts.
+#[global_allocator]
+static ALLOCATOR: boxgate::sys::alloc::Counting = boxgate::sys::alloc::Counting;

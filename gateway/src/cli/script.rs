@@ -1,0 +1,554 @@
+//! `boxgate script`: what a person does with plugins. Exit codes: 0 good, 1 findings, 2 called wrongly.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use boxgate_scripting::bundle::{Bundle, plugins_in, valid_name};
+use boxgate_scripting::error::Finding;
+use boxgate_scripting::hook::Lane;
+use boxgate_scripting::plugin::{Plugin, Surroundings};
+use boxgate_scripting::set::{DISABLED_FILE, disabled};
+use boxgate_scripting::tool::{self, Skeleton};
+use boxgate_scripting::unit::{self, Tested};
+use boxgate_scripting::{Options, docs};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::connect::ConnectArgs;
+use super::{ConfigArgs, Failure, load, runtime, say};
+use crate::hooks;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ScriptCommand {
+    /// Load plugins without serving them, and say everything that is wrong.
+    #[command(after_help = "Examples:
+  boxgate script check                     those of the configuration
+  boxgate script check plugins/acme --json
+
+Exit codes: 0 all is well, 1 findings, 2 called wrongly.")]
+    Check(CheckArgs),
+    /// Run the unit tests of plugins.
+    #[command(after_help = "Examples:
+  boxgate script test plugins/acme
+  boxgate script test -k bad_token --format junit > report.xml")]
+    Test(TestArgs),
+    /// Call one hook of a plugin by hand, within its limits.
+    #[command(after_help = "Examples:
+  boxgate script run plugins/acme route --args request.json
+  boxgate script run plugins/acme route --args request.json --repeat 10000
+
+The file is an object with a member for each parameter: {\"req\": {\"method\": \"GET\", \"path\": \"/acme\"}}.")]
+    Run(RunArgs),
+    /// Write the reference of what scripts may use, made from the engine itself.
+    Docs(DocsArgs),
+    /// Begin a plugin: a manifest, a hook and a test that passes.
+    New(NewArgs),
+    /// List plugins, with what they ask for.
+    List(ListArgs),
+    /// Switch a plugin on.
+    Enable(NamedArgs),
+    /// Switch a plugin off; its files stay.
+    Disable(NamedArgs),
+    /// Go back to a version of a plugin that worked, in a running gateway.
+    #[command(after_help = "Examples:
+  boxgate script rollback acme --url http://127.0.0.1:3000 --token TOKEN
+  boxgate script rollback acme --to 1f0c...
+
+It stays in force, over restarts too, until another version stands in the plugin's directory.")]
+    Rollback(RollbackArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// A plugin, or a directory of plugins; without it those of scripts.dirs.
+    dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TestArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// A plugin, or a directory of plugins; without it those of scripts.dirs.
+    dir: Option<PathBuf>,
+    /// Only tests whose name holds this.
+    #[arg(short = 'k', value_name = "NAME")]
+    name: Option<String>,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A line a test.
+    Human,
+    /// `JUnit` XML.
+    Junit,
+    /// JSON.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The plugin's directory or file.
+    plugin: PathBuf,
+    /// The hook.
+    hook: String,
+    /// A JSON file with the facts.
+    #[arg(long, value_name = "FILE")]
+    args: Option<PathBuf>,
+    /// Call it so many times and print percentiles.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    repeat: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DocsArgs {
+    /// A directory for reference.md, reference.json and definitions for editors; without it the reference is printed.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NewArgs {
+    /// The directory to make; its last part is the plugin's name.
+    path: PathBuf,
+    /// Begin with an upload policy instead of routing.
+    #[arg(long, conflicts_with = "route")]
+    upload: bool,
+    /// Begin with routing, as without a flag.
+    #[arg(long)]
+    route: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NamedArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The plugin.
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The plugin.
+    name: String,
+    /// The version's hash, or how it begins; without it the version before.
+    #[arg(long, value_name = "HASH")]
+    to: Option<String>,
+}
+
+pub(super) fn script(command: &ScriptCommand) -> Result<(), Failure> {
+    match command {
+        ScriptCommand::Check(args) => check(args),
+        ScriptCommand::Test(args) => test(args),
+        ScriptCommand::Run(args) => run(args),
+        ScriptCommand::Docs(args) => write_docs(args),
+        ScriptCommand::New(args) => new(args),
+        ScriptCommand::List(args) => list(args),
+        ScriptCommand::Enable(args) => switch(args, true),
+        ScriptCommand::Disable(args) => switch(args, false),
+        ScriptCommand::Rollback(args) => rollback(args),
+    }
+}
+
+fn options(config: &ConfigArgs) -> Result<Options, Failure> {
+    Ok(hooks::options(&load(config, None)?))
+}
+
+/// The plugins that are meant: one, those of a directory, or those of the configuration.
+fn chosen(dir: Option<&Path>, options: &Options) -> Result<Vec<PathBuf>, Failure> {
+    let dirs = match dir {
+        Some(path) if path.is_file() || path.join("main.rhai").exists() => {
+            return Ok(vec![path.to_owned()]);
+        }
+        Some(path) if path.is_dir() => vec![path.to_owned()],
+        Some(path) => return Err(Failure::Usage(format!("{} is no plugin", path.display()))),
+        None => options.dirs.clone(),
+    };
+    let mut found = Vec::new();
+    for dir in dirs {
+        let failed = |e: std::io::Error| Failure::CannotLook(format!("{}: {e}", dir.display()));
+        found.extend(plugins_in(&dir).map_err(failed)?);
+    }
+    Ok(found)
+}
+
+fn name_of(path: &Path) -> String {
+    let name = path.file_stem().and_then(|s| s.to_str());
+    name.unwrap_or_default().to_owned()
+}
+
+/// What a plugin is given here: all that it asks for, as what it may is the operator's to say and not a mistake of
+/// its own.
+fn surroundings(options: &Options, name: &str) -> Surroundings {
+    Surroundings {
+        grant_all: true,
+        ..options.surroundings(name)
+    }
+}
+
+fn missing(options: &Options, plugin: &Plugin) -> Option<String> {
+    let manifest = plugin.manifest();
+    let granted = options.grants.get(&manifest.name).cloned();
+    let missing = manifest.missing(&granted.unwrap_or_default());
+    let wanted = !missing.is_empty() && !options.trust_local;
+    wanted.then(|| format!("[scripts.grants.{}] {}", manifest.name, missing.join(", ")))
+}
+
+fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let options = options(&args.config)?;
+    let mut failed = false;
+    for path in chosen(args.dir.as_deref(), &options)? {
+        let name = name_of(&path);
+        let checked = tool::check(&path, |name| surroundings(&options, name));
+        let (findings, grant, hooks) = match &checked {
+            Ok(plugin) => {
+                let hooks: Vec<&str> = plugin.hooks().iter().map(|h| h.name()).collect();
+                (plugin.warnings(), missing(&options, plugin), hooks)
+            }
+            Err(findings) => (findings.as_slice(), None, Vec::new()),
+        };
+        failed |= checked.is_err();
+        if args.json {
+            say(&json!({ "plugin": name, "ok": checked.is_ok(), "findings": findings, "hooks": hooks, "grant": grant }).to_string());
+            continue;
+        }
+        for finding in findings {
+            say(&format!("{name}/{finding}"));
+        }
+        if let Ok(plugin) = &checked {
+            say(&format!(
+                "{name} {} is good: {}",
+                plugin.hash(),
+                hooks.join(", ")
+            ));
+        }
+        if let Some(grant) = grant {
+            say(&format!("  to be granted in boxgate.toml: {grant}"));
+        }
+    }
+    if failed { Err(Failure::Found) } else { Ok(()) }
+}
+
+fn test(args: &TestArgs) -> Result<(), Failure> {
+    let options = options(&args.config)?;
+    let mut all: Vec<Suite> = Vec::new();
+    for path in chosen(args.dir.as_deref(), &options)? {
+        let name = name_of(&path);
+        let around = surroundings(&options, &name);
+        let done = Bundle::read(&path)
+            .map_err(|finding| vec![finding])
+            .and_then(|bundle| unit::run(&bundle, &around, args.name.as_deref()));
+        all.push((name, done));
+    }
+    let failures = all.iter().any(|(_, done)| match done {
+        Ok(tests) => tests.iter().any(|t| t.failure.is_some()),
+        Err(_) => true,
+    });
+    match args.format {
+        Format::Human => human(&all),
+        Format::Json => say(&as_json(&all).to_string()),
+        Format::Junit => say(&junit(&all)),
+    }
+    if failures {
+        Err(Failure::Found)
+    } else {
+        Ok(())
+    }
+}
+
+/// A plugin and what became of its tests.
+type Suite = (String, Result<Vec<Tested>, Vec<Finding>>);
+type Suites = [Suite];
+
+fn human(all: &Suites) {
+    let (mut passed, mut failed) = (0, 0);
+    for (plugin, done) in all {
+        match done {
+            Ok(tests) => {
+                for test in tests {
+                    let label = format!("{plugin}/{} {}", test.file, test.name);
+                    match &test.failure {
+                        None => {
+                            passed += 1;
+                            say(&format!(
+                                "ok   {label}, {} operations, {:?}",
+                                test.operations, test.elapsed
+                            ));
+                        }
+                        Some(finding) => {
+                            failed += 1;
+                            say(&format!("FAIL {label}\n{plugin}/{finding}"));
+                        }
+                    }
+                }
+            }
+            Err(findings) => {
+                failed += 1;
+                for finding in findings {
+                    say(&format!("FAIL {plugin}/{finding}"));
+                }
+            }
+        }
+    }
+    say(&format!("{passed} passed, {failed} failed"));
+}
+
+fn as_json(all: &Suites) -> Value {
+    let suites = all.iter().map(|(plugin, done)| match done {
+        Ok(tests) => json!({ "plugin": plugin, "tests": tests }),
+        Err(findings) => json!({ "plugin": plugin, "findings": findings }),
+    });
+    Value::Array(suites.collect())
+}
+
+fn junit(all: &Suites) -> String {
+    let escaped = |text: &str| {
+        let text = text
+            .replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('"', "&quot;");
+        text.chars()
+            .filter(|c| !c.is_control() || *c == '\n')
+            .collect::<String>()
+    };
+    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n");
+    for (plugin, done) in all {
+        let mut cases = Vec::new();
+        match done {
+            Ok(tests) => {
+                for test in tests {
+                    let body = test.failure.as_ref().map_or(String::new(), |finding| {
+                        format!("<failure message=\"{}\"/>", escaped(&finding.to_string()))
+                    });
+                    cases.push(format!(
+                        "<testcase classname=\"{}\" name=\"{}\" time=\"{:.6}\">{body}</testcase>",
+                        escaped(&test.file),
+                        escaped(&test.name),
+                        test.elapsed.as_secs_f64()
+                    ));
+                }
+            }
+            Err(findings) => {
+                for finding in findings {
+                    let text = escaped(&finding.to_string());
+                    cases.push(format!(
+                        "<testcase classname=\"{}\" name=\"load\"><error message=\"{text}\"/></testcase>",
+                        escaped(&finding.file)
+                    ));
+                }
+            }
+        }
+        let name = escaped(plugin);
+        let suite = format!(
+            "<testsuite name=\"{name}\" tests=\"{}\">\n{}\n</testsuite>\n",
+            cases.len(),
+            cases.join("\n")
+        );
+        xml.push_str(&suite);
+    }
+    xml.push_str("</testsuites>");
+    xml
+}
+
+fn run(args: &RunArgs) -> Result<(), Failure> {
+    let options = options(&args.config)?;
+    let facts = match &args.args {
+        None => json!({}),
+        Some(path) => {
+            let failed =
+                |e: &dyn std::fmt::Display| Failure::Usage(format!("{}: {e}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
+            serde_json::from_str(&text).map_err(|e| failed(&e))?
+        }
+    };
+    let loaded = tool::check(&args.plugin, |name| surroundings(&options, name));
+    let plugin = loaded.map(Arc::new).map_err(|findings| {
+        let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        Failure::Failed(texts.join("\n"))
+    })?;
+    let mut times = Vec::new();
+    for turn in 0..args.repeat {
+        let ran = tool::run(&plugin, &args.hook, &facts).map_err(Failure::Usage)?;
+        times.push(ran.elapsed);
+        if turn + 1 < args.repeat {
+            continue;
+        }
+        for line in &ran.log {
+            say(&format!("{:?}: {}", line.level, line.message));
+        }
+        say(&format!(
+            "{} operations, {:?}, {} bytes of memory at most",
+            ran.operations, ran.elapsed, ran.peak_bytes
+        ));
+        match ran.answer {
+            Ok(answer) => say(&answer.to_string()),
+            Err(finding) => return Err(Failure::Failed(finding.to_string())),
+        }
+    }
+    if args.repeat > 1 {
+        times.sort();
+        let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+        let [half, most, nearly_all]: [Duration; 3] = [at(50), at(90), at(99)];
+        say(&format!(
+            "50% {half:?}, 90% {most:?}, 99% {nearly_all:?}, all {:?}",
+            at(100)
+        ));
+    }
+    Ok(())
+}
+
+fn write_docs(args: &DocsArgs) -> Result<(), Failure> {
+    let Some(out) = &args.out else {
+        say(docs::markdown().trim_end());
+        return Ok(());
+    };
+    let write = |path: PathBuf, text: &str| -> Result<(), Failure> {
+        let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        made.and_then(|()| std::fs::write(&path, text))
+            .map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
+    };
+    write(out.join("reference.md"), &docs::markdown())?;
+    write(
+        out.join("reference.json"),
+        &format!("{:#}\n", docs::metadata()),
+    )?;
+    for lane in [Lane::Fast, Lane::Work] {
+        for (name, text) in docs::definitions(lane) {
+            write(out.join(lane.name()).join(name), &text)?;
+        }
+    }
+    say(&format!("The reference is in {}.", out.display()));
+    Ok(())
+}
+
+fn new(args: &NewArgs) -> Result<(), Failure> {
+    let name = name_of(&args.path);
+    if !valid_name(&name) || args.path.extension().is_some() {
+        return Err(Failure::Usage(format!(
+            "{name:?}: a plugin's name has 1 to 64 of a-z, 0-9, - and _, and begins with a letter"
+        )));
+    }
+    if args.path.exists() {
+        return Err(Failure::Failed(format!(
+            "{} exists already",
+            args.path.display()
+        )));
+    }
+    let kind = if args.upload {
+        Skeleton::Upload
+    } else {
+        Skeleton::Route
+    };
+    for (file, text) in tool::skeleton(&name, kind) {
+        let path = args.path.join(file);
+        let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        made.and_then(|()| std::fs::write(&path, text))
+            .map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
+    }
+    say(&format!(
+        "{name} is begun; boxgate script test {} runs its tests.",
+        args.path.display()
+    ));
+    Ok(())
+}
+
+fn list(args: &ListArgs) -> Result<(), Failure> {
+    let options = options(&args.config)?;
+    for path in chosen(None, &options)? {
+        let name = name_of(&path);
+        let on = !path
+            .parent()
+            .is_some_and(|dir| disabled(dir).contains(&name));
+        let loaded = tool::check(&path, |name| surroundings(&options, name));
+        let state = match (&loaded, on) {
+            (_, false) => "off",
+            (Ok(_), true) => "on",
+            (Err(_), true) => "broken",
+        };
+        let hooks: Vec<&str> = loaded
+            .iter()
+            .flat_map(Plugin::hooks)
+            .map(|h| h.name())
+            .collect();
+        let grant = loaded
+            .as_ref()
+            .ok()
+            .and_then(|plugin| missing(&options, plugin));
+        if args.json {
+            say(&json!({ "plugin": name, "path": path, "state": state, "hooks": hooks, "grant": grant }).to_string());
+        } else {
+            say(&format!("{name}  {state}  {}", hooks.join(", ")));
+            if let Some(grant) = grant {
+                say(&format!("  to be granted in boxgate.toml: {grant}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
+    runtime()?.block_on(async {
+        let client = args.connect.client()?;
+        let done = client
+            .roll_back_script(&args.name, args.to.as_deref())
+            .await?;
+        say(&format!("{} is back at {}.", done.plugin, done.hash));
+        Ok(())
+    })
+}
+
+/// A running gateway sees the change as it sees any other in that directory.
+fn switch(args: &NamedArgs, on: bool) -> Result<(), Failure> {
+    let options = options(&args.config)?;
+    let all = chosen(None, &options)?;
+    let path = all.iter().find(|path| name_of(path) == args.name);
+    let dir = path.and_then(|path| path.parent());
+    let dir = dir.ok_or_else(|| {
+        let names: Vec<String> = all.iter().map(|path| name_of(path)).collect();
+        Failure::Failed(format!(
+            "there is no plugin {}; there is: {}",
+            args.name,
+            names.join(", ")
+        ))
+    })?;
+    let mut off = disabled(dir);
+    if on {
+        off.remove(&args.name);
+    } else {
+        off.insert(args.name.clone());
+    }
+    let names: Vec<&str> = off.iter().map(String::as_str).collect();
+    let text = names.join(
+        "
+",
+    );
+    let file = dir.join(DISABLED_FILE);
+    std::fs::write(&file, text).map_err(|e| Failure::Failed(format!("{}: {e}", file.display())))?;
+    say(&format!(
+        "{} is {}.",
+        args.name,
+        if on { "on" } else { "off" }
+    ));
+    Ok(())
+}

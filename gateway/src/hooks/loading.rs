@@ -1,0 +1,115 @@
+//! Settings to options, and when plugins are looked at again.
+
+use std::sync::Arc;
+
+use boxgate_scripting::hook::Hook;
+use boxgate_scripting::set::Reloaded;
+use boxgate_scripting::{Options, Scripts};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{Secret, Settings};
+use crate::gateway::Gateway;
+use crate::sys::alloc::live_bytes;
+
+/// The hooks that requests come by.
+const CALLED: &[Hook] = &[
+    Hook::Route,
+    Hook::Authorize,
+    Hook::OnUploadStart,
+    Hook::OnDownload,
+    Hook::OnDelete,
+    Hook::OnResponse,
+];
+
+/// How plugins are loaded and run.
+pub fn options(settings: &Settings) -> Options {
+    let scripts = &settings.scripts;
+    let secret = |(name, value): (&String, &Secret)| (name.clone(), value.expose().to_owned());
+    Options {
+        dirs: scripts.dirs.clone(),
+        last_good: settings.data_dir.join("last-good"),
+        startup: scripts.startup,
+        test: scripts.test,
+        grants: scripts.grants.clone(),
+        trust_local: scripts.trust_local,
+        settings: scripts.settings.clone(),
+        secrets: scripts.secrets.iter().map(secret).collect(),
+        env: scripts.env.clone(),
+        workers: scripts.workers,
+        queue: scripts.queue_wait,
+        http: None,
+        live: live_bytes,
+        calls: CALLED.to_vec(),
+    }
+}
+
+/// Looks at the plugins now and then and at each SIGHUP, for as long as it is polled.
+pub async fn watch(gateway: Arc<Gateway>) {
+    let mut hang_up = match signal(SignalKind::hangup()) {
+        Ok(hang_up) => Some(hang_up),
+        Err(error) => {
+            tracing::warn!(%error, "SIGHUP cannot be caught");
+            None
+        }
+    };
+    loop {
+        let asked = async {
+            match &mut hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let due = async {
+            match gateway.settings.scripts.check_every {
+                Some(every) => tokio::time::sleep(every).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = asked => {}
+            () = due => {}
+        }
+        if let Err(error) = reload(&gateway.scripts, false).await {
+            tracing::error!(%error, "plugins cannot be looked at");
+        }
+    }
+}
+
+/// Looks at the plugins again, off the reactor, and tells what changed.
+///
+/// # Errors
+/// When a directory cannot be read, in words.
+pub async fn reload(scripts: &Arc<Scripts>, dry_run: bool) -> Result<Vec<Reloaded>, String> {
+    let own = Arc::clone(scripts);
+    // Compiling and testing take long; running requests and hooks are not waited for.
+    let reloaded = tokio::task::spawn_blocking(move || own.reload(dry_run)).await;
+    let reports = reloaded
+        .map_err(|e| e.to_string())?
+        .map_err(|e| boxgate_storage::error::chain(&e))?;
+    if !dry_run {
+        tell(&reports);
+    }
+    Ok(reports)
+}
+
+/// Writes what became of each plugin that changed.
+fn tell(reports: &[Reloaded]) {
+    for report in reports {
+        let (plugin, hash) = (&report.plugin, report.hash.as_deref().unwrap_or_default());
+        match report.result {
+            "unchanged" => {}
+            "failed" => {
+                let errors = report.findings.iter().filter(|f| f.fatal);
+                let errors: Vec<String> = errors.map(ToString::to_string).collect();
+                let error = errors.join("\n");
+                tracing::error!(
+                    plugin,
+                    in_force = hash,
+                    error,
+                    "a plugin does not work as it stands"
+                );
+            }
+            result => tracing::info!(plugin, hash, result, "a plugin changed"),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What was counted of scripts, as Prometheus text. The names of plugins are known only here, so these families
+//! are written by themselves.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use boxgate_scripting::Scripts;
+use boxgate_scripting::metric::Kind;
+use boxgate_scripting::set::State;
+
+/// All families of scripts; empty while there are no plugins.
+pub fn metrics(scripts: &Scripts) -> String {
+    let mut out = Families::default();
+    for counted in scripts.counted() {
+        let hook = counted.hook.name();
+        let labels = format!("plugin=\"{}\",hook=\"{hook}\"", counted.plugin);
+        for (outcome, calls) in &counted.outcomes {
+            let labels = format!("{labels},outcome=\"{outcome}\"");
+            out.add(
+                "boxgate_script_calls_total",
+                "counter",
+                "Calls of scripts by outcome",
+                &labels,
+                calls,
+            );
+        }
+        let seconds = counted.time.as_secs_f64();
+        out.add(
+            "boxgate_script_seconds_total",
+            "counter",
+            "Time spent in scripts",
+            &labels,
+            seconds,
+        );
+        out.add(
+            "boxgate_script_operations_total",
+            "counter",
+            "Operations of scripts",
+            &labels,
+            counted.operations,
+        );
+        out.add(
+            "boxgate_script_peak_bytes",
+            "gauge",
+            "The most memory that a call held",
+            &labels,
+            counted.peak_bytes,
+        );
+        out.add(
+            "boxgate_script_inflight",
+            "gauge",
+            "Calls under way",
+            &labels,
+            counted.in_flight,
+        );
+        let tripped = u8::from(counted.tripped);
+        out.add(
+            "boxgate_script_tripped",
+            "gauge",
+            "Whether a hook rests after too many failures",
+            &labels,
+            tripped,
+        );
+    }
+    for status in scripts.status() {
+        // A file that is no plugin may be called anything.
+        let labels = format!("plugin=\"{}\"", escaped(&status.plugin));
+        let stale = u8::from(matches!(status.state, State::Stale | State::Failed));
+        out.add(
+            "boxgate_script_stale",
+            "gauge",
+            "Whether what stands in a plugin's directory is not in force",
+            &labels,
+            stale,
+        );
+        out.add(
+            "boxgate_script_generation",
+            "gauge",
+            "The set in which a plugin was last changed",
+            &labels,
+            status.generation,
+        );
+    }
+    for (plugin, sample) in scripts.samples() {
+        let name = format!(
+            "boxgate_plugin_{}_{}",
+            plugin.replace('-', "_"),
+            sample.name
+        );
+        let labels: Vec<String> = sample
+            .labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
+            .collect();
+        let labels = labels.join(",");
+        let doc = "Declared by the plugin";
+        match sample.kind {
+            Kind::Counter => out.add(&name, "counter", doc, &labels, sample.sum),
+            Kind::Summary => {
+                out.add(&format!("{name}_sum"), "counter", doc, &labels, sample.sum);
+                out.add(
+                    &format!("{name}_count"),
+                    "counter",
+                    doc,
+                    &labels,
+                    sample.count,
+                );
+            }
+        }
+    }
+    out.text()
+}
+
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+/// The lines of each family stand together.
+#[derive(Default)]
+struct Families(BTreeMap<String, String>);
+
+impl Families {
+    fn add(
+        &mut self,
+        name: &str,
+        kind: &str,
+        doc: &str,
+        labels: &str,
+        value: impl std::fmt::Display,
+    ) {
+        let head = || format!("# HELP {name} {doc}.\n# TYPE {name} {kind}\n");
+        let lines = self.0.entry(name.to_owned()).or_insert_with(head);
+        // A String takes every write.
+        let _ = if labels.is_empty() {
+            writeln!(lines, "{name} {value}")
+        } else {
+            writeln!(lines, "{name}{{{labels}}} {value}")
+        };
+    }
+
+    fn text(self) -> String {
+        self.0.into_values().collect()
+    }
+}

@@ -1,0 +1,3 @@
+//! What needs `unsafe`, each with its reason and its bench.
+
+pub mod alloc;

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# A person writes a plugin against a running gateway: begins, checks, tests it, drops it in, breaks it, watches the
+# last good version hold, fixes it, rolls it back, switches it off.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$WORK"
+
+PLUGINS=$DATA/plugins
+ACME=$PLUGINS/acme
+mkdir -p "$PLUGINS"
+export BOXGATE_SCRIPTS__CHECK_EVERY=0s
+start_gateway
+script() { "$GATEWAY" script "$@" --data-dir "$DATA"; }
+reload() { curl -s -X POST "$URL/api/admin/scripts/reload$1" -H "x-access-token: $ADMIN_TOKEN"; }
+seen() { curl -s -o /dev/null -D - "$URL/public/box" | tr -d '\r' | sed -n 's/^x-area: //p'; }
+
+# --- begin, check, test ---
+run 0 "script new" "$GATEWAY" script new "$ACME"
+run 1 "script new where one is" "$GATEWAY" script new "$ACME"
+run 2 "script new with another name" "$GATEWAY" script new "$PLUGINS/No.Name"
+run 0 "script check" "$GATEWAY" script check "$ACME"
+says "script check: names the hooks" 'acme [0-9a-f]{16} is good: route'
+run 0 "script test" "$GATEWAY" script test "$ACME"
+says "script test: counts" '2 passed, 0 failed'
+run 0 "script test as JUnit" "$GATEWAY" script test "$ACME" --format junit
+says "script test as JUnit" '<testsuite name="acme" tests="2">'
+printf '{"req": {"method": "GET", "path": "/public/x"}}' >facts.json
+run 0 "script run" "$GATEWAY" script run "$ACME" route --args facts.json
+says "script run: its answer" '\{"set":\{"x-area":"public"\}\}'
+run 0 "script run over and over" "$GATEWAY" script run "$ACME" route --args facts.json --repeat 100
+says "script run over and over: percentiles" '50% .*99% '
+run 2 "script run of no hook" "$GATEWAY" script run "$ACME" rout
+says "script run of no hook: what was meant" 'did you mean route\?'
+
+# --- it is live without a restart ---
+equal "before it is looked for" "" "$(seen)"
+equal "reload takes it" loaded "$(reload '' | jq -r '.plugins[0].result')"
+equal "it changes answers" public "$(seen)"
+equal "it is in the access log" '["acme"]' "$(grep -o '"plugins":\["acme"\]' "$WORK/gateway.log" | head -n 1 | sed 's/.*://')"
+equal "its calls are counted" 1 "$(curl -s "$URL/metrics" | grep -c '^boxgate_script_calls_total{plugin="acme",hook="route",outcome="answer"} [1-9]')"
+
+# --- broken, the last good version holds, over a restart too ---
+cp "$ACME/main.rhai" good.rhai
+sed -i 's/fn route(req) {/fn route(req) { let x = reqq;/' "$ACME/main.rhai"
+run 1 "script check of a broken one" "$GATEWAY" script check "$ACME"
+says "script check: file, line and column" 'acme/main\.rhai:7:[0-9]+: there is no variable reqq'
+says "script check: what was meant" 'did you mean req\?'
+says "script check: a caret" '\| +\^'
+equal "a dry run tells" failed "$(reload '?dry_run=true' | jq -r '.plugins[0].result')"
+equal "reload refuses it" failed "$(reload '' | jq -r '.plugins[0].result')"
+equal "the last good version answers" public "$(seen)"
+equal "it is stale" stale "$(curl -s "$URL/api/admin/scripts" -H "x-access-token: $ADMIN_TOKEN" | jq -r '.[0].state')"
+stop_gateway
+start_gateway
+equal "the last good version answers after a restart" public "$(seen)"
+
+# --- fixed, rolled back, off ---
+sed 's/"public"\]/"fixed"]/' good.rhai >"$ACME/main.rhai"
+equal "failing tests keep it out" failed "$(reload '' | jq -r '.plugins[0].result')"
+sed -i 's/"public")/"fixed")/' "$ACME/tests/main.rhai"
+equal "with its test it is taken" loaded "$(reload '' | jq -r '.plugins[0].result')"
+equal "the fixed version answers" fixed "$(seen)"
+run 0 "script rollback" "$GATEWAY" script rollback acme --url "$URL" --token "$ADMIN_TOKEN"
+equal "the version before answers" public "$(seen)"
+reload '' >/dev/null
+equal "and stays" public "$(seen)"
+run 0 "script disable" script disable acme
+reload '' >/dev/null
+equal "switched off" "" "$(seen)"
+run 0 "script list" script list
+says "script list" 'acme  off'
+run 0 "script enable" script enable acme
+run 0 "script docs" "$GATEWAY" script docs --out "$WORK/reference"
+says_file() { if grep -qE "$2" "$3"; then ok "$1"; else fail "$1: not in $3"; fi; }
+says_file "the reference: hooks" 'on_upload_start' "$WORK/reference/reference.md"
+says_file "the reference: definitions for editors" 'fn sha256' "$WORK/reference/fast/hash.d.rhai"
+
+# --- one that never ends costs itself ---
+printf 'fn on_response(req, res) { loop {} }\n' >"$PLUGINS/hog.rhai"
+reload '' >/dev/null
+equal "a script that never ends: answers go out" 200 "$(curl -s -o /dev/null -w '%{http_code}' -m 20 "$URL/health")"
+equal "a script that never ends: others answer" 200 "$(curl -s -o /dev/null -w '%{http_code}' -m 20 "$URL/api/auth/methods")"
+matches "a script that never ends is counted" '[1-9]' "$(curl -s "$URL/metrics" | sed -n 's/^boxgate_script_calls_total{plugin="hog",hook="on_response",outcome="\(limit\|deadline\)"} //p' | tr '\n' ' ')"
+finish

@@ -1,0 +1,269 @@
+//! Plugins on the real request path: what each hook changes, what a broken one costs, how they are reloaded and
+//! rolled back.
+
+use boxgate_storage::metadata::accounts::PlatformRole;
+use boxgate_storage::metadata::tokens::TokenKind;
+use serde_json::json;
+
+use crate::harness::{Request, Running, file_path};
+
+/// A gateway with plugins of one file each.
+async fn with_plugins(plugins: &[(&str, &str)]) -> Running {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("data/plugins");
+    std::fs::create_dir_all(&place).unwrap();
+    for (name, source) in plugins {
+        std::fs::write(place.join(format!("{name}.rhai")), source).unwrap();
+    }
+    let running = Running::start_in(directory, &[("BOXGATE_SCRIPTS__CHECK_EVERY", "0s")]).await;
+    for status in running.gateway.scripts.status() {
+        assert_eq!(status.error, None, "{}", status.plugin);
+    }
+    running
+}
+
+/// The token of an administrator of the platform.
+async fn platform(running: &Running) -> String {
+    let root = running.account("root", PlatformRole::Admin).await;
+    running.token(root, TokenKind::Personal, None).await
+}
+
+fn upload(running: &Running, name: &str) -> Request {
+    Request::new("POST", &file_path(name, "1.0.0")).token(&running.owner)
+}
+
+#[tokio::test]
+async fn route_answers_redirects_rewrites_and_changes_heads() {
+    let source = r#"
+        fn route(req) {
+            switch req.path {
+                "/teapot" => respond(418, #{ short: true, host: req.host }, #{ "x-tea": "yes" }),
+                "/elsewhere" => redirect("https://mirror.example.org/x", 307),
+                "/old/list" => #{ rewrite: "/api/organization/acme/box", set: #{ "x-was": req.path } },
+                "/api/auth/methods" => #{ remove: ["content-type"], cache: 60 },
+                _ => ()
+            }
+        }
+        fn on_response(req, res) {
+            #{ set: #{ "x-status": `${res.status}`, "x-token": req.header("authorization") ?? "none" } }
+        }
+    "#;
+    let running = with_plugins(&[("acme", source)]).await;
+    let teapot = running.get("/teapot", "").await;
+    assert_eq!((teapot.status, teapot.header("x-tea")), (418, Some("yes")));
+    assert_eq!(teapot.json(), json!({"short": true, "host": "gateway"}));
+    let elsewhere = running.get("/elsewhere", "").await;
+    assert_eq!(elsewhere.status, 307);
+    assert_eq!(
+        elsewhere.header("location"),
+        Some("https://mirror.example.org/x")
+    );
+    let list = running.get("/old/list", &running.owner).await;
+    assert_eq!(
+        (list.status, list.header("x-was")),
+        (200, Some("/old/list"))
+    );
+    assert_eq!(list.header("x-status"), Some("200"));
+    // Credentials are no script's business.
+    assert_eq!(list.header("x-token"), Some("***"));
+    let methods = running.get("/api/auth/methods", "").await;
+    assert_eq!(methods.header("content-type"), None);
+    // What was private stays so.
+    assert_eq!(
+        methods.header("cache-control"),
+        Some("private, max-age=60, no-transform")
+    );
+}
+
+#[tokio::test]
+async fn authorize_narrows_and_never_widens() {
+    let source = r#"
+        fn authorize(req, p) {
+            if req.method == "POST" && !net::contains("10.0.0.0/8", req.client_ip) { return deny("not from here"); }
+            allow()
+        }
+    "#;
+    let running = with_plugins(&[("network", source)]).await;
+    let denied = running.upload("demo", "1.0.0", b"box").await;
+    assert_eq!(denied.status, 403);
+    let text = String::from_utf8_lossy(&denied.body).into_owned();
+    assert!(text.contains("not from here"), "{text}");
+    assert!(running.stored_files().is_empty());
+    // What the gateway refuses stays refused.
+    assert_eq!(running.get("/api/user", "").await.status, 403);
+    assert_eq!(running.get("/api/user", &running.owner).await.status, 200);
+}
+
+#[tokio::test]
+async fn upload_policy_holds_at_every_way_in() {
+    let source = r#"
+        fn on_upload_start(u) {
+            if u.box == "" { return reject(403, "say what it becomes"); }
+            if u.organization != "acme" || u.principal.name != "owner" { return reject(418, "who?"); }
+            if u.box == "free" { return; }
+            #{ max_size: 1000, require_checksum: "sha256" }
+        }
+    "#;
+    let running = with_plugins(&[("policy", source)]).await;
+    assert_eq!(running.upload("free", "1.0.0", b"box").await.status, 200);
+    assert_eq!(running.upload("demo", "1.0.0", b"box").await.status, 400);
+    let large = running.upload("demo", "1.0.0", &[7; 1001]).await;
+    assert_eq!(large.status, 413);
+    let sum = "ab".repeat(32);
+    let wrong = upload(&running, "demo").header("x-checksum", &sum);
+    let wrong = running
+        .send(wrong.header("x-checksum-type", "sha256").body(b"box"))
+        .await;
+    // It was let in, and its bytes are not what was said.
+    assert_eq!(wrong.status, 422);
+    let chunked = upload(&running, "demo")
+        .header("x-checksum", &sum)
+        .header("Transfer-Encoding", "chunked")
+        .raw_body(b"3\r\nbox\r\n0\r\n\r\n");
+    assert_eq!(running.send(chunked).await.status, 411);
+    let tus = |target: &str| {
+        Request::new("POST", &format!("/files{target}"))
+            .token(&running.owner)
+            .header("Tus-Resumable", "1.0.0")
+            .header("Upload-Length", "3")
+            .body(b"")
+    };
+    let target = "?target=acme/demo/1.0.0/virtualbox/amd64";
+    assert_eq!(running.send(tus(target)).await.status, 400);
+    assert_eq!(running.send(tus("?organization=acme")).await.status, 403);
+    let free = "?target=acme/free/2.0.0/virtualbox/amd64";
+    assert_eq!(running.send(tus(free)).await.status, 201);
+    let parts = Request::new("POST", &format!("/files{target}"))
+        .token(&running.owner)
+        .header("Upload-Length", "5000");
+    assert_eq!(running.send(parts).await.status, 413);
+}
+
+#[tokio::test]
+async fn downloads_are_redirected_refused_and_dressed_and_a_failure_lets_them_go_on() {
+    let source = r#"
+        fn on_download(req, blob) {
+            switch req.query("do") {
+                "mirror" => redirect("https://mirror.example.org/" + blob.blake3),
+                "no" => deny(451, "not in your country"),
+                "dress" => #{ set: #{ "x-size": `${blob.size}`, "x-box": blob.box }, cache: "bypass" },
+                "fail" => { throw "oops"; }
+                "loop" => { loop {} }
+                _ => ()
+            }
+        }
+    "#;
+    let running = with_plugins(&[("edge", source)]).await;
+    assert_eq!(running.upload("demo", "1.0.0", b"a box").await.status, 200);
+    let path = format!("{}/download", file_path("demo", "1.0.0"));
+    let get = async |what: &str| {
+        running
+            .get(&format!("{path}?do={what}"), &running.owner)
+            .await
+    };
+    let mirror = get("mirror").await;
+    assert_eq!(mirror.status, 302);
+    let digest = blake3::hash(b"a box").to_hex().to_string();
+    assert!(mirror.header("location").unwrap().ends_with(&digest));
+    assert_eq!(get("no").await.status, 451);
+    let dressed = get("dress").await;
+    assert_eq!(
+        (dressed.status, dressed.body.as_slice()),
+        (200, &b"a box"[..])
+    );
+    assert_eq!(dressed.header("x-size"), Some("5"));
+    assert_eq!(dressed.header("x-box"), Some("demo"));
+    assert_eq!(
+        dressed.header("cache-control"),
+        Some("private, no-store, no-transform")
+    );
+    for what in ["fail", "loop", "nothing"] {
+        let plain = get(what).await;
+        assert_eq!(
+            (plain.status, plain.body.as_slice()),
+            (200, &b"a box"[..]),
+            "{what}"
+        );
+    }
+    let metrics = running.get("/metrics", "").await;
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    for line in [
+        r#"boxgate_script_calls_total{plugin="edge",hook="on_download",outcome="error"} 1"#,
+        r#"boxgate_script_calls_total{plugin="edge",hook="on_download",outcome="ok"} 1"#,
+        r#"boxgate_script_stale{plugin="edge"} 0"#,
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn protected_file_outlives_every_way_to_delete_it() {
+    let source = r#"fn on_delete(req, blob) { if blob.version == "1.0.0" { deny(409, blob.box + " is in use") } }"#;
+    let running = with_plugins(&[("keep", source)]).await;
+    for version in ["1.0.0", "2.0.0"] {
+        assert_eq!(running.upload("demo", version, b"box").await.status, 200);
+    }
+    let level = |depth: usize| {
+        let path = file_path("demo", "1.0.0");
+        let parts: Vec<&str> = path.split('/').collect();
+        parts[..parts.len() - depth].join("/")
+    };
+    let file = format!("{}/delete", level(0));
+    // The file, its architecture, all of them, provider, providers, version, versions, box, boxes, organization.
+    let ways = (1..=9).map(level).chain([file]);
+    for path in ways {
+        let reply = running
+            .send(Request::new("DELETE", &path).token(&running.owner))
+            .await;
+        assert_eq!(reply.status, 409, "{path}");
+    }
+    let other = file_path("demo", "2.0.0").replace("/file", "");
+    let reply = running
+        .send(Request::new("DELETE", &other).token(&running.owner))
+        .await;
+    assert_eq!(reply.status, 200);
+    let download = format!("{}/download", file_path("demo", "1.0.0"));
+    assert_eq!(running.get(&download, &running.owner).await.status, 200);
+}
+
+#[tokio::test]
+async fn plugin_that_refuses_everything_is_got_rid_of() {
+    let running = with_plugins(&[("good", "fn authorize(req, p) {}")]).await;
+    let root = platform(&running).await;
+    let place = running.data_dir().join("plugins/good.rhai");
+    std::fs::write(&place, "fn authorize(req, p) { throw \"never\" }").unwrap();
+    let reload = |query: &str| {
+        Request::new("POST", &format!("/api/admin/scripts/reload{query}")).token(&root)
+    };
+    let dry = running.send(reload("?dry_run=true")).await.json();
+    assert_eq!(dry["plugins"][0]["result"], "loaded");
+    assert_eq!(running.get("/api/user", &running.owner).await.status, 200);
+    assert_eq!(
+        running.send(reload("")).await.json()["plugins"][0]["result"],
+        "loaded"
+    );
+    let refused = running.get("/api/user", &running.owner).await;
+    assert_eq!(refused.status, 503);
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(running.get("/livez", "").await.status, 200);
+    let rollback = Request::new("POST", "/api/admin/scripts/good/rollback").token(&root);
+    assert_eq!(running.send(rollback).await.status, 200);
+    assert_eq!(running.get("/api/user", &running.owner).await.status, 200);
+    let listed = running.get("/api/admin/scripts", &root).await.json();
+    assert_eq!(listed[0]["rolled_back"], true);
+    assert_eq!(listed[0]["hooks"][0]["on_failure"], "closed");
+    assert!(listed[0]["hooks"][0]["calls"]["error"].as_u64().unwrap() >= 1);
+
+    // A broken save changes nothing but how the plugin stands.
+    std::fs::write(&place, "fn authorize(req, p) { nothing }").unwrap();
+    let broken = running.send(reload("")).await.json();
+    assert_eq!(broken["plugins"][0]["result"], "failed");
+    let told = broken["plugins"][0]["findings"][0].as_str().unwrap();
+    assert!(
+        told.contains("good.rhai:1:24") && told.contains('^'),
+        "{told}"
+    );
+    assert_eq!(running.get("/api/user", &running.owner).await.status, 200);
+    let gone = Request::new("POST", "/api/admin/scripts/nobody/rollback").token(&root);
+    assert_eq!(running.send(gone).await.status, 404);
+}
