@@ -17,6 +17,7 @@ use boxgate_storage::clock::{Clock, SystemClock};
 use boxgate_storage::durable;
 use boxgate_storage::layer::cache::BlockCache;
 use boxgate_storage::layer::files::FileReads;
+use boxgate_storage::metadata::recent::Recent;
 use boxgate_storage::metadata::{Metadata, MetadataOptions};
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadLimits};
@@ -28,7 +29,8 @@ use crate::auth::master_key::{MasterKey, MasterKeyError};
 use crate::ballast::Ballast;
 use crate::config::settings::{Database, MainStore};
 use crate::config::{Secret, Settings};
-use crate::gateway::{Gateway, Lifecycle, MAIN_STORE, Phase};
+use crate::door::vagrant::Document;
+use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, MAIN_STORE, Phase};
 use crate::hooks;
 use crate::joiner::Joiner;
 use crate::route::Router;
@@ -455,6 +457,9 @@ impl App {
         let background = TaskTracker::new();
         let cache = BlockCache::new(settings.cache, background.clone());
         let files = settings.verify.local_max_age.map(FileReads::new);
+        let documents = Recent::new(&metadata, DOCUMENTS_BYTES, |document: &Arc<Document>| {
+            document.weight()
+        });
         let router = Router::try_new(&settings.doors).map_err(StartError::Routes)?;
         let drain = Drain::new(&settings.server);
         let joiner = Joiner::new(
@@ -481,6 +486,7 @@ impl App {
             background,
             cache,
             files,
+            documents,
             lifecycle: Lifecycle::default(),
             certificate,
         });

@@ -13,7 +13,9 @@ use boxgate_storage::digest::Blake3;
 use boxgate_storage::layer::cache::BlockCache;
 use boxgate_storage::layer::files::FileReads;
 use boxgate_storage::metadata::Metadata;
+use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::catalog::FileId;
+use boxgate_storage::metadata::recent::Recent;
 use boxgate_storage::store::{Space, Store};
 use boxgate_storage::upload::UploadEngine;
 use boxgate_storage::{Error, ErrorKind};
@@ -23,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::Admission;
 use crate::auth::link_keys::LinkKeys;
 use crate::config::settings::Settings;
+use crate::door::vagrant::Document;
 use crate::joiner::Joiner;
 use crate::request::RequestFacts;
 use crate::resumable::Limits;
@@ -31,6 +34,8 @@ use crate::server::Certificate;
 use crate::telemetry::Telemetry;
 use crate::upkeep::Upkeep;
 
+/// Memory for metadata of boxes that is written already.
+pub const DOCUMENTS_BYTES: u64 = 8 << 20;
 /// The name of the store that takes uploads.
 pub const MAIN_STORE: &str = "main";
 /// A store that needs longer to say whether it is there is not.
@@ -59,6 +64,8 @@ pub struct Gateway {
     pub cache: BlockCache,
     /// What was proved of files that the kernel sends; `None` where each byte is proved each time.
     pub files: Option<FileReads>,
+    /// Metadata of boxes as Vagrant reads it, by box and by where its URLs lead.
+    pub documents: Recent<(OrganizationId, String, String), Arc<Document>>,
     /// Permits.
     pub admission: Admission,
     /// Metrics.

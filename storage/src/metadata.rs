@@ -13,6 +13,7 @@ mod dialect;
 pub mod memory;
 mod orphans;
 pub mod outbox;
+pub mod recent;
 mod schema;
 pub(crate) mod scrub;
 mod sql;
@@ -21,6 +22,7 @@ pub mod upkeep;
 pub mod uploads;
 mod writer;
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,11 +30,16 @@ use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyPool};
 
+use self::accounts::{Organization, OrganizationId};
+use self::catalog::{BlobDigest, BoxRow, HeldBlob, ResolvedFile};
 use self::dialect::Database;
+use self::recent::{Changes, Recent};
 use self::sql::At as _;
 use self::writer::{Tx, Writer};
+use crate::blob::BlobKey;
 use crate::clock::{Clock, UnixMillis};
 use crate::error::Result;
+use crate::layer::verify::BlobTree;
 
 pub use uploads::Ledger;
 
@@ -56,6 +63,50 @@ struct Inner {
     writer: Writer,
     readers: AnyPool,
     options: MetadataOptions,
+    changes: Changes,
+    /// Whether nobody else changes the rows.
+    alone: bool,
+    known: Known,
+}
+
+/// What was read lately of what is asked for most.
+struct Known {
+    organizations: Recent<String, Organization>,
+    boxes: Recent<(OrganizationId, String), BoxRow>,
+    files: Recent<[String; 5], ResolvedFile>,
+    /// What anybody may read.
+    blobs: Recent<BlobDigest, HeldBlob>,
+    /// These never change.
+    trees: moka::sync::Cache<BlobKey, BlobTree>,
+}
+
+/// Memory for each kind of row, one of which is about a KiB.
+const KNOWN_BYTES: u64 = 2 << 20;
+const ROW_BYTES: u32 = 1 << 10;
+/// Memory for trees: 32 bytes for each MiB of a blob.
+const TREES_BYTES: u64 = 8 << 20;
+
+impl Known {
+    fn new(changes: &Changes, alone: bool) -> Self {
+        let trees = moka::sync::Cache::builder()
+            .weigher(|_key, tree: &BlobTree| {
+                u32::try_from(tree.values.len() * 32 + 128).unwrap_or(u32::MAX)
+            })
+            .max_capacity(TREES_BYTES);
+        Self {
+            organizations: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
+            boxes: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
+            files: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
+            blobs: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
+            trees: trees.build(),
+        }
+    }
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known").finish_non_exhaustive()
+    }
 }
 
 impl Metadata {
@@ -82,11 +133,16 @@ impl Metadata {
         database.assert_safe(&mut connection).await?;
         schema::migrate(&database, &mut connection).await?;
         let readers = database.connect_readers().await?;
-        let writer = Writer::spawn(connection, database, options.clone());
+        let changes = Changes::default();
+        let alone = matches!(database, Database::Sqlite(_));
+        let writer = Writer::spawn(connection, database, options.clone(), changes.clone());
         let inner = Arc::new(Inner {
             writer,
             readers,
             options,
+            known: Known::new(&changes, alone),
+            changes,
+            alone,
         });
         Ok(Self { inner })
     }

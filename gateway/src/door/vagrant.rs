@@ -4,9 +4,12 @@
 
 pub mod metadata;
 
+use std::sync::Arc;
+
 use boxgate_storage::catalog::{ArchitectureName, BoxRef};
 use boxgate_storage::digest::Blake3;
 use boxgate_storage::metadata::catalog::{BoxTree, ResolvedFile};
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, USER_AGENT, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
@@ -41,24 +44,24 @@ pub fn is_vagrant(headers: &HeaderMap) -> bool {
 /// Metadata of the box that the policy found, as JSON; HEAD says the same without the body.
 pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
     let row = call.row()?;
-    let tree: Option<BoxTree> = gateway
-        .metadata
-        .box_tree(row.organization, &row.name)
-        .await?;
-    let tree = tree.ok_or_else(|| crate::auth::no_box(&call.names))?;
     let origin = gateway.base_url(&call.facts) + gateway.settings.doors.vagrant.prefix.as_str();
-    let text = serde_json::to_vec(&metadata::render(&tree, &origin))
-        .expect("a value of strings and booleans is JSON");
-    let etag = format!("\"{}\"", blake3::hash(&text).to_hex());
+    let key = (row.organization, row.name.folded(), origin.clone());
+    let written = async {
+        let tree = gateway.metadata.box_tree(row.organization, &row.name);
+        let tree = tree.await?;
+        Ok(tree.map(|tree| Arc::new(Document::of(&tree, &origin))))
+    };
+    let document = gateway.documents.or_read(key, written).await?;
+    let document = document.ok_or_else(|| crate::auth::no_box(&call.names))?;
     let mut headers = HeaderMap::new();
     headers.insert(
         ETAG,
-        HeaderValue::from_str(&etag).expect("hexadecimal digits are ASCII"),
+        HeaderValue::from_str(&document.etag).expect("hexadecimal digits are ASCII"),
     );
     headers.insert(VARY, HeaderValue::from_static("Accept"));
     // URLs inside come from the request unless `public_url` is set; then no shared cache may keep them.
     // Nor where BoxVault's path answers Vagrant alone in this way: its cache does not know who asks.
-    let shared = tree.row.fields.public
+    let shared = document.public
         && !gateway.settings.public_url.is_empty()
         && call.row.route == Route::VagrantMetadata;
     let freshness = if shared {
@@ -66,12 +69,12 @@ pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
     } else {
         Freshness::Private
     };
-    let tags = Tags::of_box(&tree.organization_name, &tree.row.name.folded());
-    freshness.write(&gateway.settings.downloads, &tags, &mut headers);
+    let ages = &gateway.settings.downloads;
+    freshness.write(ages, &document.tags, &mut headers);
     let representation = Representation {
-        etag: &etag,
+        etag: &document.etag,
         last_modified: None,
-        length: text.len() as u64,
+        length: document.text.len() as u64,
     };
     match decide(
         &representation,
@@ -92,11 +95,39 @@ pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
     }
     // Vagrant takes a body for metadata only if the type is exactly this one.
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CONTENT_LENGTH, text.len().into());
+    headers.insert(CONTENT_LENGTH, document.text.len().into());
     if call.head.method == Method::HEAD {
         return Ok(with_headers(StatusCode::OK, headers));
     }
-    Ok(with_body(StatusCode::OK, headers, response::full(text)))
+    let body = response::full(document.text.clone());
+    Ok(with_body(StatusCode::OK, headers, body))
+}
+
+/// Metadata of a box, written.
+#[derive(Debug)]
+pub struct Document {
+    text: Bytes,
+    etag: String,
+    public: bool,
+    tags: Tags,
+}
+
+impl Document {
+    fn of(tree: &BoxTree, origin: &str) -> Self {
+        let text = serde_json::to_vec(&metadata::render(tree, origin))
+            .expect("a value of strings and booleans is JSON");
+        Self {
+            etag: format!("\"{}\"", blake3::hash(&text).to_hex()),
+            public: tree.row.fields.public,
+            tags: Tags::of_box(&tree.organization_name, &tree.row.name.folded()),
+            text: text.into(),
+        }
+    }
+
+    /// Memory that it takes, about.
+    pub fn weight(&self) -> u32 {
+        u32::try_from(self.text.len() + 512).unwrap_or(u32::MAX)
+    }
 }
 
 /// `.../providers/{provider}/{arch}/vagrant.box`.

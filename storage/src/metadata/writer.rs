@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::MetadataOptions;
 use super::dialect::{self, Database, TransactionId};
+use super::recent::Changes;
 use super::sql::{At as _, Columns as _};
 use crate::clock::UnixMillis;
 use crate::error::{Error, ErrorKind, Result, chain};
@@ -66,6 +67,7 @@ impl Writer {
         connection: AnyConnection,
         database: Database,
         options: MetadataOptions,
+        changes: Changes,
     ) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE_JOBS);
         let observer = Arc::new(Mutex::new(None));
@@ -73,6 +75,7 @@ impl Writer {
             connection: Some(connection),
             database,
             options,
+            changes,
             observer: Arc::clone(&observer),
         };
         Self {
@@ -140,6 +143,8 @@ impl fmt::Debug for Writer {
 trait Job: Send {
     /// Does the work inside a savepoint; true to keep it.
     fn run<'j>(&'j mut self, tx: &'j mut Tx) -> BoxFuture<'j, bool>;
+    /// Whether what is known of names may be another afterwards.
+    fn may_change_names(&self) -> bool;
     /// Answers, once the batch is committed or lost.
     fn answer(self: Box<Self>, batch: Result<(), Lost>);
 }
@@ -183,6 +188,11 @@ where
         .boxed()
     }
 
+    fn may_change_names(&self) -> bool {
+        // What uploads do all the time, to rows that no name leads to.
+        !matches!(self.op, "upload.advance" | "upload.hold_piece")
+    }
+
     fn answer(self: Box<Self>, batch: Result<(), Lost>) {
         let lost = |kind, why| Error::new(kind, self.op, "database").with_source(why);
         let outcome = match (batch, self.outcome) {
@@ -208,6 +218,7 @@ struct Task {
     connection: Option<AnyConnection>,
     database: Database,
     options: MetadataOptions,
+    changes: Changes,
     observer: Arc<Mutex<Option<Observer>>>,
 }
 
@@ -225,6 +236,10 @@ impl Task {
                 };
                 Lost { kind, why }
             });
+            // Also when it failed: what became of it may not be known.
+            if batch.iter().any(|job| job.may_change_names()) {
+                self.changes.add();
+            }
             for job in batch.drain(..) {
                 job.answer(result);
             }

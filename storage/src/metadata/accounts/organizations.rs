@@ -84,6 +84,13 @@ impl Metadata {
     /// # Errors
     /// [`ErrorKind::Unavailable`] when the database does not answer.
     pub async fn organization(&self, name: &OrganizationName) -> Result<Option<Organization>> {
+        let known = &self.inner.known.organizations;
+        known
+            .or_read(name.folded(), self.read_organization(name))
+            .await
+    }
+
+    async fn read_organization(&self, name: &OrganizationName) -> Result<Option<Organization>> {
         const OP: &str = "organization.read";
         let mut reader = self.reader(OP).await?;
         sqlx::query(concat!(

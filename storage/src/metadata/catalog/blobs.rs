@@ -50,6 +50,16 @@ impl Metadata {
     /// [`ErrorKind::NotFound`] when the blob is gone, [`ErrorKind::Internal`] when the values do not
     /// cover it.
     pub async fn blob_tree(&self, blob: &BlobMeta) -> Result<BlobTree> {
+        let trees = &self.inner.known.trees;
+        if let Some(tree) = trees.get(&blob.key) {
+            return Ok(tree);
+        }
+        let tree = self.read_tree(blob).await?;
+        trees.insert(blob.key, tree.clone());
+        Ok(tree)
+    }
+
+    async fn read_tree(&self, blob: &BlobMeta) -> Result<BlobTree> {
         const OP: &str = "blob.tree";
         let mut reader = self.reader(OP).await?;
         let bytes = sqlx::query("SELECT cvs FROM blob_trees WHERE blob = $1")

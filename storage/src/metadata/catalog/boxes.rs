@@ -51,6 +51,16 @@ impl Metadata {
         organization: OrganizationId,
         name: &BoxName,
     ) -> Result<Option<BoxRow>> {
+        let key = (organization, name.folded());
+        let known = &self.inner.known.boxes;
+        known.or_read(key, self.read_box(organization, name)).await
+    }
+
+    async fn read_box(
+        &self,
+        organization: OrganizationId,
+        name: &BoxName,
+    ) -> Result<Option<BoxRow>> {
         const OP: &str = "box.read";
         let mut reader = self.reader(OP).await?;
         sqlx::query(concat!(

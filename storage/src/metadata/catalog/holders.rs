@@ -16,7 +16,7 @@ use crate::metadata::sql::{At as _, Columns as _};
 const MOST_HOLDERS: i64 = 16;
 
 /// What a blob is asked for by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlobDigest {
     /// BLAKE3 of all bytes.
     Blake3(Blake3),
@@ -87,6 +87,18 @@ impl Metadata {
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
     pub async fn readable_blob(
+        &self,
+        digest: BlobDigest,
+        reader: Option<(AccountId, Option<OrganizationId>)>,
+    ) -> Result<Option<HeldBlob>> {
+        let read = self.read_holders(digest, reader);
+        match reader {
+            None => self.inner.known.blobs.or_read(digest, read).await,
+            Some(_) => read.await,
+        }
+    }
+
+    async fn read_holders(
         &self,
         digest: BlobDigest,
         reader: Option<(AccountId, Option<OrganizationId>)>,

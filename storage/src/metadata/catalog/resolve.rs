@@ -29,6 +29,18 @@ impl Metadata {
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
     pub async fn resolve_file(&self, name: &BoxRef) -> Result<Option<ResolvedFile>> {
+        let key = [
+            name.organization.folded(),
+            name.name.folded(),
+            name.version.folded(),
+            name.provider.folded(),
+            name.architecture.folded(),
+        ];
+        let known = &self.inner.known.files;
+        known.or_read(key, self.read_file(name)).await
+    }
+
+    async fn read_file(&self, name: &BoxRef) -> Result<Option<ResolvedFile>> {
         const OP: &str = "file.resolve";
         let mut reader = self.reader(OP).await?;
         sqlx::query(concat!(
