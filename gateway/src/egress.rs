@@ -115,8 +115,9 @@ pub struct FileBody {
     end: u64,
     run: Option<Arc<FileRun>>,
     proving: Option<(u64, AbortOnDropHandle<Result<()>>)>,
-    /// The block that was proved last: it goes out even if memory is so short that it left it already.
-    proved: Option<u64>,
+    /// Up to where bytes were found proved and in memory. A block that was proved just now goes out even if memory is
+    /// so short that it left it already.
+    ready: u64,
     damage: DamageReport,
 }
 
@@ -131,7 +132,7 @@ impl FileBody {
             end,
             run: None,
             proving: None,
-            proved: Some(start / BLOCK_BYTES),
+            ready: block_end(start).min(end),
             file,
             sender,
             damage,
@@ -153,37 +154,46 @@ impl FileBody {
             ready!(run.poll_over(cx));
             let gave_out = run.has_failed();
             self.run = None;
-            self.file.unchanged()?;
             if gave_out {
+                self.file.unchanged()?;
                 return Poll::Ready(Err(gone(&self.file)));
             }
         }
-        let to = if self.at < self.tail {
-            self.tail.min(self.at + RUN_BYTES)
-        } else {
-            self.end
-        };
-        while self.at < to {
+        // After what was sent, and before what is.
+        self.file.unchanged()?;
+        while self.at < self.end {
+            if self.ready > self.at {
+                let to = if self.at < self.tail {
+                    self.tail.min(self.at + RUN_BYTES)
+                } else {
+                    self.end
+                };
+                return Poll::Ready(Ok(self.ready.min(to) - self.at));
+            }
             let block = self.at / BLOCK_BYTES;
-            if let Some((index, proving)) = &mut self.proving
-                && *index == block
-            {
+            if let Some((_, proving)) = self.proving.as_mut().filter(|(of, _)| *of == block) {
                 let proved = ready!(Pin::new(proving).poll(cx));
                 self.proving = None;
                 proved.map_err(|panicked| gone(&self.file).with_source(panicked))??;
-                self.proved = Some(block);
+                self.ready = block_end(self.at).min(self.end);
+            } else {
+                self.look_ahead()?;
             }
-            let next = ByteRange::try_new(self.at, to).expect("a position before an end");
-            let ready = self.file.ready(next)?;
-            if ready > 0 {
-                return Poll::Ready(Ok(ready));
-            }
-            if self.proved == Some(block) {
-                return Poll::Ready(Ok(to.min((block + 1) * BLOCK_BYTES) - self.at));
-            }
-            self.prove(block);
         }
         Poll::Ready(Ok(0))
+    }
+
+    /// Looks what may go next, and has it read and proved if it is not ready.
+    fn look_ahead(&mut self) -> Result<()> {
+        if self.ready <= self.at && self.at < self.end {
+            let to = self.end.min(self.at + RUN_BYTES);
+            let next = ByteRange::try_new(self.at, to).expect("a position before an end");
+            self.ready = self.at + self.file.ready(next)?;
+            if self.ready == self.at {
+                self.prove(self.at / BLOCK_BYTES);
+            }
+        }
+        Ok(())
     }
 
     fn prove(&mut self, block: u64) {
@@ -199,26 +209,17 @@ impl FileBody {
             let range = ByteRange::try_new(from, to).expect("a range with a length");
             return self.file.copy(range).map(Piece::Bytes);
         }
-        self.read_ahead()?;
+        self.look_ahead()?;
         let run = self.sender.run(self.file.file(), from, to);
         let piece = run.map_err(|error| gone(&self.file).with_source(error))?;
         self.run = Some(piece.on_its_way());
         self.file.sent(bytes);
         Ok(Piece::File(piece))
     }
+}
 
-    /// Has the block behind what goes now read and proved, if it has to be.
-    fn read_ahead(&mut self) -> Result<()> {
-        let block = self.at / BLOCK_BYTES;
-        if self.at < self.end && self.proved != Some(block) {
-            let end = self.end.min((block + 1) * BLOCK_BYTES);
-            let next = ByteRange::try_new(self.at, end).expect("a position before an end");
-            if self.file.ready(next)? < next.length() {
-                self.prove(block);
-            }
-        }
-        Ok(())
-    }
+fn block_end(at: u64) -> u64 {
+    (at / BLOCK_BYTES + 1) * BLOCK_BYTES
 }
 
 /// What is said where the file gives out without being seen to have changed.

@@ -370,7 +370,7 @@ def main():
         certificate = "{certificate}/cert.pem"
         key = "{certificate}/key.pem"
     """)
-    gate.settings = {"BOXGATE_CONFIG": str(config), "BOXGATE_UPLOADS__MAX_LENGTH": "4GiB"}
+    gate.settings = {"BOXGATE_CONFIG": str(config), "BOXGATE_LIMITS__CONNECTIONS_PER_ADDRESS": "4096"}
     print(f"load before: {os.getloadavg()[0]:.1f}", flush=True)
     with gate:
         play(gate, certificate, given, wanted)

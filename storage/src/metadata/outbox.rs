@@ -136,17 +136,11 @@ impl Place {
         path
     }
 
-    /// Names under which caches keep what changed.
+    /// The tag under which caches keep what changed, as answers carry it. That of the organization stands there too,
+    /// but not here: whoever purges what an event names would drop all other boxes with this one.
     fn tags(&self) -> Vec<String> {
-        let Self {
-            organization,
-            box_name,
-            ..
-        } = self;
-        vec![
-            format!("org:{organization}"),
-            format!("box:{organization}/{box_name}"),
-        ]
+        let (organization, box_name) = (&self.organization, &self.box_name);
+        vec![format!("box/{organization}/{box_name}").to_lowercase()]
     }
 
     fn data(&self) -> Map<String, Value> {
@@ -290,7 +284,7 @@ mod tests {
                 r#"{{"organization":"acme","box":"web","version":"1.0","provider":"virtualbox","#,
                 r#""architecture":"amd64","size":7,"checksum":"{}","checksumType":"SHA256","#,
                 r#""url":"https://boxes.example/acme/boxes/web/versions/1.0/providers/virtualbox/amd64/vagrant.box","#,
-                r#""old_digest":null,"new_digest":"{}","tags":["org:acme","box:acme/web"],"#,
+                r#""old_digest":null,"new_digest":"{}","tags":["box/acme/web"],"#,
                 r#""occurred_at":"2023-11-14T22:13:20.045Z","actor":{{"type":"account","name":"ann"}}}}"#,
             ),
             "25".repeat(32),
@@ -309,10 +303,7 @@ mod tests {
             .seal("", UnixMillis(0))
             .unwrap();
         let data: Value = serde_json::from_str(&data).unwrap();
-        assert_eq!(
-            data["tags"],
-            json!(["org:acme", "box:acme/web", "box:acme/old"])
-        );
+        assert_eq!(data["tags"], json!(["box/acme/web", "box/acme/old"]));
         assert_eq!(data["actor"], Value::Null);
     }
 }

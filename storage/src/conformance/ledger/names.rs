@@ -68,7 +68,7 @@ pub async fn publishing_makes_name_blob_tree_and_event(rig: &dyn Rig) {
         ("checksumType", json!("SHA256")),
         ("new_digest", json!(first.blob.blake3.to_hex())),
         ("old_digest", Value::Null),
-        ("tags", json!(["org:acme", "box:acme/web"])),
+        ("tags", json!(["box/acme/web"])),
         ("actor", json!({"type": "account", "name": "ann"})),
         ("occurred_at", json!("2023-11-14T22:13:20.000Z")),
     ] {

@@ -277,7 +277,7 @@ async fn a_box_update_tells_what_changed_and_purges_both_names() {
     );
     assert_eq!(
         data["tags"],
-        serde_json::json!(["org:Acme", "box:Acme/site", "box:Acme/web"])
+        serde_json::json!(["box/acme/site", "box/acme/web"])
     );
     assert_eq!(
         house
