@@ -76,8 +76,7 @@ struct Known {
     files: Recent<[String; 5], ResolvedFile>,
     /// What anybody may read.
     blobs: Recent<BlobDigest, HeldBlob>,
-    /// These never change.
-    trees: moka::sync::Cache<BlobKey, BlobTree>,
+    trees: Recent<BlobKey, BlobTree>,
 }
 
 /// Memory for each kind of row, one of which is about a KiB.
@@ -88,17 +87,14 @@ const TREES_BYTES: u64 = 8 << 20;
 
 impl Known {
     fn new(changes: &Changes, alone: bool) -> Self {
-        let trees = moka::sync::Cache::builder()
-            .weigher(|_key, tree: &BlobTree| {
-                u32::try_from(tree.values.len() * 32 + 128).unwrap_or(u32::MAX)
-            })
-            .max_capacity(TREES_BYTES);
         Self {
             organizations: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
             boxes: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
             files: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
             blobs: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
-            trees: trees.build(),
+            trees: Recent::with(changes, alone, TREES_BYTES, |tree: &BlobTree| {
+                u32::try_from(tree.values.len() * 32 + 128).unwrap_or(u32::MAX)
+            }),
         }
     }
 }

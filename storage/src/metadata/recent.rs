@@ -6,16 +6,22 @@
 //! writes beside an embedded gateway (`boxgate admin bootstrap`) is noticed within [`MOST_AGE`].
 
 use std::fmt;
-use std::hash::Hash;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::sync::Mutex;
 
 use super::Metadata;
 use crate::error::Result;
 
 /// How long anything is kept.
 const MOST_AGE: Duration = Duration::from_secs(1);
+/// Reads at once of one kind: those of one key follow each other, and all but the first find what that one read.
+const READS: usize = 16;
+/// How long one waits for another's read before it reads by itself, as it would for a connection.
+const READ_WAIT: Duration = Duration::from_secs(5);
 
 /// Counts what may have changed names.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +41,7 @@ impl Changes {
 pub struct Recent<K, V> {
     changes: Changes,
     kept: Option<moka::sync::Cache<K, (u64, V)>>,
+    turns: [Mutex<()>; READS],
 }
 
 impl<K, V> Recent<K, V>
@@ -65,6 +72,7 @@ where
         Self {
             changes: changes.clone(),
             kept,
+            turns: std::array::from_fn(|_| Mutex::default()),
         }
     }
 
@@ -80,19 +88,34 @@ where
         let Some(kept) = &self.kept else {
             return read.await;
         };
-        // Before the read: what changes meanwhile makes it old at once.
-        let now = self.changes.count();
-        if let Some((then, found)) = kept.get(&key)
-            && then == now
-        {
+        let at_present = || {
+            let (then, found) = kept.get(&key)?;
+            (then == self.changes.count()).then_some(found)
+        };
+        if let Some(found) = at_present() {
             return Ok(Some(found));
         }
+        // A thousand that miss at once would keep each other from the few connections there are.
+        let turn = self.turns[turn_of(&key)].lock();
+        let turn = tokio::time::timeout(READ_WAIT, turn).await;
+        if let Some(found) = at_present() {
+            return Ok(Some(found));
+        }
+        // Before the read: what changes meanwhile makes it old at once.
+        let now = self.changes.count();
         let found = read.await?;
         if let Some(found) = &found {
             kept.insert(key, (now, found.clone()));
         }
+        drop(turn);
         Ok(found)
     }
+}
+
+fn turn_of(key: &impl Hash) -> usize {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    usize::try_from(hasher.finish() % READS as u64).expect("it is a small number")
 }
 
 impl<K, V> fmt::Debug for Recent<K, V> {
@@ -142,6 +165,22 @@ mod tests {
         };
         assert_eq!(recent.or_read(1, read).await.unwrap(), Some(1));
         assert_eq!(ask(&recent, Some(2)).await, Some(2));
+    }
+
+    #[tokio::test]
+    async fn those_who_miss_at_once_read_once() {
+        let (_changes, recent) = recent(true);
+        let reads = AtomicU64::new(0);
+        let ask = || {
+            recent.or_read(1, async {
+                reads.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+                Ok(Some(1))
+            })
+        };
+        let found = futures_util::future::join_all((0..100).map(|_| ask())).await;
+        assert!(found.into_iter().all(|found| found.unwrap() == Some(1)));
+        assert_eq!(reads.into_inner(), 1);
     }
 
     #[tokio::test]

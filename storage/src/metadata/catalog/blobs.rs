@@ -50,13 +50,9 @@ impl Metadata {
     /// [`ErrorKind::NotFound`] when the blob is gone, [`ErrorKind::Internal`] when the values do not
     /// cover it.
     pub async fn blob_tree(&self, blob: &BlobMeta) -> Result<BlobTree> {
-        let trees = &self.inner.known.trees;
-        if let Some(tree) = trees.get(&blob.key) {
-            return Ok(tree);
-        }
-        let tree = self.read_tree(blob).await?;
-        trees.insert(blob.key, tree.clone());
-        Ok(tree)
+        let read = async { self.read_tree(blob).await.map(Some) };
+        let tree = self.inner.known.trees.or_read(blob.key, read).await?;
+        tree.ok_or_else(|| Error::new(ErrorKind::NotFound, "blob.tree", blob.key.to_string()))
     }
 
     async fn read_tree(&self, blob: &BlobMeta) -> Result<BlobTree> {
