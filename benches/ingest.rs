@@ -23,7 +23,7 @@ use boxgate_storage::backend::local;
 use boxgate_storage::blob::BlobKey;
 use boxgate_storage::buffer::{Buffer, BufferPool};
 use boxgate_storage::digest::{ContentHasher, TreeHasher};
-use boxgate_storage::store::{PartIndex, Run, Store, UploadSink};
+use boxgate_storage::store::{PartIndex, Run, RunBytes, Store, UploadSink};
 use bytes::{Buf as _, Bytes};
 use criterion::measurement::WallTime;
 use criterion::{
@@ -267,9 +267,9 @@ impl Stored {
         }
         let run = Run {
             offset: self.offset,
-            buffer: Arc::new(buffer),
+            bytes: RunBytes::Buffer(Arc::new(buffer)),
         };
-        self.offset += run.buffer.len() as u64;
+        self.offset = run.end();
         let written = self.sink.write(run);
         self.in_flight
             .spawn(async move { written.await.expect("the disk holds") });

@@ -1,18 +1,25 @@
-//! A bounded pool of 1 MiB buffers aligned to 4 KiB: the memory that uploads to a local disk may use.
+//! A bounded pool of 1 MiB buffers aligned to 4 KiB: the memory that uploads may use.
 //!
-//! A buffer is a permit and memory in one: whoever holds none waits. The rule that keeps it free of
-//! deadlock: hand the full buffer on before taking the next.
+//! A buffer is a right and memory in one: whoever holds none waits. The rule that keeps it free of
+//! deadlock: hand the full buffer on before taking the next. Where a store holds whole parts, whoever begins
+//! one [reserves](BufferPool::reserve) memory for all of it, and frames may be kept on that account as they
+//! arrived, each for as much as it may pin.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of one buffer.
 pub const BUFFER_BYTES: usize = 1 << 20;
 /// Alignment of a buffer in memory, as direct I/O wants it.
 pub const BUFFER_ALIGN: usize = 4096;
+/// What a kept frame counts for at least, and the unit of the budget: hyper reads into memory of up to so many
+/// bytes, and a frame of it pins all, which `Bytes` does not tell.
+const CHARGE_BYTES: usize = 512 << 10;
+const CHARGES_PER_BUFFER: usize = BUFFER_BYTES / CHARGE_BYTES;
 
 /// The pool; cheap to clone.
 #[derive(Clone)]
@@ -21,9 +28,11 @@ pub struct BufferPool {
 }
 
 struct Shared {
-    /// One permit per buffer; tokio serves waiters in order.
+    /// One permit per charge; tokio serves waiters in order.
     permits: Arc<Semaphore>,
+    /// In buffers.
     capacity: usize,
+    /// Charges of what is out.
     in_use: AtomicU64,
     waiting: AtomicU64,
     /// Memory that was used before. A fresh MiB costs 256 page faults, as much as hashing it.
@@ -35,10 +44,10 @@ impl BufferPool {
     /// used and kept for reuse.
     pub fn new(budget_bytes: u64) -> Self {
         let fit = usize::try_from(budget_bytes / BUFFER_BYTES as u64).unwrap_or(usize::MAX);
-        let capacity = fit.clamp(2, Semaphore::MAX_PERMITS);
+        let capacity = fit.clamp(2, Semaphore::MAX_PERMITS / CHARGES_PER_BUFFER);
         Self {
             shared: Arc::new(Shared {
-                permits: Arc::new(Semaphore::new(capacity)),
+                permits: Arc::new(Semaphore::new(capacity * CHARGES_PER_BUFFER)),
                 capacity,
                 in_use: AtomicU64::new(0),
                 waiting: AtomicU64::new(0),
@@ -53,17 +62,7 @@ impl BufferPool {
     /// Dropping the future gives up the place in the queue and nothing else.
     #[expect(clippy::missing_panics_doc, reason = "the semaphore is never closed")]
     pub async fn take(&self) -> Buffer {
-        // Whoever waits is ahead of this try: a permit that comes back goes to the first in line.
-        let permit = match Arc::clone(&self.shared.permits).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_none_free) => {
-                let _waiting = Waiting::enter(&self.shared);
-                Arc::clone(&self.shared.permits)
-                    .acquire_owned()
-                    .await
-                    .expect("the semaphore lives as long as its pool and is never closed")
-            }
-        };
+        let permit = self.permits(CHARGES_PER_BUFFER).await;
         Buffer::new(&self.shared, permit)
     }
 
@@ -72,32 +71,48 @@ impl BufferPool {
     ///
     /// # Cancel safety
     /// Dropping the future gives up the place in the queue and nothing else.
-    #[expect(clippy::missing_panics_doc, reason = "the semaphore is never closed")]
     pub async fn reserve(&self, buffers: usize) -> Reservation {
-        let wanted = u32::try_from(buffers).unwrap_or(u32::MAX);
-        let permits = Arc::clone(&self.shared.permits);
-        let permits = match Arc::clone(&permits).try_acquire_many_owned(wanted) {
-            Ok(permits) => permits,
-            Err(_too_few) => {
-                let _waiting = Waiting::enter(&self.shared);
-                permits
-                    .acquire_many_owned(wanted)
-                    .await
-                    .expect("the semaphore lives as long as its pool and is never closed")
-            }
-        };
+        self.reserve_charges(buffers.saturating_mul(CHARGES_PER_BUFFER))
+            .await
+    }
+
+    /// As [`Self::reserve`], and an eighth more where the pool has it: for frames, which pin more than they hold.
+    pub async fn reserve_for_frames(&self, buffers: usize) -> Reservation {
+        let wanted = buffers.saturating_mul(CHARGES_PER_BUFFER);
+        let all = self.shared.capacity * CHARGES_PER_BUFFER;
+        let more = (wanted / 8).min(all.saturating_sub(wanted));
+        self.reserve_charges(wanted.saturating_add(more)).await
+    }
+
+    async fn reserve_charges(&self, charges: usize) -> Reservation {
         Reservation {
-            permits,
+            permits: self.permits(charges).await,
             home: Arc::clone(&self.shared),
         }
     }
 
-    /// Bytes in buffers that are out.
-    pub fn in_use_bytes(&self) -> u64 {
-        self.shared.in_use.load(Ordering::Relaxed) * BUFFER_BYTES as u64
+    async fn permits(&self, charges: usize) -> OwnedSemaphorePermit {
+        let charges = u32::try_from(charges).unwrap_or(u32::MAX);
+        let permits = Arc::clone(&self.shared.permits);
+        // Whoever waits is ahead of this try: a permit that comes back goes to the first in line.
+        match Arc::clone(&permits).try_acquire_many_owned(charges) {
+            Ok(permits) => permits,
+            Err(_too_few) => {
+                let _waiting = Waiting::enter(&self.shared);
+                permits
+                    .acquire_many_owned(charges)
+                    .await
+                    .expect("the semaphore lives as long as its pool and is never closed")
+            }
+        }
     }
 
-    /// How many wait for a buffer.
+    /// Bytes of buffers that are out, and of what kept frames count for.
+    pub fn in_use_bytes(&self) -> u64 {
+        self.shared.in_use.load(Ordering::Relaxed) * CHARGE_BYTES as u64
+    }
+
+    /// How many wait for memory.
     pub fn waiting(&self) -> u64 {
         self.shared.waiting.load(Ordering::Relaxed)
     }
@@ -118,6 +133,16 @@ impl fmt::Debug for BufferPool {
 }
 
 impl Shared {
+    fn enter(&self, permit: &OwnedSemaphorePermit) {
+        let charges = permit.num_permits() as u64;
+        self.in_use.fetch_add(charges, Ordering::Relaxed);
+    }
+
+    fn leave(&self, permit: &OwnedSemaphorePermit) {
+        let charges = permit.num_permits() as u64;
+        self.in_use.fetch_sub(charges, Ordering::Relaxed);
+    }
+
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Aligned>> {
         // A list of memory has no state that a panic could leave half done.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
@@ -133,16 +158,31 @@ pub struct Reservation {
 impl Reservation {
     /// One of the buffers, empty; `None` once all were taken.
     pub fn take(&mut self) -> Option<Buffer> {
-        let permit = self.permits.split(1)?;
+        let permit = self.permits.split(CHARGES_PER_BUFFER)?;
         Some(Buffer::new(&self.home, permit))
+    }
+
+    /// Keeps bytes as they arrived, if the right to `rest` buffers is left beside what they may pin.
+    pub fn keep(&mut self, bytes: &Bytes, rest: usize) -> Option<Frame> {
+        let charges = bytes.len().div_ceil(CHARGE_BYTES).max(1);
+        let left = self.permits.num_permits().checked_sub(charges)?;
+        if left < rest.saturating_mul(CHARGES_PER_BUFFER) {
+            return None;
+        }
+        Some(Frame::new(
+            &self.home,
+            bytes.clone(),
+            self.permits.split(charges)?,
+        ))
     }
 
     /// The right to as many of the buffers, or to as many as are left.
     #[must_use]
     pub fn split(&mut self, buffers: usize) -> Self {
-        let buffers = buffers.min(self.permits.num_permits());
+        let charges = buffers.saturating_mul(CHARGES_PER_BUFFER);
+        let charges = charges.min(self.permits.num_permits());
         Self {
-            permits: self.permits.split(buffers).expect("no more than there are"),
+            permits: self.permits.split(charges).expect("no more than there are"),
             home: Arc::clone(&self.home),
         }
     }
@@ -179,18 +219,18 @@ pub struct Buffer {
     filled: usize,
     home: Arc<Shared>,
     /// Released after the memory went home: fields are dropped after `drop` ran.
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Buffer {
     fn new(home: &Arc<Shared>, permit: OwnedSemaphorePermit) -> Self {
         let idle = home.idle().pop();
-        home.in_use.fetch_add(1, Ordering::Relaxed);
+        home.enter(&permit);
         Self {
             memory: Some(idle.unwrap_or_else(Aligned::new)),
             filled: 0,
             home: Arc::clone(home),
-            _permit: permit,
+            permit,
         }
     }
 
@@ -251,7 +291,42 @@ impl Drop for Buffer {
         if let Some(memory) = self.memory.take() {
             self.home.idle().push(memory);
         }
-        self.home.in_use.fetch_sub(1, Ordering::Relaxed);
+        self.home.leave(&self.permit);
+    }
+}
+
+/// Bytes that are kept as they arrived; what they count for goes back to the pool when they are dropped.
+pub struct Frame {
+    bytes: Bytes,
+    home: Arc<Shared>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Frame {
+    fn new(home: &Arc<Shared>, bytes: Bytes, permit: OwnedSemaphorePermit) -> Self {
+        home.enter(&permit);
+        Self {
+            bytes,
+            home: Arc::clone(home),
+            permit,
+        }
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Frame").field(&self.bytes.len()).finish()
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        self.home.leave(&self.permit);
     }
 }
 
@@ -364,8 +439,34 @@ mod tests {
                 .unwrap();
         }
         assert_eq!(pool.in_use_bytes(), 0);
-        assert_eq!(pool.shared.permits.available_permits(), 3);
+        assert_eq!(pool.shared.permits.available_permits(), 6);
         assert!(pool.shared.idle().len() <= 3);
+    }
+
+    #[tokio::test]
+    async fn frames_are_kept_while_all_that_is_to_come_has_room_beside_what_they_pin() {
+        let pool = BufferPool::new(9 << 20);
+        let mut memory = pool.reserve_for_frames(8).await;
+        let small = Bytes::from(vec![1; 64 << 10]);
+        // An eighth more than 8 MiB: two frames that hold little may pin half a MiB each.
+        let first = memory.keep(&small, 8).expect("there is room beside");
+        let second = memory.keep(&small, 8).expect("there is room beside");
+        assert!(memory.keep(&small, 8).is_none());
+        assert!(memory.keep(&small, 7).is_some(), "and it goes back at once");
+        assert_eq!(pool.in_use_bytes(), 1 << 20);
+        assert_eq!(first.as_slice().as_ptr(), small.as_ptr());
+        drop((first, second));
+        assert_eq!(pool.in_use_bytes(), 0);
+        // One that is longer counts for its length.
+        let long = Bytes::from(vec![2; (1 << 20) + 1]);
+        assert!(memory.keep(&long, 7).is_none());
+        let kept = memory.keep(&long, 6).expect("there is room beside");
+        assert_eq!(pool.in_use_bytes(), 3 << 19);
+        drop(memory);
+        drop(kept);
+        assert_eq!(pool.shared.permits.available_permits(), 18);
+        // More than there is beside would never come.
+        assert!(pool.reserve_for_frames(9).await.take().is_some());
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::blob::BlobKey;
-use crate::buffer::{Buffer, Reservation};
+use crate::buffer::{Buffer, Frame, Reservation};
 use crate::error::Result;
 use crate::range::ByteRange;
 
@@ -182,10 +182,34 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 pub struct Run {
     /// Where it belongs, in bytes from the start of the blob.
     pub offset: u64,
-    /// The bytes: a full buffer, or a short one at the end of the upload, where it paused, and where a
-    /// slow upload gave its memory back. No run crosses a multiple of 1 MiB. Shared with whoever hashes
-    /// it still.
-    pub buffer: Arc<Buffer>,
+    /// What it is.
+    pub bytes: RunBytes,
+}
+
+/// The bytes of a run; shared with whoever hashes them still.
+#[derive(Debug, Clone)]
+pub enum RunBytes {
+    /// A full buffer, or a short one at the end of the upload, where it paused, before a frame, and where a
+    /// slow upload gave its memory back. It does not cross a multiple of 1 MiB.
+    Buffer(Arc<Buffer>),
+    /// A frame as it arrived, within one part; only for stores that hold whole parts ([`Intake::ByPart`]).
+    Frame(Arc<Frame>),
+}
+
+impl AsRef<[u8]> for RunBytes {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Buffer(buffer) => buffer.as_slice(),
+            Self::Frame(frame) => frame.as_slice(),
+        }
+    }
+}
+
+impl Run {
+    /// The first byte behind it.
+    pub fn end(&self) -> u64 {
+        self.offset + self.bytes.as_ref().len() as u64
+    }
 }
 
 /// Position of a part in its upload, from 0.

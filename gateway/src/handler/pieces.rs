@@ -121,6 +121,15 @@ impl Turn<'_> {
             checksum: put.checksum,
             kind: Kind::Part,
         };
+        let before = u64::from(put.k) * row.part_bytes;
+        let all = row
+            .length
+            .map(|length| length.saturating_sub(before).min(row.part_bytes));
+        if let (Some(all), Some(given)) = (all, put.length)
+            && all != given
+        {
+            return Err(piece.wrong_size(all));
+        }
         self.take(row, piece, body).await
     }
 
@@ -239,8 +248,9 @@ impl Turn<'_> {
                 engine.cancel(row.id).await?;
             }
             (Some(row), _) => return Ok(row),
-            // The answer was lost, and the chunk is sent again; chunk 0 begins another upload.
-            (None, Some(row)) if chunk.index > 0 => return Ok(row),
+            // The answer was lost, and the chunk is sent again. Without a checksum chunk 0 begins another
+            // upload: that of a new file may have the same bytes.
+            (None, Some(row)) if chunk.index > 0 || chunk.declared.is_some() => return Ok(row),
             (None, _) => {}
         }
         // All but the last are of one size, so this is the most that it can be.
@@ -397,7 +407,10 @@ impl Turn<'_> {
             return Err(self.protocol.checksum_mismatch(told, row.offset));
         }
         if bytes != held.length || hasher.finish() != held.values {
-            return Err(piece.differs(row.offset));
+            return Err(match piece.kind {
+                Kind::Part => piece.differs(row.offset),
+                Kind::Chunk => chunk::differs_from_published(piece.k),
+            });
         }
         Ok(Held {
             committed: row.offset,

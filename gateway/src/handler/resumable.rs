@@ -313,6 +313,8 @@ impl Turn<'_> {
             // Its time is over, though the sweep has not come by yet; unless a request is busy with it, as
             // bytes that just come move the end.
             UploadState::Open if over && !self.gateway.engine.is_busy(row.id) => Err(expired()),
+            // One without a target holds its blob for so long.
+            UploadState::Done if over => Err(expired()),
             UploadState::Open | UploadState::Completing | UploadState::Done => Ok(row),
             UploadState::Aborted => Err(expired()),
             UploadState::Lost => Err(gone(
@@ -783,7 +785,10 @@ fn publishing() -> Refusal {
 }
 
 fn expired() -> Refusal {
-    gone("The upload was given up or has expired.", "GONE")
+    gone(
+        "The upload was given up, has expired, or was not what its checksum said.",
+        "GONE",
+    )
 }
 
 fn gone(text: &str, code: &'static str) -> Refusal {

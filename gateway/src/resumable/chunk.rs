@@ -9,8 +9,9 @@ use boxgate_storage::upload::MOST_PIECES;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
+use super::ietf::UPLOAD_COMPLETE;
 use crate::handler::upload::Declared;
-use crate::http::headers::{content_length, single};
+use crate::http::headers::{UPLOAD_OFFSET, content_length, single};
 use crate::multipart;
 use crate::refusal::Refusal;
 
@@ -65,6 +66,11 @@ impl Chunk {
         if headers.contains_key(http::header::CONTENT_RANGE) {
             return Err(invalid(
                 "A chunk has its place by its index; leave Content-Range out.",
+            ));
+        }
+        if headers.contains_key(UPLOAD_COMPLETE) || headers.contains_key(UPLOAD_OFFSET) {
+            return Err(invalid(
+                "A chunk has its place by its index; leave Upload-Complete and Upload-Offset out.",
             ));
         }
         let length = content_length(headers);
@@ -129,6 +135,18 @@ pub fn differs(index: u32) -> Refusal {
         format!(
             "Chunk {index} is held already, with other bytes. If the file changed, begin anew with \
              chunk 0 once this upload has rested for some minutes (uploads.chunk_idle)."
+        ),
+    )
+    .code("CHUNK_DIFFERS")
+}
+
+/// Answers other bytes than the file has that just became of these chunks.
+pub fn differs_from_published(index: u32) -> Refusal {
+    Refusal::new(
+        StatusCode::CONFLICT,
+        format!(
+            "Chunk {index} is not that of the file that was just published here. To publish another one, send its \
+             chunk 0 first, or x-checksum with each, which tells them apart."
         ),
     )
     .code("CHUNK_DIFFERS")

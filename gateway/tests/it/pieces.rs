@@ -109,6 +109,7 @@ async fn parts_are_told_kept_over_a_restart_and_refused_where_they_do_not_fit() 
         (17, PART, 409, "PART_AHEAD"),
         (20, PART, 400, "INVALID_REQUEST"),
         (3, PART - 1, 400, "PART_SIZE"),
+        (3, 0, 400, "PART_SIZE"),
         (3, PART + 1, 400, "PART_SIZE"),
         (2, PART, 409, "PART_DIFFERS"),
     ] {
@@ -599,6 +600,33 @@ async fn chunks_that_rest_are_not_completed_by_those_of_another_file() {
         true
     );
     assert!(downloaded(&running, "demo", "1.0").await == old);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_chunk_that_lost_the_last_answer_gets_it_again() {
+    let running = Running::start().await;
+    let bytes = noise(2 * MIB, 45);
+    let digest = hex::encode(sha2::Sha256::digest(&bytes));
+    let declared = |i: usize, of: &[u8]| {
+        chunk(&running, "1.0", i, 2, &of[i * MIB..(i + 1) * MIB])
+            .header("x-checksum", &digest)
+            .header("x-checksum-type", "sha256")
+    };
+    running.send(declared(1, &bytes)).await;
+    let done = running.send(declared(0, &bytes)).await;
+    assert_eq!(done.json()["details"]["isComplete"], true);
+    for i in [0, 1] {
+        let again = running.send(declared(i, &bytes)).await;
+        assert_eq!(
+            (again.status, again.json()),
+            (200, done.json()),
+            "chunk {i}"
+        );
+        let other = running.send(declared(i, &noise(2 * MIB, 46))).await;
+        assert_eq!((other.status, &*code(&other)), (409, "CHUNK_DIFFERS"));
+    }
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
     running.stop().await;
 }
 

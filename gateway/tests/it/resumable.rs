@@ -774,6 +774,10 @@ async fn a_client_that_lacks_patch_overrides_the_method() {
     assert_eq!(running.send(bytes).await.status, 204);
     let reply = running.send(post("HEAD").body(b"")).await;
     assert_eq!(reply.header("upload-offset"), Some("5"));
+    let looked = tus(&running, "GET", &path).header("X-HTTP-Method-Override", "HEAD");
+    let looked = running.send(looked).await;
+    assert_eq!(looked.header("upload-offset"), Some("5"));
+    assert_eq!(looked.body, b"");
     let plain = tus(&running, "POST", &path)
         .header("Upload-Length", "1")
         .body(b"");
@@ -1233,7 +1237,60 @@ async fn a_cut_raw_upload_goes_on_by_content_range() {
     let done = running.send(ranged(at, total)).await;
     assert_eq!(done.status, 200, "{}", text(&done));
     assert_eq!(done.json()["details"]["isComplete"], true);
+    // To a client that lost that answer it is told once more; another's is none of its own.
+    let again = running.send(ranged(at, total)).await;
+    assert_eq!((again.status, again.json()), (200, done.json()));
+    let request = Request::new("POST", &path)
+        .token(&other)
+        .header(
+            "Content-Range",
+            &format!("bytes {at}-{}/{total}", total - 1),
+        )
+        .body(&bytes[at..]);
+    assert_eq!(running.send(request).await.status, 409);
     assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_calls_itself_a_piece_is_not_published_as_the_whole() {
+    let running = Running::start().await;
+    let path = file_path("demo", "1.0");
+    let post = || Request::new("POST", &path).token(&running.owner);
+    let good = noise(5000, 51);
+    assert_eq!(running.send(post().body(&good)).await.status, 200);
+    let media = ("Content-Type", "application/offset+octet-stream");
+    for fields in [
+        &[("Tus-Resumable", "1.0.0"), ("Upload-Length", "100"), media][..],
+        &[("Tus-Resumable", "1.0.0"), ("Upload-Concat", "partial")],
+        &[("Upload-Metadata", "target YWNtZQ==")],
+        &[media],
+        &[("Content-Type", "application/partial-upload")],
+        &[("Upload-Length", "100")],
+        &[("Upload-Length", "5"), ("Upload-Offset", "50")],
+        &[("Upload-Offset", "x")],
+        &[("Upload-Complete", "?1"), ("Content-Range", "bytes 0-4/10")],
+        &[
+            ("x-chunk-index", "0"),
+            ("x-total-chunks", "1"),
+            ("Upload-Complete", "?0"),
+        ],
+    ] {
+        let request = fields
+            .iter()
+            .fold(post(), |request, (name, value)| request.header(name, value));
+        let reply = running.send(request.body(b"hello")).await;
+        assert_eq!(reply.status, 400, "{fields:?}: {}", text(&reply));
+        assert!(
+            downloaded(&running, "demo", "1.0").await == good,
+            "{fields:?}"
+        );
+    }
+    let whole = [("Upload-Length", "5"), ("Upload-Offset", "0")];
+    let whole = whole
+        .iter()
+        .fold(post(), |request, (name, value)| request.header(name, value));
+    assert_eq!(running.send(whole.body(b"hello")).await.status, 200);
     running.stop().await;
 }
 

@@ -224,7 +224,7 @@ struct MemorySink {
 impl MemorySink {
     fn take(&self, run: &Run) -> Result<()> {
         let failed = |kind| Error::new(kind, "upload.write", self.key.to_string());
-        let bytes = run.buffer.as_slice();
+        let bytes = run.bytes.as_ref();
         let start = usize::try_from(run.offset).map_err(|_too_far| failed(ErrorKind::Full))?;
         let end = start
             .checked_add(bytes.len())

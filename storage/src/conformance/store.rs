@@ -16,7 +16,7 @@ use crate::blob::BlobKey;
 use crate::buffer::{BUFFER_BYTES, BufferPool};
 use crate::error::{ErrorKind, Result};
 use crate::range::ByteRange;
-use crate::store::{Intake, Kept, PartIndex, Receipts, Run, Store, UploadSink};
+use crate::store::{Intake, Kept, PartIndex, Receipts, Run, RunBytes, Store, UploadSink};
 
 /// Runs every case on `store`, which must be empty and is left so if it can delete.
 pub async fn all(store: &Store) {
@@ -58,7 +58,7 @@ async fn run_at(pool: &BufferPool, bytes: &[u8], at: usize) -> Run {
     buffer.fill(&bytes[at..]);
     Run {
         offset: at as u64,
-        buffer: std::sync::Arc::new(buffer),
+        bytes: RunBytes::Buffer(std::sync::Arc::new(buffer)),
     }
 }
 

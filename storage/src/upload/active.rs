@@ -20,13 +20,13 @@ use super::engine::{Inner, Stored};
 use super::part::PartAssembler;
 use super::registry::InProgress;
 use super::state::{Refusal, Step, buffers_for};
-use super::stats::{Stage, count};
+use super::stats::{Counters, Stage, count};
 use crate::blob::UploadId;
 use crate::buffer::Reservation;
 use crate::digest::{Algorithm, ContentHasher, Digest, DigestHasher};
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::metadata::uploads::{Completion, Keep, Published};
-use crate::store::{Intake, PartIndex, Receipt, UploadSink};
+use crate::store::{Intake, PartIndex, Receipt, Run, UploadSink};
 
 /// Everything that an unfinished upload holds.
 #[derive(Debug)]
@@ -285,6 +285,9 @@ impl Active {
 
     async fn take(&mut self, mut chunk: Bytes) -> Result<()> {
         while !chunk.is_empty() {
+            if self.keep(&mut chunk).await? {
+                continue;
+            }
             if self.assembler.wants_buffer() {
                 self.room().await?;
             }
@@ -332,39 +335,88 @@ impl Active {
             && self.held_since.elapsed() >= SLOW
     }
 
-    /// Gets a buffer, watching meanwhile whether the runs that hold others fare well.
-    async fn room(&mut self) -> Result<()> {
-        let started = Instant::now();
-        let pool = self.engine.options.pool.clone();
-        let (at, intake) = (self.assembler.offset(), self.stored.store.intake);
-        let mut reserved = self.memory.take();
+    /// Keeps what of the chunk lies within the current part as it is, where the store holds whole parts and
+    /// there is memory for what it may pin: no byte of it is copied on its way. False where it is to be copied.
+    async fn keep(&mut self, chunk: &mut Bytes) -> Result<bool> {
+        if self.stored.store.intake == Intake::InPlace || chunk.len() < KEPT_AT_LEAST {
+            return Ok(false);
+        }
+        let at = self.assembler.end();
         let to = self.state.lock().part_end(at);
-        // A part is held until it is whole, so its memory is taken at once or not at all: with a share
-        // each, several uploads would wait for one another for ever.
-        let take = async {
-            if intake == Intake::InPlace {
-                return (pool.take().await, None);
-            }
-            loop {
-                if let Some(mut memory) = reserved.take()
-                    && let Some(buffer) = memory.take()
-                {
-                    return (buffer, Some(memory));
-                }
-                reserved = Some(pool.reserve(buffers_for(at, to)).await);
-            }
+        let within = usize::try_from(to - at).map_or(chunk.len(), |left| left.min(chunk.len()));
+        if within < KEPT_AT_LEAST {
+            return Ok(false);
+        }
+        self.reserved().await?;
+        let piece = chunk.slice(..within);
+        let rest = buffers_for(at + within as u64, to);
+        let memory = self.memory.as_mut();
+        let Some(frame) = memory.and_then(|memory| memory.keep(&piece, rest)) else {
+            return Ok(false);
         };
+        if self.assembler.holds_bytes() {
+            self.hash(0);
+            self.hand_over().await?;
+        }
+        chunk.advance(within);
+        hash_into(
+            &mut self.hasher,
+            &mut self.held,
+            &piece,
+            &self.engine.counters,
+        );
+        let run = self.assembler.frame(frame);
+        self.give(run);
+        self.settle().await?;
+        tokio::task::yield_now().await;
+        Ok(true)
+    }
+
+    /// Sees to it that there is memory for all that the current part still lacks. A part is held until it is
+    /// whole, so its memory is taken at once or not at all: with a share each, several uploads would wait for
+    /// one another for ever.
+    async fn reserved(&mut self) -> Result<()> {
+        if self.memory.is_some() {
+            return Ok(());
+        }
+        let at = self.assembler.end();
+        let to = self.state.lock().part_end(at);
+        let pool = self.engine.options.pool.clone();
+        let memory = pool.reserve_for_frames(buffers_for(at, to));
+        self.memory = Some(self.meanwhile(memory).await?);
+        Ok(())
+    }
+
+    /// Gets a buffer.
+    async fn room(&mut self) -> Result<()> {
+        let buffer = if self.stored.store.intake == Intake::InPlace {
+            let pool = self.engine.options.pool.clone();
+            self.meanwhile(pool.take()).await?
+        } else {
+            self.reserved().await?;
+            let taken = self.memory.as_mut().and_then(Reservation::take);
+            taken.ok_or_else(|| {
+                let subject = self.stored.subject();
+                let error = Error::new(ErrorKind::Internal, "upload.write", subject);
+                error.with_source("a part is longer than its memory")
+            })?
+        };
+        self.assembler.give(buffer);
+        self.held_since = Instant::now();
+        Ok(())
+    }
+
+    /// Waits for memory, watching meanwhile whether the runs that hold some fare well.
+    async fn meanwhile<T>(&mut self, memory: impl Future<Output = T>) -> Result<T> {
+        let started = Instant::now();
         // Pinned outside the loop: a new future would go to the end of the queue.
-        let mut taken = std::pin::pin!(take);
+        let mut memory = std::pin::pin!(memory);
         loop {
             tokio::select! {
                 biased;
-                (buffer, memory) = &mut taken => {
-                    self.memory = memory;
-                    self.assembler.give(buffer);
-                    self.held_since = Instant::now();
+                taken = &mut memory => {
                     self.engine.counters.spent(Stage::Room, started);
-                    return Ok(());
+                    return Ok(taken);
                 }
                 Some(written) = self.runs.next(), if !self.runs.is_empty() => written?,
             }
@@ -384,15 +436,12 @@ impl Active {
 
     fn hash(&mut self, at_least: usize) {
         if let Some(bytes) = self.assembler.unhashed(at_least) {
-            let started = Instant::now();
-            self.hasher.update_tree(bytes);
-            self.engine.counters.spent(Stage::Blake3, started);
-            let started = Instant::now();
-            self.hasher.update_in_order(bytes);
-            for (_, hasher) in self.held.iter_mut().flat_map(|held| &mut held.hashers) {
-                hasher.update(bytes);
-            }
-            self.engine.counters.spent(Stage::InOrder, started);
+            hash_into(
+                &mut self.hasher,
+                &mut self.held,
+                bytes,
+                &self.engine.counters,
+            );
         }
     }
 
@@ -407,12 +456,16 @@ impl Active {
         }
         self.engine.counters.spent(Stage::Room, started);
         if let Some(run) = self.assembler.rest() {
-            let to = run.offset + run.buffer.len() as u64;
-            self.runs.push(self.sink.write(run));
-            let step = self.state.lock().hand_over(to);
-            self.seal(step);
+            self.give(run);
         }
         self.settle().await
+    }
+
+    fn give(&mut self, run: Run) {
+        let to = run.end();
+        self.runs.push(self.sink.write(run));
+        let step = self.state.lock().hand_over(to);
+        self.seal(step);
     }
 
     /// Lets what was handed over become durable and be committed, in the background.
@@ -422,6 +475,8 @@ impl Active {
         self.stepped = Instant::now();
         self.values.extend(self.hasher.take_values());
         let values = if self.state.lock().ends_part(step.to) {
+            // The next part's memory is taken at once or not at all.
+            self.memory = None;
             std::mem::take(&mut self.values)
         } else {
             let open = self.hasher.open_value();
@@ -658,6 +713,24 @@ impl Held {
     }
 }
 
+/// Hashes the next bytes of an upload.
+fn hash_into(
+    hasher: &mut ContentHasher,
+    held: &mut Option<Held>,
+    bytes: &[u8],
+    counters: &Counters,
+) {
+    let started = Instant::now();
+    hasher.update_tree(bytes);
+    counters.spent(Stage::Blake3, started);
+    let started = Instant::now();
+    hasher.update_in_order(bytes);
+    for (_, hasher) in held.iter_mut().flat_map(|held| &mut held.hashers) {
+        hasher.update(bytes);
+    }
+    counters.spent(Stage::InOrder, started);
+}
+
 pub(super) fn ended(op: &'static str, id: UploadId) -> Error {
     Refusal::Ended.into_error(op, id.to_string())
 }
@@ -671,5 +744,8 @@ pub(super) const SLOW: Duration = Duration::from_secs(1);
 /// Bytes hashed at once, if that many came: BLAKE3 does 3.1 GB/s by 8 KiB, 5 GB/s from here on, and
 /// what was just copied is still in the second-level cache.
 pub(super) const HASH_AT_LEAST: usize = 64 << 10;
+/// Frames from here on are kept as they arrived; copying a smaller one costs less than a request of one more
+/// segment.
+const KEPT_AT_LEAST: usize = 64 << 10;
 /// What a client sent before it was cut off is committed if that takes no longer.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);

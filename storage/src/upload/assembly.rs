@@ -20,11 +20,11 @@ use super::follower::{Follower, LOOK_EVERY};
 use super::registry::{InProgress, Present};
 use super::state::UploadState;
 use super::stats::count;
-use crate::buffer::{BUFFER_BYTES, Buffer};
+use crate::buffer::BUFFER_BYTES;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::uploads::{HeldPiece, Piece, Pieces, Published, UploadRow};
-use crate::store::{Intake, LOCK_WAIT, PartIndex, Receipt, Run, UploadSink};
+use crate::store::{Intake, LOCK_WAIT, PartIndex, Receipt, Run, RunBytes, UploadSink};
 
 /// Shared by the writers of one upload's pieces and by their follower.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ struct Track {
 pub(super) struct Kept {
     /// Where it belongs in the blob.
     pub(super) offset: u64,
-    pub(super) buffer: Arc<Buffer>,
+    pub(super) bytes: RunBytes,
     /// Its subtree value, if it is one whole block of the blob's tree.
     pub(super) value: Option<[u8; 32]>,
 }

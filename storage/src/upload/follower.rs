@@ -139,7 +139,7 @@ impl Follower {
 
     /// Hashes bytes that are in memory.
     async fn take(&mut self, run: &Kept) {
-        self.hash(run.buffer.as_slice(), run.value);
+        self.hash(run.bytes.as_ref(), run.value);
         // A MiB took most of a millisecond; others want this thread, too.
         tokio::task::yield_now().await;
     }

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use crate::buffer::{BUFFER_BYTES, Buffer};
-use crate::store::Run;
+use crate::buffer::{BUFFER_BYTES, Buffer, Frame};
+use crate::store::{Run, RunBytes};
 
 /// Gathers chunks into one buffer at a time.
 #[derive(Debug, Default)]
@@ -33,6 +33,11 @@ impl PartAssembler {
     /// The first byte that no run covers yet.
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// Where the next byte belongs.
+    pub fn end(&self) -> u64 {
+        self.offset + self.buffer.as_ref().map_or(0, Buffer::len) as u64
     }
 
     /// Whether the next chunk needs a buffer first. A full buffer must be taken out before the next
@@ -98,8 +103,20 @@ impl PartAssembler {
         let buffer = self.buffer.take().filter(|buffer| !buffer.is_empty())?;
         let offset = self.offset;
         self.offset += buffer.len() as u64;
-        let buffer = Arc::new(buffer);
-        Some(Run { offset, buffer })
+        let bytes = RunBytes::Buffer(Arc::new(buffer));
+        Some(Run { offset, bytes })
+    }
+
+    /// The bytes from `at` on, which the current buffer ends before, as a run of their own.
+    pub fn frame(&mut self, frame: Frame) -> Run {
+        debug_assert!(!self.holds_bytes(), "what came before was taken out");
+        let bytes = RunBytes::Frame(Arc::new(frame));
+        let run = Run {
+            offset: self.offset,
+            bytes,
+        };
+        self.offset = run.end();
+        run
     }
 }
 
@@ -128,7 +145,7 @@ mod tests {
         assert_eq!(assembler.unhashed(0), Some(&b"f"[..]));
         assert!(assembler.full().is_none());
         let run = assembler.rest().unwrap();
-        assert_eq!((run.offset, run.buffer.as_slice()), (0, &b"abcdef"[..]));
+        assert_eq!((run.offset, run.bytes.as_ref()), (0, &b"abcdef"[..]));
         assert!(assembler.rest().is_none() && assembler.wants_buffer());
     }
 
@@ -146,9 +163,10 @@ mod tests {
             if !self.in_flight.is_empty() {
                 let run = self.in_flight.swap_remove(pick % self.in_flight.len());
                 let start = usize::try_from(run.offset).unwrap();
-                let end = start + run.buffer.len();
+                let bytes = run.bytes.as_ref();
+                let end = start + bytes.len();
                 self.stored.resize(self.stored.len().max(end), 0);
-                self.stored[start..end].copy_from_slice(run.buffer.as_slice());
+                self.stored[start..end].copy_from_slice(bytes);
             }
         }
 
@@ -226,7 +244,7 @@ mod tests {
                             }
                             rest = &rest[assembler.push(rest)..];
                             if let Some(run) = assembler.full() {
-                                let to = run.offset + run.buffer.len() as u64;
+                                let to = run.end();
                                 model.in_flight.push(run);
                                 model.steps.extend(state.hand_over(to));
                             }
@@ -234,7 +252,7 @@ mod tests {
                     }
                     Act::GiveBack => {
                         if let Some(run) = assembler.rest() {
-                            let to = run.offset + run.buffer.len() as u64;
+                            let to = run.end();
                             model.in_flight.push(run);
                             model.steps.extend(state.hand_over(to));
                         }
@@ -249,7 +267,7 @@ mod tests {
             }
             prop_assert_eq!(state.end(), Ok(model.sent.len() as u64));
             if let Some(run) = assembler.rest() {
-                let to = run.offset + run.buffer.len() as u64;
+                let to = run.end();
                 model.in_flight.push(run);
                 model.steps.extend(state.hand_over(to));
             } else {

@@ -573,7 +573,7 @@ impl Work {
         if let Some(run) = storing.assembler.rest() {
             let kept = Kept {
                 offset: run.offset,
-                buffer: Arc::clone(&run.buffer),
+                bytes: run.bytes.clone(),
                 value: self.value_of(&run),
             };
             match &mut self.way {
@@ -589,7 +589,7 @@ impl Work {
     /// The value of a run that is one whole block of the blob's tree; the run was just hashed.
     fn value_of(&self, run: &Run) -> Option<[u8; 32]> {
         let block = run.offset.is_multiple_of(BLOCK_BYTES)
-            && run.buffer.len() as u64 == BLOCK_BYTES
+            && run.end() - run.offset == BLOCK_BYTES
             && self.start.is_multiple_of(BLOCK_BYTES);
         block.then(|| self.hasher.last_value()).flatten()
     }

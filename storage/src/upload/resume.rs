@@ -200,7 +200,7 @@ impl Inner {
         }
         let end = state.lock().part_end(row.offset);
         let buffers = buffers_for(start, end);
-        Some(self.options.pool.reserve(buffers).await)
+        Some(self.options.pool.reserve_for_frames(buffers).await)
     }
 
     /// The sink, with nothing behind `offset` any more. What it holds of the part is taken from `memory`.

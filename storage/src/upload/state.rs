@@ -216,6 +216,9 @@ impl UploadState {
 
 /// Buffers of 1 MiB that hold bytes `from..to`; a buffer never crosses a multiple of its size.
 pub(super) fn buffers_for(from: u64, to: u64) -> usize {
+    if from >= to {
+        return 0;
+    }
     let buffer = BUFFER_BYTES as u64;
     let buffers = to.div_ceil(buffer).saturating_sub(from / buffer);
     usize::try_from(buffers).unwrap_or(usize::MAX)

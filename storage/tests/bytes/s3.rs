@@ -132,6 +132,38 @@ async fn what_a_bucket_removes_by_itself_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_go_to_the_bucket_as_they_arrived_unless_they_are_small_or_pin_too_much() {
+    // Sizes of frames in turn, and the bytes of all that are copied.
+    for (sizes, copied) in [
+        // The rest in the last part is less than a frame that is worth it.
+        (&[500 << 10][..], 12_345..12_346),
+        (&[10_000], LENGTH as u64..LENGTH as u64 + 1),
+        // Each pins half a MiB, and a part has an eighth more than its bytes.
+        (&[100_000], 12 << 20..17 << 20),
+        (&[700_000, 10, 65_536, 1_300_000, 65_535], 1..15 << 20),
+    ] {
+        let rig = Rig::new().await;
+        let bytes = content(LENGTH, 5);
+        let declared = Some(bytes.len() as u64);
+        let mut writer = rig.engine.begin(intent(declared, vec![])).await.unwrap();
+        let mut rest = &bytes[..];
+        for size in sizes.iter().cycle() {
+            let (now, later) = rest.split_at(rest.len().min(*size));
+            writer.write(now.to_vec().into()).await.unwrap();
+            assert!(rig.pool.in_use_bytes() <= rig.pool.capacity_bytes());
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        writer.finish().await.unwrap();
+        let stats = rig.engine.stats();
+        assert!(copied.contains(&stats.bytes_copied), "{sizes:?}: {stats:?}");
+        rig.holds(&bytes).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_of_every_shape_become_their_object() {
     for length in [1, MIB, PART - 1, PART, PART + 1, LENGTH] {
         for declared in [Some(length as u64), None] {

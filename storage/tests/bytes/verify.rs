@@ -8,7 +8,7 @@ use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::digest::ContentHasher;
 use boxgate_storage::layer::verify::{self, BlobTree};
 use boxgate_storage::range::ByteRange;
-use boxgate_storage::store::{ReadBlob, Run};
+use boxgate_storage::store::{ReadBlob, Run, RunBytes};
 use boxgate_storage::{Error, ErrorKind, Result};
 use futures_util::StreamExt;
 
@@ -37,7 +37,7 @@ pub(crate) async fn keep(length: usize) -> Kept {
         let offset = at as u64;
         sink.write(Run {
             offset,
-            buffer: buffer.into(),
+            bytes: RunBytes::Buffer(buffer.into()),
         })
         .await
         .unwrap();

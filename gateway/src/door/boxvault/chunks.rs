@@ -10,7 +10,7 @@ use super::shape;
 use super::upload::{done, message_of, turn};
 use crate::call::Call;
 use crate::gateway::Gateway;
-use crate::handler::upload::Declared;
+use crate::handler::upload::{self, Declared};
 use crate::http::response;
 use crate::refusal::Refusal;
 use crate::resumable::chunk::{self, Chunk};
@@ -64,7 +64,7 @@ pub async fn status(gateway: &Gateway, call: Call) -> Answered {
 fn listed(row: &UploadRow, held: &[u32]) -> Value {
     let document = json!({
         "id": row.id.to_string(), "isComplete": false, "status": "uploading",
-        "fileSize": row.length, "offset": row.offset,
+        "kind": kind_of(row), "fileSize": row.length, "offset": row.offset,
         "createdAt": shape::time(row.created), "updatedAt": shape::time(row.updated),
     });
     let Some(cut) = row.pieces else {
@@ -78,4 +78,13 @@ fn listed(row: &UploadRow, held: &[u32]) -> Value {
         "checksumType": kind.map_or("NULL".to_owned(), str::to_uppercase),
     });
     shape::with(document, chunks)
+}
+
+/// By what it goes on: the bytes behind its offset to this name, chunks, or its own URL.
+fn kind_of(row: &UploadRow) -> &'static str {
+    match row.note.as_deref() {
+        Some(upload::BY_NAME) => "raw",
+        Some(note) if chunk::told_by(note).is_some() => "chunks",
+        _ => "files",
+    }
 }

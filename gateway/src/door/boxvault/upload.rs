@@ -5,10 +5,11 @@
 use boxgate_storage::ErrorKind;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
-use boxgate_storage::metadata::uploads::UploadState;
+use boxgate_storage::metadata::accounts::OrganizationId;
+use boxgate_storage::metadata::uploads::{Target, UploadState};
 use boxgate_storage::upload::Keep;
-use http::header::{LOCATION, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::header::{CONTENT_RANGE, LOCATION, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{chunks, levels, shape};
@@ -23,7 +24,7 @@ use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
 use crate::resumable::chunk::Chunk;
 use crate::resumable::{
-    Answer, Append, Concat, Create, Ends, Older, Owner, Protocol, RequestHead, ietf,
+    Answer, Append, Concat, Create, Ends, Older, Owner, Protocol, RequestHead, UPLOAD_LENGTH, ietf,
 };
 use crate::server::{InboundBody, OutboundBody};
 
@@ -49,6 +50,7 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
         });
     }
     let length = content_length(headers);
+    assert_whole(&call.head.method, headers, length)?;
     if length.is_none() && !headers.contains_key(TRANSFER_ENCODING) {
         return Err(Refusal::invalid(
             "The upload needs Content-Length or Transfer-Encoding: chunked.",
@@ -70,6 +72,33 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
         Some(Some(part)) => continued(gateway, call, part, declared).await,
         Some(None) | None => whole(gateway, call, form, declared).await,
     }
+}
+
+/// Refuses a body that its own head calls a piece of something: taken for the whole file it would replace a box.
+fn assert_whole(method: &Method, headers: &HeaderMap, length: Option<u64>) -> Result<(), Refusal> {
+    let refused = |rule: &str| Err(Refusal::invalid(rule).closing());
+    match Protocol::of(method, headers) {
+        Some(Protocol::Tus) => {
+            return refused(
+                "This is a request of tus, whose uploads begin at POST /files with target in Upload-Metadata. \
+                 Nothing was published.",
+            );
+        }
+        Some(Protocol::Ietf) if !headers.contains_key(ietf::INTEROP_VERSION) => {
+            return refused("A partial upload needs Upload-Complete. Nothing was published.");
+        }
+        Some(Protocol::Ietf) | None => {}
+    }
+    let number = |name: &HeaderName| headers.get(name).map(|v| v.to_str().ok()?.parse().ok());
+    let all = number(&UPLOAD_LENGTH).is_none_or(|all: Option<u64>| all.is_some() && all == length);
+    let first = number(&UPLOAD_OFFSET).is_none_or(|offset| offset == Some(0));
+    if all && first {
+        return Ok(());
+    }
+    refused(
+        "Upload-Length and Upload-Offset call this body a piece of an upload; send Upload-Complete, too, or leave \
+         them out for a whole file. Nothing was published.",
+    )
 }
 
 /// The whole file in one request. A raw one of known length that is cut stays open, and goes on by
@@ -126,6 +155,11 @@ async fn resumable(gateway: &Gateway, mut call: Call, declared: Option<Declared>
             "Uploads over several requests are switched off here (doors.files); leave Upload-Complete out.",
         )
         .closing());
+    }
+    if call.head.headers.contains_key(CONTENT_RANGE) {
+        let rule =
+            "Upload-Complete and Content-Range tell in two ways what a body is; send one of them.";
+        return Err(Refusal::invalid(rule).closing());
     }
     let file = call.box_ref()?;
     let head = RequestHead {
@@ -277,6 +311,13 @@ async fn continued(
             };
             turn.create(create, &mut body).await?
         }
+        None if ends == Ends::Here => {
+            let Some(progress) = ended_before(gateway, &turn, organization, &target, part).await?
+            else {
+                return Err(not_next(0, part.start));
+            };
+            progress
+        }
         open => return Err(not_next(open.map_or(0, |row| row.offset), part.start)),
     };
     if progress.published.is_some() {
@@ -299,6 +340,32 @@ async fn continued(
         headers.insert(LOCATION, location);
     }
     Ok(response)
+}
+
+/// What the caller's last upload of that name and length became, for one that lost the answer to its last
+/// bytes and sends them again.
+async fn ended_before(
+    gateway: &Gateway,
+    turn: &Turn<'_>,
+    organization: OrganizationId,
+    target: &Target,
+    part: Part,
+) -> Result<Option<Progress>, Refusal> {
+    let since = gateway
+        .clock
+        .now()
+        .minus(gateway.settings.uploads.chunk_idle);
+    let sender = turn.principal.sender();
+    let rows = gateway
+        .engine
+        .uploads_to(&sender, organization, target, since)
+        .await?;
+    let ended = rows.iter().find(|row| {
+        row.state == UploadState::Done
+            && row.note.as_deref() == Some(upload::BY_NAME)
+            && row.offset == part.length
+    });
+    Ok(ended.map(|row| turn.standing(row)))
 }
 
 pub(super) fn turn<'a>(gateway: &'a Gateway, call: &'a Call) -> Result<Turn<'a>, Refusal> {

@@ -135,7 +135,7 @@ impl UploadSink for LocalSink {
         let failed = subject.clone();
         // Spawned here, so that it runs whether or not anybody polls.
         let work = tokio::task::spawn_blocking(move || {
-            let written = target.write(run.buffer.as_slice(), run.offset);
+            let written = target.write(run.bytes.as_ref(), run.offset);
             drop(run);
             written.map_err(|e| Error::io("upload.write", subject, e))
         });

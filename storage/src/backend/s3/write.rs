@@ -22,7 +22,7 @@ use super::checksum::{Sum, base64_of, combined, completed, crc64};
 use super::read::Object;
 use super::retry::Op;
 use crate::blob::BlobKey;
-use crate::buffer::{Buffer, Reservation};
+use crate::buffer::Reservation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::ByteRange;
 use crate::store::{
@@ -432,7 +432,8 @@ impl S3Sink {
 #[async_trait]
 impl UploadSink for S3Sink {
     fn write(&mut self, run: Run) -> BoxFuture<'static, Result<()>> {
-        let bytes = Bytes::from_owner(Gathering(run.buffer));
+        // What it counts for goes back to the pool with the last body that holds it.
+        let bytes = Bytes::from_owner(run.bytes);
         self.gathered().runs.insert(run.offset, bytes);
         futures_util::future::ready(Ok(())).boxed()
     }
@@ -558,15 +559,6 @@ impl UploadSink for S3Sink {
             self.s3.delete(&tail.key).await?;
         }
         self.s3.delete(&self.key).await
-    }
-}
-
-/// A buffer on its way; it goes back to its pool with the last body that holds it.
-struct Gathering(Arc<Buffer>);
-
-impl AsRef<[u8]> for Gathering {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_slice()
     }
 }
 
