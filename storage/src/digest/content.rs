@@ -112,6 +112,11 @@ impl ContentHasher {
         self.tree.push_block(value)
     }
 
+    /// The same half for a short block at the content's end; false where [`TreeHasher::push_end`] takes none.
+    pub fn push_end(&mut self, value: [u8; 32], bytes: u64) -> bool {
+        self.tree.push_end(value, bytes)
+    }
+
     /// The other half of [`Self::update`]: SHA-256 and what was asked for.
     pub fn update_in_order(&mut self, bytes: &[u8]) {
         self.sha256.update(bytes);

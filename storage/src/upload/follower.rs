@@ -102,6 +102,12 @@ impl Follower {
                 .front(k, self.place.at, end, &mut self.attempt)
             {
                 Front::Kept(run) => self.take(&run).await,
+                // Another node holds it there, and has moved the row on.
+                Front::Stored(_) if self.assembly.is_by_part() => {
+                    let subject = self.assembly.stored.subject();
+                    let fenced = Error::new(ErrorKind::Fenced, "upload.follow", subject);
+                    self.catch_up(self.at_piece.at, fenced).await?;
+                }
                 Front::Stored(end) => self.read(k, end).await?,
                 Front::Passed => {
                     self.step();

@@ -233,9 +233,15 @@ impl Inner {
         }
     }
 
-    /// When the failure tells that committed bytes are gone, the upload is, too.
+    /// When the failure tells that committed bytes are gone, the upload is, too. Where the store holds parts, no
+    /// blob is found before it is whole, which says nothing of its parts.
     pub(super) async fn lost_if_so(&self, stored: &Stored, error: Error) -> Error {
-        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Damaged) {
+        let lost = match error.kind() {
+            ErrorKind::Damaged => true,
+            ErrorKind::NotFound => stored.store.intake == Intake::InPlace,
+            _ => false,
+        };
+        if !lost {
             return error;
         }
         self.lose(stored).await;
@@ -266,6 +272,15 @@ impl Inner {
         let mut values = self.committed_values(row, row.offset).await?;
         if tail < row.offset {
             let expected = values.pop();
+            // Nothing comes behind it, and of parts that are not one object yet none can be read.
+            if stored.store.intake == Intake::ByPart
+                && held.is_none()
+                && row.length == Some(row.offset)
+                && let Some(value) = expected
+                && hasher.push_end(value, row.offset - tail)
+            {
+                return Ok((hasher, values));
+            }
             let bytes = match held {
                 Some(bytes) => bytes,
                 None => read(stored, tail, row.offset).await?,
@@ -356,7 +371,11 @@ fn told(op: &'static str, id: UploadId, row: Option<UploadRow>) -> Result<Upload
 /// Less than one block, as it is stored.
 async fn read(stored: &Stored, from: u64, to: u64) -> Result<Vec<u8>> {
     let range = ByteRange::try_new(from, to).ok_or_else(|| damaged(stored, from))?;
-    let mut stream = stored.store.read.open(&stored.key, range).await?;
+    let mut stream = match stored.store.read.open(&stored.key, range).await {
+        // One that fits a part is an object as soon as its end is committed.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Err(damaged(stored, from)),
+        stream => stream?,
+    };
     let mut bytes = Vec::new();
     while let Some(chunk) = stream.next().await {
         bytes.extend_from_slice(&chunk?);

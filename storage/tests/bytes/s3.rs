@@ -465,6 +465,25 @@ async fn recovery_gives_up_what_the_store_dropped_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_comes_ends_an_upload_of_which_all_is_there_and_nothing_can_be_read_yet() {
+    for length in [LENGTH, PART + 1, PART - 1, MIB + 1, MIB, 5] {
+        let mut rig = Rig::new().await;
+        let bytes = content(length, 16);
+        let intent = kept(Some(length as u64), vec![]);
+        let id = rig.engine.create(intent).await.unwrap().id;
+        let mut writer = rig.engine.resume(id, 0).await.unwrap();
+        send(&mut writer, &bytes).await;
+        assert_eq!(writer.pause().await.unwrap(), length as u64);
+        rig.restart().await;
+        let row = rig.engine.head(id).await.unwrap();
+        assert_eq!(row.offset, length as u64);
+        let writer = rig.engine.resume(id, row.offset).await.unwrap();
+        writer.finish().await.unwrap();
+        rig.holds(&bytes).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tail_that_changed_is_not_gone_on_with() {
     let mut rig = Rig::new().await;
     let id = rig.engine.create(kept(None, vec![])).await.unwrap().id;
