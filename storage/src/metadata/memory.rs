@@ -196,7 +196,9 @@ impl Ledger for MemoryLedger {
         let fits = row.state == UploadState::Open
             && row.offset == step.from
             && row.length.is_none_or(|length| length >= step.to);
-        if !fits {
+        let (known, given) = (&upload.receipts.upload, &step.receipt.upload);
+        let same = known.is_none() || given.is_none() || known == given;
+        if !fits || !same {
             return Err(fenced(OP, fence.id));
         }
         check_step(OP, fence.id, row.part_bytes, &step)?;

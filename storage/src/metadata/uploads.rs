@@ -370,7 +370,8 @@ pub trait Ledger: Debug + Send + Sync {
 
     /// B3: moves the offset and records the part with its receipt, in one transaction; a tail that is
     /// no longer the upload's goes to the trash in the same one.
-    /// [`crate::ErrorKind::Fenced`] unless epoch, state and offset are as given.
+    /// [`crate::ErrorKind::Fenced`] unless epoch, state and offset are as given, and the store's own upload is
+    /// the one that the parts before are in: two nodes may take pieces in one epoch.
     async fn advance(&self, fence: Fence, step: Advance) -> Result<()>;
 
     /// Fixes the bytes of each piece but the last; the same number again is fine. Raises no epoch.

@@ -32,6 +32,8 @@ pub(super) struct Follower {
     attempt: Option<u64>,
     /// Steps within the piece in front that wait until it is whole.
     pending: Vec<Advance>,
+    /// Another node moved the row on: what its store gave for that is in the rows alone.
+    caught_up: bool,
 }
 
 /// How far the follower is.
@@ -64,6 +66,7 @@ impl Follower {
             place,
             attempt: None,
             pending: Vec::new(),
+            caught_up: false,
         }
     }
 
@@ -283,6 +286,7 @@ impl Follower {
         });
         let Some(row) = row else { return Err(fenced) };
         let (hasher, values) = engine.restored(&row, stored, None).await?;
+        self.caught_up = true;
         self.assembly.set_committed(row.offset);
         self.place = Place {
             at: row.offset,
@@ -307,6 +311,16 @@ impl Follower {
             self.assembly.engine.give_up(stored, Some(sink)).await;
             return Err(e);
         }
+        let sink = if self.caught_up && self.assembly.is_by_part() {
+            // Nothing is on its way any more, and this one knows its own parts only.
+            drop(sink);
+            let engine = &self.assembly.engine;
+            let row = engine.options.ledger.upload(stored.fence.id).await?;
+            let row = row.ok_or_else(|| Error::new(ErrorKind::Fenced, OP, stored.subject()))?;
+            engine.reopened(&row, stored, row.offset, None).await?
+        } else {
+            sink
+        };
         let completion = Completion {
             length: self.place.at,
             blake3: found.blake3,

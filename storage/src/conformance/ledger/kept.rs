@@ -154,6 +154,16 @@ pub async fn receipts_are_kept_and_old_tails_are_trash(rig: &dyn Rig) {
         ..sent.piece(BLOCK, 1)
     };
     refused(ledger.advance(sent.fence(), stale).await, ErrorKind::Fenced);
+    // Of parts in two uploads of the store no blob could be made.
+    let others = Receipt {
+        upload: Some("another node's".to_owned()),
+        ..begun(tail(10))
+    };
+    let mixed = Advance {
+        receipt: others,
+        ..sent.piece(PART + 9, 1)
+    };
+    refused(ledger.advance(sent.fence(), mixed).await, ErrorKind::Fenced);
     let kept = Receipts {
         upload: Some("the store's".to_owned()),
         parts: [(PartIndex(0), part)].into(),

@@ -340,6 +340,7 @@ impl Ledger for Metadata {
                          s3_id = COALESCE($7, s3_id), tail_key = $8, tail_length = $9, tail_crc = $10
                      WHERE id = $1 AND epoch = $2 AND byte_offset = $3 AND state = 'open'
                          AND (length IS NULL OR length >= $4)
+                         AND (s3_id IS NULL OR $7 IS NULL OR s3_id = $7)
                      RETURNING part_bytes",
                 )
                 .bind(fence.id.as_bytes().to_vec())
