@@ -195,7 +195,7 @@ impl TreeHasher {
     }
 
     /// Ends the content with a short block that was hashed elsewhere, by its value. Not the only block: see
-    /// [`Self::push_block`]. False, and nothing is taken, where the last block has not ended.
+    /// [`Self::push_block`]. What is left to do is to [finish](Self::finish): an [`Self::edge`] would hold it. False, and nothing is taken, where the last block has not ended.
     pub fn push_end(&mut self, value: [u8; 32], bytes: u64) -> bool {
         let fits = self.block.bytes == 0 && self.finished_bytes > 0 && bytes < BLOCK_BYTES;
         if fits {
