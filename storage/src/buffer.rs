@@ -60,7 +60,6 @@ impl BufferPool {
     ///
     /// # Cancel safety
     /// Dropping the future gives up the place in the queue and nothing else.
-    #[expect(clippy::missing_panics_doc, reason = "the semaphore is never closed")]
     pub async fn take(&self) -> Buffer {
         let permit = self.permits(CHARGES_PER_BUFFER).await;
         Buffer::new(&self.shared, permit)
