@@ -312,11 +312,7 @@ async fn continued(
             turn.create(create, &mut body).await?
         }
         None if ends == Ends::Here => {
-            let Some(progress) = ended_before(gateway, &turn, organization, &target, part).await?
-            else {
-                return Err(not_next(0, part.start));
-            };
-            progress
+            ended_before(gateway, &turn, organization, &target, part).await?
         }
         open => return Err(not_next(open.map_or(0, |row| row.offset), part.start)),
     };
@@ -344,13 +340,16 @@ async fn continued(
 
 /// What the caller's last upload of that name and length became, for one that lost the answer to its last
 /// bytes and sends them again.
+///
+/// # Errors
+/// The refusal of bytes of which those before them are not there.
 async fn ended_before(
     gateway: &Gateway,
     turn: &Turn<'_>,
     organization: OrganizationId,
     target: &Target,
     part: Part,
-) -> Result<Option<Progress>, Refusal> {
+) -> Result<Progress, Refusal> {
     let since = gateway
         .clock
         .now()
@@ -365,7 +364,8 @@ async fn ended_before(
             && row.note.as_deref() == Some(upload::BY_NAME)
             && row.offset == part.length
     });
-    Ok(ended.map(|row| turn.standing(row)))
+    let standing = ended.map(|row| turn.standing(row));
+    standing.ok_or_else(|| not_next(0, part.start))
 }
 
 pub(super) fn turn<'a>(gateway: &'a Gateway, call: &'a Call) -> Result<Turn<'a>, Refusal> {
