@@ -144,9 +144,6 @@ pub async fn one(gateway: &Gateway, call: Call) -> Answered {
 /// `GET /files/{id}`: the same for people and scripts. It ends nobody's request, as the IETF's protocol
 /// would have it: who only looks changes nothing.
 pub async fn status(gateway: &Gateway, call: Call) -> Answered {
-    if resumable::method(&call.head.method, &call.head.headers) == Method::HEAD {
-        return one(gateway, call).await;
-    }
     let protocol = Protocol::of(&call.head.method, &call.head.headers).unwrap_or(Protocol::Ietf);
     let turn = turn(gateway, &call, protocol)?;
     let (row, progress) = turn.status(call.names.value("id")).await?;

@@ -606,24 +606,26 @@ async fn chunks_that_rest_are_not_completed_by_those_of_another_file() {
 #[tokio::test]
 async fn a_chunk_that_lost_the_last_answer_gets_it_again() {
     let running = Running::start().await;
-    let bytes = noise(2 * MIB, 45);
+    let bytes = noise(3 * MIB, 45);
     let digest = hex::encode(sha2::Sha256::digest(&bytes));
     let declared = |i: usize, of: &[u8]| {
-        chunk(&running, "1.0", i, 2, &of[i * MIB..(i + 1) * MIB])
+        chunk(&running, "1.0", i, 3, &of[i * MIB..(i + 1) * MIB])
             .header("x-checksum", &digest)
             .header("x-checksum-type", "sha256")
     };
-    running.send(declared(1, &bytes)).await;
+    for i in [1, 2] {
+        running.send(declared(i, &bytes)).await;
+    }
     let done = running.send(declared(0, &bytes)).await;
     assert_eq!(done.json()["details"]["isComplete"], true);
-    for i in [0, 1] {
+    for i in [0, 1, 2] {
         let again = running.send(declared(i, &bytes)).await;
         assert_eq!(
             (again.status, again.json()),
             (200, done.json()),
             "chunk {i}"
         );
-        let other = running.send(declared(i, &noise(2 * MIB, 46))).await;
+        let other = running.send(declared(i, &noise(3 * MIB, 46))).await;
         assert_eq!((other.status, &*code(&other)), (409, "CHUNK_DIFFERS"));
     }
     assert!(downloaded(&running, "demo", "1.0").await == bytes);

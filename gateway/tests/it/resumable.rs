@@ -774,10 +774,6 @@ async fn a_client_that_lacks_patch_overrides_the_method() {
     assert_eq!(running.send(bytes).await.status, 204);
     let reply = running.send(post("HEAD").body(b"")).await;
     assert_eq!(reply.header("upload-offset"), Some("5"));
-    let looked = tus(&running, "GET", &path).header("X-HTTP-Method-Override", "HEAD");
-    let looked = running.send(looked).await;
-    assert_eq!(looked.header("upload-offset"), Some("5"));
-    assert_eq!(looked.body, b"");
     let plain = tus(&running, "POST", &path)
         .header("Upload-Length", "1")
         .body(b"");
