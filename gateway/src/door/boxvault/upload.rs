@@ -5,8 +5,7 @@
 use boxgate_storage::ErrorKind;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
-use boxgate_storage::metadata::accounts::OrganizationId;
-use boxgate_storage::metadata::uploads::{Target, UploadState};
+use boxgate_storage::metadata::uploads::UploadState;
 use boxgate_storage::upload::Keep;
 use http::header::{CONTENT_RANGE, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
@@ -311,9 +310,6 @@ async fn continued(
             };
             turn.create(create, &mut body).await?
         }
-        None if ends == Ends::Here => {
-            ended_before(gateway, &turn, organization, &target, part).await?
-        }
         open => return Err(not_next(open.map_or(0, |row| row.offset), part.start)),
     };
     if progress.published.is_some() {
@@ -336,36 +332,6 @@ async fn continued(
         headers.insert(LOCATION, location);
     }
     Ok(response)
-}
-
-/// What the caller's last upload of that name and length became, for one that lost the answer to its last
-/// bytes and sends them again.
-///
-/// # Errors
-/// The refusal of bytes of which those before them are not there.
-async fn ended_before(
-    gateway: &Gateway,
-    turn: &Turn<'_>,
-    organization: OrganizationId,
-    target: &Target,
-    part: Part,
-) -> Result<Progress, Refusal> {
-    let since = gateway
-        .clock
-        .now()
-        .minus(gateway.settings.uploads.chunk_idle);
-    let sender = turn.principal.sender();
-    let rows = gateway
-        .engine
-        .uploads_to(&sender, organization, target, since)
-        .await?;
-    let ended = rows.iter().find(|row| {
-        row.state == UploadState::Done
-            && row.note.as_deref() == Some(upload::BY_NAME)
-            && row.offset == part.length
-    });
-    let standing = ended.map(|row| turn.standing(row));
-    standing.ok_or_else(|| not_next(0, part.start))
 }
 
 pub(super) fn turn<'a>(gateway: &'a Gateway, call: &'a Call) -> Result<Turn<'a>, Refusal> {
