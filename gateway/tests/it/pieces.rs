@@ -609,9 +609,13 @@ async fn a_chunk_that_lost_the_last_answer_gets_it_again() {
     let bytes = noise(3 * MIB, 45);
     let digest = hex::encode(sha2::Sha256::digest(&bytes));
     let declared = |i: usize, of: &[u8]| {
-        chunk(&running, "1.0", i, 3, &of[i * MIB..(i + 1) * MIB])
+        Request::new("PUT", &format!("{}/upload", file_path("demo", "1.0")))
+            .token(&running.owner)
             .header("x-checksum", &digest)
             .header("x-checksum-type", "sha256")
+            .header("x-chunk-index", &i.to_string())
+            .header("x-total-chunks", "3")
+            .body(&of[i * MIB..(i + 1) * MIB])
     };
     for i in [1, 2] {
         running.send(declared(i, &bytes)).await;
