@@ -17,6 +17,7 @@ pub mod hooks;
 pub mod http;
 pub mod ingest;
 pub mod joiner;
+pub mod lookout;
 pub mod multipart;
 pub mod refusal;
 pub mod request;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use boxgate_scripting::hook::Hook;
 use boxgate_scripting::set::Reloaded;
 use boxgate_scripting::{Options, Scripts};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Secret, Settings};
 use crate::gateway::Gateway;
+use crate::lookout::Lookout;
 use crate::sys::alloc::live_bytes;
 
 /// The hooks that requests come by.
@@ -45,30 +45,9 @@ pub fn options(settings: &Settings) -> Options {
 
 /// Looks at the plugins now and then and at each SIGHUP, for as long as it is polled.
 pub async fn watch(gateway: Arc<Gateway>) {
-    let mut hang_up = match signal(SignalKind::hangup()) {
-        Ok(hang_up) => Some(hang_up),
-        Err(error) => {
-            tracing::warn!(%error, "SIGHUP cannot be caught");
-            None
-        }
-    };
+    let mut lookout = Lookout::new(gateway.settings.scripts.check_every);
     loop {
-        let asked = async {
-            match &mut hang_up {
-                Some(hang_up) => hang_up.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        let due = async {
-            match gateway.settings.scripts.check_every {
-                Some(every) => tokio::time::sleep(every).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = asked => {}
-            () = due => {}
-        }
+        lookout.next().await;
         if let Err(error) = reload(&gateway.scripts, false).await {
             tracing::error!(%error, "plugins cannot be looked at");
         }

@@ -15,9 +15,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest as _, Sha256};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::settings;
+use crate::lookout::Lookout;
 use crate::telemetry::Telemetry;
 
 /// What waits to be encrypted or sent on one connection; part of what a connection costs.
@@ -157,30 +157,9 @@ impl Certificate {
 
     /// Looks now and then, and at each SIGHUP, for as long as it is polled.
     pub(super) async fn watch(self: Arc<Self>, telemetry: Arc<Telemetry>) {
-        let mut hang_up = match signal(SignalKind::hangup()) {
-            Ok(hang_up) => Some(hang_up),
-            Err(error) => {
-                tracing::warn!(%error, "SIGHUP cannot be caught");
-                None
-            }
-        };
+        let mut lookout = Lookout::new(self.files.check_every);
         loop {
-            let asked = async {
-                match &mut hang_up {
-                    Some(hang_up) => hang_up.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let due = async {
-                match self.files.check_every {
-                    Some(every) => tokio::time::sleep(every).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                _ = asked => {}
-                () = due => {}
-            }
+            lookout.next().await;
             let this = Arc::clone(&self);
             // Reading files blocks.
             let Ok(looked) = tokio::task::spawn_blocking(move || this.look()).await else {
