@@ -130,14 +130,26 @@ equal "who never reads is ended" '1' "$(told '.resets | length')"
 h3 GET /api/status --streams 1000
 equal "1000 over HTTP/3 come as they are allowed" '1000 200' "$(told '"\(.whole) \(.statuses | join(","))"')"
 OPEN=()
-for _ in 1 2 3 4 5 6 7 8; do
-    coproc_in=$(mktemp -u "$WORK/in.XXXX")
-    mkfifo "$coproc_in"
-    openssl s_client -quiet -connect "127.0.0.1:$PORT" -CAfile "$CA" -alpn h2 <"$coproc_in" >/dev/null 2>&1 &
-    OPEN+=("$!")
-    exec {fd}>"$coproc_in"
-done
-matched() { handshake -alpn h2,http/1.1 | grep -q 'ALPN protocol: http/1.1'; }
+# eight: that many connections of HTTP/2 stay open. One that found its place still held by what came before ended, and is
+# opened again.
+eight() {
+    local pid running=()
+    for pid in "${OPEN[@]}"; do
+        if kill -0 "$pid" 2>/dev/null; then running+=("$pid"); fi
+    done
+    OPEN=("${running[@]}")
+    while ((${#OPEN[@]} < 8)); do
+        coproc_in=$(mktemp -u "$WORK/in.XXXX")
+        mkfifo "$coproc_in"
+        openssl s_client -quiet -connect "127.0.0.1:$PORT" -CAfile "$CA" -alpn h2 <"$coproc_in" >/dev/null 2>&1 &
+        OPEN+=("$!")
+        exec {fd}>"$coproc_in"
+    done
+}
+matched() {
+    eight
+    handshake -alpn h2,http/1.1 | grep -q 'ALPN protocol: http/1.1'
+}
 if eventually 8 matched; then ok "beyond limits.h2_connections, HTTP/1.1 is offered"; else fail "beyond limits.h2_connections: $(handshake -alpn h2,http/1.1 | grep ALPN)"; fi
 kill "${OPEN[@]}" 2>/dev/null || true
 wait "${OPEN[@]}" 2>/dev/null || true
