@@ -80,6 +80,7 @@ impl Rows {
     /// An upload to the one name that all have.
     pub fn intent(&self, length: u64) -> UploadIntent {
         UploadIntent {
+            store: None,
             sender: Sender::person(self.account),
             organization: self.organization,
             target: Some(Target {

@@ -27,10 +27,10 @@ use crate::admission::Admission;
 use crate::auth::link_keys::{self, LinkKeys};
 use crate::auth::master_key::{MasterKey, MasterKeyError};
 use crate::ballast::Ballast;
-use crate::config::settings::{Database, MainStore};
+use crate::config::settings::{Database, StoreSettings};
 use crate::config::{Secret, Settings};
 use crate::door::vagrant::Document;
-use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, MAIN_STORE, Phase};
+use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, Phase};
 use crate::hooks;
 use crate::joiner::Joiner;
 use crate::route::Router;
@@ -74,9 +74,11 @@ pub enum StartError {
     /// The store is not the one that the rows tell of.
     #[error(
         "{path} is not the directory that boxes were stored in: {reason}. Mount or restore it, or set \
-         stores.main.path"
+         stores.{name}.path"
     )]
     Store {
+        /// Name of the store.
+        name: String,
         /// Where the store was expected.
         path: PathBuf,
         /// What is missing.
@@ -84,23 +86,32 @@ pub enum StartError {
     },
     /// The bucket is not the one that the rows tell of.
     #[error(
-        "{bucket} is not where boxes were stored in: that is {known}. Set stores.main as it was, or use \
-         another data_dir"
+        "{bucket} is not where boxes were stored in: that is {known}. Set stores.{name} as it was, name \
+         the new store otherwise, or use another data_dir"
     )]
     Bucket {
+        /// Name of the store.
+        name: String,
         /// What the settings name.
         bucket: String,
         /// What the rows name.
         known: String,
     },
     /// The bucket is not there, or not as the settings say.
-    #[error("cannot use the bucket: stores.main.{}", .0.subject())]
-    OpenBucket(#[source] boxgate_storage::Error),
+    #[error("cannot use the bucket: stores.{name}.{}", .source.subject())]
+    OpenBucket {
+        /// Name of the store.
+        name: String,
+        /// What is wrong.
+        source: boxgate_storage::Error,
+    },
     /// Another process stores there.
     #[error(
-        "another gateway keeps boxes in {path}; one directory serves one of them (stores.main.path)"
+        "another gateway keeps boxes in {path}; one directory serves one of them (stores.{name}.path)"
     )]
     StoreInUse {
+        /// Name of the store.
+        name: String,
         /// Which directory.
         path: PathBuf,
     },
@@ -158,14 +169,16 @@ impl DataDir {
 
     /// Locks the directory of a store, too: a writer that another process fenced off may still have a
     /// write under way, which only its own process waits for.
-    fn lock_store(&mut self, path: &std::path::Path) -> Result<(), StartError> {
+    fn lock_store(&mut self, name: &str, path: &std::path::Path) -> Result<(), StartError> {
         let failed = |reason: String| StartError::Store {
+            name: name.to_owned(),
             path: path.to_owned(),
             reason,
         };
         durable::make_directory(path, 0o700).map_err(|e| failed(e.to_string()))?;
         let lock = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
         lock.try_lock().map_err(|_held| StartError::StoreInUse {
+            name: name.to_owned(),
             path: path.to_owned(),
         })?;
         self.locks.push(lock);
@@ -221,40 +234,66 @@ async fn open_embedded(
     Ok(Metadata::open_sqlite(database, options).await?)
 }
 
-async fn open_main(
+/// Opens all stores of the settings.
+async fn open_stores(
     metadata: &Metadata,
     settings: &Settings,
     data_dir: &mut DataDir,
-) -> Result<Store, StartError> {
-    match &settings.stores.main {
-        MainStore::Local(store) => {
-            data_dir.lock_store(&store.path)?;
-            let open_files = settings.verify.open_files;
-            open_store(metadata, &store.path, LocalOptions { open_files }).await
-        }
-        MainStore::S3(options) => open_bucket(metadata, options, settings.uploads.max_age).await,
+) -> Result<BTreeMap<String, Store>, StartError> {
+    let mut stores = BTreeMap::new();
+    for (name, store) in &settings.stores {
+        let opened = match store {
+            StoreSettings::Local(store) => {
+                data_dir.lock_store(name, &store.path)?;
+                let open_files = settings.verify.open_files;
+                open_store(metadata, name, &store.path, LocalOptions { open_files }).await?
+            }
+            StoreSettings::S3(options) => {
+                open_bucket(metadata, name, options, settings.uploads.max_age).await?
+            }
+        };
+        stores.insert(name.clone(), opened);
     }
+    for name in metadata.stores_in_use().await? {
+        if !stores.contains_key(&name) {
+            tracing::error!(
+                store = name,
+                "boxes are in a store that is not configured: they cannot be read"
+            );
+        }
+    }
+    Ok(stores)
 }
 
 /// Opens the bucket, once it is sure to be the one that the rows tell of.
 async fn open_bucket(
     metadata: &Metadata,
+    name: &str,
     options: &S3Options,
     max_age: Duration,
 ) -> Result<Store, StartError> {
     let bucket = format!("s3 {}/{}", options.bucket, options.prefix);
-    if let Some(known) = metadata.keys(STORE_PURPOSE).await?.into_iter().next()
+    let purpose = purpose_of(name);
+    if let Some(known) = metadata.keys(&purpose).await?.into_iter().next()
         && known.secret != bucket.as_bytes()
     {
         let known = String::from_utf8(known.secret);
         let known = known.ok().filter(|known| known.starts_with("s3 "));
         let known = known.unwrap_or_else(|| "a directory".to_owned());
-        return Err(StartError::Bucket { bucket, known });
+        return Err(StartError::Bucket {
+            name: name.to_owned(),
+            bucket,
+            known,
+        });
     }
     // A call of the SDK is a large future.
     let opened = Box::pin(s3::open(options.clone())).await;
-    let (store, found) = opened.map_err(StartError::OpenBucket)?;
+    let (store, found) = opened.map_err(|source| StartError::OpenBucket {
+        name: name.to_owned(),
+        source,
+    })?;
     tracing::info!(
+        store = name,
         bucket = options.bucket,
         checksum = found.checksum.name(),
         conditional_writes = found.conditional_writes,
@@ -272,31 +311,36 @@ async fn open_bucket(
     if found.rules.objects {
         tracing::warn!(
             bucket = options.bucket,
-            "a rule of the bucket removes objects below stores.main.prefix: boxes will be lost"
+            "a rule of the bucket removes objects below stores.{name}.prefix: boxes will be lost"
         );
     }
-    metadata.first_key(STORE_PURPOSE, bucket.as_bytes()).await?;
+    metadata.first_key(&purpose, bucket.as_bytes()).await?;
     Ok(store)
 }
 
 /// What a bucket's rule must leave beside the life of an upload: a part may be on its way at its end.
 const SPARE_AGE: Duration = Duration::from_hours(48);
-/// Under which the rows keep what tells the main store from any other.
-const STORE_PURPOSE: &str = "store.main";
+/// Under which the rows keep what tells the store of that name from any other.
+fn purpose_of(name: &str) -> String {
+    format!("store.{name}")
+}
 
 /// Opens the store, once it is sure to be the one that the rows tell of: a volume that is not mounted
 /// looks like an empty directory, and must not become a second store.
 async fn open_store(
     metadata: &Metadata,
+    name: &str,
     path: &std::path::Path,
     options: LocalOptions,
 ) -> Result<Store, StartError> {
     let marker = path.join("store-id");
     let failed = |reason: String| StartError::Store {
+        name: name.to_owned(),
         path: path.to_owned(),
         reason,
     };
-    let known = metadata.keys(STORE_PURPOSE).await?.into_iter().next();
+    let purpose = purpose_of(name);
+    let known = metadata.keys(&purpose).await?.into_iter().next();
     let found = std::fs::read(&marker).ok();
     match (&known, &found) {
         (Some(known), Some(found)) if known.secret == *found => {}
@@ -308,7 +352,7 @@ async fn open_store(
             durable::make_directory(path, 0o700)
                 .and_then(|()| durable::write_file(&marker, &id, 0o600))
                 .map_err(|e| failed(e.to_string()))?;
-            metadata.first_key(STORE_PURPOSE, &id).await?;
+            metadata.first_key(&purpose, &id).await?;
         }
     }
     Ok(local::open_with(path, options).await?)
@@ -323,7 +367,7 @@ fn engine(
     UploadEngine::new(EngineOptions {
         ledger: metadata.ledger(),
         stores,
-        default_store: MAIN_STORE.to_owned(),
+        default_store: settings.uploads.store.clone(),
         shared: matches!(settings.metadata, Database::Postgres(_)),
         pool: BufferPool::new(settings.uploads.part_budget_bytes),
         clock,
@@ -399,8 +443,7 @@ impl Premises {
         settle_ballast(&data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (metadata, _key) = open_metadata(settings, Arc::clone(&clock)).await?;
-        let store = open_main(&metadata, settings, &mut data_dir).await?;
-        let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
+        let stores = open_stores(&metadata, settings, &mut data_dir).await?;
         let engine = engine(settings, &metadata, stores, clock);
         Ok(Self {
             metadata,
@@ -451,8 +494,7 @@ impl App {
         }));
         master_key.key_for(&metadata, link_keys::PURPOSE).await?;
         let link_keys = LinkKeys::open(master_key, &metadata, clock.now()).await?;
-        let store = open_main(&metadata, &settings, &mut data_dir).await?;
-        let stores = BTreeMap::from([(MAIN_STORE.to_owned(), store)]);
+        let stores = open_stores(&metadata, &settings, &mut data_dir).await?;
         let engine = engine(&settings, &metadata, stores.clone(), Arc::clone(&clock));
         let background = TaskTracker::new();
         let cache = BlockCache::new(settings.cache, background.clone());

@@ -129,8 +129,10 @@ pub fn print(settings: &Settings) -> String {
         ("BOXGATE_MASTER_KEY", &settings.master_key),
         ("BOXGATE_BOOTSTRAP_PASSWORD", &settings.bootstrap_password),
     ];
-    if let settings::MainStore::S3(_) = settings.stores.main {
-        let _infallible = writeln!(text, "# stores.main.secret_access_key = ***");
+    for (name, store) in &settings.stores {
+        if let settings::StoreSettings::S3(_) = store {
+            let _infallible = writeln!(text, "# stores.{name}.secret_access_key = ***");
+        }
     }
     for (name, secret) in secrets {
         if let Some(secret) = secret {

@@ -18,7 +18,7 @@ use crate::door::boxvault::{
 use crate::door::files::dress::Dress;
 use crate::door::{self, boxvault, operations, vagrant};
 use crate::gateway::{Gateway, Phase};
-use crate::hooks::{self, Instead};
+use crate::hooks::{self, Instead, RoutedTo};
 use crate::http::path::NormalPath;
 use crate::http::response;
 use crate::refusal::Refusal;
@@ -94,6 +94,9 @@ async fn scripted(
         found = gateway.router.find(&head.method, path.as_str());
     }
     head.extensions.insert(Arc::clone(&told));
+    if let Some(store) = &routing.backend {
+        head.extensions.insert(RoutedTo(store.clone()));
+    }
     let answer = of_found(gateway, found, head, body, facts).await;
     match hooks::on_response(gateway, &told, facts, &routing, answer).await {
         Ok(answer) => answer,
@@ -281,7 +284,7 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
         Route::ListUploads => door::admin::list_uploads(gateway, call).await,
         Route::ShowUpload => door::admin::show_upload(gateway, &call),
         Route::AbortUpload => door::admin::abort_upload(gateway, &call).await,
-        Route::CheckStock => door::upkeep::check(gateway),
+        Route::CheckStock => door::upkeep::check(gateway, &call),
         Route::CollectGarbage => door::upkeep::collect(gateway, &call),
         Route::ScrubStock => door::upkeep::scrub(gateway, &call),
         Route::ListLinkKeys => door::admin::list_link_keys(gateway).await,

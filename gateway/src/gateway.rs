@@ -36,8 +36,6 @@ use crate::upkeep::Upkeep;
 
 /// Memory for metadata of boxes that is written already.
 pub const DOCUMENTS_BYTES: u64 = 8 << 20;
-/// The name of the store that takes uploads.
-pub const MAIN_STORE: &str = "main";
 /// A store that needs longer to say whether it is there is not.
 const DEPENDENCY_WAIT: Duration = Duration::from_secs(2);
 
@@ -309,13 +307,10 @@ impl Gateway {
         }
         let uploads = i64::try_from(self.engine.in_progress()).unwrap_or(i64::MAX);
         metrics.uploads_in_progress.set(uploads);
-        let copied = metrics.ingest_copied_bytes.with_label_values(&[MAIN_STORE]);
-        copied.inc_by(
-            self.engine
-                .stats()
-                .bytes_copied
-                .saturating_sub(copied.get()),
-        );
+        for (store, bytes) in self.engine.copied_bytes() {
+            let copied = metrics.ingest_copied_bytes.with_label_values(&[store]);
+            copied.inc_by(bytes.saturating_sub(copied.get()));
+        }
         let cache = self.cache.stats();
         for (what, count) in [
             ("hit", cache.hits),

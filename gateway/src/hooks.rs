@@ -337,7 +337,11 @@ pub struct Beginning<'a> {
     pub resumable: bool,
 }
 
-/// Whether an upload may begin.
+/// Where a request's `route` sends uploads: in the request's extensions.
+#[derive(Debug, Clone)]
+pub struct RoutedTo(pub String);
+
+/// Whether an upload may begin, and the store that scripts choose for it.
 ///
 /// # Errors
 /// The refusal to send.
@@ -346,12 +350,14 @@ pub async fn on_upload_start(
     head: &Parts,
     known: &RequestFacts,
     beginning: Beginning<'_>,
-) -> Result<(), Refusal> {
+) -> Result<Option<String>, Refusal> {
+    let routed = head.extensions.get::<RoutedTo>();
+    let routed = routed.map(|RoutedTo(store)| store.clone());
     let Some(told) = head.extensions.get::<Told>() else {
-        return Ok(());
+        return Ok(routed);
     };
     if !gateway.scripts.defines(Hook::OnUploadStart) {
-        return Ok(());
+        return Ok(routed);
     }
     let [name, version, provider, architecture] = beginning.target.unwrap_or_default();
     let checksum = beginning.checksums.first();
@@ -402,7 +408,7 @@ pub async fn on_upload_start(
             return Err(Refusal::invalid(text).closing());
         }
     }
-    Ok(())
+    Ok(terms.store.or(routed))
 }
 
 /// Whether a download may begin, and under which terms.

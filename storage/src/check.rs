@@ -38,6 +38,7 @@ pub struct Stock {
     metadata: Metadata,
     engine: UploadEngine,
     at_rest: bool,
+    only: Option<String>,
 }
 
 /// How much was looked at.
@@ -76,7 +77,22 @@ impl Stock {
             metadata,
             engine,
             at_rest: false,
+            only: None,
         }
+    }
+
+    /// What of it is in one store, or should be; `None` is all.
+    #[must_use]
+    pub fn only(self, store: Option<String>) -> Self {
+        Self {
+            only: store,
+            ..self
+        }
+    }
+
+    /// Whether what is in that store is looked at.
+    fn covers(&self, store: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only == store)
     }
 
     /// The same while no process works on it: what is due could not have been removed, and is no finding.
@@ -104,7 +120,11 @@ impl Stock {
         let mut places = 0_u64;
         while let Some(place) = walk.next().await? {
             checked.stored += place.stores.len() as u64;
-            for claim in &place.claims {
+            for claim in place
+                .claims
+                .iter()
+                .filter(|claim| self.covers(&claim.store))
+            {
                 checked.blobs += u64::from(matches!(claim.by, Claimant::Blob(_)));
                 checked.uploads += u64::from(matches!(claim.by, Claimant::Upload(_)));
             }
@@ -117,6 +137,21 @@ impl Stock {
                 tell(Told::Progress(checked)).await;
             }
         }
+        if self.only.is_none() {
+            self.check_holders(&mut checked, &mut tell).await?;
+        }
+        Ok(checked)
+    }
+
+    /// Names and finished uploads whose blob has no row, and so is in no store.
+    async fn check_holders<F>(
+        &self,
+        checked: &mut Checked,
+        tell: &mut (impl FnMut(Told) -> F + Send),
+    ) -> Result<()>
+    where
+        F: Future<Output = ()> + Send,
+    {
         let mut after = FileId(i64::MIN);
         loop {
             let page = self.metadata.files_of_nothing(after, PAGE).await?;
@@ -143,7 +178,7 @@ impl Stock {
                 }
             }
         }
-        Ok(checked)
+        Ok(())
     }
 
     /// What is wrong with a finished upload that holds its blob itself.
@@ -169,7 +204,11 @@ impl Stock {
     /// What is wrong with one key.
     async fn judge(&self, place: &Place<'_>) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
-        for claim in &place.claims {
+        for claim in place
+            .claims
+            .iter()
+            .filter(|claim| self.covers(&claim.store))
+        {
             if let Some(problem) = self.row_problem(claim, &place.claims) {
                 findings.push(self.finding(claim, problem).await?);
             }

@@ -57,7 +57,7 @@ pub struct EngineOptions {
     pub ledger: Arc<dyn Ledger>,
     /// Stores by name.
     pub stores: BTreeMap<String, Store>,
-    /// Which store takes new uploads.
+    /// Which store takes new uploads that name none.
     pub default_store: String,
     /// Whether other processes write to the same rows: what is open at the start may then be theirs.
     pub shared: bool,
@@ -108,6 +108,8 @@ impl Default for UploadLimits {
 /// What a client wants to store.
 #[derive(Debug, Clone)]
 pub struct UploadIntent {
+    /// The store that keeps it; `None` is [`EngineOptions::default_store`].
+    pub store: Option<String>,
     /// Who sends it.
     pub sender: Sender,
     /// Whose blob it becomes; dedupe never leaves this tenant.

@@ -4,6 +4,7 @@
 use clap::Args;
 use http::Method;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,13 +54,16 @@ struct PlaceArgs {
     config: ConfigArgs,
     #[command(flatten)]
     connect: ConnectArgs,
+    /// Look at one store only, by its name in the configuration.
+    #[arg(long, value_name = "NAME")]
+    store: Option<String>,
     /// Print JSON, one document a line.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn fsck(args: &FsckArgs) -> Result<(), Failure> {
-    let call = (Method::GET, "/api/admin/fsck".to_owned());
+    let call = (Method::GET, args.place.path("fsck", &[]));
     match args.place.tell(call, |_| Chore::Check)? {
         Line::Checked(checked) if checked.findings == 0 => Ok(()),
         _ => Err(Failure::Found),
@@ -68,8 +72,11 @@ pub(super) fn fsck(args: &FsckArgs) -> Result<(), Failure> {
 
 pub(super) fn gc(args: &GcArgs) -> Result<(), Failure> {
     let (dry_run, many) = (args.dry_run, args.remove_many_orphans);
-    let query = format!("?dry_run={dry_run}&remove_many_orphans={many}");
-    let call = (Method::POST, format!("/api/admin/gc{query}"));
+    let query = [
+        ("dry_run", dry_run.to_string()),
+        ("remove_many_orphans", many.to_string()),
+    ];
+    let call = (Method::POST, args.place.path("gc", &query));
     let chore = |settings: &Settings| {
         let mut limits = settings.gc.orphans;
         if many {
@@ -84,8 +91,8 @@ pub(super) fn gc(args: &GcArgs) -> Result<(), Failure> {
 }
 
 pub(super) fn scrub(args: &ScrubArgs) -> Result<(), Failure> {
-    let query = args.rate.map(|rate| format!("?rate={}", rate.0));
-    let path = format!("/api/admin/scrub{}", query.unwrap_or_default());
+    let query = args.rate.map(|rate| ("rate", rate.0.to_string()));
+    let path = args.place.path("scrub", query.as_slice());
     let chore = |settings: &Settings| Chore::Scrub {
         rate_bytes: args.rate.map_or(settings.scrub.rate_bytes, |rate| rate.0),
     };
@@ -106,6 +113,20 @@ enum Source {
 }
 
 impl PlaceArgs {
+    /// Where a gateway is asked for it.
+    fn path(&self, chore: &str, query: &[(&str, String)]) -> String {
+        let store = self.store.iter().map(|store| ("store", store));
+        let pairs = query.iter().map(|(key, value)| (*key, value)).chain(store);
+        let mut path = format!("/api/admin/{chore}");
+        for (n, (key, value)) in pairs.enumerate() {
+            path.push(if n == 0 { '?' } else { '&' });
+            path.push_str(key);
+            path.push('=');
+            path.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
+        }
+        path
+    }
+
     /// Has it done, prints what is told, and returns the outcome.
     fn tell(
         &self,
@@ -141,11 +162,19 @@ impl PlaceArgs {
             return self.gateway(call).await;
         }
         let settings = load(&self.config, None)?;
+        if let Some(store) = &self.store
+            && !settings.stores.contains_key(store)
+        {
+            let named: Vec<_> = settings.stores.keys().map(String::as_str).collect();
+            let named = named.join(", ");
+            let text = format!("--store: no store is named {store:?}; there is {named}");
+            return Err(Failure::Usage(text));
+        }
         match Premises::open(&settings).await {
             Ok(premises) => {
                 let (nobody_ends_it, tasks) = (CancellationToken::new(), TaskTracker::new());
                 let job = Job {
-                    stock: premises.stock(),
+                    stock: premises.stock().only(self.store.clone()),
                     chore: chore(&settings),
                     turn: None,
                     ending: nobody_ends_it,

@@ -125,11 +125,14 @@ table! {
     }
 }
 
-table! {
-    /// `[stores]`
-    StoresFile {
-        /// The store that uploads go to.
-        main: StoreFile = StoreFile::default(),
+/// `[stores]`: each by its name. A file that names none has `main`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoresFile(pub BTreeMap<String, StoreFile>);
+
+impl Default for StoresFile {
+    fn default() -> Self {
+        Self([("main".to_owned(), StoreFile::default())].into())
     }
 }
 
@@ -138,7 +141,7 @@ table! {
     StoreFile {
         /// What keeps the bytes.
         kind: String = "local".into(),
-        /// The directory of a local store; empty is `<data_dir>/blobs`.
+        /// The directory of a local store; of `main`, empty is `<data_dir>/blobs`.
         path: String = String::new(),
         /// URL of the service.
         endpoint: String = String::new(),
@@ -226,6 +229,8 @@ table! {
 table! {
     /// `[uploads]`
     UploadsFile {
+        /// The store that uploads go to.
+        store: String = "main".into(),
         /// Memory for upload buffers; 0 is computed.
         part_budget: ByteSize = ByteSize(0),
         /// The longest upload.

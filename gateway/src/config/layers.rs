@@ -102,7 +102,7 @@ impl Layers {
             .split("__")
             .map(str::to_ascii_lowercase)
             .collect();
-        let parsed = match lookup(schema, &path) {
+        let parsed = match lookup(schema, &path).or_else(|| lookup_store(schema, &path)) {
             Some(Value::String(_)) => Value::String(value.to_owned()),
             Some(Value::Integer(_)) => match value.trim().parse() {
                 Ok(number) => Value::Integer(number),
@@ -260,6 +260,17 @@ fn lookup<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
         return Some(value);
     }
     lookup(value.as_table()?, rest)
+}
+
+/// A key of a store, whatever its name: all have the same keys.
+fn lookup_store<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
+    match path {
+        [stores, _name, key] if stores == "stores" => {
+            let any = table.get("stores")?.as_table()?.values().next()?;
+            any.as_table()?.get(key)
+        }
+        _ => None,
+    }
 }
 
 /// The leaves of `table`; an empty table is one, lest an unknown one go unseen.

@@ -64,7 +64,7 @@ pub struct Settings {
     /// Which public APIs are served, and where.
     pub doors: Doors,
     /// Where bytes are kept.
-    pub stores: Stores,
+    pub stores: BTreeMap<String, StoreSettings>,
     /// Boxes.
     pub catalog: Catalog,
     /// Connections.
@@ -167,16 +167,9 @@ pub enum Database {
     Postgres(Secret),
 }
 
-/// The stores.
-#[derive(Debug, Clone)]
-pub struct Stores {
-    /// The one that uploads go to.
-    pub main: MainStore,
-}
-
 /// A store of one kind or the other.
 #[derive(Debug, Clone)]
-pub enum MainStore {
+pub enum StoreSettings {
     /// A directory.
     Local(LocalStore),
     /// A bucket.
@@ -262,6 +255,8 @@ pub enum DecodeBase64 {
 /// Settings of uploads.
 #[derive(Debug, Clone)]
 pub struct Uploads {
+    /// The store that they go to.
+    pub store: String,
     /// Memory for upload buffers.
     pub part_budget_bytes: u64,
     /// The longest upload.
@@ -538,10 +533,12 @@ impl Settings {
     pub(super) fn to_file(&self) -> ConfigFile {
         let mut file = self.file.clone();
         file.metadata.url = without_password(&file.metadata.url);
-        if let MainStore::Local(store) = &self.stores.main {
-            file.stores.main.path = store.path.display().to_string();
+        for (name, store) in &mut file.stores.0 {
+            if let Some(StoreSettings::Local(local)) = self.stores.get(name) {
+                store.path = local.path.display().to_string();
+            }
+            store.secret_access_key = Secret::default();
         }
-        file.stores.main.secret_access_key = Secret::default();
         file.uploads.part_budget = ByteSize(self.uploads.part_budget_bytes);
         file.cache.size = ByteSize(self.cache.size_bytes);
         file.limits.connections = self.limits.connections;
@@ -576,9 +573,7 @@ impl Settings {
             listeners,
             tls,
             doors,
-            stores: Stores {
-                main: judge.store(&file.stores.main, &data_dir),
-            },
+            stores: judge.stores(&file, &data_dir),
             catalog: Catalog {
                 new_box_public: judge
                     .choice(
@@ -639,6 +634,15 @@ fn share_of_memory(machine: Machine) -> u64 {
     const LEAST: u64 = 128 << 20;
     const MOST: u64 = 1 << 30;
     (machine.memory_bytes / 8).clamp(LEAST, MOST)
+}
+
+/// The store that is there unless the file names others, in the data directory unless it says where.
+const MAIN: &str = "main";
+
+/// What rows, variables and metrics may call a store.
+fn is_store_name(name: &str) -> bool {
+    let good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
+    (1..=32).contains(&name.len()) && name.bytes().all(good)
 }
 
 /// Turns texts into values; a wrong one is noted and replaced, so that all are seen.
@@ -925,87 +929,130 @@ impl Judge<'_> {
         Database::Postgres(Secret::new(url))
     }
 
-    fn store(&mut self, store: &file::StoreFile, data_dir: &std::path::Path) -> MainStore {
+    fn stores(
+        &mut self,
+        file: &ConfigFile,
+        data_dir: &std::path::Path,
+    ) -> BTreeMap<String, StoreSettings> {
+        let mut stores = BTreeMap::new();
+        for (name, store) in &file.stores.0 {
+            if !is_store_name(name) {
+                self.wrong(
+                    format!("stores.{name}"),
+                    "the name of a store is 1 to 32 of a-z, 0-9, '-' and '_'",
+                );
+            }
+            stores.insert(name.clone(), self.store(name, store, data_dir));
+        }
+        let used = &file.uploads.store;
+        if !stores.contains_key(used) {
+            let named: Vec<_> = stores.keys().map(String::as_str).collect();
+            let text = format!("no store is named {used:?}; there is {}", named.join(", "));
+            self.wrong("uploads.store", text);
+        }
+        self.apart(&stores);
+        stores
+    }
+
+    /// Two stores in one place would take each other's bytes for bytes that nobody names.
+    fn apart(&mut self, stores: &BTreeMap<String, StoreSettings>) {
+        let mut places = BTreeMap::new();
+        for (name, store) in stores {
+            let (key, place) = match store {
+                StoreSettings::Local(store) => ("path", store.path.display().to_string()),
+                StoreSettings::S3(store) => (
+                    "bucket",
+                    format!("{}/{}/{}", store.endpoint, store.bucket, store.prefix),
+                ),
+            };
+            if let Some(other) = places.insert(place, name) {
+                let text = format!("stores.{other} is in the same place");
+                self.wrong(format!("stores.{name}.{key}"), text);
+            }
+        }
+    }
+
+    fn store(
+        &mut self,
+        name: &str,
+        store: &file::StoreFile,
+        data_dir: &std::path::Path,
+    ) -> StoreSettings {
         let kinds = [("local", false), ("s3", true)];
         let rule = "expected \"local\" or \"s3\"";
-        if self.choice("stores.main.kind", &store.kind, &kinds, rule) == Some(true) {
-            return MainStore::S3(Box::new(self.bucket(store)));
+        let kind = self.choice(&format!("stores.{name}.kind"), &store.kind, &kinds, rule);
+        if kind == Some(true) {
+            return StoreSettings::S3(Box::new(self.bucket(name, store)));
         }
-        MainStore::Local(LocalStore {
-            path: if store.path.is_empty() {
+        StoreSettings::Local(LocalStore {
+            path: if store.path.is_empty() && name == MAIN {
                 data_dir.join("blobs")
             } else {
-                PathBuf::from(&store.path)
+                PathBuf::from(self.not_empty(&format!("stores.{name}.path"), &store.path))
             },
         })
     }
 
-    fn bucket(&mut self, store: &file::StoreFile) -> S3Options {
-        let endpoint = self.not_empty("stores.main.endpoint", &store.endpoint);
+    fn bucket(&mut self, name: &str, store: &file::StoreFile) -> S3Options {
+        let key = |key: &str| format!("stores.{name}.{key}");
+        let endpoint = self.not_empty(&key("endpoint"), &store.endpoint);
         if !endpoint.is_empty()
             && !["http://", "https://"]
                 .iter()
                 .any(|s| endpoint.starts_with(s))
         {
             self.wrong(
-                "stores.main.endpoint",
+                key("endpoint"),
                 "expected a URL such as \"https://s3.example.com\"",
             );
         }
         let prefix = store.prefix.as_str();
         if !prefix.is_empty() && !prefix.ends_with('/') {
-            self.wrong("stores.main.prefix", "must end with '/'");
+            self.wrong(key("prefix"), "must end with '/'");
         }
         S3Options {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            region: self
-                .not_empty("stores.main.region", &store.region)
-                .to_owned(),
-            bucket: self
-                .not_empty("stores.main.bucket", &store.bucket)
-                .to_owned(),
+            region: self.not_empty(&key("region"), &store.region).to_owned(),
+            bucket: self.not_empty(&key("bucket"), &store.bucket).to_owned(),
             prefix: prefix.to_owned(),
             path_style: store.path_style,
             access_key_id: self
-                .not_empty("stores.main.access_key_id", &store.access_key_id)
+                .not_empty(&key("access_key_id"), &store.access_key_id)
                 .to_owned(),
-            secret_access_key: self.secret_access_key(store),
+            secret_access_key: self.secret_access_key(name, store),
             patience: Patience {
-                connect: self.time("stores.main.connect_timeout", store.connect_timeout),
-                first_byte: self.time("stores.main.first_byte_timeout", store.first_byte_timeout),
-                slowest_bytes_per_second: self
-                    .positive("stores.main.slowest_rate", store.slowest_rate.0),
+                connect: self.time(&key("connect_timeout"), store.connect_timeout),
+                first_byte: self.time(&key("first_byte_timeout"), store.first_byte_timeout),
+                slowest_bytes_per_second: self.positive(&key("slowest_rate"), store.slowest_rate.0),
                 tries: store.tries.max(1),
-                in_all: self.time("stores.main.retry_for", store.retry_for),
+                in_all: self.time(&key("retry_for"), store.retry_for),
                 ..Patience::default()
             },
         }
     }
 
-    fn secret_access_key(&mut self, store: &file::StoreFile) -> String {
+    fn secret_access_key(&mut self, name: &str, store: &file::StoreFile) -> String {
+        let key = format!("stores.{name}.secret_access_key");
         let (text, path) = (
             store.secret_access_key.expose(),
             &store.secret_access_key_file,
         );
         if path.is_empty() {
-            return self
-                .not_empty("stores.main.secret_access_key", text)
-                .to_owned();
+            return self.not_empty(&key, text).to_owned();
         }
         if !text.is_empty() {
             self.wrong(
-                "stores.main.secret_access_key",
+                key.clone(),
                 "secret_access_key_file is set too; set one of them",
             );
         }
         match std::fs::read_to_string(path) {
-            Ok(text) => {
-                let key = "stores.main.secret_access_key_file";
-                self.not_empty(key, text.trim()).to_owned()
-            }
+            Ok(text) => self
+                .not_empty(&format!("{key}_file"), text.trim())
+                .to_owned(),
             Err(error) => {
                 let why = format!("cannot read {path}: {error}");
-                self.wrong("stores.main.secret_access_key_file", why);
+                self.wrong(format!("{key}_file"), why);
                 String::new()
             }
         }
@@ -1073,6 +1120,7 @@ impl Judge<'_> {
             given => given,
         };
         Uploads {
+            store: uploads.store.clone(),
             part_budget_bytes,
             max_length_bytes: self.positive("uploads.max_length", uploads.max_length.0),
             decode_base64: self

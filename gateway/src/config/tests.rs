@@ -51,7 +51,7 @@ fn defaults_are_good_and_computed_from_the_machine() {
     let settings = settings("");
     assert_eq!(settings.uploads.part_budget_bytes, 512 << 20);
     assert_eq!(settings.limits.connections, 20_000);
-    let settings::MainStore::Local(store) = &settings.stores.main else {
+    let settings::StoreSettings::Local(store) = &settings.stores["main"] else {
         panic!("a directory is the default");
     };
     assert_eq!(store.path, Path::new("./boxgate-data/blobs"));
@@ -208,7 +208,7 @@ fn all_mistakes_are_told_together_with_their_keys() {
         "nonsense",
         "uploads.part_budget",
         "uploads.max_length",
-        "stores.other.kind",
+        "stores.other.path",
         "empty",
         "metadata.url",
         "BOXGATE_MASTER_KEY",
@@ -317,7 +317,7 @@ fn the_header_that_names_the_client_is_chosen_by_name() {
 
 #[test]
 fn a_bucket_is_named_with_its_credential_and_its_secret_is_never_shown() {
-    use settings::MainStore;
+    use settings::StoreSettings;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("secret");
     std::fs::write(&path, "from-file\n").unwrap();
@@ -329,7 +329,7 @@ fn a_bucket_is_named_with_its_credential_and_its_secret_is_never_shown() {
         path.display()
     ));
     for (settings, secret) in [(inline, "hush"), (filed, "from-file")] {
-        let MainStore::S3(options) = &settings.stores.main else {
+        let StoreSettings::S3(options) = &settings.stores["main"] else {
             panic!("a bucket");
         };
         assert_eq!(options.secret_access_key, secret);
@@ -365,5 +365,41 @@ fn a_bucket_is_named_with_its_credential_and_its_secret_is_never_shown() {
             errors.0.iter().any(|mistake| mistake.key == key),
             "{key}: {errors}"
         );
+    }
+}
+
+#[test]
+fn stores_are_named_and_uploads_go_to_one_of_them() {
+    let text = "[uploads]\nstore = \"disk-2\"\n[stores.disk-2]\npath = \"/srv/boxes\"\n";
+    let variables = [("BOXGATE_STORES__BUCKET__KIND", "local")];
+    let path = [("BOXGATE_STORES__BUCKET__PATH", "/srv/others")];
+    let both: Vec<_> = variables.into_iter().chain(path).collect();
+    let (loaded, warnings) = load_text(text, &both, Flags::default()).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let names: Vec<_> = loaded.stores.keys().collect();
+    assert_eq!(names, ["bucket", "disk-2"], "main only where none is named");
+    assert_eq!(loaded.uploads.store, "disk-2");
+    for (text, key) in [
+        ("[stores.other]\npath = \"/srv/a\"\n", "uploads.store"),
+        (
+            "[stores.main]\n[stores.\"a.b\"]\npath = \"/a\"\n",
+            "stores.a.b",
+        ),
+        (
+            "[stores.main]\npath = \"/srv/a\"\n[stores.z]\npath = \"/srv/a\"\n",
+            "stores.z.path",
+        ),
+        (
+            "[stores.main]\nkind = \"local\"\n[stores.z]\nkind = \"local\"\n",
+            "stores.z.path",
+        ),
+    ] {
+        let errors = load_text(text, &[], Flags::default()).unwrap_err();
+        let keys: Vec<_> = errors
+            .0
+            .iter()
+            .map(|mistake| mistake.key.as_str())
+            .collect();
+        assert_eq!(keys, [key], "{errors}");
     }
 }

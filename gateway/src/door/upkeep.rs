@@ -28,9 +28,9 @@ const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 /// An empty line comes after so long a silence, lest a proxy in between takes it for death.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
-/// `GET /api/admin/fsck`.
-pub fn check(gateway: &Gateway) -> Answer {
-    run(gateway, Chore::Check)
+/// `GET /api/admin/fsck?store=NAME`, as the others take it.
+pub fn check(gateway: &Gateway, call: &Call) -> Answer {
+    run(gateway, call, Chore::Check)
 }
 
 /// `POST /api/admin/gc?dry_run=true&remove_many_orphans=true`.
@@ -44,7 +44,7 @@ pub fn collect(gateway: &Gateway, call: &Call) -> Answer {
         let by = call.principal()?.name();
         tracing::info!(by, ?limits, "garbage is collected on request");
     }
-    run(gateway, Chore::Collect { limits, dry_run })
+    run(gateway, call, Chore::Collect { limits, dry_run })
 }
 
 /// `POST /api/admin/scrub?rate=SIZE`.
@@ -54,7 +54,7 @@ pub fn scrub(gateway: &Gateway, call: &Call) -> Answer {
         .transpose()
         .map_err(|e| Refusal::invalid(format!("'rate' {e}.")))?;
     let rate_bytes = rate.map_or(gateway.settings.scrub.rate_bytes, |rate| rate.0);
-    run(gateway, Chore::Scrub { rate_bytes })
+    run(gateway, call, Chore::Scrub { rate_bytes })
 }
 
 fn flag(call: &Call, name: &str) -> Result<bool, Refusal> {
@@ -65,13 +65,23 @@ fn flag(call: &Call, name: &str) -> Result<bool, Refusal> {
     }
 }
 
-fn run(gateway: &Gateway, chore: Chore) -> Answer {
+fn run(gateway: &Gateway, call: &Call, chore: Chore) -> Answer {
+    let store = call.query("store");
+    if let Some(store) = &store
+        && !gateway.stores.contains_key(store)
+    {
+        let named: Vec<_> = gateway.stores.keys().map(String::as_str).collect();
+        let named = named.join(", ");
+        return Err(Refusal::invalid(format!(
+            "'store' must be the name of a store: {named}."
+        )));
+    }
     let Some(turn) = gateway.upkeep.turn(chore) else {
         let text = "The same runs already. Wait for its end, or end it where it was begun.";
         return Err(Refusal::new(StatusCode::CONFLICT, text).code("ALREADY_RUNS"));
     };
     let job = Job {
-        stock: gateway.stock(),
+        stock: gateway.stock().only(store),
         chore,
         turn: Some(turn),
         ending: gateway.upkeep.ending(),

@@ -46,9 +46,11 @@ impl Turn<'_> {
             return Err(Refusal::empty_box().closing());
         }
         let credential = self.credential()?;
-        self.may_begin(organization, target.as_ref(), length, &create.expected)
+        let store = self
+            .may_begin(organization, target.as_ref(), length, &create.expected)
             .await?;
         let intent = UploadIntent {
+            store,
             sender: self.principal.sender(),
             organization,
             target,

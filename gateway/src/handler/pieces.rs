@@ -14,7 +14,6 @@ use boxgate_storage::{Error, ErrorKind};
 use http::StatusCode;
 
 use super::resumable::{Progress, Turn};
-use crate::gateway::MAIN_STORE;
 use crate::ingest::{self, Pumped};
 use crate::refusal::Refusal;
 use crate::resumable::chunk::{self, Chunk};
@@ -58,14 +57,12 @@ impl Turn<'_> {
         self.fits(create.length, None)?;
         self.part_fits_a_request(create.length)?;
         let (organization, target) = self.owner(&create).await?;
-        self.may_begin(
-            organization,
-            target.as_ref(),
-            create.length,
-            &create.expected,
-        )
-        .await?;
+        let checksums = &create.expected;
+        let store = self
+            .may_begin(organization, target.as_ref(), create.length, checksums)
+            .await?;
         let intent = UploadIntent {
+            store,
             length: create.length,
             expected: create.expected,
             cut: Some(Cut::Parts),
@@ -186,10 +183,6 @@ impl Turn<'_> {
         body: &mut InboundBody,
     ) -> Result<Held, Refusal> {
         self.fits(None, chunk.length)?;
-        let store = self.gateway.stores.get(MAIN_STORE);
-        if store.is_some_and(|store| store.intake == Intake::ByPart) {
-            return Err(chunk::not_taken());
-        }
         let expected: Vec<_> = chunk.declared.iter().map(|d| d.digest.clone()).collect();
         let target = self.target(file, &expected);
         let row = self.session(organization, target, expected, chunk).await?;
@@ -257,9 +250,17 @@ impl Turn<'_> {
         let most = chunk
             .size()
             .map(|size| size.saturating_mul(u64::from(chunk.total)));
-        self.may_begin(organization, Some(&target), most, &expected)
+        let store = self
+            .may_begin(organization, Some(&target), most, &expected)
             .await?;
+        let used = store
+            .as_ref()
+            .unwrap_or(&self.gateway.settings.uploads.store);
+        if self.gateway.store(used)?.intake == Intake::ByPart {
+            return Err(chunk::not_taken());
+        }
         let intent = UploadIntent {
+            store,
             expected,
             cut: Some(Cut::Chunks {
                 count: chunk.total,

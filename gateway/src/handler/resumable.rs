@@ -97,9 +97,11 @@ impl Turn<'_> {
         let most = create
             .length
             .or(body_length.filter(|_| create.ends == Ends::Here));
-        self.may_begin(organization, target.as_ref(), most, &create.expected)
+        let store = self
+            .may_begin(organization, target.as_ref(), most, &create.expected)
             .await?;
         let intent = UploadIntent {
+            store,
             length: create.length,
             expected: create.expected,
             note: create.note,
@@ -354,14 +356,14 @@ impl Turn<'_> {
         }
     }
 
-    /// Whether scripts let an upload begin.
+    /// Whether scripts let an upload begin, and the store that they choose for it.
     pub(super) async fn may_begin(
         &self,
         organization: OrganizationId,
         target: Option<&Target>,
         length: Option<u64>,
         checksums: &[boxgate_storage::digest::Digest],
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<String>, Refusal> {
         let memberships = self.principal.memberships.iter();
         let mut named = memberships.filter(|m| m.organization == organization);
         let beginning = Beginning {
@@ -397,6 +399,7 @@ impl Turn<'_> {
         target: Option<Target>,
     ) -> UploadIntent {
         UploadIntent {
+            store: None,
             sender: self.principal.sender(),
             organization,
             target,

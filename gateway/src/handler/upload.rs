@@ -175,10 +175,11 @@ async fn begin(
         checksums: &expected,
         resumable: order.keep == Keep::UntilIdle,
     };
-    Box::pin(hooks::on_upload_start(gateway, head, facts, beginning)).await?;
+    let store = Box::pin(hooks::on_upload_start(gateway, head, facts, beginning)).await?;
     let mut writer = gateway
         .engine
         .begin(UploadIntent {
+            store,
             sender: order.sender.clone(),
             organization: order.organization,
             target: Some(order.target(gateway)),

@@ -33,6 +33,7 @@ impl Scene {
         let name = "elsewhere".parse().unwrap();
         let elsewhere = metadata.create_organization(&name, None, outsider);
         let intent = UploadIntent {
+            store: None,
             sender: Sender::person(outsider),
             organization: elsewhere.await.unwrap().id,
             target: None,

@@ -141,6 +141,7 @@ impl Running {
     /// An upload of `account` to `acme` that nobody writes to yet.
     pub(crate) async fn begin_upload(&self, account: AccountId) -> UploadId {
         let intent = UploadIntent {
+            store: None,
             sender: Sender::person(account),
             organization: self.organization,
             target: None,

@@ -19,6 +19,7 @@ mod resumable;
 mod s3;
 mod scripts;
 mod senders;
+mod stores;
 mod upkeep;
 mod uploads;
 

@@ -212,7 +212,7 @@ impl Stock {
     async fn survey(&self, brake: Brake) -> Result<Survey> {
         let mut survey = Survey::default();
         for (name, store) in &self.engine.options().stores {
-            if store.list.is_some() {
+            if store.list.is_some() && self.covers(name) {
                 survey.stores.insert(name.clone(), Default::default());
             }
         }
@@ -243,7 +243,11 @@ impl Stock {
 
     /// Adds what rows have at this place that nobody holds.
     async fn survey_unheld(&self, place: &Place<'_>, survey: &mut Survey) -> Result<()> {
-        for claim in &place.claims {
+        for claim in place
+            .claims
+            .iter()
+            .filter(|claim| self.covers(&claim.store))
+        {
             let Some(due) = due(claim) else { continue };
             let found = place.stores.iter().find(|(name, _)| *name == claim.store);
             let bytes = match found {

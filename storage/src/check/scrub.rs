@@ -75,13 +75,14 @@ impl Stock {
     where
         F: Future<Output = ()> + Send,
     {
+        let only = self.only.as_deref();
         let mut after = from.map_or_else(Vec::new, |from| place_of(from.key));
         let mut scrubbed = Scrubbed {
-            total_bytes: self.metadata.bytes_to_scrub(&after).await?,
+            total_bytes: self.metadata.bytes_to_scrub(&after, only).await?,
             ..Scrubbed::default()
         };
         let mut pace = Pace::of(rate_bytes);
-        while let Some(blob) = self.metadata.next_to_scrub(&after).await? {
+        while let Some(blob) = self.metadata.next_to_scrub(&after, only).await? {
             let offset = from.filter(|from| from.key == blob.meta.key && !blob.quarantined);
             let offset = offset.map_or(0, |from| from.offset.min(blob.meta.length));
             let end = scrubbed.bytes + blob.meta.length;

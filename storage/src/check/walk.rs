@@ -56,6 +56,7 @@ impl<'s> Walk<'s> {
             },
             listings: stores
                 .iter()
+                .filter(|(name, _)| stock.covers(name))
                 .map(|(name, store)| Listing {
                     name,
                     store,

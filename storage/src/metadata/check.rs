@@ -157,6 +157,22 @@ macro_rules! claims {
 const ROWS_OF_A_KEY: u32 = 4;
 
 impl Metadata {
+    /// The stores that rows of blobs name.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn stores_in_use(&self) -> Result<Vec<String>> {
+        const OP: &str = "check.stores";
+        let mut reader = self.reader(OP).await?;
+        sqlx::query("SELECT DISTINCT store FROM blobs WHERE state <> 'deleting' ORDER BY store")
+            .fetch_all(&mut *reader)
+            .await
+            .at(OP, "blobs")?
+            .iter()
+            .map(|row| row.text("store"))
+            .collect()
+    }
+
     /// Claims on keys after `after`, in the order of keys: about `limit` of them, and always all those of
     /// a key. An empty page is the end.
     pub(crate) async fn claims_after(

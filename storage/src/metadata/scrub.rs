@@ -16,17 +16,23 @@ pub(crate) struct ToScrub {
 }
 
 impl Metadata {
-    /// The first blob whose key is `from` or stands behind it; of damaged ones, those that something holds.
-    pub(crate) async fn next_to_scrub(&self, from: &[u8]) -> Result<Option<ToScrub>> {
+    /// The first blob, of that store or of all, whose key is `from` or stands behind it; of damaged ones, those that something holds.
+    pub(crate) async fn next_to_scrub(
+        &self,
+        from: &[u8],
+        store: Option<&str>,
+    ) -> Result<Option<ToScrub>> {
         const OP: &str = "scrub.next";
         let mut reader = self.reader(OP).await?;
         sqlx::query(
             "SELECT x.key AS x_key, x.length AS x_length, x.blake3 AS x_blake3,
                  x.sha256 AS x_sha256, x.store AS store, x.state AS state
-             FROM blobs x WHERE x.key >= $1 AND x.state <> 'deleting'
+             FROM blobs x WHERE x.key >= $1 AND x.store = COALESCE($2, x.store)
+                 AND x.state <> 'deleting'
                  AND (x.state <> 'quarantined' OR x.refs > 0) ORDER BY x.key LIMIT 1",
         )
         .bind(from.to_vec())
+        .bind(store.map(str::to_owned))
         .fetch_optional(&mut *reader)
         .await
         .at(OP, "blobs")?
@@ -41,14 +47,15 @@ impl Metadata {
     }
 
     /// Bytes of all such blobs.
-    pub(crate) async fn bytes_to_scrub(&self, from: &[u8]) -> Result<u64> {
+    pub(crate) async fn bytes_to_scrub(&self, from: &[u8], store: Option<&str>) -> Result<u64> {
         const OP: &str = "scrub.bytes";
         let mut reader = self.reader(OP).await?;
         sqlx::query(
             "SELECT COALESCE(CAST(SUM(length) AS BIGINT), 0) AS bytes FROM blobs
-             WHERE key >= $1 AND state <> 'deleting' AND (state <> 'quarantined' OR refs > 0)",
+             WHERE key >= $1 AND store = COALESCE($2, store) AND state <> 'deleting' AND (state <> 'quarantined' OR refs > 0)",
         )
         .bind(from.to_vec())
+        .bind(store.map(str::to_owned))
         .fetch_one(&mut *reader)
         .await
         .at(OP, "blobs")?

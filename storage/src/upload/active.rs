@@ -429,7 +429,7 @@ impl Active {
         let started = Instant::now();
         let copied = self.assembler.push(chunk);
         counters.spent(Stage::Copy, started);
-        count(&counters.bytes_copied, copied as u64);
+        count(&self.stored.copied, copied as u64);
         chunk.advance(copied);
         self.hash(HASH_AT_LEAST);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,11 +40,12 @@ impl UploadEngine {
         let background = TaskTracker::new();
         // Closed from the start: then waiting ends whenever nothing runs.
         background.close();
+        let counters = Counters::of(options.stores.keys());
         Self {
             inner: Arc::new(Inner {
                 options,
                 background,
-                counters: Counters::default(),
+                counters,
                 registry: Registry::default(),
                 abandoned: Mutex::default(),
             }),
@@ -367,6 +369,12 @@ impl UploadEngine {
         self.inner.counters.snapshot(self.in_progress() as u64)
     }
 
+    /// Bytes copied into buffers on their way to each store.
+    pub fn copied_bytes(&self) -> impl Iterator<Item = (&str, u64)> {
+        let copied = self.inner.counters.copied.iter();
+        copied.map(|(store, bytes)| (store.as_str(), bytes.load(Ordering::Relaxed)))
+    }
+
     /// Calls `observe` with each commit of a part or an upload ([`Stage::Seal`], [`Stage::Advance`],
     /// [`Stage::Publish`]) and the time it took. The first observer stays.
     pub fn on_commit(&self, observe: Arc<dyn Fn(Stage, Duration) + Send + Sync>) {
@@ -393,6 +401,8 @@ pub(super) struct Stored {
     pub(super) fence: Fence,
     pub(super) key: BlobKey,
     pub(super) store: Store,
+    /// Counts what is copied on its way to that store.
+    pub(super) copied: Arc<AtomicU64>,
     pub(super) keep: Keep,
 }
 
@@ -421,11 +431,6 @@ struct Made {
 }
 
 impl Inner {
-    fn store_for_new(&self) -> Result<(&str, &Store)> {
-        let name = &self.options.default_store;
-        Ok((name, self.store(name)?))
-    }
-
     pub(super) fn store(&self, name: &str) -> Result<&Store> {
         self.options.stores.get(name).ok_or_else(|| {
             Error::new(ErrorKind::Internal, "store.find", name)
@@ -442,6 +447,12 @@ impl Inner {
             },
             key: row.key,
             store: self.store(&row.store)?.clone(),
+            copied: self
+                .counters
+                .copied
+                .get(&row.store)
+                .cloned()
+                .unwrap_or_default(),
             keep: row.keep,
         })
     }
@@ -547,6 +558,7 @@ impl Inner {
     ) -> Result<Recorded> {
         assert_possible(&intent)?;
         let UploadIntent {
+            store: store_name,
             sender,
             organization,
             target,
@@ -556,7 +568,8 @@ impl Inner {
             keep,
             note,
         } = intent;
-        let (store_name, store) = self.store_for_new()?;
+        let store_name = store_name.unwrap_or_else(|| self.options.default_store.clone());
+        let store = self.store(&store_name)?;
         let part_bytes = part_bytes_for(cut.map_or(length, |cut| cut.length(length)));
         if store.intake == Intake::ByPart {
             self.assert_part(part_bytes, cut)?;
@@ -573,7 +586,7 @@ impl Inner {
             sender,
             organization,
             key: BlobKey::random(),
-            store: store_name.to_owned(),
+            store: store_name.clone(),
             length,
             part_bytes,
             pieces: pieces.transpose()?,

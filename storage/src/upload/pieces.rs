@@ -456,7 +456,7 @@ impl Work {
             let started = Instant::now();
             let copied = storing.assembler.push(&chunk);
             engine.counters.spent(Stage::Copy, started);
-            count(&engine.counters.bytes_copied, copied as u64);
+            count(&self.seat.assembly.stored.copied, copied as u64);
             chunk.advance(copied);
             let full = storing.assembler.is_full();
             self.hash_pushed(HASH_AT_LEAST);

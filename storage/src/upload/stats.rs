@@ -1,5 +1,6 @@
 //! What an engine did and where its time went, as plain numbers; the gateway gives them their names.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -94,7 +95,8 @@ pub(super) type Observer = Arc<dyn Fn(Stage, Duration) + Send + Sync>;
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) bytes_received: AtomicU64,
-    pub(super) bytes_copied: AtomicU64,
+    /// Bytes copied into buffers, by the store that they went to.
+    pub(super) copied: BTreeMap<String, Arc<AtomicU64>>,
     pub(super) uploads_finished: AtomicU64,
     pub(super) uploads_aborted: AtomicU64,
     pub(super) uploads_resumed: AtomicU64,
@@ -107,11 +109,21 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    /// Of an engine that works on these stores.
+    pub(super) fn of<'s>(stores: impl Iterator<Item = &'s String>) -> Self {
+        Self {
+            copied: stores
+                .map(|store| (store.clone(), Arc::default()))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn snapshot(&self, uploads_in_progress: u64) -> EngineStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         EngineStats {
             bytes_received: read(&self.bytes_received),
-            bytes_copied: read(&self.bytes_copied),
+            bytes_copied: self.copied.values().map(|copied| read(copied)).sum(),
             uploads_in_progress,
             uploads_finished: read(&self.uploads_finished),
             uploads_aborted: read(&self.uploads_aborted),

@@ -182,6 +182,7 @@ pub(crate) fn target() -> Target {
 
 pub(crate) fn intent(length: Option<u64>, expected: Vec<Digest>) -> UploadIntent {
     UploadIntent {
+        store: None,
         sender: Sender::person(AccountId(1)),
         organization: ACME,
         target: Some(target()),
