@@ -21,6 +21,7 @@ use boxgate_storage::metadata::recent::Recent;
 use boxgate_storage::metadata::{Metadata, MetadataOptions};
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadLimits};
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
@@ -31,8 +32,9 @@ use crate::config::settings::{Database, StoreSettings};
 use crate::config::{Secret, Settings};
 use crate::door::vagrant::Document;
 use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, Phase};
-use crate::hooks;
+use crate::hooks::{self, Outside};
 use crate::joiner::Joiner;
+use crate::outbound::Outbound;
 use crate::route::Router;
 use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
 use crate::telemetry::Telemetry;
@@ -395,8 +397,12 @@ fn settle_ballast(data_dir: &DataDir) -> Result<Ballast, StartError> {
 }
 
 /// Loads the plugins, off the reactor.
-async fn open_scripts(settings: &Settings) -> Result<Arc<Scripts>, StartError> {
-    let options = hooks::options(settings);
+async fn open_scripts(
+    settings: &Settings,
+    outside: Arc<Outside>,
+) -> Result<Arc<Scripts>, StartError> {
+    let mut options = hooks::options(settings);
+    options.http = Some(outside);
     for dir in &options.dirs {
         tracing::info!(dir = %dir.display(), "plugins are read from here");
     }
@@ -511,9 +517,12 @@ impl App {
             settings.uploads.joins_in_progress,
             settings.uploads.joins_waiting,
         );
-        let scripts = open_scripts(&settings).await?;
+        let outbound = Outbound::new(&settings.outbound);
+        let outside = Arc::new(Outside::new(&outbound, &settings, Handle::current()));
+        let scripts = open_scripts(&settings, Arc::clone(&outside)).await?;
         let gateway = Arc::new(Gateway {
             scripts,
+            outside,
             upkeep: Upkeep::new(drain.begun()),
             admission: Admission::new(&settings),
             link_keys,
@@ -539,6 +548,7 @@ impl App {
         )
         .await
         .map_err(StartError::Listen)?;
+        outbound.listens_at(server.addresses().to_vec());
         Ok(Self {
             gateway,
             server,

@@ -26,6 +26,7 @@ use crate::admission::Admission;
 use crate::auth::link_keys::LinkKeys;
 use crate::config::settings::Settings;
 use crate::door::vagrant::Document;
+use crate::hooks::Outside;
 use crate::joiner::Joiner;
 use crate::request::RequestFacts;
 use crate::resumable::Limits;
@@ -58,6 +59,8 @@ pub struct Gateway {
     pub link_keys: LinkKeys,
     /// Plugins.
     pub scripts: Arc<Scripts>,
+    /// What plugins send requests by.
+    pub outside: Arc<Outside>,
     /// Verified blocks in memory.
     pub cache: BlockCache,
     /// What was proved of files that the kernel sends; `None` where each byte is proved each time.
@@ -342,7 +345,7 @@ impl Gateway {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
         let mut text = self.telemetry.render();
-        text.push_str(&crate::hooks::metrics(&self.scripts));
+        text.push_str(&crate::hooks::metrics(&self.scripts, &self.outside));
         text
     }
 }

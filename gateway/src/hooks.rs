@@ -5,10 +5,12 @@
 
 mod delete;
 mod loading;
+mod outside;
 mod signals;
 
 pub use delete::on_delete;
 pub use loading::{options, reload, watch};
+pub use outside::Outside;
 pub use signals::metrics;
 
 use std::sync::Arc;

@@ -19,6 +19,7 @@ pub mod ingest;
 pub mod joiner;
 pub mod lookout;
 pub mod multipart;
+pub mod outbound;
 pub mod refusal;
 pub mod request;
 pub mod resumable;

@@ -65,6 +65,9 @@ pub(crate) struct Gathered {
     pub(crate) work: bool,
 }
 
+/// Whoever waits for a call; closed once nobody does.
+pub(crate) type Waiting = tokio::sync::watch::Receiver<()>;
+
 struct Running {
     host: Arc<Host>,
     gathered: Gathered,
@@ -74,6 +77,8 @@ struct Running {
 thread_local! {
     // A unit test that calls a hook is a call within a call.
     static RUNNING: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
+    // A thread of the work lane makes one call.
+    static CALLER: RefCell<Option<Waiting>> = const { RefCell::new(None) };
 }
 
 /// Ends the call when it is dropped, also by a panic.
@@ -127,6 +132,16 @@ pub(crate) fn host() -> Result<Arc<Host>, Refused> {
 /// The unit test around the call, if it is one.
 pub(crate) fn scene() -> Option<Arc<Scene>> {
     RUNNING.with_borrow(|running| running.iter().rev().find_map(|r| r.scene.clone()))
+}
+
+/// Notes who waits for the calls of this thread.
+pub(crate) fn called_by(caller: Waiting) {
+    CALLER.with_borrow_mut(|waiting| *waiting = Some(caller));
+}
+
+/// Who waits for the call, where that is known.
+pub(crate) fn caller() -> Option<Waiting> {
+    CALLER.with_borrow(Clone::clone)
 }
 
 /// Whether the call is on the work lane.

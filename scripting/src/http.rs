@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 /// Requests of one call.
 pub const MAX_CALLS: usize = 16;
 /// Longest request body, in bytes.
@@ -36,6 +38,8 @@ pub struct HttpRequest {
     pub redirects: usize,
     /// What the operator granted.
     pub reach: Reach,
+    /// Closes when nobody waits for the call any more.
+    pub caller: Option<watch::Receiver<()>>,
 }
 
 /// An answer.

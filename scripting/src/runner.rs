@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhai::{CallFnOptions, Dynamic, Scope};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use crate::call::{Entered, LogLine};
+use crate::call::{Entered, LogLine, called_by};
 use crate::error::{Failure, Fault};
 use crate::guard::{Guard, Usage};
 use crate::hook::{Hook, Lane};
@@ -137,11 +137,14 @@ impl Workers {
             return Called::failed(Failure::new(Fault::Queue, main, text));
         };
         let (sender, receiver) = oneshot::channel();
+        // Dropped with this future: what the script waits for outside is given up then.
+        let (_waits, waiting) = watch::channel(());
         let own = Arc::clone(plugin);
         let spawned = std::thread::Builder::new()
             .name("script-work".into())
             .stack_size(STACK_BYTES)
             .spawn(move || {
+                called_by(waiting);
                 let called = call(&own, hook.name(), arguments, (Lane::Work, deadline), None);
                 // Whoever waited may be gone.
                 drop(sender.send(called));

@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 
 use super::connect::ConnectArgs;
 use super::{ConfigArgs, Failure, load, runtime, say};
-use crate::hooks;
+use crate::hooks::{self, Outside};
+use crate::outbound::Outbound;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ScriptCommand {
@@ -105,6 +106,9 @@ pub(super) struct RunArgs {
     /// A JSON file with the facts.
     #[arg(long, value_name = "FILE")]
     args: Option<PathBuf>,
+    /// Send its requests to outside, within its grants, instead of refusing them.
+    #[arg(long)]
+    live: bool,
     /// Call it so many times and print percentiles.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     repeat: u32,
@@ -372,7 +376,15 @@ fn junit(all: &Suites) -> String {
 }
 
 fn run(args: &RunArgs) -> Result<(), Failure> {
-    let options = options(&args.config)?;
+    let settings = load(&args.config, None)?;
+    let mut options = hooks::options(&settings);
+    // Its threads do the sending, for as long as this function runs.
+    let runtime = runtime()?;
+    if args.live {
+        let outbound = Outbound::new(&settings.outbound);
+        let outside = Outside::new(&outbound, &settings, runtime.handle().clone());
+        options.http = Some(Arc::new(outside));
+    }
     let facts = match &args.args {
         None => json!({}),
         Some(path) => {

@@ -70,6 +70,8 @@ table! {
         auth: AuthFile = AuthFile::default(),
         /// Limits.
         limits: LimitsFile = LimitsFile::default(),
+        /// Requests to outside.
+        outbound: OutboundFile = OutboundFile::default(),
         /// Plugins.
         scripts: ScriptsFile = ScriptsFile::default(),
         /// Metrics and status.
@@ -403,6 +405,16 @@ table! {
 }
 
 table! {
+    /// `[outbound]`
+    OutboundFile {
+        /// Networks that requests to outside reach beside public addresses.
+        allow_networks: Vec<String> = Vec::new(),
+        /// A file with certificates of authorities that are trusted beside the system's, PEM.
+        ca_file: String = String::new(),
+    }
+}
+
+table! {
     /// `[scripts]`
     ScriptsFile {
         /// Where plugins stand; empty is `<data_dir>/plugins`.
@@ -419,6 +431,8 @@ table! {
         queue_wait: Span = Span(Duration::from_millis(250)),
         /// Whether plugins get all that they ask for.
         trust_local: bool = false,
+        /// Networks that plugins reach beside public addresses.
+        allow_networks: Vec<String> = Vec::new(),
         /// What each plugin is granted.
         grants: BTreeMap<String, Grant> = BTreeMap::new(),
         /// Settings of each plugin.

@@ -15,6 +15,8 @@ use boxgate_storage::backend::s3::{Patience, S3Options};
 use boxgate_storage::check::{Brake, OrphanLimits};
 use boxgate_storage::layer::cache::CacheOptions;
 use http::HeaderName;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
 use super::Mistake;
@@ -91,6 +93,8 @@ pub struct Settings {
     pub auth: Auth,
     /// Limits.
     pub limits: Limits,
+    /// Requests to outside.
+    pub outbound: Outbound,
     /// Plugins.
     pub scripts: Scripts,
     /// Metrics and status.
@@ -403,6 +407,15 @@ pub struct Operations {
     pub allow: Vec<Cidr>,
 }
 
+/// Settings of requests to outside.
+#[derive(Debug, Clone, Default)]
+pub struct Outbound {
+    /// Networks that they reach beside public addresses.
+    pub allow_networks: Vec<Cidr>,
+    /// Certificates of authorities that are trusted beside the system's.
+    pub ca: Vec<CertificateDer<'static>>,
+}
+
 /// Settings of plugins.
 #[derive(Debug, Clone)]
 pub struct Scripts {
@@ -420,6 +433,8 @@ pub struct Scripts {
     pub queue_wait: Duration,
     /// Whether plugins get all that they ask for.
     pub trust_local: bool,
+    /// Networks that plugins reach beside public addresses.
+    pub allow_networks: Vec<Cidr>,
     /// What each plugin is granted.
     pub grants: BTreeMap<String, Grant>,
     /// Settings of each plugin.
@@ -600,6 +615,7 @@ impl Settings {
             },
             auth: judge.auth(&file.auth),
             limits,
+            outbound: judge.outbound(&file.outbound),
             scripts: judge.scripts(&file.scripts, &data_dir),
             operations: Operations {
                 allow: judge.blocks("operations.allow", &file.operations.allow),
@@ -686,6 +702,26 @@ impl Judge<'_> {
         number
     }
 
+    fn outbound(&mut self, file: &file::OutboundFile) -> Outbound {
+        let mut ca = Vec::new();
+        if !file.ca_file.is_empty() {
+            let read = CertificateDer::pem_file_iter(&file.ca_file)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            match read {
+                Ok(found) if !found.is_empty() => ca = found,
+                Ok(_none) => self.wrong("outbound.ca_file", "holds no certificate in PEM"),
+                Err(e) => self.wrong(
+                    "outbound.ca_file",
+                    format!("cannot read {}: {e}", file.ca_file),
+                ),
+            }
+        }
+        Outbound {
+            allow_networks: self.blocks("outbound.allow_networks", &file.allow_networks),
+            ca,
+        }
+    }
+
     fn scripts(&mut self, file: &file::ScriptsFile, data_dir: &std::path::Path) -> Scripts {
         const MOST_WORKERS: usize = 1_024;
         let startup = self.choice(
@@ -734,6 +770,7 @@ impl Judge<'_> {
             },
             queue_wait: self.time_or_none("scripts.queue_wait", file.queue_wait),
             trust_local: file.trust_local,
+            allow_networks: self.blocks("scripts.allow_networks", &file.allow_networks),
             grants: file.grants.clone(),
             settings: file.settings.clone(),
             secrets,

@@ -8,9 +8,22 @@ use boxgate_scripting::Scripts;
 use boxgate_scripting::metric::Kind;
 use boxgate_scripting::set::State;
 
+use super::Outside;
+
 /// All families of scripts; empty while there are no plugins.
-pub fn metrics(scripts: &Scripts) -> String {
+pub fn metrics(scripts: &Scripts, outside: &Outside) -> String {
     let mut out = Families::default();
+    for ((plugin, host, class), count) in outside.counted() {
+        let host = escaped(&host);
+        let labels = format!("plugin=\"{plugin}\",host=\"{host}\",class=\"{class}\"");
+        out.add(
+            "boxgate_script_http_total",
+            "counter",
+            "Requests of plugins to outside, by how they went",
+            &labels,
+            count,
+        );
+    }
     for counted in scripts.counted() {
         let hook = counted.hook.name();
         let labels = format!("plugin=\"{}\",hook=\"{hook}\"", counted.plugin);

@@ -5,6 +5,9 @@ use boxgate_storage::metadata::accounts::PlatformRole;
 use boxgate_storage::metadata::tokens::TokenKind;
 use serde_json::json;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
 use crate::harness::{Request, Running, file_path};
 
 /// A gateway with plugins of one file each.
@@ -20,6 +23,42 @@ async fn with_plugins(plugins: &[(&str, &str)]) -> Running {
         assert_eq!(status.error, None, "{}", status.plugin);
     }
     running
+}
+
+/// A plugin in a folder.
+pub(crate) fn write_plugin(directory: &std::path::Path, name: &str, manifest: &str, main: &str) {
+    let place = directory.join("data/plugins").join(name);
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::write(place.join("plugin.toml"), manifest).unwrap();
+    std::fs::write(place.join("main.rhai"), main).unwrap();
+}
+
+/// A server outside that answers each request with its head, and those to `/away` with a redirect.
+pub(crate) async fn outside() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                let mut byte = [0];
+                while !seen.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).await.is_ok() {
+                    seen.push(byte[0]);
+                }
+                let first = String::from_utf8_lossy(&seen).into_owned();
+                let path = first.split(' ').nth(1).unwrap_or_default();
+                let head = match path.rsplit_once("/away-to/") {
+                    Some((_, place)) => format!("HTTP/1.1 302 Found\r\nlocation: /{place}\r\n"),
+                    None => "HTTP/1.1 200 OK\r\n".to_owned(),
+                };
+                let length = seen.len();
+                let answer =
+                    format!("{head}connection: close\r\ncontent-length: {length}\r\n\r\n{first}");
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    port
 }
 
 /// The token of an administrator of the platform.
@@ -266,4 +305,75 @@ async fn plugin_that_refuses_everything_is_got_rid_of() {
     assert_eq!(running.get("/api/user", &running.owner).await.status, 200);
     let gone = Request::new("POST", "/api/admin/scripts/nobody/rollback").token(&root);
     assert_eq!(running.send(gone).await.status, 404);
+}
+
+#[tokio::test]
+async fn requests_to_outside_go_where_the_grant_and_the_networks_say() {
+    let port = outside().await;
+    let manifest = format!(
+        "[hooks.on_download]\nlane = \"work\"\ndeadline_ms = 5000\n\
+         [http]\nallow = [\"http://127.0.0.1:{port}/in/\"]\n[secrets]\nnames = [\"KEY\"]\n"
+    );
+    let source = format!(
+        r#"
+        fn on_download(req, blob) {{
+            let options = #{{ headers: #{{ "x-key": secret::get("KEY") }}, redirects: 1 }};
+            try {{
+                let got = http::get("http://127.0.0.1:{port}" + req.query("path"), options);
+                #{{ set: #{{ "x-got": `${{got.status}}`, "x-echo": got.text().contains("x-key: s3cret") }} }}
+            }} catch (e) {{
+                #{{ set: #{{ "x-got": e.code }} }}
+            }}
+        }}
+    "#
+    )
+    .replace("got.text().contains(\"x-key: s3cret\")", "`${got.text().contains(\"x-key: s3cret\")}`");
+    let start = async |networks: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        write_plugin(directory.path(), "caller", &manifest, &source);
+        let secret = directory.path().join("secret");
+        std::fs::write(&secret, "s3cret\n").unwrap();
+        let variables = [
+            ("BOXGATE_SCRIPTS__CHECK_EVERY", "0s"),
+            ("BOXGATE_SCRIPTS__TRUST_LOCAL", "true"),
+            ("BOXGATE_SCRIPTS__ALLOW_NETWORKS", networks),
+            ("BOXGATE_SCRIPTS__SECRETS__KEY", secret.to_str().unwrap()),
+        ];
+        let running = Running::start_in(directory, &variables).await;
+        assert_eq!(running.upload("demo", "1.0.0", b"box").await.status, 200);
+        running
+    };
+    let running = start("127.0.0.0/8").await;
+    let path = format!("{}/download", file_path("demo", "1.0.0"));
+    let asked = async |running: &Running, place: &str| {
+        let path = format!("{path}?path={place}");
+        let reply = running.get(&path, &running.owner).await;
+        assert_eq!((reply.status, reply.body.as_slice()), (200, &b"box"[..]));
+        (
+            reply.header("x-got").unwrap_or_default().to_owned(),
+            reply.header("x-echo").unwrap_or_default().to_owned(),
+        )
+    };
+    assert_eq!(
+        asked(&running, "/in/x").await,
+        ("200".into(), "true".into())
+    );
+    assert_eq!(asked(&running, "/out/x").await.0, "http.not_granted");
+    assert_eq!(asked(&running, "/in/../out").await.0, "http.not_granted");
+    assert_eq!(
+        asked(&running, "/in/away-to/in/y").await,
+        ("200".into(), "true".into())
+    );
+    assert_eq!(
+        asked(&running, "/in/away-to/out/y").await.0,
+        "http.not_granted"
+    );
+    let metrics = running.get("/metrics", "").await;
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    let line = r#"boxgate_script_http_total{plugin="caller",host="127.0.0.1",class="2xx"} 2"#;
+    assert!(text.contains(line), "{line} is not in\n{text}");
+
+    // The grant alone opens no network.
+    let running = start("").await;
+    assert_eq!(asked(&running, "/in/x").await.0, "http.blocked_destination");
 }

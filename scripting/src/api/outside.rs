@@ -9,7 +9,7 @@ use rhai::{Dynamic, EvalAltResult, ImmutableString, Map, Module};
 use super::json::{from_json, to_json};
 use super::types::Secret;
 use super::{add, field};
-use crate::call::{count_http, host, may_wait, scene};
+use crate::call::{caller, count_http, host, may_wait, scene};
 use crate::error::{refusal, too_large};
 use crate::guard;
 use crate::http::{
@@ -161,6 +161,7 @@ fn send(method: &str, url: &str, body: &Dynamic, options: &Map) -> Answer<Reply>
         max_bytes,
         redirects,
         reach: host.http_reach.clone(),
+        caller: caller(),
     };
     let answer = client.send(request);
     answer.map(Arc::new).map_err(|e| fault(e.code, &e.message))

@@ -1,0 +1,389 @@
+//! The one HTTP client that leaves the machine: for what plugins ask, and for whatever else is sent to outside.
+//!
+//! It resolves at each connection, refuses unless every address may be reached, and connects to the address that it
+//! looked at. It follows no redirect, knows no proxy variable, and bounds every step in time and every answer in
+//! bytes. It is not the client of `boxgate push` and `pull`, which speak to a gateway that a person named.
+
+mod address;
+mod connect;
+mod destination;
+
+use std::error::Error as _;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE, USER_AGENT,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use address::Addresses;
+pub use connect::Resolve;
+use connect::{Connector, System};
+pub use destination::{BadUrl, Destination};
+
+use crate::config::Cidr;
+use crate::config::settings;
+
+/// How long a name may take to be looked up.
+pub const DNS_TIME: Duration = Duration::from_secs(3);
+/// How long TLS may take to be agreed upon.
+pub const TLS_TIME: Duration = Duration::from_secs(5);
+/// Longest head of an answer, in bytes.
+pub const MOST_HEAD_BYTES: usize = 16 << 10;
+/// Most fields in it.
+const MOST_FIELDS: usize = 100;
+/// How long a connection is used again: its address was looked at when it was made.
+const REUSED_FOR: Duration = Duration::from_mins(1);
+/// Idle connections that are kept to one host.
+const IDLE_PER_HOST: usize = 8;
+/// Names looked up at once: each takes a thread, also of a caller that waits no more.
+const LOOK_UPS: usize = 32;
+
+/// Fields that say how a message travels, or to whom; they are this client's to write.
+static OWN_FIELDS: [HeaderName; 12] = [
+    ACCEPT_ENCODING,
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    HOST,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// What all callers share: whom to trust, where names are looked up, where we listen ourselves.
+#[derive(Debug, Clone)]
+pub struct Outbound {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    opened: Vec<Cidr>,
+    more_roots: Vec<CertificateDer<'static>>,
+    tls: OnceLock<Arc<rustls::ClientConfig>>,
+    resolver: Arc<dyn Resolve>,
+    look_ups: Semaphore,
+    own: OnceLock<Vec<SocketAddr>>,
+}
+
+impl Outbound {
+    /// Prepares; nothing is sent.
+    pub fn new(settings: &settings::Outbound) -> Self {
+        Self::with_resolver(settings, Arc::new(System))
+    }
+
+    /// With names that are looked up elsewhere.
+    pub fn with_resolver(settings: &settings::Outbound, resolver: Arc<dyn Resolve>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                opened: settings.allow_networks.clone(),
+                more_roots: settings.ca.clone(),
+                tls: OnceLock::new(),
+                resolver,
+                look_ups: Semaphore::new(LOOK_UPS),
+                own: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Tells where the gateway listens, which nobody reaches through it.
+    pub fn listens_at(&self, addresses: Vec<SocketAddr>) {
+        // Listeners are bound once.
+        drop(self.shared.own.set(addresses));
+    }
+
+    /// The client of one caller; `key` is the setting that opens networks to it.
+    pub fn caller(&self, key: &'static str, opened: &[Cidr], connect_time: Duration) -> Caller {
+        let mut all = self.shared.opened.clone();
+        all.extend_from_slice(opened);
+        let connector = Connector::new(
+            Arc::clone(&self.shared),
+            Arc::new(Addresses::new(&all)),
+            key,
+            connect_time,
+        );
+        Caller {
+            key,
+            current: Mutex::new(None),
+            connector,
+        }
+    }
+}
+
+impl Shared {
+    fn own(&self) -> &[SocketAddr] {
+        self.own.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// TLS by rustls with ring, trusting whom the system and `outbound.ca_file` trust. Read once it is needed.
+    fn tls(&self) -> Arc<rustls::ClientConfig> {
+        let make = || {
+            let mut roots = rustls::RootCertStore::empty();
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            roots.add_parsable_certificates(self.more_roots.iter().cloned());
+            if roots.is_empty() {
+                tracing::warn!(
+                    "this machine trusts no certificate authority, so no https request can succeed; install \
+                     ca-certificates, or set outbound.ca_file"
+                );
+            }
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .expect("ring speaks the default versions of TLS");
+            let mut config = config.with_root_certificates(roots).with_no_client_auth();
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Arc::new(config)
+        };
+        Arc::clone(self.tls.get_or_init(make))
+    }
+}
+
+/// One request.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Method.
+    pub method: Method,
+    /// Where to.
+    pub to: Destination,
+    /// Fields; those that say how a message travels are refused.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+    /// How long all of it may take.
+    pub time: Duration,
+    /// Most bytes of the answer's body that are read.
+    pub most: usize,
+    /// Whether a longer body is cut there, or a fault.
+    pub cut: bool,
+}
+
+/// One answer.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// Status.
+    pub status: StatusCode,
+    /// Fields.
+    pub headers: HeaderMap,
+    /// Body, or how it begins.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Fault {
+    /// What kind of failure.
+    pub kind: FaultKind,
+    text: String,
+}
+
+/// What kind of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The request itself is not to be sent.
+    Request,
+    /// Its destination may not be reached.
+    Blocked,
+    /// The name leads nowhere.
+    Resolve,
+    /// Nobody listens there.
+    Connect,
+    /// No trust.
+    Tls,
+    /// It took too long.
+    Timeout,
+    /// The answer is too long.
+    TooLarge,
+    /// The connection broke, or what came is no HTTP.
+    Broken,
+}
+
+impl FaultKind {
+    /// As logs and scripts write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Blocked => "blocked_destination",
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::TooLarge => "too_large",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+impl Fault {
+    fn new(kind: FaultKind, text: impl Into<String>) -> Self {
+        Self {
+            kind,
+            text: text.into(),
+        }
+    }
+}
+
+/// The client of one caller, with the networks that are open to it.
+pub struct Caller {
+    key: &'static str,
+    connector: Connector,
+    /// What keeps connections, and since when: made anew when their addresses were looked at too long ago.
+    current: Mutex<Option<(Instant, Pool)>>,
+}
+
+type Pool = Client<Connector, Full<Bytes>>;
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Caller {
+    /// Sends a request and reads the answer.
+    ///
+    /// # Errors
+    /// [`Fault`] when there is none; every status is an answer.
+    /// # Cancel safety
+    /// Dropping it closes the connection; whether the request arrived is not known.
+    pub async fn send(&self, request: Outgoing) -> Result<Incoming, Fault> {
+        let began = Instant::now();
+        let (method, host) = (request.method.clone(), request.to.host().to_owned());
+        let answer = self.within_time(request).await;
+        let milliseconds = began.elapsed().as_millis();
+        let duration_ms = u64::try_from(milliseconds).unwrap_or(u64::MAX);
+        let (status, fault) = match &answer {
+            Ok(answer) => (answer.status.as_u16(), ""),
+            Err(fault) => (0, fault.kind.name()),
+        };
+        tracing::info!(
+            caller = self.key,
+            method = method.as_str(),
+            host,
+            status,
+            fault,
+            duration_ms,
+            "outbound call"
+        );
+        answer
+    }
+
+    async fn within_time(&self, request: Outgoing) -> Result<Incoming, Fault> {
+        let time = request.time;
+        let sent = timeout(time, self.exchange(request)).await;
+        sent.unwrap_or_else(|_late| {
+            let text = format!("there was no whole answer within {time:?}");
+            Err(Fault::new(FaultKind::Timeout, text))
+        })
+    }
+
+    async fn exchange(&self, request: Outgoing) -> Result<Incoming, Fault> {
+        if let Some(name) = OWN_FIELDS
+            .iter()
+            .find(|name| request.headers.contains_key(*name))
+        {
+            let text = format!("the header field {name} is not to be set");
+            return Err(Fault::new(FaultKind::Request, text));
+        }
+        let uri = request.to.uri();
+        let uri = uri.ok_or_else(|| Fault::new(FaultKind::Request, "the URL cannot be sent"))?;
+        let mut sent = Request::new(Full::new(request.body));
+        *sent.method_mut() = request.method;
+        *sent.uri_mut() = uri;
+        *sent.headers_mut() = request.headers;
+        sent.headers_mut()
+            .entry(USER_AGENT)
+            .or_insert(HeaderValue::from_static(OURSELVES));
+        let answer = self.pool().request(sent).await.map_err(|e| broken(&e))?;
+        let (head, mut body) = answer.into_parts();
+        let mut read = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| {
+                let text = format!("the answer broke off: {}", root_cause(&e));
+                Fault::new(FaultKind::Broken, text)
+            })?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            let room = request.most - read.len();
+            if data.len() > room && !request.cut {
+                let text = format!("the answer is longer than {} bytes", request.most);
+                return Err(Fault::new(FaultKind::TooLarge, text));
+            }
+            read.extend_from_slice(&data[..data.len().min(room)]);
+            if request.cut && read.len() == request.most {
+                break;
+            }
+        }
+        Ok(Incoming {
+            status: head.status,
+            headers: head.headers,
+            body: read.freeze(),
+        })
+    }
+
+    fn pool(&self) -> Pool {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*current {
+            Some((since, pool)) if since.elapsed() < REUSED_FOR => pool.clone(),
+            _ => {
+                let pool = Client::builder(TokioExecutor::new())
+                    .pool_timer(TokioTimer::new())
+                    .pool_idle_timeout(REUSED_FOR / 2)
+                    .pool_max_idle_per_host(IDLE_PER_HOST)
+                    .http1_max_buf_size(MOST_HEAD_BYTES)
+                    .http1_max_headers(MOST_FIELDS)
+                    .build(self.connector.clone());
+                *current = Some((Instant::now(), pool.clone()));
+                pool
+            }
+        }
+    }
+}
+
+/// `User-Agent`, unless the caller has its own.
+const OURSELVES: &str = concat!("boxgate/", env!("CARGO_PKG_VERSION"));
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+/// What the client says went wrong; our own connector's word counts.
+fn broken(error: &hyper_util::client::legacy::Error) -> Fault {
+    let mut source = error.source();
+    while let Some(inner) = source {
+        if let Some(fault) = inner.downcast_ref::<Fault>() {
+            return fault.clone();
+        }
+        source = inner.source();
+    }
+    let text = format!("no good answer came: {}", root_cause(error));
+    Fault::new(FaultKind::Broken, text)
+}
+
+#[cfg(test)]
+mod tests;
