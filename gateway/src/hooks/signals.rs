@@ -13,17 +13,7 @@ use super::Outside;
 /// All families of scripts; empty while there are no plugins.
 pub fn metrics(scripts: &Scripts, outside: &Outside) -> String {
     let mut out = Families::default();
-    for ((plugin, host, class), count) in outside.counted() {
-        let host = escaped(&host);
-        let labels = format!("plugin=\"{plugin}\",host=\"{host}\",class=\"{class}\"");
-        out.add(
-            "boxgate_script_http_total",
-            "counter",
-            "Requests of plugins to outside, by how they went",
-            &labels,
-            count,
-        );
-    }
+    requests(&mut out, outside);
     for counted in scripts.counted() {
         let hook = counted.hook.name();
         let labels = format!("plugin=\"{}\",hook=\"{hook}\"", counted.plugin);
@@ -122,6 +112,21 @@ pub fn metrics(scripts: &Scripts, outside: &Outside) -> String {
         }
     }
     out.text()
+}
+
+/// Requests of plugins to outside.
+fn requests(out: &mut Families, outside: &Outside) {
+    for ((plugin, host, class), count) in outside.counted() {
+        let host = escaped(&host);
+        let labels = format!("plugin=\"{plugin}\",host=\"{host}\",class=\"{class}\"");
+        out.add(
+            "boxgate_script_http_total",
+            "counter",
+            "Requests of plugins to outside, by how they went",
+            &labels,
+            count,
+        );
+    }
 }
 
 fn escaped(value: &str) -> String {
