@@ -5,5 +5,6 @@ pub mod download;
 mod join;
 pub mod outboard;
 pub mod pieces;
+pub mod repeat;
 pub mod resumable;
 pub mod upload;

@@ -81,7 +81,8 @@ impl Turn<'_> {
             Some(most) if part > most => {
                 let text = format!(
                     "A part of this upload has {part} bytes, and one request takes {most} at most \
-                     (uploads.max_append_size). Send it from its beginning on, in appends (PATCH)."
+                     (uploads.max_append_size). Send it from its beginning on, in appends (PATCH); \
+                     or have that limit raised to a part's length."
                 );
                 Err(self.too_large(&limits, text))
             }
@@ -328,9 +329,10 @@ impl Turn<'_> {
             writer.hold(checksum.clone())?;
         }
         let most = writer.most_bytes();
-        match ingest::pump(body, &mut writer, most).await? {
-            Pumped::All => {}
-            Pumped::Past => return Err(piece.wrong_size(most)),
+        match ingest::pump(body, &mut writer, most).await {
+            Ok(Pumped::All) => {}
+            Ok(Pumped::Past) => return Err(piece.wrong_size(most)),
+            Err(refusal) => return Err(self.why_fenced(row.id, refusal).await),
         }
         if let Some(checksum) = &piece.checksum {
             let released = writer.release();

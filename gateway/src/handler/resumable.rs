@@ -28,8 +28,8 @@ use crate::ingest::{self, Pumped, Telling};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::resumable::{
-    Append, Checksum, Concat, Create, Ends, Limits, Older, Owner, Protocol, Standing, ietf, native,
-    tus,
+    Append, Checksum, Concat, Create, Ends, Limits, Older, Owner, Protocol, Standing, chunk, ietf,
+    native, tus,
 };
 use crate::route::{PathNames, Policy};
 use crate::server::{InboundBody, Interim};
@@ -180,6 +180,13 @@ impl Turn<'_> {
         if row.joins > 0 {
             return Err(join::takes_no_bytes());
         }
+        if row
+            .note
+            .as_deref()
+            .is_some_and(|note| chunk::told_by(note).is_some())
+        {
+            return Err(chunk::goes_on_by_number(row.offset));
+        }
         let row = self.settled(row).await?;
         let end = append.body_length.map(|b| append.offset.saturating_add(b));
         if row.state == UploadState::Done {
@@ -213,7 +220,25 @@ impl Turn<'_> {
             (None, Some(length)) => self.gateway.engine.set_length(row.id, length).await?,
             _ => row,
         };
-        self.write(row, append, (expected, Older::Stay), body).await
+        let id = row.id;
+        let written = self.write(row, append, (expected, Older::Stay), body).await;
+        match written {
+            Err(refusal) => Err(self.why_fenced(id, refusal).await),
+            written => written,
+        }
+    }
+
+    /// Whoever is refused because the upload is no more theirs to write to is told if nobody took it over, but it
+    /// ended (by an administrator, by its time).
+    pub(super) async fn why_fenced(&self, id: UploadId, refusal: Refusal) -> Refusal {
+        let fenced = |cause: &Error| cause.kind() == ErrorKind::Fenced;
+        if !refusal.cause.as_ref().is_some_and(fenced) {
+            return refusal;
+        }
+        match self.mine(&id.to_string()).await {
+            Err(ended) if ended.status == StatusCode::GONE => ended,
+            _ => refusal,
+        }
     }
 
     /// Where an upload of the caller's stands, for whoever is about to go on: an older request that

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use boxgate_storage::upload::MOST_PIECES;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::ietf::UPLOAD_COMPLETE;
@@ -126,6 +126,18 @@ impl Chunk {
 pub fn told_by(note: &str) -> Option<Option<&str>> {
     let rest = note.strip_prefix(PREFIX)?;
     Some(rest.split_once(' ').map(|(_, digest)| digest))
+}
+
+/// Answers bytes that come by an offset to what comes in chunks: their numbers would fit no more.
+pub fn goes_on_by_number(committed: u64) -> Refusal {
+    Refusal::new(
+        StatusCode::CONFLICT,
+        "This upload comes in chunks; send those that are missing to the box's own URL, by their numbers \
+         (x-chunk-index). Nothing of the body was taken.",
+    )
+    .code("COMES_IN_CHUNKS")
+    .header(UPLOAD_OFFSET, HeaderValue::from(committed))
+    .closing()
 }
 
 /// Answers other bytes than are held under that index.

@@ -421,7 +421,9 @@ async fn chunks_in_any_order_and_at_once_of_an_odd_size_become_the_box() {
     // The last one first: it waits for another to tell where it belongs.
     let sent = [4, 1, 3, 0, 2].map(|i| running.send(chunk(&running, "1.0", i, 5, chunks[i])));
     let replies = futures_util::future::join_all(sent).await;
-    assert!(replies.iter().all(|reply| reply.status == 200));
+    for reply in &replies {
+        assert_eq!(reply.status, 200, "{}", reply.head);
+    }
     let complete = replies
         .iter()
         .filter(|r| r.json()["details"]["isComplete"] == true);
@@ -527,6 +529,32 @@ async fn a_chunk_that_is_cut_is_not_counted_and_a_wrong_whole_publishes_nothing(
     );
     running.gateway.engine.settled().await;
     assert_eq!(running.stored_files().len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_in_chunks_is_not_continued_from_an_offset() {
+    let running = Running::start().await;
+    let bytes = noise(3 * MIB, 35);
+    let reply = running
+        .send(chunk(&running, "1.0", 0, 3, &bytes[..MIB]))
+        .await;
+    assert_eq!(reply.status, 200);
+    let id = listed(&running, "1.0").await[0]["id"].clone();
+    let patch = Request::new("PATCH", &format!("/files/{}", id.as_str().unwrap()))
+        .token(&running.owner)
+        .header("Tus-Resumable", "1.0.0")
+        .header("Content-Type", "application/offset+octet-stream")
+        .header("Upload-Offset", &MIB.to_string())
+        .body(&bytes[MIB..MIB + 10]);
+    let reply = running.send(patch).await;
+    assert_eq!((reply.status, &*code(&reply)), (409, "COMES_IN_CHUNKS"));
+    for k in [2, 1] {
+        let piece = &bytes[k * MIB..(k + 1) * MIB];
+        let reply = running.send(chunk(&running, "1.0", k, 3, piece)).await;
+        assert_eq!(reply.status, 200);
+    }
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
     running.stop().await;
 }
 

@@ -252,6 +252,25 @@ async fn a_newer_request_takes_an_upload_over_from_one_that_stalls() {
 }
 
 #[tokio::test]
+async fn whoever_sends_to_an_upload_that_is_given_up_is_told_that_it_is_gone() {
+    let running = Running::start().await;
+    let bytes = noise(20 << 20, 34);
+    let path = begin(&running, "1.0", bytes.len()).await;
+    let request = tus(&running, "PATCH", &path)
+        .header("Content-Type", TUS_BYTES)
+        .header("Upload-Offset", "0");
+    let mut sender = half(&running, request, bytes.len(), &bytes[..17 << 20]).await;
+    committed(&running, &path, 16 << 20).await;
+    let id = path["/files/".len()..].parse().unwrap();
+    let engine = &running.gateway.engine;
+    assert!(engine.abort_by(id, "root").await.unwrap());
+    sender.shutdown().await.unwrap();
+    let told = read_reply(&mut sender).await;
+    assert_eq!(told.status, 410, "{}", text(&told));
+    running.stop().await;
+}
+
+#[tokio::test]
 #[expect(clippy::too_many_lines, reason = "one table")]
 async fn what_is_wrong_with_a_tus_request_is_said_and_changes_nothing() {
     let running = Running::start_with(&[("BOXGATE_UPLOADS__MAX_LENGTH", "1MiB")]).await;
@@ -662,7 +681,7 @@ async fn a_terminated_upload_is_gone_with_its_bytes_and_its_writer() {
     let reply = running.send(tus(&running, "DELETE", &path)).await;
     assert_eq!(reply.status, 204, "{}", text(&reply));
     stream.shutdown().await.unwrap();
-    assert_eq!(read_reply(&mut stream).await.status, 409);
+    assert_eq!(read_reply(&mut stream).await.status, 410);
     for method in ["HEAD", "DELETE"] {
         let gone = running.send(tus(&running, method, &path)).await;
         assert_eq!(gone.status, 410, "{method}");
@@ -1560,6 +1579,62 @@ async fn a_raw_upload_that_lost_its_last_answer_is_ended_by_whoever_asks() {
     assert_eq!(last.status, 200, "{}", text(&last));
     assert_eq!(last.json()["details"]["isComplete"], true);
     assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_last_range_of_a_file_is_answered_again_when_its_answer_was_lost() {
+    let running = Running::start().await;
+    let bytes = noise((1 << 20) + 3000, 33);
+    let total = bytes.len();
+    let path = file_path("demo", "1.0");
+    let ask = |from: usize, to: usize, body: &[u8]| {
+        Request::new("PUT", &format!("{path}/upload"))
+            .token(&running.owner)
+            .header("Content-Range", &format!("bytes {from}-{}/{total}", to - 1))
+            .body(body)
+    };
+    let cut = 700_001;
+    assert_eq!(running.send(ask(0, cut, &bytes[..cut])).await.status, 200);
+    let first = running.send(ask(cut, total, &bytes[cut..])).await;
+    assert_eq!(first.json()["details"]["isComplete"], true);
+    let again = running.send(ask(cut, total, &bytes[cut..])).await;
+    assert_eq!((again.status, again.json()), (200, first.json()));
+    // From another offset, too: what the client keeps of it may be older.
+    let again = running.send(ask(9, total, &bytes[9..])).await;
+    assert_eq!((again.status, again.json()), (200, first.json()));
+    // Other bytes, another length, another checksum, another piece than the last, another sender: none of it is told.
+    let mut other = bytes.clone();
+    other[total - 1] ^= 1;
+    let wrong = |request: Request| async {
+        let reply = running.send(request).await;
+        let told = reply.header("upload-offset").map(str::to_owned);
+        assert_eq!((reply.status, told.as_deref()), (409, Some("0")));
+    };
+    wrong(ask(cut, total, &other[cut..])).await;
+    wrong(ask(cut, total - 1, &bytes[cut..total - 1])).await;
+    let checksum = ask(cut, total, &bytes[cut..]);
+    wrong(
+        checksum
+            .header("x-checksum", &"0".repeat(64))
+            .header("x-checksum-type", "sha256"),
+    )
+    .await;
+    let shorter = Request::new("PUT", &format!("{path}/upload"))
+        .token(&running.owner)
+        .header(
+            "Content-Range",
+            &format!("bytes {cut}-{}/{}", total - 2, total - 1),
+        )
+        .body(&bytes[cut..total - 1]);
+    wrong(shorter).await;
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    // What the name leads to is another file now.
+    let whole = Request::new("PUT", &format!("{path}/upload"))
+        .token(&running.owner)
+        .body(&other);
+    assert_eq!(running.send(whole).await.status, 200);
+    wrong(ask(cut, total, &bytes[cut..])).await;
     running.stop().await;
 }
 

@@ -6,6 +6,7 @@ use boxgate_storage::ErrorKind;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
 use boxgate_storage::metadata::uploads::UploadState;
+use boxgate_storage::range::ByteRange;
 use boxgate_storage::upload::Keep;
 use http::header::{CONTENT_RANGE, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use super::{chunks, levels, shape};
 use crate::call::Call;
 use crate::gateway::Gateway;
+use crate::handler::repeat::LastRange;
 use crate::handler::resumable::{Progress, Turn};
 use crate::handler::upload::{self, Carrier, Declared, UploadOrder};
 use crate::http::headers::{UPLOAD_OFFSET, content_length};
@@ -23,7 +25,8 @@ use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
 use crate::resumable::chunk::Chunk;
 use crate::resumable::{
-    Answer, Append, Concat, Create, Ends, Older, Owner, Protocol, RequestHead, UPLOAD_LENGTH, ietf,
+    Answer, Append, Concat, Create, Ends, Older, Owner, Protocol, RequestHead, Standing,
+    UPLOAD_LENGTH, ietf,
 };
 use crate::server::{InboundBody, OutboundBody};
 
@@ -257,8 +260,7 @@ async fn continued(
             let row = turn.settled(row).await?;
             let ended = row.state == UploadState::Done && ends == Ends::Here;
             if ended {
-                let document = done(&turn.standing(&row), message_of(&call.head.method), &file);
-                return Ok(response::json(StatusCode::OK, &document));
+                return Ok(told(gateway, &call, &file, &turn.standing(&row)));
             }
             None
         }
@@ -310,17 +312,43 @@ async fn continued(
             };
             turn.create(create, &mut body).await?
         }
+        // It may be all there, and the answer that told so was lost.
+        None if ends == Ends::Here => {
+            let bytes = ByteRange::try_new(part.start, part.end).expect("read as a range");
+            let last = LastRange {
+                file: &file,
+                bytes,
+                expected: &expected,
+            };
+            match turn
+                .last_range_again(organization, &last, &mut body)
+                .await?
+            {
+                Some(progress) => progress,
+                None => return Err(not_next(0, part.start)),
+            }
+        }
         open => return Err(not_next(open.map_or(0, |row| row.offset), part.start)),
     };
+    Ok(told(gateway, &call, &file, &progress))
+}
+
+/// What whoever sent a range is told: what the file became, or from where on to send.
+fn told(
+    gateway: &Gateway,
+    call: &Call,
+    file: &BoxRef,
+    progress: &Progress,
+) -> Response<OutboundBody> {
     if progress.published.is_some() {
-        let document = done(&progress, message_of(&call.head.method), &file);
-        return Ok(response::json(StatusCode::OK, &document));
+        let document = done(progress, message_of(&call.head.method), file);
+        return response::json(StatusCode::OK, &document);
     }
-    let offset = progress.standing.offset;
+    let Standing { offset, length, .. } = progress.standing;
     let document = json!({
         "message": "Part of the file stored",
         "details": {
-            "isComplete": false, "status": "uploading", "fileSize": part.length, "offset": offset,
+            "isComplete": false, "status": "uploading", "fileSize": length, "offset": offset,
         },
     });
     let mut response = response::json(StatusCode::OK, &document);
@@ -331,7 +359,7 @@ async fn continued(
     {
         headers.insert(LOCATION, location);
     }
-    Ok(response)
+    response
 }
 
 pub(super) fn turn<'a>(gateway: &'a Gateway, call: &'a Call) -> Result<Turn<'a>, Refusal> {

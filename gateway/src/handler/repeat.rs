@@ -1,0 +1,120 @@
+//! The last range of a file once more, by a client that lost the answer to it.
+
+use boxgate_storage::blob::BlobMeta;
+use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::digest::{Algorithm, Digest};
+use boxgate_storage::layer::verify;
+use boxgate_storage::metadata::accounts::OrganizationId;
+use boxgate_storage::metadata::uploads::UploadState;
+use boxgate_storage::range::ByteRange;
+use boxgate_storage::upload::UploadRow;
+use bytes::{Buf as _, Bytes};
+use futures_util::StreamExt as _;
+
+use super::resumable::{Progress, Turn};
+use super::upload::BY_NAME;
+use crate::refusal::Refusal;
+use crate::server::InboundBody;
+
+/// The end of a file whose upload goes by its name.
+#[derive(Debug)]
+pub struct LastRange<'a> {
+    /// The file's name.
+    pub file: &'a BoxRef,
+    /// The bytes, up to the file's end.
+    pub bytes: ByteRange,
+    /// Digests that the request tells of the whole file.
+    pub expected: &'a [Digest],
+}
+
+impl Turn<'_> {
+    /// What the caller's newest upload to that name became, if it was finished within the time that an open one
+    /// may rest, is still what the name leads to, and ends with just the bytes that `body` brings. Nothing is
+    /// stored.
+    ///
+    /// # Errors
+    /// What the rows, the store or the body answer.
+    pub async fn last_range_again(
+        &self,
+        organization: OrganizationId,
+        last: &LastRange<'_>,
+        body: &mut InboundBody,
+    ) -> Result<Option<Progress>, Refusal> {
+        let gateway = self.gateway;
+        let since = gateway
+            .clock
+            .now()
+            .minus(gateway.settings.uploads.idle_timeout);
+        let target = self.target(last.file, last.expected);
+        let rows = gateway
+            .engine
+            .uploads_to(&self.principal.sender(), organization, &target, since)
+            .await?;
+        let newest = rows
+            .into_iter()
+            .find(|row| row.note.as_deref() == Some(BY_NAME));
+        let Some((row, published)) = newest
+            .filter(|row| row.state == UploadState::Done)
+            .and_then(|row| row.published.clone().map(|published| (row, published)))
+        else {
+            return Ok(None);
+        };
+        if published.blob.length != last.bytes.end()
+            || !are_of(last.expected, &row, &published.blob)
+        {
+            return Ok(None);
+        }
+        let current = gateway.metadata.resolve_file(last.file).await?;
+        let Some(current) =
+            current.filter(|c| c.file.blob.key == published.blob.key && !c.quarantined)
+        else {
+            return Ok(None);
+        };
+        self.facts.set_upload(row.id.to_string());
+        let _permit = gateway.admission.upload().await?;
+        let same = self
+            .is_stored(&current.store, &published.blob, last.bytes, body)
+            .await?;
+        Ok(same.then(|| self.standing(&row)))
+    }
+
+    /// Whether the body is that range of the blob. It is read no further than to the first other byte.
+    async fn is_stored(
+        &self,
+        store: &str,
+        blob: &BlobMeta,
+        range: ByteRange,
+        body: &mut InboundBody,
+    ) -> Result<bool, Refusal> {
+        let tree = self.gateway.metadata.blob_tree(blob).await?;
+        let read = &self.gateway.store(store)?.read;
+        let mut stored = verify::open(read, blob, &tree, range).await?;
+        let mut held = Bytes::new();
+        while let Some(mut chunk) = body.chunk().await? {
+            while !chunk.is_empty() {
+                if held.is_empty() {
+                    let Some(next) = stored.next().await else {
+                        return Ok(false);
+                    };
+                    held = next?;
+                }
+                let both = chunk.len().min(held.len());
+                if chunk[..both] != held[..both] {
+                    return Ok(false);
+                }
+                chunk.advance(both);
+                held.advance(both);
+            }
+        }
+        Ok(held.is_empty() && stored.next().await.is_none())
+    }
+}
+
+/// Whether each digest is that of the published bytes: what was told then was verified, the others are known.
+fn are_of(expected: &[Digest], row: &UploadRow, blob: &BlobMeta) -> bool {
+    expected.iter().all(|told| match told.algorithm() {
+        Algorithm::Sha256 => told.as_bytes() == blob.sha256.0,
+        Algorithm::Blake3 => told.as_bytes() == blob.blake3.0,
+        _ => row.expected.contains(told),
+    })
+}
