@@ -1,6 +1,7 @@
 //! From a request to its door: normal path, row, principal, policy, then one exhaustive match.
 
 use std::borrow::Cow;
+use std::future::ready;
 use std::sync::Arc;
 
 use boxgate_storage::ErrorKind;
@@ -18,7 +19,7 @@ use crate::door::boxvault::{
 use crate::door::files::dress::Dress;
 use crate::door::{self, boxvault, operations, vagrant};
 use crate::gateway::{Gateway, Phase};
-use crate::hooks::{self, Instead, RoutedTo};
+use crate::hooks::{self, Instead};
 use crate::http::path::NormalPath;
 use crate::http::response;
 use crate::refusal::Refusal;
@@ -94,9 +95,6 @@ async fn scripted(
         found = gateway.router.find(&head.method, path.as_str());
     }
     head.extensions.insert(Arc::clone(&told));
-    if let Some(store) = &routing.backend {
-        head.extensions.insert(RoutedTo(store.clone()));
-    }
     let answer = of_found(gateway, found, head, body, facts).await;
     match hooks::on_response(gateway, &told, facts, &routing, answer).await {
         Ok(answer) => answer,
@@ -126,9 +124,8 @@ async fn of_found(
     };
     facts.set_route(row.route.name());
     let dress = dress(gateway, row.door, &head);
-    // Boxed: what the rarest route holds on its way would otherwise lie in the future of every request, twice.
-    let answer = Box::pin(routed(gateway, row, names, head, body, facts));
-    put_on(dress, answer.await)
+    let answer = routed(gateway, row, names, head, body, facts).await;
+    put_on(dress, answer)
 }
 
 /// The path, as it was written. RFC 9110 §9.3.7: `OPTIONS *` asks about the server in general, and what it has
@@ -266,100 +263,117 @@ async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
     if call.head.method == http::Method::DELETE && hooks::are_asked(&call.head) {
         Box::pin(hooks::on_delete(gateway, &call)).await?;
     }
-    let ok = |value: &serde_json::Value| Ok(response::json(StatusCode::OK, value));
+    handler(gateway, call).await
+}
+
+/// What answers a route. Each is boxed by itself: in one future all would take the room of the largest, and that is
+/// moved several times for every request.
+#[expect(clippy::too_many_lines, reason = "one arm for each route")]
+fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
     match call.row.route {
-        Route::SignIn => sign_in::sign_in(gateway, call).await,
-        Route::ServiceAccountSignIn => sign_in::service_account(gateway, call).await,
-        Route::SignUp => Err(sign_in::sign_up()),
-        Route::RefreshToken => sign_in::refresh(gateway, call).await,
-        Route::AuthMethods => ok(&sign_in::methods()),
-        Route::SetupStatus => sign_in::setup_status(gateway).await,
-        Route::CurrentUser => sign_in::current_user(&call),
-        Route::UserOrganizations => sign_in::organizations(gateway, call).await,
-        Route::CreateUser => accounts::create(gateway, call).await,
-        Route::ListUsers => accounts::list(gateway, call).await,
-        Route::ShowUser => accounts::show(gateway, call).await,
-        Route::UpdateUser => accounts::update(gateway, call).await,
-        Route::DeleteUser => accounts::delete(gateway, call).await,
-        Route::ListUploads => door::admin::list_uploads(gateway, call).await,
-        Route::ShowUpload => door::admin::show_upload(gateway, &call),
-        Route::AbortUpload => door::admin::abort_upload(gateway, &call).await,
-        Route::CheckStock => door::upkeep::check(gateway, &call),
-        Route::CollectGarbage => door::upkeep::collect(gateway, &call),
-        Route::ScrubStock => door::upkeep::scrub(gateway, &call),
-        Route::ListLinkKeys => door::admin::list_link_keys(gateway).await,
-        Route::RotateLinkKey => door::admin::rotate_link_key(gateway, &call).await,
-        Route::RevokeLinkKey => door::admin::revoke_link_key(gateway, &call).await,
-        Route::ListScripts => door::scripts::list(gateway),
-        Route::ReloadScripts => door::scripts::reload(gateway, &call).await,
-        Route::RollbackScript => door::scripts::rollback(gateway, &call).await,
-        Route::CreateServiceAccount => service_accounts::create(gateway, call).await,
-        Route::ListServiceAccounts => service_accounts::list(gateway, call).await,
-        Route::ServiceAccountOrganizations => service_accounts::organizations(gateway, call).await,
-        Route::DeleteServiceAccount => service_accounts::delete(gateway, call).await,
-        Route::RotateServiceAccount => service_accounts::rotate(gateway, call).await,
-        Route::CreateOrganization => organizations::create(gateway, call).await,
-        Route::ListOrganizations => organizations::list(gateway, call).await,
-        Route::ShowOrganization => organizations::show(gateway, call).await,
-        Route::UpdateOrganization => organizations::update(gateway, call).await,
-        Route::DeleteOrganization => organizations::delete(gateway, call).await,
-        Route::SetAccessMode => organizations::access_mode(gateway, call).await,
-        Route::DiscoverOrganizations => organizations::discover(gateway, call).await,
-        Route::ListMembers => organizations::members(gateway, call).await,
-        Route::SetMember => organizations::set_member(gateway, call).await,
-        Route::RemoveMember => organizations::remove_member(gateway, call).await,
-        Route::ListBoxes => boxes::list(gateway, call).await,
-        Route::CreateBox => boxes::create(gateway, call).await,
-        Route::DeleteBoxes => boxes::delete_all(gateway, call).await,
+        Route::SignIn => sign_in::sign_in(gateway, call).boxed(),
+        Route::ServiceAccountSignIn => sign_in::service_account(gateway, call).boxed(),
+        Route::SignUp => ready(Err(sign_in::sign_up())).boxed(),
+        Route::RefreshToken => sign_in::refresh(gateway, call).boxed(),
+        Route::AuthMethods => {
+            ready(Ok(response::json(StatusCode::OK, &sign_in::methods()))).boxed()
+        }
+        Route::SetupStatus => sign_in::setup_status(gateway).boxed(),
+        Route::CurrentUser => ready(sign_in::current_user(&call)).boxed(),
+        Route::UserOrganizations => sign_in::organizations(gateway, call).boxed(),
+        Route::CreateUser => accounts::create(gateway, call).boxed(),
+        Route::ListUsers => accounts::list(gateway, call).boxed(),
+        Route::ShowUser => accounts::show(gateway, call).boxed(),
+        Route::UpdateUser => accounts::update(gateway, call).boxed(),
+        Route::DeleteUser => accounts::delete(gateway, call).boxed(),
+        Route::ListUploads => door::admin::list_uploads(gateway, call).boxed(),
+        Route::ShowUpload => ready(door::admin::show_upload(gateway, &call)).boxed(),
+        Route::AbortUpload => {
+            async move { door::admin::abort_upload(gateway, &call).await }.boxed()
+        }
+        Route::CheckStock => ready(door::upkeep::check(gateway, &call)).boxed(),
+        Route::CollectGarbage => ready(door::upkeep::collect(gateway, &call)).boxed(),
+        Route::ScrubStock => ready(door::upkeep::scrub(gateway, &call)).boxed(),
+        Route::ListLinkKeys => door::admin::list_link_keys(gateway).boxed(),
+        Route::RotateLinkKey => {
+            async move { door::admin::rotate_link_key(gateway, &call).await }.boxed()
+        }
+        Route::RevokeLinkKey => {
+            async move { door::admin::revoke_link_key(gateway, &call).await }.boxed()
+        }
+        Route::ListScripts => ready(door::scripts::list(gateway)).boxed(),
+        Route::ReloadScripts => async move { door::scripts::reload(gateway, &call).await }.boxed(),
+        Route::RollbackScript => {
+            async move { door::scripts::rollback(gateway, &call).await }.boxed()
+        }
+        Route::CreateServiceAccount => service_accounts::create(gateway, call).boxed(),
+        Route::ListServiceAccounts => service_accounts::list(gateway, call).boxed(),
+        Route::ServiceAccountOrganizations => {
+            service_accounts::organizations(gateway, call).boxed()
+        }
+        Route::DeleteServiceAccount => service_accounts::delete(gateway, call).boxed(),
+        Route::RotateServiceAccount => service_accounts::rotate(gateway, call).boxed(),
+        Route::CreateOrganization => organizations::create(gateway, call).boxed(),
+        Route::ListOrganizations => organizations::list(gateway, call).boxed(),
+        Route::ShowOrganization => organizations::show(gateway, call).boxed(),
+        Route::UpdateOrganization => organizations::update(gateway, call).boxed(),
+        Route::DeleteOrganization => organizations::delete(gateway, call).boxed(),
+        Route::SetAccessMode => organizations::access_mode(gateway, call).boxed(),
+        Route::DiscoverOrganizations => organizations::discover(gateway, call).boxed(),
+        Route::ListMembers => organizations::members(gateway, call).boxed(),
+        Route::SetMember => organizations::set_member(gateway, call).boxed(),
+        Route::RemoveMember => organizations::remove_member(gateway, call).boxed(),
+        Route::ListBoxes => boxes::list(gateway, call).boxed(),
+        Route::CreateBox => boxes::create(gateway, call).boxed(),
+        Route::DeleteBoxes => boxes::delete_all(gateway, call).boxed(),
         Route::ShowBox if vagrant::is_vagrant(&call.head.headers) => {
-            vagrant::box_metadata(gateway, call).await
+            vagrant::box_metadata(gateway, call).boxed()
         }
-        Route::ShowBox => boxes::show(gateway, call).await,
-        Route::UpdateBox => boxes::update(gateway, call).await,
-        Route::DeleteBox => boxes::delete(gateway, call).await,
-        Route::DiscoverBoxes => boxes::discover(gateway, call).await,
-        Route::ListVersions => levels::list_versions(gateway, call).await,
-        Route::CreateVersion => levels::create_version(gateway, call).await,
-        Route::DeleteVersions => levels::delete_versions(gateway, call).await,
-        Route::ShowVersion => levels::show_version(gateway, call).await,
-        Route::UpdateVersion => levels::update_version(gateway, call).await,
-        Route::DeleteVersion => levels::delete_version(gateway, call).await,
-        Route::ListProviders => levels::list_providers(gateway, call).await,
-        Route::CreateProvider => levels::create_provider(gateway, call).await,
-        Route::DeleteProviders => levels::delete_providers(gateway, call).await,
-        Route::ShowProvider => levels::show_provider(gateway, call).await,
-        Route::UpdateProvider => levels::update_provider(gateway, call).await,
-        Route::DeleteProvider => levels::delete_provider(gateway, call).await,
-        Route::ListArchitectures => levels::list_architectures(gateway, call).await,
-        Route::CreateArchitecture => levels::create_architecture(gateway, call).await,
-        Route::DeleteArchitectures => levels::delete_architectures(gateway, call).await,
-        Route::ShowArchitecture => levels::show_architecture(gateway, call).await,
-        Route::UpdateArchitecture => levels::update_architecture(gateway, call).await,
-        Route::DeleteArchitecture => levels::delete_architecture(gateway, call).await,
-        // Boxed: what an upload holds on its way is more than all other routes need.
-        Route::UploadFile => Box::pin(boxvault::upload::upload(gateway, call)).await,
-        Route::UploadsToFile => boxvault::chunks::status(gateway, call).await,
-        Route::FileInfo => files::info(gateway, call).await,
-        Route::FileLink => files::get_link(gateway, &call).await,
-        Route::DownloadFile => files::download(gateway, call).await,
-        Route::DeleteFile => files::delete(gateway, call).await,
-        Route::CreateUpload => Box::pin(door::files::create(gateway, call)).await,
-        Route::UploadOptions => Ok(door::files::options(gateway)),
-        Route::UploadStatus => Box::pin(door::files::status(gateway, call)).await,
-        Route::PutPart => Box::pin(door::files::part(gateway, call)).await,
+        Route::ShowBox => boxes::show(gateway, call).boxed(),
+        Route::UpdateBox => boxes::update(gateway, call).boxed(),
+        Route::DeleteBox => boxes::delete(gateway, call).boxed(),
+        Route::DiscoverBoxes => boxes::discover(gateway, call).boxed(),
+        Route::ListVersions => levels::list_versions(gateway, call).boxed(),
+        Route::CreateVersion => levels::create_version(gateway, call).boxed(),
+        Route::DeleteVersions => levels::delete_versions(gateway, call).boxed(),
+        Route::ShowVersion => levels::show_version(gateway, call).boxed(),
+        Route::UpdateVersion => levels::update_version(gateway, call).boxed(),
+        Route::DeleteVersion => levels::delete_version(gateway, call).boxed(),
+        Route::ListProviders => levels::list_providers(gateway, call).boxed(),
+        Route::CreateProvider => levels::create_provider(gateway, call).boxed(),
+        Route::DeleteProviders => levels::delete_providers(gateway, call).boxed(),
+        Route::ShowProvider => levels::show_provider(gateway, call).boxed(),
+        Route::UpdateProvider => levels::update_provider(gateway, call).boxed(),
+        Route::DeleteProvider => levels::delete_provider(gateway, call).boxed(),
+        Route::ListArchitectures => levels::list_architectures(gateway, call).boxed(),
+        Route::CreateArchitecture => levels::create_architecture(gateway, call).boxed(),
+        Route::DeleteArchitectures => levels::delete_architectures(gateway, call).boxed(),
+        Route::ShowArchitecture => levels::show_architecture(gateway, call).boxed(),
+        Route::UpdateArchitecture => levels::update_architecture(gateway, call).boxed(),
+        Route::DeleteArchitecture => levels::delete_architecture(gateway, call).boxed(),
+        Route::UploadFile => boxvault::upload::upload(gateway, call).boxed(),
+        Route::UploadsToFile => boxvault::chunks::status(gateway, call).boxed(),
+        Route::FileInfo => files::info(gateway, call).boxed(),
+        Route::FileLink => async move { files::get_link(gateway, &call).await }.boxed(),
+        Route::DownloadFile => files::download(gateway, call).boxed(),
+        Route::DeleteFile => files::delete(gateway, call).boxed(),
+        Route::CreateUpload => door::files::create(gateway, call).boxed(),
+        Route::UploadOptions => ready(Ok(door::files::options(gateway))).boxed(),
+        Route::UploadStatus => door::files::status(gateway, call).boxed(),
+        Route::PutPart => door::files::part(gateway, call).boxed(),
         Route::UploadOffset | Route::AppendUpload | Route::CancelUpload => {
-            Box::pin(door::files::one(gateway, call)).await
+            door::files::one(gateway, call).boxed()
         }
-        Route::VagrantMetadata => vagrant::box_metadata(gateway, call).await,
-        Route::VagrantFile => vagrant::file(gateway, call).await,
-        Route::VagrantDefaultFile => vagrant::default_file(gateway, call).await,
-        Route::Blob => door::blobs::blob(gateway, call).await,
-        Route::BlobOutboard => door::blobs::outboard(gateway, call).await,
-        Route::Health => Ok(operations::health(gateway).await),
-        Route::Live => Ok(operations::live()),
-        Route::Ready => Ok(operations::ready(gateway).await),
-        Route::Status => operations::status(gateway, &call).await,
-        Route::Metrics => Ok(operations::metrics(gateway).await),
+        Route::VagrantMetadata => vagrant::box_metadata(gateway, call).boxed(),
+        Route::VagrantFile => vagrant::file(gateway, call).boxed(),
+        Route::VagrantDefaultFile => vagrant::default_file(gateway, call).boxed(),
+        Route::Blob => door::blobs::blob(gateway, call).boxed(),
+        Route::BlobOutboard => door::blobs::outboard(gateway, call).boxed(),
+        Route::Health => operations::health(gateway).map(Ok).boxed(),
+        Route::Live => ready(Ok(operations::live())).boxed(),
+        Route::Ready => operations::ready(gateway).map(Ok).boxed(),
+        Route::Status => async move { operations::status(gateway, &call).await }.boxed(),
+        Route::Metrics => operations::metrics(gateway).map(Ok).boxed(),
     }
 }
 

@@ -43,13 +43,16 @@ impl AccessLine<'_> {
         let mut line = JsonLine::new("INFO");
         line.text("request_id", self.request_id);
         line.optional("principal", self.principal);
-        line.text("client_ip", &self.client_ip.to_string());
+        line.raw("client_ip", format_args!("\"{}\"", self.client_ip));
         line.optional("route", self.route);
         line.raw("status", self.status);
         line.raw("bytes_in", self.bytes_in);
         line.raw("bytes_out", self.bytes_out);
-        let ms = self.duration.as_secs_f64() * 1000.0;
-        line.raw("duration_ms", format_args!("{ms:.3}"));
+        let us = self.duration.as_micros();
+        line.raw(
+            "duration_ms",
+            format_args!("{}.{:03}", us / 1000, us % 1000),
+        );
         line.optional("upload_id", self.upload_id);
         // Names of plugins have nothing that JSON escapes.
         line.raw("plugins", format_args!("{:?}", self.plugins));
