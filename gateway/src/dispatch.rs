@@ -19,7 +19,7 @@ use crate::door::boxvault::{
 use crate::door::files::dress::Dress;
 use crate::door::{self, boxvault, operations, vagrant};
 use crate::gateway::{Gateway, Phase};
-use crate::hooks::{self, Instead};
+use crate::hooks::{self, Instead, RoutedTo};
 use crate::http::path::NormalPath;
 use crate::http::response;
 use crate::refusal::Refusal;
@@ -95,6 +95,9 @@ async fn scripted(
         found = gateway.router.find(&head.method, path.as_str());
     }
     head.extensions.insert(Arc::clone(&told));
+    if let Some(store) = &routing.backend {
+        head.extensions.insert(RoutedTo(store.clone()));
+    }
     let answer = of_found(gateway, found, head, body, facts).await;
     match hooks::on_response(gateway, &told, facts, &routing, answer).await {
         Ok(answer) => answer,
