@@ -2,6 +2,7 @@
 # nginx with `slice` and `proxy_cache` in front, as CDNs do it: aligned ranges are kept and joined, validators save
 # bytes, what is private is kept by nobody, and a replaced box is seen at once under its new URL.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$CLIENTS/edge.sh"
 cd "$WORK"
 
 export BOXGATE_DOWNLOADS__NAME_MAX_AGE=1s
@@ -13,44 +14,9 @@ SHA_A=$(sha256 a.box)
 SHA_B=$(sha256 b.box)
 SLICES=$((($(size a.box) + (1 << 20) - 1) >> 20))
 
-mkdir cdn temp
-cat >nginx.conf <<END
-daemon off;
-worker_processes 1;
-pid $WORK/nginx.pid;
-error_log $WORK/nginx.log;
-events { }
-http {
-    access_log off;
-    client_body_temp_path $WORK/temp/body;
-    proxy_temp_path $WORK/temp/proxy;
-    fastcgi_temp_path $WORK/temp/fastcgi;
-    uwsgi_temp_path $WORK/temp/uwsgi;
-    scgi_temp_path $WORK/temp/scgi;
-    proxy_cache_path $WORK/cdn keys_zone=cdn:1m;
-    server {
-        listen unix:$WORK/cdn.sock;
-        location / {
-            slice 1m;
-            proxy_pass $URL;
-            proxy_http_version 1.1;
-            proxy_set_header Host \$host;
-            proxy_set_header Connection "";
-            proxy_set_header Range \$slice_range;
-            proxy_cache cdn;
-            proxy_cache_key \$uri\$is_args\$args\$slice_range;
-            proxy_cache_revalidate on;
-            proxy_cache_lock on;
-            add_header X-Cache \$upstream_cache_status always;
-        }
-    }
-}
-END
-[[ $EUID != 0 ]] || sed -i "1i user root;" nginx.conf
-nginx -p "$WORK" -c "$WORK/nginx.conf" 2>"$WORK/nginx.err" &
-NGINX_PID=$!
-trap 'kill "$NGINX_PID" 2>/dev/null || true; cleanup' EXIT
-if eventually 30 test -S cdn.sock; then ok "nginx is up"; else fail "nginx: $(brief "$(cat nginx.err)")"; finish; fi
+NGINX_PID=
+trap 'kill $NGINX_PID 2>/dev/null || true; cleanup' EXIT
+start_edge_nginx
 
 # cdn PATH [FLAGS...]: through nginx; sets STATUS, and leaves head and body in $WORK/head and $WORK/body.
 cdn() {

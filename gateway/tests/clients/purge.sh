@@ -3,72 +3,22 @@
 # soon as its event names it, and nothing else does. Scripts and webhooks are what will call them; here a reader of the
 # events stands for those.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$CLIENTS/edge.sh"
 cd "$WORK"
-
-# free_port: one that nobody listens on.
-free_port() {
-    python3 -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
-}
 
 export BOXGATE_DOWNLOADS__NAME_MAX_AGE=1h BOXGATE_DOWNLOADS__NAME_CDN_MAX_AGE=1h
 start_gateway
-PORT=${URL##*:}
-VARNISH=127.0.0.1:$(free_port)
-mkdir cdn temp varnish
-
-cat >cdn.vcl <<END
-vcl 4.1;
-import xkey;
-backend boxgate { .host = "127.0.0.1"; .port = "$PORT"; }
-sub vcl_recv {
-    if (req.method == "PURGE") {
-        set req.http.dropped = xkey.purge(req.http.xkey-purge);
-        return (synth(200, "dropped " + req.http.dropped));
-    }
-}
-sub vcl_backend_response {
-    set beresp.http.xkey = beresp.http.Surrogate-Key;
-}
-sub vcl_deliver {
-    if (obj.hits > 0) { set resp.http.X-Cache = "HIT"; } else { set resp.http.X-Cache = "MISS"; }
-}
-END
-cat >nginx.conf <<END
-daemon off;
-worker_processes 1;
-pid $WORK/nginx.pid;
-error_log $WORK/nginx.log;
-events { }
-http {
-    access_log off;
-    client_body_temp_path $WORK/temp/body;
-    proxy_temp_path $WORK/temp/proxy;
-    fastcgi_temp_path $WORK/temp/fastcgi;
-    uwsgi_temp_path $WORK/temp/uwsgi;
-    scgi_temp_path $WORK/temp/scgi;
-    proxy_cache_path $WORK/cdn keys_zone=cdn:1m;
-    server {
-        listen unix:$WORK/cdn.sock;
-        location / {
-            proxy_pass $URL;
-            proxy_set_header Host \$host;
-            proxy_cache cdn;
-            proxy_cache_key \$uri\$is_args\$args;
-            add_header X-Cache \$upstream_cache_status always;
-        }
-    }
-}
-END
-[[ $EUID != 0 ]] || sed -i "1i user root;" nginx.conf
+VARNISH=127.0.0.1:$(free_ports 1)
+mkdir varnish
+from_cdn_page vcl >cdn.vcl
+NGINX_PID= VARNISH_PID= PURGE_PID=
+trap 'kill $NGINX_PID $VARNISH_PID $PURGE_PID 2>/dev/null || true; cleanup' EXIT
 varnishd -F -j none -a "$VARNISH" -f "$WORK/cdn.vcl" -n "$WORK/varnish" -s malloc,64m >varnish.log 2>&1 &
 VARNISH_PID=$!
-nginx -p "$WORK" -c "$WORK/nginx.conf" 2>"$WORK/nginx.err" &
-NGINX_PID=$!
+start_edge_nginx
 python3 "$CLIENTS/purge.py" "$DATA/boxgate.db" --varnish "$VARNISH" --nginx "$WORK/cdn" >purged 2>purge.err &
 PURGE_PID=$!
-trap 'kill "$NGINX_PID" "$VARNISH_PID" "$PURGE_PID" 2>/dev/null || true; cleanup' EXIT
 succeeds "Varnish is up" eventually 30 curl -sS -o /dev/null "http://$VARNISH/livez"
-succeeds "nginx is up" eventually 30 test -S cdn.sock
 
 # through CACHE PATH [FLAGS...]: sets STATUS, and leaves head and body in $WORK/head and $WORK/body.
 through() {
