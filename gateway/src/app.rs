@@ -31,6 +31,7 @@ use crate::ballast::Ballast;
 use crate::config::settings::{Database, StoreSettings};
 use crate::config::{Secret, Settings};
 use crate::door::vagrant::Document;
+use crate::events::{self, ScriptOutbox};
 use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, Phase};
 use crate::hooks::{self, Outside};
 use crate::joiner::Joiner;
@@ -400,9 +401,11 @@ fn settle_ballast(data_dir: &DataDir) -> Result<Ballast, StartError> {
 async fn open_scripts(
     settings: &Settings,
     outside: Arc<Outside>,
+    outbox: ScriptOutbox,
 ) -> Result<Arc<Scripts>, StartError> {
     let mut options = hooks::options(settings);
     options.http = Some(outside);
+    options.outbox = Some(Arc::new(outbox));
     for dir in &options.dirs {
         tracing::info!(dir = %dir.display(), "plugins are read from here");
     }
@@ -519,7 +522,9 @@ impl App {
         );
         let outbound = Outbound::new(&settings.outbound);
         let outside = Arc::new(Outside::new(&outbound, &settings, Handle::current()));
-        let scripts = open_scripts(&settings, Arc::clone(&outside)).await?;
+        events::begin(&metadata, clock.now()).await?;
+        let outbox = ScriptOutbox::new(metadata.clone(), Handle::current());
+        let scripts = open_scripts(&settings, Arc::clone(&outside), outbox).await?;
         let gateway = Arc::new(Gateway {
             scripts,
             outside,
@@ -607,6 +612,7 @@ impl App {
         let (draining, begun) = (Arc::clone(&gateway), self.drain.begun());
         let upkeep = tokio::spawn(background::run(Arc::clone(&gateway)));
         let plugins = tokio::spawn(hooks::watch(Arc::clone(&gateway)));
+        let telling = tokio::spawn(events::run(Arc::clone(&gateway)));
         let watcher = tokio::spawn(async move {
             begun.cancelled().await;
             draining.enter(Phase::Draining);
@@ -621,6 +627,9 @@ impl App {
         // It ends with the drain's beginning.
         if let Err(panicked) = upkeep.await {
             tracing::error!(error = %panicked, "upkeep broke");
+        }
+        if let Err(panicked) = telling.await {
+            tracing::error!(error = %panicked, "telling events broke");
         }
         gateway.engine.settled().await;
         gateway.background.close();

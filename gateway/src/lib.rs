@@ -11,6 +11,7 @@ pub mod config;
 pub mod dispatch;
 pub mod door;
 pub mod egress;
+pub mod events;
 pub mod gateway;
 pub mod handler;
 pub mod hooks;

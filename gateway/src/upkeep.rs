@@ -82,7 +82,7 @@ impl Upkeep {
     }
 
     /// What this process claims work under.
-    fn owner(&self) -> &str {
+    pub(crate) fn owner(&self) -> &str {
         &self.owner
     }
 

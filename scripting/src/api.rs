@@ -12,6 +12,7 @@ use crate::hook::Lane;
 
 pub(crate) mod answer;
 mod codec;
+mod event;
 pub(crate) mod json;
 mod net;
 mod outside;
@@ -56,6 +57,7 @@ pub(crate) fn library(lane: Lane) -> Library {
     ];
     if lane == Lane::Work {
         spaces.push(("http", outside::http()));
+        spaces.push(("event", event::module()));
     }
     global.build_index();
     Library {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::{refusal, too_large};
+use crate::event::{MAX_EVENTS, Outbox};
 use crate::http::HttpClient;
 use crate::kv::Store;
 use crate::limits::{MAX_INPUT_BYTES, MAX_LOG_BYTES, MAX_LOG_LINES};
@@ -30,6 +31,7 @@ pub(crate) struct Host {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) http: Option<Arc<dyn HttpClient>>,
     pub(crate) http_reach: crate::http::Reach,
+    pub(crate) outbox: Option<Arc<dyn Outbox>>,
 }
 
 /// How important a line is.
@@ -62,6 +64,9 @@ pub(crate) struct Gathered {
     pub(crate) log_dropped: usize,
     pub(crate) input_bytes: usize,
     pub(crate) http_calls: usize,
+    pub(crate) events: usize,
+    pub(crate) depth: u32,
+    pub(crate) causes: Vec<crate::facts::Text>,
     pub(crate) work: bool,
 }
 
@@ -175,6 +180,33 @@ pub(crate) fn count_http(most: usize) -> Result<(), Refused> {
             return Err(refusal(format!("one call may make {most} requests")));
         }
         Ok(())
+    })
+}
+
+/// Notes which events and plugins led to the call.
+pub(crate) fn note_cause(depth: u32, causes: &[crate::facts::Text]) {
+    RUNNING.with_borrow_mut(|running| {
+        if let Some(last) = running.last_mut() {
+            last.gathered.depth = depth;
+            last.gathered.causes = causes.to_vec();
+        }
+    });
+}
+
+/// Counts one event of the call; how many events and which plugins led to it.
+pub(crate) fn count_event() -> Result<(u32, Vec<String>), Refused> {
+    RUNNING.with_borrow_mut(|running| {
+        let Some(last) = running.last_mut() else {
+            return Ok((0, Vec::new()));
+        };
+        let gathered = &mut last.gathered;
+        gathered.events += 1;
+        if gathered.events > MAX_EVENTS {
+            return Err(refusal(format!("one call may emit {MAX_EVENTS} events")));
+        }
+        let mut causes: Vec<String> = gathered.causes.iter().map(ToString::to_string).collect();
+        causes.push(last.host.manifest.name.clone());
+        Ok((gathered.depth, causes))
     })
 }
 

@@ -8,7 +8,7 @@ use rhai::Dynamic;
 use crate::api::answer::Read;
 use crate::call::Level;
 use crate::error::{Failure, Fault};
-use crate::facts::{Blob, Principal, Request, Response, Upload};
+use crate::facts::{Blob, Event, Principal, Request, Response, Upload};
 use crate::guard::Usage;
 use crate::hook::{Hook, Lane, OnFailure};
 use crate::plugin::Plugin;
@@ -268,6 +268,17 @@ impl Scripts {
             },
         )
         .await
+    }
+
+    /// Tells all plugins that something happened.
+    ///
+    /// # Errors
+    /// As [`Scripts::on_download`]: the event is then told again later.
+    pub async fn on_event(&self, event: &Arc<Event>) -> Asked<()> {
+        let arguments = || vec![Dynamic::from(Arc::clone(event))];
+        let all_run = |(): &mut (), (): ()| Next::Go;
+        self.ask(Hook::OnEvent, false, &event.id, arguments, all_run)
+            .await
     }
 
     async fn ask<T: Read + PartialEq + Send>(

@@ -140,7 +140,7 @@ hooks! {
     OnDownload "on_download"("req", "blob") Fast 5 ms, Open, AllAgree, called, "(), #{set, remove, cache}, deny(..), redirect", "Before the first byte of a download";
     OnDelete "on_delete"("req", "blob") Fast 5 ms, Closed may_open, AllAgree, called, "(), deny(..)", "Before a file is deleted";
     OnResponse "on_response"("req", "res") Fast 2 ms, Open, AllRun, called, "(), #{set, remove}", "The head of an answer, before it is sent";
-    OnEvent "on_event"("event") Work 5_000 ms, Open, AllRun, reserved, "(), drop(), #{data}, [deliver(..)]", "Something happened; events wait for their outbox";
+    OnEvent "on_event"("event") Work 5_000 ms, Open, AllRun, called, "()", "Something happened; told once it is durable, at least once, in order";
     Transform "transform"("event", "endpoint") Work 1_000 ms, Open, AllRun, reserved, "#{data, headers}, drop()", "One event for one webhook endpoint";
     WebhookIn "webhook_in"("req") Work 10_000 ms, Closed, FirstAnswer, reserved, "(), a map, respond", "A verified webhook came in";
     OnImageDeploy "on_image_deploy"("req", "image") Work 10_000 ms, Closed, AllAgree, reserved, "(), reject(why)", "An image is about to be staged";
@@ -166,6 +166,13 @@ impl Hook {
     /// The hook of a function's name.
     pub fn by_name(name: &str) -> Option<Self> {
         HOOKS.iter().find(|row| row.name == name).map(|r| r.hook)
+    }
+}
+
+impl Hook {
+    /// Whether its calls wait for a worker as long as it takes: no client waits for them.
+    pub fn waits_its_turn(self) -> bool {
+        matches!(self, Self::OnEvent | Self::OnSchedule)
     }
 }
 

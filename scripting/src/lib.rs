@@ -21,6 +21,7 @@ mod compose;
 pub mod docs;
 mod engine;
 pub mod error;
+pub mod event;
 pub mod facts;
 pub mod guard;
 pub mod hook;

@@ -43,6 +43,9 @@ pub struct Manifest {
     /// Environment variables that it reads.
     #[serde(default)]
     pub env: Names,
+    /// Events that it emits.
+    #[serde(default)]
+    pub events: Names,
     /// Its metrics.
     #[serde(default)]
     pub metrics: BTreeMap<String, metric::Declared>,
@@ -72,7 +75,7 @@ pub struct HttpTerms {
     pub allow: Vec<String>,
 }
 
-/// `[secrets]`, `[env]`
+/// `[secrets]`, `[env]`, `[events]`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Names {
@@ -94,6 +97,9 @@ pub struct Grant {
     /// Environment variables.
     #[serde(default)]
     pub env: Vec<String>,
+    /// Events.
+    #[serde(default)]
+    pub events: Vec<String>,
     /// Times that operations, time and memory are raised by, at most 10.
     #[serde(default)]
     pub raise: Option<u32>,
@@ -157,6 +163,15 @@ impl Manifest {
                 wrong.push(format!("[metrics] {name}: a name has only a-z, 0-9 and _"));
             }
         }
+        let own = format!("x.{}.", manifest.name);
+        for name in &manifest.events.names {
+            let rest = name.strip_prefix(&own).unwrap_or_default();
+            if !event_name(rest) {
+                wrong.push(format!(
+                    "[events] {name:?}: a plugin's own events are {own}NAME, of a-z, 0-9, _ and dots"
+                ));
+            }
+        }
         if let Err(e) = crate::http::Reach::parse(&manifest.http.allow) {
             wrong.push(format!("[http] allow: {e}"));
         }
@@ -199,6 +214,7 @@ impl Manifest {
         lists("http", &self.http.allow, &grant.http);
         lists("secrets", &self.secrets.names, &grant.secrets);
         lists("env", &self.env.names, &grant.env);
+        lists("events", &self.events.names, &grant.events);
         missing
     }
 
@@ -212,6 +228,10 @@ impl Manifest {
         limits.text_bytes *= grant.raise_text.unwrap_or(1).clamp(1, MAX_RAISE_TEXT) as usize;
         limits
     }
+}
+
+fn event_name(rest: &str) -> bool {
+    rest.len() <= 64 && rest.split('.').all(metric_name)
 }
 
 fn metric_name(name: &str) -> bool {
@@ -320,6 +340,7 @@ mod tests {
         );
         assert!(wrong("[hooks.authorize]\non_failure = \"open\"").contains("this hook is closed"));
         assert!(wrong("[hooks.route]\ndeadline_ms = 6").contains("from 1 to 5"));
+        assert!(wrong("[events]\nnames = [\"box.uploaded\"]").contains("x.acme.NAME"));
         assert!(wrong("[http]\nallow = [\"ftp://a/\"]").contains("ftp://a/"));
         Manifest::parse("[hooks.on_delete]\non_failure = \"open\"", "acme").unwrap();
         Manifest::parse("[hooks.on_download]\non_failure = \"closed\"", "acme").unwrap();

@@ -11,6 +11,7 @@ use crate::bundle::Bundle;
 use crate::call::{Entered, Host};
 use crate::engine::{self, known};
 use crate::error::{Failure, Finding};
+use crate::event::Outbox;
 use crate::guard::{Guard, LiveBytes};
 use crate::hook::{HOOKS, Hook, Lane};
 use crate::http::{HttpClient, Reach};
@@ -42,6 +43,8 @@ pub struct Surroundings {
     pub env: BTreeMap<String, String>,
     /// The client that leaves the machine.
     pub http: Option<Arc<dyn HttpClient>>,
+    /// Where its events go.
+    pub outbox: Option<Arc<dyn Outbox>>,
     /// Bytes that the thread holds.
     pub live: LiveBytes,
     /// The hooks that the server calls: one that it does not is refused, lest a plugin promises what nobody keeps.
@@ -59,6 +62,7 @@ impl Default for Surroundings {
             secrets: BTreeMap::new(),
             env: BTreeMap::new(),
             http: None,
+            outbox: None,
             live: || 0,
             calls: HOOKS
                 .iter()
@@ -337,6 +341,7 @@ fn host(
         kv: Arc::clone(&lasting.kv),
         metrics: Arc::clone(&lasting.metrics),
         http: around.http.clone(),
+        outbox: around.outbox.clone(),
         manifest,
     })
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use rhai::{CallFnOptions, Dynamic, Scope};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use crate::call::{Entered, LogLine, called_by};
+use crate::call::{Entered, LogLine, called_by, note_cause};
 use crate::error::{Failure, Fault};
+use crate::facts::Event;
 use crate::guard::{Guard, Usage};
 use crate::hook::{Hook, Lane};
 use crate::limits::STACK_BYTES;
@@ -51,6 +52,9 @@ pub(crate) fn call(
     let main = plugin.host.main.as_str();
     let host = scene.map_or(&plugin.host, |scene| &scene.host);
     let entered = Entered::new(&Arc::clone(host), scene.cloned(), lane == Lane::Work);
+    if let Some(event) = arguments.first().and_then(Dynamic::read_lock::<Arc<Event>>) {
+        note_cause(event.depth + 1, &event.causes);
+    }
     let guard = Guard::begin(limits, deadline, plugin.live);
     // A panic of the interpreter or of a host function is that call's failure and no more.
     let done = catch_unwind(AssertUnwindSafe(|| {
@@ -110,12 +114,15 @@ impl Workers {
         Arc::new(Semaphore::new(self.per_plugin))
     }
 
-    async fn permits(&self, share: &Share) -> Option<[OwnedSemaphorePermit; 2]> {
+    async fn permits(&self, share: &Share, hook: Hook) -> Option<[OwnedSemaphorePermit; 2]> {
         let both = async {
             let own = Arc::clone(share).acquire_owned().await.ok()?;
             let one = Arc::clone(&self.all).acquire_owned().await.ok()?;
             Some([own, one])
         };
+        if hook.waits_its_turn() {
+            return both.await;
+        }
         tokio::time::timeout(self.queue, both).await.ok().flatten()
     }
 
@@ -129,7 +136,7 @@ impl Workers {
     ) -> Called {
         let main = plugin.host.main.as_str();
         let deadline = plugin.manifest().deadline(hook);
-        let Some(permits) = self.permits(share).await else {
+        let Some(permits) = self.permits(share, hook).await else {
             let text = format!(
                 "no worker was free within {:?} (scripts.queue_wait)",
                 self.queue

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::archive::Archive;
 use crate::bundle::{Bundle, plugins_in};
 use crate::error::Finding;
+use crate::event::Outbox;
 use crate::guard::LiveBytes;
 use crate::hook::{HOOKS, Hook};
 use crate::http::HttpClient;
@@ -60,6 +61,8 @@ pub struct Options {
     pub queue: Duration,
     /// The client that leaves the machine.
     pub http: Option<Arc<dyn HttpClient>>,
+    /// Where events of scripts go.
+    pub outbox: Option<Arc<dyn Outbox>>,
     /// Bytes that the calling thread holds.
     pub live: LiveBytes,
     /// The hooks that the server calls.
@@ -82,6 +85,7 @@ impl Options {
             workers: 16,
             queue: Duration::from_millis(250),
             http: None,
+            outbox: None,
             live: || 0,
             calls: Surroundings::default().calls,
         }
@@ -96,6 +100,7 @@ impl Options {
             secrets: self.secrets.clone(),
             env: self.env.clone(),
             http: self.http.clone(),
+            outbox: self.outbox.clone(),
             live: self.live,
             calls: self.calls.clone(),
             ..Surroundings::default()

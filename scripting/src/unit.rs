@@ -21,6 +21,7 @@ use crate::bundle::Bundle;
 use crate::call::{Entered, Host, LogLine, scene};
 use crate::engine;
 use crate::error::{Failure, Finding, refusal};
+use crate::event::Emitted;
 use crate::facts::{Blob, Event, Principal, Request, Response, Tick, Upload};
 use crate::guard::Guard;
 use crate::hook::{Hook, Lane};
@@ -54,6 +55,8 @@ pub(crate) struct Scene {
     mocks: Mutex<Vec<Mock>>,
     calls: Mutex<Vec<Value>>,
     logs: Mutex<Vec<LogLine>>,
+    emitted: Mutex<Vec<Value>>,
+    settings: Mutex<BTreeMap<String, Value>>,
     operations: AtomicU64,
 }
 
@@ -86,6 +89,7 @@ impl Scene {
             metrics: Arc::new(Metrics::default()),
             http: None,
             http_reach: own.http_reach.clone(),
+            outbox: None,
         };
         Self {
             plugin: Arc::clone(plugin),
@@ -95,6 +99,8 @@ impl Scene {
             mocks: Mutex::default(),
             calls: Mutex::default(),
             logs: Mutex::default(),
+            emitted: Mutex::default(),
+            settings: Mutex::default(),
             operations: AtomicU64::new(0),
         }
     }
@@ -111,6 +117,20 @@ impl Scene {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// What the test set.
+    pub(crate) fn setting(&self, name: &str) -> Option<Value> {
+        locked(&self.settings).get(name).cloned()
+    }
+
+    /// Keeps an event for the test to look at.
+    pub(crate) fn emit(&self, event: &Emitted) {
+        locked(&self.emitted).push(json!({
+            "name": event.name,
+            "data": event.data,
+            "depth": event.depth,
+        }));
     }
 
     /// Answers a request by what the test said; one that it did not speak of fails.
@@ -167,7 +187,12 @@ pub fn run(
     around: &Surroundings,
     filter: Option<&str>,
 ) -> Result<Vec<Tested>, Vec<Finding>> {
-    let (bundle, around) = (bundle.clone(), around.clone());
+    // A plugin's tests hold for its defaults, whatever an operator set.
+    let around = Surroundings {
+        settings: BTreeMap::new(),
+        ..around.clone()
+    };
+    let bundle = bundle.clone();
     let filter = filter.map(str::to_owned);
     let main = bundle.main.clone();
     on_own_thread(&main, ALL_TESTS_TIME, move || {
@@ -301,6 +326,7 @@ pub(crate) fn check_answer(hook: Hook, value: &Dynamic) -> Result<(), String> {
         Hook::OnDownload => DownloadVerdict::read(value).map(drop),
         Hook::OnDelete => DeleteVerdict::read(value).map(drop),
         Hook::OnResponse => HeaderChanges::read(value).map(drop),
+        Hook::OnEvent => <()>::read(value),
         _ => Ok(()),
     }
 }
@@ -374,6 +400,21 @@ fn mock(method: &str, url: &str, answer: &Map) -> Result<(), Refused> {
         url: url.to_owned(),
         reply,
     });
+    Ok(())
+}
+
+fn set(name: &str, value: &Dynamic) -> Result<(), Refused> {
+    let scene = here()?;
+    let value = to_json(value).map_err(|e| refusal(format!("t::setting: {e}")))?;
+    let default = scene.host.settings.get(name);
+    let default = default
+        .ok_or_else(|| refusal(format!("t::setting: plugin.toml has no [settings] {name}")))?;
+    if std::mem::discriminant(default) != std::mem::discriminant(&value) {
+        return Err(refusal(format!(
+            "t::setting: {name} is of another type than its default {default}"
+        )));
+    }
+    locked(&scene.settings).insert(name.to_owned(), value);
     Ok(())
 }
 
@@ -453,6 +494,20 @@ fn doubles(m: &mut Module) {
                 .iter()
                 .map(|line| line.message.as_str().into())
                 .collect())
+        },
+    );
+    add(
+        m,
+        "setting",
+        ("Sets a setting, of the type of its default.", ""),
+        |name: &str, value: Dynamic| set(name, &value),
+    );
+    add(
+        m,
+        "emitted",
+        ("The events that were emitted: name, data, depth.", ""),
+        || -> Result<Array, Refused> {
+            Ok(locked(&here()?.emitted).iter().map(from_json).collect())
         },
     );
     add(

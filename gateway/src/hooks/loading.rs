@@ -11,7 +11,7 @@ use crate::gateway::Gateway;
 use crate::lookout::Lookout;
 use crate::sys::alloc::live_bytes;
 
-/// The hooks that requests come by.
+/// The hooks that are called.
 const CALLED: &[Hook] = &[
     Hook::Route,
     Hook::Authorize,
@@ -19,6 +19,7 @@ const CALLED: &[Hook] = &[
     Hook::OnDownload,
     Hook::OnDelete,
     Hook::OnResponse,
+    Hook::OnEvent,
 ];
 
 /// How plugins are loaded and run.
@@ -38,6 +39,7 @@ pub fn options(settings: &Settings) -> Options {
         workers: scripts.workers,
         queue: scripts.queue_wait,
         http: None,
+        outbox: None,
         live: live_bytes,
         calls: CALLED.to_vec(),
     }

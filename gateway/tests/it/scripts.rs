@@ -375,3 +375,70 @@ async fn requests_to_outside_go_where_the_grant_and_the_networks_say() {
     let running = start("").await;
     assert_eq!(asked(&running, "/in/x").await.0, "http.blocked_destination");
 }
+
+#[tokio::test]
+async fn events_are_told_in_order_and_again_when_a_plugin_must_not_miss_them() {
+    let port = outside().await;
+    let directory = tempfile::tempdir().unwrap();
+    let manifest = format!(
+        "[hooks.on_event]\non_failure = \"closed\"\n\
+         [http]\nallow = [\"http://127.0.0.1:{port}/\"]\n[events]\nnames = [\"x.crier.heard\"]\n"
+    );
+    let source = r#"
+        fn on_event(e) {
+            if e.name == "x.crier.heard" {
+                if e.depth != 1 || !e.causes("crier") || e.data.actor.name != "crier" { throw "odd"; }
+                kv::set("echo", e.data.of, 60);
+                return;
+            }
+            if e.data.tags == () { return; }
+            // The first try fails: the event is told again.
+            if kv::incr("tries " + e.id, 1, 60) == 1 { throw "not now"; }
+            if !http::get("http://127.0.0.1:PORT/" + e.name).ok { throw "nobody hears"; }
+            let sofar = kv::get("heard") ?? [];
+            sofar.push(`${e.name} ${e.data.box} ${e.data.tags[0]}`);
+            kv::set("heard", sofar, 60);
+            event::emit("x.crier.heard", #{ of: e.name });
+        }
+        fn route(req) {
+            if req.path == "/heard" { respond(200, #{ heard: kv::get("heard") ?? [], echo: kv::get("echo") }) }
+        }
+    "#
+    .replace("PORT", &port.to_string());
+    write_plugin(directory.path(), "crier", &manifest, &source);
+    let variables = [
+        ("BOXGATE_SCRIPTS__CHECK_EVERY", "0s"),
+        ("BOXGATE_SCRIPTS__TRUST_LOCAL", "true"),
+        ("BOXGATE_SCRIPTS__ALLOW_NETWORKS", "127.0.0.0/8"),
+    ];
+    let running = Running::start_in(directory, &variables).await;
+    for status in running.gateway.scripts.status() {
+        assert_eq!(status.error, None, "{}", status.plugin);
+    }
+    assert_eq!(running.upload("demo", "1.0.0", b"box").await.status, 200);
+    let delete = Request::new("DELETE", "/api/organization/acme/box/demo").token(&running.owner);
+    assert_eq!(running.send(delete).await.status, 200);
+    let wanted = json!({
+        "heard": ["user.created", "box.uploaded demo box/acme/demo", "box.deleted demo box/acme/demo"],
+        "echo": "box.deleted",
+    });
+    let heard = tokio::time::timeout(std::time::Duration::from_mins(1), async {
+        loop {
+            let heard = running.get("/heard", "").await.json();
+            let told = heard["heard"].as_array().map_or(0, Vec::len);
+            if told >= 2 && heard["echo"] == "box.deleted" {
+                break heard;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let heard = heard.await.unwrap();
+    let boxes: Vec<_> = heard["heard"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|h| h.as_str().unwrap().starts_with("box."))
+        .collect();
+    let wanted: Vec<_> = wanted["heard"].as_array().unwrap()[1..].iter().collect();
+    assert_eq!(boxes, wanted);
+}

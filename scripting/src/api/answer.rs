@@ -522,6 +522,18 @@ impl Read for DeleteVerdict {
     }
 }
 
+/// Of a hook that decides nothing.
+impl Read for () {
+    fn absent() -> Self {}
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(()),
+            _ => Err(odd(value)),
+        }
+    }
+}
+
 impl Read for HeaderChanges {
     fn absent() -> Self {
         Self::default()

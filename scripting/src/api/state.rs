@@ -109,7 +109,9 @@ pub(super) fn config() -> Module {
         ),
         |name: &str| -> Answer<Dynamic> {
             let host = host()?;
-            let value = host.settings.get(name).map(from_json);
+            let set = call::scene().and_then(|scene| scene.setting(name));
+            let value = set.or_else(|| host.settings.get(name).cloned());
+            let value = value.as_ref().map(from_json);
             value.ok_or_else(|| {
                 refusal(format!("config::get: plugin.toml has no [settings] {name}"))
             })

@@ -5,4 +5,5 @@
 mod hostile;
 mod plugins;
 mod reload;
+mod shipped;
 mod support;

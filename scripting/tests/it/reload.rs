@@ -3,7 +3,7 @@
 use crate::support::{Folder, request};
 use boxgate_scripting::set::State;
 use boxgate_scripting::verdict::RouteVerdict;
-use boxgate_scripting::{Scripts, Startup};
+use boxgate_scripting::{Options, Scripts, Startup};
 
 fn version(n: u32) -> String {
     format!("fn route(req) {{ #{{ set: #{{ v: \"{n}\" }} }} }}")
@@ -210,4 +210,57 @@ async fn requests_are_mocked_in_tests_and_one_that_is_not_fails() {
     options.trust_local = true;
     let scripts = Scripts::open(options).unwrap();
     assert_eq!(scripts.status()[0].error, None);
+}
+
+#[tokio::test]
+async fn events_are_emitted_within_names_depth_and_kind() {
+    let folder = Folder::new();
+    folder.write(
+        "acme/plugin.toml",
+        "[events]\nnames = [\"x.acme.seen\"]\n[settings]\nshare = 1",
+    );
+    folder.write(
+        "acme/main.rhai",
+        r#"fn on_event(e) {
+               switch e.name {
+                   "float" => event::emit("x.acme.seen", #{ share: 0.5 }),
+                   "other" => event::emit("x.acme.other", #{}),
+                   "many" => { for i in 0..17 { event::emit("x.acme.seen", #{ i: i }); } },
+                   "answer" => "something",
+                   _ => event::emit("x.acme.seen", #{ of: e.name, share: config::get("share") }),
+               }
+           }"#,
+    );
+    folder.write(
+        "acme/tests/events.rhai",
+        r#"fn told(name, depth) { t::hook("on_event", t::event(#{ name: name, depth: depth })) }
+           fn test_emitted() {
+               t::setting("share", 2);
+               told("box.uploaded", 2);
+               t::eq(t::emitted(), [#{ name: "x.acme.seen", data: #{ of: "box.uploaded", share: 2 }, depth: 3 }]);
+           }
+           fn test_refused() {
+               t::throws(|| told("box.uploaded", 3), "4 events led to this one, and 3 may");
+               t::throws(|| told("float", 0), "no floats");
+               t::throws(|| told("other", 0), "[events] names");
+               t::throws(|| told("many", 0), "may emit 16 events");
+               t::throws(|| told("answer", 0), "string");
+               t::throws(|| t::setting("nothing", 1), "no [settings] nothing");
+               t::throws(|| t::setting("share", "a"), "another type");
+           }"#,
+    );
+    let options = folder.options();
+    let refused = Scripts::open(options.clone())
+        .unwrap()
+        .status()
+        .remove(0)
+        .error
+        .unwrap();
+    assert!(refused.contains(r#"events = ["x.acme.seen"]"#), "{refused}");
+    let options = Options {
+        trust_local: true,
+        ..options
+    };
+    let status = Scripts::open(options).unwrap().status().remove(0);
+    assert_eq!(status.error, None);
 }

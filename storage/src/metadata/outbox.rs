@@ -3,6 +3,9 @@
 //! The shapes of `data` are the webhooks' contract: identifiers first, then what happened, then the
 //! members that every event has. No floats, no integers above 2^53, no secrets.
 
+use std::borrow::Cow;
+
+use futures_util::FutureExt as _;
 use serde_json::{Map, Value, json};
 
 use super::Metadata;
@@ -26,6 +29,25 @@ pub struct Event {
     pub data: String,
     /// When it happened.
     pub occurred: UnixMillis,
+    /// How many events led to it, one after the other.
+    pub depth: u32,
+    /// The plugins that led to it, the first first.
+    pub causes: Vec<String>,
+}
+
+/// An event of a plugin's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Emission {
+    /// `x.<plugin>.<name>`
+    pub name: String,
+    /// The plugin.
+    pub plugin: String,
+    /// What is told.
+    pub data: Map<String, Value>,
+    /// How many events led to it.
+    pub depth: u32,
+    /// The plugins that led to it, this one last.
+    pub causes: Vec<String>,
 }
 
 impl Metadata {
@@ -37,7 +59,7 @@ impl Metadata {
         const OP: &str = "outbox.events";
         let mut reader = self.reader(OP).await?;
         sqlx::query(
-            "SELECT seq, id, name, data, occurred_ms FROM outbox
+            "SELECT seq, id, name, data, occurred_ms, depth, causes FROM outbox
              WHERE seq > $1 ORDER BY seq LIMIT $2",
         )
         .bind(after)
@@ -53,16 +75,55 @@ impl Metadata {
                 name: row.text("name")?,
                 data: row.text("data")?,
                 occurred: row.time("occurred_ms")?,
+                depth: u32::try_from(row.int("depth")?).unwrap_or(u32::MAX),
+                causes: match row.opt_text("causes")? {
+                    Some(json) => serde_json::from_str(&json)
+                        .map_err(|e| Error::new(ErrorKind::Damaged, OP, "causes").with_source(e))?,
+                    None => Vec::new(),
+                },
             })
         })
         .collect()
+    }
+
+    /// The number of the newest event; 0 before the first.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn newest_event(&self) -> Result<i64> {
+        const OP: &str = "outbox.newest";
+        let mut reader = self.reader(OP).await?;
+        sqlx::query("SELECT COALESCE(MAX(seq), 0) AS seq FROM outbox")
+            .fetch_one(&mut *reader)
+            .await
+            .at(OP, "outbox")?
+            .int("seq")
+    }
+
+    /// Records an event of a plugin's own.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn emit(&self, emission: Emission) -> Result<()> {
+        self.write("outbox.emit", move |tx| {
+            async move {
+                let actor = format!("script:{}", emission.plugin);
+                let draft = Draft {
+                    name: emission.name.into(),
+                    data: emission.data,
+                };
+                record(tx, draft, &actor, emission.depth, &emission.causes).await
+            }
+            .boxed()
+        })
+        .await
     }
 }
 
 /// An event that is not recorded yet.
 #[derive(Debug)]
 pub(super) struct Draft {
-    pub(super) name: &'static str,
+    pub(super) name: Cow<'static, str>,
     data: Map<String, Value>,
 }
 
@@ -70,7 +131,7 @@ impl Draft {
     /// What is recorded when it happens at `now`: an id, and the data as JSON.
     pub(super) fn seal(mut self, actor: &str, now: UnixMillis) -> Result<(String, String)> {
         let stamp = jiff::Timestamp::from_millisecond(now.0).map_err(|e| {
-            Error::new(ErrorKind::Internal, "outbox.append", self.name).with_source(e)
+            Error::new(ErrorKind::Internal, "outbox.append", &*self.name).with_source(e)
         })?;
         let stamp = stamp.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
         self.data
@@ -78,7 +139,7 @@ impl Draft {
         self.data.insert("actor".to_owned(), actor_of(actor));
         let mut bits = [0; 16];
         getrandom::fill(&mut bits).map_err(|e| {
-            Error::new(ErrorKind::Internal, "outbox.append", self.name).with_source(e)
+            Error::new(ErrorKind::Internal, "outbox.append", &*self.name).with_source(e)
         })?;
         Ok((hex::encode(bits), Value::Object(self.data).to_string()))
     }
@@ -94,21 +155,34 @@ fn actor_of(actor: &str) -> Value {
 
 /// Records an event; `actor` is empty when nobody in particular did it.
 pub(super) async fn append(tx: &mut Tx, draft: Draft, actor: &str) -> Result<()> {
-    let name = draft.name;
+    record(tx, draft, actor, 0, &[]).await
+}
+
+async fn record(
+    tx: &mut Tx,
+    draft: Draft,
+    actor: &str,
+    depth: u32,
+    causes: &[String],
+) -> Result<()> {
+    let name = draft.name.clone();
+    let causes = (!causes.is_empty()).then(|| json!(causes).to_string());
     let (id, data) = draft.seal(actor, tx.now)?;
     let seq = tx.next_id("outbox").await?;
     sqlx::query(
-        "INSERT INTO outbox (seq, id, name, data, depth, occurred_ms)
-         VALUES ($1, $2, $3, $4, 0, $5)",
+        "INSERT INTO outbox (seq, id, name, data, depth, occurred_ms, causes)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(seq)
     .bind(id)
-    .bind(name)
+    .bind(&*name)
     .bind(data)
+    .bind(i64::from(depth))
     .bind(tx.now.0)
+    .bind(causes)
     .execute(&mut tx.connection)
     .await
-    .at("outbox.append", name)
+    .at("outbox.append", &*name)
     .map(drop)
 }
 
@@ -173,7 +247,10 @@ fn draft(
     data.insert("old_digest".to_owned(), json!(old.map(|d| d.to_hex())));
     data.insert("new_digest".to_owned(), json!(new.map(|d| d.to_hex())));
     data.insert("tags".to_owned(), json!(place.tags()));
-    Draft { name, data }
+    Draft {
+        name: name.into(),
+        data,
+    }
 }
 
 /// A file was published; `place` goes down to its architecture.
@@ -240,7 +317,7 @@ pub(super) fn user_deleted(username: &str) -> Draft {
 
 fn user(name: &'static str, data: Value) -> Draft {
     Draft {
-        name,
+        name: name.into(),
         data: members(data),
     }
 }

@@ -587,7 +587,7 @@ impl State {
     }
 
     fn append(&mut self, draft: Draft, actor: &str, now: UnixMillis) -> Result<()> {
-        let name = draft.name.to_owned();
+        let name = draft.name.to_string();
         let (id, data) = draft.seal(actor, now)?;
         let seq = self.next_id();
         self.events.push(Event {
@@ -596,6 +596,8 @@ impl State {
             name,
             data,
             occurred: now,
+            depth: 0,
+            causes: Vec::new(),
         });
         Ok(())
     }

@@ -1,0 +1,196 @@
+//! What happened, told to plugins: from the outbox, in order, each event at least once, by one node at a time.
+//!
+//! The outbox is read behind a place that a row keeps (`events`), under a claim that runs out by itself when its node
+//! is killed. The place moves once all plugins were told; a kill in between tells the event again. What fails is
+//! passed over by the hook's rule, or told again where a manifest says `closed`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use boxgate_scripting::event::{Emitted, Outbox};
+use boxgate_scripting::facts;
+use boxgate_scripting::hook::Hook;
+use boxgate_storage::Result;
+use boxgate_storage::clock::UnixMillis;
+use boxgate_storage::metadata::Metadata;
+use boxgate_storage::metadata::outbox::{Emission, Event};
+use boxgate_storage::metadata::upkeep::UpkeepRow;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::gateway::Gateway;
+
+/// The row of the place, and of the claim.
+const EVENTS: &str = "events";
+/// How long a claim lasts unless it is renewed: longer than all plugins of one event may take.
+const CLAIM: Duration = Duration::from_mins(2);
+/// How often the outbox is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After a failure.
+const LATER: Duration = Duration::from_secs(5);
+/// Events read at once.
+const PAGE: u32 = 100;
+/// How often an event is told to a plugin that must not miss it and fails, before the others are told what came
+/// after it.
+const MOST_TELLINGS: u32 = 20;
+
+/// Where events of scripts go.
+#[derive(Debug)]
+pub struct ScriptOutbox {
+    metadata: Metadata,
+    handle: Handle,
+}
+
+impl ScriptOutbox {
+    /// Into these rows; calls wait on threads of their own for what `handle` runs.
+    pub fn new(metadata: Metadata, handle: Handle) -> Self {
+        Self { metadata, handle }
+    }
+}
+
+impl Outbox for ScriptOutbox {
+    fn emit(&self, event: Emitted) -> std::result::Result<(), String> {
+        let emission = Emission {
+            name: event.name,
+            plugin: event.plugin,
+            data: event.data,
+            depth: event.depth,
+            causes: event.causes,
+        };
+        let kept = self.handle.block_on(self.metadata.emit(emission));
+        kept.map_err(|e| boxgate_storage::error::chain(&e))
+    }
+}
+
+/// Sets the first place, behind what happened so far: plugins are told news, not history.
+///
+/// # Errors
+/// When the rows do not answer.
+pub async fn begin(metadata: &Metadata, now: UnixMillis) -> Result<()> {
+    if metadata.upkeep(EVENTS).await?.is_none() {
+        keep(metadata, metadata.newest_event().await?, now).await?;
+    }
+    Ok(())
+}
+
+/// Tells what happens until the gateway drains.
+pub async fn run(gateway: Arc<Gateway>) {
+    let ending = gateway.upkeep.ending();
+    let mut failed = Failed::default();
+    while !ending.is_cancelled() {
+        let wait = match page(&gateway, &ending, &mut failed).await {
+            Ok(true) => continue,
+            Ok(false) => LOOK_EVERY,
+            Err(error) => {
+                let error = boxgate_storage::error::chain(&error);
+                tracing::warn!(error, "events wait to be told");
+                LATER
+            }
+        };
+        tokio::select! {
+            () = ending.cancelled() => {}
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+/// The event that failed last, and how often in a row.
+#[derive(Debug, Default)]
+struct Failed {
+    seq: i64,
+    times: u32,
+}
+
+impl Failed {
+    /// Notes one more failure; whether it was the last that is waited for.
+    fn again(&mut self, seq: i64) -> bool {
+        if self.seq != seq {
+            *self = Self { seq, times: 0 };
+        }
+        self.times += 1;
+        self.times >= MOST_TELLINGS
+    }
+}
+
+/// Tells one page; true when there may be more.
+async fn page(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed) -> Result<bool> {
+    let metadata = &gateway.metadata;
+    // Looked at without a claim first: where nothing happens, nothing is written.
+    let place = place(metadata).await?;
+    if metadata.newest_event().await? <= place {
+        return Ok(false);
+    }
+    let owner = gateway.upkeep.owner();
+    if !metadata.claim(EVENTS, owner, CLAIM).await? {
+        return Ok(false);
+    }
+    let told = tell(gateway, ending, failed).await;
+    metadata.unclaim(EVENTS, owner).await?;
+    told
+}
+
+async fn tell(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed) -> Result<bool> {
+    let metadata = &gateway.metadata;
+    // Another node may have moved it before the claim was ours.
+    let events = metadata.events(place(metadata).await?, PAGE).await?;
+    let more = events.len() == PAGE as usize;
+    if !gateway.scripts.defines(Hook::OnEvent) {
+        if let Some(last) = events.last() {
+            keep(metadata, last.seq, gateway.clock.now()).await?;
+        }
+        return Ok(more);
+    }
+    let mut claimed = Instant::now();
+    for event in events {
+        if ending.is_cancelled() {
+            return Ok(false);
+        }
+        let seq = event.seq;
+        let asked = gateway.scripts.on_event(&Arc::new(told(event))).await;
+        if let Err(error) = asked {
+            if !failed.again(seq) {
+                tracing::debug!(%error, "an event is told again, as a plugin must not miss it");
+                return Ok(false);
+            }
+            tracing::error!(%error, seq, "an event is passed over: a plugin failed {MOST_TELLINGS} times");
+        }
+        if claimed.elapsed() > CLAIM / 3 {
+            if !metadata
+                .claim(EVENTS, gateway.upkeep.owner(), CLAIM)
+                .await?
+            {
+                return Ok(false);
+            }
+            claimed = Instant::now();
+        }
+        keep(metadata, seq, gateway.clock.now()).await?;
+    }
+    Ok(more)
+}
+
+/// An event as plugins are told.
+fn told(event: Event) -> facts::Event {
+    facts::Event {
+        name: event.name.into(),
+        data: serde_json::from_str(&event.data).unwrap_or_default(),
+        id: event.id.into(),
+        time_ms: event.occurred.0,
+        depth: event.depth,
+        causes: event.causes.into_iter().map(Into::into).collect(),
+    }
+}
+
+async fn place(metadata: &Metadata) -> Result<i64> {
+    let row = metadata.upkeep(EVENTS).await?;
+    let state = row.and_then(|row| row.state);
+    Ok(state.and_then(|text| text.parse().ok()).unwrap_or(0))
+}
+
+async fn keep(metadata: &Metadata, seq: i64, now: UnixMillis) -> Result<()> {
+    let row = UpkeepRow {
+        ended: now,
+        state: Some(seq.to_string()),
+    };
+    metadata.keep_upkeep(EVENTS, row).await
+}
