@@ -508,7 +508,7 @@ impl App {
         let background = TaskTracker::new();
         let cache = BlockCache::new(settings.cache, background.clone());
         let files = settings.verify.local_max_age.map(FileReads::new);
-        let documents = Recent::new(&metadata, DOCUMENTS_BYTES, |document: &Arc<Document>| {
+        let documents = Recent::lists(&metadata, DOCUMENTS_BYTES, |document: &Arc<Document>| {
             document.weight()
         });
         let router = Router::try_new(&settings.doors).map_err(StartError::Routes)?;

@@ -30,11 +30,12 @@ use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyPool};
 
-use self::accounts::{Organization, OrganizationId};
+use self::accounts::{Account, AccountId, Membership, Organization, OrganizationId};
 use self::catalog::{BlobDigest, BoxRow, HeldBlob, ResolvedFile};
-use self::dialect::Database;
-use self::recent::{Changes, Recent};
+use self::dialect::{Database, News};
+use self::recent::{Changes, Kind, Recent};
 use self::sql::At as _;
+use self::tokens::Token;
 use self::writer::{Tx, Writer};
 use crate::blob::BlobKey;
 use crate::clock::{Clock, UnixMillis};
@@ -64,6 +65,8 @@ struct Inner {
     readers: AnyPool,
     options: MetadataOptions,
     changes: Changes,
+    /// What other processes tell of their changes.
+    _news: Option<News>,
     /// Whether nobody else changes the rows.
     alone: bool,
     known: Known,
@@ -77,6 +80,9 @@ struct Known {
     /// What anybody may read.
     blobs: Recent<BlobDigest, HeldBlob>,
     trees: Recent<BlobKey, BlobTree>,
+    /// By the hash of the credential.
+    tokens: Recent<[u8; 32], (Token, Account)>,
+    memberships: Recent<AccountId, Vec<Membership>>,
 }
 
 /// Memory for each kind of row, one of which is about a KiB.
@@ -87,14 +93,20 @@ const TREES_BYTES: u64 = 8 << 20;
 
 impl Known {
     fn new(changes: &Changes, alone: bool) -> Self {
+        let (name, bytes) = (Kind::Name, KNOWN_BYTES);
+        let tree =
+            |tree: &BlobTree| u32::try_from(tree.values.len() * 32 + 128).unwrap_or(u32::MAX);
+        let memberships = |all: &Vec<Membership>| {
+            u32::try_from(all.len() + 1).map_or(u32::MAX, |n| n.saturating_mul(ROW_BYTES))
+        };
         Self {
-            organizations: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
-            boxes: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
-            files: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
-            blobs: Recent::with(changes, alone, KNOWN_BYTES, |_| ROW_BYTES),
-            trees: Recent::with(changes, alone, TREES_BYTES, |tree: &BlobTree| {
-                u32::try_from(tree.values.len() * 32 + 128).unwrap_or(u32::MAX)
-            }),
+            organizations: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
+            boxes: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
+            files: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
+            blobs: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
+            trees: Recent::with(changes, Kind::Content, alone, TREES_BYTES, tree),
+            tokens: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
+            memberships: Recent::with(changes, name, alone, bytes, memberships),
         }
     }
 }
@@ -131,6 +143,7 @@ impl Metadata {
         let readers = database.connect_readers().await?;
         let changes = Changes::default();
         let alone = matches!(database, Database::Sqlite(_));
+        let news = database.news(changes.clone());
         let writer = Writer::spawn(connection, database, options.clone(), changes.clone());
         let inner = Arc::new(Inner {
             writer,
@@ -138,6 +151,7 @@ impl Metadata {
             options,
             known: Known::new(&changes, alone),
             changes,
+            _news: news,
             alone,
         });
         Ok(Self { inner })

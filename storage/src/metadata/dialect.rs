@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyConnection, AnyPool};
+use tokio::task::JoinHandle;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::recent::Changes;
 use crate::metadata::sql::At as _;
 
 /// How long a read waits for a connection (`reliability` rule: pool wait 5 s).
@@ -26,6 +28,16 @@ pub(super) enum Database {
 /// A transaction's name in its database, by which it can be asked later whether it was committed.
 #[derive(Debug)]
 pub(super) struct TransactionId(String);
+
+/// The task that hears what other processes tell.
+#[derive(Debug)]
+pub(super) struct News(JoinHandle<()>);
+
+impl Drop for News {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 impl fmt::Debug for Database {
     // The options hold a password.
@@ -94,6 +106,24 @@ impl Database {
         match self {
             Self::Sqlite(_) => Ok(None),
             Self::Postgres(_) => postgres::take_turn(connection).await.map(Some),
+        }
+    }
+
+    /// Tells other processes, once the transaction is committed, that names changed.
+    pub(super) async fn tell(&self, connection: &mut AnyConnection) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(_) => postgres::tell(connection).await,
+        }
+    }
+
+    /// Hears what other processes tell, for as long as it is held; `None` where there are none.
+    pub(super) fn news(&self, changes: Changes) -> Option<News> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(options) => {
+                Some(News(tokio::spawn(postgres::hear(options.clone(), changes))))
+            }
         }
     }
 

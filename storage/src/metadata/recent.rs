@@ -2,22 +2,36 @@
 //!
 //! A gateway reads the same few names thousands of times a second. All changes to an embedded database go through the one
 //! writer of this process, which counts them before it answers: what was read at the present count is what a read would
-//! find now. That nothing is there is never kept. Where other processes write too, nothing is kept at all; one that
-//! writes beside an embedded gateway (`boxgate admin bootstrap`) is noticed within [`MOST_AGE`].
+//! find now. One that writes beside an embedded gateway (`boxgate admin bootstrap`) is noticed within [`MOST_AGE`], and
+//! so is what other nodes write to a shared database; they also tell of it ([`Changes::told`]), which only makes it
+//! sooner. That nothing is there is never kept, so that a new name is found at once.
+//!
+//! While a shared database is away, what was found in the last minute goes on being found ([`SPARE_AGE`]), unless this
+//! process changed anything since.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::Metadata;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 
-/// How long anything is kept.
+/// How long anything is kept that may change.
 const MOST_AGE: Duration = Duration::from_secs(1);
+/// How long what never changes is kept: nobody who may not read a blob gets as far as asking for its tree.
+const CONTENT_AGE: Duration = Duration::from_hours(1);
+/// How long what was read serves while the database is away.
+const SPARE_AGE: Duration = Duration::from_mins(1);
+/// A shared database that does not answer within this time is away, for whoever has something to go on with.
+const SPARE_WAIT: Duration = Duration::from_secs(2);
+/// How long it is not asked again then, by those.
+const AWAY: Duration = Duration::from_secs(1);
 /// Reads at once of one kind: those of one key follow each other, and all but the first find what that one read.
 const READS: usize = 16;
 /// How long one waits for another's read before it reads by itself, as it would for a connection.
@@ -25,22 +39,75 @@ const READ_WAIT: Duration = Duration::from_secs(5);
 
 /// Counts what may have changed names.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Changes(Arc<AtomicU64>);
+pub(super) struct Changes(Arc<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    own: AtomicU64,
+    others: AtomicU64,
+    /// When the database was last found to be away.
+    away: SyncMutex<Option<Instant>>,
+}
 
 impl Changes {
+    /// This process changed something.
     pub(super) fn add(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.0.own.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn count(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+    /// Another process told that it did, or nobody can tell any more.
+    pub(super) fn told(&self) {
+        self.0.others.fetch_add(1, Ordering::SeqCst);
     }
+
+    fn now(&self) -> At {
+        At {
+            own: self.0.own.load(Ordering::SeqCst),
+            others: self.0.others.load(Ordering::SeqCst),
+            read: Instant::now(),
+        }
+    }
+
+    fn is_away(&self) -> bool {
+        let away = *self.0.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.is_some_and(|at| at.elapsed() < AWAY)
+    }
+
+    fn set_away(&self) {
+        let now = Some(Instant::now());
+        *self.0.away.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+}
+
+/// The moment before a read: what changes meanwhile makes it old at once.
+#[derive(Debug, Clone, Copy)]
+struct At {
+    own: u64,
+    others: u64,
+    read: Instant,
+}
+
+/// What kind of thing is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What one name or credential leads to.
+    Name,
+    /// What lists others. Another node's new name must be in it at once, so that it is kept only as a spare where
+    /// others write.
+    List,
+    /// What never changes under its key.
+    Content,
 }
 
 /// Values that were read, or made of what was read, by key.
 pub struct Recent<K, V> {
     changes: Changes,
-    kept: Option<moka::sync::Cache<K, (u64, V)>>,
+    kept: moka::sync::Cache<K, (At, V)>,
+    /// How long what was read is as good as what would be.
+    fresh: Duration,
+    /// How long it serves while the database is away.
+    spare: Duration,
+    kind: Kind,
     turns: [Mutex<()>; READS],
 }
 
@@ -49,29 +116,38 @@ where
     K: Hash + Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Keeps values of `most_bytes` together, each as heavy as `weigh` says, of the rows of `metadata`.
-    pub fn new(metadata: &Metadata, most_bytes: u64, weigh: fn(&V) -> u32) -> Self {
+    /// Keeps lists of `most_bytes` together, each as heavy as `weigh` says, made of the rows of `metadata`.
+    pub fn lists(metadata: &Metadata, most_bytes: u64, weigh: fn(&V) -> u32) -> Self {
         let inner = &metadata.inner;
-        Self::with(&inner.changes, inner.alone, most_bytes, weigh)
+        Self::with(&inner.changes, Kind::List, inner.alone, most_bytes, weigh)
     }
 
     /// `alone`: whether all changes are counted.
     pub(super) fn with(
         changes: &Changes,
+        kind: Kind,
         alone: bool,
         most_bytes: u64,
         weigh: fn(&V) -> u32,
     ) -> Self {
-        let kept = alone.then(|| {
-            moka::sync::Cache::builder()
-                .weigher(move |_key, (_, value): &(u64, V)| weigh(value))
-                .max_capacity(most_bytes)
-                .time_to_live(MOST_AGE)
-                .build()
-        });
+        let fresh = match (kind, alone) {
+            (Kind::Content, false) => CONTENT_AGE,
+            (Kind::List, false) => Duration::ZERO,
+            _ => MOST_AGE,
+        };
+        // An embedded database is not away.
+        let spare = if alone { Duration::ZERO } else { SPARE_AGE };
+        let kept = moka::sync::Cache::builder()
+            .weigher(move |_key, (_, value): &(At, V)| weigh(value))
+            .max_capacity(most_bytes)
+            .time_to_live(fresh.max(spare))
+            .build();
         Self {
             changes: changes.clone(),
             kept,
+            fresh,
+            spare,
+            kind,
             turns: std::array::from_fn(|_| Mutex::default()),
         }
     }
@@ -85,30 +161,71 @@ where
         key: K,
         read: impl Future<Output = Result<Option<V>>>,
     ) -> Result<Option<V>> {
-        let Some(kept) = &self.kept else {
-            return read.await;
-        };
-        let at_present = || {
-            let (then, found) = kept.get(&key)?;
-            (then == self.changes.count()).then_some(found)
-        };
-        if let Some(found) = at_present() {
+        if let Some(found) = self.fresh(&key) {
             return Ok(Some(found));
+        }
+        let spare = self.spare(&key);
+        if spare.is_some() && self.changes.is_away() {
+            return Ok(spare);
         }
         // A thousand that miss at once would keep each other from the few connections there are.
-        let turn = self.turns[turn_of(&key)].lock();
-        let turn = tokio::time::timeout(READ_WAIT, turn).await;
-        if let Some(found) = at_present() {
-            return Ok(Some(found));
-        }
-        // Before the read: what changes meanwhile makes it old at once.
-        let now = self.changes.count();
-        let found = read.await?;
-        if let Some(found) = &found {
-            kept.insert(key, (now, found.clone()));
+        let turn = if self.fresh.is_zero() {
+            None
+        } else {
+            let turn = self.turns[turn_of(&key)].lock();
+            let wait = if spare.is_some() {
+                SPARE_WAIT
+            } else {
+                READ_WAIT
+            };
+            let turn = tokio::time::timeout(wait, turn).await;
+            if let Some(found) = self.fresh(&key) {
+                return Ok(Some(found));
+            }
+            if spare.is_some() && self.changes.is_away() {
+                return Ok(spare);
+            }
+            turn.ok()
+        };
+        let now = self.changes.now();
+        let found = match spare {
+            None => read.await?,
+            Some(spare) => match tokio::time::timeout(SPARE_WAIT, read).await {
+                Ok(Err(e)) if e.kind() != ErrorKind::Unavailable => return Err(e),
+                Ok(Ok(found)) => found,
+                Ok(Err(_)) | Err(_) => {
+                    self.changes.set_away();
+                    return Ok(Some(spare));
+                }
+            },
+        };
+        match &found {
+            Some(found) => self.kept.insert(key, (now, found.clone())),
+            // What another process removed serves nobody any more.
+            None => self.kept.invalidate(&key),
         }
         drop(turn);
         Ok(found)
+    }
+
+    fn fresh(&self, key: &K) -> Option<V> {
+        if self.fresh.is_zero() {
+            return None;
+        }
+        let (at, found) = self.kept.get(key)?;
+        let now = self.changes.now();
+        let never_changes = self.fresh == CONTENT_AGE;
+        let unchanged = never_changes || (at.own, at.others) == (now.own, now.others);
+        (unchanged && now.read - at.read < self.fresh).then_some(found)
+    }
+
+    fn spare(&self, key: &K) -> Option<V> {
+        if self.spare.is_zero() {
+            return None;
+        }
+        let (at, found) = self.kept.get(key)?;
+        let now = self.changes.now();
+        (at.own == now.own && now.read - at.read < self.spare).then_some(found)
     }
 }
 
@@ -122,6 +239,7 @@ impl<K, V> fmt::Debug for Recent<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recent")
             .field("changes", &self.changes)
+            .field("kind", &self.kind)
             .finish_non_exhaustive()
     }
 }
@@ -129,10 +247,16 @@ impl<K, V> fmt::Debug for Recent<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
-    fn recent(alone: bool) -> (Changes, Recent<u8, u8>) {
+    /// Of an embedded database.
+    fn recent() -> (Changes, Recent<u8, u8>) {
+        of(Kind::Name, true)
+    }
+
+    fn of(kind: Kind, alone: bool) -> (Changes, Recent<u8, u8>) {
         let changes = Changes::default();
-        let recent = Recent::with(&changes, alone, 100, |_| 1);
+        let recent = Recent::with(&changes, kind, alone, 100, |_| 1);
         (changes, recent)
     }
 
@@ -140,9 +264,20 @@ mod tests {
         recent.or_read(1, async { Ok(there) }).await.unwrap()
     }
 
+    /// Asks while the database is away.
+    async fn ask_away(recent: &Recent<u8, u8>) -> Option<u8> {
+        let away = async { Err(Error::new(ErrorKind::Unavailable, "test", "database")) };
+        recent.or_read(1, away).await.ok().flatten()
+    }
+
+    /// Asks a database that never answers.
+    async fn ask_silent(recent: &Recent<u8, u8>) -> Option<u8> {
+        recent.or_read(1, std::future::pending()).await.unwrap()
+    }
+
     #[tokio::test]
     async fn what_was_read_is_kept_until_anything_changes() {
-        let (changes, recent) = recent(true);
+        let (changes, recent) = recent();
         assert_eq!(ask(&recent, Some(1)).await, Some(1));
         assert_eq!(ask(&recent, Some(2)).await, Some(1));
         changes.add();
@@ -151,14 +286,16 @@ mod tests {
 
     #[tokio::test]
     async fn that_nothing_is_there_is_never_kept() {
-        let (_changes, recent) = recent(true);
-        assert_eq!(ask(&recent, None).await, None);
-        assert_eq!(ask(&recent, Some(1)).await, Some(1));
+        for alone in [true, false] {
+            let (_changes, recent) = of(Kind::Name, alone);
+            assert_eq!(ask(&recent, None).await, None);
+            assert_eq!(ask(&recent, Some(1)).await, Some(1));
+        }
     }
 
     #[tokio::test]
     async fn what_changed_while_it_was_read_is_read_again() {
-        let (changes, recent) = recent(true);
+        let (changes, recent) = recent();
         let read = async {
             changes.add();
             Ok(Some(1))
@@ -169,7 +306,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_miss_at_once_read_once() {
-        let (_changes, recent) = recent(true);
+        let (_changes, recent) = recent();
         let reads = AtomicU64::new(0);
         let ask = || {
             recent.or_read(1, async {
@@ -183,10 +320,74 @@ mod tests {
         assert_eq!(reads.into_inner(), 1);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn where_others_write_a_name_is_kept_until_they_tell_and_for_a_second_at_most() {
+        let (changes, recent) = of(Kind::Name, false);
+        assert_eq!(ask(&recent, Some(1)).await, Some(1));
+        assert_eq!(ask(&recent, Some(2)).await, Some(1));
+        changes.told();
+        assert_eq!(ask(&recent, Some(2)).await, Some(2));
+        tokio::time::advance(MOST_AGE).await;
+        assert_eq!(ask(&recent, Some(3)).await, Some(3));
+    }
+
     #[tokio::test]
-    async fn where_others_write_nothing_is_kept() {
-        let (_changes, recent) = recent(false);
+    async fn where_others_write_a_list_is_read_each_time() {
+        let (_changes, recent) = of(Kind::List, false);
         assert_eq!(ask(&recent, Some(1)).await, Some(1));
         assert_eq!(ask(&recent, Some(2)).await, Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_never_changes_is_read_once() {
+        let (changes, recent) = of(Kind::Content, false);
+        assert_eq!(ask(&recent, Some(1)).await, Some(1));
+        changes.add();
+        changes.told();
+        tokio::time::advance(CONTENT_AGE - MOST_AGE).await;
+        assert_eq!(ask(&recent, Some(2)).await, Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_database_is_away_what_was_read_serves_for_a_minute() {
+        for kind in [Kind::Name, Kind::List] {
+            let (changes, recent) = of(kind, false);
+            assert_eq!(ask(&recent, Some(1)).await, Some(1));
+            tokio::time::advance(Duration::from_secs(30)).await;
+            // It may have changed; who can tell is away.
+            changes.told();
+            assert_eq!(ask_away(&recent).await, Some(1));
+            // For a moment it is not even asked.
+            let began = Instant::now();
+            assert_eq!(ask_silent(&recent).await, Some(1));
+            assert_eq!(began.elapsed(), Duration::ZERO);
+            tokio::time::advance(AWAY).await;
+            assert_eq!(ask_silent(&recent).await, Some(1));
+            assert_eq!(began.elapsed(), AWAY + SPARE_WAIT);
+            tokio::time::advance(AWAY).await;
+            assert_eq!(ask(&recent, Some(2)).await, Some(2), "it is back");
+            tokio::time::advance(SPARE_AGE).await;
+            assert_eq!(ask_away(&recent).await, None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_to_have_changed_serves_nobody() {
+        let (changes, recent) = of(Kind::Name, false);
+        assert_eq!(ask(&recent, Some(1)).await, Some(1));
+        changes.add();
+        assert_eq!(ask_away(&recent).await, None, "by this process");
+        assert_eq!(ask(&recent, Some(1)).await, Some(1));
+        tokio::time::advance(MOST_AGE).await;
+        assert_eq!(ask(&recent, None).await, None, "found to be gone");
+        assert_eq!(ask_away(&recent).await, None);
+    }
+
+    #[tokio::test]
+    async fn an_embedded_database_that_fails_is_no_matter_of_memory() {
+        let (changes, recent) = recent();
+        assert_eq!(ask(&recent, Some(1)).await, Some(1));
+        changes.add();
+        assert_eq!(ask_away(&recent).await, None);
     }
 }

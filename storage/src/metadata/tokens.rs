@@ -167,11 +167,18 @@ impl Metadata {
         .await
     }
 
-    /// The unexpired token with that hash, and its account. One indexed read.
+    /// The unexpired token with that hash, and its account. One indexed read, or none a moment after another.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
     pub async fn token_by_hash(&self, hash: &[u8; 32]) -> Result<Option<(Token, Account)>> {
+        let known = &self.inner.known.tokens;
+        let found = known.or_read(*hash, self.read_token(hash)).await?;
+        let now = self.now();
+        Ok(found.filter(|(token, _)| token.expires.is_none_or(|end| end > now)))
+    }
+
+    async fn read_token(&self, hash: &[u8; 32]) -> Result<Option<(Token, Account)>> {
         const OP: &str = "token.read";
         let mut reader = self.reader(OP).await?;
         let row = sqlx::query(concat!(

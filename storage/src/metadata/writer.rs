@@ -143,10 +143,21 @@ impl fmt::Debug for Writer {
 trait Job: Send {
     /// Does the work inside a savepoint; true to keep it.
     fn run<'j>(&'j mut self, tx: &'j mut Tx) -> BoxFuture<'j, bool>;
-    /// Whether what is known of names may be another afterwards.
-    fn may_change_names(&self) -> bool;
+    /// What may be another afterwards of what is known of names.
+    fn changes(&self) -> Change;
     /// Answers, once the batch is committed or lost.
     fn answer(self: Box<Self>, batch: Result<(), Lost>);
+}
+
+/// What a job may change of what is kept of names ([`super::recent`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Change {
+    /// Nothing: no name leads to it.
+    Nothing,
+    /// A number that is told with a name, and that other processes may tell a moment later.
+    Number,
+    /// Names, who may read them, or what they lead to.
+    Names,
 }
 
 /// What the jobs of a batch are told that was not committed, as far as is known.
@@ -188,9 +199,16 @@ where
         .boxed()
     }
 
-    fn may_change_names(&self) -> bool {
-        // What uploads do all the time, to rows that no name leads to.
-        !matches!(self.op, "upload.advance" | "upload.hold_piece")
+    fn changes(&self) -> Change {
+        match self.op {
+            // What uploads and upkeep do all the time, to rows that no name leads to.
+            "upload.advance" | "upload.hold_piece" | "upload.create" | "upload.take_over"
+            | "upload.set_length" | "upload.complete" | "upload.abort" | "upload.purge"
+            | "upkeep.claim" | "upkeep.unclaim" | "upkeep.keep" | "trash.due" | "orphans.see"
+            | "token.purge" => Change::Nothing,
+            "file.count_download" => Change::Number,
+            _ => Change::Names,
+        }
     }
 
     fn answer(self: Box<Self>, batch: Result<(), Lost>) {
@@ -227,7 +245,9 @@ impl Task {
         let mut batch = Vec::with_capacity(BATCH_JOBS);
         while let Some(first) = queue.recv().await {
             let result = self.transact(first, &mut queue, &mut batch).await;
+            let mut is_known = true;
             let result = result.map_err(|(e, why)| {
+                is_known = why == UNDONE;
                 tracing::error!(error = %chain(&e), jobs = batch.len(), "a transaction failed: {why}");
                 // Nothing is known against any single change: each may succeed when tried again.
                 let kind = match e.kind() {
@@ -236,8 +256,13 @@ impl Task {
                 };
                 Lost { kind, why }
             });
-            // Also when it failed: what became of it may not be known.
-            if batch.iter().any(|job| job.may_change_names()) {
+            // Others tell of what they change, and of no number.
+            let least = match self.database {
+                Database::Sqlite(_) => Change::Number,
+                Database::Postgres(_) => Change::Names,
+            };
+            let may_be_done = result.is_ok() || !is_known;
+            if may_be_done && change_of(&batch) >= least {
                 self.changes.add();
             }
             for job in batch.drain(..) {
@@ -276,6 +301,10 @@ impl Task {
             if result.is_ok() && batch.len() < BATCH_JOBS {
                 next = queue.try_recv().ok();
             }
+        }
+        if result.is_ok() && change_of(batch) == Change::Names {
+            let telling = self.database.tell(&mut tx.connection);
+            result = within(patience, "tell", telling).await;
         }
         let committed = match result {
             Ok(()) => commit(&self.database, &mut tx, id, &self.observer).await,
@@ -409,6 +438,12 @@ async fn execute(tx: &mut Tx, statement: &'static str) -> Result<()> {
         .await
         .at("metadata.transaction", statement)
         .map(drop)
+}
+
+/// The most that any of the jobs may change.
+fn change_of(batch: &[Box<dyn Job>]) -> Change {
+    let changes = batch.iter().map(|job| job.changes());
+    changes.max().unwrap_or(Change::Nothing)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

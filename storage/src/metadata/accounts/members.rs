@@ -39,6 +39,12 @@ impl Metadata {
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
     pub async fn memberships(&self, account: AccountId) -> Result<Vec<Membership>> {
+        let read = async { self.read_memberships(account).await.map(Some) };
+        let found = self.inner.known.memberships.or_read(account, read).await?;
+        Ok(found.unwrap_or_default())
+    }
+
+    async fn read_memberships(&self, account: AccountId) -> Result<Vec<Membership>> {
         const OP: &str = "membership.list";
         let mut reader = self.reader(OP).await?;
         sqlx::query(concat!(

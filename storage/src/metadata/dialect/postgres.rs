@@ -7,11 +7,13 @@
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::postgres::PgListener;
 use sqlx::{AnyConnection, ConnectOptions as _, Connection as _};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{TransactionId, readers_with};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::recent::Changes;
 use crate::metadata::sql::{At as _, Columns as _};
 
 /// Connections of one node that read.
@@ -36,6 +38,13 @@ const SESSION: &str = "SET statement_timeout = '10s';
 SET idle_in_transaction_session_timeout = '10s';
 SET default_transaction_isolation = 'read committed';
 SET client_min_messages = 'warning'";
+
+/// Where processes tell each other that names changed.
+const NEWS: &str = "boxgate_names";
+const TELL: &str = "NOTIFY boxgate_names";
+
+/// Between two tries to hear of it.
+const NEWS_PAUSE: Duration = Duration::from_secs(1);
 
 /// The lock of those who write: "boxgate" in ASCII.
 const TAKE_TURN: &str = "SELECT CAST(pg_current_xact_id() AS TEXT) AS id
@@ -159,6 +168,44 @@ pub(super) async fn take_turn(connection: &mut AnyConnection) -> Result<Transact
         .await
         .at("metadata.turn", "database")?;
     row.text("id").map(TransactionId)
+}
+
+/// Tells all who [`hear`], when the transaction is committed. That takes a lock of the whole database, which no two
+/// of our transactions wait for: they follow each other anyway.
+pub(super) async fn tell(connection: &mut AnyConnection) -> Result<()> {
+    sqlx::raw_sql(TELL)
+        .execute(connection)
+        .await
+        .at("metadata.tell", "database")
+        .map(drop)
+}
+
+/// Counts what others tell, and each time that the connection is lost: who knows what was told meanwhile. A pooler
+/// that passes nothing on does no harm, as nothing is kept for long anyway.
+pub(super) async fn hear(options: AnyConnectOptions, changes: Changes) {
+    loop {
+        match timeout(PATIENCE, listener(&options)).await {
+            Ok(Ok(mut listener)) => {
+                changes.told();
+                while let Ok(Some(_told)) = listener.try_recv().await {
+                    changes.told();
+                }
+                changes.told();
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "no news of other nodes"),
+            Err(_elapsed) => {
+                tracing::debug!("no news of other nodes: the database does not answer");
+            }
+        }
+        sleep(NEWS_PAUSE).await;
+    }
+}
+
+async fn listener(options: &AnyConnectOptions) -> Result<PgListener, sqlx::Error> {
+    let mut listener = PgListener::connect(options.database_url.as_str()).await?;
+    listener.eager_reconnect(false);
+    listener.listen(NEWS).await?;
+    Ok(listener)
 }
 
 /// Makes the type that the schema's text calls BLOB; the caller has its turn.
