@@ -182,6 +182,16 @@ enum AdminCommand {
 
 Works beside a running gateway too. BOXGATE_BOOTSTRAP_PASSWORD_FILE stands for --password-file.")]
     Bootstrap(BootstrapArgs),
+    /// Take the boxes of one store to another, each proved on the way.
+    #[command(after_help = "Examples:
+  boxgate admin copy-store --from main --to bucket --data-dir /srv/boxgate
+  boxgate admin copy-store --from main --to bucket --url http://127.0.0.1:3000 --token TOKEN
+
+Works beside a running gateway as `boxgate fsck` does, and may be cut: the same command goes on with the blob that was on
+its way. Each blob is read from the new store once it is there, proved again, and served from there from then on; what
+the old store has of it goes a day later. Set uploads.store first, so that nothing new comes into the old one.
+Exit codes: 0 nothing is left in the old store, 1 something is, 2 could not be done.")]
+    CopyStore(upkeep::CopyArgs),
     /// Look after uploads in progress, over the gateway's API.
     #[command(subcommand)]
     Upload(upload::UploadCommand),
@@ -255,6 +265,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Scrub(args) => upkeep::scrub(&args),
         Command::Pull(args) => pull::pull(&args),
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
+        Command::Admin(AdminCommand::CopyStore(args)) => upkeep::copy(&args),
         Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
         Command::Admin(AdminCommand::LinkKey(command)) => link_key::link_key(&command),
         Command::Script(command) => script::script(&command),

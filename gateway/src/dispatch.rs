@@ -297,6 +297,7 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::CheckStock => ready(door::upkeep::check(gateway, &call)).boxed(),
         Route::CollectGarbage => ready(door::upkeep::collect(gateway, &call)).boxed(),
         Route::ScrubStock => ready(door::upkeep::scrub(gateway, &call)).boxed(),
+        Route::CopyStock => ready(door::upkeep::copy(gateway, &call)).boxed(),
         Route::ListLinkKeys => door::admin::list_link_keys(gateway).boxed(),
         Route::RotateLinkKey => {
             async move { door::admin::rotate_link_key(gateway, &call).await }.boxed()

@@ -152,6 +152,7 @@ pub enum Route {
     CheckStock,
     CollectGarbage,
     ScrubStock,
+    CopyStock,
     ListLinkKeys,
     RotateLinkKey,
     RevokeLinkKey,
@@ -244,9 +245,10 @@ routes! {
     Admin GET "/api/admin/uploads/{upload}" => ShowUpload, UploadAdmin, Empty, Control, "Show an upload; leaves its writer alone";
     Admin DELETE "/api/admin/uploads/{upload}" => AbortUpload, UploadAdmin, Empty, Control, "Give up an upload in progress; a finished one stays";
     // Upkeep of what is stored.
-    Admin GET "/api/admin/fsck" => CheckStock, PlatformAdmin, Empty, Control, "Compare rows with stores; one JSON document a line as it goes";
-    Admin POST "/api/admin/gc" => CollectGarbage, PlatformAdmin, Empty, Control, "Remove what nobody holds: ?dry_run=true&remove_many_orphans=true";
-    Admin POST "/api/admin/scrub" => ScrubStock, PlatformAdmin, Empty, Control, "Read all stored bytes against their digests: ?rate=SIZE";
+    Admin GET "/api/admin/fsck" => CheckStock, PlatformAdmin, Empty, Control, "Compare rows with stores; one JSON document a line as it goes: ?store=NAME";
+    Admin POST "/api/admin/gc" => CollectGarbage, PlatformAdmin, Empty, Control, "Remove what nobody holds: ?dry_run=true&remove_many_orphans=true&store=NAME";
+    Admin POST "/api/admin/scrub" => ScrubStock, PlatformAdmin, Empty, Control, "Read all stored bytes against their digests: ?rate=SIZE&store=NAME";
+    Admin POST "/api/admin/copy-store" => CopyStock, PlatformAdmin, Empty, Control, "Take the boxes of one store to another: ?from=NAME&to=NAME&rate=SIZE";
     // Keys of download links.
     Admin GET "/api/admin/link-keys" => ListLinkKeys, PlatformAdmin, Empty, Control, "Keys of download links, the newest first";
     Admin POST "/api/admin/link-keys" => RotateLinkKey, PlatformAdmin, Empty, Control, "Make a key that signs from now on; links of those before it stay good";
@@ -355,7 +357,9 @@ impl Route {
             | Self::UpdateUser
             | Self::DeleteUser => "admin_users",
             Self::ListUploads | Self::ShowUpload | Self::AbortUpload => "admin_uploads",
-            Self::CheckStock | Self::CollectGarbage | Self::ScrubStock => "admin_upkeep",
+            Self::CheckStock | Self::CollectGarbage | Self::ScrubStock | Self::CopyStock => {
+                "admin_upkeep"
+            }
             Self::ListLinkKeys | Self::RotateLinkKey | Self::RevokeLinkKey => "admin_link_keys",
             Self::ListScripts | Self::ReloadScripts | Self::RollbackScript => "admin_scripts",
             Self::CreateServiceAccount

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::Error;
-use boxgate_storage::check::{OrphanLimits, ScrubTold, Stock, Told};
+use boxgate_storage::check::{CopyTold, OrphanLimits, ScrubTold, Stock, Told, Ways};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ const LINES_AHEAD: usize = 64;
 const TOLD_EVERY: Duration = Duration::from_millis(200);
 
 /// One kind of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chore {
     /// Rows and bytes, compared.
     Check,
@@ -43,6 +43,15 @@ pub enum Chore {
         /// Bytes in a second; 0 is as many as come.
         rate_bytes: u64,
     },
+    /// What one store holds, taken to another.
+    Copy {
+        /// Name of the store that holds it.
+        from: String,
+        /// Name of the one that is to hold it.
+        to: String,
+        /// Bytes in a second; 0 is as many as come.
+        rate_bytes: u64,
+    },
 }
 
 /// Who looks after a gateway's stores at this moment: each kind of work runs once at a time.
@@ -51,6 +60,7 @@ pub struct Upkeep {
     checks: Arc<Semaphore>,
     collections: Arc<Semaphore>,
     scrubs: Arc<Semaphore>,
+    copies: Arc<Semaphore>,
     owner: String,
     ending: CancellationToken,
 }
@@ -66,17 +76,19 @@ impl Upkeep {
             checks: Arc::new(Semaphore::new(1)),
             collections: Arc::new(Semaphore::new(1)),
             scrubs: Arc::new(Semaphore::new(1)),
+            copies: Arc::new(Semaphore::new(1)),
             owner: crate::auth::credential::fresh(),
             ending,
         }
     }
 
     /// `None` while the same work runs already.
-    pub fn turn(&self, chore: Chore) -> Option<Turn> {
+    pub fn turn(&self, chore: &Chore) -> Option<Turn> {
         let turns = match chore {
             Chore::Check => &self.checks,
             Chore::Collect { .. } => &self.collections,
             Chore::Scrub { .. } => &self.scrubs,
+            Chore::Copy { .. } => &self.copies,
         };
         Arc::clone(turns).try_acquire_owned().ok().map(Turn)
     }
@@ -123,7 +135,7 @@ pub fn tell(job: Job, tasks: &TaskTracker) -> mpsc::Receiver<Line> {
             biased;
             () = lines.closed() => return,
             () = ending.cancelled() => Line::Failed("the gateway is stopping".into()),
-            outcome = perform(&stock, chore, &lines, telemetry) => outcome.unwrap_or_else(|error| {
+            outcome = perform(&stock, &chore, &lines, telemetry) => outcome.unwrap_or_else(|error| {
                 let text = boxgate_storage::error::chain(&error);
                 tracing::error!(error = text, ?chore, "upkeep failed");
                 Line::Failed(text)
@@ -138,11 +150,11 @@ pub fn tell(job: Job, tasks: &TaskTracker) -> mpsc::Receiver<Line> {
 
 async fn perform(
     stock: &Stock,
-    chore: Chore,
+    chore: &Chore,
     lines: &mpsc::Sender<Line>,
     telemetry: Option<Arc<Telemetry>>,
 ) -> Result<Line, Error> {
-    match chore {
+    match *chore {
         Chore::Check => {
             let tell = |told| {
                 let lines = lines.clone();
@@ -192,6 +204,34 @@ async fn perform(
             };
             let scrubbed = stock.scrub(rate_bytes, None, tell).await?;
             Ok(Line::Scrubbed(scrubbed.into()))
+        }
+        Chore::Copy {
+            ref from,
+            ref to,
+            rate_bytes,
+        } => {
+            let mut told_at = None::<Instant>;
+            let tell = |told| {
+                let line = match told {
+                    CopyTold::Finding(finding) => Some(Line::Finding(finding.into())),
+                    CopyTold::Progress(copied) => {
+                        let due = told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY);
+                        due.then(|| {
+                            told_at = Some(Instant::now());
+                            Line::Copying(copied.into())
+                        })
+                    }
+                };
+                let lines = lines.clone();
+                async move {
+                    if let Some(line) = line {
+                        let _nobody_listens = lines.send(line).await;
+                    }
+                }
+            };
+            let copied = stock.copy(Ways { from, to }, rate_bytes, tell).await?;
+            tracing::info!(from, to, ?copied, "boxes copied to another store");
+            Ok(Line::Copied(copied.into()))
         }
     }
 }

@@ -8,6 +8,7 @@
 //! byte is stored, and a row goes only after its bytes, so that bytes which nobody claimed *before* they
 //! were seen belong to nobody, and bytes that are claimed *after* they were not seen are lost.
 
+mod copy;
 mod finding;
 mod orphans;
 mod scrub;
@@ -28,6 +29,7 @@ use crate::upload::UploadEngine;
 
 use self::walk::{Place, Walk};
 
+pub use copy::{Copied, CopyTold, Ways};
 pub use finding::{Finding, Problem, Subject};
 pub use orphans::{Amount, Brake, Collected, OrphanLimits, Orphans};
 pub use scrub::{Cursor, NAMED_BLOCKS, ScrubTold, Scrubbed};
@@ -256,7 +258,9 @@ impl Stock {
 
     /// What the rows alone tell.
     fn row_problem(&self, claim: &Claim, all: &[Claim]) -> Option<Problem> {
-        if all.len() > 1 && !matches!(claim.by, Claimant::Trash { .. }) {
+        // What a blob left behind in another store is in the trash there.
+        let here = all.iter().filter(|other| other.store == claim.store);
+        if here.count() > 1 && !matches!(claim.by, Claimant::Trash { .. }) {
             return Some(Problem::ClaimedTwice);
         }
         let overdue =

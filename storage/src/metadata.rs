@@ -8,6 +8,7 @@ pub mod accounts;
 mod audit;
 pub mod catalog;
 pub mod check;
+mod copy;
 mod dialect;
 #[cfg(feature = "conformance")]
 pub mod memory;

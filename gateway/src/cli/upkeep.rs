@@ -17,19 +17,23 @@ use crate::app::{Premises, StartError};
 use crate::client::ClientError;
 use crate::client::upkeep::Lines;
 use crate::config::{ByteSize, Settings};
-use crate::upkeep::line::{Amount, Checked, Collected, Finding, Line, Orphans, Scrubbed};
+use crate::upkeep::line::{Amount, Checked, Collected, Copied, Finding, Line, Orphans, Scrubbed};
 use crate::upkeep::{self, Chore, Job};
 
 #[derive(Debug, Args)]
 pub(super) struct FsckArgs {
     #[command(flatten)]
     place: PlaceArgs,
+    #[command(flatten)]
+    part: PartArgs,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct GcArgs {
     #[command(flatten)]
     place: PlaceArgs,
+    #[command(flatten)]
+    part: PartArgs,
     /// Tell what would go, and remove nothing.
     #[arg(long)]
     dry_run: bool,
@@ -39,9 +43,26 @@ pub(super) struct GcArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct CopyArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// The store that holds the boxes, by its name in the configuration.
+    #[arg(long, value_name = "NAME")]
+    from: String,
+    /// The store that is to hold them.
+    #[arg(long, value_name = "NAME")]
+    to: String,
+    /// Bytes copied in a second, 0 for as many as come.
+    #[arg(long, value_name = "SIZE", default_value = "0")]
+    rate: ByteSize,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct ScrubArgs {
     #[command(flatten)]
     place: PlaceArgs,
+    #[command(flatten)]
+    part: PartArgs,
     /// Bytes read in a second, 0 for as many as come [default: what scrub.rate says].
     #[arg(long, value_name = "SIZE")]
     rate: Option<ByteSize>,
@@ -54,17 +75,26 @@ struct PlaceArgs {
     config: ConfigArgs,
     #[command(flatten)]
     connect: ConnectArgs,
-    /// Look at one store only, by its name in the configuration.
-    #[arg(long, value_name = "NAME")]
-    store: Option<String>,
     /// Print JSON, one document a line.
     #[arg(long)]
     json: bool,
 }
 
+/// Which part of it.
+#[derive(Debug, Args)]
+struct PartArgs {
+    /// Look at one store only, by its name in the configuration.
+    #[arg(long, value_name = "NAME")]
+    store: Option<String>,
+}
+
 pub(super) fn fsck(args: &FsckArgs) -> Result<(), Failure> {
-    let call = (Method::GET, args.place.path("fsck", &[]));
-    match args.place.tell(call, |_| Chore::Check)? {
+    let call = (Method::GET, path("fsck", &[], args.part.store.as_ref()));
+    match args
+        .place
+        .tell(call, &args.part.named(), args.part.store.as_ref(), |_| {
+            Chore::Check
+        })? {
         Line::Checked(checked) if checked.findings == 0 => Ok(()),
         _ => Err(Failure::Found),
     }
@@ -76,7 +106,7 @@ pub(super) fn gc(args: &GcArgs) -> Result<(), Failure> {
         ("dry_run", dry_run.to_string()),
         ("remove_many_orphans", many.to_string()),
     ];
-    let call = (Method::POST, args.place.path("gc", &query));
+    let call = (Method::POST, path("gc", &query, args.part.store.as_ref()));
     let chore = |settings: &Settings| {
         let mut limits = settings.gc.orphans;
         if many {
@@ -84,19 +114,67 @@ pub(super) fn gc(args: &GcArgs) -> Result<(), Failure> {
         }
         Chore::Collect { limits, dry_run }
     };
-    match args.place.tell(call, chore)? {
+    match args
+        .place
+        .tell(call, &args.part.named(), args.part.store.as_ref(), chore)?
+    {
         Line::Collected(collected) if is_all_gone(&collected) => Ok(()),
         _ => Err(Failure::Found),
     }
 }
 
+pub(super) fn copy(args: &CopyArgs) -> Result<(), Failure> {
+    let CopyArgs {
+        place,
+        from,
+        to,
+        rate,
+    } = args;
+    let query = [
+        ("from", from.clone()),
+        ("to", to.clone()),
+        ("rate", rate.0.to_string()),
+    ];
+    let call = (Method::POST, path("copy-store", &query, None));
+    let chore = |_: &Settings| Chore::Copy {
+        from: from.clone(),
+        to: to.clone(),
+        rate_bytes: rate.0,
+    };
+    match place.tell(call, &[from, to], None, chore)? {
+        Line::Copied(copied) if copied.damaged == 0 && copied.left == 0 && copied.uploads == 0 => {
+            Ok(())
+        }
+        _ => Err(Failure::Found),
+    }
+}
+
+/// Where a gateway is asked for a chore.
+fn path(chore: &str, query: &[(&str, String)], only: Option<&String>) -> String {
+    let only = only.map(|store| ("store", store));
+    let pairs = query.iter().map(|(key, value)| (*key, value)).chain(only);
+    let mut path = format!("/api/admin/{chore}");
+    for (n, (key, value)) in pairs.enumerate() {
+        path.push(if n == 0 { '?' } else { '&' });
+        path.push_str(key);
+        path.push('=');
+        path.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
+    }
+    path
+}
+
 pub(super) fn scrub(args: &ScrubArgs) -> Result<(), Failure> {
     let query = args.rate.map(|rate| ("rate", rate.0.to_string()));
-    let path = args.place.path("scrub", query.as_slice());
+    let path = path("scrub", query.as_slice(), args.part.store.as_ref());
     let chore = |settings: &Settings| Chore::Scrub {
         rate_bytes: args.rate.map_or(settings.scrub.rate_bytes, |rate| rate.0),
     };
-    match args.place.tell((Method::POST, path), chore)? {
+    match args.place.tell(
+        (Method::POST, path),
+        &args.part.named(),
+        args.part.store.as_ref(),
+        chore,
+    )? {
         Line::Scrubbed(scrubbed) if scrubbed.damaged == 0 => Ok(()),
         _ => Err(Failure::Found),
     }
@@ -106,6 +184,12 @@ fn is_all_gone(collected: &Collected) -> bool {
     collected.kept.count == 0 && !collected.stores.values().any(|store| store.stopped)
 }
 
+impl PartArgs {
+    fn named(&self) -> Vec<&String> {
+        self.store.iter().collect()
+    }
+}
+
 /// Where the lines come from.
 enum Source {
     Gateway(Lines),
@@ -113,28 +197,16 @@ enum Source {
 }
 
 impl PlaceArgs {
-    /// Where a gateway is asked for it.
-    fn path(&self, chore: &str, query: &[(&str, String)]) -> String {
-        let store = self.store.iter().map(|store| ("store", store));
-        let pairs = query.iter().map(|(key, value)| (*key, value)).chain(store);
-        let mut path = format!("/api/admin/{chore}");
-        for (n, (key, value)) in pairs.enumerate() {
-            path.push(if n == 0 { '?' } else { '&' });
-            path.push_str(key);
-            path.push('=');
-            path.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
-        }
-        path
-    }
-
     /// Has it done, prints what is told, and returns the outcome.
     fn tell(
         &self,
         call: (Method, String),
+        named: &[&String],
+        only: Option<&String>,
         chore: impl FnOnce(&Settings) -> Chore,
     ) -> Result<Line, Failure> {
         runtime()?.block_on(async {
-            let mut source = self.source(call, chore).await?;
+            let mut source = self.source(call, named, only, chore).await?;
             let mut printer = Printer::new(self.json);
             let last = loop {
                 let line = source.next().await?;
@@ -156,25 +228,28 @@ impl PlaceArgs {
     async fn source(
         &self,
         call: (Method, String),
+        named: &[&String],
+        only: Option<&String>,
         chore: impl FnOnce(&Settings) -> Chore,
     ) -> Result<Source, Failure> {
         if self.connect.names_gateway() {
             return self.gateway(call).await;
         }
         let settings = load(&self.config, None)?;
-        if let Some(store) = &self.store
-            && !settings.stores.contains_key(store)
+        if let Some(strange) = named
+            .iter()
+            .find(|name| !settings.stores.contains_key(**name))
         {
-            let named: Vec<_> = settings.stores.keys().map(String::as_str).collect();
-            let named = named.join(", ");
-            let text = format!("--store: no store is named {store:?}; there is {named}");
+            let there: Vec<_> = settings.stores.keys().map(String::as_str).collect();
+            let there = there.join(", ");
+            let text = format!("no store is named {strange:?}; there is {there}");
             return Err(Failure::Usage(text));
         }
         match Premises::open(&settings).await {
             Ok(premises) => {
                 let (nobody_ends_it, tasks) = (CancellationToken::new(), TaskTracker::new());
                 let job = Job {
-                    stock: premises.stock().only(self.store.clone()),
+                    stock: premises.stock().only(only.cloned()),
                     chore: chore(&settings),
                     turn: None,
                     ending: nobody_ends_it,
@@ -252,6 +327,13 @@ impl Printer {
                 self.bar.set_length(scrubbed.total_bytes);
                 self.bar.set_position(scrubbed.bytes);
             }
+            Line::Copying(copied) => {
+                if self.bar.length().is_none() {
+                    self.bar.set_style(reading());
+                }
+                self.bar.set_length(copied.total_bytes);
+                self.bar.set_position(copied.bytes);
+            }
             Line::Failed(_) => self.bar.finish_and_clear(),
             _ if self.json => {
                 let text = serde_json::to_string(line);
@@ -265,6 +347,7 @@ impl Printer {
             Line::Checked(checked) => self.last(&outcome(checked)),
             Line::Collected(collected) => self.last(&swept(collected)),
             Line::Scrubbed(scrubbed) => self.last(&read(scrubbed)),
+            Line::Copied(copied) => self.last(&moved(copied)),
         }
     }
 
@@ -296,6 +379,36 @@ fn read(scrubbed: &Scrubbed) -> String {
         _ => format!(", {healed} whole again and served"),
     };
     format!("{blobs} blobs, {}: {damage}{healed}.", HumanBytes(bytes))
+}
+
+fn moved(copied: &Copied) -> String {
+    let Copied {
+        blobs,
+        bytes,
+        damaged,
+        left,
+        uploads,
+        ..
+    } = *copied;
+    let mut lines = vec![format!(
+        "{blobs} blobs, {}, are in the other store.",
+        HumanBytes(bytes)
+    )];
+    if damaged > 0 {
+        lines.push(format!("{damaged} are damaged or missing and stay."));
+    }
+    if left > 0 {
+        lines.push(format!(
+            "{left} blobs are in the first one still: damaged ones, those that nothing holds, which go within a day, \
+             and what came since."
+        ));
+    }
+    if uploads > 0 {
+        lines.push(format!(
+            "{uploads} uploads in progress are there: do it again when they are over."
+        ));
+    }
+    lines.join("\n")
 }
 
 fn looked_at(checked: &Checked) -> String {

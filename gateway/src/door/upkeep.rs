@@ -49,12 +49,41 @@ pub fn collect(gateway: &Gateway, call: &Call) -> Answer {
 
 /// `POST /api/admin/scrub?rate=SIZE`.
 pub fn scrub(gateway: &Gateway, call: &Call) -> Answer {
+    let rate_bytes = rate(call)?.unwrap_or(gateway.settings.scrub.rate_bytes);
+    run(gateway, call, Chore::Scrub { rate_bytes })
+}
+
+/// `POST /api/admin/copy-store?from=NAME&to=NAME&rate=SIZE`.
+pub fn copy(gateway: &Gateway, call: &Call) -> Answer {
+    let named = |key: &str| {
+        let name = call.query(key).unwrap_or_default();
+        if gateway.stores.contains_key(&name) {
+            return Ok(name);
+        }
+        Err(no_store(gateway, key))
+    };
+    let chore = Chore::Copy {
+        from: named("from")?,
+        to: named("to")?,
+        rate_bytes: rate(call)?.unwrap_or(0),
+    };
+    let by = call.principal()?.name();
+    tracing::info!(by, ?chore, "boxes are copied to another store on request");
+    run(gateway, call, chore)
+}
+
+fn rate(call: &Call) -> Result<Option<u64>, Refusal> {
     let rate = call.query("rate").map(|text| text.parse::<ByteSize>());
     let rate = rate
         .transpose()
         .map_err(|e| Refusal::invalid(format!("'rate' {e}.")))?;
-    let rate_bytes = rate.map_or(gateway.settings.scrub.rate_bytes, |rate| rate.0);
-    run(gateway, call, Chore::Scrub { rate_bytes })
+    Ok(rate.map(|rate| rate.0))
+}
+
+fn no_store(gateway: &Gateway, key: &str) -> Refusal {
+    let named: Vec<_> = gateway.stores.keys().map(String::as_str).collect();
+    let named = named.join(", ");
+    Refusal::invalid(format!("'{key}' must be the name of a store: {named}."))
 }
 
 fn flag(call: &Call, name: &str) -> Result<bool, Refusal> {
@@ -70,13 +99,9 @@ fn run(gateway: &Gateway, call: &Call, chore: Chore) -> Answer {
     if let Some(store) = &store
         && !gateway.stores.contains_key(store)
     {
-        let named: Vec<_> = gateway.stores.keys().map(String::as_str).collect();
-        let named = named.join(", ");
-        return Err(Refusal::invalid(format!(
-            "'store' must be the name of a store: {named}."
-        )));
+        return Err(no_store(gateway, "store"));
     }
-    let Some(turn) = gateway.upkeep.turn(chore) else {
+    let Some(turn) = gateway.upkeep.turn(&chore) else {
         let text = "The same runs already. Wait for its end, or end it where it was begun.";
         return Err(Refusal::new(StatusCode::CONFLICT, text).code("ALREADY_RUNS"));
     };

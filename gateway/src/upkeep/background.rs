@@ -63,7 +63,7 @@ async fn collect(gateway: &Gateway) -> Result<()> {
         dry_run: false,
     };
     // Somebody asked for one: the next look is in a moment.
-    let Some(_turn) = gateway.upkeep.turn(chore) else {
+    let Some(_turn) = gateway.upkeep.turn(&chore) else {
         return Ok(());
     };
     let stock = gateway.stock();
@@ -93,7 +93,7 @@ async fn scrubs(gateway: &Gateway) {
 
 async fn scrub(gateway: &Gateway, from: Option<&str>) -> Result<()> {
     let rate_bytes = gateway.settings.scrub.rate_bytes;
-    let Some(_turn) = gateway.upkeep.turn(Chore::Scrub { rate_bytes }) else {
+    let Some(_turn) = gateway.upkeep.turn(&Chore::Scrub { rate_bytes }) else {
         return Ok(());
     };
     let began = last_end(gateway, SCRUB).await?;

@@ -21,6 +21,10 @@ pub enum Line {
     Scrubbing(Scrubbed),
     /// All stored bytes were read.
     Scrubbed(Scrubbed),
+    /// How far a copy is.
+    Copying(Copied),
+    /// What one store held is in another.
+    Copied(Copied),
     /// It ended early, and why.
     Failed(String),
 }
@@ -74,6 +78,23 @@ pub struct Scrubbed {
     pub healed: u64,
 }
 
+/// How much was copied to another store, and what was not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Blobs that are in the other store now.
+    pub blobs: u64,
+    /// Their bytes, and those on their way.
+    pub bytes: u64,
+    /// Bytes that were to be copied when it began.
+    pub total_bytes: u64,
+    /// Blobs that are not what was hashed, and stay.
+    pub damaged: u64,
+    /// Blobs that are in the first store still.
+    pub left: u64,
+    /// Uploads in progress there.
+    pub uploads: u64,
+}
+
 /// What a sweep did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collected {
@@ -119,8 +140,12 @@ impl Line {
     /// Whether no line follows it.
     pub fn is_last(&self) -> bool {
         match self {
-            Self::Finding(_) | Self::Checking(_) | Self::Scrubbing(_) => false,
-            Self::Checked(_) | Self::Collected(_) | Self::Scrubbed(_) | Self::Failed(_) => true,
+            Self::Finding(_) | Self::Checking(_) | Self::Scrubbing(_) | Self::Copying(_) => false,
+            Self::Checked(_)
+            | Self::Collected(_)
+            | Self::Scrubbed(_)
+            | Self::Copied(_)
+            | Self::Failed(_) => true,
         }
     }
 }
@@ -179,6 +204,27 @@ impl From<check::Scrubbed> for Scrubbed {
             total_bytes,
             damaged,
             healed,
+        }
+    }
+}
+
+impl From<check::Copied> for Copied {
+    fn from(copied: check::Copied) -> Self {
+        let check::Copied {
+            blobs,
+            bytes,
+            total_bytes,
+            damaged,
+            left,
+            uploads,
+        } = copied;
+        Self {
+            blobs,
+            bytes,
+            total_bytes,
+            damaged,
+            left,
+            uploads,
         }
     }
 }

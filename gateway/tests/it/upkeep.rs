@@ -191,7 +191,7 @@ async fn too_many_orphans_stop_a_collection_until_somebody_says_otherwise() {
 #[tokio::test]
 async fn the_same_work_runs_once_at_a_time() {
     let scene = Scene::set(&[]).await;
-    let turn = scene.running.gateway.upkeep.turn(Chore::Check).unwrap();
+    let turn = scene.running.gateway.upkeep.turn(&Chore::Check).unwrap();
     let reply = scene.running.get("/api/admin/fsck", &scene.root).await;
     assert_eq!(reply.status, 409);
     assert_eq!(reply.json()["code"], "ALREADY_RUNS");
@@ -211,7 +211,7 @@ async fn work_ends_with_its_reader_and_with_the_process() {
     let job = |ending| Job {
         stock: gateway.stock(),
         chore: Chore::Check,
-        turn: gateway.upkeep.turn(Chore::Check),
+        turn: gateway.upkeep.turn(&Chore::Check),
         ending,
         telemetry: None,
     };
@@ -226,7 +226,7 @@ async fn work_ends_with_its_reader_and_with_the_process() {
     let mut told = upkeep::tell(job, &TaskTracker::new());
     let line = told.recv().await;
     assert!(matches!(line, Some(Line::Failed(_))), "{line:?}");
-    assert!(gateway.upkeep.turn(Chore::Check).is_some());
+    assert!(gateway.upkeep.turn(&Chore::Check).is_some());
     scene.running.stop().await;
 }
 

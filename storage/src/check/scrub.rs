@@ -117,7 +117,11 @@ impl Stock {
     }
 
     /// Takes a blob with a problem out of service; `None` when there is none after all.
-    async fn settle(&self, blob: &ToScrub, problem: Option<Problem>) -> Result<Option<Finding>> {
+    pub(super) async fn settle(
+        &self,
+        blob: &ToScrub,
+        problem: Option<Problem>,
+    ) -> Result<Option<Finding>> {
         let Some(problem) = problem else {
             return Ok(None);
         };
@@ -135,6 +139,13 @@ impl Stock {
         let finding = Finding::new(Subject::Blob, key, &blob.store, problem);
         let names = self.metadata.names_of(&key, NAMES).await?;
         Ok(Some(Finding { names, ..finding }))
+    }
+
+    /// What is wrong with one blob, damage to the MiB.
+    pub(super) async fn examine(&self, blob: &ToScrub, pace: &mut Pace) -> Result<Option<Problem>> {
+        let mut reading = Reading::new(blob, 0, Scrubbed::default());
+        let mut tell_nobody = |_told| std::future::ready(());
+        self.read_blob(&mut reading, pace, &mut tell_nobody).await
     }
 
     async fn read_blob<F>(
@@ -289,20 +300,20 @@ impl Damage {
 
 /// So many bytes in a second; a slow disk is not hurried afterwards by more than a second's worth.
 #[derive(Debug)]
-struct Pace {
+pub(super) struct Pace {
     rate_bytes: u64,
     next: Instant,
 }
 
 impl Pace {
-    fn of(rate_bytes: u64) -> Self {
+    pub(super) fn of(rate_bytes: u64) -> Self {
         Self {
             rate_bytes,
             next: Instant::now(),
         }
     }
 
-    async fn read(&mut self, bytes: u64) {
+    pub(super) async fn read(&mut self, bytes: u64) {
         if self.rate_bytes == 0 {
             return;
         }

@@ -20,7 +20,7 @@ use crate::clock::{ManualClock, UnixMillis};
 use crate::metadata::Ledger;
 use crate::metadata::accounts::OrganizationId;
 use crate::metadata::outbox::Event;
-use crate::metadata::uploads::Target;
+use crate::metadata::uploads::{Target, Trash};
 
 pub use joins::*;
 pub use kept::*;
@@ -31,6 +31,12 @@ pub use upload::{BLOCK, PART, Sent, new_upload, target};
 
 /// How long a rig's ledger keeps a blob without a reference.
 pub const DOOMED_FOR: Duration = Duration::from_hours(1);
+
+/// Bytes of the one store that all uploads of a rig go to.
+fn gone(key: BlobKey) -> Trash {
+    let store = "main".to_owned();
+    Trash { key, store }
+}
 
 /// When a rig's clock starts.
 pub const START: UnixMillis = UnixMillis(1_700_000_000_000);

@@ -454,8 +454,8 @@ impl Ledger for MemoryLedger {
         Ok(self.state().due_trash(now, limit as usize))
     }
 
-    async fn forget(&self, key: &BlobKey) -> Result<()> {
-        self.state().forget(key);
+    async fn forget(&self, trash: &Trash) -> Result<()> {
+        self.state().forget(trash);
         Ok(())
     }
 }

@@ -2,6 +2,8 @@
 
 use futures_util::FutureExt as _;
 
+use sqlx::any::AnyRow;
+
 use super::Metadata;
 use super::sql::{At as _, Columns as _};
 use crate::blob::{BlobKey, BlobMeta};
@@ -13,6 +15,17 @@ pub(crate) struct ToScrub {
     pub(crate) meta: BlobMeta,
     pub(crate) store: String,
     pub(crate) quarantined: bool,
+}
+
+impl ToScrub {
+    /// The columns of [`Columns::blob_meta`], `store` and `state`.
+    pub(super) fn of(row: &AnyRow) -> Result<Self> {
+        Ok(Self {
+            meta: row.blob_meta()?,
+            store: row.text("store")?,
+            quarantined: row.text("state")? == "quarantined",
+        })
+    }
 }
 
 impl Metadata {
@@ -36,13 +49,7 @@ impl Metadata {
         .fetch_optional(&mut *reader)
         .await
         .at(OP, "blobs")?
-        .map(|row| {
-            Ok(ToScrub {
-                meta: row.blob_meta()?,
-                store: row.text("store")?,
-                quarantined: row.text("state")? == "quarantined",
-            })
-        })
+        .map(|row| ToScrub::of(&row))
         .transpose()
     }
 

@@ -326,7 +326,7 @@ pub struct Source {
 }
 
 /// Bytes to remove from a store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Trash {
     /// Key of the bytes.
     pub key: BlobKey,
@@ -481,5 +481,5 @@ pub trait Ledger: Debug + Send + Sync {
     async fn due_trash(&self, limit: u32) -> Result<Vec<Trash>>;
 
     /// Forgets bytes that were removed, with their blob row.
-    async fn forget(&self, key: &BlobKey) -> Result<()>;
+    async fn forget(&self, trash: &Trash) -> Result<()>;
 }

@@ -400,6 +400,7 @@ pub(super) struct Inner {
 pub(super) struct Stored {
     pub(super) fence: Fence,
     pub(super) key: BlobKey,
+    pub(super) store_name: String,
     pub(super) store: Store,
     /// Counts what is copied on its way to that store.
     pub(super) copied: Arc<AtomicU64>,
@@ -446,6 +447,7 @@ impl Inner {
                 epoch: row.epoch,
             },
             key: row.key,
+            store_name: row.store.clone(),
             store: self.store(&row.store)?.clone(),
             copied: self
                 .counters

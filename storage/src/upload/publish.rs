@@ -6,7 +6,7 @@ use super::engine::{Inner, Stored};
 use super::stats::{Stage, count};
 use crate::blob::UploadId;
 use crate::error::{Error, ErrorKind, Result, Retry, chain};
-use crate::metadata::uploads::{Completion, Keep, Published, UploadState as RowState};
+use crate::metadata::uploads::{Completion, Keep, Published, Trash, UploadState as RowState};
 use crate::store::{Intake, UploadSink};
 
 /// Tries of a step whose answer may have been lost; each finds out what the one before did.
@@ -184,7 +184,10 @@ impl Inner {
             None => return,
         };
         let forgotten = match removed {
-            Ok(()) => self.options.ledger.forget(&stored.key).await,
+            Ok(()) => {
+                let (key, store) = (stored.key, stored.store_name.clone());
+                self.options.ledger.forget(&Trash { key, store }).await
+            }
             failed => failed,
         };
         if let Err(e) = forgotten {

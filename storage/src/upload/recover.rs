@@ -178,7 +178,7 @@ impl Inner {
             let due = self.options.ledger.due_trash(PAGE).await?;
             let mut fresh = false;
             for trash in due {
-                if seen.insert(trash.key) {
+                if seen.insert(trash.clone()) {
                     fresh = true;
                     if let Some(bytes) = self.remove_one(&trash).await {
                         swept.removed += 1;
@@ -207,7 +207,7 @@ impl Inner {
             Err(e) => Err(e),
         };
         let forgotten = match removed {
-            Ok(()) => self.options.ledger.forget(&trash.key).await,
+            Ok(()) => self.options.ledger.forget(trash).await,
             failed => failed,
         };
         if let Err(e) = &forgotten {

@@ -190,8 +190,8 @@ impl Ledger for FaultyLedger {
         self.faults.around("ledger.due_trash", call).await
     }
 
-    async fn forget(&self, key: &BlobKey) -> Result<()> {
-        let call = self.inner.forget(key);
+    async fn forget(&self, trash: &Trash) -> Result<()> {
+        let call = self.inner.forget(trash);
         self.faults.around("ledger.forget", call).await
     }
 }

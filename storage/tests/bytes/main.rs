@@ -9,6 +9,7 @@
 mod bench;
 mod cache;
 mod check;
+mod copy;
 mod fail_points;
 mod files;
 mod full;

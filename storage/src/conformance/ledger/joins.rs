@@ -1,7 +1,7 @@
 //! Promises about uploads that are joined of others.
 
 use super::upload::{BLOCK, Sent, new_upload, published, target};
-use super::{DOOMED_FOR, Rig, START};
+use super::{DOOMED_FOR, Rig, START, gone};
 use crate::blob::{BlobKey, UploadId};
 use crate::error::{ErrorKind, Result};
 use crate::metadata::accounts::{AccountId, OrganizationId};
@@ -174,7 +174,7 @@ pub async fn what_an_upload_is_joined_of_stays_until_then(rig: &dyn Rig) {
     let sources = ledger.sources(joined.row.id).await.expect("sources");
     assert_eq!(sources[1].blob.as_ref().map(|(b, _)| b.key), Some(healed));
     assert_eq!(due(rig).await, [second_blob]);
-    ledger.forget(&second_blob).await.expect("forget");
+    ledger.forget(&gone(second_blob)).await.expect("forget");
 
     finish(rig, &joined).await;
     assert_eq!(ledger.sources(joined.row.id).await.expect("sources"), []);
@@ -207,7 +207,7 @@ pub async fn an_upload_ends_with_what_it_waits_for(rig: &dyn Rig) {
         let trash = due(rig).await;
         for key in [open.row.key, waiting.key, other.key] {
             assert!(trash.contains(&key), "{way}");
-            ledger.forget(&key).await.expect("forget");
+            ledger.forget(&gone(key)).await.expect("forget");
         }
         assert!(!trash.contains(&blob));
     }

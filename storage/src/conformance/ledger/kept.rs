@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::upload::{BLOCK, PART, Sent, new_upload, published, target};
-use super::{DOOMED_FOR, Rig, START};
+use super::{DOOMED_FOR, Rig, START, gone};
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::Clock as _;
 use crate::digest::{Algorithm, Digest};
@@ -572,7 +572,7 @@ pub async fn an_upload_without_a_target_holds_its_blob(rig: &dyn Rig) {
     assert!(trash.iter().any(|t| copies.contains(&t.key)));
     for trash in trash {
         assert_ne!(trash.key, held[0].1.key);
-        ledger.forget(&trash.key).await.expect("forget");
+        ledger.forget(&trash).await.expect("forget");
     }
     for (sent, _) in &held {
         rig.clock().advance(2 * DOOMED_FOR);
@@ -621,7 +621,7 @@ pub async fn a_blob_that_an_upload_holds_is_healed_and_goes_with_its_tenant(rig:
     };
     rig.clock().advance(DOOMED_FOR);
     assert_eq!(due().await, [bad.key]);
-    ledger.forget(&bad.key).await.expect("forget");
+    ledger.forget(&gone(bad.key)).await.expect("forget");
     assert!(rig.delete_file(org, &target("web")).await);
     rig.clock().advance(DOOMED_FOR);
     assert!(due().await.is_empty(), "the upload holds it");

@@ -522,7 +522,7 @@ impl Model {
             }
             self.store.remove(&key);
             if forget {
-                rig.ledger().forget(&key).await.expect("forget");
+                rig.ledger().forget(trash).await.expect("forget");
                 self.trash.remove(&key);
                 self.blobs.remove(&key);
             }

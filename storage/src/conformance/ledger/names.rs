@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::upload::{BLOCK, Sent, published, target};
-use super::{DOOMED_FOR, Rig, START};
+use super::{DOOMED_FOR, Rig, START, gone};
 use crate::blob::BlobKey;
 use crate::error::ErrorKind;
 use crate::metadata::uploads::{Target, UploadState};
@@ -165,7 +165,7 @@ pub async fn a_replaced_blob_stays_until_it_is_due(rig: &dyn Rig) {
         rig.blob_tree(&first.blob).await.is_some(),
         "downloads in progress read on"
     );
-    ledger.forget(&first.blob.key).await.expect("forget");
+    ledger.forget(&gone(first.blob.key)).await.expect("forget");
     assert!(
         rig.blob_tree(&first.blob).await.is_some(),
         "not before it is deleting"
@@ -177,10 +177,10 @@ pub async fn a_replaced_blob_stays_until_it_is_due(rig: &dyn Rig) {
         [first.blob.key],
         "told again until it is forgotten"
     );
-    ledger.forget(&first.blob.key).await.expect("forget");
+    ledger.forget(&gone(first.blob.key)).await.expect("forget");
     assert!(due(rig).await.is_empty());
     assert_eq!(rig.blob_tree(&first.blob).await, None);
-    ledger.forget(&second.blob.key).await.expect("forget");
+    ledger.forget(&gone(second.blob.key)).await.expect("forget");
     assert_eq!(
         rig.file(org, &target("web")).await,
         Some(second.blob),
@@ -203,14 +203,20 @@ pub async fn equal_bytes_revive_a_doomed_blob_but_no_deleting_one(rig: &dyn Rig)
         [sent.row.key],
         "the revived one is no trash"
     );
-    rig.ledger().forget(&sent.row.key).await.expect("forget");
+    rig.ledger()
+        .forget(&gone(sent.row.key))
+        .await
+        .expect("forget");
 
     assert!(rig.delete_file(org, &target("web")).await);
     rig.clock().advance(DOOMED_FOR);
     assert_eq!(due(rig).await, [first.blob.key], "now it is deleting");
     let (fresh, new) = published(rig, org, target("web"), 7).await;
     assert_eq!(new.blob.key, fresh.row.key);
-    rig.ledger().forget(&first.blob.key).await.expect("forget");
+    rig.ledger()
+        .forget(&gone(first.blob.key))
+        .await
+        .expect("forget");
     assert_eq!(rig.file(org, &target("web")).await, Some(new.blob));
     assert_eq!(rig.blob_tree(&new.blob).await, Some(fresh.values()));
 }
@@ -220,7 +226,10 @@ pub async fn a_damaged_blob_is_healed_by_sending_it_again(rig: &dyn Rig) {
     let org = rig.add_organization("acme").await;
     let (_, bad) = published(rig, org, target("web"), 7).await;
     let (dropped, _) = published(rig, org, target("copy"), 7).await;
-    rig.ledger().forget(&dropped.row.key).await.expect("forget");
+    rig.ledger()
+        .forget(&gone(dropped.row.key))
+        .await
+        .expect("forget");
     rig.quarantine(&bad.blob.key).await;
     let (_, good) = published(rig, org, target("web"), 7).await;
     assert_ne!(good.blob.key, bad.blob.key);
@@ -237,7 +246,10 @@ pub async fn a_damaged_blob_is_healed_by_sending_it_again(rig: &dyn Rig) {
         third.blob, good.blob,
         "the whole one serves, not the damaged one"
     );
-    rig.ledger().forget(&dropped.row.key).await.expect("forget");
+    rig.ledger()
+        .forget(&gone(dropped.row.key))
+        .await
+        .expect("forget");
     rig.clock().advance(DOOMED_FOR);
     assert_eq!(due(rig).await, [bad.blob.key]);
 }

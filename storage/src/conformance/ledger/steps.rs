@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::upload::{BLOCK, PART, Sent, new_upload, published, target};
-use super::{Rig, START};
+use super::{Rig, START, gone};
 use crate::blob::UploadId;
 use crate::digest::Blake3;
 use crate::error::{ErrorKind, Result};
@@ -311,9 +311,9 @@ pub async fn an_aborted_upload_is_trash(rig: &dyn Rig) {
         "no more than asked for"
     );
     for key in keys {
-        ledger.forget(&key).await.expect("forget");
+        ledger.forget(&gone(key)).await.expect("forget");
         ledger
-            .forget(&key)
+            .forget(&gone(key))
             .await
             .expect("forgetting again is no harm");
     }

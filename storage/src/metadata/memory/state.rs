@@ -622,14 +622,11 @@ impl State {
         out
     }
 
-    pub(super) fn forget(&mut self, key: &BlobKey) {
-        self.trash.retain(|(_, trash)| trash.key != *key);
-        if self
-            .blobs
-            .get(key)
-            .is_some_and(|blob| blob.state == BlobState::Deleting)
-        {
-            self.blobs.remove(key);
+    pub(super) fn forget(&mut self, gone: &Trash) {
+        self.trash.retain(|(_, trash)| trash != gone);
+        let is_gone = |blob: &Blob| blob.state == BlobState::Deleting && blob.store == gone.store;
+        if self.blobs.get(&gone.key).is_some_and(is_gone) {
+            self.blobs.remove(&gone.key);
         }
     }
 

@@ -539,7 +539,7 @@ async fn a_former_file_goes_with_its_name_and_with_its_blob() {
     house.clock.advance(DOOMED_FOR);
     let ledger = house.metadata.ledger();
     for trash in ledger.due_trash(10).await.unwrap() {
-        ledger.forget(&trash.key).await.unwrap();
+        ledger.forget(&trash).await.unwrap();
     }
     assert_eq!(
         (

@@ -29,7 +29,7 @@ async fn forget_due(house: &House) -> usize {
     let ledger = house.metadata.ledger();
     let due = ledger.due_trash(100).await.unwrap();
     for trash in &due {
-        ledger.forget(&trash.key).await.unwrap();
+        ledger.forget(trash).await.unwrap();
     }
     due.len()
 }

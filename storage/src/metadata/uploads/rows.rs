@@ -554,9 +554,9 @@ impl Ledger for Metadata {
             .await
     }
 
-    async fn forget(&self, key: &BlobKey) -> Result<()> {
-        let key = *key;
-        self.write(trash::FORGET, move |tx| trash::forget(tx, key).boxed())
+    async fn forget(&self, trash: &Trash) -> Result<()> {
+        let trash = trash.clone();
+        self.write(trash::FORGET, move |tx| trash::forget(tx, trash).boxed())
             .await
     }
 }

@@ -54,10 +54,22 @@ pub(in crate::metadata) async fn add(
     key: &BlobKey,
     store: &str,
 ) -> Result<()> {
+    let now = tx.now;
+    add_due(tx, op, key, store, now).await
+}
+
+/// The same, due at a time.
+pub(in crate::metadata) async fn add_due(
+    tx: &mut Tx,
+    op: &'static str,
+    key: &BlobKey,
+    store: &str,
+    due: UnixMillis,
+) -> Result<()> {
     sqlx::query("INSERT INTO trash (key, store, due_ms) VALUES ($1, $2, $3)")
         .bind(key.as_bytes().to_vec())
         .bind(store)
-        .bind(tx.now.0)
+        .bind(due.0)
         .execute(&mut tx.connection)
         .await
         .at(op, key)
@@ -158,18 +170,21 @@ pub(super) async fn due(tx: &mut Tx, limit: u32) -> Result<Vec<Trash>> {
         .collect()
 }
 
-/// D4: forgets bytes that are gone. A blob that is not `deleting` stays, whoever asks.
-pub(super) async fn forget(tx: &mut Tx, key: BlobKey) -> Result<()> {
+/// D4: forgets bytes that are gone. A blob that is not `deleting` stays, whoever asks, and so does one that is in
+/// another store by now.
+pub(super) async fn forget(tx: &mut Tx, trash: Trash) -> Result<()> {
+    let Trash { key, store } = trash;
     for statement in [
-        "DELETE FROM trash WHERE key = $1",
+        "DELETE FROM trash WHERE key = $1 AND store = $2",
         "DELETE FROM former_files WHERE blob IN (
-             SELECT key FROM blobs WHERE key = $1 AND state = 'deleting')",
+             SELECT key FROM blobs WHERE key = $1 AND store = $2 AND state = 'deleting')",
         "DELETE FROM blob_trees WHERE blob IN (
-             SELECT key FROM blobs WHERE key = $1 AND state = 'deleting')",
-        "DELETE FROM blobs WHERE key = $1 AND state = 'deleting'",
+             SELECT key FROM blobs WHERE key = $1 AND store = $2 AND state = 'deleting')",
+        "DELETE FROM blobs WHERE key = $1 AND store = $2 AND state = 'deleting'",
     ] {
         sqlx::query(statement)
             .bind(key.as_bytes().to_vec())
+            .bind(store.clone())
             .execute(&mut tx.connection)
             .await
             .at(FORGET, key)?;
