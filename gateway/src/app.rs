@@ -18,7 +18,7 @@ use boxgate_storage::durable;
 use boxgate_storage::layer::cache::BlockCache;
 use boxgate_storage::layer::files::FileReads;
 use boxgate_storage::metadata::recent::Recent;
-use boxgate_storage::metadata::{Metadata, MetadataOptions};
+use boxgate_storage::metadata::{Metadata, MetadataOptions, transfer};
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadLimits};
 use tokio::runtime::Handle;
@@ -217,6 +217,32 @@ pub async fn open_metadata(
     };
     master_key.prove(&metadata).await?;
     Ok((metadata, master_key))
+}
+
+/// Takes the rows of the embedded `database` over into the PostgreSQL database of `url`; tells each table.
+///
+/// # Errors
+/// [`StartError::InUse`] while a gateway runs on the data directory; when the master key is not theirs; those of
+/// [`transfer::transfer`]. Nothing was taken over then.
+pub async fn migrate(
+    settings: &Settings,
+    database: &std::path::Path,
+    url: &str,
+    tell: impl FnMut(&transfer::Table) + Send,
+) -> Result<(), StartError> {
+    let _data_dir = DataDir::open(&settings.data_dir)?;
+    let configured = settings.master_key.as_ref().map(Secret::expose);
+    let master_key = MasterKey::load(configured, &settings.data_dir, true)?;
+    let options = MetadataOptions {
+        clock: Arc::new(SystemClock),
+        doomed_for: DOOMED_FOR,
+    };
+    let rows = open_embedded(database, options).await?;
+    let proved = master_key.prove(&rows).await;
+    rows.close().await;
+    proved?;
+    let transferred = transfer::transfer(database, url, tell).await;
+    transferred.map_err(StartError::Database)
 }
 
 async fn open_embedded(

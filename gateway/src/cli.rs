@@ -3,6 +3,7 @@
 mod bootstrap;
 mod connect;
 mod link_key;
+mod migrate;
 mod pull;
 mod push;
 mod quickstart;
@@ -192,6 +193,15 @@ its way. Each blob is read from the new store once it is there, proved again, an
 the old store has of it goes a day later. Set uploads.store first, so that nothing new comes into the old one.
 Exit codes: 0 nothing is left in the old store, 1 something is, 2 could not be done.")]
     CopyStore(upkeep::CopyArgs),
+    /// Take the rows of an installation from its data directory into PostgreSQL.
+    #[command(after_help = "Examples:
+  BOXGATE_MASTER_KEY_FILE=/srv/boxgate/master.key boxgate admin migrate --from sqlite --to postgres \\
+      --config boxgate.toml
+
+Stop the gateway first. The configuration is that of the nodes to come: metadata.url, public_url, the master key that the
+data directory has, and the stores as they are. All rows go in one transaction, are read back and compared; or none do.
+Boxes stay where they are: `boxgate admin copy-store` takes them into a bucket.")]
+    Migrate(migrate::MigrateArgs),
     /// Look after uploads in progress, over the gateway's API.
     #[command(subcommand)]
     Upload(upload::UploadCommand),
@@ -266,6 +276,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Pull(args) => pull::pull(&args),
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
         Command::Admin(AdminCommand::CopyStore(args)) => upkeep::copy(&args),
+        Command::Admin(AdminCommand::Migrate(args)) => migrate::migrate(&args),
         Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
         Command::Admin(AdminCommand::LinkKey(command)) => link_key::link_key(&command),
         Command::Script(command) => script::script(&command),

@@ -19,6 +19,7 @@ mod schema;
 pub(crate) mod scrub;
 mod sql;
 pub mod tokens;
+pub mod transfer;
 pub mod upkeep;
 pub mod uploads;
 mod writer;
