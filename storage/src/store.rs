@@ -34,6 +34,8 @@ pub struct Store {
     pub space: Option<Arc<dyn FreeSpace>>,
     /// Handing out blobs as files of this machine.
     pub files: Option<Arc<dyn BlobFiles>>,
+    /// Handing out URLs at which clients read blobs past us.
+    pub presign: Option<Arc<dyn PresignRead>>,
     /// How bytes are taken in.
     pub intake: Intake,
 }
@@ -278,6 +280,16 @@ pub trait BlobFiles: Debug + Send + Sync {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] when there is none.
     async fn open_file(&self, key: &BlobKey) -> Result<Option<Arc<OpenFile>>>;
+}
+
+/// Hands out URLs at which whoever has one reads a blob from the store itself, for a time.
+#[async_trait]
+pub trait PresignRead: Debug + Send + Sync {
+    /// A URL for that blob; makes no call, and does not know whether the blob is there.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Internal`] when nothing can be signed.
+    async fn url(&self, key: &BlobKey) -> Result<String>;
 }
 
 /// A file that is open for reading, and its place among those.

@@ -72,6 +72,7 @@ impl Garage {
                 access_key_id: ACCESS_KEY_ID.to_owned(),
                 secret_access_key: SECRET.to_owned(),
                 patience: Patience::default(),
+                redirect: None,
             },
             _home: home,
         }

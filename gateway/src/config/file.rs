@@ -171,6 +171,10 @@ table! {
         tries: u32 = 6,
         /// How long one and the same thing is tried.
         retry_for: Span = Span(Duration::from_mins(1)),
+        /// How long a URL is good by which clients read from the service itself; zero hands none out.
+        redirect_for: Span = Span(Duration::ZERO),
+        /// URL of the service as clients know it; empty is `endpoint`.
+        redirect_endpoint: String = String::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use boxgate_scripting::manifest::Grant;
 use boxgate_scripting::set::Startup;
-use boxgate_storage::backend::s3::{Patience, S3Options};
+use boxgate_storage::backend::s3::{Patience, Redirect, S3Options};
 use boxgate_storage::check::{Brake, OrphanLimits};
 use boxgate_storage::layer::cache::CacheOptions;
 use http::HeaderName;
@@ -1065,7 +1065,32 @@ impl Judge<'_> {
                 in_all: self.time(&key("retry_for"), store.retry_for),
                 ..Patience::default()
             },
+            redirect: self.redirect(name, store),
         }
+    }
+
+    fn redirect(&mut self, name: &str, store: &file::StoreFile) -> Option<Redirect> {
+        let life = store.redirect_for;
+        if life > Span::seconds(7 * 24 * 3600) {
+            // AWS Signature Version 4 ends there.
+            self.wrong(format!("stores.{name}.redirect_for"), "must be 7d or less");
+        }
+        let endpoint = store.redirect_endpoint.trim_end_matches('/');
+        if !endpoint.is_empty()
+            && !["http://", "https://"]
+                .iter()
+                .any(|s| endpoint.starts_with(s))
+        {
+            self.wrong(
+                format!("stores.{name}.redirect_endpoint"),
+                "expected a URL such as \"https://s3.example.com\"",
+            );
+        }
+        let life = self.time_or_none(&format!("stores.{name}.redirect_for"), life);
+        (!life.is_zero()).then(|| Redirect {
+            life,
+            endpoint: (!endpoint.is_empty()).then(|| endpoint.to_owned()),
+        })
     }
 
     fn secret_access_key(&mut self, name: &str, store: &file::StoreFile) -> String {

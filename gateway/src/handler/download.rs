@@ -12,8 +12,9 @@ use boxgate_storage::range::ByteRange;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE,
-    CONTENT_TYPE, ETAG, LAST_MODIFIED,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION,
+    CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED, LOCATION,
+    RANGE, REFERRER_POLICY,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
@@ -172,6 +173,9 @@ async fn answer(
     if head.method == Method::HEAD {
         return Ok(with_headers(status, headers));
     }
+    if let Some(answer) = redirect(gateway, head, &download, status, range).await? {
+        return Ok(answer);
+    }
     let wanted = Wanted::parse(&head.headers, &WANT_CONTENT_DIGEST);
     let sender = head.extensions.get::<FileSender>();
     // A digest of bytes that are not in memory would have to be made of a second read.
@@ -188,6 +192,39 @@ async fn answer(
         gateway.count_download(file);
     }
     Ok(with_body(status, headers, body))
+}
+
+/// Sends the client to the store, where that is wanted and the store would answer as we do: it knows neither our
+/// validators nor that a range past the end of a box means all of it.
+async fn redirect(
+    gateway: &Gateway,
+    head: &Parts,
+    download: &Download,
+    status: StatusCode,
+    range: ByteRange,
+) -> Result<Option<Response<OutboundBody>>, Refusal> {
+    let Some(presign) = &gateway.store(&download.store)?.presign else {
+        return Ok(None);
+    };
+    let asks = |name| head.headers.contains_key(name);
+    if [IF_MATCH, IF_UNMODIFIED_SINCE].into_iter().any(asks)
+        || asks(RANGE) && status != StatusCode::PARTIAL_CONTENT
+    {
+        return Ok(None);
+    }
+    let url = presign.url(&download.blob.key).await?;
+    if let (0, Some(file)) = (range.start(), download.file) {
+        gateway.count_download(file);
+    }
+    // It opens the blob to whoever has it.
+    let nobody = HeaderValue::from_static("private, no-store");
+    let headers = HeaderMap::from_iter([
+        (LOCATION, value(&url)),
+        (CACHE_CONTROL, nobody),
+        (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (CONTENT_LENGTH, HeaderValue::from(0)),
+    ]);
+    Ok(Some(with_headers(StatusCode::FOUND, headers)))
 }
 
 /// What of a representation an answer holds.

@@ -58,7 +58,10 @@ struct Process {
 
 impl Process {
     async fn start(bucket: &Reference, data_dir: &Path) -> Self {
-        let mut command = program(bucket, "quickstart", data_dir);
+        Self::run(program(bucket, "quickstart", data_dir)).await
+    }
+
+    async fn run(mut command: Command) -> Self {
         command
             .args(["--json", "--organization", "acme"])
             .args(["--listen", "127.0.0.1:0"])
@@ -277,6 +280,57 @@ async fn a_bucket_that_stays_away_is_a_503_and_loses_nothing() {
     assert_eq!(reply.status, 503, "{}", reply.head);
     assert!(reply.header("retry-after").is_some(), "{}", reply.head);
     process.holds("1.0", &bytes).await;
+    process.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_is_sent_to_the_bucket_where_that_is_wanted_and_answers_alike() {
+    let bucket = Reference::start(SMALLEST_PART).await;
+    let data = tempfile::tempdir().unwrap();
+    let mut command = program(&bucket, "quickstart", data.path());
+    command.env("BOXGATE_STORES__MAIN__REDIRECT_FOR", "1h");
+    let process = Process::run(command).await;
+    let bytes = noise(100_000, 5);
+    assert_eq!(process.upload("1.0", &bytes).await.status, 200);
+    let download = format!("{}/download", file_path("demo", "1.0"));
+    let get = || Request::new("GET", &download).token(&process.key);
+    for request in [get(), get().header("Range", "bytes=10-19")] {
+        let reply = process.send(request).await;
+        assert_eq!((reply.status, reply.body.len()), (302, 0), "{}", reply.head);
+        assert_eq!(reply.header("cache-control"), Some("private, no-store"));
+        let url = reply.header("location").unwrap();
+        let (place, query) = url.split_once('?').unwrap();
+        let object = place.strip_prefix(&bucket.options().endpoint).unwrap();
+        assert!(object.starts_with("/bucket/some/where/blobs/"), "{url}");
+        assert!(query.contains("X-Amz-Expires=3600"), "{url}");
+        assert!(query.contains("X-Amz-Signature="), "{url}");
+        assert!(!query.contains("secret"), "{url}");
+        let held = bucket
+            .state()
+            .objects
+            .get(&object["/bucket/".len()..])
+            .cloned();
+        assert_eq!(held.unwrap(), bytes);
+    }
+    // What the bucket would answer otherwise is answered here.
+    let etag = process
+        .send(Request::new("HEAD", &download).token(&process.key))
+        .await;
+    assert_eq!((etag.status, etag.header("location")), (200, None));
+    let etag = etag.header("etag").unwrap().to_owned();
+    for (name, text, status) in [
+        ("If-Match", etag.as_str(), 200),
+        ("If-None-Match", etag.as_str(), 304),
+        ("Range", "bytes=100000-", 200),
+    ] {
+        let reply = process.send(get().header(name, text)).await;
+        assert_eq!(reply.status, status, "{name}");
+        assert!(status != 200 || reply.body == bytes, "{name}");
+    }
+    // Who may not read it gets no URL.
+    let reply = process.send(Request::new("GET", &download)).await;
+    assert!([401, 403, 404].contains(&reply.status), "{}", reply.head);
+    assert_eq!(reply.header("location"), None);
     process.kill();
 }
 

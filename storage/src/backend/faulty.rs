@@ -139,8 +139,9 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         delete,
         list,
         space,
-        // As files they would pass by the schedule.
+        // As files they would pass by the schedule, and so would who reads past us.
         files: _,
+        presign: _,
         intake,
     } = inner;
     let faults = faults.clone();
@@ -151,6 +152,7 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         list: list.map(|l| Arc::new(Faulty(l, faults.clone())) as _),
         space: space.map(|s| Arc::new(Faulty(s, faults)) as _),
         files: None,
+        presign: None,
         intake,
     }
 }

@@ -72,6 +72,7 @@ pub async fn open_with(directory: &Path, options: LocalOptions) -> Result<Store>
         list: Some(Arc::clone(&local) as _),
         space: Some(Arc::clone(&local) as _),
         files: Some(local),
+        presign: None,
         intake: Intake::InPlace,
     })
 }

@@ -61,6 +61,7 @@ impl MemoryStore {
             list: Some(Arc::clone(&this) as _),
             space: Some(this),
             files: None,
+            presign: None,
             intake: Intake::InPlace,
         }
     }

@@ -8,6 +8,7 @@
 
 mod body;
 mod checksum;
+mod presign;
 mod probe;
 mod read;
 mod retry;
@@ -30,10 +31,11 @@ use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
 pub use self::checksum::Checksum;
+use self::presign::Presigner;
 use self::retry::Op;
 use crate::blob::BlobKey;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{DeleteBlob, Intake, ListBlobs, Store};
+use crate::store::{DeleteBlob, Intake, ListBlobs, PresignRead, Store};
 
 /// Where the bucket is, and who asks.
 #[derive(Clone)]
@@ -54,6 +56,17 @@ pub struct S3Options {
     pub secret_access_key: String,
     /// When a call has failed.
     pub patience: Patience,
+    /// Whether clients may be sent to read from the service itself.
+    pub redirect: Option<Redirect>,
+}
+
+/// URLs at which clients read from the service itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// How long one is good; a service takes 7 days at most.
+    pub life: Duration,
+    /// URL of the service as clients know it, where that is another one.
+    pub endpoint: Option<String>,
 }
 
 impl fmt::Debug for S3Options {
@@ -124,6 +137,10 @@ pub struct Rules {
 /// # Errors
 /// One line that names the setting to look at, when the bucket cannot be written to or read from.
 pub async fn open(options: S3Options) -> Result<(Store, Found)> {
+    let presign = options.redirect.as_ref().map(|redirect| {
+        let presigner = Presigner::new(&options, redirect);
+        Arc::new(presigner) as Arc<dyn PresignRead>
+    });
     let mut s3 = S3::new(options);
     let found = s3.probe().await?;
     s3.checksum = found.checksum;
@@ -135,6 +152,7 @@ pub async fn open(options: S3Options) -> Result<(Store, Found)> {
         list: Some(s3),
         space: None,
         files: None,
+        presign,
         intake: Intake::ByPart,
     };
     Ok((store, found))
@@ -174,6 +192,7 @@ impl S3 {
             access_key_id,
             secret_access_key,
             patience,
+            redirect: _,
         } = options;
         let credentials =
             Credentials::new(access_key_id, secret_access_key, None, None, "boxgate.toml");

@@ -146,6 +146,7 @@ impl Reference {
             access_key_id: "id".to_owned(),
             secret_access_key: "secret".to_owned(),
             patience: self.patience,
+            redirect: None,
         }
     }
 

@@ -1,0 +1,56 @@
+//! URLs that are signed here and read at the service, by whoever has one.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use aws_sdk_s3::presigning::PresigningConfig;
+
+use super::{Redirect, S3, S3Options};
+use crate::blob::BlobKey;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::PresignRead;
+
+/// Signs for the address that clients know.
+pub(super) struct Presigner {
+    s3: S3,
+    redirect: Redirect,
+}
+
+impl Presigner {
+    pub(super) fn new(options: &S3Options, redirect: &Redirect) -> Self {
+        let endpoint = redirect.endpoint.clone();
+        Self {
+            s3: S3::new(S3Options {
+                endpoint: endpoint.unwrap_or_else(|| options.endpoint.clone()),
+                ..options.clone()
+            }),
+            redirect: redirect.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Presigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Presigner").field(&self.redirect).finish()
+    }
+}
+
+#[async_trait]
+impl PresignRead for Presigner {
+    async fn url(&self, key: &BlobKey) -> Result<String> {
+        const OP: &str = "blob.presign";
+        let failed = || Error::new(ErrorKind::Internal, OP, key.to_string());
+        let signing = PresigningConfig::expires_in(self.redirect.life);
+        let get = self.s3.client.get_object().bucket(&self.s3.bucket);
+        let get = get
+            .key(self.s3.name_of(key))
+            .response_content_type("application/octet-stream")
+            .response_content_disposition("attachment; filename=\"vagrant.box\"");
+        let signed = get.presigned(signing.map_err(|e| failed().with_source(e))?);
+        let signed = Box::pin(signed).await;
+        Ok(signed
+            .map_err(|e| failed().with_source(e))?
+            .uri()
+            .to_owned())
+    }
+}
