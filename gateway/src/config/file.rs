@@ -171,6 +171,8 @@ table! {
         tries: u32 = 6,
         /// How long one and the same thing is tried.
         retry_for: Span = Span(Duration::from_mins(1)),
+        /// Further tries for each hundred calls together.
+        retry_percent: u32 = 10,
         /// How long a URL is good by which clients read from the service itself; zero hands none out.
         redirect_for: Span = Span(Duration::ZERO),
         /// URL of the service as clients know it; empty is `endpoint`.

@@ -1063,6 +1063,7 @@ impl Judge<'_> {
                 slowest_bytes_per_second: self.positive(&key("slowest_rate"), store.slowest_rate.0),
                 tries: store.tries.max(1),
                 in_all: self.time(&key("retry_for"), store.retry_for),
+                retry_percent: store.retry_percent,
                 ..Patience::default()
             },
             redirect: self.redirect(name, store),

@@ -32,7 +32,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
 pub use self::checksum::Checksum;
 use self::presign::Presigner;
-use self::retry::Op;
+use self::retry::{Op, RetryBudget};
 use crate::blob::BlobKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{DeleteBlob, Intake, ListBlobs, PresignRead, Store};
@@ -96,6 +96,9 @@ pub struct Patience {
     pub longest_pause: Duration,
     /// From the first try to the start of the last.
     pub in_all: Duration,
+    /// Further tries for each hundred calls of all uploads and downloads together, beside a reserve: a service that
+    /// fails is not asked many times as much.
+    pub retry_percent: u32,
 }
 
 impl Default for Patience {
@@ -108,6 +111,7 @@ impl Default for Patience {
             pause: Duration::from_millis(100),
             longest_pause: Duration::from_secs(10),
             in_all: Duration::from_mins(1),
+            retry_percent: 10,
         }
     }
 }
@@ -165,6 +169,7 @@ struct S3 {
     bucket: String,
     prefix: String,
     patience: Patience,
+    retries: Arc<RetryBudget>,
     checksum: Checksum,
     /// Who writes to which blob in this process: a writer that was replaced may have a part on its way
     /// still, which must not land behind its successor's.
@@ -220,6 +225,7 @@ impl S3 {
             bucket,
             prefix,
             patience,
+            retries: Arc::new(RetryBudget::new(patience.retry_percent)),
             checksum: Checksum::None,
             writers: Arc::default(),
         }

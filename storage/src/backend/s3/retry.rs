@@ -1,5 +1,6 @@
 //! A call to the store: its time, its tries, and what its failure means.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
@@ -40,6 +41,7 @@ impl S3 {
         let slow = bytes / patience.slowest_bytes_per_second.max(1);
         let limit = patience.first_byte + Duration::from_secs(slow);
         let started = Instant::now();
+        self.retries.count_call();
         let mut tried = 0;
         loop {
             let answer = tokio::time::timeout(limit, call()).await;
@@ -55,7 +57,7 @@ impl S3 {
             };
             let pause = self.pause(tried);
             let over = started.elapsed() + pause > patience.in_all;
-            if !failure.again || tried >= patience.tries || over {
+            if !failure.again || tried >= patience.tries || over || !self.retries.take() {
                 return Err(Error::new(failure.kind, op.name, op.subject.to_string())
                     .with_source(failure.why));
             }
@@ -84,6 +86,50 @@ impl S3 {
             Err(_) => 1.0,
         };
         most.mul_f64(share)
+    }
+}
+
+/// The right to try again, for all calls of a store together: each call earns a share of it, and so does time, lest a
+/// store that is rarely asked is never asked twice.
+#[derive(Debug)]
+pub(super) struct RetryBudget {
+    per_call: f64,
+    held: Mutex<(f64, Instant)>,
+}
+
+/// Further tries that may be saved up: as many as a busy node's parts in flight.
+const RESERVE: f64 = 100.0;
+/// Earned in a second.
+const PER_SECOND: f64 = 1.0;
+
+impl RetryBudget {
+    pub(super) fn new(percent: u32) -> Self {
+        Self {
+            per_call: f64::from(percent) / 100.0,
+            held: Mutex::new((RESERVE, Instant::now())),
+        }
+    }
+
+    fn count_call(&self) {
+        drop(self.earn(self.per_call));
+    }
+
+    /// False when there is nothing left.
+    fn take(&self) -> bool {
+        let mut held = self.earn(0.0);
+        let may = held.0 >= 1.0;
+        if may {
+            held.0 -= 1.0;
+        }
+        may
+    }
+
+    fn earn(&self, more: f64) -> MutexGuard<'_, (f64, Instant)> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let passed = now.duration_since(held.1).as_secs_f64() * PER_SECOND;
+        *held = ((held.0 + more + passed).min(RESERVE), now);
+        held
     }
 }
 
@@ -131,5 +177,28 @@ impl Failure {
             _ => (ErrorKind::Unavailable, false),
         };
         Self { kind, again, why }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(budget: &RetryBudget) -> usize {
+        (0..1000).take_while(|_| budget.take()).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_fails_is_not_asked_many_times_as_much() {
+        let budget = RetryBudget::new(10);
+        assert_eq!(taken(&budget), 100, "what was saved up");
+        for _ in 0..505 {
+            budget.count_call();
+        }
+        assert_eq!(taken(&budget), 50, "a tenth of the calls");
+        tokio::time::advance(Duration::from_millis(2600)).await;
+        assert_eq!(taken(&budget), 3, "a half was left, and a second is one");
+        tokio::time::advance(Duration::from_hours(1)).await;
+        assert_eq!(taken(&budget), 100, "and no more is saved up than that");
     }
 }
