@@ -74,6 +74,9 @@ pub enum StartError {
     /// The database of `metadata.url`.
     #[error("the database of metadata.url does not work")]
     Database(#[source] boxgate_storage::Error),
+    /// The rows of an embedded database, on their way to PostgreSQL.
+    #[error("the rows were not taken over")]
+    Transfer(#[source] boxgate_storage::Error),
     /// The store is not the one that the rows tell of.
     #[error(
         "{path} is not the directory that boxes were stored in: {reason}. Mount or restore it, or set \
@@ -242,7 +245,7 @@ pub async fn migrate(
     rows.close().await;
     proved?;
     let transferred = transfer::transfer(database, url, tell).await;
-    transferred.map_err(StartError::Database)
+    transferred.map_err(StartError::Transfer)
 }
 
 async fn open_embedded(
@@ -261,6 +264,25 @@ async fn open_embedded(
             reason: e.to_string(),
         })?;
     Ok(Metadata::open_sqlite(database, options).await?)
+}
+
+/// Warns where another node of the same database was started with other public addresses: all of them make links. The last
+/// one that was started is believed, so that an address may change, node by node.
+async fn compare_addresses(settings: &Settings, metadata: &Metadata) -> Result<(), StartError> {
+    const PURPOSE: &str = "public-url";
+    if !matches!(settings.metadata, Database::Postgres(_)) {
+        return Ok(());
+    }
+    let ours = settings.public_url.join(" ");
+    let noted = metadata.note(PURPOSE, ours.as_bytes()).await?;
+    if let Some(theirs) = noted.filter(|theirs| theirs != ours.as_bytes()) {
+        tracing::warn!(
+            ours,
+            theirs = %String::from_utf8_lossy(&theirs),
+            "public_url differs from that of the node that was started before; it must be the same on each"
+        );
+    }
+    Ok(())
 }
 
 /// Opens all stores of the settings.
@@ -527,6 +549,7 @@ impl App {
                 .metadata_commit_seconds
                 .observe(took.as_secs_f64());
         }));
+        compare_addresses(&settings, &metadata).await?;
         master_key.key_for(&metadata, link_keys::PURPOSE).await?;
         let link_keys = LinkKeys::open(master_key, &metadata, clock.now()).await?;
         let stores = open_stores(&metadata, &settings, &mut data_dir).await?;

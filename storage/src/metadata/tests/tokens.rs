@@ -285,3 +285,18 @@ async fn the_first_key_for_a_purpose_is_the_same_for_all_who_ask() {
     );
     assert!(house.metadata.keys("master").await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn what_one_process_put_down_the_next_one_is_told() {
+    let house = House::new().await;
+    let note = |text: &'static str| house.metadata.note("public-url", text.as_bytes());
+    assert_eq!(note("https://a").await.unwrap(), None);
+    assert_eq!(
+        note("https://b").await.unwrap(),
+        Some(b"https://a".to_vec())
+    );
+    assert_eq!(
+        note("https://b").await.unwrap(),
+        Some(b"https://b".to_vec())
+    );
+}

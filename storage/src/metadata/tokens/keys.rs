@@ -45,6 +45,33 @@ impl Metadata {
         .await
     }
 
+    /// Puts down what this process was told, for the next one to compare; returns what the last one put down.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn note(&self, purpose: &str, text: &[u8]) -> Result<Option<Vec<u8>>> {
+        const OP: &str = "key.note";
+        let (purpose, text) = (purpose.to_owned(), text.to_vec());
+        self.write(OP, move |tx| {
+            async move {
+                let there = list(&mut tx.connection, OP, &purpose).await?;
+                let Some(before) = there.into_iter().next() else {
+                    insert(tx, OP, purpose, text).await?;
+                    return Ok(None);
+                };
+                sqlx::query("UPDATE keys SET secret = $1 WHERE id = $2")
+                    .bind(text)
+                    .bind(before.id)
+                    .execute(&mut tx.connection)
+                    .await
+                    .at(OP, before.id)?;
+                Ok(Some(before.secret))
+            }
+            .boxed()
+        })
+        .await
+    }
+
     /// Adds a key for the purpose, from now on the newest; `None` when `most` of them are in use.
     ///
     /// # Errors
