@@ -16,7 +16,8 @@ export BOXGATE_STORES__MAIN__TRIES=3 BOXGATE_STORES__MAIN__RETRY_FOR=3s
 
 # asked VERB [FLAGS...]: by the running gateway, as its administrator.
 asked() {
-    "$GATEWAY" "$1" --url "$URL" --token "$ADMIN_TOKEN" "${@:2}"
+    # shellcheck disable=SC2086
+    "$GATEWAY" $1 --url "$URL" --token "$ADMIN_TOKEN" "${@:2}"
 }
 
 # here VERB [FLAGS...]: in the data directory itself.
@@ -230,4 +231,39 @@ run 0 "fsck at the end" asked fsck
 run 0 "gc at the end" asked gc
 stop_gateway
 equal "nothing is unfinished at the end" "" "$(unfinished)"
+
+# --- clients read from the bucket itself ---
+
+BOXGATE_STORES__MAIN__REDIRECT_FOR=1h start_gateway
+at "$(file_path small 1.0)/download"
+answers "a download is redirected" 302
+LOCATION=$(header location)
+equal "the bucket takes the signature" "$(sha256 small.box)" "$(curl -sS --fail "$LOCATION" | sha256sum | cut -d' ' -f1)"
+equal "and a range" "$(range_of small.box 100 299 | sha256sum)" "$(curl -sS --fail -r 100-299 "$LOCATION" | sha256sum)"
+http "${LOCATION/X-Amz-Signature=/X-Amz-Signature=0}"
+answers "and no other one" 403
+equal "curl -L gets the box" "$(sha256 small.box)" \
+    "$(curl -sSL --fail -H "Authorization: Bearer $CLIENT_SECRET" "$(file_path small 1.0)/download" | sha256sum | cut -d' ' -f1)"
+stop_gateway
+
+# --- boxes go from a directory to the bucket ---
+
+export BOXGATE_STORES__DISK__PATH=$WORK/disk
+BOXGATE_UPLOADS__STORE=disk start_gateway
+make_box disk.box 30000
+upload disk.box disk 1.0
+upload small.box disk 2.0
+equal "a directory beside the bucket" 2 "$(find "$WORK/disk" -type f -not -name store-id | wc -l)"
+stop_gateway
+run 0 "both go to the bucket" "$GATEWAY" admin copy-store --from disk --to main --data-dir "$DATA" --json
+equal "two of them" "2 0 0" "$(jq -r '.copied // empty | "\(.blobs) \(.damaged) \(.left)"' "$WORK/out")"
+start_gateway
+equal "one is read from there" "$(sha256 disk.box)" "$(stored_sha256 disk 1.0)"
+run 0 "again, by the gateway that runs" asked "admin copy-store" --from disk --to main
+says "nothing is left to do" '^0 blobs'
+run 0 "fsck of the bucket" asked fsck --store main
+run 0 "fsck of the directory" asked fsck --store disk
+run 2 "a store that is not there" asked fsck --store nowhere
+stop_gateway
+equal "nothing is unfinished after it" "" "$(unfinished)"
 finish
