@@ -316,7 +316,9 @@ mod tests {
         let text = |text: &str| Value::Text(Some(text.to_owned()));
         let sum = |rows: &[Vec<Value>]| {
             let mut sum = Sum::default();
-            rows.iter().for_each(|row| sum.add(row));
+            for row in rows {
+                sum.add(row);
+            }
             sum
         };
         let (ab, c) = (
