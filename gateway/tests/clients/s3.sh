@@ -252,7 +252,8 @@ export BOXGATE_STORES__DISK__PATH=$WORK/disk
 BOXGATE_UPLOADS__STORE=disk start_gateway
 make_box disk.box 30000
 upload disk.box disk 1.0
-upload small.box disk 2.0
+make_box disk2.box 100
+upload disk2.box disk 2.0
 equal "a directory beside the bucket" 2 "$(find "$WORK/disk" -type f -not -name store-id | wc -l)"
 stop_gateway
 run 0 "both go to the bucket" "$GATEWAY" admin copy-store --from disk --to main --data-dir "$DATA" --json
