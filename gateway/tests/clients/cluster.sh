@@ -122,7 +122,7 @@ for n in {1..20}; do
     at_node 1 upload c.box "seen" 1.0
     want=$(sha256 c.box)
     began=$(date +%s%N)
-    until [[ $(at_node 2 info .checksum seen 1.0) == "$want" ]] || (($(date +%s%N) - began > 40000000000)); do :; done
+    until [[ $(at_node 2 stored_sha256 seen 1.0) == "$want" ]] || (($(date +%s%N) - began > 40000000000)); do :; done
     times+=($((($(date +%s%N) - began) / 1000000)))
 done
 mapfile -t times < <(printf '%s\n' "${times[@]}" | sort -n)

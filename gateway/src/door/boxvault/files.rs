@@ -146,7 +146,7 @@ pub async fn delete(gateway: &Gateway, call: Call) -> Answer {
 
 async fn stored(gateway: &Gateway, call: &Call) -> Result<FileRow, Refusal> {
     let name = call.box_ref()?;
-    let found: Option<ResolvedFile> = gateway.metadata.resolve_file(&name).await?;
+    let found: Option<ResolvedFile> = gateway.metadata.read_file(&name).await?;
     found
         .map(|f| f.file)
         .ok_or_else(|| Refusal::missing("File", &name.to_string()))

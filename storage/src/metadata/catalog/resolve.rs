@@ -40,7 +40,11 @@ impl Metadata {
         known.or_read(key, self.read_file(name)).await
     }
 
-    async fn read_file(&self, name: &BoxRef) -> Result<Option<ResolvedFile>> {
+    /// The same, with what it is counted by as it is now: not from what was read a moment ago.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn read_file(&self, name: &BoxRef) -> Result<Option<ResolvedFile>> {
         const OP: &str = "file.resolve";
         let mut reader = self.reader(OP).await?;
         sqlx::query(concat!(
