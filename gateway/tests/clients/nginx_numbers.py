@@ -3,7 +3,7 @@
 
 nginx_numbers.py [--rounds N] [--seconds S] [PART...]
 
-Parts: stream, ranges, metadata, beside, tls, slow, flips; all without a name. Rates and CPU are of each server's
+Parts: stream, ranges, metadata, beside, tls, h3, slow, flips; all without a name. Rates and CPU are of each server's
 processes by the kernel; what counts is the ratio of neighbours. Run by `.ci/long nginx`, with a release build in
 BOXGATE_BIN; wrk, h2load, curl and nginx do the work.
 """
@@ -325,6 +325,9 @@ def measured(gate, servers, given, wanted):
                     lambda server: stream_tls(server, flag), ["GB/s", "CPU s/GB"])
         compare("metadata of a box over HTTP/2, 32 connections of 4 streams", rounds, servers,
                 lambda server: h2load(server, "/json", seconds), head[:2])
+    if "h3" in wanted:
+        rows = [[number, *(f"{value:.3g}" for value in stream_h3(gate, servers[0]))] for number in range(rounds)]
+        table("64 MiB to one client over HTTP/3 (aioquic, which is the limit)", ["round", "GB/s", "CPU s/GB"], rows)
     if "slow" in wanted:
         rows = [["plain", *slow(gate, servers[0].paths["/box"])]]
         table("2,000 clients that read nothing", ["how", "answered", "MiB before", "peak MiB", "ceiling MiB"], rows)
@@ -341,13 +344,24 @@ def stream_tls(server, flag):
     return GIB / 1e9 / seconds, used / (GIB / 1e9)
 
 
+def stream_h3(gate, server):
+    """A client that is written in Python takes a part of it: only the gateway's CPU says something."""
+    before, begun, length = server.cpu(), time.time(), 64 << 20
+    url = server.tls.replace("127.0.0.1", "localhost") + server.paths["/box"]
+    command = [sys.executable, pathlib.Path(__file__).with_name("http3.py"), gate.work / "tls/cert.pem", "GET", url,
+               "-H", f"range: bytes=0-{length - 1}"]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert told["bytes"] == length, told
+    return length / 1e9 / (time.time() - begun), (server.cpu() - before) / (length / 1e9)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("parts", nargs="*")
     given = parser.parse_args()
-    wanted = set(given.parts or ["stream", "ranges", "metadata", "beside", "tls", "slow", "flips"])
+    wanted = set(given.parts or ["stream", "ranges", "metadata", "beside", "tls", "h3", "slow", "flips"])
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     gate = Gateway()
     certificate = gate.work / "tls"
