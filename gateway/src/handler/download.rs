@@ -303,9 +303,13 @@ async fn open_file(
     let Some(file) = files.open(store, &blob, &tree).await.map_err(refuse)? else {
         return open(gateway, download, range).await;
     };
-    // Before the head is sent, as there.
+    // Before the head is sent, as there: the first block, of which only what is asked for need be in memory.
     let block = range.start() / BLOCK_BYTES;
-    file.prove(block).await.map_err(refuse)?;
+    let end = range.end().min((block + 1) * BLOCK_BYTES);
+    let first = ByteRange::try_new(range.start(), end).unwrap_or(range);
+    if file.ready(first).map_err(refuse)? < first.length() {
+        file.prove(block).await.map_err(refuse)?;
+    }
     let damage = gateway.damage_report(blob.key);
     let body = FileBody::new(file, sender.clone(), range, damage);
     Ok((None, Bytes::new(), body.boxed_unsync()))
