@@ -504,8 +504,9 @@ pub async fn on_response(
         status: answer.status().as_u16(),
         cache: match cache.map(HeaderValue::as_bytes) {
             Some(b"boxgate; hit") => "hit".into(),
-            Some(_) => "miss".into(),
-            None => "bypass".into(),
+            Some(b"boxgate; fwd=miss") => "miss".into(),
+            // What the kernel sends, and what is no blob, goes past the cache.
+            _ => "bypass".into(),
         },
         headers: answer.headers().iter().map(text).collect(),
     });

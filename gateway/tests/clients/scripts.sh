@@ -8,6 +8,8 @@ PLUGINS=$DATA/plugins
 ACME=$PLUGINS/acme
 mkdir -p "$PLUGINS"
 export BOXGATE_SCRIPTS__CHECK_EVERY=0s
+# Plugins get what they ask for, and reach servers of this machine.
+export BOXGATE_SCRIPTS__TRUST_LOCAL=true BOXGATE_SCRIPTS__ALLOW_NETWORKS=127.0.0.0/8
 start_gateway
 script() { "$GATEWAY" script "$@" --data-dir "$DATA"; }
 reload() { curl -s -X POST "$URL/api/admin/scripts/reload$1" -H "x-access-token: $ADMIN_TOKEN"; }
@@ -73,6 +75,72 @@ run 0 "script docs" "$GATEWAY" script docs --out "$WORK/reference"
 says_file() { if grep -qE "$2" "$3"; then ok "$1"; else fail "$1: not in $3"; fi; }
 says_file "the reference: hooks" 'on_upload_start' "$WORK/reference/reference.md"
 says_file "the reference: definitions for editors" 'fn sha256' "$WORK/reference/fast/hash.d.rhai"
+
+# --- what the cache had to do with an answer ---
+printf 'fn on_response(req, res) { #{ set: #{ "x-cache": res.cache } } }\n' >"$PLUGINS/seen.rhai"
+reload '' >/dev/null
+make_box plain.box
+upload plain.box plain 1.0.0
+equal "what the kernel sends is told as bypass" bypass "$(curl -s -o /dev/null -D - -H "Authorization: Bearer $CLIENT_SECRET" \
+    "$(file_path plain 1.0.0)/download" | tr -d '\r' | sed -n 's/^x-cache: //p')"
+rm "$PLUGINS/seen.rhai"
+
+# --- events to outside: none is lost by a kill, each keeps its id ---
+cat >receiver.py <<'PYTHON'
+import http.server, os, sys
+class Receiver(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"])).decode()
+        status = 200 if os.path.exists("open") else 503
+        with open(f"told-{status}", "a") as told:
+            told.write(body + "\n")
+        self.send_response(status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+PYTHON
+python3 receiver.py >port &
+RECEIVER=$!
+eventually 20 test -s port
+mkdir -p "$PLUGINS/crier"
+cat >"$PLUGINS/crier/plugin.toml" <<TOML
+[hooks.on_event]
+on_failure = "closed"
+[http]
+allow = ["http://127.0.0.1:$(cat port)/hook"]
+TOML
+cat >"$PLUGINS/crier/main.rhai" <<RHAI
+fn on_event(e) {
+    if e.name != "box.uploaded" { return; }
+    let answer = http::post("http://127.0.0.1:$(cat port)/hook", #{ id: e.id, box: e.data.box, tags: e.data.tags });
+    if !answer.ok { throw "nobody listens"; }
+}
+RHAI
+equal "a plugin that asks outside is taken" loaded "$(reload '' | jq -r '.plugins[] | select(.plugin == "crier").result')"
+make_box told.box
+upload told.box told 1.0.0
+eventually 30 test -s told-503 && ok "an event is told" || fail "no event came"
+stop_gateway KILL
+touch open
+start_gateway
+eventually 30 test -s told-200 && ok "and again after kill -9" || fail "the event was lost by kill -9"
+equal "with its id" "$(head -n 1 told-503 | jq -c '[.id, .box]')" "$(head -n 1 told-200 | jq -c '[.id, .box]')"
+# The box before it may have been told to this plugin, too.
+eventually 30 grep -q '"box":"told"' told-200 || true
+equal "with the tags of its answers" '["box/myorg/told"]' "$(grep -m 1 '"box":"told"' told-200 | jq -c .tags)"
+sent() { "$GATEWAY" script run "$PLUGINS/crier" on_event --args event.json "$@" --data-dir "$DATA"; }
+jq -n '{event: {name: "box.uploaded", id: "by-hand", data: {box: "x", tags: []}}}' >event.json
+run 0 "script run --live" sent --live
+equal "script run --live sends" by-hand "$(tail -n 1 told-200 | jq -r .id)"
+run 1 "script run without it" sent
+kill "$RECEIVER"
+wait "$RECEIVER" 2>/dev/null || true
+rm -r "$PLUGINS/crier"
+reload '' >/dev/null
 
 # --- one that never ends costs itself ---
 printf 'fn on_response(req, res) { loop {} }\n' >"$PLUGINS/hog.rhai"
