@@ -584,6 +584,7 @@ impl App {
             metadata,
             engine,
             joiner,
+            chunk_sessions: tokio::sync::Mutex::default(),
             stores,
             router,
             telemetry,

@@ -51,6 +51,8 @@ pub struct Gateway {
     pub engine: UploadEngine,
     /// Uploads that are joined of others.
     pub joiner: Joiner,
+    /// Held while an upload in chunks is begun, which has no id that its chunks could name.
+    pub chunk_sessions: tokio::sync::Mutex<()>,
     /// Stores by name.
     pub stores: BTreeMap<String, Store>,
     /// The route table, compiled.

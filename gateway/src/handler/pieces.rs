@@ -230,22 +230,9 @@ impl Turn<'_> {
         expected: Vec<Digest>,
         chunk: &Chunk,
     ) -> Result<UploadRow, Refusal> {
-        let engine = &self.gateway.engine;
-        let note = chunk.note();
-        let rested = self.rested();
-        let (open, done) = self.sessions(organization, &target, &note, rested).await?;
-        match (open, done) {
-            // Its sender is long gone, and this one begins anew.
-            (Some(row), _)
-                if chunk.index == 0 && row.updated <= rested && !engine.is_busy(row.id) =>
-            {
-                engine.cancel(row.id).await?;
-            }
-            (Some(row), _) => return Ok(row),
-            // The answer was lost, and the chunk is sent again. Without a checksum chunk 0 begins another
-            // upload: that of a new file may have the same bytes.
-            (None, Some(row)) if chunk.index > 0 || chunk.declared.is_some() => return Ok(row),
-            (None, _) => {}
+        let gateway = self.gateway;
+        if let Some(row) = self.begun(organization, &target, chunk).await? {
+            return Ok(row);
         }
         // All but the last are of one size, so this is the most that it can be.
         let most = chunk
@@ -254,11 +241,14 @@ impl Turn<'_> {
         let store = self
             .may_begin(organization, Some(&target), most, &expected)
             .await?;
-        let used = store
-            .as_ref()
-            .unwrap_or(&self.gateway.settings.uploads.store);
-        if self.gateway.store(used)?.intake == Intake::ByPart {
+        let used = store.as_ref().unwrap_or(&gateway.settings.uploads.store);
+        if gateway.store(used)?.intake == Intake::ByPart {
             return Err(chunk::not_taken());
+        }
+        // Several chunks at once may all find none: one of them makes it. No other process takes chunks.
+        let _one_at_a_time = gateway.chunk_sessions.lock().await;
+        if let Some(row) = self.begun(organization, &target, chunk).await? {
+            return Ok(row);
         }
         let intent = UploadIntent {
             store,
@@ -267,18 +257,33 @@ impl Turn<'_> {
                 count: chunk.total,
                 bytes: chunk.size(),
             }),
-            note: Some(note.clone()),
-            ..self.intent(organization, Some(target.clone()))
+            note: Some(chunk.note()),
+            ..self.intent(organization, Some(target))
         };
-        let made = engine.create(intent).await?;
-        // Two chunks at once may both find none and make one: all agree on the older.
-        let (open, _) = self.sessions(organization, &target, &note, rested).await?;
-        match open {
-            Some(older) if older.id != made.id => {
-                engine.cancel(made.id).await?;
-                Ok(older)
+        Ok(gateway.engine.create(intent).await?)
+    }
+
+    /// The same, where it was begun already and this chunk does not begin it anew.
+    async fn begun(
+        &self,
+        organization: OrganizationId,
+        target: &Target,
+        chunk: &Chunk,
+    ) -> Result<Option<UploadRow>, Refusal> {
+        let engine = &self.gateway.engine;
+        let (note, rested) = (chunk.note(), self.rested());
+        match self.sessions(organization, target, &note, rested).await? {
+            // Its sender is long gone, and this one begins anew.
+            (Some(row), _)
+                if chunk.index == 0 && row.updated <= rested && !engine.is_busy(row.id) =>
+            {
+                engine.cancel(row.id).await?;
+                Ok(None)
             }
-            _ => Ok(made),
+            (Some(row), _) => Ok(Some(row)),
+            // The answer was lost, and the chunk is sent again. Without a checksum chunk 0 begins another
+            // upload: that of a new file may have the same bytes.
+            (None, done) => Ok(done.filter(|_| chunk.index > 0 || chunk.declared.is_some())),
         }
     }
 
