@@ -171,7 +171,7 @@ impl Rig for Sql {
     }
 
     async fn blob_tree(&self, blob: &BlobMeta) -> Option<Vec<[u8; 32]>> {
-        match self.metadata.blob_tree(blob).await {
+        match self.metadata.stored_tree(blob).await {
             Ok(tree) => Some(tree.values.to_vec()),
             Err(e) if e.kind() == ErrorKind::NotFound => None,
             Err(e) => panic!("{e}"),

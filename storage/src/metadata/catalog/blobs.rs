@@ -55,6 +55,15 @@ impl Metadata {
         tree.ok_or_else(|| Error::new(ErrorKind::NotFound, "blob.tree", blob.key.to_string()))
     }
 
+    /// The same, past what is kept of it.
+    ///
+    /// # Errors
+    /// As [`Self::blob_tree`].
+    #[cfg(feature = "conformance")]
+    pub async fn stored_tree(&self, blob: &BlobMeta) -> Result<BlobTree> {
+        self.read_tree(blob).await
+    }
+
     async fn read_tree(&self, blob: &BlobMeta) -> Result<BlobTree> {
         const OP: &str = "blob.tree";
         let mut reader = self.reader(OP).await?;
