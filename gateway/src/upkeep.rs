@@ -154,17 +154,17 @@ async fn perform(
     lines: &mpsc::Sender<Line>,
     telemetry: Option<Arc<Telemetry>>,
 ) -> Result<Line, Error> {
+    let mut listener = Listener {
+        lines: lines.clone(),
+        told_at: None,
+    };
     match *chore {
         Chore::Check => {
             let tell = |told| {
-                let lines = lines.clone();
-                async move {
-                    let line = match told {
-                        Told::Finding(finding) => Line::Finding(finding.into()),
-                        Told::Progress(checked) => Line::Checking(checked.into()),
-                    };
-                    let _nobody_listens = lines.send(line).await;
-                }
+                listener.hear(Some(match told {
+                    Told::Finding(finding) => Line::Finding(finding.into()),
+                    Told::Progress(checked) => Line::Checking(checked.into()),
+                }))
             };
             Ok(Line::Checked(stock.check(tell).await?.into()))
         }
@@ -182,25 +182,16 @@ async fn perform(
             )))
         }
         Chore::Scrub { rate_bytes } => {
-            let (mut counted, mut told_at) = (Counted::new(telemetry, 0), None::<Instant>);
+            let mut counted = Counted::new(telemetry, 0);
             let tell = |told| {
                 counted.count(&told);
                 let line = match told {
                     ScrubTold::Finding(finding) => Some(Line::Finding(finding.into())),
                     ScrubTold::Progress(scrubbed, _) => {
-                        let due = told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY);
-                        due.then(|| {
-                            told_at = Some(Instant::now());
-                            Line::Scrubbing(scrubbed.into())
-                        })
+                        listener.now_and_then(|| Line::Scrubbing(scrubbed.into()))
                     }
                 };
-                let lines = lines.clone();
-                async move {
-                    if let Some(line) = line {
-                        let _nobody_listens = lines.send(line).await;
-                    }
-                }
+                listener.hear(line)
             };
             let scrubbed = stock.scrub(rate_bytes, None, tell).await?;
             Ok(Line::Scrubbed(scrubbed.into()))
@@ -210,28 +201,45 @@ async fn perform(
             ref to,
             rate_bytes,
         } => {
-            let mut told_at = None::<Instant>;
             let tell = |told| {
                 let line = match told {
                     CopyTold::Finding(finding) => Some(Line::Finding(finding.into())),
                     CopyTold::Progress(copied) => {
-                        let due = told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY);
-                        due.then(|| {
-                            told_at = Some(Instant::now());
-                            Line::Copying(copied.into())
-                        })
+                        listener.now_and_then(|| Line::Copying(copied.into()))
                     }
                 };
-                let lines = lines.clone();
-                async move {
-                    if let Some(line) = line {
-                        let _nobody_listens = lines.send(line).await;
-                    }
-                }
+                listener.hear(line)
             };
             let copied = stock.copy(Ways { from, to }, rate_bytes, tell).await?;
             tracing::info!(from, to, ?copied, "boxes copied to another store");
             Ok(Line::Copied(copied.into()))
+        }
+    }
+}
+
+/// Who hears of a chore while it is done.
+struct Listener {
+    lines: mpsc::Sender<Line>,
+    told_at: Option<Instant>,
+}
+
+impl Listener {
+    /// Progress, if it was not told just now.
+    fn now_and_then(&mut self, line: impl FnOnce() -> Line) -> Option<Line> {
+        let due = self.told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY);
+        due.then(|| {
+            self.told_at = Some(Instant::now());
+            line()
+        })
+    }
+
+    /// Resolves once there is room for the line.
+    fn hear(&self, line: Option<Line>) -> impl Future<Output = ()> + Send + use<> {
+        let lines = self.lines.clone();
+        async move {
+            if let Some(line) = line {
+                let _nobody_listens = lines.send(line).await;
+            }
         }
     }
 }

@@ -97,6 +97,12 @@ impl Stock {
         self.only.as_ref().is_none_or(|only| only == store)
     }
 
+    /// Claims in those stores.
+    fn covered<'p>(&self, place: &'p Place<'_>) -> impl Iterator<Item = &'p Claim> {
+        let covers = move |claim: &&Claim| self.covers(&claim.store);
+        place.claims.iter().filter(covers)
+    }
+
     /// The same while no process works on it: what is due could not have been removed, and is no finding.
     #[must_use]
     pub fn at_rest(self) -> Self {
@@ -122,11 +128,7 @@ impl Stock {
         let mut places = 0_u64;
         while let Some(place) = walk.next().await? {
             checked.stored += place.stores.len() as u64;
-            for claim in place
-                .claims
-                .iter()
-                .filter(|claim| self.covers(&claim.store))
-            {
+            for claim in self.covered(&place) {
                 checked.blobs += u64::from(matches!(claim.by, Claimant::Blob(_)));
                 checked.uploads += u64::from(matches!(claim.by, Claimant::Upload(_)));
             }
@@ -206,11 +208,7 @@ impl Stock {
     /// What is wrong with one key.
     async fn judge(&self, place: &Place<'_>) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
-        for claim in place
-            .claims
-            .iter()
-            .filter(|claim| self.covers(&claim.store))
-        {
+        for claim in self.covered(place) {
             if let Some(problem) = self.row_problem(claim, &place.claims) {
                 findings.push(self.finding(claim, problem).await?);
             }

@@ -242,7 +242,7 @@ impl JsonLine {
     }
 
     fn key(&mut self, key: &str) {
-        if self.0.len() > 1 && !self.0.ends_with('{') {
+        if !self.0.ends_with('{') {
             self.0.push(',');
         }
         push_text(&mut self.0, key);

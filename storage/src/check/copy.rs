@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _, ready, try_join};
 use futures_util::stream::BoxStream;
 
-use super::scrub::Pace;
+use super::scrub::{Pace, place_behind};
 use super::{Finding, Problem, Stock};
 use crate::buffer::{BUFFER_BYTES, Reservation};
 use crate::digest::BLOCK_BYTES;
@@ -100,9 +100,7 @@ impl Stock {
                 }
             }
             tell(CopyTold::Progress(copied)).await;
-            after = blob.meta.key.as_bytes().to_vec();
-            // No key has this place: it stands right behind.
-            after.push(0);
+            after = place_behind(blob.meta.key);
         }
         (copied.left, copied.uploads) = self.metadata.left_in(ways.from).await?;
         Ok(copied)
@@ -153,16 +151,12 @@ impl<'s> Lane<'s> {
     where
         F: Future<Output = ()> + Send,
     {
-        let (meta, expected) = (blob.meta, blob.meta.length);
-        let tree = match self.stock.metadata.blob_tree(&meta).await {
+        let meta = blob.meta;
+        let tree = match self.stock.tree_of(&meta).await? {
             Ok(tree) => tree,
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Internal) => {
-                let expected = expected.div_ceil(BLOCK_BYTES);
-                return Ok(Some(Problem::Tree { expected, found: 0 }));
-            }
-            Err(e) => return Err(e),
+            Err(problem) => return Ok(Some(problem)),
         };
-        let whole = ByteRange::whole(expected);
+        let whole = ByteRange::whole(meta.length);
         let blocks = match verify::open(&self.source.read, &meta, &tree, whole).await {
             Ok(blocks) => blocks,
             Err(e) => return self.unread(blob, e, pace).await,

@@ -243,11 +243,7 @@ impl Stock {
 
     /// Adds what rows have at this place that nobody holds.
     async fn survey_unheld(&self, place: &Place<'_>, survey: &mut Survey) -> Result<()> {
-        for claim in place
-            .claims
-            .iter()
-            .filter(|claim| self.covers(&claim.store))
-        {
+        for claim in self.covered(place) {
             let Some(due) = due(claim) else { continue };
             let found = place.stores.iter().find(|(name, _)| *name == claim.store);
             let bytes = match found {

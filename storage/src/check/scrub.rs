@@ -11,10 +11,10 @@ use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use super::{Finding, NAMES, Problem, Stock, Stored, Subject, extent, stored};
-use crate::blob::BlobKey;
+use crate::blob::{BlobKey, BlobMeta};
 use crate::digest::BLOCK_BYTES;
 use crate::error::{ErrorKind, Result, chain};
-use crate::layer::verify;
+use crate::layer::verify::{self, BlobTree};
 use crate::metadata::scrub::ToScrub;
 use crate::range::ByteRange;
 use crate::store::Store;
@@ -109,9 +109,7 @@ impl Stock {
                 offset: blob.meta.length,
             };
             tell(ScrubTold::Progress(scrubbed, here)).await;
-            after = place_of(blob.meta.key);
-            // No key has this place: it stands right behind.
-            after.push(0);
+            after = place_behind(blob.meta.key);
         }
         Ok(scrubbed)
     }
@@ -148,6 +146,18 @@ impl Stock {
         self.read_blob(&mut reading, pace, &mut tell_nobody).await
     }
 
+    /// What a blob's bytes are compared with, or that it is not there.
+    pub(super) async fn tree_of(&self, meta: &BlobMeta) -> Result<Result<BlobTree, Problem>> {
+        match self.metadata.blob_tree(meta).await {
+            Ok(tree) => Ok(Ok(tree)),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Internal) => {
+                let expected = meta.length.div_ceil(BLOCK_BYTES);
+                Ok(Err(Problem::Tree { expected, found: 0 }))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     async fn read_blob<F>(
         &self,
         reading: &mut Reading<'_>,
@@ -169,13 +179,9 @@ impl Stock {
             }
             Stored::Unreadable(why) => return Ok(Some(Problem::Unreadable { why })),
         }
-        let tree = match self.metadata.blob_tree(&meta).await {
+        let tree = match self.tree_of(&meta).await? {
             Ok(tree) => tree,
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Internal) => {
-                let expected = expected.div_ceil(BLOCK_BYTES);
-                return Ok(Some(Problem::Tree { expected, found: 0 }));
-            }
-            Err(e) => return Err(e),
+            Err(problem) => return Ok(Some(problem)),
         };
         while reading.at < expected {
             let Some(error) = reading.run(store, &tree, pace, tell).await else {
@@ -196,6 +202,13 @@ impl Stock {
 
 fn place_of(key: BlobKey) -> Vec<u8> {
     key.as_bytes().to_vec()
+}
+
+/// No key has this place: it stands right behind.
+pub(super) fn place_behind(key: BlobKey) -> Vec<u8> {
+    let mut place = place_of(key);
+    place.push(0);
+    place
 }
 
 /// One blob, being read.
@@ -222,7 +235,7 @@ impl<'b> Reading<'b> {
     async fn run<F>(
         &mut self,
         store: &Store,
-        tree: &verify::BlobTree,
+        tree: &BlobTree,
         pace: &mut Pace,
         tell: &mut (impl FnMut(ScrubTold) -> F + Send),
     ) -> Option<crate::error::Error>
