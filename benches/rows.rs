@@ -69,6 +69,7 @@ impl Rows {
             min_free_bytes: 0,
             parts_in_flight: 4,
             limits: UploadLimits::default(),
+            passage: boxgate_storage::upload::Passage::Free,
         });
         Self {
             uploads,

@@ -20,7 +20,9 @@ use boxgate_storage::layer::files::FileReads;
 use boxgate_storage::metadata::recent::Recent;
 use boxgate_storage::metadata::{Metadata, MetadataOptions, transfer};
 use boxgate_storage::store::Store;
-use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadLimits};
+use boxgate_storage::upload::{
+    EngineOptions, Gatekeeping, Passage, UploadEngine, UploadLimits,
+};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -33,10 +35,11 @@ use crate::config::{Secret, Settings};
 use crate::door::vagrant::Document;
 use crate::events::{self, ScriptOutbox};
 use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, Phase};
-use crate::hooks::{self, Outside};
+use crate::hooks::{self, Outside, UploadGate};
 use crate::joiner::Joiner;
 use crate::outbound::Outbound;
 use crate::route::Router;
+use crate::schedule;
 use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
 use crate::telemetry::Telemetry;
 use crate::upkeep::{Upkeep, background};
@@ -413,7 +416,7 @@ fn engine(
     settings: &Settings,
     metadata: &Metadata,
     stores: BTreeMap<String, Store>,
-    clock: Arc<dyn Clock>,
+    (clock, passage): (Arc<dyn Clock>, Passage),
 ) -> UploadEngine {
     UploadEngine::new(EngineOptions {
         ledger: metadata.ledger(),
@@ -429,10 +432,21 @@ fn engine(
             idle: settings.uploads.idle_timeout,
             age: settings.uploads.max_age,
             untargeted_ttl: settings.uploads.untargeted_ttl,
+            quarantine: settings.uploads.quarantine_ttl,
             tail_commit: settings.uploads.tail_commit,
             open_per_account: settings.uploads.open_per_principal,
             open_per_organization: settings.uploads.open_per_organization,
         },
+        passage,
+    })
+}
+
+/// Plugins are asked about what is whole.
+fn passage(settings: &Settings, scripts: &Arc<Scripts>, metadata: &Metadata) -> Passage {
+    Passage::Gate(Gatekeeping {
+        gate: Arc::new(UploadGate::new(Arc::clone(scripts), metadata.clone())),
+        pauses: settings.uploads.held_pauses.clone(),
+        patience: settings.uploads.held_wait,
     })
 }
 
@@ -501,7 +515,8 @@ impl Premises {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (metadata, _key) = open_metadata(settings, Arc::clone(&clock)).await?;
         let stores = open_stores(&metadata, settings, &mut data_dir).await?;
-        let engine = engine(settings, &metadata, stores, clock);
+        // No plugin is here, and nothing may become visible past those that the gateway asks.
+        let engine = engine(settings, &metadata, stores, (clock, Passage::Shut));
         Ok(Self {
             metadata,
             engine,
@@ -553,7 +568,18 @@ impl App {
         master_key.key_for(&metadata, link_keys::PURPOSE).await?;
         let link_keys = LinkKeys::open(master_key, &metadata, clock.now()).await?;
         let stores = open_stores(&metadata, &settings, &mut data_dir).await?;
-        let engine = engine(&settings, &metadata, stores.clone(), Arc::clone(&clock));
+        let outbound = Outbound::new(&settings.outbound);
+        let outside = Arc::new(Outside::new(&outbound, &settings, Handle::current()));
+        events::begin(&metadata, clock.now()).await?;
+        let outbox = ScriptOutbox::new(metadata.clone(), Handle::current());
+        let scripts = open_scripts(&settings, Arc::clone(&outside), outbox).await?;
+        let passage = passage(&settings, &scripts, &metadata);
+        let engine = engine(
+            &settings,
+            &metadata,
+            stores.clone(),
+            (Arc::clone(&clock), passage),
+        );
         let background = TaskTracker::new();
         let cache = BlockCache::new(settings.cache, background.clone());
         let files = settings.verify.local_max_age.map(FileReads::new);
@@ -569,11 +595,6 @@ impl App {
             settings.uploads.joins_in_progress,
             settings.uploads.joins_waiting,
         );
-        let outbound = Outbound::new(&settings.outbound);
-        let outside = Arc::new(Outside::new(&outbound, &settings, Handle::current()));
-        events::begin(&metadata, clock.now()).await?;
-        let outbox = ScriptOutbox::new(metadata.clone(), Handle::current());
-        let scripts = open_scripts(&settings, Arc::clone(&outside), outbox).await?;
         let gateway = Arc::new(Gateway {
             scripts,
             outside,
@@ -663,6 +684,8 @@ impl App {
         let upkeep = tokio::spawn(background::run(Arc::clone(&gateway)));
         let plugins = tokio::spawn(hooks::watch(Arc::clone(&gateway)));
         let telling = tokio::spawn(events::run(Arc::clone(&gateway)));
+        let ticking = tokio::spawn(schedule::run(Arc::clone(&gateway)));
+        let asking = tokio::spawn(hooks::ask_again(Arc::clone(&gateway)));
         let watcher = tokio::spawn(async move {
             begun.cancelled().await;
             draining.enter(Phase::Draining);
@@ -680,6 +703,12 @@ impl App {
         }
         if let Err(panicked) = telling.await {
             tracing::error!(error = %panicked, "telling events broke");
+        }
+        if let Err(panicked) = ticking.await {
+            tracing::error!(error = %panicked, "schedules broke");
+        }
+        if let Err(panicked) = asking.await {
+            tracing::error!(error = %panicked, "asking about held uploads broke");
         }
         gateway.engine.settled().await;
         gateway.background.close();

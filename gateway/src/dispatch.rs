@@ -294,6 +294,9 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::AbortUpload => {
             async move { door::admin::abort_upload(gateway, &call).await }.boxed()
         }
+        Route::ReleaseUpload => {
+            async move { door::admin::release_upload(gateway, &call).await }.boxed()
+        }
         Route::CheckStock => ready(door::upkeep::check(gateway, &call)).boxed(),
         Route::CollectGarbage => ready(door::upkeep::collect(gateway, &call)).boxed(),
         Route::ScrubStock => ready(door::upkeep::scrub(gateway, &call)).boxed(),

@@ -3,11 +3,13 @@
 //! A request that no plugin is asked about costs one atomic load here. The facts are made once, travel in the
 //! request's extensions, and are handed to each hook as they are.
 
+mod complete;
 mod delete;
 mod loading;
 mod outside;
 mod signals;
 
+pub use complete::{UploadGate, ask_again};
 pub use delete::on_delete;
 pub use loading::{options, reload, watch};
 pub use outside::Outside;
@@ -461,6 +463,7 @@ fn blob(download: &Download) -> facts::Blob {
             blake3: stored.blake3.to_hex().into(),
             created_ms: since.map_or(0, |s| i64::try_from(s.as_millis()).unwrap_or(i64::MAX)),
             store: download.store.as_str().into(),
+            labels: download.labels.clone(),
             ..facts::Blob::default()
         },
     )

@@ -25,6 +25,7 @@ pub mod refusal;
 pub mod request;
 pub mod resumable;
 pub mod route;
+pub mod schedule;
 pub mod server;
 pub mod sys;
 pub mod telemetry;

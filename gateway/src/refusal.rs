@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use boxgate_storage::catalog::NameError;
+use boxgate_storage::metadata::uploads::{GateState, Gating, Withheld};
 use boxgate_storage::{Error, ErrorKind};
 use http::header::{CONNECTION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -11,6 +12,13 @@ use serde_json::{Value, json};
 
 use crate::http::headers::UPLOAD_OFFSET;
 use crate::http::problem::{self, ProblemType};
+
+/// After which time it is worth asking for an upload that is just being looked at.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
+/// The same for one that is held.
+const HELD_AGAIN: Duration = Duration::from_secs(30);
+const HELD: &str = "The upload is whole, and what must be asked before it is published does not answer. It is asked \
+                    again; no byte need be sent again. Ask for the upload later.";
 
 /// An answer that is not the one hoped for.
 #[derive(Debug)]
@@ -77,6 +85,39 @@ impl Refusal {
             .retry_after(retry_after)
     }
 
+    /// Why an upload that is whole is not published, for whoever sends it.
+    pub fn withheld(gating: &Gating) -> Self {
+        let why = if gating.is_verdict { &gating.why } else { "" };
+        match gating.state {
+            GateState::Asked | GateState::Passed => {
+                let text = "The upload is whole, and is just being looked at before it is published. No byte \
+                            need be sent again; ask again.";
+                Self::busy(text, ASKED_AGAIN).code("UPLOAD_HELD")
+            }
+            GateState::Held => Self::busy(HELD, HELD_AGAIN).code("UPLOAD_HELD"),
+            GateState::Quarantined => {
+                let text = if why.is_empty() {
+                    "The upload is whole, and could not be looked at before it is published. It is kept out of \
+                     sight until an administrator lets it through."
+                        .to_owned()
+                } else {
+                    format!("The upload is quarantined: {why}")
+                };
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, text).code("UPLOAD_QUARANTINED")
+            }
+            GateState::Rejected => {
+                let status = gating.code.and_then(|code| StatusCode::from_u16(code).ok());
+                let status = status.unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+                let text = if why.is_empty() {
+                    "The upload was rejected."
+                } else {
+                    why
+                };
+                Self::new(status, text).code("DENIED_BY_SCRIPT")
+            }
+        }
+    }
+
     /// The same once more, for another who asked the same. The cause stays with the first.
     #[must_use]
     pub fn again(&self) -> Self {
@@ -135,6 +176,12 @@ impl Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let kind = error.kind();
+        if let Some(Withheld(gating)) = error.caused_by() {
+            return Self {
+                cause: Some(error),
+                ..Self::withheld(gating)
+            };
+        }
         let refusal = Self::new(problem::status(kind), client_text(&error)).code(code(kind));
         let refusal = match kind {
             ErrorKind::TooMany { .. } | ErrorKind::Full | ErrorKind::Unavailable => {
@@ -170,6 +217,7 @@ fn code(kind: ErrorKind) -> &'static str {
         ErrorKind::Gone => "GONE",
         ErrorKind::Damaged => "BLOB_DAMAGED",
         ErrorKind::Full => "STORAGE_FULL",
+        ErrorKind::Withheld => "UPLOAD_HELD",
         ErrorKind::Unavailable => "UNAVAILABLE",
         ErrorKind::Internal => "UPLOAD_ERROR",
     }
@@ -211,6 +259,7 @@ fn client_text(error: &Error) -> String {
         ErrorKind::Full => {
             "The store has no room for this. Nothing was lost; try again when there is more.".into()
         }
+        ErrorKind::Withheld => HELD.into(),
         ErrorKind::Unavailable => "A part of the server does not answer. Try again soon.".into(),
         ErrorKind::Internal => "Something broke on our side. It was logged; try again.".into(),
     }

@@ -149,6 +149,7 @@ pub enum Route {
     ListUploads,
     ShowUpload,
     AbortUpload,
+    ReleaseUpload,
     CheckStock,
     CollectGarbage,
     ScrubStock,
@@ -241,9 +242,10 @@ routes! {
     Admin PUT "/api/admin/users/{user}" => UpdateUser, PlatformAdmin, Json, Control, "Change an account";
     Admin DELETE "/api/admin/users/{user}" => DeleteUser, PlatformAdmin, Empty, Control, "Delete an account";
     // Uploads in progress.
-    Admin GET "/api/admin/uploads" => ListUploads, AnyAdmin, Empty, Control, "List uploads in progress by id: ?organization=NAME&after=ID&limit=N";
+    Admin GET "/api/admin/uploads" => ListUploads, AnyAdmin, Empty, Control, "List uploads in progress by id: ?organization=NAME&state=withheld&after=ID&limit=N";
     Admin GET "/api/admin/uploads/{upload}" => ShowUpload, UploadAdmin, Empty, Control, "Show an upload; leaves its writer alone";
     Admin DELETE "/api/admin/uploads/{upload}" => AbortUpload, UploadAdmin, Empty, Control, "Give up an upload in progress; a finished one stays";
+    Admin POST "/api/admin/uploads/{upload}/release" => ReleaseUpload, PlatformAdmin, Empty, Control, "Publish a held or quarantined upload, whatever plugins said of it";
     // Upkeep of what is stored.
     Admin GET "/api/admin/fsck" => CheckStock, PlatformAdmin, Empty, Control, "Compare rows with stores; one JSON document a line as it goes: ?store=NAME";
     Admin POST "/api/admin/gc" => CollectGarbage, PlatformAdmin, Empty, Control, "Remove what nobody holds: ?dry_run=true&remove_many_orphans=true&store=NAME";
@@ -356,7 +358,9 @@ impl Route {
             | Self::ShowUser
             | Self::UpdateUser
             | Self::DeleteUser => "admin_users",
-            Self::ListUploads | Self::ShowUpload | Self::AbortUpload => "admin_uploads",
+            Self::ListUploads | Self::ShowUpload | Self::AbortUpload | Self::ReleaseUpload => {
+                "admin_uploads"
+            }
             Self::CheckStock | Self::CollectGarbage | Self::ScrubStock | Self::CopyStock => {
                 "admin_upkeep"
             }

@@ -8,7 +8,7 @@ use rhai::Dynamic;
 use crate::api::answer::Read;
 use crate::call::Level;
 use crate::error::{Failure, Fault};
-use crate::facts::{Blob, Event, Principal, Request, Response, Upload};
+use crate::facts::{Blob, Event, Principal, Request, Response, Tick, Upload};
 use crate::guard::Usage;
 use crate::hook::{Hook, Lane, OnFailure};
 use crate::plugin::Plugin;
@@ -281,10 +281,35 @@ impl Scripts {
             .await
     }
 
+    /// Calls `on_schedule` of one plugin, whose schedule it is.
+    ///
+    /// # Errors
+    /// As [`Scripts::on_download`].
+    pub async fn on_schedule(&self, plugin: &str, tick: &Arc<Tick>) -> Asked<()> {
+        let arguments = || vec![Dynamic::from(Arc::clone(tick))];
+        let all_run = |(): &mut (), (): ()| Next::Go;
+        let only = Some(plugin);
+        self.ask_some(Hook::OnSchedule, (false, only), plugin, arguments, all_run)
+            .await
+    }
+
     async fn ask<T: Read + PartialEq + Send>(
         &self,
         hook: Hook,
         write: bool,
+        request_id: &str,
+        arguments: impl Fn() -> Vec<Dynamic> + Send + Sync,
+        merge: impl FnMut(&mut T, T) -> Next + Send,
+    ) -> Asked<T> {
+        self.ask_some(hook, (write, None), request_id, arguments, merge)
+            .await
+    }
+
+    /// Asks all plugins, or one alone.
+    async fn ask_some<T: Read + PartialEq + Send>(
+        &self,
+        hook: Hook,
+        (write, only): (bool, Option<&str>),
         request_id: &str,
         arguments: impl Fn() -> Vec<Dynamic> + Send + Sync,
         mut merge: impl FnMut(&mut T, T) -> Next + Send,
@@ -301,7 +326,8 @@ impl Scripts {
             }
             Arc::clone(&set)
         };
-        for entry in set.of(hook) {
+        let asked = set.of(hook).iter();
+        for entry in asked.filter(|entry| only.is_none_or(|only| entry.name == only)) {
             match self.call_one(entry, hook, request_id, &arguments).await {
                 Ok((plugin, value)) => {
                     let verdict = match T::read(&value) {

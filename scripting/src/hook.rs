@@ -146,7 +146,7 @@ hooks! {
     OnImageDeploy "on_image_deploy"("req", "image") Work 10_000 ms, Closed, AllAgree, reserved, "(), reject(why)", "An image is about to be staged";
     OnImageDeployed "on_image_deployed"("event") Work 60_000 ms, Closed, AllRun, reserved, "()", "An image was staged";
     OnImagePush "on_image_push"("req", "push") Work 10_000 ms, Closed, AllAgree, reserved, "(), #{target}, deny(..)", "An image is about to be pushed";
-    OnSchedule "on_schedule"("tick") Work 60_000 ms, Open, AllRun, reserved, "()", "A tick of the manifest's schedule";
+    OnSchedule "on_schedule"("tick") Work 60_000 ms, Open, AllRun, called, "()", "A tick of the manifest's schedule, once for all nodes";
 }
 
 impl Hook {

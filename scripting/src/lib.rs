@@ -32,6 +32,7 @@ pub mod manifest;
 pub mod metric;
 pub mod plugin;
 mod runner;
+pub mod schedule;
 pub mod set;
 pub mod signals;
 pub mod tool;

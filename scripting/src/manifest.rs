@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::hook::{HOOKS, Hook, Lane, OnFailure, Row, nearest};
 use crate::limits::{Limits, MAX_RAISE, MAX_RAISE_TEXT};
 use crate::metric;
+use crate::schedule::Schedule;
 
 /// The version of the script API that this boxgate speaks.
 pub const API: u32 = 1;
@@ -46,6 +47,9 @@ pub struct Manifest {
     /// Events that it emits.
     #[serde(default)]
     pub events: Names,
+    /// When its `on_schedule` is called.
+    #[serde(default)]
+    pub schedule: Option<ScheduleTerms>,
     /// Its metrics.
     #[serde(default)]
     pub metrics: BTreeMap<String, metric::Declared>,
@@ -73,6 +77,14 @@ pub struct HttpTerms {
     /// Origins with a path prefix.
     #[serde(default)]
     pub allow: Vec<String>,
+}
+
+/// `[schedule]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleTerms {
+    /// Minute, hour, day of month, month, day of week, and perhaps a time zone; else UTC.
+    pub cron: String,
 }
 
 /// `[secrets]`, `[env]`, `[events]`
@@ -171,6 +183,11 @@ impl Manifest {
                     "[events] {name:?}: a plugin's own events are {own}NAME, of a-z, 0-9, _ and dots"
                 ));
             }
+        }
+        if let Some(schedule) = &manifest.schedule
+            && let Err(e) = Schedule::parse(&schedule.cron)
+        {
+            wrong.push(format!("[schedule] cron: {e}"));
         }
         if let Err(e) = crate::http::Reach::parse(&manifest.http.allow) {
             wrong.push(format!("[http] allow: {e}"));
@@ -341,6 +358,7 @@ mod tests {
         assert!(wrong("[hooks.authorize]\non_failure = \"open\"").contains("this hook is closed"));
         assert!(wrong("[hooks.route]\ndeadline_ms = 6").contains("from 1 to 5"));
         assert!(wrong("[events]\nnames = [\"box.uploaded\"]").contains("x.acme.NAME"));
+        assert!(wrong("[schedule]\ncron = \"61 * * * *\"").contains("[schedule] cron"));
         assert!(wrong("[http]\nallow = [\"ftp://a/\"]").contains("ftp://a/"));
         Manifest::parse("[hooks.on_delete]\non_failure = \"open\"", "acme").unwrap();
         Manifest::parse("[hooks.on_download]\non_failure = \"closed\"", "acme").unwrap();

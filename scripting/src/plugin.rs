@@ -230,6 +230,9 @@ pub(crate) fn build(
     if !fatal.is_empty() {
         return Err(fatal);
     }
+    if let Some(finding) = half_a_schedule(&host.manifest, &walked.hooks, &bundle.main) {
+        return Err(vec![finding]);
+    }
 
     let mut fast = engine::engine(Lane::Fast, &limits[0]);
     let modules = link(
@@ -278,6 +281,21 @@ fn read_manifest(bundle: &Bundle, around: &Surroundings) -> Result<Manifest, Vec
         )]);
     }
     Ok(manifest)
+}
+
+/// A schedule that calls nothing, or a function that nothing calls.
+fn half_a_schedule(manifest: &Manifest, hooks: &[Hook], main: &str) -> Option<Finding> {
+    match (&manifest.schedule, hooks.contains(&Hook::OnSchedule)) {
+        (Some(_), false) => Some(Finding::of_file(
+            "plugin.toml",
+            "[schedule] calls on_schedule(tick), which the plugin does not define",
+        )),
+        (None, true) => {
+            let finding = Finding::of_file(main, "on_schedule is called by a schedule, and there is none");
+            Some(finding.hint("add to plugin.toml: [schedule] cron = \"30 3 * * *\""))
+        }
+        _ => None,
+    }
 }
 
 fn granted(manifest: &Manifest, around: &Surroundings) -> Result<Grant, Vec<Finding>> {

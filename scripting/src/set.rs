@@ -20,6 +20,7 @@ use crate::manifest::{Grant, Manifest};
 use crate::metric::Sample;
 use crate::plugin::{Lasting, Plugin, Surroundings, load};
 use crate::runner::{Share, Workers};
+use crate::schedule::Schedule;
 use crate::signals::{Counted, Counters};
 use crate::unit;
 
@@ -647,6 +648,18 @@ impl Scripts {
             }
         };
         set.entries.iter().map(status).collect()
+    }
+
+    /// The plugins that are called by a schedule.
+    pub fn schedules(&self) -> Vec<(String, Schedule)> {
+        let set = self.current.load();
+        let schedule = |entry: &Arc<Entry>| {
+            let terms = entry.plugin.as_ref()?.manifest().schedule.as_ref()?;
+            // It was read when the plugin was loaded.
+            let schedule = Schedule::parse(&terms.cron).ok()?;
+            Some((entry.name.clone(), schedule))
+        };
+        set.of(Hook::OnSchedule).iter().filter_map(schedule).collect()
     }
 
     /// What was counted of all hooks that plugins define.

@@ -326,7 +326,7 @@ pub(crate) fn check_answer(hook: Hook, value: &Dynamic) -> Result<(), String> {
         Hook::OnDownload => DownloadVerdict::read(value).map(drop),
         Hook::OnDelete => DeleteVerdict::read(value).map(drop),
         Hook::OnResponse => HeaderChanges::read(value).map(drop),
-        Hook::OnEvent => <()>::read(value),
+        Hook::OnEvent | Hook::OnSchedule => <()>::read(value),
         _ => Ok(()),
     }
 }

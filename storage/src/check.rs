@@ -283,6 +283,8 @@ impl Stock {
             upload.created.plus(limits.age),
         );
         let end = match upload {
+            // It waits for an answer, for somebody to let it through, or for the end of its quarantine.
+            UploadClaim { gated: true, .. } => return None,
             UploadClaim {
                 completing: true, ..
             } => upload.updated,

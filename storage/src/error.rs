@@ -53,6 +53,9 @@ pub enum ErrorKind {
     Damaged,
     /// The store or its quota is full; try again when there is room.
     Full,
+    /// All of it is there, and what must be asked before it becomes visible says no, or not yet: see
+    /// [`crate::metadata::uploads::Withheld`] in the source.
+    Withheld,
     /// A backend does not answer or is too busy; try again later.
     Unavailable,
     /// A defect of ours or a broken machine; the cause is in the source.
@@ -84,7 +87,11 @@ impl ErrorKind {
             | Self::Gone
             | Self::Damaged => Retry::Never,
             Self::OffsetMismatch { .. } | Self::Fenced => Retry::AtOffset,
-            Self::TooMany { .. } | Self::Full | Self::Unavailable | Self::Internal => Retry::Later,
+            Self::TooMany { .. }
+            | Self::Full
+            | Self::Withheld
+            | Self::Unavailable
+            | Self::Internal => Retry::Later,
         }
     }
 }
@@ -177,6 +184,7 @@ impl fmt::Display for Error {
             ErrorKind::Gone => "gone",
             ErrorKind::Damaged => "stored bytes are damaged",
             ErrorKind::Full => "no space left",
+            ErrorKind::Withheld => "not published",
             ErrorKind::Unavailable => "not available now",
             ErrorKind::Internal => "failed",
         };
@@ -187,6 +195,20 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|e| e.as_ref() as _)
+    }
+}
+
+impl Error {
+    /// The cause of that type, however deep.
+    pub fn caused_by<T: std::error::Error + 'static>(&self) -> Option<&T> {
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            if let Some(found) = cause.downcast_ref() {
+                return Some(found);
+            }
+            next = cause.source();
+        }
+        None
     }
 }
 

@@ -18,6 +18,7 @@ mod assembly;
 mod committer;
 mod engine;
 mod follower;
+mod gate;
 pub mod part;
 mod pieces;
 mod publish;
@@ -43,6 +44,7 @@ use crate::store::Store;
 
 pub use crate::metadata::uploads::{Keep, Sender, UploadRow};
 pub use engine::UploadEngine;
+pub use gate::{Answer, Gate, Gatekeeping, Passage, Whole};
 pub use part::PartAssembler;
 pub use pieces::{Cut, MOST_PIECES, PieceWriter, Placed};
 pub use recover::{Recovered, Swept};
@@ -73,6 +75,8 @@ pub struct EngineOptions {
     pub parts_in_flight: usize,
     /// How long and how many uploads may stay.
     pub limits: UploadLimits,
+    /// What stands between uploads that are whole and their names.
+    pub passage: Passage,
 }
 
 /// How long and how many uploads may stay.
@@ -84,6 +88,8 @@ pub struct UploadLimits {
     pub age: Duration,
     /// A finished upload without a target holds its blob for so long.
     pub untargeted_ttl: Duration,
+    /// An upload that is quarantined is given up after so long.
+    pub quarantine: Duration,
     /// What came since the last commit is committed after so long, however little of its part that is.
     pub tail_commit: Duration,
     /// Kept uploads that one account may have open.
@@ -98,6 +104,7 @@ impl Default for UploadLimits {
             idle: Duration::from_hours(24),
             age: Duration::from_hours(7 * 24),
             untargeted_ttl: Duration::from_hours(7 * 24),
+            quarantine: Duration::from_hours(30 * 24),
             tail_commit: Duration::from_secs(5),
             open_per_account: 64,
             open_per_organization: 10_000,

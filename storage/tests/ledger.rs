@@ -63,6 +63,11 @@ promises! {
     an_upload_ends_with_what_it_waits_for
     what_cannot_be_joined_is_refused
     an_upload_that_waits_for_others_is_not_idle
+    what_is_asked_about_is_published_once_it_passed
+    one_process_asks_at_a_time
+    a_rejected_upload_ends_with_its_bytes
+    a_quarantined_upload_waits_for_somebody
+    what_waits_to_be_published_is_told_when_it_is_due
     pieces_are_held_in_any_order_and_counted_once
     a_piece_that_is_cut_otherwise_is_refused
     the_size_of_pieces_is_fixed_once

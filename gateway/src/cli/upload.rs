@@ -22,7 +22,13 @@ IDLE is the time since bytes were last committed, RATE the mean since the upload
     List(ListArgs),
     /// Show one upload, in whatever state; whoever sends it goes on undisturbed.
     Show(ShowArgs),
-    /// Give up an upload in progress: its sender is refused, its bytes are removed.
+    /// Publish an upload that plugins hold or have quarantined, whatever they said of it.
+    #[command(after_help = "Example:
+  boxgate admin upload list --withheld
+  boxgate admin upload release 0f3a...")]
+    Release(ShowArgs),
+    /// Give up an upload in progress, also one that is held or quarantined: its sender is refused, its bytes are
+    /// removed.
     Abort(AbortArgs),
 }
 
@@ -33,6 +39,9 @@ pub(super) struct ListArgs {
     /// Only those of this organization.
     #[arg(long, value_name = "NAME")]
     organization: Option<String>,
+    /// Only those that plugins hold or have quarantined, each with the reason.
+    #[arg(long)]
+    withheld: bool,
     /// Print a JSON array.
     #[arg(long)]
     json: bool,
@@ -68,6 +77,7 @@ pub(super) fn upload(command: &UploadCommand) -> Result<(), Failure> {
         match command {
             UploadCommand::List(args) => list(args).await,
             UploadCommand::Show(args) => show(args).await,
+            UploadCommand::Release(args) => release(args).await,
             UploadCommand::Abort(args) => abort(args).await,
         }
     })
@@ -80,7 +90,11 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
     let mut first = true;
     loop {
         let page = client
-            .uploads(args.organization.as_deref(), after.as_deref())
+            .uploads(
+                args.organization.as_deref(),
+                after.as_deref(),
+                args.withheld,
+            )
             .await?;
         let Some(last) = page.last() else { break };
         after = Some(last.told.id.clone());
@@ -93,6 +107,11 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
                 ));
                 first = false;
             }
+        } else if args.withheld {
+            for upload in &page {
+                say(&withheld(&upload.told));
+            }
+            first = false;
         } else {
             say(table(&page, first).trim_end());
             first = false;
@@ -101,6 +120,7 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
     match (args.json, first) {
         (true, true) => say("[]"),
         (true, false) => say("]"),
+        (false, true) if args.withheld => say("No upload is held or quarantined."),
         (false, true) => say("No upload is in progress."),
         (false, false) => {}
     }
@@ -113,6 +133,30 @@ async fn show(args: &ShowArgs) -> Result<(), Failure> {
         say(&found.document.to_string());
     } else {
         say(sheet(&found.told).trim_end());
+    }
+    Ok(())
+}
+
+/// One line: reasons are longer than a column.
+fn withheld(told: &Told) -> String {
+    let target = target(told).unwrap_or_else(|| "-".to_owned());
+    let organization = told.organization.name.as_deref().unwrap_or("-");
+    let reason = told.reason.as_deref().unwrap_or_default();
+    let state = &told.state;
+    format!("{}  {state}  {organization}/{target}  {reason}", told.id)
+}
+
+async fn release(args: &ShowArgs) -> Result<(), Failure> {
+    let found = args.connect.client()?.release_upload(&args.id).await?;
+    if args.json {
+        say(&found.document.to_string());
+    } else if found.told.state == "done" {
+        say(&format!("Upload {} is published.", args.id));
+    } else {
+        say(&format!(
+            "Upload {} is let through, and published within a minute.",
+            args.id
+        ));
     }
     Ok(())
 }
@@ -232,8 +276,16 @@ fn sheet(told: &Told) -> String {
         ("mean rate", rate),
         ("expires", expires.to_owned()),
     ];
-    let lines = lines.map(|(name, value)| format!("{name:<12}  {value}\n"));
-    lines.concat()
+    let mut lines = lines
+        .map(|(name, value)| format!("{name:<12}  {value}\n"))
+        .concat();
+    let said = [("reason", &told.reason), ("asked again", &told.asked_again_at)];
+    for (name, value) in said {
+        if let Some(value) = value {
+            lines.push_str(&format!("{name:<12}  {value}\n"));
+        }
+    }
+    lines
 }
 
 fn target(told: &Told) -> Option<String> {

@@ -25,7 +25,7 @@ pub struct Upload {
 pub struct Told {
     /// Its id.
     pub id: String,
-    /// `open`, `completing`, `done`, `aborted` or `lost`.
+    /// `open`, `completing`, `held`, `quarantined`, `done`, `rejected`, `aborted` or `lost`.
     pub state: String,
     /// Who sends it.
     pub owner: Owner,
@@ -49,6 +49,12 @@ pub struct Told {
     pub created_at: String,
     /// When it is given up if nobody goes on with it.
     pub expires_at: Option<String>,
+    /// Why it is held or quarantined.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// When a held one is asked about again.
+    #[serde(default)]
+    pub asked_again_at: Option<String>,
 }
 
 /// Who sends an upload.
@@ -88,8 +94,8 @@ impl Upload {
 }
 
 impl Client {
-    /// One page of uploads in progress, behind the id `after`; of one organization, if given. An empty
-    /// page is the end.
+    /// One page of uploads in progress, behind the id `after`; of one organization, if given; or only those that
+    /// are held or quarantined. An empty page is the end.
     ///
     /// # Errors
     /// As [`Client::send`].
@@ -97,9 +103,15 @@ impl Client {
         &self,
         organization: Option<&str>,
         after: Option<&str>,
+        withheld: bool,
     ) -> Result<Vec<Upload>, ClientError> {
         let mut path = format!("/api/admin/uploads?limit={PAGE}");
-        for (name, value) in [("organization", organization), ("after", after)] {
+        let state = withheld.then_some("withheld");
+        for (name, value) in [
+            ("organization", organization),
+            ("after", after),
+            ("state", state),
+        ] {
             if let Some(value) = value {
                 let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
                 path.extend(["&", name, "=", &value.to_string()]);
@@ -117,6 +129,16 @@ impl Client {
     /// As [`Client::send`].
     pub async fn upload(&self, id: &str) -> Result<Upload, ClientError> {
         let answer = self.send(self.request(Method::GET, &place(id))).await?;
+        Upload::read(answer.json()?).map_err(|e| self.odd(&e.to_string()))
+    }
+
+    /// Publishes one that is held or quarantined; what it became.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn release_upload(&self, id: &str) -> Result<Upload, ClientError> {
+        let path = format!("{}/release", place(id));
+        let answer = self.send(self.request(Method::POST, &path)).await?;
         Upload::read(answer.json()?).map_err(|e| self.odd(&e.to_string()))
     }
 

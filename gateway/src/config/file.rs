@@ -263,6 +263,12 @@ table! {
         open_per_organization: u64 = 10_000,
         /// How long a finished upload without a target is kept.
         untargeted_ttl: Span = Span::seconds(7 * 24 * 3600),
+        /// How long after each try a held upload is asked about again.
+        held_pauses: Vec<Span> = [2, 10, 60, 300, 1800].map(Span::seconds).to_vec(),
+        /// How long a client waits for an answer about its upload.
+        held_wait: Span = Span::seconds(60),
+        /// How long a quarantined upload is kept.
+        quarantine_ttl: Span = Span::seconds(30 * 24 * 3600),
         /// How long an upload in chunks rests until a new chunk 0 begins another.
         chunk_idle: Span = Span::seconds(600),
         /// Most pieces of a final upload.

@@ -285,6 +285,12 @@ pub struct Uploads {
     pub open_per_organization: u64,
     /// How long a finished upload without a target is kept.
     pub untargeted_ttl: Duration,
+    /// How long after each try a held upload is asked about again; after the last it is quarantined.
+    pub held_pauses: Vec<Duration>,
+    /// How long a client waits for an answer about its upload.
+    pub held_wait: Duration,
+    /// How long a quarantined upload is kept.
+    pub quarantine_ttl: Duration,
     /// How long an upload in chunks rests until a new chunk 0 begins another.
     pub chunk_idle: Duration,
     /// Most pieces of a final upload.
@@ -654,6 +660,8 @@ fn share_of_memory(machine: Machine) -> u64 {
 
 /// The store that is there unless the file names others, in the data directory unless it says where.
 const MAIN: &str = "main";
+/// Most tries of a held upload; more would only keep its sender in the dark.
+const MOST_PAUSES: usize = 20;
 
 /// What rows, variables and metrics may call a store.
 fn is_store_name(name: &str) -> bool {
@@ -782,6 +790,17 @@ impl Judge<'_> {
             self.wrong(key, "must be more than 0");
         }
         self.time_or_none(key, span)
+    }
+
+    /// Pauses between tries, each at least as long as the one before.
+    fn pauses(&mut self, key: &str, spans: &[Span]) -> Vec<Duration> {
+        if spans.is_empty() || spans.len() > MOST_PAUSES || !spans.is_sorted() {
+            self.wrong(
+                key,
+                "expected 1 to 20 times, each at least as long as the one before",
+            );
+        }
+        spans.iter().map(|span| self.time(key, *span)).collect()
     }
 
     fn time_or_never(&mut self, key: &str, span: Span) -> Option<Duration> {
@@ -1207,6 +1226,9 @@ impl Judge<'_> {
                 uploads.open_per_organization,
             ),
             untargeted_ttl: self.time("uploads.untargeted_ttl", uploads.untargeted_ttl),
+            held_pauses: self.pauses("uploads.held_pauses", &uploads.held_pauses),
+            held_wait: self.time("uploads.held_wait", uploads.held_wait),
+            quarantine_ttl: self.time("uploads.quarantine_ttl", uploads.quarantine_ttl),
             chunk_idle: self.time("uploads.chunk_idle", uploads.chunk_idle),
             final_pieces: self.count("uploads.final_pieces", uploads.final_pieces),
             joins_in_progress: self.count("uploads.joins_in_progress", uploads.joins_in_progress),

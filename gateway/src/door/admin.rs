@@ -6,7 +6,7 @@ use boxgate_storage::catalog::OrganizationName;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::tokens::KeyRow;
-use boxgate_storage::metadata::uploads::NamedUpload;
+use boxgate_storage::metadata::uploads::{NamedUpload, UploadState};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use crate::auth::link_keys::{self, MOST_KEYS};
 use crate::auth::{Principal, no_organization};
 use crate::call::Call;
 use crate::gateway::Gateway;
-use crate::handler::resumable::expires;
+use crate::handler::resumable::{expires, state_of};
 use crate::http::response;
 use crate::refusal::Refusal;
 use crate::route::PathNames;
@@ -26,7 +26,7 @@ type Answer = Result<Response<OutboundBody>, Refusal>;
 /// Uploads on one page of a listing, at most.
 const MAX_PAGE: u32 = 1000;
 
-/// `GET /api/admin/uploads?organization=NAME&after=ID&limit=N`.
+/// `GET /api/admin/uploads?organization=NAME&state=withheld&after=ID&limit=N`.
 pub async fn list_uploads(gateway: &Gateway, call: Call) -> Answer {
     let organization = scope(gateway, &call).await?;
     let after = call.query("after").map(|text| text.parse::<UploadId>());
@@ -38,9 +38,14 @@ pub async fn list_uploads(gateway: &Gateway, call: Call) -> Answer {
         .transpose()
         .map_err(|_e| Refusal::invalid("'limit' must be a number."))?
         .map_or(MAX_PAGE, |limit| limit.clamp(1, MAX_PAGE));
+    let withheld = match call.query("state").as_deref() {
+        None => false,
+        Some("withheld") => true,
+        Some(_) => return Err(Refusal::invalid("'state' can be withheld, or is left out.")),
+    };
     let uploads = gateway
         .metadata
-        .uploads_in_progress(organization, after, limit)
+        .uploads_in_progress(organization, after, (limit, withheld))
         .await?;
     let documents: Vec<Value> = uploads.iter().map(|u| document(gateway, u)).collect();
     Ok(response::json(StatusCode::OK, &Value::Array(documents)))
@@ -100,6 +105,28 @@ pub async fn abort_upload(gateway: &Gateway, call: &Call) -> Answer {
     Ok(response::empty(StatusCode::NO_CONTENT))
 }
 
+/// `POST /api/admin/uploads/{upload}/release`: a held or quarantined upload is published, whatever was said of it.
+pub async fn release_upload(gateway: &Gateway, call: &Call) -> Answer {
+    let (text, principal) = (call.names.value("upload"), call.principal()?);
+    let found = match text.parse::<UploadId>() {
+        Ok(id) => gateway.metadata.named_upload(id).await?,
+        Err(_malformed) => None,
+    };
+    let found = found.ok_or_else(|| Refusal::missing("Upload", text))?;
+    let id = found.row.id;
+    call.facts.set_upload(id.to_string());
+    if !gateway.engine.let_through(id, principal.name()).await? {
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            "This upload is neither held nor quarantined. Nothing was changed.",
+        )
+        .code("NOT_HELD"));
+    }
+    tracing::info!(upload = %id, by = principal.name(), "upload let through by an administrator");
+    let row = gateway.metadata.named_upload(id).await?.unwrap_or(found);
+    Ok(response::json(StatusCode::OK, &document(gateway, &row)))
+}
+
 /// `GET /api/admin/link-keys`, the revoked ones too; never a secret.
 pub async fn list_link_keys(gateway: &Gateway) -> Answer {
     let keys = gateway.metadata.keys(link_keys::PURPOSE).await?;
@@ -138,7 +165,7 @@ pub async fn revoke_link_key(gateway: &Gateway, call: &Call) -> Answer {
 }
 
 fn link_key(key: &KeyRow) -> Value {
-    json!({
+    let document = json!({
         "id": key.id, "createdAt": shape::time(key.created), "revokedAt": key.retired.map(shape::time),
     })
 }
@@ -157,7 +184,7 @@ fn document(gateway: &Gateway, upload: &NamedUpload) -> Value {
     let rate = u128::from(row.offset) * 1000 / u128::from(millis.max(1));
     let rate = (row.offset > 0).then(|| u64::try_from(rate).unwrap_or(u64::MAX));
     json!({
-        "id": row.id.to_string(), "state": row.state.as_str(),
+        "id": row.id.to_string(), "state": state_of(row),
         "owner": { "id": row.sender.account.0, "username": upload.username, "actor": actor },
         "organization": {
             "id": row.organization.0, "name": upload.organization.as_ref().map(OrganizationName::as_str),
@@ -170,7 +197,16 @@ fn document(gateway: &Gateway, upload: &NamedUpload) -> Value {
         "meanBytesPerSecond": rate,
         "createdAt": shape::time(row.created), "updatedAt": shape::time(row.updated),
         "expiresAt": expires(row, &gateway.settings.uploads).map(shape::time),
-    })
+    });
+    let Some(gating) = row.gate.as_ref().filter(|_| row.state != UploadState::Done) else {
+        return document;
+    };
+    // Administrators read the text of a failure, too.
+    let said = json!({
+        "reason": gating.why, "failedTries": gating.tries,
+        "askedAgainAt": gating.due.map(shape::time),
+    });
+    shape::with(document, said)
 }
 
 fn millis_between(from: UnixMillis, to: UnixMillis) -> u64 {

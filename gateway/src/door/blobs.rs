@@ -32,6 +32,7 @@ pub async fn blob(gateway: &Gateway, call: Call) -> Answer {
     let download = Download {
         blob: held.blob,
         store: held.store,
+        labels: held.labels,
         quarantined: held.quarantined,
         name: None,
         file: None,

@@ -16,7 +16,7 @@ use crate::auth::Principal;
 use crate::call::Call;
 use crate::door::boxvault::shape;
 use crate::gateway::Gateway;
-use crate::handler::resumable::{Progress, Turn};
+use crate::handler::resumable::{Progress, Turn, state_of};
 use crate::handler::upload::assert_uncoded;
 use crate::http::problem::Problem;
 use crate::http::response;
@@ -149,11 +149,18 @@ pub async fn status(gateway: &Gateway, call: Call) -> Answered {
     let (row, progress) = turn.status(call.names.value("id")).await?;
     let standing = &progress.standing;
     let mut document = json!({
-        "id": row.id.to_string(), "state": row.state.as_str(), "offset": row.offset,
+        "id": row.id.to_string(), "state": state_of(&row), "offset": row.offset,
         "length": row.length,
         "createdAt": shape::time(row.created), "updatedAt": shape::time(row.updated),
         "expiresAt": standing.expires.map(shape::time),
     });
+    if let Some(gating) = row.gate.as_ref().filter(|_| row.state != UploadState::Done) {
+        let said = json!({
+            "reason": gating.is_verdict.then_some(&gating.why),
+            "askedAgainAt": gating.due.map(shape::time),
+        });
+        document = shape::with(document, said);
+    }
     if let Some(cut) = row.pieces {
         let parts = pieces(gateway, &row, cut).await?;
         document = shape::with(document, parts);

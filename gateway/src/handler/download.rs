@@ -8,6 +8,7 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::{BLOCK_BYTES, Blake3, Sha256};
 use boxgate_storage::layer::cache::Origin;
 use boxgate_storage::metadata::catalog::{FileId, ResolvedFile};
+use boxgate_storage::metadata::uploads::Labels;
 use boxgate_storage::range::ByteRange;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -46,6 +47,8 @@ pub struct Download {
     pub blob: BlobMeta,
     /// Name of the store that holds it.
     pub store: String,
+    /// What was written on it.
+    pub labels: Labels,
     /// Whether it is damaged.
     pub quarantined: bool,
     /// The name that it was asked for by; a URL of the blob itself has none.
@@ -72,6 +75,7 @@ impl Download {
             tags: Tags::of_file(name, &resolved.file.blob.blake3),
             blob: resolved.file.blob,
             store: resolved.store,
+            labels: resolved.file.labels,
             quarantined: resolved.quarantined,
             name: Some(name.clone()),
             file: Some(resolved.file.id),

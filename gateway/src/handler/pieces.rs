@@ -7,7 +7,9 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::{Digest, DigestHasher, PieceHasher};
 use boxgate_storage::metadata::accounts::OrganizationId;
-use boxgate_storage::metadata::uploads::{HeldPiece, Published, Target, UploadState};
+use boxgate_storage::metadata::uploads::{
+    GateState, HeldPiece, Published, Target, UploadState,
+};
 use boxgate_storage::store::Intake;
 use boxgate_storage::upload::{Cut, PieceWriter, UploadIntent, UploadRow, part_bytes_for};
 use boxgate_storage::{Error, ErrorKind};
@@ -302,7 +304,7 @@ impl Turn<'_> {
             .await?;
         let (done, open): (Vec<_>, Vec<_>) = rows
             .into_iter()
-            .filter(|row| row.note.as_deref() == Some(note))
+            .filter(|row| row.note.as_deref() == Some(note) && !is_quarantined(row))
             .partition(|row| row.state == UploadState::Done);
         Ok((open.into_iter().last(), done.into_iter().next()))
     }
@@ -426,6 +428,12 @@ impl Turn<'_> {
             progress: Some(done(row, published)),
         })
     }
+}
+
+/// Nobody goes on with one that is quarantined: its sender may send something better to the same name.
+fn is_quarantined(row: &UploadRow) -> bool {
+    let said = row.gate.as_ref().map(|gating| gating.state);
+    said == Some(GateState::Quarantined)
 }
 
 fn done(row: UploadRow, published: Published) -> Progress {

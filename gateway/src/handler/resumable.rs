@@ -10,7 +10,7 @@ use boxgate_storage::blob::UploadId;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::accounts::{Organization, OrganizationId};
-use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
+use boxgate_storage::metadata::uploads::{GateState, Gating, Published, Target, UploadState};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadRow, UploadWriter};
 use boxgate_storage::{Error, ErrorKind};
 use http::header::LOCATION;
@@ -140,7 +140,11 @@ impl Turn<'_> {
     async fn left_open(&self, id: UploadId, refusal: Refusal) -> Refusal {
         let row = self.gateway.engine.peek(id).await.ok().flatten();
         let has_url = self.gateway.settings.doors.files.enabled;
-        let open = row.filter(|row| row.state == UploadState::Open && has_url);
+        // One that is held is asked for there, too.
+        let stays = |row: &UploadRow| {
+            matches!(row.state, UploadState::Open | UploadState::Completing)
+        };
+        let open = row.filter(|row| stays(row) && has_url);
         let location = HeaderValue::try_from(self.gateway.upload_url(self.facts, id));
         match (open, location) {
             (Some(row), Ok(location)) => refusal
@@ -329,7 +333,8 @@ impl Turn<'_> {
     pub(super) async fn mine(&self, id: &str) -> Result<UploadRow, Refusal> {
         let id: UploadId = id.parse().map_err(|_malformed| no_upload())?;
         let row = self.gateway.engine.peek(id).await?.filter(|row| {
-            row.keep == Keep::UntilIdle
+            // One that nobody keeps is told of where something is said of it.
+            (row.keep == Keep::UntilIdle || row.gate.is_some())
                 && row.sender == self.principal.sender()
                 && self.principal.role_in(row.organization).is_some()
         });
@@ -343,7 +348,12 @@ impl Turn<'_> {
             // One without a target holds its blob for so long.
             UploadState::Done if over => Err(expired()),
             UploadState::Open | UploadState::Completing | UploadState::Done => Ok(row),
-            UploadState::Aborted => Err(expired()),
+            UploadState::Aborted => match &row.gate {
+                Some(gating) if gating.state == GateState::Rejected => {
+                    Err(Refusal::withheld(gating).closing())
+                }
+                _ => Err(expired()),
+            },
             UploadState::Lost => Err(gone(
                 "Stored bytes of the upload are lost. Begin a new one.",
                 "STATE_LOST",
@@ -668,8 +678,11 @@ impl Turn<'_> {
             error.kind(),
             ErrorKind::DigestMismatch | ErrorKind::Invalid | ErrorKind::NotFound
         );
+        let withheld = error.kind() == ErrorKind::Withheld;
         let refusal = Refusal::from(error);
-        if for_good {
+        // What is held is asked about again; what is refused stays so.
+        let refused = withheld && refusal.status != StatusCode::SERVICE_UNAVAILABLE;
+        if for_good || refused {
             self.protocol.from_the_target(refusal)
         } else {
             refusal
@@ -693,6 +706,9 @@ impl Turn<'_> {
     pub(crate) async fn settled(&self, mut row: UploadRow) -> Result<UploadRow, Refusal> {
         let until = Instant::now() + PUBLISHING;
         while row.state == UploadState::Completing {
+            if let Some(gating) = row.gate.as_ref().filter(|gating| stands(gating)) {
+                return Err(Refusal::withheld(gating).closing());
+            }
             // One whose publishing failed is in nobody's hands: then whoever asks has it published.
             self.gateway.engine.publish_left(row.id).await?;
             row = self.mine(&row.id.to_string()).await?;
@@ -733,9 +749,24 @@ impl Turn<'_> {
     }
 }
 
+/// Where an upload stands, in one word: a whole one by what is said of it.
+pub fn state_of(row: &UploadRow) -> &'static str {
+    let said = row.gate.as_ref().map(|gating| gating.state);
+    match (row.state, said) {
+        (UploadState::Completing, Some(said @ (GateState::Held | GateState::Quarantined)))
+        | (UploadState::Aborted, Some(said @ GateState::Rejected)) => said.as_str(),
+        (state, _) => state.as_str(),
+    }
+}
+
 /// When an upload that nobody goes on with is over.
 pub fn expires(row: &UploadRow, uploads: &Uploads) -> Option<UnixMillis> {
     match row.state {
+        UploadState::Completing if row.gate.is_some() => row
+            .gate
+            .as_ref()
+            .filter(|gating| gating.state == GateState::Quarantined)
+            .map(|_| row.updated.plus(uploads.quarantine_ttl)),
         // It waits for others, which may take longer than one that is sent may rest.
         UploadState::Open | UploadState::Completing if row.joins > 0 => {
             Some(row.created.plus(uploads.max_age))
@@ -769,6 +800,11 @@ impl ResumptionSupported {
         let status = StatusCode::from_u16(status).expect("104 is a status code");
         (status, reason)
     }
+}
+
+/// Whether nothing is said of the upload before that is due.
+fn stands(gating: &Gating) -> bool {
+    matches!(gating.state, GateState::Held | GateState::Quarantined)
 }
 
 fn is_whole(ends: Ends, length: Option<u64>, received: u64) -> bool {

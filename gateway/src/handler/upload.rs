@@ -1,5 +1,7 @@
 //! One upload: admission, the intent's row, the pump, the commit.
 
+use boxgate_storage::ErrorKind;
+use boxgate_storage::blob::UploadId;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
 use boxgate_storage::error::chain;
@@ -18,7 +20,7 @@ use crate::multipart::{DecodedBase64, Form};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::server::InboundBody;
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -117,7 +119,11 @@ pub async fn upload(
     authorize_again(&gateway.metadata, head, &sender, organization, box_name).await?;
     let id = writer.id();
     let finishing = tracing::debug_span!("finish", upload_id = %id);
-    let published = writer.finish().instrument(finishing).await?;
+    let finished = writer.finish().instrument(finishing).await;
+    let published = match finished {
+        Ok(published) => published,
+        Err(error) => return Err(held_there(gateway, facts, id, error)),
+    };
     tracing::info!(
         file = %name, blob = %published.blob.key, length = published.blob.length,
         replaced = published.replaced, "box published"
@@ -130,6 +136,24 @@ pub async fn upload(
         published,
         warnings,
     })
+}
+
+/// Tells where an upload can be asked for that is whole and held.
+fn held_there(
+    gateway: &Gateway,
+    facts: &RequestFacts,
+    id: UploadId,
+    error: boxgate_storage::Error,
+) -> Refusal {
+    let withheld = error.kind() == ErrorKind::Withheld;
+    let refusal = Refusal::from(error);
+    let location = HeaderValue::try_from(gateway.upload_url(facts, id));
+    match location {
+        Ok(location) if withheld && gateway.settings.doors.files.enabled => {
+            refusal.header(LOCATION, location)
+        }
+        _ => refusal,
+    }
 }
 
 impl UploadOrder {

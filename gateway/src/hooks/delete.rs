@@ -47,6 +47,7 @@ pub async fn on_delete(gateway: &Gateway, call: &Call) -> Result<(), Refusal> {
                 checksum_type: "sha256".into(),
                 blake3: file.blob.blake3.to_hex().into(),
                 created_ms: file.updated.0,
+                labels: file.labels.clone(),
                 ..facts::Blob::default()
             },
         ));

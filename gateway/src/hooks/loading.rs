@@ -16,10 +16,12 @@ const CALLED: &[Hook] = &[
     Hook::Route,
     Hook::Authorize,
     Hook::OnUploadStart,
+    Hook::OnUploadComplete,
     Hook::OnDownload,
     Hook::OnDelete,
     Hook::OnResponse,
     Hook::OnEvent,
+    Hook::OnSchedule,
 ];
 
 /// How plugins are loaded and run.

@@ -28,7 +28,9 @@ pub fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::Gone => StatusCode::GONE,
         // Damage may be healed by a replica or a new upload of the same bytes.
-        ErrorKind::Damaged | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Damaged | ErrorKind::Withheld | ErrorKind::Unavailable => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         ErrorKind::Full => StatusCode::INSUFFICIENT_STORAGE,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -50,6 +52,7 @@ pub fn code(kind: ErrorKind) -> &'static str {
         ErrorKind::Gone => "gone",
         ErrorKind::Damaged => "blob_damaged",
         ErrorKind::Full => "storage_full",
+        ErrorKind::Withheld => "upload_held",
         ErrorKind::Unavailable => "unavailable",
         ErrorKind::Internal => "internal",
     }

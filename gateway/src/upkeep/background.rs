@@ -139,7 +139,7 @@ async fn scrub(gateway: &Gateway, from: Option<&str>) -> Result<()> {
 }
 
 /// Does the work while no other process does; `None` when one does.
-async fn claimed<T>(
+pub(crate) async fn claimed<T>(
     gateway: &Gateway,
     name: &str,
     work: impl Future<Output = Result<T>>,

@@ -22,6 +22,7 @@ mod senders;
 mod stores;
 mod upkeep;
 mod uploads;
+mod withheld;
 
 // Scripts are held to a budget of memory, which the allocator counts.
 #[global_allocator]

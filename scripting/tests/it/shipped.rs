@@ -99,7 +99,7 @@ async fn settings_of_operators_do_not_fail_a_plugins_tests() {
 #[test]
 fn recipes_of_the_cookbook_load() {
     let page = include_str!("../../../docs/COOKBOOK.md");
-    let manifest = "[http]\nallow = [\"https://api.fastly.com/service/\"]\n[secrets]\nnames = [\"FASTLY_KEY\"]\n\
+    let manifest = "[http]\nallow = [\"https://api.fastly.com/service/\", \"https://scanner.example.org/v1/\"]\n[secrets]\nnames = [\"FASTLY_KEY\"]\n\
                     [settings]\nrows = []\nnetworks = [\"10.0.0.0/8\"]\n";
     let recipes: Vec<&str> = page.split("```rust").skip(1).collect();
     assert!(!recipes.is_empty());

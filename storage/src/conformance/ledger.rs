@@ -2,6 +2,7 @@
 //!
 //! Each function is one promise and runs on a fresh [`Rig`]; [`model`] runs random schedules.
 
+mod gate;
 mod joins;
 mod kept;
 pub mod model;
@@ -22,6 +23,7 @@ use crate::metadata::accounts::OrganizationId;
 use crate::metadata::outbox::Event;
 use crate::metadata::uploads::{Target, Trash};
 
+pub use gate::*;
 pub use joins::*;
 pub use kept::*;
 pub use names::*;

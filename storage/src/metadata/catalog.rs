@@ -22,6 +22,7 @@ use super::accounts::{AccountId, OrganizationId, row_id};
 use crate::blob::BlobMeta;
 use crate::catalog::{ArchitectureName, BoxName, OrganizationName, ProviderName, VersionName};
 use crate::clock::UnixMillis;
+use crate::metadata::uploads::Labels;
 
 row_id! {
     /// Row id of a box.
@@ -190,6 +191,8 @@ pub struct FileRow {
     pub architecture_id: ArchitectureId,
     /// Its blob.
     pub blob: BlobMeta,
+    /// What was written on its blob.
+    pub labels: Labels,
     /// Downloads that started at byte 0.
     pub downloads: u64,
     /// Checksum that the uploader declared: BoxVault's type in capitals, hexadecimal value.

@@ -92,6 +92,8 @@ pub struct UploadClaim {
     pub id: UploadId,
     /// Whether all of it is there, and only its publication is missing.
     pub completing: bool,
+    /// Whether something is said of it: then it may stay so for long.
+    pub gated: bool,
     /// Committed bytes.
     pub offset: u64,
     /// Where the last held piece ends; 0 when none is.
@@ -141,7 +143,7 @@ macro_rules! claims {
                   WHERE p.upload = u.id),
                  (SELECT COALESCE(CAST(SUM(q.length) AS BIGINT), 0) FROM parts q
                   WHERE q.upload = u.id),
-                 u.joins, 0, 0, 0, u.created_ms, u.updated_ms
+                 u.joins, CASE WHEN u.gate IS NULL THEN 0 ELSE 1 END, 0, 0, u.created_ms, u.updated_ms
              FROM uploads u WHERE u.state NOT IN ('done', 'aborted', 'lost') AND u.key ",
             $relation,
             " $1 UNION ALL
@@ -304,6 +306,7 @@ fn claim_of(row: &AnyRow) -> Result<Claim> {
         "upload" => Claimant::Upload(UploadClaim {
             id: row.upload_id("id")?,
             completing: row.text("state")? == "completing",
+            gated: row.truth("refs")?,
             offset: bytes,
             pieces_end: row.unsigned("pieces_end")?,
             parts_bytes: row.unsigned("parts_bytes")?,

@@ -15,7 +15,7 @@ use self::state::{State, Upload};
 use super::accounts::OrganizationId;
 use super::outbox::Event;
 use super::uploads::{
-    Advance, Completion, Fence, HeldPiece, Keep, Ledger, NewUpload, Over, Piece, Published, Sender,
+    Advance, Completion, Fence, GateAnswer, GateState, Gating, HeldPiece, Keep, Ledger, NewUpload, Over, Piece, Published, Sender,
     Source, Target, Trash, UploadRow, UploadState, assert_cut, check_length, check_piece_bytes,
     check_step, fenced, folded_target, is_alike, refuse_held_ahead,
 };
@@ -134,6 +134,7 @@ impl Ledger for MemoryLedger {
             hash_states: Vec::new(),
             digests: None,
             published: None,
+            gate: None,
             created: now,
             updated: now,
         };
@@ -308,6 +309,124 @@ impl Ledger for MemoryLedger {
         }
     }
 
+    async fn ask_gate(
+        &self,
+        fence: Fence,
+        (over, until): (UnixMillis, UnixMillis),
+        mine: Option<UnixMillis>,
+    ) -> Result<Option<UploadRow>> {
+        let mut state = self.state();
+        let Ok(upload) = state.fenced("upload.ask_gate", fence) else {
+            return Ok(None);
+        };
+        let row = &mut upload.row;
+        let free = match &row.gate {
+            None => true,
+            Some(gating) => {
+                matches!(gating.state, GateState::Asked | GateState::Held)
+                    && gating.due.is_none_or(|due| due <= over || Some(due) == mine)
+            }
+        };
+        if row.state != UploadState::Completing || !free {
+            return Ok(None);
+        }
+        let gating = row.gate.get_or_insert_with(|| Gating::new(GateState::Asked));
+        gating.state = GateState::Asked;
+        gating.due = Some(until);
+        Ok(Some(row.clone()))
+    }
+
+    async fn answer_gate(
+        &self,
+        fence: Fence,
+        mine: UnixMillis,
+        answer: GateAnswer,
+    ) -> Result<bool> {
+        let (now, due) = (self.clock.now(), self.due());
+        let mut state = self.state();
+        let Ok(upload) = state.fenced("upload.answer_gate", fence) else {
+            return Ok(false);
+        };
+        let row = &mut upload.row;
+        let asked = row
+            .gate
+            .as_ref()
+            .filter(|gating| gating.state == GateState::Asked && gating.due == Some(mine));
+        let Some(asked) = asked.filter(|_| row.state == UploadState::Completing) else {
+            return Ok(false);
+        };
+        let gating = Gating::answered(asked.tries, answer);
+        let rejected = gating.state == GateState::Rejected;
+        row.gate = Some(gating);
+        row.updated = now;
+        if rejected {
+            state.end(fence.id, Some(fence.epoch), UploadState::Aborted, (now, due));
+        }
+        Ok(true)
+    }
+
+    async fn let_through(&self, id: UploadId, _actor: &str) -> Result<bool> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let Some(row) = state.uploads.get_mut(&id).map(|upload| &mut upload.row) else {
+            return Ok(false);
+        };
+        let waits = |state| {
+            matches!(
+                state,
+                GateState::Asked | GateState::Held | GateState::Quarantined
+            )
+        };
+        let completing = row.state == UploadState::Completing;
+        let Some(gating) = row.gate.as_mut().filter(|g| completing && waits(g.state)) else {
+            return Ok(false);
+        };
+        gating.state = GateState::Passed;
+        gating.due = None;
+        row.updated = now;
+        Ok(true)
+    }
+
+    async fn waiting(
+        &self,
+        until: UnixMillis,
+        over: UnixMillis,
+        limit: u32,
+    ) -> Result<Vec<UploadRow>> {
+        let oldest = |row: &UploadRow| (row.updated, row.id);
+        Ok(self.state().rows(limit, oldest, |upload| {
+            let row = &upload.row;
+            let waits = match &row.gate {
+                None => row.updated <= until,
+                Some(gating) => match gating.state {
+                    GateState::Passed => row.updated <= until,
+                    GateState::Asked | GateState::Held => gating.due.is_some_and(|due| due <= over),
+                    GateState::Quarantined | GateState::Rejected => false,
+                },
+            };
+            row.state == UploadState::Completing && waits
+        }))
+    }
+
+    async fn quarantined_like(&self, row: &UploadRow) -> Result<Option<Gating>> {
+        let state = self.state();
+        let folded = state.uploads.get(&row.id).and_then(|u| u.folded.clone());
+        let newest = |row: &UploadRow| std::cmp::Reverse((row.updated, row.id));
+        let like = state.rows(1, newest, |upload| {
+            let other = &upload.row;
+            let gate = other.gate.as_ref().map(|gating| gating.state);
+            other.id != row.id
+                && other.state == UploadState::Completing
+                && gate == Some(GateState::Quarantined)
+                && other.organization == row.organization
+                && row.digests.is_some()
+                && other.digests == row.digests
+                && folded.is_some()
+                && upload.folded == folded
+        });
+        Ok(like.into_iter().next().and_then(|row| row.gate))
+    }
+
     async fn publish(&self, fence: Fence) -> Result<Published> {
         let (now, due) = (self.clock.now(), self.due());
         self.state().publish(fence, now, due)
@@ -435,6 +554,10 @@ impl Ledger for MemoryLedger {
                     row.joins == 0 && row.updated <= idle || row.created <= over.made
                 }
                 UploadState::Done => upload.held.is_some() && row.updated <= over.untargeted,
+                UploadState::Completing => {
+                    let gate = row.gate.as_ref().map(|gating| gating.state);
+                    gate == Some(GateState::Quarantined) && row.updated <= over.quarantined
+                }
                 _ => false,
             }
         }))

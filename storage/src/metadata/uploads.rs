@@ -4,6 +4,7 @@
 //! [`crate::ErrorKind::Fenced`]: the caller's upload moved on without it.
 
 mod find;
+mod gate;
 mod joins;
 mod listing;
 mod pieces;
@@ -11,7 +12,8 @@ mod publish;
 mod rows;
 pub(super) mod trash;
 
-use std::fmt::Debug;
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,7 @@ use crate::store::{Receipt, Receipts};
 pub use listing::NamedUpload;
 #[cfg(feature = "conformance")]
 pub(super) use {
+    gate::check_passed,
     joins::{Health, check_source, is_alike},
     pieces::{assert_cut, check_piece_bytes, refuse_held_ahead},
     rows::{check_length, check_step, fenced, folded_target, too_many},
@@ -162,6 +165,8 @@ pub struct UploadRow {
     pub digests: Option<(Blake3, Sha256)>,
     /// What it became, once `Done`.
     pub published: Option<Published>,
+    /// What was said of it once it was whole; `None` while nobody was asked.
+    pub gate: Option<Gating>,
     /// When it was made.
     pub created: UnixMillis,
     /// When its offset or state last moved.
@@ -223,6 +228,8 @@ pub struct Over {
     pub made: UnixMillis,
     /// A finished upload that holds its blob itself and was finished by then.
     pub untargeted: UnixMillis,
+    /// One that was quarantined by then.
+    pub quarantined: UnixMillis,
 }
 
 /// The right to change one upload's row.
@@ -299,6 +306,136 @@ pub struct Completion {
     /// SHA-256 of all bytes.
     pub sha256: Sha256,
 }
+
+/// Names in order with their values.
+pub type Labels = BTreeMap<String, String>;
+
+/// How it stands with what is asked before an upload that is whole becomes visible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateState {
+    /// Somebody asks at this moment.
+    Asked,
+    /// There was no answer; it is asked again.
+    Held,
+    /// It may be published.
+    Passed,
+    /// It is kept out of sight until somebody lets it through or gives it up.
+    Quarantined,
+    /// It was dropped.
+    Rejected,
+}
+
+/// What was said of an upload that is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gating {
+    /// How it stands.
+    pub state: GateState,
+    /// Why it was not published; may be empty.
+    pub why: String,
+    /// Whether `why` is an answer, meant for whoever sends the upload, and no failure's text.
+    pub is_verdict: bool,
+    /// How often there was no answer.
+    pub tries: u32,
+    /// A number that came with a rejection, opaque here.
+    pub code: Option<u16>,
+    /// Labels that it is published with.
+    pub labels: Labels,
+    /// Until when whoever asks has the right to; when a held one is asked again.
+    pub due: Option<UnixMillis>,
+}
+
+impl Gating {
+    /// Nothing is said yet.
+    pub(crate) fn new(state: GateState) -> Self {
+        Self {
+            state,
+            why: String::new(),
+            is_verdict: false,
+            tries: 0,
+            code: None,
+            labels: Labels::new(),
+            due: None,
+        }
+    }
+
+    /// What an answer comes to, after so many tries without one.
+    pub(super) fn answered(tries: u32, answer: GateAnswer) -> Self {
+        let failed = tries.saturating_add(1);
+        let said = |state, tries| Self {
+            tries,
+            ..Self::new(state)
+        };
+        match answer {
+            GateAnswer::Pass(labels) => Self {
+                labels,
+                ..said(GateState::Passed, tries)
+            },
+            GateAnswer::Hold { why, until } => Self {
+                why,
+                due: Some(until),
+                ..said(GateState::Held, failed)
+            },
+            GateAnswer::Quarantine { why, is_verdict } => Self {
+                why,
+                is_verdict,
+                ..said(
+                    GateState::Quarantined,
+                    if is_verdict { tries } else { failed },
+                )
+            },
+            GateAnswer::Reject { why, code } => Self {
+                why,
+                is_verdict: true,
+                code,
+                ..said(GateState::Rejected, tries)
+            },
+        }
+    }
+}
+
+/// What is said of an upload that is whole, as its row keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GateAnswer {
+    /// It may be published, with these labels.
+    Pass(Labels),
+    /// There was no answer; it is asked again then.
+    Hold {
+        /// How that failed.
+        why: String,
+        /// When it is asked again.
+        until: UnixMillis,
+    },
+    /// It is kept out of sight.
+    Quarantine {
+        /// Why.
+        why: String,
+        /// Whether that was answered; else too often there was no answer.
+        is_verdict: bool,
+    },
+    /// It is dropped with its bytes.
+    Reject {
+        /// Why.
+        why: String,
+        /// Opaque here.
+        code: Option<u16>,
+    },
+}
+
+/// The source of an [`crate::ErrorKind::Withheld`] error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withheld(pub Gating);
+
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} tries failed)", self.0.state.as_str(), self.0.tries)?;
+        if self.0.why.is_empty() {
+            return Ok(());
+        }
+        write!(f, ": {}", self.0.why)
+    }
+}
+
+impl std::error::Error for Withheld {}
 
 /// What a finished upload became.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -398,6 +535,37 @@ pub trait Ledger: Debug + Send + Sync {
 
     /// C0: `open` → `completing`, fenced by epoch and by offset = length.
     async fn complete(&self, fence: Fence, completion: Completion) -> Result<()>;
+
+    /// Takes the right to ask whether a whole upload may be published, until `until`; rights that run out by
+    /// `over` are over, and `mine` is kept. The row as it is then; `None` when the right is another's, and when
+    /// nothing is to be asked any more.
+    async fn ask_gate(
+        &self,
+        fence: Fence,
+        (over, until): (UnixMillis, UnixMillis),
+        mine: Option<UnixMillis>,
+    ) -> Result<Option<UploadRow>>;
+
+    /// Writes down what was said to whoever has the right to ask until `mine`; what is rejected ends here as by
+    /// `abort`. False when the right is theirs no more: then it counts for nothing.
+    async fn answer_gate(&self, fence: Fence, mine: UnixMillis, answer: GateAnswer)
+    -> Result<bool>;
+
+    /// Lets a held or quarantined upload through, whatever was said; told in the audit. False for any other.
+    async fn let_through(&self, id: UploadId, actor: &str) -> Result<bool>;
+
+    /// Whole uploads to publish or to ask about: those that nobody asked about or that passed, and did not move
+    /// since `until`; those for which the right to ask runs out by `over`, or that are held no longer than that.
+    /// Oldest first.
+    async fn waiting(
+        &self,
+        until: UnixMillis,
+        over: UnixMillis,
+        limit: u32,
+    ) -> Result<Vec<UploadRow>>;
+
+    /// What was said of another upload of the same bytes to the same name that is quarantined.
+    async fn quarantined_like(&self, row: &UploadRow) -> Result<Option<Gating>>;
 
     /// C3: the one commit point. Makes missing parents (box, version, provider, architecture) of the
     /// target, the blob row with its subtree values (or takes an equal live blob of the same

@@ -216,6 +216,35 @@ impl UploadEngine {
             .await
     }
 
+    /// Lets a held or quarantined upload through on behalf of `actor`, whatever was said of it, and publishes it.
+    /// False when it is neither.
+    ///
+    /// # Errors
+    /// What the rows or the store answer: where it was let through already, the next sweep publishes it.
+    pub async fn let_through(&self, id: UploadId, actor: &str) -> Result<bool> {
+        let actor = actor.to_owned();
+        self.run("upload.let_through", move |inner| async move {
+            if !inner.options.ledger.let_through(id, &actor).await? {
+                return Ok(false);
+            }
+            inner.publish_left(id).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Publishes what was left half published, and asks again about what is held, where that is due. Returns how
+    /// many were published.
+    ///
+    /// # Errors
+    /// When the rows cannot be read. What fails for one upload is logged and left for the next call.
+    pub async fn publish_waiting(&self) -> Result<u64> {
+        self.run("upload.publish_waiting", |inner| async move {
+            inner.publish_waiting().await
+        })
+        .await
+    }
+
     /// Closes a finished upload with a target: nobody is told of it any more, and what it became stays.
     /// False for any other.
     ///

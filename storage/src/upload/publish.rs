@@ -3,18 +3,21 @@
 use tokio::time::Instant;
 
 use super::engine::{Inner, Stored};
+use super::gate::Turn;
 use super::stats::{Stage, count};
 use crate::blob::UploadId;
 use crate::error::{Error, ErrorKind, Result, Retry, chain};
-use crate::metadata::uploads::{Completion, Keep, Published, Trash, UploadState as RowState};
+use crate::metadata::uploads::{
+    Completion, Gating, Keep, Published, Trash, UploadState as RowState,
+};
 use crate::store::{Intake, UploadSink};
 
 /// Tries of a step whose answer may have been lost; each finds out what the one before did.
 const TRIES: usize = 3;
 
 impl Inner {
-    /// C0 to C3. On failure the upload is given up, unless only its answer is missing: then the row
-    /// stays `completing`, and recovery publishes it. A kept upload whose row did not get so far
+    /// C0 to C3. On failure the upload is given up, unless only its answer is missing, or the gate's: then the
+    /// row stays `completing`, and recovery publishes it. A kept upload whose row did not get so far
     /// stays open, with all its bytes.
     pub(super) async fn complete_and_publish(
         &self,
@@ -30,7 +33,8 @@ impl Inner {
             return Err(e);
         }
         self.commit(stored, sink).await?;
-        let published = self.publish(stored, completion.length).await;
+        let turn = self.first_turn();
+        let published = self.publish(stored, completion.length, (None, turn)).await;
         self.counters.spent(Stage::Publish, started);
         published
     }
@@ -67,10 +71,19 @@ impl Inner {
         done
     }
 
-    /// C2 and C3 of an upload whose row is `completing`; may be repeated.
-    pub(super) async fn publish(&self, stored: &Stored, length: u64) -> Result<Published> {
+    /// C2 and C3 of an upload whose row is `completing`, and the gate between them; may be repeated.
+    pub(super) async fn publish(
+        &self,
+        stored: &Stored,
+        length: u64,
+        (gating, turn): (Option<Gating>, Turn),
+    ) -> Result<Published> {
         self.check(stored, length).await?;
-        self.condemn_lost_equals(stored, length).await?;
+        let is_new = self.condemn_lost_equals(stored, length).await?;
+        if self.pass_gate(stored, gating, is_new, turn).await? {
+            // That took its time.
+            self.condemn_lost_equals(stored, length).await?;
+        }
         let ledger = &self.options.ledger;
         let mut tries = 0;
         let published = loop {
@@ -98,8 +111,8 @@ impl Inner {
     }
 
     /// Bytes that are whole must never be given up for equal ones that are gone: such a blob is taken out
-    /// of service first, and publishing heals it.
-    async fn condemn_lost_equals(&self, stored: &Stored, length: u64) -> Result<()> {
+    /// of service first, and publishing heals it. False where an equal one is there.
+    async fn condemn_lost_equals(&self, stored: &Stored, length: u64) -> Result<bool> {
         let ledger = &self.options.ledger;
         // As often as there are rows of the same bytes, each with others' names; mostly none, rarely one.
         while let Some((key, store)) = ledger.equal_blob(stored.fence).await? {
@@ -110,12 +123,12 @@ impl Inner {
                 Err(e) => return Err(e),
             };
             if found == Some(length) {
-                return Ok(());
+                return Ok(false);
             }
             tracing::error!(blob = %key, store, ?found, length, "a blob lost its bytes");
             ledger.condemn(&key).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// C2: the store holds as many bytes as were committed.

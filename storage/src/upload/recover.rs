@@ -3,15 +3,19 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
+
 use super::engine::Inner;
+use super::gate::{ASKED_AT_ONCE, CLAIM, Passage, Turn};
 use super::registry::InProgress;
 use super::state::buffers_for;
 use super::stats::count;
 use crate::blob::UploadId;
 use crate::clock::UnixMillis;
-use crate::error::{Result, chain};
+use crate::error::{ErrorKind, Result, chain};
 use crate::metadata::uploads::{Over, Trash, UploadRow, UploadState as RowState};
 use crate::store::Intake;
 
@@ -50,8 +54,22 @@ impl Inner {
         } else {
             (now, now)
         };
+        let finished = if self.asks() {
+            // Nobody waits at the start for what a hook takes.
+            let this = Arc::clone(self);
+            // Whoever asked before is gone with that process, too.
+            let over = if self.options.shared { now } else { now.plus(CLAIM) };
+            self.background.spawn(async move {
+                if let Err(e) = this.publish_again(completing, over).await {
+                    tracing::warn!(error = chain(&e), "what was left is asked about later");
+                }
+            });
+            0
+        } else {
+            self.publish_again(completing, now).await?
+        };
         let recovered = Recovered {
-            finished: self.publish_again(completing).await?,
+            finished,
             aborted: self.end_over(self.over(now, unkept)).await?,
         };
         self.remove_due().await?;
@@ -64,27 +82,49 @@ impl Inner {
             self.abort_row(id, epoch).await;
         }
         let now = self.options.clock.now();
-        self.publish_again(now.minus(COMPLETING_IDLE)).await?;
+        if !self.asks() {
+            self.publish_waiting().await?;
+        }
         let unkept = now.minus(self.options.limits.idle);
         self.end_over(self.over(now, unkept)).await?;
         self.remove_due().await
     }
 
-    /// Runs `completing` uploads again from C1. Returns how many were published.
-    async fn publish_again(self: &Arc<Self>, until: UnixMillis) -> Result<u64> {
-        let mut published = 0;
-        let mut seen = HashSet::new();
-        while let Some(page) = self.idle(RowState::Completing, until, &mut seen).await? {
-            for (row, _in_progress) in page {
-                match self.publish_row(&row).await {
-                    Ok(()) => published += 1,
-                    Err(e) => {
-                        tracing::warn!(upload = %row.id, error = chain(&e), "upload stays completing");
-                    }
-                }
-            }
+    /// Publishes what waits for it or is to be asked about again.
+    pub(super) async fn publish_waiting(self: &Arc<Self>) -> Result<u64> {
+        let now = self.options.clock.now();
+        self.publish_again(now.minus(COMPLETING_IDLE), now).await
+    }
+
+    /// Runs `completing` uploads again from C1, those that did not move since `until` or whose next question is
+    /// due by `over`. Returns how many were published.
+    async fn publish_again(self: &Arc<Self>, until: UnixMillis, over: UnixMillis) -> Result<u64> {
+        if matches!(self.options.passage, Passage::Shut) {
+            return Ok(0);
         }
-        Ok(published)
+        let published = AtomicU64::new(0);
+        let mut seen = HashSet::new();
+        while let Some(page) = self.waiting(until, over, &mut seen).await? {
+            let each = |(row, in_progress): (UploadRow, InProgress)| {
+                let published = &published;
+                async move {
+                    match self.publish_row(&row, over).await {
+                        Ok(()) => {
+                            published.fetch_add(1, Ordering::Relaxed);
+                        }
+                        // What was said is in the log already.
+                        Err(e) if e.kind() == ErrorKind::Withheld => {}
+                        Err(e) => {
+                            tracing::warn!(upload = %row.id, error = chain(&e), "upload stays completing");
+                        }
+                    }
+                    drop(in_progress);
+                }
+            };
+            let all = stream::iter(page);
+            all.for_each_concurrent(ASKED_AT_ONCE, each).await;
+        }
+        Ok(published.into_inner())
     }
 
     pub(super) async fn publish_left(self: Arc<Self>, id: UploadId) -> Result<()> {
@@ -92,12 +132,15 @@ impl Inner {
             return Ok(());
         };
         match self.options.ledger.upload(id).await? {
-            Some(row) if row.state == RowState::Completing => self.publish_row(&row).await,
+            Some(row) if row.state == RowState::Completing => {
+                let now = self.options.clock.now();
+                self.publish_row(&row, now).await
+            }
             _ => Ok(()),
         }
     }
 
-    async fn publish_row(&self, row: &UploadRow) -> Result<()> {
+    async fn publish_row(&self, row: &UploadRow, over: UnixMillis) -> Result<()> {
         let stored = self.stored(row)?;
         if stored.store.intake == Intake::ByPart {
             // C1 again; a store that did it before says so.
@@ -107,7 +150,12 @@ impl Inner {
             let sink = self.reopened(row, &stored, row.offset, Some(&mut memory));
             self.commit(&stored, sink.await?).await?;
         }
-        self.publish(&stored, row.offset).await?;
+        let turn = Turn {
+            over,
+            patience: Duration::ZERO,
+        };
+        let gating = row.gate.clone();
+        self.publish(&stored, row.offset, (gating, turn)).await?;
         Ok(())
     }
 
@@ -120,6 +168,7 @@ impl Inner {
             idle: now.minus(limits.idle),
             made: now.minus(limits.age),
             untargeted: now.minus(limits.untargeted_ttl),
+            quarantined: now.minus(limits.quarantine),
         }
     }
 
@@ -133,7 +182,7 @@ impl Inner {
                 return Ok(aborted);
             };
             for (row, _in_progress) in page {
-                if row.state == RowState::Open {
+                if matches!(row.state, RowState::Open | RowState::Completing) {
                     // Fenced: whoever went on with it meanwhile, in whatever process, keeps it.
                     aborted += u64::from(self.abort_row(row.id, row.epoch).await);
                 } else if let Err(e) = self.options.ledger.release(row.id).await {
@@ -143,15 +192,15 @@ impl Inner {
         }
     }
 
-    /// The next page of uploads in `state` that are in nobody's hands in this process; `None` once a
-    /// page holds nothing new.
-    async fn idle(
+    /// The next page of uploads to publish or to ask about that are in nobody's hands in this process; `None`
+    /// once a page holds nothing new.
+    async fn waiting(
         self: &Arc<Self>,
-        state: RowState,
         until: UnixMillis,
+        over: UnixMillis,
         seen: &mut HashSet<UploadId>,
     ) -> Result<Option<Vec<(UploadRow, InProgress)>>> {
-        let rows = self.options.ledger.uploads_in(state, until, PAGE).await?;
+        let rows = self.options.ledger.waiting(until, over, PAGE).await?;
         Ok(self.free(rows, seen))
     }
 

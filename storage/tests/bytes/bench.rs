@@ -17,7 +17,9 @@ use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::uploads::{Sender, Target, UploadState};
 use boxgate_storage::range::ByteRange;
 use boxgate_storage::store::Store;
-use boxgate_storage::upload::{EngineOptions, Keep, UploadEngine, UploadIntent, UploadLimits};
+use boxgate_storage::upload::{
+    EngineOptions, Keep, Passage, UploadEngine, UploadIntent, UploadLimits,
+};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
@@ -53,7 +55,7 @@ impl Bench {
         assert_eq!(rig.add_organization("acme").await, ACME);
         let memory = MemoryStore::new(capacity_bytes);
         let pool = BufferPool::new(8 << 20);
-        let engine = engine(&rig, rig.ledger(), memory.store(), &pool);
+        let engine = engine(&rig, rig.ledger(), (memory.store(), Passage::Free), &pool);
         Self {
             engine,
             rig,
@@ -67,6 +69,21 @@ impl Bench {
         self.engine_on(self.rig.ledger(), self.memory.store(), &self.pool)
     }
 
+    /// Another engine that asks before it publishes.
+    pub(crate) fn gated(&self, passage: Passage) -> UploadEngine {
+        self.engine_with(self.rig.ledger(), self.memory.store(), passage)
+    }
+
+    /// The same on these rows and bytes.
+    pub(crate) fn engine_with(
+        &self,
+        ledger: Arc<dyn Ledger>,
+        store: Store,
+        passage: Passage,
+    ) -> UploadEngine {
+        engine(&self.rig, ledger, (store, passage), &self.pool)
+    }
+
     /// One on the same clock.
     pub(crate) fn engine_on(
         &self,
@@ -74,7 +91,7 @@ impl Bench {
         store: Store,
         pool: &BufferPool,
     ) -> UploadEngine {
-        engine(&self.rig, ledger, store, pool)
+        engine(&self.rig, ledger, (store, Passage::Free), pool)
     }
 
     /// States of all uploads, open ones first.
@@ -135,7 +152,7 @@ impl Bench {
 fn engine(
     rig: &Arc<dyn Rig>,
     ledger: Arc<dyn Ledger>,
-    store: Store,
+    (store, passage): (Store, Passage),
     pool: &BufferPool,
 ) -> UploadEngine {
     UploadEngine::new(EngineOptions {
@@ -149,6 +166,7 @@ fn engine(
         min_free_bytes: 1 << 20,
         parts_in_flight: 4,
         limits: UploadLimits::default(),
+        passage,
     })
 }
 

@@ -93,6 +93,7 @@ impl House {
             min_free_bytes: 0,
             parts_in_flight: 4,
             limits: UploadLimits::default(),
+            passage: boxgate_storage::upload::Passage::Free,
         });
         Self {
             metadata,

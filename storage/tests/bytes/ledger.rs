@@ -10,7 +10,7 @@ use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::Ledger;
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::uploads::{
-    Advance, Completion, Fence, HeldPiece, NewUpload, Over, Piece, Published, Sender, Source,
+    Advance, Completion, Fence, GateAnswer, Gating, HeldPiece, NewUpload, Over, Piece, Published, Sender, Source,
     Target, Trash, UploadRow, UploadState,
 };
 use boxgate_storage::store::Receipts;
@@ -62,6 +62,46 @@ impl Ledger for FaultyLedger {
     async fn publish(&self, fence: Fence) -> Result<Published> {
         let call = self.inner.publish(fence);
         self.faults.around("ledger.publish", call).await
+    }
+
+    async fn ask_gate(
+        &self,
+        fence: Fence,
+        (over, until): (UnixMillis, UnixMillis),
+        mine: Option<UnixMillis>,
+    ) -> Result<Option<UploadRow>> {
+        let call = self.inner.ask_gate(fence, (over, until), mine);
+        self.faults.around("ledger.ask_gate", call).await
+    }
+
+    async fn answer_gate(
+        &self,
+        fence: Fence,
+        mine: UnixMillis,
+        answer: GateAnswer,
+    ) -> Result<bool> {
+        let call = self.inner.answer_gate(fence, mine, answer);
+        self.faults.around("ledger.answer_gate", call).await
+    }
+
+    async fn let_through(&self, id: UploadId, actor: &str) -> Result<bool> {
+        let call = self.inner.let_through(id, actor);
+        self.faults.around("ledger.let_through", call).await
+    }
+
+    async fn waiting(
+        &self,
+        until: UnixMillis,
+        over: UnixMillis,
+        limit: u32,
+    ) -> Result<Vec<UploadRow>> {
+        let call = self.inner.waiting(until, over, limit);
+        self.faults.around("ledger.waiting", call).await
+    }
+
+    async fn quarantined_like(&self, row: &UploadRow) -> Result<Option<Gating>> {
+        let call = self.inner.quarantined_like(row);
+        self.faults.around("ledger.quarantined_like", call).await
     }
 
     async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>> {

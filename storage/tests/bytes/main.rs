@@ -31,3 +31,4 @@ mod store;
 mod takeover;
 mod upload;
 mod verify;
+mod withheld;

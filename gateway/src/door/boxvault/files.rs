@@ -29,6 +29,7 @@ pub async fn info(gateway: &Gateway, call: Call) -> Answer {
         "checksum": checksum, "checksumType": kind, "fileSize": file.blob.length,
         "blake3": file.blob.blake3.to_hex(), "sha256": file.blob.sha256.to_hex(),
     });
+    let body = shape::labelled(body, &file);
     Ok(no_store(response::json(StatusCode::OK, &body)))
 }
 

@@ -112,13 +112,22 @@ pub fn checksum(file: &FileRow) -> (String, String) {
 /// A file's row.
 pub fn file(row: &FileRow) -> Value {
     let (checksum, kind) = checksum(row);
-    json!({
+    let document = json!({
         "id": row.id.0, "fileName": "vagrant.box", "checksum": checksum, "checksumType": kind,
         "blake3": row.blob.blake3.to_hex(), "sha256": row.blob.sha256.to_hex(),
         "downloadCount": row.downloads, "fileSize": row.blob.length,
         "createdAt": time(row.created), "updatedAt": time(row.updated),
         "architectureId": row.architecture_id.0,
-    })
+    });
+    labelled(document, row)
+}
+
+/// The same with what was written on the file's blob, if anything was.
+pub fn labelled(document: Value, file: &FileRow) -> Value {
+    if file.labels.is_empty() {
+        return document;
+    }
+    with(document, json!({ "labels": file.labels }))
 }
 
 /// Adds the members of `more` to an object.

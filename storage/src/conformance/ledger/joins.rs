@@ -274,6 +274,7 @@ pub async fn an_upload_that_waits_for_others_is_not_idle(rig: &dyn Rig) {
         idle: START,
         made: before,
         untargeted: before,
+        quarantined: before,
     };
     let told = async |over| {
         let rows = ledger.over(over, 10).await.expect("over");

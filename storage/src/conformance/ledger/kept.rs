@@ -492,6 +492,7 @@ pub async fn what_is_over_is_told_by_its_reason(rig: &dyn Rig) {
         idle: at(0),
         made: at(0).minus(Duration::from_secs(1)),
         untargeted: at(0),
+        quarantined: at(0),
     };
     let told = async |over, limit| {
         let rows = ledger.over(over, limit).await.expect("over");

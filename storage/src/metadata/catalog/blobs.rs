@@ -5,6 +5,7 @@
 //! may be gone) or `quarantined` (they are not what was hashed).
 
 use futures_util::FutureExt as _;
+use sqlx::any::AnyRow;
 
 use super::FileId;
 use crate::blob::{BlobKey, BlobMeta};
@@ -12,9 +13,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layer::verify::BlobTree;
 use crate::metadata::Metadata;
 use crate::metadata::accounts::OrganizationId;
-use crate::metadata::sql::{At as _, Columns as _, signed};
+use crate::metadata::sql::{At as _, Columns as _, odd, signed};
+use crate::metadata::uploads::Labels;
 use crate::metadata::writer::Tx;
 
+/// Labels of one blob; each may cost 2 KiB.
+pub(in crate::metadata) const MOST_LABELS: usize = 64;
 /// Bytes that one subtree value stands for.
 const BLOCK_BYTES: u64 = 1 << 20;
 
@@ -189,6 +193,47 @@ pub(in crate::metadata) async fn heal(
     } else {
         doom_unnamed(tx).await
     }
+}
+
+/// Writes labels beside those that the blob has; a new value takes the place of the old.
+///
+/// # Errors
+/// [`ErrorKind::TooMany`] for more than [`MOST_LABELS`] in all.
+pub(in crate::metadata) async fn label(
+    tx: &mut Tx,
+    op: &'static str,
+    key: &BlobKey,
+    labels: &Labels,
+) -> Result<()> {
+    if labels.is_empty() {
+        return Ok(());
+    }
+    let row = sqlx::query("SELECT labels FROM blobs WHERE key = $1")
+        .bind(key.as_bytes().to_vec())
+        .fetch_one(&mut tx.connection)
+        .await
+        .at(op, key)?;
+    let mut all = labels_of(&row, "labels")?;
+    all.extend(labels.iter().map(|(name, value)| (name.clone(), value.clone())));
+    if all.len() > MOST_LABELS {
+        let limit = MOST_LABELS as u64;
+        return Err(Error::new(ErrorKind::TooMany { limit }, op, "labels"));
+    }
+    let text = serde_json::to_string(&all).map_err(|e| odd("labels").with_source(e))?;
+    let done = sqlx::query("UPDATE blobs SET labels = $2 WHERE key = $1")
+        .bind(key.as_bytes().to_vec())
+        .bind(text)
+        .execute(&mut tx.connection)
+        .await
+        .at(op, key)?;
+    one(done.rows_affected(), op, key)
+}
+
+/// The labels that a row tells in `column`.
+pub(in crate::metadata) fn labels_of(row: &AnyRow, column: &str) -> Result<Labels> {
+    let text = row.opt_text(column)?;
+    let labels = text.map(|text| serde_json::from_str(&text)).transpose();
+    Ok(labels.map_err(|e| odd(column).with_source(e))?.unwrap_or_default())
 }
 
 fn one(rows: u64, op: &'static str, key: &BlobKey) -> Result<()> {

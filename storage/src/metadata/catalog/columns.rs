@@ -4,6 +4,7 @@
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
+use super::blobs::labels_of;
 use super::{
     ArchitectureId, ArchitectureRow, BoxFields, BoxId, BoxRow, FileId, FileRow, ProviderId,
     ProviderRow, VersionFields, VersionId, VersionRow, VersionStatus,
@@ -60,7 +61,7 @@ macro_rules! file_columns {
 macro_rules! blob_columns {
     () => {
         "x.key AS x_key, x.length AS x_length, x.blake3 AS x_blake3, x.sha256 AS x_sha256,
-         x.store AS x_store, x.state AS x_state"
+         x.store AS x_store, x.state AS x_state, x.labels AS x_labels"
     };
 }
 
@@ -137,6 +138,7 @@ pub(super) fn file_of(row: &AnyRow) -> Result<FileRow> {
         id: FileId(row.int("f_id")?),
         architecture_id: ArchitectureId(row.int("f_architecture")?),
         blob: row.blob_meta()?,
+        labels: labels_of(row, "x_labels")?,
         downloads: row.unsigned("f_downloads")?,
         declared: row.declared("f_declared_type", "f_declared_value")?,
         created: row.time("f_created_ms")?,

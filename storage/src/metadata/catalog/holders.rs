@@ -4,6 +4,7 @@
 
 use sqlx::any::AnyRow;
 
+use super::blobs::labels_of;
 use super::columns::blob_columns;
 use crate::blob::BlobMeta;
 use crate::digest::{Blake3, Sha256};
@@ -11,6 +12,7 @@ use crate::error::Result;
 use crate::metadata::Metadata;
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::uploads::Labels;
 
 /// How many holders are looked at: enough to find bytes that are whole, and to tag an answer.
 const MOST_HOLDERS: i64 = 16;
@@ -33,6 +35,8 @@ pub struct HeldBlob {
     pub store: String,
     /// Whether all its bytes that the caller could have are quarantined.
     pub quarantined: bool,
+    /// What was written on it.
+    pub labels: Labels,
     /// Folded names of organization and box of public boxes that hold it, a few at most; with none only
     /// the caller and those like it may read.
     pub public_holders: Vec<(String, String)>,
@@ -153,6 +157,7 @@ fn held(rows: &[AnyRow]) -> Result<Option<HeldBlob>> {
                 blob: row.blob_meta()?,
                 store: row.text("x_store")?,
                 quarantined,
+                labels: labels_of(row, "x_labels")?,
                 public_holders: Vec::new(),
             });
         }

@@ -14,7 +14,7 @@ use crate::metadata::outbox::{self, Draft, Event, Place};
 use crate::metadata::sql::odd;
 use crate::metadata::uploads::{
     Fence, Health, Keep, NewUpload, Piece, Published, Sender, Source, Target, Trash, UploadRow,
-    UploadState, check_source, fenced, too_many,
+    UploadState, check_passed, check_source, fenced, too_many,
 };
 use crate::store::Receipts;
 
@@ -317,6 +317,7 @@ impl State {
             (UploadState::Completing, _) => {}
             _ => return Err(fenced(OP, fence.id)),
         }
+        check_passed(OP, &upload.row)?;
         let row = upload.row.clone();
         let values = upload.parts.values().flatten().copied().collect::<Vec<_>>();
         let names = row.target.as_ref().map(|target| Names::parse(OP, target));

@@ -32,7 +32,7 @@ async fn uploads_in_progress_are_listed_with_the_names_behind_them() {
         loop {
             let page = house
                 .metadata
-                .uploads_in_progress(organization, after, 2)
+                .uploads_in_progress(organization, after, (2, false))
                 .await
                 .unwrap();
             assert!(page.len() <= 2);

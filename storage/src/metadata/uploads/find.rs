@@ -173,6 +173,7 @@ pub(super) async fn over(metadata: &Metadata, over: Over, limit: u32) -> Result<
         idle,
         made,
         untargeted,
+        quarantined,
     } = over;
     let mut reader = metadata.reader(OP).await?;
     sqlx::query(concat!(
@@ -181,12 +182,14 @@ pub(super) async fn over(metadata: &Metadata, over: Over, limit: u32) -> Result<
         " FROM uploads WHERE state = 'open' AND (created_ms <= $3
                  OR joins = 0 AND updated_ms <= CASE keep WHEN 1 THEN $2 ELSE $1 END)
              OR state = 'done' AND held IS NOT NULL AND updated_ms <= $4
-         ORDER BY updated_ms, id LIMIT $5"
+             OR state = 'completing' AND gate = 'quarantined' AND updated_ms <= $5
+         ORDER BY updated_ms, id LIMIT $6"
     ))
     .bind(unkept.0)
     .bind(idle.0)
     .bind(made.0)
     .bind(untargeted.0)
+    .bind(quarantined.0)
     .bind(i64::from(limit))
     .fetch_all(&mut *reader)
     .await

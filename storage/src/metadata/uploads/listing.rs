@@ -64,7 +64,7 @@ impl Metadata {
     }
 
     /// Up to `limit` uploads behind `after` that take bytes or are being published, in the order of
-    /// their ids; of one organization, if given.
+    /// their ids; of one organization, if given; or only those that are held or quarantined.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
@@ -72,7 +72,7 @@ impl Metadata {
         &self,
         organization: Option<OrganizationId>,
         after: Option<UploadId>,
-        limit: u32,
+        (limit, withheld): (u32, bool),
     ) -> Result<Vec<NamedUpload>> {
         const OP: &str = "upload.page";
         let mut reader = self.reader(OP).await?;
@@ -82,11 +82,13 @@ impl Metadata {
             named_upload!(),
             " WHERE state IN ('open', 'completing')
                  AND organization = COALESCE($1, organization) AND id > $2
+                 AND ($4 = 0 OR gate IN ('held', 'quarantined'))
              ORDER BY id LIMIT $3"
         ))
         .bind(organization.map(|id| id.0))
         .bind(after)
         .bind(i64::from(limit))
+        .bind(i64::from(withheld))
         .fetch_all(&mut *reader)
         .await
         .at(OP, "uploads")?

@@ -5,7 +5,7 @@ use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
 use super::rows::{fenced, upload_columns, upload_of};
-use super::{Fence, Published, Target, UploadRow, UploadState, joins, trash};
+use super::{Fence, Published, Target, UploadRow, UploadState, gate, joins, trash};
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::digest::{Blake3, Sha256};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,6 +37,7 @@ pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
     if upload.state == UploadState::Done {
         return upload.published.ok_or_else(|| odd("answer"));
     }
+    gate::check_passed(OP, &upload)?;
     assert_organization(tx, &upload).await?;
     match upload.target.clone() {
         Some(target) => publish_name(tx, &upload, &target).await,
@@ -135,14 +136,20 @@ pub(super) async fn close(tx: &mut Tx, id: UploadId) -> Result<bool> {
     Ok(closed.rows_affected() == 1)
 }
 
-/// The blob that holds the upload's bytes: an equal one that the tenant has, or a new row; then the
-/// second value is true.
+/// The blob that holds the upload's bytes, with the labels that it passed with: an equal one that the tenant
+/// has, or a new row; then the second value is true.
 async fn stored_once(tx: &mut Tx, upload: &UploadRow) -> Result<(BlobMeta, bool)> {
-    if let Some(held) = equal_blob(tx, upload).await? {
-        trash::add(tx, OP, &upload.key, &upload.store).await?;
-        return Ok((held, false));
+    let (blob, is_new) = match equal_blob(tx, upload).await? {
+        Some(held) => {
+            trash::add(tx, OP, &upload.key, &upload.store).await?;
+            (held, false)
+        }
+        None => (insert_blob(tx, upload).await?, true),
+    };
+    if let Some(gating) = &upload.gate {
+        blobs::label(tx, OP, &blob.key, &gating.labels).await?;
     }
-    Ok((insert_blob(tx, upload).await?, true))
+    Ok((blob, is_new))
 }
 
 async fn assert_organization(tx: &mut Tx, upload: &UploadRow) -> Result<()> {

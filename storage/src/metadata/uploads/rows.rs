@@ -6,9 +6,9 @@ use sqlx::any::AnyRow;
 
 use super::publish::Answer;
 use super::{
-    Advance, Completion, Fence, HeldPiece, Keep, Ledger, MostOpen, NewUpload, Over, Piece,
-    Published, Sender, Source, Target, Trash, UploadRow, UploadState, find, joins, pieces, publish,
-    trash,
+    Advance, Completion, Fence, GateAnswer, Gating, HeldPiece, Keep, Ledger, MostOpen, NewUpload,
+    Over, Piece, Published, Sender, Source, Target, Trash, UploadRow, UploadState, find, gate,
+    joins, pieces, publish, trash,
 };
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
@@ -25,8 +25,8 @@ use crate::store::{Receipt, Receipts};
 macro_rules! upload_columns {
     () => {
         "id, account, service, organization, key, store, epoch, state, byte_offset, length, part_bytes,
-         piece_count, piece_bytes, pieces_held, joins, target, keep, note, expected, hash_states, blake3, sha256, answer, held, created_ms,
-         updated_ms"
+         piece_count, piece_bytes, pieces_held, joins, target, keep, note, expected, hash_states, blake3, sha256, answer, held, gate,
+         gate_due_ms, hook_state, created_ms, updated_ms"
     };
 }
 
@@ -67,6 +67,7 @@ pub(super) fn upload_of(row: &AnyRow) -> Result<UploadRow> {
         hash_states: row.opt_bytes("hash_states")?.unwrap_or_default(),
         digests,
         published: published.transpose()?,
+        gate: gate::gating_of(row)?,
         created: row.time("created_ms")?,
         updated: row.time("updated_ms")?,
     })
@@ -446,6 +447,51 @@ impl Ledger for Metadata {
         .await
     }
 
+    async fn ask_gate(
+        &self,
+        fence: Fence,
+        (over, until): (UnixMillis, UnixMillis),
+        mine: Option<UnixMillis>,
+    ) -> Result<Option<UploadRow>> {
+        self.write(gate::ASK, move |tx| {
+            gate::ask(tx, fence, (over, until), mine).boxed()
+        })
+        .await
+    }
+
+    async fn answer_gate(
+        &self,
+        fence: Fence,
+        mine: UnixMillis,
+        answer: GateAnswer,
+    ) -> Result<bool> {
+        self.write(gate::ANSWER, move |tx| {
+            gate::answer(tx, fence, mine, answer).boxed()
+        })
+        .await
+    }
+
+    async fn let_through(&self, id: UploadId, actor: &str) -> Result<bool> {
+        let actor = actor.to_owned();
+        self.write(gate::LET_THROUGH, move |tx| {
+            async move { gate::let_through(tx, id, &actor).await }.boxed()
+        })
+        .await
+    }
+
+    async fn waiting(
+        &self,
+        until: UnixMillis,
+        over: UnixMillis,
+        limit: u32,
+    ) -> Result<Vec<UploadRow>> {
+        gate::waiting(self, until, over, limit).await
+    }
+
+    async fn quarantined_like(&self, row: &UploadRow) -> Result<Option<Gating>> {
+        gate::quarantined_like(self, row).await
+    }
+
     async fn publish(&self, fence: Fence) -> Result<Published> {
         self.write(publish::OP, move |tx| publish::publish(tx, fence).boxed())
             .await
@@ -562,7 +608,7 @@ impl Ledger for Metadata {
 }
 
 /// An upload that did not finish ends here, and with it those that wait to be joined of it.
-async fn end(
+pub(super) async fn end(
     tx: &mut Tx,
     op: &'static str,
     id: UploadId,

@@ -22,6 +22,7 @@ fn architecture(name: &str, default_box: bool, stored: bool) -> ArchitectureTree
         id: FileId(1),
         architecture_id: ArchitectureId(1),
         blob,
+        labels: std::collections::BTreeMap::new(),
         downloads: 0,
         declared: Some(("BLAKE3".into(), "00".into())),
         created: T,
