@@ -20,9 +20,7 @@ use boxgate_storage::layer::files::FileReads;
 use boxgate_storage::metadata::recent::Recent;
 use boxgate_storage::metadata::{Metadata, MetadataOptions, transfer};
 use boxgate_storage::store::Store;
-use boxgate_storage::upload::{
-    EngineOptions, Gatekeeping, Passage, UploadEngine, UploadLimits,
-};
+use boxgate_storage::upload::{EngineOptions, Gatekeeping, Passage, UploadEngine, UploadLimits};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -35,7 +33,7 @@ use crate::config::{Secret, Settings};
 use crate::door::vagrant::Document;
 use crate::events::{self, ScriptOutbox};
 use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, Phase};
-use crate::hooks::{self, Outside, UploadGate};
+use crate::hooks::{self, Outside, ScriptCatalog, UploadGate};
 use crate::joiner::Joiner;
 use crate::outbound::Outbound;
 use crate::route::Router;
@@ -463,11 +461,16 @@ fn settle_ballast(data_dir: &DataDir) -> Result<Ballast, StartError> {
 async fn open_scripts(
     settings: &Settings,
     outside: Arc<Outside>,
-    outbox: ScriptOutbox,
+    metadata: &Metadata,
 ) -> Result<Arc<Scripts>, StartError> {
     let mut options = hooks::options(settings);
     options.http = Some(outside);
-    options.outbox = Some(Arc::new(outbox));
+    let handle = Handle::current();
+    options.outbox = Some(Arc::new(ScriptOutbox::new(
+        metadata.clone(),
+        handle.clone(),
+    )));
+    options.catalog = Some(Arc::new(ScriptCatalog::new(metadata.clone(), handle)));
     for dir in &options.dirs {
         tracing::info!(dir = %dir.display(), "plugins are read from here");
     }
@@ -571,8 +574,7 @@ impl App {
         let outbound = Outbound::new(&settings.outbound);
         let outside = Arc::new(Outside::new(&outbound, &settings, Handle::current()));
         events::begin(&metadata, clock.now()).await?;
-        let outbox = ScriptOutbox::new(metadata.clone(), Handle::current());
-        let scripts = open_scripts(&settings, Arc::clone(&outside), outbox).await?;
+        let scripts = open_scripts(&settings, Arc::clone(&outside), &metadata).await?;
         let passage = passage(&settings, &scripts, &metadata);
         let engine = engine(
             &settings,
@@ -733,6 +735,9 @@ async fn sweep(gateway: Arc<Gateway>, ballast: Arc<Ballast>) {
         }
         if let Err(error) = gateway.joiner.start_ready().await {
             told("joining what is ready", &error);
+        }
+        if let Err(error) = events::prune(&gateway).await {
+            told("forgetting events", &error);
         }
         if let Err(error) = gateway.metadata.purge_expired_tokens().await {
             told("forgetting expired tokens", &error);

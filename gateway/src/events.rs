@@ -31,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(5);
 /// Events read at once.
 const PAGE: u32 = 100;
+/// Events forgotten in one change of the rows: others write between them.
+const PRUNED_AT_ONCE: u32 = 1000;
 /// How often an event is told to a plugin that must not miss it and fails, before the others are told what came
 /// after it.
 const MOST_TELLINGS: u32 = 20;
@@ -167,6 +169,26 @@ async fn tell(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed
         keep(metadata, seq, gateway.clock.now()).await?;
     }
     Ok(more)
+}
+
+/// Forgets events that all were told of and that are older than the settings keep them.
+///
+/// # Errors
+/// When the rows do not answer.
+pub async fn prune(gateway: &Gateway) -> Result<()> {
+    let metadata = &gateway.metadata;
+    let until = gateway.clock.now().minus(gateway.settings.events_kept);
+    // Looked at first: where nothing is due, nothing is written.
+    if metadata
+        .oldest_event()
+        .await?
+        .is_none_or(|oldest| oldest > until)
+    {
+        return Ok(());
+    }
+    let told = place(metadata).await?;
+    while metadata.prune_events(told, until, PRUNED_AT_ONCE).await? == u64::from(PRUNED_AT_ONCE) {}
+    Ok(())
 }
 
 /// An event as plugins are told.

@@ -3,12 +3,14 @@
 //! A request that no plugin is asked about costs one atomic load here. The facts are made once, travel in the
 //! request's extensions, and are handed to each hook as they are.
 
+mod catalog;
 mod complete;
 mod delete;
 mod loading;
 mod outside;
 mod signals;
 
+pub use catalog::ScriptCatalog;
 pub use complete::{UploadGate, ask_again};
 pub use delete::on_delete;
 pub use loading::{options, reload, watch};

@@ -177,9 +177,10 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let kind = error.kind();
         if let Some(Withheld(gating)) = error.caused_by() {
+            let refusal = Self::withheld(gating);
             return Self {
                 cause: Some(error),
-                ..Self::withheld(gating)
+                ..refusal
             };
         }
         let refusal = Self::new(problem::status(kind), client_text(&error)).code(code(kind));

@@ -63,7 +63,11 @@ pub async fn run(gateway: Arc<Gateway>) {
         // What was cut off is anybody's.
         let owner = gateway.upkeep.owner();
         if let Err(error) = gateway.metadata.unclaim(&row_of(plugin), owner).await {
-            tracing::warn!(plugin, error = chain(&error), "a schedule stays claimed for a while");
+            tracing::warn!(
+                plugin,
+                error = chain(&error),
+                "a schedule stays claimed for a while"
+            );
         }
     }
 }
@@ -164,7 +168,9 @@ async fn call(gateway: &Gateway, plugin: &str, schedule: &Schedule) -> Result<Un
 }
 
 fn next(schedule: &Schedule, after: UnixMillis) -> UnixMillis {
-    schedule.next(after.0).map_or(UnixMillis(i64::MAX), UnixMillis)
+    schedule
+        .next(after.0)
+        .map_or(UnixMillis(i64::MAX), UnixMillis)
 }
 
 async fn keep(gateway: &Gateway, row: &str, ended: UnixMillis) -> Result<()> {

@@ -11,6 +11,7 @@ use rhai::{
 use crate::hook::Lane;
 
 pub(crate) mod answer;
+mod catalog;
 mod codec;
 mod event;
 pub(crate) mod json;
@@ -58,6 +59,7 @@ pub(crate) fn library(lane: Lane) -> Library {
     if lane == Lane::Work {
         spaces.push(("http", outside::http()));
         spaces.push(("event", event::module()));
+        spaces.push(("box", catalog::module()));
     }
     global.build_index();
     Library {

@@ -9,6 +9,7 @@ use rhai::EvalAltResult;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::catalog::{Catalog, MAX_DEEDS};
 use crate::error::{refusal, too_large};
 use crate::event::{MAX_EVENTS, Outbox};
 use crate::http::HttpClient;
@@ -32,6 +33,7 @@ pub(crate) struct Host {
     pub(crate) http: Option<Arc<dyn HttpClient>>,
     pub(crate) http_reach: crate::http::Reach,
     pub(crate) outbox: Option<Arc<dyn Outbox>>,
+    pub(crate) catalog: Option<Arc<dyn Catalog>>,
 }
 
 /// How important a line is.
@@ -65,6 +67,7 @@ pub(crate) struct Gathered {
     pub(crate) input_bytes: usize,
     pub(crate) http_calls: usize,
     pub(crate) events: usize,
+    pub(crate) deeds: usize,
     pub(crate) depth: u32,
     pub(crate) causes: Vec<crate::facts::Text>,
     pub(crate) work: bool,
@@ -203,6 +206,23 @@ pub(crate) fn count_event() -> Result<(u32, Vec<String>), Refused> {
         gathered.events += 1;
         if gathered.events > MAX_EVENTS {
             return Err(refusal(format!("one call may emit {MAX_EVENTS} events")));
+        }
+        let mut causes: Vec<String> = gathered.causes.iter().map(ToString::to_string).collect();
+        causes.push(last.host.manifest.name.clone());
+        Ok((gathered.depth, causes))
+    })
+}
+
+/// Counts one deed of the call; how many events and which plugins led to it.
+pub(crate) fn count_deed() -> Result<(u32, Vec<String>), Refused> {
+    RUNNING.with_borrow_mut(|running| {
+        let Some(last) = running.last_mut() else {
+            return Ok((0, Vec::new()));
+        };
+        let gathered = &mut last.gathered;
+        gathered.deeds += 1;
+        if gathered.deeds > MAX_DEEDS {
+            return Err(refusal(format!("one call may use box:: {MAX_DEEDS} times")));
         }
         let mut causes: Vec<String> = gathered.causes.iter().map(ToString::to_string).collect();
         causes.push(last.host.manifest.name.clone());

@@ -17,6 +17,7 @@ pub mod archive;
 mod breaker;
 pub mod bundle;
 mod call;
+pub mod catalog;
 mod compose;
 pub mod docs;
 mod engine;

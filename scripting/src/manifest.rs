@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalog;
 use crate::hook::{HOOKS, Hook, Lane, OnFailure, Row, nearest};
 use crate::limits::{Limits, MAX_RAISE, MAX_RAISE_TEXT};
 use crate::metric;
@@ -50,6 +51,9 @@ pub struct Manifest {
     /// When its `on_schedule` is called.
     #[serde(default)]
     pub schedule: Option<ScheduleTerms>,
+    /// What it does to boxes.
+    #[serde(default)]
+    pub catalog: CatalogTerms,
     /// Its metrics.
     #[serde(default)]
     pub metrics: BTreeMap<String, metric::Declared>,
@@ -75,6 +79,15 @@ pub struct HookTerms {
 #[serde(deny_unknown_fields)]
 pub struct HttpTerms {
     /// Origins with a path prefix.
+    #[serde(default)]
+    pub allow: Vec<String>,
+}
+
+/// `[catalog]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CatalogTerms {
+    /// Verbs, each with the boxes that it is for: `release:acme/*`.
     #[serde(default)]
     pub allow: Vec<String>,
 }
@@ -112,6 +125,9 @@ pub struct Grant {
     /// Events.
     #[serde(default)]
     pub events: Vec<String>,
+    /// Verbs with boxes, as in the manifest.
+    #[serde(default)]
+    pub catalog: Vec<String>,
     /// Times that operations, time and memory are raised by, at most 10.
     #[serde(default)]
     pub raise: Option<u32>,
@@ -184,6 +200,11 @@ impl Manifest {
                 ));
             }
         }
+        for pattern in &manifest.catalog.allow {
+            if let Some(e) = catalog::wrong(pattern) {
+                wrong.push(format!("[catalog] allow: {e}"));
+            }
+        }
         if let Some(schedule) = &manifest.schedule
             && let Err(e) = Schedule::parse(&schedule.cron)
         {
@@ -232,6 +253,11 @@ impl Manifest {
         lists("secrets", &self.secrets.names, &grant.secrets);
         lists("env", &self.env.names, &grant.env);
         lists("events", &self.events.names, &grant.events);
+        // Each as it is written: whether one pattern lies within another is nobody's guess.
+        let asked = &self.catalog.allow;
+        if asked.iter().any(|pattern| !grant.catalog.contains(pattern)) {
+            missing.push(format!("catalog = {asked:?}"));
+        }
         missing
     }
 
@@ -358,6 +384,7 @@ mod tests {
         assert!(wrong("[hooks.authorize]\non_failure = \"open\"").contains("this hook is closed"));
         assert!(wrong("[hooks.route]\ndeadline_ms = 6").contains("from 1 to 5"));
         assert!(wrong("[events]\nnames = [\"box.uploaded\"]").contains("x.acme.NAME"));
+        assert!(wrong("[catalog]\nallow = [\"drop:a/b\"]").contains("no verb"));
         assert!(wrong("[schedule]\ncron = \"61 * * * *\"").contains("[schedule] cron"));
         assert!(wrong("[http]\nallow = [\"ftp://a/\"]").contains("ftp://a/"));
         Manifest::parse("[hooks.on_delete]\non_failure = \"open\"", "acme").unwrap();

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::bundle::Bundle;
 use crate::call::{Entered, Host};
+use crate::catalog::Catalog;
 use crate::engine::{self, known};
 use crate::error::{Failure, Finding};
 use crate::event::Outbox;
@@ -45,6 +46,8 @@ pub struct Surroundings {
     pub http: Option<Arc<dyn HttpClient>>,
     /// Where its events go.
     pub outbox: Option<Arc<dyn Outbox>>,
+    /// The boxes that it may do something to.
+    pub catalog: Option<Arc<dyn Catalog>>,
     /// Bytes that the thread holds.
     pub live: LiveBytes,
     /// The hooks that the server calls: one that it does not is refused, lest a plugin promises what nobody keeps.
@@ -63,6 +66,7 @@ impl Default for Surroundings {
             env: BTreeMap::new(),
             http: None,
             outbox: None,
+            catalog: None,
             live: || 0,
             calls: HOOKS
                 .iter()
@@ -291,7 +295,10 @@ fn half_a_schedule(manifest: &Manifest, hooks: &[Hook], main: &str) -> Option<Fi
             "[schedule] calls on_schedule(tick), which the plugin does not define",
         )),
         (None, true) => {
-            let finding = Finding::of_file(main, "on_schedule is called by a schedule, and there is none");
+            let finding = Finding::of_file(
+                main,
+                "on_schedule is called by a schedule, and there is none",
+            );
             Some(finding.hint("add to plugin.toml: [schedule] cron = \"30 3 * * *\""))
         }
         _ => None,
@@ -360,6 +367,7 @@ fn host(
         metrics: Arc::clone(&lasting.metrics),
         http: around.http.clone(),
         outbox: around.outbox.clone(),
+        catalog: around.catalog.clone(),
         manifest,
     })
 }

@@ -104,7 +104,13 @@ mod tests {
 
     #[test]
     fn what_is_no_line_is_said() {
-        for line in ["", "* * * *", "60 * * * *", "* * * * * Nowhere/At-All", "0 0 31 2 *"] {
+        for line in [
+            "",
+            "* * * *",
+            "60 * * * *",
+            "* * * * * Nowhere/At-All",
+            "0 0 31 2 *",
+        ] {
             assert!(Schedule::parse(line).is_err(), "{line:?}");
         }
     }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::archive::Archive;
 use crate::bundle::{Bundle, plugins_in};
+use crate::catalog::Catalog;
 use crate::error::Finding;
 use crate::event::Outbox;
 use crate::guard::LiveBytes;
@@ -64,6 +65,8 @@ pub struct Options {
     pub http: Option<Arc<dyn HttpClient>>,
     /// Where events of scripts go.
     pub outbox: Option<Arc<dyn Outbox>>,
+    /// The boxes that scripts may do something to.
+    pub catalog: Option<Arc<dyn Catalog>>,
     /// Bytes that the calling thread holds.
     pub live: LiveBytes,
     /// The hooks that the server calls.
@@ -87,6 +90,7 @@ impl Options {
             queue: Duration::from_millis(250),
             http: None,
             outbox: None,
+            catalog: None,
             live: || 0,
             calls: Surroundings::default().calls,
         }
@@ -102,6 +106,7 @@ impl Options {
             env: self.env.clone(),
             http: self.http.clone(),
             outbox: self.outbox.clone(),
+            catalog: self.catalog.clone(),
             live: self.live,
             calls: self.calls.clone(),
             ..Surroundings::default()
@@ -643,6 +648,8 @@ impl Scripts {
                     "http": manifest.http.allow,
                     "secrets": manifest.secrets.names,
                     "env": manifest.env.names,
+                    "events": manifest.events.names,
+                    "catalog": manifest.catalog.allow,
                 }),
                 versions: self.archive.history(&entry.name).hashes,
             }
@@ -659,7 +666,10 @@ impl Scripts {
             let schedule = Schedule::parse(&terms.cron).ok()?;
             Some((entry.name.clone(), schedule))
         };
-        set.of(Hook::OnSchedule).iter().filter_map(schedule).collect()
+        set.of(Hook::OnSchedule)
+            .iter()
+            .filter_map(schedule)
+            .collect()
     }
 
     /// What was counted of all hooks that plugins define.

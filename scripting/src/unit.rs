@@ -19,6 +19,7 @@ use crate::api::answer::{Answer, Read};
 use crate::api::json::{from_json, to_json};
 use crate::bundle::Bundle;
 use crate::call::{Entered, Host, LogLine, scene};
+use crate::catalog::{Deed, Verb};
 use crate::engine;
 use crate::error::{Failure, Finding, refusal};
 use crate::event::Emitted;
@@ -56,6 +57,8 @@ pub(crate) struct Scene {
     calls: Mutex<Vec<Value>>,
     logs: Mutex<Vec<LogLine>>,
     emitted: Mutex<Vec<Value>>,
+    boxes: Mutex<Vec<(Verb, String, Value)>>,
+    deeds: Mutex<Vec<Value>>,
     settings: Mutex<BTreeMap<String, Value>>,
     operations: AtomicU64,
 }
@@ -90,6 +93,7 @@ impl Scene {
             http: None,
             http_reach: own.http_reach.clone(),
             outbox: None,
+            catalog: None,
         };
         Self {
             plugin: Arc::clone(plugin),
@@ -100,6 +104,8 @@ impl Scene {
             calls: Mutex::default(),
             logs: Mutex::default(),
             emitted: Mutex::default(),
+            boxes: Mutex::default(),
+            deeds: Mutex::default(),
             settings: Mutex::default(),
             operations: AtomicU64::new(0),
         }
@@ -131,6 +137,32 @@ impl Scene {
             "data": event.data,
             "depth": event.depth,
         }));
+    }
+
+    /// What the test said of a box; what changes one is kept for the test to look at, and comes to `true` unless it
+    /// said otherwise.
+    pub(crate) fn perform(&self, deed: &Deed) -> Result<Value, String> {
+        let place = format!("{}/{}", deed.organization, deed.name);
+        let place = place.trim_end_matches('/');
+        if !deed.verb.reads() {
+            locked(&self.deeds).push(json!({
+                "verb": deed.verb.name(), "box": place, "below": deed.below.join("/"), "value": deed.value,
+                "depth": deed.depth,
+            }));
+        }
+        let boxes = locked(&self.boxes);
+        let mut said = boxes.iter().rev();
+        let said = said.find(|(verb, known, _)| *verb == deed.verb && known == place);
+        match said {
+            Some((_, _, value)) => Ok(value.clone()),
+            None if !deed.verb.reads() => Ok(json!(true)),
+            None => {
+                let verb = deed.verb.name();
+                Err(format!(
+                    "the test knows no {verb} of {place}; add: t::boxes({verb:?}, {place:?}, [..])"
+                ))
+            }
+        }
     }
 
     /// Answers a request by what the test said; one that it did not speak of fails.
@@ -509,6 +541,30 @@ fn doubles(m: &mut Module) {
         || -> Result<Array, Refused> {
             Ok(locked(&here()?.emitted).iter().map(from_json).collect())
         },
+    );
+    add(
+        m,
+        "boxes",
+        (
+            "What a verb of box:: comes to for a box, or `list` for an organization.",
+            "",
+        ),
+        |verb: &str, place: &str, value: Dynamic| -> Result<(), Refused> {
+            let known = Verb::by_name(verb);
+            let known = known.ok_or_else(|| refusal(format!("t::boxes: {verb:?} is no verb")))?;
+            let value = to_json(&value).map_err(|e| refusal(format!("t::boxes: {e}")))?;
+            locked(&here()?.boxes).push((known, place.to_owned(), value));
+            Ok(())
+        },
+    );
+    add(
+        m,
+        "deeds",
+        (
+            "What was done to boxes: verb, box, below, value, depth.",
+            "",
+        ),
+        || -> Result<Array, Refused> { Ok(locked(&here()?.deeds).iter().map(from_json).collect()) },
     );
     add(
         m,

@@ -59,6 +59,17 @@ pub struct MetadataOptions {
 #[derive(Debug, Clone)]
 pub struct Metadata {
     inner: Arc<Inner>,
+    /// What leads to the changes of this handle, where something does.
+    cause: Option<Arc<Cause>>,
+}
+
+/// The events and plugins that lead to a change, for the events that it makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// How many events led to it.
+    pub depth: u32,
+    /// The plugins that led to it, the first first.
+    pub plugins: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -156,12 +167,21 @@ impl Metadata {
             _news: news,
             alone,
         });
-        Ok(Self { inner })
+        Ok(Self { inner, cause: None })
     }
 
     /// The rows of uploads and blobs as the engine sees them.
     pub fn ledger(&self) -> Arc<dyn Ledger> {
         Arc::new(self.clone())
+    }
+
+    /// The same rows; events of what is changed by this handle tell what led to them.
+    #[must_use]
+    pub fn caused_by(&self, cause: Cause) -> Self {
+        Self {
+            cause: Some(Arc::new(cause)),
+            ..self.clone()
+        }
     }
 
     /// One trivial read, for readiness.
@@ -204,7 +224,13 @@ impl Metadata {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
     {
-        self.inner.writer.run(op, work).await
+        let cause = self.cause.clone();
+        let run = self.inner.writer.run(op, move |tx| {
+            // Every change says so, since one transaction serves many.
+            tx.cause = cause;
+            work(tx)
+        });
+        run.await
     }
 }
 

@@ -276,16 +276,17 @@ fn sheet(told: &Told) -> String {
         ("mean rate", rate),
         ("expires", expires.to_owned()),
     ];
-    let mut lines = lines
+    let said = [
+        ("reason", &told.reason),
+        ("asked again", &told.asked_again_at),
+    ];
+    let said = said.into_iter();
+    let said = said.filter_map(|(name, value)| Some((name, value.clone()?)));
+    let lines = lines.into_iter().chain(said);
+    let lines: Vec<_> = lines
         .map(|(name, value)| format!("{name:<12}  {value}\n"))
-        .concat();
-    let said = [("reason", &told.reason), ("asked again", &told.asked_again_at)];
-    for (name, value) in said {
-        if let Some(value) = value {
-            lines.push_str(&format!("{name:<12}  {value}\n"));
-        }
-    }
-    lines
+        .collect();
+    lines.concat()
 }
 
 fn target(told: &Told) -> Option<String> {

@@ -124,6 +124,8 @@ table! {
     MetadataFile {
         /// The database; empty is the embedded one.
         url: String = String::new(),
+        /// How long events are kept that all were told of.
+        events_kept: Span = Span::seconds(30 * 24 * 3600),
     }
 }
 

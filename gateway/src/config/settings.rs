@@ -57,6 +57,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Where rows are kept.
     pub metadata: Database,
+    /// How long events are kept that all were told of.
+    pub events_kept: Duration,
     /// The addresses that clients use, best first, without a slash at the end.
     pub public_url: Vec<String>,
     /// Whose forwarding headers are believed.
@@ -589,6 +591,7 @@ impl Settings {
         let tls = judge.tls(&file.tls, &listeners);
         Self {
             metadata,
+            events_kept: judge.time("metadata.events_kept", file.metadata.events_kept),
             public_url: judge.public_urls("public_url", &file.public_url),
             trusted_proxies: judge.blocks("trusted_proxies", &file.trusted_proxies),
             listeners,

@@ -165,7 +165,7 @@ pub async fn revoke_link_key(gateway: &Gateway, call: &Call) -> Answer {
 }
 
 fn link_key(key: &KeyRow) -> Value {
-    let document = json!({
+    json!({
         "id": key.id, "createdAt": shape::time(key.created), "revokedAt": key.retired.map(shape::time),
     })
 }
@@ -183,7 +183,7 @@ fn document(gateway: &Gateway, upload: &NamedUpload) -> Value {
     let millis = millis_between(row.created, row.updated);
     let rate = u128::from(row.offset) * 1000 / u128::from(millis.max(1));
     let rate = (row.offset > 0).then(|| u64::try_from(rate).unwrap_or(u64::MAX));
-    json!({
+    let document = json!({
         "id": row.id.to_string(), "state": state_of(row),
         "owner": { "id": row.sender.account.0, "username": upload.username, "actor": actor },
         "organization": {

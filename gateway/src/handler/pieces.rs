@@ -7,9 +7,7 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::{Digest, DigestHasher, PieceHasher};
 use boxgate_storage::metadata::accounts::OrganizationId;
-use boxgate_storage::metadata::uploads::{
-    GateState, HeldPiece, Published, Target, UploadState,
-};
+use boxgate_storage::metadata::uploads::{GateState, HeldPiece, Published, Target, UploadState};
 use boxgate_storage::store::Intake;
 use boxgate_storage::upload::{Cut, PieceWriter, UploadIntent, UploadRow, part_bytes_for};
 use boxgate_storage::{Error, ErrorKind};

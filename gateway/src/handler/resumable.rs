@@ -141,9 +141,8 @@ impl Turn<'_> {
         let row = self.gateway.engine.peek(id).await.ok().flatten();
         let has_url = self.gateway.settings.doors.files.enabled;
         // One that is held is asked for there, too.
-        let stays = |row: &UploadRow| {
-            matches!(row.state, UploadState::Open | UploadState::Completing)
-        };
+        let stays =
+            |row: &UploadRow| matches!(row.state, UploadState::Open | UploadState::Completing);
         let open = row.filter(|row| stays(row) && has_url);
         let location = HeaderValue::try_from(self.gateway.upload_url(self.facts, id));
         match (open, location) {

@@ -42,6 +42,7 @@ pub fn options(settings: &Settings) -> Options {
         queue: scripts.queue_wait,
         http: None,
         outbox: None,
+        catalog: None,
         live: live_bytes,
         calls: CALLED.to_vec(),
     }

@@ -17,6 +17,7 @@ mod push;
 mod recovery;
 mod resumable;
 mod s3;
+mod schedules;
 mod scripts;
 mod senders;
 mod stores;

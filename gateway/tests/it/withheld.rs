@@ -108,7 +108,8 @@ async fn every_way(running: &Running, version: &str, bytes: &[u8]) -> Vec<(&'sta
     let raw = Request::new("POST", &file_path("raw", version)).token(&running.owner);
     replies.push(("raw", running.send(raw.body(bytes)).await));
 
-    let mut form = b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n".to_vec();
+    let mut form =
+        b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n".to_vec();
     form.extend_from_slice(bytes);
     form.extend_from_slice(b"\r\n--b--\r\n");
     let request = Request::new("POST", &file_path("form", version))
@@ -177,7 +178,10 @@ async fn no_way_in_leads_past_the_hook() {
     let asked = asked(&running).await;
     assert!(asked.contains(&"acme/raw/1.0.0 10 sha256 true".to_owned()));
     // All later ones hold the bytes of the first, and were asked about all the same.
-    assert!(asked.contains(&"acme/chunk/1.0.0 10 sha256 false".to_owned()), "{asked:?}");
+    assert!(
+        asked.contains(&"acme/chunk/1.0.0 10 sha256 false".to_owned()),
+        "{asked:?}"
+    );
     running.stop().await;
 }
 
@@ -189,7 +193,11 @@ async fn a_held_upload_can_be_asked_for_and_is_published_once_the_hook_answers()
     assert_eq!(held.status, 503, "{}", text(&held));
     let path = held.header("location").unwrap().to_owned();
     let told = until(&running, &path, "held").await;
-    assert_eq!(told["reason"], Value::Null, "a failure's text is no client's business");
+    assert_eq!(
+        told["reason"],
+        Value::Null,
+        "a failure's text is no client's business"
+    );
     assert_eq!(told["offset"], 3);
     let head = running.send(tus(&running, "HEAD", &path)).await;
     assert_eq!((head.status, head.header("retry-after")), (503, Some("30")));
@@ -205,7 +213,10 @@ async fn a_held_upload_can_be_asked_for_and_is_published_once_the_hook_answers()
     assert_eq!(done["details"]["status"], "complete");
     assert!(is_visible(&running, "demo").await);
     let head = running.send(tus(&running, "HEAD", &path)).await;
-    assert_eq!((head.status, head.header("upload-offset")), (200, Some("3")));
+    assert_eq!(
+        (head.status, head.header("upload-offset")),
+        (200, Some("3"))
+    );
     running.stop().await;
 }
 
@@ -215,16 +226,25 @@ async fn a_quarantined_upload_is_let_through_by_an_administrator_of_the_platform
     says(&running, "quarantine").await;
     let refused = running.upload("demo", "1.0.0", b"box").await;
     assert_eq!(refused.status, 422);
-    assert!(text(&refused).contains("a known worm"), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("a known worm"),
+        "{}",
+        text(&refused)
+    );
     let root = running.account("root", PlatformRole::Admin).await;
     let root = running.token(root, TokenKind::Personal, None).await;
-    let listed = running.get("/api/admin/uploads?state=withheld", &root).await;
+    let listed = running
+        .get("/api/admin/uploads?state=withheld", &root)
+        .await;
     let listed = listed.json();
     assert_eq!(listed.as_array().unwrap().len(), 1);
     assert_eq!(listed[0]["state"], "quarantined");
     assert_eq!(listed[0]["reason"], "a known worm");
     let id = listed[0]["id"].as_str().unwrap().to_owned();
-    let own = running.get(&format!("/files/{id}"), &running.owner).await.json();
+    let own = running
+        .get(&format!("/files/{id}"), &running.owner)
+        .await
+        .json();
     assert_eq!(
         json!([own["state"], own["reason"]]),
         json!(["quarantined", "a known worm"])
@@ -233,7 +253,10 @@ async fn a_quarantined_upload_is_let_through_by_an_administrator_of_the_platform
     let again = running.upload("demo", "1.0.0", b"box").await;
     assert_eq!(again.status, 422);
     assert!(text(&again).contains("a known worm"), "{}", text(&again));
-    assert_eq!((asked(&running).await.len(), running.stored_files().len()), (1, 1));
+    assert_eq!(
+        (asked(&running).await.len(), running.stored_files().len()),
+        (1, 1)
+    );
 
     let release = |token: &str| {
         Request::new("POST", &format!("/api/admin/uploads/{id}/release")).token(token)

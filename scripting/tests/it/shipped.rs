@@ -106,7 +106,13 @@ fn recipes_of_the_cookbook_load() {
     for recipe in recipes {
         let recipe = recipe.split("```").next().unwrap();
         let folder = Folder::new();
-        folder.write("recipe/plugin.toml", manifest);
+        let clock = if recipe.contains("fn on_schedule(") {
+            "[schedule]\ncron = \"30 3 * * *\"\n\
+             [catalog]\nallow = [\"list:acme/*\", \"versions:acme/*\", \"delete:acme/*\"]\n"
+        } else {
+            ""
+        };
+        folder.write("recipe/plugin.toml", &format!("{manifest}{clock}"));
         folder.write("recipe/main.rhai", recipe);
         let mut options = folder.options();
         options.trust_local = true;

@@ -8,6 +8,7 @@ mod architectures;
 pub(super) mod blobs;
 mod boxes;
 mod columns;
+mod deeds;
 mod holders;
 mod providers;
 pub(super) mod publish;

@@ -15,9 +15,10 @@ use self::state::{State, Upload};
 use super::accounts::OrganizationId;
 use super::outbox::Event;
 use super::uploads::{
-    Advance, Completion, Fence, GateAnswer, GateState, Gating, HeldPiece, Keep, Ledger, NewUpload, Over, Piece, Published, Sender,
-    Source, Target, Trash, UploadRow, UploadState, assert_cut, check_length, check_piece_bytes,
-    check_step, fenced, folded_target, is_alike, refuse_held_ahead,
+    Advance, Completion, Fence, GateAnswer, GateState, Gating, HeldPiece, Keep, Ledger, NewUpload,
+    Over, Piece, Published, Sender, Source, Target, Trash, UploadRow, UploadState, assert_cut,
+    check_length, check_piece_bytes, check_step, fenced, folded_target, is_alike,
+    refuse_held_ahead,
 };
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::{Clock, UnixMillis};
@@ -324,13 +325,17 @@ impl Ledger for MemoryLedger {
             None => true,
             Some(gating) => {
                 matches!(gating.state, GateState::Asked | GateState::Held)
-                    && gating.due.is_none_or(|due| due <= over || Some(due) == mine)
+                    && gating
+                        .due
+                        .is_none_or(|due| due <= over || Some(due) == mine)
             }
         };
         if row.state != UploadState::Completing || !free {
             return Ok(None);
         }
-        let gating = row.gate.get_or_insert_with(|| Gating::new(GateState::Asked));
+        let gating = row
+            .gate
+            .get_or_insert_with(|| Gating::new(GateState::Asked));
         gating.state = GateState::Asked;
         gating.due = Some(until);
         Ok(Some(row.clone()))
@@ -360,7 +365,12 @@ impl Ledger for MemoryLedger {
         row.gate = Some(gating);
         row.updated = now;
         if rejected {
-            state.end(fence.id, Some(fence.epoch), UploadState::Aborted, (now, due));
+            state.end(
+                fence.id,
+                Some(fence.epoch),
+                UploadState::Aborted,
+                (now, due),
+            );
         }
         Ok(true)
     }

@@ -100,6 +100,49 @@ impl Metadata {
             .int("seq")
     }
 
+    /// Forgets up to `limit` events up to the number `told` that happened at or before `until`; returns how many.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn prune_events(&self, told: i64, until: UnixMillis, limit: u32) -> Result<u64> {
+        const OP: &str = "outbox.prune";
+        self.write(OP, move |tx| {
+            async move {
+                // In the order of their numbers, which their key has; the newest stays, for it tells the last number.
+                let gone = sqlx::query(
+                    "DELETE FROM outbox WHERE seq IN (
+                         SELECT seq FROM outbox WHERE seq <= $1 AND occurred_ms <= $2
+                             AND seq < (SELECT MAX(seq) FROM outbox)
+                         ORDER BY seq LIMIT $3)",
+                )
+                .bind(told)
+                .bind(until.0)
+                .bind(i64::from(limit))
+                .execute(&mut tx.connection)
+                .await
+                .at(OP, "outbox")?;
+                Ok(gone.rows_affected())
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// When the oldest event happened that is still kept.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn oldest_event(&self) -> Result<Option<UnixMillis>> {
+        const OP: &str = "outbox.oldest";
+        let mut reader = self.reader(OP).await?;
+        sqlx::query("SELECT occurred_ms FROM outbox ORDER BY seq LIMIT 1")
+            .fetch_optional(&mut *reader)
+            .await
+            .at(OP, "outbox")?
+            .map(|row| row.time("occurred_ms"))
+            .transpose()
+    }
+
     /// Records an event of a plugin's own.
     ///
     /// # Errors
@@ -155,7 +198,10 @@ fn actor_of(actor: &str) -> Value {
 
 /// Records an event; `actor` is empty when nobody in particular did it.
 pub(super) async fn append(tx: &mut Tx, draft: Draft, actor: &str) -> Result<()> {
-    record(tx, draft, actor, 0, &[]).await
+    match tx.cause.clone() {
+        None => record(tx, draft, actor, 0, &[]).await,
+        Some(cause) => record(tx, draft, actor, cause.depth, &cause.plugins).await,
+    }
 }
 
 async fn record(

@@ -1,6 +1,7 @@
 mod accounts;
 mod catalog;
 mod deletes;
+mod outbox;
 mod tokens;
 mod uploads;
 

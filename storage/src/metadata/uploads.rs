@@ -427,7 +427,12 @@ pub struct Withheld(pub Gating);
 
 impl fmt::Display for Withheld {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} tries failed)", self.0.state.as_str(), self.0.tries)?;
+        write!(
+            f,
+            "{} ({} tries failed)",
+            self.0.state.as_str(),
+            self.0.tries
+        )?;
         if self.0.why.is_empty() {
             return Ok(());
         }

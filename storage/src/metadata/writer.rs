@@ -16,10 +16,10 @@ use sqlx::{AnyConnection, Connection as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::MetadataOptions;
 use super::dialect::{self, Database, TransactionId};
 use super::recent::Changes;
 use super::sql::{At as _, Columns as _};
+use super::{Cause, MetadataOptions};
 use crate::clock::UnixMillis;
 use crate::error::{Error, ErrorKind, Result, chain};
 
@@ -31,6 +31,8 @@ pub(super) type Observer = Arc<dyn Fn(Duration) + Send + Sync>;
 pub(super) struct Tx {
     pub(super) connection: AnyConnection,
     pub(super) now: UnixMillis,
+    /// What leads to the change that is made.
+    pub(super) cause: Option<Arc<Cause>>,
     doomed_for: Duration,
 }
 
@@ -204,7 +206,7 @@ where
             // What uploads and upkeep do all the time, to rows that no name leads to.
             "upload.advance" | "upload.hold_piece" | "upload.create" | "upload.take_over"
             | "upload.set_length" | "upload.complete" | "upload.abort" | "upload.purge"
-            | "upload.ask_gate" | "upload.answer_gate" | "upload.let_through"
+            | "upload.ask_gate" | "upload.answer_gate" | "upload.let_through" | "outbox.prune"
             | "upkeep.claim" | "upkeep.unclaim" | "upkeep.keep" | "trash.due" | "orphans.see"
             | "token.purge" => Change::Nothing,
             "file.count_download" => Change::Number,
@@ -356,6 +358,7 @@ async fn begin(
     let mut tx = Tx {
         connection,
         now: options.clock.now(),
+        cause: None,
         doomed_for: options.doomed_for,
     };
     let begun = async {

@@ -208,7 +208,6 @@ impl Inner {
                 why: before.why,
                 code: before.code,
             }),
-            (None, None) => Ok(Answer::Publish(Labels::new())),
             (Some(keeping), None) if keeping.gate.is_kept() => {
                 let asking = keeping.gate.ask(&whole);
                 match self.renewing(stored.fence, &mut claim, asking).await? {
@@ -216,7 +215,8 @@ impl Inner {
                     None => return Ok(Outcome::Lost),
                 }
             }
-            (Some(_), None) => Ok(Answer::Publish(Labels::new())),
+            // Nobody is left who would say anything.
+            (_, None) => Ok(Answer::Publish(Labels::new())),
         };
         let id = stored.fence.id;
         let (answer, outcome) = match said {
@@ -235,7 +235,10 @@ impl Inner {
                 if let Some(pause) = pauses.get(tries as usize) {
                     tracing::warn!(upload = %id, why, tries, ?pause, "an upload is held, and asked about again");
                     let until = self.options.clock.now().plus(*pause);
-                    (GateAnswer::Hold { why, until }, Outcome::Held(until, *pause))
+                    (
+                        GateAnswer::Hold { why, until },
+                        Outcome::Held(until, *pause),
+                    )
                 } else {
                     tracing::error!(upload = %id, why, tries, "an upload is quarantined: there was no answer");
                     let is_verdict = false;

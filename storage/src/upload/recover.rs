@@ -58,7 +58,11 @@ impl Inner {
             // Nobody waits at the start for what a hook takes.
             let this = Arc::clone(self);
             // Whoever asked before is gone with that process, too.
-            let over = if self.options.shared { now } else { now.plus(CLAIM) };
+            let over = if self.options.shared {
+                now
+            } else {
+                now.plus(CLAIM)
+            };
             self.background.spawn(async move {
                 if let Err(e) = this.publish_again(completing, over).await {
                     tracing::warn!(error = chain(&e), "what was left is asked about later");

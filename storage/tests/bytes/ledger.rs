@@ -10,8 +10,8 @@ use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::Ledger;
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::uploads::{
-    Advance, Completion, Fence, GateAnswer, Gating, HeldPiece, NewUpload, Over, Piece, Published, Sender, Source,
-    Target, Trash, UploadRow, UploadState,
+    Advance, Completion, Fence, GateAnswer, Gating, HeldPiece, NewUpload, Over, Piece, Published,
+    Sender, Source, Target, Trash, UploadRow, UploadState,
 };
 use boxgate_storage::store::Receipts;
 

@@ -152,7 +152,7 @@ async fn whoever_waits_gets_the_answer_of_a_later_try() {
     let engine = bench.gated(Passage::Gate(Gatekeeping {
         gate: Arc::clone(&gate) as _,
         pauses: vec![Duration::from_millis(1)],
-        patience: Duration::from_secs(60),
+        patience: Duration::from_mins(1),
     }));
     upload(&engine, &content(LENGTH, 2)).await.unwrap();
     assert_eq!(gate.asked(), 2);
@@ -226,7 +226,10 @@ async fn what_is_rejected_is_gone_at_once() {
     let error = upload(&engine, &content(LENGTH, 6)).await.unwrap_err();
     assert_eq!(said(&error), GateState::Rejected);
     assert_eq!(bench.memory.keys(), []);
-    assert_eq!(only(&bench, UploadState::Aborted).await.gate.unwrap().code, Some(422));
+    assert_eq!(
+        only(&bench, UploadState::Aborted).await.gate.unwrap().code,
+        Some(422)
+    );
     bench.is_clean().await;
 }
 
@@ -309,7 +312,10 @@ async fn a_process_that_dies_at_any_step_leaves_it_to_be_asked_about_or_publishe
                 assert_eq!(states, [UploadState::Done], "{case}");
             }
             assert!(gate.asked() >= 1, "{case}: it was never asked about");
-            assert!(sent.is_err() || before == 1, "{case}: what was answered was asked about");
+            assert!(
+                sent.is_err() || before == 1,
+                "{case}: what was answered was asked about"
+            );
             let blob = bench.published().await.unwrap();
             assert!(bench.read_back(&blob).await == bytes, "{case}");
             bench.is_clean().await;

@@ -160,7 +160,10 @@ pub async fn a_quarantined_upload_waits_for_somebody(rig: &dyn Rig) {
     assert!(ledger.abort(again.row.id, None).await.expect("abort"));
     let same = another(rig, sent.row.organization, ("Web", 1)).await;
     let like = ledger.quarantined_like(&row(rig, same.row.id).await).await;
-    assert_eq!(like.expect("look").expect("it is there").why, "a known worm");
+    assert_eq!(
+        like.expect("look").expect("it is there").why,
+        "a known worm"
+    );
     let own = ledger.quarantined_like(&row(rig, id).await).await;
     assert_eq!(own.expect("look"), None, "none is like itself");
     assert!(ledger.abort(same.row.id, None).await.expect("abort"));

@@ -214,7 +214,11 @@ pub(in crate::metadata) async fn label(
         .await
         .at(op, key)?;
     let mut all = labels_of(&row, "labels")?;
-    all.extend(labels.iter().map(|(name, value)| (name.clone(), value.clone())));
+    all.extend(
+        labels
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
     if all.len() > MOST_LABELS {
         let limit = MOST_LABELS as u64;
         return Err(Error::new(ErrorKind::TooMany { limit }, op, "labels"));
@@ -233,7 +237,9 @@ pub(in crate::metadata) async fn label(
 pub(in crate::metadata) fn labels_of(row: &AnyRow, column: &str) -> Result<Labels> {
     let text = row.opt_text(column)?;
     let labels = text.map(|text| serde_json::from_str(&text)).transpose();
-    Ok(labels.map_err(|e| odd(column).with_source(e))?.unwrap_or_default())
+    Ok(labels
+        .map_err(|e| odd(column).with_source(e))?
+        .unwrap_or_default())
 }
 
 fn one(rows: u64, op: &'static str, key: &BlobKey) -> Result<()> {

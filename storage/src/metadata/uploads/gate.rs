@@ -151,7 +151,14 @@ pub(super) async fn answer(
         return Ok(false);
     }
     if state == GateState::Rejected {
-        let ended = end(tx, ANSWER, fence.id, Some(fence.epoch), UploadState::Aborted).await?;
+        let ended = end(
+            tx,
+            ANSWER,
+            fence.id,
+            Some(fence.epoch),
+            UploadState::Aborted,
+        )
+        .await?;
         return if ended {
             Ok(true)
         } else {
