@@ -33,7 +33,7 @@ use crate::config::{Secret, Settings};
 use crate::door::vagrant::Document;
 use crate::events::{self, ScriptOutbox};
 use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, Phase};
-use crate::hooks::{self, Outside, ScriptCatalog, UploadGate};
+use crate::hooks::{self, Outside, ScriptCatalog, ScriptLinks, UploadGate};
 use crate::joiner::Joiner;
 use crate::outbound::Outbound;
 use crate::route::Router;
@@ -460,11 +460,12 @@ fn settle_ballast(data_dir: &DataDir) -> Result<Ballast, StartError> {
 /// Loads the plugins, off the reactor.
 async fn open_scripts(
     settings: &Settings,
-    outside: Arc<Outside>,
+    (outside, links): (Arc<Outside>, Arc<ScriptLinks>),
     metadata: &Metadata,
 ) -> Result<Arc<Scripts>, StartError> {
     let mut options = hooks::options(settings);
     options.http = Some(outside);
+    options.links = Some(links);
     let handle = Handle::current();
     options.outbox = Some(Arc::new(ScriptOutbox::new(
         metadata.clone(),
@@ -569,12 +570,21 @@ impl App {
         }));
         compare_addresses(&settings, &metadata).await?;
         master_key.key_for(&metadata, link_keys::PURPOSE).await?;
-        let link_keys = LinkKeys::open(master_key, &metadata, clock.now()).await?;
+        let link_keys = Arc::new(LinkKeys::open(master_key, &metadata, clock.now()).await?);
         let stores = open_stores(&metadata, &settings, &mut data_dir).await?;
         let outbound = Outbound::new(&settings.outbound);
         let outside = Arc::new(Outside::new(&outbound, &settings, Handle::current()));
         events::begin(&metadata, clock.now()).await?;
-        let scripts = open_scripts(&settings, Arc::clone(&outside), &metadata).await?;
+        let links = ScriptLinks {
+            base: ScriptLinks::base(&settings),
+            stores: stores.clone(),
+            keys: Arc::clone(&link_keys),
+            metadata: metadata.clone(),
+            clock: Arc::clone(&clock),
+            handle: Handle::current(),
+        };
+        let reach = (Arc::clone(&outside), Arc::new(links));
+        let scripts = open_scripts(&settings, reach, &metadata).await?;
         let passage = passage(&settings, &scripts, &metadata);
         let engine = engine(
             &settings,

@@ -112,6 +112,16 @@ pub struct Grant {
     pub blob: Option<HeldBlob>,
 }
 
+impl Grant {
+    /// The right to read one blob, whoever asks.
+    pub fn of_blob(blob: HeldBlob) -> Self {
+        Self {
+            blob: Some(blob),
+            ..Self::default()
+        }
+    }
+}
+
 /// The account behind a credential; `None` when it is unknown, expired or revoked.
 ///
 /// # Errors
@@ -281,24 +291,44 @@ pub async fn authorize(
     Ok(grant)
 }
 
-/// Whether whoever sent a request may still publish what it brought: a right may have ended, or a
-/// credential been revoked, while the bytes came in.
+/// What a path names, whoever may use it; `None` where that is not there.
+///
+/// # Errors
+/// When the database does not answer, or a name is none.
+pub async fn named(
+    metadata: &Metadata,
+    policy: Policy,
+    principal: Option<Principal>,
+    names: &PathNames,
+) -> Result<Option<Grant>, Refusal> {
+    let (organization, row) = box_of(metadata, names).await?;
+    let is_there = match policy {
+        Policy::ReadBox | Policy::EditBox => row.is_some(),
+        Policy::PublishBox => organization.is_some(),
+        _ => false,
+    };
+    Ok(is_there.then(|| Grant {
+        principal,
+        organization,
+        row,
+        ..Grant::default()
+    }))
+}
+
+/// Whoever sent a request, once more: a credential may have been revoked while the bytes came in.
 ///
 /// # Errors
 /// The refusal to send.
-pub async fn authorize_again(
+pub async fn sender_again(
     metadata: &Metadata,
     head: &http::request::Parts,
     sender: &Sender,
-    organization: OrganizationId,
-    box_name: Option<&str>,
-) -> Result<(), Refusal> {
+) -> Result<Principal, Refusal> {
     let credential = Credential::find(&head.headers, head.uri.query()).ok_or_else(no_token)?;
-    let principal = authenticate(metadata, &credential)
-        .await?
+    let principal = authenticate(metadata, &credential).await?;
+    principal
         .filter(|p| p.sender() == *sender)
-        .ok_or_else(bad_token)?;
-    may_publish(metadata, principal, organization, box_name).await
+        .ok_or_else(bad_token)
 }
 
 /// Whether a principal may publish into an organization: that box, or a blob without a name.

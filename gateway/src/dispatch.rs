@@ -5,13 +5,15 @@ use std::future::ready;
 use std::sync::Arc;
 
 use boxgate_storage::ErrorKind;
+use boxgate_storage::digest::Blake3;
+use boxgate_storage::metadata::catalog::HeldBlob;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use tracing::Instrument as _;
 
-use crate::auth::{self, Credential, Principal, credential::Place};
+use crate::auth::{self, Credential, Grant, Principal, credential::Place};
 use crate::call::Call;
 use crate::door::boxvault::{
     accounts, boxes, files, levels, organizations, service_accounts, sign_in,
@@ -199,10 +201,11 @@ async fn admitted(
         }
         None => {}
     }
-    let operator = gateway.is_operator_network(facts.client_ip());
-    let grant = auth::authorize(&gateway.metadata, row.policy, principal, &names, operator)
-        .instrument(tracing::debug_span!("authorize"))
-        .await?;
+    let grant = if let Some(blob) = linked_blob(gateway, row, &names, &head).await? {
+        Grant::of_blob(blob)
+    } else {
+        granted(gateway, row, principal, &names, &mut head, facts).await?
+    };
     if hooks::are_asked(&head) {
         let asking = hooks::authorize(gateway, &mut head, grant.principal.as_ref(), facts);
         Box::pin(asking).await?;
@@ -246,6 +249,49 @@ async fn caller(
         return Err(auth::bad_token());
     }
     Ok(principal)
+}
+
+/// What the row's policy lets through, or a plugin in its place.
+async fn granted(
+    gateway: &Gateway,
+    row: &Row,
+    principal: Option<Principal>,
+    names: &PathNames,
+    head: &mut http::request::Parts,
+    facts: &RequestFacts,
+) -> Result<Grant, Refusal> {
+    let spare = hooks::may_override(gateway, head, row.policy).then(|| principal.clone());
+    let operator = gateway.is_operator_network(facts.client_ip());
+    let decided = auth::authorize(&gateway.metadata, row.policy, principal, names, operator)
+        .instrument(tracing::debug_span!("authorize"))
+        .await;
+    match (decided, spare) {
+        (Err(refusal), Some(principal)) => {
+            let asked = (row.policy, names);
+            let asking = hooks::overridden(gateway, head, asked, principal, facts, refusal);
+            Box::pin(asking).await
+        }
+        (decided, _) => decided,
+    }
+}
+
+/// The blob that a plugin's link leads to, on the routes that name it by its BLAKE3 digest.
+async fn linked_blob(
+    gateway: &Gateway,
+    row: &Row,
+    names: &PathNames,
+    head: &http::request::Parts,
+) -> Result<Option<HeldBlob>, Refusal> {
+    if row.policy != Policy::ReadBlob {
+        return Ok(None);
+    }
+    let digest = Blake3::from_hex(names.value("b3"));
+    let (Some(token), Some(digest)) = (credential_query(head, "token"), digest) else {
+        return Ok(None);
+    };
+    door::blobs::linked(gateway, &token, &digest)
+        .await
+        .map(Some)
 }
 
 fn credential_query(head: &http::request::Parts, name: &str) -> Option<String> {

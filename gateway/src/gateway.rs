@@ -58,7 +58,7 @@ pub struct Gateway {
     /// The route table, compiled.
     pub router: Router,
     /// The keys of download links.
-    pub link_keys: LinkKeys,
+    pub link_keys: Arc<LinkKeys>,
     /// Plugins.
     pub scripts: Arc<Scripts>,
     /// What plugins send requests by.

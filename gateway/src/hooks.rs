@@ -3,16 +3,20 @@
 //! A request that no plugin is asked about costs one atomic load here. The facts are made once, travel in the
 //! request's extensions, and are handed to each hook as they are.
 
+mod authority;
 mod catalog;
 mod complete;
 mod delete;
+mod links;
 mod loading;
 mod outside;
 mod signals;
 
+pub use authority::{authorize, authorize_again, may_override, overridden};
 pub use catalog::ScriptCatalog;
 pub use complete::{UploadGate, ask_again};
 pub use delete::on_delete;
+pub use links::ScriptLinks;
 pub use loading::{options, reload, watch};
 pub use outside::Outside;
 pub use signals::metrics;
@@ -22,8 +26,8 @@ use std::sync::Arc;
 use boxgate_scripting::facts::{self, CREDENTIAL_HEADERS, Text};
 use boxgate_scripting::hook::Hook;
 use boxgate_scripting::verdict::{
-    AuthorizeVerdict, Caching, Denial, DownloadTerms, DownloadVerdict, HeaderChanges, Redirect,
-    Reply, RouteVerdict, Routing, UploadVerdict,
+    Caching, Denial, DownloadTerms, DownloadVerdict, HeaderChanges, Redirect, Reply, RouteVerdict,
+    Routing, UploadVerdict,
 };
 use boxgate_scripting::{Decision, Unavailable};
 use boxgate_storage::catalog::BoxRef;
@@ -300,31 +304,6 @@ fn keep(headers: &mut HeaderMap, caching: Option<Caching>) {
             }
             headers.insert(CACHE_CONTROL, value);
         }
-    }
-}
-
-/// Whether whoever asks may go on, and notes for later hooks who it is.
-///
-/// # Errors
-/// The refusal to send.
-pub async fn authorize(
-    gateway: &Gateway,
-    head: &mut Parts,
-    principal: Option<&Principal>,
-    known: &RequestFacts,
-) -> Result<(), Refusal> {
-    let Some(told) = head.extensions.get::<Told>().cloned() else {
-        return Ok(());
-    };
-    let principal = told_principal(principal);
-    head.extensions.insert(Arc::clone(&principal));
-    if !gateway.scripts.defines(Hook::Authorize) {
-        return Ok(());
-    }
-    let asked = gateway.scripts.authorize(&told, &principal).await;
-    match noted(known, asked)? {
-        AuthorizeVerdict::Abstain | AuthorizeVerdict::Allow => Ok(()),
-        AuthorizeVerdict::Deny(denial) => Err(denied(denial)),
     }
 }
 

@@ -15,6 +15,7 @@ mod catalog;
 mod codec;
 mod event;
 pub(crate) mod json;
+mod links;
 mod net;
 mod outside;
 mod replaced;
@@ -37,6 +38,7 @@ pub(crate) fn library(lane: Lane) -> Library {
     codec::register_global(&mut global);
     net::register_global(&mut global);
     outside::register_global(&mut global);
+    links::register(&mut global);
     let mut spaces = vec![
         ("json", json::module()),
         ("b64", codec::base64(false)),

@@ -15,6 +15,7 @@ use crate::event::{MAX_EVENTS, Outbox};
 use crate::http::HttpClient;
 use crate::kv::Store;
 use crate::limits::{MAX_INPUT_BYTES, MAX_LOG_BYTES, MAX_LOG_LINES};
+use crate::links::Links;
 use crate::manifest::Manifest;
 use crate::metric::Metrics;
 use crate::unit::Scene;
@@ -34,6 +35,7 @@ pub(crate) struct Host {
     pub(crate) http_reach: crate::http::Reach,
     pub(crate) outbox: Option<Arc<dyn Outbox>>,
     pub(crate) catalog: Option<Arc<dyn Catalog>>,
+    pub(crate) links: Option<Arc<dyn Links>>,
 }
 
 /// How important a line is.

@@ -82,7 +82,7 @@ impl Scripts {
         .await
     }
 
-    /// Whether a request may go on.
+    /// Whether a request may go on. `Allow` is told of plugins alone whose word counts against the gateway's.
     ///
     /// # Errors
     /// As [`Scripts::route`].
@@ -97,20 +97,20 @@ impl Scripts {
                 Dynamic::from(Arc::clone(principal)),
             ]
         };
-        self.ask(
-            Hook::Authorize,
-            true,
-            &request.id,
-            arguments,
-            |all, one| match one {
-                AuthorizeVerdict::Abstain | AuthorizeVerdict::Allow => Next::Go,
-                AuthorizeVerdict::Deny(_) => {
-                    *all = one;
-                    Next::Stop
-                }
-            },
-        )
-        .await
+        let all_agree = |plugin: &Plugin, all: &mut AuthorizeVerdict, one| match one {
+            AuthorizeVerdict::Deny(_) => {
+                *all = one;
+                Next::Stop
+            }
+            AuthorizeVerdict::Allow if plugin.manifest().overrides() => {
+                *all = one;
+                Next::Go
+            }
+            AuthorizeVerdict::Abstain | AuthorizeVerdict::Allow => Next::Go,
+        };
+        let id = &request.id;
+        self.ask_some(Hook::Authorize, (true, None), id, arguments, all_agree)
+            .await
     }
 
     /// Whether an upload may begin, and under which terms.
@@ -287,7 +287,7 @@ impl Scripts {
     /// As [`Scripts::on_download`].
     pub async fn on_schedule(&self, plugin: &str, tick: &Arc<Tick>) -> Asked<()> {
         let arguments = || vec![Dynamic::from(Arc::clone(tick))];
-        let all_run = |(): &mut (), (): ()| Next::Go;
+        let all_run = |_: &Plugin, (): &mut (), (): ()| Next::Go;
         let only = Some(plugin);
         self.ask_some(Hook::OnSchedule, (false, only), plugin, arguments, all_run)
             .await
@@ -299,8 +299,9 @@ impl Scripts {
         write: bool,
         request_id: &str,
         arguments: impl Fn() -> Vec<Dynamic> + Send + Sync,
-        merge: impl FnMut(&mut T, T) -> Next + Send,
+        mut merge: impl FnMut(&mut T, T) -> Next + Send,
     ) -> Asked<T> {
+        let merge = |_: &Plugin, all: &mut T, one| merge(all, one);
         self.ask_some(hook, (write, None), request_id, arguments, merge)
             .await
     }
@@ -312,7 +313,7 @@ impl Scripts {
         (write, only): (bool, Option<&str>),
         request_id: &str,
         arguments: impl Fn() -> Vec<Dynamic> + Send + Sync,
-        mut merge: impl FnMut(&mut T, T) -> Next + Send,
+        mut merge: impl FnMut(&Plugin, &mut T, T) -> Next + Send,
     ) -> Asked<T> {
         let mut decision = Decision {
             verdict: T::absent(),
@@ -343,7 +344,7 @@ impl Scripts {
                         continue;
                     }
                     decision.by.push(entry.name.clone());
-                    if matches!(merge(&mut decision.verdict, verdict), Next::Stop) {
+                    if matches!(merge(&plugin, &mut decision.verdict, verdict), Next::Stop) {
                         break;
                     }
                 }

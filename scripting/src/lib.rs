@@ -29,6 +29,7 @@ pub mod hook;
 pub mod http;
 pub mod kv;
 pub mod limits;
+pub mod links;
 pub mod manifest;
 pub mod metric;
 pub mod plugin;

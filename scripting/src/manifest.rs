@@ -54,6 +54,9 @@ pub struct Manifest {
     /// What it does to boxes.
     #[serde(default)]
     pub catalog: CatalogTerms,
+    /// What it decides beyond what every plugin may.
+    #[serde(default)]
+    pub grants: GrantTerms,
     /// Its metrics.
     #[serde(default)]
     pub metrics: BTreeMap<String, metric::Declared>,
@@ -92,6 +95,22 @@ pub struct CatalogTerms {
     pub allow: Vec<String>,
 }
 
+/// `[grants]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrantTerms {
+    /// `override`: its `allow()` lets in whom the gateway refuses.
+    pub authorize: Option<Authority>,
+}
+
+/// What the answers of `authorize` may do beside refusing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Authority {
+    /// `allow()` grants what the gateway refuses.
+    Override,
+}
+
 /// `[schedule]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,6 +147,9 @@ pub struct Grant {
     /// Verbs with boxes, as in the manifest.
     #[serde(default)]
     pub catalog: Vec<String>,
+    /// What its `authorize` may do beside refusing.
+    #[serde(default)]
+    pub authorize: Option<Authority>,
     /// Times that operations, time and memory are raised by, at most 10.
     #[serde(default)]
     pub raise: Option<u32>,
@@ -258,7 +280,15 @@ impl Manifest {
         if asked.iter().any(|pattern| !grant.catalog.contains(pattern)) {
             missing.push(format!("catalog = {asked:?}"));
         }
+        if self.grants.authorize.is_some() && self.grants.authorize != grant.authorize {
+            missing.push("authorize = \"override\"".to_owned());
+        }
         missing
+    }
+
+    /// Whether its `allow()` grants what the gateway refuses.
+    pub fn overrides(&self) -> bool {
+        self.grants.authorize == Some(Authority::Override)
     }
 
     /// The most that a call of a hook may use.
@@ -389,6 +419,17 @@ mod tests {
         assert!(wrong("[http]\nallow = [\"ftp://a/\"]").contains("ftp://a/"));
         Manifest::parse("[hooks.on_delete]\non_failure = \"open\"", "acme").unwrap();
         Manifest::parse("[hooks.on_download]\non_failure = \"closed\"", "acme").unwrap();
+    }
+
+    #[test]
+    fn what_the_gateway_refuses_is_overridden_by_manifest_and_grant_alone() {
+        let manifest = Manifest::parse("[grants]\nauthorize = \"override\"", "acme").unwrap();
+        assert!(manifest.overrides() && !Manifest::default().overrides());
+        let mut grant = Grant::default();
+        assert_eq!(manifest.missing(&grant), [r#"authorize = "override""#]);
+        grant.authorize = Some(Authority::Override);
+        assert!(manifest.missing(&grant).is_empty());
+        assert!(wrong("[grants]\nauthorize = \"all\"").contains("override"));
     }
 
     #[test]

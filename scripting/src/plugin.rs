@@ -18,6 +18,7 @@ use crate::hook::{HOOKS, Hook, Lane};
 use crate::http::{HttpClient, Reach};
 use crate::kv::Store;
 use crate::limits::{COMPILE_TIME, Limits, STACK_BYTES};
+use crate::links::Links;
 use crate::manifest::{Grant, Manifest};
 use crate::metric::Metrics;
 use crate::walk::{Source, Walk};
@@ -48,6 +49,8 @@ pub struct Surroundings {
     pub outbox: Option<Arc<dyn Outbox>>,
     /// The boxes that it may do something to.
     pub catalog: Option<Arc<dyn Catalog>>,
+    /// Addresses of blobs for whoever has no credential.
+    pub links: Option<Arc<dyn Links>>,
     /// Bytes that the thread holds.
     pub live: LiveBytes,
     /// The hooks that the server calls: one that it does not is refused, lest a plugin promises what nobody keeps.
@@ -67,6 +70,7 @@ impl Default for Surroundings {
             http: None,
             outbox: None,
             catalog: None,
+            links: None,
             live: || 0,
             calls: HOOKS
                 .iter()
@@ -237,6 +241,11 @@ pub(crate) fn build(
     if let Some(finding) = half_a_schedule(&host.manifest, &walked.hooks, &bundle.main) {
         return Err(vec![finding]);
     }
+    if host.manifest.overrides() && !walked.hooks.contains(&Hook::Authorize) {
+        let text =
+            "[grants] authorize is for authorize(req, principal), which the plugin does not define";
+        return Err(vec![Finding::of_file("plugin.toml", text)]);
+    }
 
     let mut fast = engine::engine(Lane::Fast, &limits[0]);
     let modules = link(
@@ -368,6 +377,7 @@ fn host(
         http: around.http.clone(),
         outbox: around.outbox.clone(),
         catalog: around.catalog.clone(),
+        links: around.links.clone(),
         manifest,
     })
 }

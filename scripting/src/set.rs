@@ -17,6 +17,7 @@ use crate::event::Outbox;
 use crate::guard::LiveBytes;
 use crate::hook::{HOOKS, Hook};
 use crate::http::HttpClient;
+use crate::links::Links;
 use crate::manifest::{Grant, Manifest};
 use crate::metric::Sample;
 use crate::plugin::{Lasting, Plugin, Surroundings, load};
@@ -67,6 +68,8 @@ pub struct Options {
     pub outbox: Option<Arc<dyn Outbox>>,
     /// The boxes that scripts may do something to.
     pub catalog: Option<Arc<dyn Catalog>>,
+    /// Addresses of blobs for whoever has no credential.
+    pub links: Option<Arc<dyn Links>>,
     /// Bytes that the calling thread holds.
     pub live: LiveBytes,
     /// The hooks that the server calls.
@@ -91,6 +94,7 @@ impl Options {
             http: None,
             outbox: None,
             catalog: None,
+            links: None,
             live: || 0,
             calls: Surroundings::default().calls,
         }
@@ -107,6 +111,7 @@ impl Options {
             http: self.http.clone(),
             outbox: self.outbox.clone(),
             catalog: self.catalog.clone(),
+            links: self.links.clone(),
             live: self.live,
             calls: self.calls.clone(),
             ..Surroundings::default()
@@ -154,6 +159,7 @@ pub struct ScriptSet {
     pub(crate) entries: Vec<Arc<Entry>>,
     by_hook: BTreeMap<Hook, Vec<Arc<Entry>>>,
     hooks: u32,
+    overrides: bool,
     generation: u64,
 }
 
@@ -172,10 +178,13 @@ impl ScriptSet {
                 hooks |= bit(*hook);
             }
         }
+        let mut plugins = entries.iter().filter_map(|entry| entry.plugin.as_ref());
+        let overrides = plugins.any(|plugin| plugin.manifest().overrides());
         Self {
             entries,
             by_hook,
             hooks,
+            overrides,
             generation,
         }
     }
@@ -183,6 +192,11 @@ impl ScriptSet {
     /// Whether any plugin defines a hook.
     pub fn defines(&self, hook: Hook) -> bool {
         self.hooks & bit(hook) != 0
+    }
+
+    /// Whether a plugin's `allow()` grants what the gateway refuses.
+    pub fn overrides(&self) -> bool {
+        self.overrides
     }
 
     /// Whether no plugin defines any hook.
@@ -650,6 +664,7 @@ impl Scripts {
                     "env": manifest.env.names,
                     "events": manifest.events.names,
                     "catalog": manifest.catalog.allow,
+                    "authorize": manifest.grants.authorize,
                 }),
                 versions: self.archive.history(&entry.name).hashes,
             }

@@ -59,6 +59,7 @@ pub(crate) struct Scene {
     emitted: Mutex<Vec<Value>>,
     boxes: Mutex<Vec<(Verb, String, Value)>>,
     deeds: Mutex<Vec<Value>>,
+    presigned: Mutex<Option<String>>,
     settings: Mutex<BTreeMap<String, Value>>,
     operations: AtomicU64,
 }
@@ -94,6 +95,7 @@ impl Scene {
             http_reach: own.http_reach.clone(),
             outbox: None,
             catalog: None,
+            links: None,
         };
         Self {
             plugin: Arc::clone(plugin),
@@ -106,6 +108,7 @@ impl Scene {
             emitted: Mutex::default(),
             boxes: Mutex::default(),
             deeds: Mutex::default(),
+            presigned: Mutex::default(),
             settings: Mutex::default(),
             operations: AtomicU64::new(0),
         }
@@ -128,6 +131,21 @@ impl Scene {
     /// What the test set.
     pub(crate) fn setting(&self, name: &str) -> Option<Value> {
         locked(&self.settings).get(name).cloned()
+    }
+
+    /// A URL that tells of which blob it is, and for how long.
+    #[expect(
+        clippy::unused_self,
+        reason = "what stands for the world is asked of the scene"
+    )]
+    pub(crate) fn signed_url(&self, blob: &Blob, life: Duration) -> String {
+        let (blake3, life) = (&blob.blake3, life.as_secs());
+        format!("https://boxgate.test/blobs/b3/{blake3}?token=test.{life}")
+    }
+
+    /// What the test said of the store's own URLs.
+    pub(crate) fn presigned_url(&self) -> Option<String> {
+        locked(&self.presigned).clone()
     }
 
     /// Keeps an event for the test to look at.
@@ -565,6 +583,18 @@ fn doubles(m: &mut Module) {
             "",
         ),
         || -> Result<Array, Refused> { Ok(locked(&here()?.deeds).iter().map(from_json).collect()) },
+    );
+    add(
+        m,
+        "presigned",
+        (
+            "The store's own URL of every blob, as `blob.presigned_url` gives it; without, there is none.",
+            "",
+        ),
+        |url: &str| -> Result<(), Refused> {
+            *locked(&here()?.presigned) = Some(url.to_owned());
+            Ok(())
+        },
     );
     add(
         m,

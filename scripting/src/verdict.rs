@@ -86,7 +86,7 @@ pub enum RouteVerdict {
 pub enum AuthorizeVerdict {
     /// No opinion.
     Abstain,
-    /// Has nothing against it; grants nothing that the gateway refuses.
+    /// Has nothing against it; from a plugin that overrides, it grants what the gateway refuses.
     Allow,
     /// Refuses.
     Deny(Denial),

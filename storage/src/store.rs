@@ -36,6 +36,8 @@ pub struct Store {
     pub files: Option<Arc<dyn BlobFiles>>,
     /// Handing out URLs at which clients read blobs past us.
     pub presign: Option<Arc<dyn PresignRead>>,
+    /// How long such a URL is good to which downloads are sent; where it is none, we send the bytes.
+    pub redirect_for: Option<Duration>,
     /// How bytes are taken in.
     pub intake: Intake,
 }
@@ -285,11 +287,12 @@ pub trait BlobFiles: Debug + Send + Sync {
 /// Hands out URLs at which whoever has one reads a blob from the store itself, for a time.
 #[async_trait]
 pub trait PresignRead: Debug + Send + Sync {
-    /// A URL for that blob; makes no call, and does not know whether the blob is there.
+    /// A URL for that blob which is good for `life`, 7 days at most; makes no call, and does not know whether the blob
+    /// is there. Resolves when it is first polled.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Internal`] when nothing can be signed.
-    async fn url(&self, key: &BlobKey) -> Result<String>;
+    async fn url(&self, key: &BlobKey, life: Duration) -> Result<String>;
 }
 
 /// A file that is open for reading, and its place among those.

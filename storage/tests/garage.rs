@@ -72,7 +72,8 @@ impl Garage {
                 access_key_id: ACCESS_KEY_ID.to_owned(),
                 secret_access_key: SECRET.to_owned(),
                 patience: Patience::default(),
-                redirect: None,
+                redirect_for: None,
+                clients_endpoint: None,
             },
             _home: home,
         }

@@ -2,11 +2,14 @@
 //!
 //! A link says which file, for whom and until when; it is checked against the box's present
 //! visibility and the account's present memberships at each use, so it never outlives a right.
+//! A plugin's link is to the bytes of one blob, on nobody's behalf, and ends with the blob.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use boxgate_storage::blob::BlobKey;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
+use boxgate_storage::digest::Blake3;
 use boxgate_storage::metadata::accounts::AccountId;
 use ring::hmac;
 
@@ -61,23 +64,57 @@ impl LinkSigner {
 
     /// What a link's token says, if it was signed here for this file and has not expired.
     pub fn verify(&self, token: &str, file: &BoxRef, now: UnixMillis) -> Option<LinkClaim> {
+        let account = self.claimed(token, now, |claim| message(claim, file))?;
+        let account: i64 = account.parse().ok()?;
+        Some(LinkClaim {
+            account: (account != 0).then_some(AccountId(account)),
+        })
+    }
+
+    /// The `token` of a link to the bytes of a blob: `key.blob.expiry.signature`; `None` while there is no key.
+    pub fn sign_blob(
+        &self,
+        digest: &Blake3,
+        blob: &BlobKey,
+        expires: UnixMillis,
+    ) -> Option<String> {
+        let (id, key) = self.keys.first()?;
+        let claim = format!("{id}.{blob}.{}", expires.0);
+        let signature = hmac::sign(key, &blob_message(&claim, digest));
+        let signature = URL_SAFE_NO_PAD.encode(signature.as_ref());
+        Some(format!("{claim}.{signature}"))
+    }
+
+    /// The blob that a token leads to, if it was signed here for bytes of this digest and has not expired.
+    pub fn verify_blob(&self, token: &str, digest: &Blake3, now: UnixMillis) -> Option<BlobKey> {
+        let blob = self.claimed(token, now, |claim| blob_message(claim, digest))?;
+        blob.parse().ok()
+    }
+
+    /// What a token names between its key and its expiry, if it is good.
+    fn claimed<'t>(
+        &self,
+        token: &'t str,
+        now: UnixMillis,
+        message: impl FnOnce(&str) -> Vec<u8>,
+    ) -> Option<&'t str> {
         let (claim, signature) = token.rsplit_once('.')?;
-        let mut fields = claim.split('.').map(str::parse::<i64>);
-        let (key_id, account, expires) = (
-            fields.next()?.ok()?,
-            fields.next()?.ok()?,
-            fields.next()?.ok()?,
-        );
+        let mut fields = claim.split('.');
+        let (key_id, named, expires) = (fields.next()?, fields.next()?, fields.next()?);
+        let (key_id, expires): (i64, i64) = (key_id.parse().ok()?, expires.parse().ok()?);
         if fields.next().is_some() || expires < now.0 {
             return None;
         }
         let (_, key) = self.keys.iter().find(|(id, _)| *id == key_id)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        hmac::verify(key, &message(claim, file), &signature).ok()?;
-        Some(LinkClaim {
-            account: (account != 0).then_some(AccountId(account)),
-        })
+        hmac::verify(key, &message(claim), &signature).ok()?;
+        Some(named)
     }
+}
+
+// No name of a file begins so: it has four slashes.
+fn blob_message(claim: &str, digest: &Blake3) -> Vec<u8> {
+    format!("GET\n{claim}\nb3/{}", digest.to_hex()).into_bytes()
 }
 
 // The file's folded name, so that a link works under each spelling that leads to the same file.
@@ -136,6 +173,23 @@ mod tests {
                 "{forged}"
             );
         }
+    }
+
+    #[test]
+    fn a_link_to_bytes_is_good_for_them_and_for_no_file() {
+        let signer = LinkSigner::new([(3, b"secret".to_vec())]);
+        let (digest, blob) = (Blake3([7; 32]), BlobKey::from_bytes([5; 16]));
+        let token = signer.sign_blob(&digest, &blob, UnixMillis(1000)).unwrap();
+        let verify = |token: &str, digest, now| signer.verify_blob(token, digest, UnixMillis(now));
+        assert_eq!(verify(&token, &digest, 1000), Some(blob));
+        assert_eq!(verify(&token, &digest, 1001), None);
+        assert_eq!(verify(&token, &Blake3([8; 32]), 0), None);
+        let other = BlobKey::from_bytes([6; 16]).to_string();
+        let forged = token.replacen(&blob.to_string(), &other, 1);
+        assert_eq!(verify(&forged, &digest, 0), None);
+        assert_eq!(signer.verify(&token, &file("1.0"), UnixMillis(0)), None);
+        let of_file = signer.sign(&file("1.0"), None, UnixMillis(1000)).unwrap();
+        assert_eq!(verify(&of_file, &digest, 0), None);
     }
 
     #[test]

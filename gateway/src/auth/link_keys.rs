@@ -63,6 +63,12 @@ impl LinkKeys {
         self.reload(metadata, now).await
     }
 
+    /// The keys as they were read last, and whether they are to be read again: for whoever must not wait.
+    pub fn at_hand(&self, now: UnixMillis) -> (Arc<LinkSigner>, bool) {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        (Arc::clone(&held.signer), now >= held.read.plus(STALE))
+    }
+
     /// Makes a key that signs from now on; those before it go on checking. `None` when there are
     /// [`MOST_KEYS`] already.
     ///

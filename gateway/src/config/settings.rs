@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use boxgate_scripting::manifest::Grant;
 use boxgate_scripting::set::Startup;
-use boxgate_storage::backend::s3::{Patience, Redirect, S3Options};
+use boxgate_storage::backend::s3::{Patience, S3Options};
 use boxgate_storage::check::{Brake, OrphanLimits};
 use boxgate_storage::layer::cache::CacheOptions;
 use http::HeaderName;
@@ -1088,16 +1088,22 @@ impl Judge<'_> {
                 retry_percent: store.retry_percent,
                 ..Patience::default()
             },
-            redirect: self.redirect(name, store),
+            redirect_for: self.redirect_for(name, store),
+            clients_endpoint: self.clients_endpoint(name, store),
         }
     }
 
-    fn redirect(&mut self, name: &str, store: &file::StoreFile) -> Option<Redirect> {
+    fn redirect_for(&mut self, name: &str, store: &file::StoreFile) -> Option<Duration> {
         let life = store.redirect_for;
         if life > Span::seconds(7 * 24 * 3600) {
             // AWS Signature Version 4 ends there.
             self.wrong(format!("stores.{name}.redirect_for"), "must be 7d or less");
         }
+        let life = self.time_or_none(&format!("stores.{name}.redirect_for"), life);
+        (!life.is_zero()).then_some(life)
+    }
+
+    fn clients_endpoint(&mut self, name: &str, store: &file::StoreFile) -> Option<String> {
         let endpoint = store.redirect_endpoint.trim_end_matches('/');
         if !endpoint.is_empty()
             && !["http://", "https://"]
@@ -1109,11 +1115,7 @@ impl Judge<'_> {
                 "expected a URL such as \"https://s3.example.com\"",
             );
         }
-        let life = self.time_or_none(&format!("stores.{name}.redirect_for"), life);
-        (!life.is_zero()).then(|| Redirect {
-            life,
-            endpoint: (!endpoint.is_empty()).then(|| endpoint.to_owned()),
-        })
+        (!endpoint.is_empty()).then(|| endpoint.to_owned())
     }
 
     fn secret_access_key(&mut self, name: &str, store: &file::StoreFile) -> String {

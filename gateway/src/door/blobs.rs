@@ -3,8 +3,10 @@
 //! Errors are problem documents (RFC 9457). What the caller may not read is as absent as what nobody ever
 //! stored: one answer, whatever is asked for.
 
+use boxgate_storage::digest::Blake3;
 use boxgate_storage::metadata::catalog::HeldBlob;
-use http::Response;
+use http::header::REFERRER_POLICY;
+use http::{HeaderValue, Response, StatusCode};
 
 use crate::auth;
 use crate::call::Call;
@@ -25,8 +27,28 @@ pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
     Problem::new(refusal.status, code, refusal.message.as_str()).into_response()
 }
 
+/// The blob that a plugin's link leads to: whoever has one needs nothing else.
+///
+/// # Errors
+/// 403 for a token that is none of ours, expired, or for other bytes; 404 once nothing holds the blob.
+pub async fn linked(gateway: &Gateway, token: &str, digest: &Blake3) -> Result<HeldBlob, Refusal> {
+    let now = gateway.clock.now();
+    let keys = gateway.link_keys.current(&gateway.metadata, now).await?;
+    let key = keys.verify_blob(token, digest, now).ok_or_else(|| {
+        Refusal::new(
+            StatusCode::FORBIDDEN,
+            "This link is not valid, has expired or was revoked. Ask for a new one.",
+        )
+        .code("TOKEN_INVALID")
+    })?;
+    let held = gateway.metadata.linked_blob(&key).await?;
+    held.filter(|held| held.blob.blake3 == *digest)
+        .ok_or_else(auth::no_blob)
+}
+
 /// `/blobs/b3/{hex}` and `/blobs/sha256/{hex}`.
 pub async fn blob(gateway: &Gateway, call: Call) -> Answer {
+    let by_link = call.query("token").is_some();
     let held = call.grant.blob.ok_or_else(auth::no_blob)?;
     let (freshness, tags) = keeping(&held);
     let download = Download {
@@ -42,7 +64,12 @@ pub async fn blob(gateway: &Gateway, call: Call) -> Answer {
         tags,
         location: None,
     };
-    download::serve(gateway, &call.head, download).await
+    let mut response = download::serve(gateway, &call.head, download).await?;
+    if by_link {
+        let nobody = HeaderValue::from_static("no-referrer");
+        response.headers_mut().insert(REFERRER_POLICY, nobody);
+    }
+    Ok(response)
 }
 
 /// `/blobs/b3/{hex}/outboard`.

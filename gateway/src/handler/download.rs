@@ -207,7 +207,8 @@ async fn redirect(
     status: StatusCode,
     range: ByteRange,
 ) -> Result<Option<Response<OutboundBody>>, Refusal> {
-    let Some(presign) = &gateway.store(&download.store)?.presign else {
+    let store = gateway.store(&download.store)?;
+    let (Some(presign), Some(life)) = (&store.presign, store.redirect_for) else {
         return Ok(None);
     };
     let asks = |name| head.headers.contains_key(name);
@@ -216,7 +217,7 @@ async fn redirect(
     {
         return Ok(None);
     }
-    let url = presign.url(&download.blob.key).await?;
+    let url = presign.url(&download.blob.key, life).await?;
     if let (0, Some(file)) = (range.start(), download.file) {
         gateway.count_download(file);
     }

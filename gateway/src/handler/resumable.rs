@@ -489,12 +489,12 @@ impl Turn<'_> {
     /// Whether whoever sent this request may still publish what it ends.
     pub(super) async fn authorize_again(&self, row: &UploadRow) -> Result<(), Refusal> {
         let box_name = row.target.as_ref().map(|target| target.box_name.as_str());
-        auth::authorize_again(
-            &self.gateway.metadata,
+        hooks::authorize_again(
+            self.gateway,
             self.head,
+            self.facts,
             &row.sender,
-            row.organization,
-            box_name,
+            (row.organization, box_name),
         )
         .await
     }

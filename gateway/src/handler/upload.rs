@@ -11,7 +11,6 @@ use boxgate_storage::upload::{Keep, UploadIntent, UploadWriter};
 
 use tracing::Instrument as _;
 
-use crate::auth::authorize_again;
 use crate::gateway::Gateway;
 use crate::hooks::{self, Beginning};
 use crate::http::headers::content_length;
@@ -116,7 +115,8 @@ pub async fn upload(
     }
     // Dropping the writer here publishes nothing.
     let box_name = Some(target.box_name.as_str());
-    authorize_again(&gateway.metadata, head, &sender, organization, box_name).await?;
+    let place = (organization, box_name);
+    hooks::authorize_again(gateway, head, facts, &sender, place).await?;
     let id = writer.id();
     let finishing = tracing::debug_span!("finish", upload_id = %id);
     let finished = writer.finish().instrument(finishing).await;

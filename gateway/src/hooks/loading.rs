@@ -43,6 +43,7 @@ pub fn options(settings: &Settings) -> Options {
         http: None,
         outbox: None,
         catalog: None,
+        links: None,
         live: live_bytes,
         calls: CALLED.to_vec(),
     }

@@ -6,12 +6,14 @@
 )]
 
 mod admin;
+mod authority;
 mod authorization;
 mod concat;
 mod downloads;
 mod files;
 mod harness;
 mod interim;
+mod links;
 mod pieces;
 mod push;
 mod recovery;

@@ -335,6 +335,40 @@ async fn a_download_is_sent_to_the_bucket_where_that_is_wanted_and_answers_alike
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plugins_of_both_lanes_get_urls_of_the_bucket_and_no_download_is_sent_there_for_it() {
+    let bucket = Reference::start(SMALLEST_PART).await;
+    let data = tempfile::tempdir().unwrap();
+    let place = data.path().join("plugins");
+    std::fs::create_dir_all(&place).unwrap();
+    let plugin = r#"
+        fn on_upload_complete(blob) { kv::set("url", blob.presigned_url(600), 3600); }
+        fn on_download(req, blob) { #{ set: #{ "x-now": blob.presigned_url(60), "x-then": kv::get("url") } } }
+    "#;
+    std::fs::write(place.join("linker.rhai"), plugin).unwrap();
+    let process = Process::start(&bucket, data.path()).await;
+    let bytes = noise(100_000, 6);
+    assert_eq!(process.upload("1.0", &bytes).await.status, 200);
+    let download = format!("{}/download", file_path("demo", "1.0"));
+    let request = Request::new("GET", &download).token(&process.key);
+    let reply = process.send(request).await;
+    assert_eq!((reply.status, &reply.body), (200, &bytes.clone()));
+    for (name, life) in [("x-now", 60), ("x-then", 600)] {
+        let url = reply.header(name).unwrap();
+        let (place, query) = url.split_once('?').unwrap();
+        let object = place.strip_prefix(&bucket.options().endpoint).unwrap();
+        let held = bucket
+            .state()
+            .objects
+            .get(&object["/bucket/".len()..])
+            .cloned();
+        assert_eq!(held.unwrap(), bytes, "{name}");
+        assert!(query.contains(&format!("X-Amz-Expires={life}&")), "{url}");
+        assert!(query.contains("X-Amz-Signature="), "{url}");
+    }
+    process.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_that_cannot_be_used_ends_the_start_and_its_setting_is_named() {
     let bucket = Reference::start(SMALLEST_PART).await;
     let data = tempfile::tempdir().unwrap();

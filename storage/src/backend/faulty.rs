@@ -142,6 +142,7 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         // As files they would pass by the schedule, and so would who reads past us.
         files: _,
         presign: _,
+        redirect_for: _,
         intake,
     } = inner;
     let faults = faults.clone();
@@ -153,6 +154,7 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         space: space.map(|s| Arc::new(Faulty(s, faults)) as _),
         files: None,
         presign: None,
+        redirect_for: None,
         intake,
     }
 }

@@ -73,6 +73,7 @@ pub async fn open_with(directory: &Path, options: LocalOptions) -> Result<Store>
         space: Some(Arc::clone(&local) as _),
         files: Some(local),
         presign: None,
+        redirect_for: None,
         intake: Intake::InPlace,
     })
 }

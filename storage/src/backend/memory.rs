@@ -62,6 +62,7 @@ impl MemoryStore {
             space: Some(this),
             files: None,
             presign: None,
+            redirect_for: None,
             intake: Intake::InPlace,
         }
     }

@@ -57,16 +57,9 @@ pub struct S3Options {
     /// When a call has failed.
     pub patience: Patience,
     /// Whether clients may be sent to read from the service itself.
-    pub redirect: Option<Redirect>,
-}
-
-/// URLs at which clients read from the service itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Redirect {
-    /// How long one is good; a service takes 7 days at most.
-    pub life: Duration,
+    pub redirect_for: Option<Duration>,
     /// URL of the service as clients know it, where that is another one.
-    pub endpoint: Option<String>,
+    pub clients_endpoint: Option<String>,
 }
 
 impl fmt::Debug for S3Options {
@@ -141,10 +134,8 @@ pub struct Rules {
 /// # Errors
 /// One line that names the setting to look at, when the bucket cannot be written to or read from.
 pub async fn open(options: S3Options) -> Result<(Store, Found)> {
-    let presign = options.redirect.as_ref().map(|redirect| {
-        let presigner = Presigner::new(&options, redirect);
-        Arc::new(presigner) as Arc<dyn PresignRead>
-    });
+    let presign: Arc<dyn PresignRead> = Arc::new(Presigner::new(&options));
+    let redirect_for = options.redirect_for;
     let mut s3 = S3::new(options);
     let found = s3.probe().await?;
     s3.checksum = found.checksum;
@@ -156,7 +147,8 @@ pub async fn open(options: S3Options) -> Result<(Store, Found)> {
         list: Some(s3),
         space: None,
         files: None,
-        presign,
+        presign: Some(presign),
+        redirect_for,
         intake: Intake::ByPart,
     };
     Ok((store, found))
@@ -197,7 +189,8 @@ impl S3 {
             access_key_id,
             secret_access_key,
             patience,
-            redirect: _,
+            redirect_for: _,
+            clients_endpoint: _,
         } = options;
         let credentials =
             Credentials::new(access_key_id, secret_access_key, None, None, "boxgate.toml");

@@ -10,6 +10,7 @@ mod boxes;
 mod columns;
 mod deeds;
 mod holders;
+mod linked;
 mod providers;
 pub(super) mod publish;
 pub(super) mod remove;

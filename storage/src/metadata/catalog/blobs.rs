@@ -71,12 +71,31 @@ impl Metadata {
     async fn read_tree(&self, blob: &BlobMeta) -> Result<BlobTree> {
         const OP: &str = "blob.tree";
         let mut reader = self.reader(OP).await?;
-        let bytes = sqlx::query("SELECT cvs FROM blob_trees WHERE blob = $1")
-            .bind(blob.key.as_bytes().to_vec())
-            .fetch_one(&mut *reader)
+        let key = blob.key.as_bytes().to_vec();
+        let row = sqlx::query("SELECT cvs FROM blob_trees WHERE blob = $1")
+            .bind(key.clone())
+            .fetch_optional(&mut *reader)
+            .await
+            .at(OP, blob.key)?;
+        let bytes = match row {
+            Some(row) => row.bytes("cvs")?,
+            // An upload that is whole and not visible yet has its values with its parts.
+            None => sqlx::query(
+                "SELECT p.cvs AS cvs FROM uploads u JOIN parts p ON p.upload = u.id
+                 WHERE u.key = $1 AND u.state = 'completing' ORDER BY p.k",
+            )
+            .bind(key)
+            .fetch_all(&mut *reader)
             .await
             .at(OP, blob.key)?
-            .bytes("cvs")?;
+            .iter()
+            .map(|part| part.bytes("cvs"))
+            .collect::<Result<Vec<_>>>()?
+            .concat(),
+        };
+        if bytes.is_empty() && blob.length > 0 {
+            return Err(Error::new(ErrorKind::NotFound, OP, blob.key.to_string()));
+        }
         let (values, rest) = bytes.as_chunks::<32>();
         if !rest.is_empty() || values.len() as u64 != blocks(blob.length) {
             let why = format!("{} bytes of values for {}", bytes.len(), blob.length);

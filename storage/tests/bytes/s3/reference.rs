@@ -146,7 +146,8 @@ impl Reference {
             access_key_id: "id".to_owned(),
             secret_access_key: "secret".to_owned(),
             patience: self.patience,
-            redirect: None,
+            redirect_for: None,
+            clients_endpoint: None,
         }
     }
 

@@ -1,0 +1,149 @@
+//! `authorize`: what plugins say to the gateway's own decision. They narrow it; one that the operator lets override it may
+//! also let in whom it refuses, to boxes alone: never to people, to the platform, or past a credential that is none.
+//!
+//! A refusal that no plugin lifts goes out as it was, whatever plugins said: who may not read a box learns nothing from
+//! them, either.
+
+use std::sync::Arc;
+
+use boxgate_scripting::hook::Hook;
+use boxgate_scripting::verdict::AuthorizeVerdict;
+use boxgate_storage::metadata::accounts::OrganizationId;
+use boxgate_storage::metadata::uploads::Sender;
+use http::StatusCode;
+use http::request::Parts;
+
+use super::{Told, denied, noted, told_principal};
+use crate::auth::{self, Grant, Principal};
+use crate::gateway::Gateway;
+use crate::refusal::Refusal;
+use crate::request::RequestFacts;
+use crate::route::{PathNames, Policy};
+
+/// A request that goes on by a plugin's word: in its extensions.
+#[derive(Debug, Clone, Copy)]
+struct Overridden;
+
+/// Whether whoever asks may go on, and notes for later hooks who it is.
+///
+/// # Errors
+/// The refusal to send.
+pub async fn authorize(
+    gateway: &Gateway,
+    head: &mut Parts,
+    principal: Option<&Principal>,
+    known: &RequestFacts,
+) -> Result<(), Refusal> {
+    // Who was let in by a plugin's word was asked about already.
+    if head.extensions.get::<Overridden>().is_some() {
+        return Ok(());
+    }
+    let Some(told) = head.extensions.get::<Told>().cloned() else {
+        return Ok(());
+    };
+    let principal = told_principal(principal);
+    head.extensions.insert(Arc::clone(&principal));
+    if !gateway.scripts.defines(Hook::Authorize) {
+        return Ok(());
+    }
+    let asked = gateway.scripts.authorize(&told, &principal).await;
+    match noted(known, asked)? {
+        AuthorizeVerdict::Abstain | AuthorizeVerdict::Allow => Ok(()),
+        AuthorizeVerdict::Deny(denial) => Err(denied(denial)),
+    }
+}
+
+/// Whether a plugin may lift a refusal of this request.
+pub fn may_override(gateway: &Gateway, head: &Parts, policy: Policy) -> bool {
+    let of_boxes = matches!(
+        policy,
+        Policy::ReadBox | Policy::EditBox | Policy::PublishBox
+    );
+    of_boxes && super::are_asked(head) && gateway.scripts.set().overrides()
+}
+
+/// What goes on by a plugin's word, where one lifts `refusal`; it is asked whether or not there is such a box.
+///
+/// # Errors
+/// `refusal`, in every other case.
+pub async fn overridden(
+    gateway: &Gateway,
+    head: &mut Parts,
+    (policy, names): (Policy, &PathNames),
+    principal: Option<Principal>,
+    known: &RequestFacts,
+    refusal: Refusal,
+) -> Result<Grant, Refusal> {
+    // Only who reads may be nobody; and what is no decision about rights is nobody's to lift.
+    let is_decision = matches!(
+        refusal.status,
+        StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
+    );
+    if !is_decision || (principal.is_none() && policy != Policy::ReadBox) {
+        return Err(refusal);
+    }
+    let told_principal = told_principal(principal.as_ref());
+    if !allowed(gateway, head, &told_principal, known).await {
+        return Err(refusal);
+    }
+    let Some(grant) = auth::named(&gateway.metadata, policy, principal, names).await? else {
+        return Err(refusal);
+    };
+    tracing::info!(
+        principal = %told_principal.name, policy = ?policy, request_id = known.id(),
+        "a plugin lets in whom the gateway refuses"
+    );
+    head.extensions.insert(told_principal);
+    head.extensions.insert(Overridden);
+    Ok(grant)
+}
+
+/// Whether a plugin that may says `allow()`, and none is against it.
+async fn allowed(
+    gateway: &Gateway,
+    head: &Parts,
+    principal: &Arc<boxgate_scripting::facts::Principal>,
+    known: &RequestFacts,
+) -> bool {
+    let Some(told) = head.extensions.get::<Told>() else {
+        return false;
+    };
+    match gateway.scripts.authorize(told, principal).await {
+        Ok(decision) if decision.verdict == AuthorizeVerdict::Allow => {
+            known.add_plugins(decision.by);
+            true
+        }
+        Ok(_) => false,
+        Err(error) => {
+            tracing::debug!(%error, "a refusal stands, as a script failed");
+            false
+        }
+    }
+}
+
+/// Whether whoever sent a request may still publish what it brought; who came in by a plugin's word needs it again.
+///
+/// # Errors
+/// The refusal to send.
+pub async fn authorize_again(
+    gateway: &Gateway,
+    head: &Parts,
+    known: &RequestFacts,
+    sender: &Sender,
+    (organization, box_name): (OrganizationId, Option<&str>),
+) -> Result<(), Refusal> {
+    let metadata = &gateway.metadata;
+    let principal = auth::sender_again(metadata, head, sender).await?;
+    let told = told_principal(Some(&principal));
+    let decided = auth::may_publish(metadata, principal, organization, box_name).await;
+    match decided {
+        Err(refusal)
+            if head.extensions.get::<Overridden>().is_some()
+                && metadata.organization_by_id(organization).await?.is_some() =>
+        {
+            let lifted = Box::pin(allowed(gateway, head, &told, known)).await;
+            lifted.then_some(()).ok_or(refusal)
+        }
+        decided => decided,
+    }
+}
