@@ -223,12 +223,7 @@ impl Turn<'_> {
             (None, Some(length)) => self.gateway.engine.set_length(row.id, length).await?,
             _ => row,
         };
-        let id = row.id;
-        let written = self.write(row, append, (expected, Older::Stay), body).await;
-        match written {
-            Err(refusal) => Err(self.why_fenced(id, refusal).await),
-            written => written,
-        }
+        self.write(row, append, (expected, Older::Stay), body).await
     }
 
     /// Whoever is refused because the upload is no more theirs to write to is told if nobody took it over, but it
@@ -532,6 +527,20 @@ impl Turn<'_> {
 
     /// Takes the body in and leaves the upload finished, or open at all that came.
     async fn write(
+        &self,
+        row: UploadRow,
+        append: Append,
+        first: (Vec<boxgate_storage::digest::Digest>, Older),
+        body: &mut InboundBody,
+    ) -> Result<Progress, Refusal> {
+        let id = row.id;
+        match self.take_in(row, append, first, body).await {
+            Err(refusal) => Err(self.why_fenced(id, refusal).await),
+            taken => taken,
+        }
+    }
+
+    async fn take_in(
         &self,
         row: UploadRow,
         append: Append,

@@ -110,7 +110,8 @@ impl Client {
         while !self.uploads.is_empty() && self.tally.wrong.is_empty() {
             steps += 1;
             if steps > 10_000 {
-                let text = format!("{} uploads do not come to an end", self.uploads.len());
+                let labels: Vec<_> = self.uploads.iter().map(|u| u.label.as_str()).collect();
+                let text = format!("these do not come to an end: {}", labels.join("; "));
                 self.tally.wrong(text);
             }
             if self.uploads[0].state == State::Parked {

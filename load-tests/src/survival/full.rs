@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::Errno;
 use tokio::time::{Instant, sleep};
 
@@ -29,10 +29,13 @@ pub(crate) struct Full {
     times: u64,
     /// From the moment that there is room to the first write that succeeds.
     writable: Latency,
+    /// The least room that there was for the gateway alone.
+    least_room: u64,
 }
 
-/// Bytes of the volume.
-const VOLUME_BYTES: u64 = 512 << 20;
+/// Bytes of the volume: many times what a round leaves there, with all pieces and all that was left alone, so that
+/// only the filler takes the room away.
+const VOLUME_BYTES: u64 = 2 << 30;
 /// How long clients work before and behind the moment when the disk is full, in milliseconds.
 const WORK_MS: (u64, u64) = (10, 700);
 /// How long there is room, or none, where that changes while they work, in milliseconds.
@@ -48,6 +51,7 @@ impl Full {
             recovers,
             times: 0,
             writable: Latency::default(),
+            least_room: u64::MAX,
         }
     }
 
@@ -75,6 +79,7 @@ impl Full {
             sum.tally.wrong(text);
         }
         round.crew = round.crew.complete(&wire).await;
+        self.least_room = self.least_room.min(free_bytes(filler)?);
         round.crew = round.crew.check(&wire).await;
         wire.doom();
         gateway.kill().await?;
@@ -165,6 +170,10 @@ impl Disaster for Full {
                 "room to first write, ms: median / 99 % / longest",
                 self.writable.text_ms(),
             ),
+            (
+                "least room without the filler, MiB",
+                (self.least_room >> 20).to_string(),
+            ),
         ]
     }
 }
@@ -193,6 +202,13 @@ async fn written(wire: &Wire, content: &Content) -> std::result::Result<(), Stri
         Heard::Answer(answer) if answer.status == 204 => Ok(()),
         other => Err(format!("DELETE: {other:?}")),
     }
+}
+
+/// Bytes that are free around the filler.
+fn free_bytes(filler: &Path) -> Result<u64> {
+    let at = filler.parent().unwrap_or(filler);
+    let free = statvfs(at).map_err(|e| Failure::file(at, e.into()))?;
+    Ok(free.f_bavail.saturating_mul(free.f_frsize))
 }
 
 /// Gives the room back.

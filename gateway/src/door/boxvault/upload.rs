@@ -71,7 +71,8 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
         .map(|range| Part::of(range, form, length))
         .transpose()?
     {
-        Some(Some(part)) => continued(gateway, call, part, declared).await,
+        // By itself: few requests come in parts, and all would carry its room.
+        Some(Some(part)) => Box::pin(continued(gateway, call, part, declared)).await,
         Some(None) | None => whole(gateway, call, form, declared).await,
     }
 }
