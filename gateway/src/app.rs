@@ -466,6 +466,7 @@ async fn open_scripts(
     let mut options = hooks::options(settings);
     options.http = Some(outside);
     options.links = Some(links);
+    options.pushed = hooks::pushed(metadata).await?;
     let handle = Handle::current();
     options.outbox = Some(Arc::new(ScriptOutbox::new(
         metadata.clone(),
@@ -695,6 +696,7 @@ impl App {
         let (draining, begun) = (Arc::clone(&gateway), self.drain.begun());
         let upkeep = tokio::spawn(background::run(Arc::clone(&gateway)));
         let plugins = tokio::spawn(hooks::watch(Arc::clone(&gateway)));
+        let following = tokio::spawn(hooks::follow(Arc::clone(&gateway)));
         let telling = tokio::spawn(events::run(Arc::clone(&gateway)));
         let ticking = tokio::spawn(schedule::run(Arc::clone(&gateway)));
         let asking = tokio::spawn(hooks::ask_again(Arc::clone(&gateway)));
@@ -708,6 +710,7 @@ impl App {
         sweeper.abort();
         watcher.abort();
         plugins.abort();
+        following.abort();
         gateway.joiner.stop().await;
         // It ends with the drain's beginning.
         if let Err(panicked) = upkeep.await {

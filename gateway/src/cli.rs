@@ -4,6 +4,7 @@ mod bootstrap;
 mod connect;
 mod link_key;
 mod migrate;
+mod plugin;
 mod pull;
 mod push;
 mod quickstart;
@@ -208,6 +209,9 @@ Boxes stay where they are: `boxgate admin copy-store` takes them into a bucket."
     /// Look after the keys that sign download links, over the gateway's API.
     #[command(subcommand)]
     LinkKey(link_key::LinkKeyCommand),
+    /// Plugins that all nodes run.
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
 }
 
 #[derive(Debug, Args)]
@@ -279,6 +283,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Admin(AdminCommand::Migrate(args)) => migrate::migrate(&args),
         Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
         Command::Admin(AdminCommand::LinkKey(command)) => link_key::link_key(&command),
+        Command::Admin(AdminCommand::Plugin(command)) => plugin::plugin(&command),
         Command::Script(command) => script::script(&command),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Print(args)) => print(&args),

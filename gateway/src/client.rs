@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod link_keys;
+pub mod plugins;
 pub mod progress;
 pub mod pull;
 pub mod push;

@@ -359,6 +359,9 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::RollbackScript => {
             async move { door::scripts::rollback(gateway, &call).await }.boxed()
         }
+        Route::ListPlugins => door::plugins::list(gateway).boxed(),
+        Route::PushPlugin => door::plugins::push(gateway, call).boxed(),
+        Route::RemovePlugin => async move { door::plugins::remove(gateway, &call).await }.boxed(),
         Route::CreateServiceAccount => service_accounts::create(gateway, call).boxed(),
         Route::ListServiceAccounts => service_accounts::list(gateway, call).boxed(),
         Route::ServiceAccountOrganizations => {

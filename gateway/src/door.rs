@@ -5,6 +5,7 @@ pub mod blobs;
 pub mod boxvault;
 pub mod files;
 pub mod operations;
+pub mod plugins;
 pub mod scripts;
 pub mod upkeep;
 pub mod vagrant;

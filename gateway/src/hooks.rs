@@ -7,6 +7,7 @@ mod authority;
 mod catalog;
 mod complete;
 mod delete;
+mod distribution;
 mod links;
 mod loading;
 mod outside;
@@ -16,6 +17,7 @@ pub use authority::{authorize, authorize_again, may_override, overridden};
 pub use catalog::ScriptCatalog;
 pub use complete::{UploadGate, ask_again};
 pub use delete::on_delete;
+pub use distribution::{follow, follow_once, pushed};
 pub use links::ScriptLinks;
 pub use loading::{options, reload, watch};
 pub use outside::Outside;
@@ -70,7 +72,12 @@ fn is_exempt(row: &Row) -> bool {
     row.door == Door::Operations
         || matches!(
             row.route,
-            Route::ListScripts | Route::ReloadScripts | Route::RollbackScript
+            Route::ListScripts
+                | Route::ReloadScripts
+                | Route::RollbackScript
+                | Route::ListPlugins
+                | Route::PushPlugin
+                | Route::RemovePlugin
         )
 }
 

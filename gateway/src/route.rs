@@ -160,6 +160,9 @@ pub enum Route {
     ListScripts,
     ReloadScripts,
     RollbackScript,
+    ListPlugins,
+    PushPlugin,
+    RemovePlugin,
     CreateServiceAccount,
     ListServiceAccounts,
     ServiceAccountOrganizations,
@@ -259,6 +262,9 @@ routes! {
     Admin GET "/api/admin/scripts" => ListScripts, PlatformAdmin, Empty, Control, "Plugins, and how they stand";
     Admin POST "/api/admin/scripts/reload" => ReloadScripts, PlatformAdmin, Empty, Control, "Look at the plugins again: ?dry_run=true";
     Admin POST "/api/admin/scripts/{plugin}/rollback" => RollbackScript, PlatformAdmin, Empty, Control, "Go back to a version of a plugin that worked: ?to=HASH";
+    Admin GET "/api/admin/plugins" => ListPlugins, PlatformAdmin, Empty, Control, "Plugins that all nodes run";
+    Admin PUT "/api/admin/plugins/{plugin}" => PushPlugin, PlatformAdmin, Json, Control, "Have all nodes run a plugin: its name, manifest, main and files";
+    Admin DELETE "/api/admin/plugins/{plugin}" => RemovePlugin, PlatformAdmin, Empty, Control, "Take a plugin off all nodes";
     // Service accounts.
     BoxVault POST "/api/service-accounts" => CreateServiceAccount, Person, Json, Control, "Make a service account; its key is shown once";
     BoxVault GET "/api/service-accounts" => ListServiceAccounts, Person, Empty, Control, "Service accounts of the caller";
@@ -366,6 +372,7 @@ impl Route {
             }
             Self::ListLinkKeys | Self::RotateLinkKey | Self::RevokeLinkKey => "admin_link_keys",
             Self::ListScripts | Self::ReloadScripts | Self::RollbackScript => "admin_scripts",
+            Self::ListPlugins | Self::PushPlugin | Self::RemovePlugin => "admin_plugins",
             Self::CreateServiceAccount
             | Self::ListServiceAccounts
             | Self::ServiceAccountOrganizations

@@ -11,6 +11,7 @@ use rhai::{
 use crate::hook::Lane;
 
 pub(crate) mod answer;
+mod cache;
 mod catalog;
 mod codec;
 mod event;
@@ -62,6 +63,7 @@ pub(crate) fn library(lane: Lane) -> Library {
         spaces.push(("http", outside::http()));
         spaces.push(("event", event::module()));
         spaces.push(("box", catalog::module()));
+        spaces.push(("cache", cache::module()));
     }
     global.build_index();
     Library {

@@ -116,6 +116,61 @@ impl Bundle {
         Ok(bundle)
     }
 
+    /// The same as if it had been read from a folder: what came from elsewhere may name or hold anything.
+    ///
+    /// # Errors
+    /// What no folder would hold.
+    pub fn received(self) -> Result<Self, Finding> {
+        let wrong = |file: &str, text: String| Err(Finding::of_file(file, text));
+        if !valid_name(&self.name) {
+            return wrong(&self.name, "is no name of a plugin".into());
+        }
+        let own = format!("{}.rhai", self.name);
+        if !(self.main == "main.rhai" || self.main == own) || !self.files.contains_key(&self.main) {
+            return wrong(&self.main, "is no main file of this plugin".into());
+        }
+        if self.files.len() > MAX_FILES {
+            return wrong(
+                &self.name,
+                format!("a plugin has at most {MAX_FILES} files"),
+            );
+        }
+        let (mut total, mut modules) = (0, 0);
+        for (file, text) in &self.files {
+            let plain = file
+                .split('/')
+                .all(|part| !part.starts_with('.') && valid_part(part));
+            let placed =
+                *file == self.main || file.starts_with("lib/") || file.starts_with("tests/");
+            let script = Path::new(file).extension().is_some_and(|e| e == "rhai");
+            if !plain || !placed || !script {
+                return wrong(file, "is no file of a plugin".into());
+            }
+            if text.len() > MAX_FILE_BYTES {
+                return wrong(file, format!("is larger than {MAX_FILE_BYTES} bytes"));
+            }
+            modules += usize::from(file.starts_with("lib/"));
+            total += if file.starts_with("tests/") {
+                0
+            } else {
+                text.len()
+            };
+        }
+        if self.manifest.len() > MAX_FILE_BYTES {
+            return wrong(
+                "plugin.toml",
+                format!("is larger than {MAX_FILE_BYTES} bytes"),
+            );
+        }
+        if modules > MAX_MODULES || total > MAX_PLUGIN_BYTES {
+            let text = format!(
+                "{modules} modules and {total} bytes of source, a plugin has at most {MAX_MODULES} and {MAX_PLUGIN_BYTES}"
+            );
+            return wrong(&self.name, text);
+        }
+        Ok(self)
+    }
+
     /// The text of a file.
     pub fn text(&self, file: &str) -> &str {
         self.files.get(file).map_or("", String::as_str)
@@ -196,6 +251,11 @@ fn read_text(path: &Path, shown: &str) -> Result<String, Finding> {
     String::from_utf8(bytes).map_err(|_binary| Finding::of_file(shown, "is not UTF-8"))
 }
 
+/// Whether that may be one part of a file's path.
+fn valid_part(part: &str) -> bool {
+    !part.is_empty() && part.len() <= 255 && !part.contains(|c: char| c.is_control() || c == '\\')
+}
+
 /// Whether a plugin may be called so: names become paths, metrics and settings.
 pub fn valid_name(name: &str) -> bool {
     name.len() <= 64
@@ -255,6 +315,46 @@ mod tests {
         std::fs::write(root.join("lib/deep/x.rhai"), " ").unwrap();
         assert_ne!(Bundle::read(&root).unwrap().hash(), before);
         assert_eq!(plugins_in(dir.path()).unwrap(), [root]);
+    }
+
+    #[test]
+    fn what_was_received_holds_what_a_folder_may() {
+        let good = Bundle::of_source("acme", "fn route(req) {}");
+        assert_eq!(good.clone().received().unwrap(), good);
+        let with = |file: &str, text: &str| {
+            let mut bundle = good.clone();
+            bundle.files.insert(file.into(), text.into());
+            bundle.received()
+        };
+        assert!(with("lib/a.rhai", "").is_ok() && with("tests/deep/a.rhai", "").is_ok());
+        for file in [
+            "../x.rhai",
+            "lib/../x.rhai",
+            "lib//x.rhai",
+            "/etc/x.rhai",
+            "lib/x.sh",
+            "other.rhai",
+            "lib/.x.rhai",
+        ] {
+            assert!(with(file, "").is_err(), "{file}");
+        }
+        assert!(with("lib/a.rhai", &"/".repeat(MAX_FILE_BYTES + 1)).is_err());
+        for (name, main) in [
+            ("../acme", "main.rhai"),
+            ("acme", "lib/x.rhai"),
+            ("acme", "acme.rhai"),
+        ] {
+            let (name, main) = (name.to_owned(), main.to_owned());
+            assert!(
+                Bundle {
+                    name,
+                    main,
+                    ..good.clone()
+                }
+                .received()
+                .is_err()
+            );
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::catalog::{Catalog, MAX_DEEDS};
 use crate::error::{refusal, too_large};
-use crate::event::{MAX_EVENTS, Outbox};
+use crate::event::{MAX_EVENTS, MAX_PURGES, Outbox};
 use crate::http::HttpClient;
 use crate::kv::Store;
 use crate::limits::{MAX_INPUT_BYTES, MAX_LOG_BYTES, MAX_LOG_LINES};
@@ -70,6 +70,7 @@ pub(crate) struct Gathered {
     pub(crate) http_calls: usize,
     pub(crate) events: usize,
     pub(crate) deeds: usize,
+    pub(crate) purges: usize,
     pub(crate) depth: u32,
     pub(crate) causes: Vec<crate::facts::Text>,
     pub(crate) work: bool,
@@ -200,31 +201,39 @@ pub(crate) fn note_cause(depth: u32, causes: &[crate::facts::Text]) {
 
 /// Counts one event of the call; how many events and which plugins led to it.
 pub(crate) fn count_event() -> Result<(u32, Vec<String>), Refused> {
-    RUNNING.with_borrow_mut(|running| {
-        let Some(last) = running.last_mut() else {
-            return Ok((0, Vec::new()));
-        };
-        let gathered = &mut last.gathered;
+    counted(|gathered| {
         gathered.events += 1;
-        if gathered.events > MAX_EVENTS {
-            return Err(refusal(format!("one call may emit {MAX_EVENTS} events")));
-        }
-        let mut causes: Vec<String> = gathered.causes.iter().map(ToString::to_string).collect();
-        causes.push(last.host.manifest.name.clone());
-        Ok((gathered.depth, causes))
+        (gathered.events > MAX_EVENTS).then(|| format!("one call may emit {MAX_EVENTS} events"))
     })
 }
 
 /// Counts one deed of the call; how many events and which plugins led to it.
 pub(crate) fn count_deed() -> Result<(u32, Vec<String>), Refused> {
+    counted(|gathered| {
+        gathered.deeds += 1;
+        (gathered.deeds > MAX_DEEDS).then(|| format!("one call may use box:: {MAX_DEEDS} times"))
+    })
+}
+
+/// Counts one purge of the call; how many events and which plugins led to it.
+pub(crate) fn count_purge() -> Result<(u32, Vec<String>), Refused> {
+    counted(|gathered| {
+        gathered.purges += 1;
+        (gathered.purges > MAX_PURGES).then(|| format!("one call may purge {MAX_PURGES} times"))
+    })
+}
+
+/// Counts something that may not be done too often; `count` says so where it was.
+fn counted(
+    count: impl FnOnce(&mut Gathered) -> Option<String>,
+) -> Result<(u32, Vec<String>), Refused> {
     RUNNING.with_borrow_mut(|running| {
         let Some(last) = running.last_mut() else {
             return Ok((0, Vec::new()));
         };
         let gathered = &mut last.gathered;
-        gathered.deeds += 1;
-        if gathered.deeds > MAX_DEEDS {
-            return Err(refusal(format!("one call may use box:: {MAX_DEEDS} times")));
+        if let Some(too_often) = count(gathered) {
+            return Err(refusal(too_often));
         }
         let mut causes: Vec<String> = gathered.causes.iter().map(ToString::to_string).collect();
         causes.push(last.host.manifest.name.clone());

@@ -6,6 +6,10 @@ use serde_json::{Map, Value};
 
 /// Events of one call.
 pub const MAX_EVENTS: usize = 16;
+/// Purges of one call.
+pub const MAX_PURGES: usize = 100;
+/// The event by which caches are told to forget something.
+pub const PURGE: &str = "cache.purge";
 /// Longest data of one event as JSON, in bytes.
 pub const MAX_EVENT_BYTES: usize = 64 << 10;
 /// Events that may lead to one another.
@@ -16,7 +20,7 @@ pub const MAX_DEPTH: u32 = 3;
 pub struct Emitted {
     /// The plugin.
     pub plugin: String,
-    /// `x.<plugin>.<name>`, granted.
+    /// `x.<plugin>.<name>`, granted; or [`PURGE`].
     pub name: String,
     /// What is told; no floats.
     pub data: Map<String, Value>,

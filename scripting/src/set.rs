@@ -74,6 +74,8 @@ pub struct Options {
     pub live: LiveBytes,
     /// The hooks that the server calls.
     pub calls: Vec<Hook>,
+    /// Plugins that stand in no directory, by name; they count before those that do.
+    pub pushed: BTreeMap<String, Bundle>,
 }
 
 impl Options {
@@ -97,6 +99,7 @@ impl Options {
             links: None,
             live: || 0,
             calls: Surroundings::default().calls,
+            pushed: BTreeMap::new(),
         }
     }
 
@@ -317,6 +320,7 @@ pub struct Scripts {
     lasting: Mutex<BTreeMap<String, Kept>>,
     // One reload at a time; calls never wait for it.
     reloading: Mutex<()>,
+    pushed: Mutex<BTreeMap<String, Bundle>>,
 }
 
 #[expect(
@@ -332,7 +336,8 @@ impl Scripts {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(options: Options) -> Result<Self, OpenError> {
+    pub fn open(mut options: Options) -> Result<Self, OpenError> {
+        let pushed = std::mem::take(&mut options.pushed);
         let scripts = Self {
             current: ArcSwap::from_pointee(ScriptSet::default()),
             archive: Archive::new(&options.last_good),
@@ -340,6 +345,7 @@ impl Scripts {
             options,
             lasting: Mutex::new(BTreeMap::new()),
             reloading: Mutex::new(()),
+            pushed: Mutex::new(pushed),
         };
         let reports = scripts.change(false, true)?;
         if scripts.options.startup == Startup::Strict
@@ -426,7 +432,15 @@ impl Scripts {
 
     /// The sources in all directories.
     fn look(&self) -> Result<Found, OpenError> {
-        let mut found = BTreeMap::new();
+        let mut off = BTreeSet::new();
+        for dir in &self.options.dirs {
+            off.append(&mut disabled(dir));
+        }
+        let mut found: Found = BTreeMap::new();
+        for (name, bundle) in self.locked_pushed().iter() {
+            let checked = bundle.clone().received();
+            found.insert(name.clone(), (checked, off.contains(name)));
+        }
         for dir in &self.options.dirs {
             let paths = plugins_in(dir).map_err(|e| OpenError::Directory(dir.clone(), e))?;
             let off = disabled(dir);
@@ -442,6 +456,34 @@ impl Scripts {
             }
         }
         Ok(found)
+    }
+
+    fn locked_pushed(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Bundle>> {
+        self.pushed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The plugins that stand in no directory, each with its hash.
+    pub fn pushed(&self) -> BTreeMap<String, String> {
+        let pushed = self.locked_pushed();
+        let hashes = pushed.iter();
+        hashes
+            .map(|(name, bundle)| (name.clone(), bundle.hash()))
+            .collect()
+    }
+
+    /// Replaces them; the next reload takes them.
+    pub fn set_pushed(&self, pushed: BTreeMap<String, Bundle>) {
+        *self.locked_pushed() = pushed;
+    }
+
+    /// What is odd about sources that would be taken.
+    ///
+    /// # Errors
+    /// What is wrong with them, its tests included.
+    pub fn check(&self, bundle: &Bundle) -> Result<Vec<Finding>, Vec<Finding>> {
+        let bundle = bundle.clone().received().map_err(|finding| vec![finding])?;
+        self.load(&bundle, true)
+            .map(|plugin| plugin.warnings().to_vec())
     }
 
     fn lasting(&self, name: &str) -> Kept {

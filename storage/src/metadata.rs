@@ -14,6 +14,7 @@ mod dialect;
 pub mod memory;
 mod orphans;
 pub mod outbox;
+pub mod plugins;
 pub mod recent;
 mod schema;
 pub(crate) mod scrub;
@@ -196,6 +197,11 @@ impl Metadata {
             .await
             .at(OP, "database")
             .map(drop)
+    }
+
+    /// Resolves when another process tells that it changed something; never where nobody else does.
+    pub async fn told(&self) {
+        self.inner.changes.hear().await;
     }
 
     /// Time each commit took; for the metrics, called from the writer.

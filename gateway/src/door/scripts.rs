@@ -49,6 +49,12 @@ pub async fn reload(gateway: &Gateway, call: &Call) -> Answer {
 pub async fn rollback(gateway: &Gateway, call: &Call) -> Answer {
     let plugin = call.names.value("plugin").to_owned();
     let to = call.query("to");
+    let by = call.principal()?.name();
+    // What all nodes run is gone back to on all of them.
+    let pushed = super::plugins::roll_back(gateway, (&plugin, to.as_deref()), by).await?;
+    if let Some(hash) = pushed {
+        return Ok(rolled_back(&plugin, &hash, by));
+    }
     let (scripts, name) = (std::sync::Arc::clone(&gateway.scripts), plugin.clone());
     let done = tokio::task::spawn_blocking(move || scripts.rollback(&name, to.as_deref())).await;
     let hash = match done {
@@ -68,14 +74,10 @@ pub async fn rollback(gateway: &Gateway, call: &Call) -> Answer {
             ));
         }
     };
-    tracing::info!(
-        plugin,
-        hash,
-        by = call.principal()?.name(),
-        "a plugin was rolled back"
-    );
-    Ok(response::json(
-        StatusCode::OK,
-        &json!({ "plugin": plugin, "hash": hash }),
-    ))
+    Ok(rolled_back(&plugin, &hash, by))
+}
+
+fn rolled_back(plugin: &str, hash: &str, by: &str) -> Response<OutboundBody> {
+    tracing::info!(plugin, hash, by, "a plugin was rolled back");
+    response::json(StatusCode::OK, &json!({ "plugin": plugin, "hash": hash }))
 }

@@ -46,6 +46,7 @@ pub fn options(settings: &Settings) -> Options {
         links: None,
         live: live_bytes,
         calls: CALLED.to_vec(),
+        pushed: std::collections::BTreeMap::new(),
     }
 }
 

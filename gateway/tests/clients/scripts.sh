@@ -76,6 +76,27 @@ says_file() { if grep -qE "$2" "$3"; then ok "$1"; else fail "$1: not in $3"; fi
 says_file "the reference: hooks" 'on_upload_start' "$WORK/reference/reference.md"
 says_file "the reference: definitions for editors" 'fn sha256' "$WORK/reference/fast/hash.d.rhai"
 
+# --- pushed: one plugin for all nodes, by the rows ---
+mkdir -p pushed/tests
+printf 'fn route(req) { if req.path == "/pushed" { respond(200, "one") } }\n' >pushed/main.rhai
+printf 'fn test_it() { t::eq(t::hook("route", t::req(#{ path: "/pushed" })).status, 200); }\n' >pushed/tests/main.rhai
+plugin() { "$GATEWAY" admin plugin "$@" --url "$URL" --token "$ADMIN_TOKEN"; }
+run 0 "plugin push" plugin push pushed
+equal "a pushed plugin answers" one "$(curl -s "$URL/pushed")"
+sed -i 's/"one"/"two"/' pushed/main.rhai
+run 0 "plugin push of another version" plugin push pushed
+equal "the other version answers" two "$(curl -s "$URL/pushed")"
+printf 'fn route(req) { reqq }\n' >pushed/main.rhai
+run 1 "plugin push of a broken one" plugin push pushed
+says "plugin push of a broken one: what is wrong" 'main\.rhai:1:17: there is no variable reqq'
+equal "it changes nothing" two "$(curl -s "$URL/pushed")"
+run 0 "script rollback of a pushed one" "$GATEWAY" script rollback pushed --url "$URL" --token "$ADMIN_TOKEN"
+equal "the version before answers, too" one "$(curl -s "$URL/pushed")"
+run 0 "plugin list" plugin list
+says "plugin list" 'pushed  [0-9a-f]{16}  by .* 1 to go back to'
+run 0 "plugin remove" plugin remove pushed
+equal "it is gone" 404 "$(curl -s -o /dev/null -w '%{http_code}' "$URL/pushed")"
+
 # --- what the cache had to do with an answer ---
 printf 'fn on_response(req, res) { #{ set: #{ "x-cache": res.cache } } }\n' >"$PLUGINS/seen.rhai"
 reload '' >/dev/null

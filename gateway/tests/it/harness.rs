@@ -53,7 +53,15 @@ impl Running {
         let is_public = variables
             .iter()
             .any(|(name, _)| *name == "BOXGATE_PUBLIC_URL");
-        let shared = match database::url(directory.path()).await {
+        // A second node names the database of the first.
+        let named = variables
+            .iter()
+            .find(|(name, _)| *name == "BOXGATE_METADATA__URL");
+        let url = match named {
+            Some((_, url)) => Some((*url).to_owned()),
+            None => database::url(directory.path()).await,
+        };
+        let shared = match url {
             Some(url) => vec![
                 ("BOXGATE_METADATA__URL", url),
                 ("BOXGATE_MASTER_KEY", "5e".repeat(32)),

@@ -15,7 +15,7 @@ use crate::uploads::noise;
 
 #[expect(dead_code, reason = "the tests of the storage crate ask it for more")]
 #[path = "../../../storage/tests/bytes/s3/reference.rs"]
-mod reference;
+pub(crate) mod reference;
 
 const PART: usize = 8 << 20;
 const SMALLEST_PART: usize = 5 << 20;

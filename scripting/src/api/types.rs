@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rhai::{Array, Dynamic, EvalAltResult, ImmutableString, Map, Module};
+use rhai::{Array, Dynamic, Map, Module};
 
 use super::{add, field};
-use crate::error::refusal;
 use crate::facts::{Blob, Event, Labels, Principal, Request, Response, Text, Tick, Upload};
 
 /// A secret: usable as a header, a body or a key, and never readable.
@@ -27,6 +26,11 @@ impl Secret {
     /// The value, for whoever sends it.
     pub(crate) fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// The same with a text before or behind it: a secret still.
+    fn joined(&self, behind: &str, before: &str) -> Self {
+        Self(format!("{before}{}{behind}", self.0).into())
     }
 
     /// In constant time: two hashes are compared that way, and tell nothing of the length.
@@ -436,22 +440,13 @@ fn secret(module: &mut Module) {
         ("Compares in constant time.", ""),
         |a: &str, b: Secret| !b.equals(a),
     );
-    let joined = || -> Box<EvalAltResult> {
-        refusal("a Secret has no text; use it as a header, a body or a key by itself")
-    };
-    type Never = Result<ImmutableString, Box<EvalAltResult>>;
-    add(
-        module,
-        "+",
-        ("Is refused: a secret has no text.", ""),
-        move |_: Secret, _: &str| -> Never { Err(joined()) },
-    );
-    add(
-        module,
-        "+",
-        ("Is refused: a secret has no text.", ""),
-        move |_: &str, _: Secret| -> Never { Err(joined()) },
-    );
+    let joined = "Joins to a longer secret: `\"Bearer \" + secret`.";
+    add(module, "+", (joined, ""), |a: Secret, b: &str| {
+        a.joined(b, "")
+    });
+    add(module, "+", (joined, ""), |a: &str, b: Secret| {
+        b.joined("", a)
+    });
 }
 
 pub(super) fn register(module: &mut Module) {

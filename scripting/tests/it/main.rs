@@ -4,6 +4,7 @@
 
 mod hostile;
 mod plugins;
+mod reference;
 mod reload;
 mod shipped;
 mod support;

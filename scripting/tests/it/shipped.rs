@@ -62,6 +62,7 @@ async fn settings_of_operators_do_not_fail_a_plugins_tests() {
         "build-network": {"networks": ["192.0.2.0/24"]},
         "purge-fastly": {"service": "abc"},
         "purge-cloudflare": {"zone": "abc"},
+        "purge-cloudfront": {"distribution": "E2", "tags": true},
     });
     let (scripts, _kept) = open(settings);
     for plugin in scripts.status() {

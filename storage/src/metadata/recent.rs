@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
 use super::Metadata;
@@ -47,6 +47,8 @@ struct Counted {
     others: AtomicU64,
     /// When the database was last found to be away.
     away: SyncMutex<Option<Instant>>,
+    /// Wakes whoever waits for others.
+    heard: Notify,
 }
 
 impl Changes {
@@ -58,6 +60,12 @@ impl Changes {
     /// Another process told that it did, or nobody can tell any more.
     pub(super) fn told(&self) {
         self.0.others.fetch_add(1, Ordering::SeqCst);
+        self.0.heard.notify_waiters();
+    }
+
+    /// Resolves when another process tells.
+    pub(super) async fn hear(&self) {
+        self.0.heard.notified().await;
     }
 
     fn now(&self) -> At {

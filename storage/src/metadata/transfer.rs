@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 const OP: &str = "metadata.transfer";
 
 /// All tables, those first that others refer to.
-const TABLES: [&str; 24] = [
+const TABLES: [&str; 26] = [
     "counters",
     "users",
     "organizations",
@@ -44,6 +44,8 @@ const TABLES: [&str; 24] = [
     "audit",
     "orphans",
     "upkeep",
+    "plugins",
+    "plugin_bundles",
 ];
 
 /// Rows that one statement inserts: what is sent at once stays small, trees of large blobs included.

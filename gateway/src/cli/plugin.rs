@@ -1,0 +1,105 @@
+//! `boxgate admin plugin`: plugins that all nodes run, pushed to one of them.
+
+use std::path::PathBuf;
+
+use boxgate_scripting::bundle::Bundle;
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::connect::ConnectArgs;
+use super::{Failure, runtime, say};
+use crate::client::plugins::PushedPlugin;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PluginCommand {
+    /// Have all nodes run a plugin, within two seconds.
+    #[command(after_help = "Examples:
+  boxgate admin plugin push plugins/acme --url https://boxes.example.com --token TOKEN
+  boxgate script rollback acme             go back, on all nodes
+
+It is checked and its tests run before any node sees it. A pushed plugin counts before one of the same name in
+a node's scripts.dirs. What it asks for is granted in each node's boxgate.toml.
+Exit codes: 0 pushed, 1 refused, with what is wrong, 2 called wrongly.")]
+    Push(PushArgs),
+    /// List the plugins that were pushed.
+    List(AllArgs),
+    /// Take a plugin off all nodes.
+    Remove(OneArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PushArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The plugin's folder, or its one file.
+    dir: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AllArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The plugin.
+    name: String,
+}
+
+pub(super) fn plugin(command: &PluginCommand) -> Result<(), Failure> {
+    runtime()?.block_on(async {
+        match command {
+            PluginCommand::Push(args) => push(args).await?,
+            PluginCommand::List(args) => {
+                let plugins = args.connect.client()?.pushed_plugins().await?;
+                if args.json {
+                    say(&json!(plugins).to_string());
+                } else {
+                    for plugin in &plugins {
+                        say(&line(plugin));
+                    }
+                }
+            }
+            PluginCommand::Remove(args) => {
+                args.connect.client()?.remove_plugin(&args.name).await?;
+                say(&format!("{} is taken off all nodes.", args.name));
+            }
+        }
+        Ok(())
+    })
+}
+
+async fn push(args: &PushArgs) -> Result<(), Failure> {
+    let bundle = Bundle::read(&args.dir).map_err(|finding| Failure::Usage(finding.to_string()))?;
+    let pushed = args.connect.client()?.push_plugin(&bundle).await?;
+    if args.json {
+        say(&json!(pushed).to_string());
+        return Ok(());
+    }
+    for warning in &pushed.warnings {
+        say(warning);
+    }
+    say(&format!("{} is pushed at {}.", pushed.plugin, pushed.hash));
+    Ok(())
+}
+
+fn line(plugin: &PushedPlugin) -> String {
+    let PushedPlugin {
+        plugin,
+        hash,
+        pushed_by,
+        pushed_at,
+        versions,
+    } = plugin;
+    let others = versions.len().saturating_sub(1);
+    format!("{plugin}  {hash}  by {pushed_by} {pushed_at}  {others} to go back to")
+}
