@@ -16,7 +16,7 @@ const WORK_TURNS: usize = 4;
 const HANG: Duration = Duration::from_mins(1);
 
 /// Bodies of `route(req)` that never end well, with functions beside them.
-const CORPUS: &[(&str, &str, &str)] = &[
+pub(crate) const CORPUS: &[(&str, &str, &str)] = &[
     ("an endless loop", "loop {}", ""),
     ("an endless while", "while true { }", ""),
     ("recursion", "f(1)", "fn f(n) { f(n + 1) }"),
@@ -209,5 +209,18 @@ async fn hostile_scripts_are_cut_in_the_work_lane() {
     const MOVED: &str = "[hooks.route]\nlane = \"work\"\ndeadline_ms = 100";
     for (what, body, more) in CORPUS {
         is_cut(what, (body, more), MOVED, WORK_TURNS).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "takes half an hour; .ci/long hostile runs it"]
+async fn each_hostile_script_is_cut_a_thousand_times_in_both_lanes() {
+    const MOVED: &str = "[hooks.route]\nlane = \"work\"\ndeadline_ms = 20";
+    for (what, body, more) in CORPUS {
+        // A hook that fails a hundred times in a row rests, and a fresh one does not.
+        for _ in 0..1000 / FAST_TURNS {
+            is_cut(what, (body, more), "", FAST_TURNS).await;
+            is_cut(what, (body, more), MOVED, FAST_TURNS).await;
+        }
     }
 }
