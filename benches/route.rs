@@ -21,6 +21,7 @@ fn route(criterion: &mut Criterion) {
         vagrant: open(),
         files: open(),
         blobs: open(),
+        hooks: open(),
         operations: open(),
     };
     let router = Router::try_new(&doors).expect("no row shadows another");

@@ -41,6 +41,8 @@ use crate::schedule;
 use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
 use crate::telemetry::Telemetry;
 use crate::upkeep::{Upkeep, background};
+use crate::webhook;
+use crate::webhook::inbox::Inbox;
 
 /// How long a replaced or deleted blob stays readable: the longest download plus the life of a link.
 const DOOMED_FOR: Duration = Duration::from_hours(24);
@@ -467,6 +469,7 @@ async fn open_scripts(
     options.http = Some(outside);
     options.links = Some(links);
     options.pushed = hooks::pushed(metadata).await?;
+    options.memory = Some(settings.data_dir.join("kv"));
     let handle = Handle::current();
     options.outbox = Some(Arc::new(ScriptOutbox::new(
         metadata.clone(),
@@ -612,6 +615,7 @@ impl App {
             scripts,
             outside,
             upkeep: Upkeep::new(drain.begun()),
+            inbox: Inbox::new(settings.hooks.at_once),
             admission: Admission::new(&settings),
             link_keys,
             settings,
@@ -674,6 +678,7 @@ impl App {
     pub async fn recover(&self) -> Result<(), StartError> {
         let recovered = self.gateway.engine.recover().await?;
         let swept = self.gateway.engine.sweep().await?;
+        self.gateway.metadata.release_deliveries().await?;
         tracing::info!(
             finished = recovered.finished,
             aborted = recovered.aborted,
@@ -699,7 +704,9 @@ impl App {
         let following = tokio::spawn(hooks::follow(Arc::clone(&gateway)));
         let telling = tokio::spawn(events::run(Arc::clone(&gateway)));
         let ticking = tokio::spawn(schedule::run(Arc::clone(&gateway)));
+        let hooked = tokio::spawn(webhook::work::run(Arc::clone(&gateway)));
         let asking = tokio::spawn(hooks::ask_again(Arc::clone(&gateway)));
+        let remembering = tokio::spawn(hooks::remember(Arc::clone(&gateway)));
         let watcher = tokio::spawn(async move {
             begun.cancelled().await;
             draining.enter(Phase::Draining);
@@ -722,12 +729,17 @@ impl App {
         if let Err(panicked) = ticking.await {
             tracing::error!(error = %panicked, "schedules broke");
         }
+        if let Err(panicked) = hooked.await {
+            tracing::error!(error = %panicked, "running webhooks broke");
+        }
         if let Err(panicked) = asking.await {
             tracing::error!(error = %panicked, "asking about held uploads broke");
         }
+        remembering.abort();
         gateway.engine.settled().await;
         gateway.background.close();
         gateway.background.wait().await;
+        hooks::write_down(&gateway).await;
         gateway.metadata.close().await;
     }
 }
@@ -751,6 +763,9 @@ async fn sweep(gateway: Arc<Gateway>, ballast: Arc<Ballast>) {
         }
         if let Err(error) = events::prune(&gateway).await {
             told("forgetting events", &error);
+        }
+        if let Err(error) = webhook::prune(&gateway).await {
+            told("forgetting webhooks", &error);
         }
         if let Err(error) = gateway.metadata.purge_expired_tokens().await {
             told("forgetting expired tokens", &error);

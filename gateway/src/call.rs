@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use boxgate_storage::catalog::{BoxRef, NameError};
 use boxgate_storage::metadata::accounts::Organization;
@@ -106,11 +107,46 @@ impl Call {
     /// # Errors
     /// 413, 408, and 400 with the place where the JSON goes wrong.
     pub async fn json<T: DeserializeOwned>(&mut self, limits: &Limits) -> Result<T, Refusal> {
-        let limit = limits.json_body_bytes;
+        let what = ("JSON body", "limits.json_body");
+        let read = self.small_body(what, limits.json_body_bytes, limits.json_timeout);
+        let text = read.await?;
+        if depth(&text) > limits.json_depth {
+            return Err(Refusal::invalid(format!(
+                "The JSON body is nested deeper than {} levels (limits.json_depth).",
+                limits.json_depth
+            )));
+        }
+        // Serde would fill an object's fields from an array, by position.
+        if text
+            .iter()
+            .find(|b| !b.is_ascii_whitespace())
+            .is_some_and(|first| *first != b'{')
+        {
+            return Err(Refusal::invalid("The JSON body must be an object."));
+        }
+        let text = if text.is_empty() {
+            b"{}".as_slice()
+        } else {
+            &text
+        };
+        serde_json::from_slice(text)
+            .map_err(|e| Refusal::invalid(format!("The JSON body is not right: {e}.")))
+    }
+
+    /// A body that is held whole, within a limit (of that key) and a time.
+    ///
+    /// # Errors
+    /// 413, 408, and 400 where it ends early.
+    pub async fn small_body(
+        &mut self,
+        (what, key): (&str, &str),
+        limit: usize,
+        time: Duration,
+    ) -> Result<Vec<u8>, Refusal> {
         let too_large = || {
             Refusal::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
-                format!("The JSON body is larger than {limit} bytes (limits.json_body)."),
+                format!("The {what} is larger than {limit} bytes ({key})."),
             )
             .closing()
         };
@@ -137,36 +173,13 @@ impl Call {
             }
             Ok(text)
         };
-        let text = timeout(limits.json_timeout, read)
-            .await
-            .map_err(|_elapsed| {
-                Refusal::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "The JSON body did not arrive in time.",
-                )
-                .closing()
-            })??;
-        if depth(&text) > limits.json_depth {
-            return Err(Refusal::invalid(format!(
-                "The JSON body is nested deeper than {} levels (limits.json_depth).",
-                limits.json_depth
-            )));
-        }
-        // Serde would fill an object's fields from an array, by position.
-        if text
-            .iter()
-            .find(|b| !b.is_ascii_whitespace())
-            .is_some_and(|first| *first != b'{')
-        {
-            return Err(Refusal::invalid("The JSON body must be an object."));
-        }
-        let text = if text.is_empty() {
-            b"{}".as_slice()
-        } else {
-            &text
-        };
-        serde_json::from_slice(text)
-            .map_err(|e| Refusal::invalid(format!("The JSON body is not right: {e}.")))
+        timeout(time, read).await.map_err(|_elapsed| {
+            Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                format!("The {what} did not arrive in time."),
+            )
+            .closing()
+        })?
     }
 }
 

@@ -425,6 +425,7 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::VagrantDefaultFile => vagrant::default_file(gateway, call).boxed(),
         Route::Blob => door::blobs::blob(gateway, call).boxed(),
         Route::BlobOutboard => door::blobs::outboard(gateway, call).boxed(),
+        Route::InboundWebhook => door::hooks::receive(gateway, call).boxed(),
         Route::Health => operations::health(gateway).map(Ok).boxed(),
         Route::Live => ready(Ok(operations::live())).boxed(),
         Route::Ready => operations::ready(gateway).map(Ok).boxed(),
@@ -451,7 +452,7 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
         Door::Vagrant => vagrant::refuse(&refusal),
         Door::Files => door::files::refuse(&refusal),
         Door::Blobs => door::blobs::refuse(&refusal),
-        Door::Operations | Door::Admin => operations::refuse(&refusal),
+        Door::Operations | Door::Admin | Door::Hooks => operations::refuse(&refusal),
     };
     // RFC 9110 §15.5.2: a 401 names how to do better.
     if refusal.status == StatusCode::UNAUTHORIZED {

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod blobs;
 pub mod boxvault;
 pub mod files;
+pub mod hooks;
 pub mod operations;
 pub mod plugins;
 pub mod scripts;

@@ -34,6 +34,7 @@ use crate::route::Router;
 use crate::server::Certificate;
 use crate::telemetry::Telemetry;
 use crate::upkeep::Upkeep;
+use crate::webhook::inbox::Inbox;
 
 /// Memory for metadata of boxes that is written already.
 pub const DOCUMENTS_BYTES: u64 = 8 << 20;
@@ -77,6 +78,8 @@ pub struct Gateway {
     pub clock: Arc<dyn Clock>,
     /// Work that goes on behind answers: counting, quarantine. Stopping waits for it.
     pub background: TaskTracker,
+    /// Webhooks that come in.
+    pub inbox: Inbox,
     /// Who looks after what is stored at this moment.
     pub upkeep: Upkeep,
     /// Where in its life the process is.
@@ -347,7 +350,11 @@ impl Gateway {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
         let mut text = self.telemetry.render();
-        text.push_str(&crate::hooks::metrics(&self.scripts, &self.outside));
+        text.push_str(&crate::hooks::metrics(
+            &self.scripts,
+            &self.outside,
+            &self.inbox,
+        ));
         text
     }
 }

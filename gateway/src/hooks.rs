@@ -10,6 +10,7 @@ mod delete;
 mod distribution;
 mod links;
 mod loading;
+mod memory;
 mod outside;
 mod signals;
 
@@ -20,6 +21,7 @@ pub use delete::on_delete;
 pub use distribution::{follow, follow_once, pushed};
 pub use links::ScriptLinks;
 pub use loading::{options, reload, watch};
+pub use memory::{remember, write_down};
 pub use outside::Outside;
 pub use signals::metrics;
 
@@ -48,7 +50,8 @@ use crate::request::RequestFacts;
 use crate::route::{Door, Found, Route, Row};
 use crate::server::OutboundBody;
 
-type Told = Arc<facts::Request>;
+/// What plugins are told of a request.
+pub type Told = Arc<facts::Request>;
 
 /// Whether plugins are asked about a request. Never about probes, nor about the routes by which a plugin that
 /// refuses everything is got rid of.
@@ -66,6 +69,11 @@ pub fn concern(gateway: &Gateway, found: &Found) -> bool {
 /// Whether plugins are asked about the request of this head. The futures that do so are large, and made only then.
 pub fn are_asked(head: &Parts) -> bool {
     head.extensions.get::<Told>().is_some()
+}
+
+/// What plugins are told of the request of this head, where they are asked about it.
+pub fn told_already(head: &Parts) -> Option<Told> {
+    head.extensions.get::<Told>().cloned()
 }
 
 fn is_exempt(row: &Row) -> bool {
@@ -127,6 +135,7 @@ pub fn told(
         length: crate::http::headers::content_length(&head.headers),
         headers: head.headers.iter().map(masked).collect(),
         query: without_tokens(head.uri.query().unwrap_or_default()).into(),
+        ..facts::Request::default()
     })
 }
 
@@ -252,7 +261,8 @@ fn store_exists(gateway: &Gateway, store: &str) -> Result<(), Refusal> {
     })
 }
 
-fn answered(reply: Reply) -> Response<OutboundBody> {
+/// The answer that a script makes.
+pub fn answered(reply: Reply) -> Response<OutboundBody> {
     let mut response = Response::new(response::full(reply.body));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
     for (name, value) in &reply.headers {

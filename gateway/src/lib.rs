@@ -30,3 +30,4 @@ pub mod server;
 pub mod sys;
 pub mod telemetry;
 pub mod upkeep;
+pub mod webhook;

@@ -20,6 +20,8 @@ pub enum Door {
     Files,
     /// Blobs under the URLs of their digests.
     Blobs,
+    /// Webhooks that come in for plugins.
+    Hooks,
     /// Health, status, metrics.
     Operations,
     /// Our own administrative API; never prefixed.
@@ -75,6 +77,8 @@ pub enum BodyKind {
     Empty,
     /// A small JSON document.
     Json,
+    /// A small document of any kind.
+    Small,
     /// A box.
     Upload,
 }
@@ -221,6 +225,7 @@ pub enum Route {
     VagrantDefaultFile,
     Blob,
     BlobOutboard,
+    InboundWebhook,
     Health,
     Live,
     Ready,
@@ -343,6 +348,8 @@ routes! {
     Blobs GET "/blobs/b3/{b3}" => Blob, ReadBlob, Empty, Download, "The bytes with that BLAKE3 digest";
     Blobs GET "/blobs/b3/{b3}/outboard" => BlobOutboard, ReadBlob, Empty, Download, "BLAKE3's tree above its 1 MiB groups, as bao lays it out";
     Blobs GET "/blobs/sha256/{sha256}" => Blob, ReadBlob, Empty, Download, "The bytes with that SHA-256 digest";
+    // Webhooks that come in. Their senders are known by the hook's own secret.
+    Hooks POST "/hooks/{plugin}/{hook}" => InboundWebhook, Public, Small, Control, "A webhook for a plugin, verified as its plugin.toml says";
     // Operations.
     Operations GET "/health" => Health, Public, Empty, Operations, "Health in brief";
     Operations GET "/api/health" => Health, Public, Empty, Operations, "The same";
@@ -426,6 +433,7 @@ impl Route {
                 "download"
             }
             Self::BlobOutboard => "outboard",
+            Self::InboundWebhook => "webhook_in",
             Self::VagrantMetadata => "vagrant_metadata",
             Self::Health | Self::Live | Self::Ready => "health",
             Self::Status => "status",
@@ -603,6 +611,7 @@ fn prefix(doors: &Doors, door: Door) -> Option<&str> {
             .then_some(doors.vagrant.prefix.as_str()),
         Door::Files => doors.files.enabled.then_some(doors.files.prefix.as_str()),
         Door::Blobs => doors.blobs.enabled.then_some(doors.blobs.prefix.as_str()),
+        Door::Hooks => doors.hooks.enabled.then_some(doors.hooks.prefix.as_str()),
         Door::Operations => doors
             .operations
             .enabled
@@ -625,6 +634,7 @@ mod tests {
             vagrant: open(),
             files: open(),
             blobs: open(),
+            hooks: open(),
             operations: open(),
         }
     }

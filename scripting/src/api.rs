@@ -15,6 +15,7 @@ mod cache;
 mod catalog;
 mod codec;
 mod event;
+mod inbound;
 pub(crate) mod json;
 mod links;
 mod net;
@@ -35,6 +36,7 @@ pub(crate) fn library(lane: Lane) -> Library {
     let mut global = Module::new();
     replaced::register(&mut global);
     types::register(&mut global);
+    inbound::register(&mut global);
     answer::register(&mut global);
     codec::register_global(&mut global);
     net::register_global(&mut global);
@@ -56,7 +58,7 @@ pub(crate) fn library(lane: Lane) -> Library {
         ("env", state::env()),
         ("secret", state::secret()),
         ("config", state::config()),
-        ("kv", state::kv()),
+        ("kv", state::kv(lane)),
         ("metric", state::metric()),
     ];
     if lane == Lane::Work {
@@ -169,6 +171,7 @@ fn script_type(name: &str) -> &str {
         ("::Event", "Event"),
         ("::Tick", "Tick"),
         ("::HttpReply", "HttpReply"),
+        ("::Bytes", "Bytes"),
         ("FnPtr", "function"),
         ("()", "()"),
     ];

@@ -27,6 +27,8 @@ pub(crate) struct Host {
     /// The plugin's file that `main` is.
     pub(crate) main: String,
     pub(crate) secrets: BTreeMap<String, Arc<str>>,
+    /// What signatures of webhooks that come in are compared with; no script reads them.
+    pub(crate) inbound_secrets: BTreeMap<String, Arc<str>>,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) settings: BTreeMap<String, Value>,
     pub(crate) kv: Arc<Store>,

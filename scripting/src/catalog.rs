@@ -15,6 +15,7 @@ pub const MAX_DEEDS: usize = 200;
 #[expect(missing_docs, reason = "`box::` documents each")]
 pub enum Verb {
     List,
+    Lookup,
     Versions,
     Release,
     Revoke,
@@ -23,8 +24,9 @@ pub enum Verb {
     Label,
 }
 
-const VERBS: [Verb; 7] = [
+const VERBS: [Verb; 8] = [
     Verb::List,
+    Verb::Lookup,
     Verb::Versions,
     Verb::Release,
     Verb::Revoke,
@@ -38,6 +40,7 @@ impl Verb {
     pub fn name(self) -> &'static str {
         match self {
             Self::List => "list",
+            Self::Lookup => "lookup",
             Self::Versions => "versions",
             Self::Release => "release",
             Self::Revoke => "revoke",
@@ -54,7 +57,7 @@ impl Verb {
 
     /// Whether it only reads.
     pub fn reads(self) -> bool {
-        matches!(self, Self::List | Self::Versions)
+        matches!(self, Self::List | Self::Lookup | Self::Versions)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::runner::{self, Called};
 use crate::set::{Entry, Scripts, now};
 use crate::verdict::{
     AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict, HeaderChanges,
-    RouteVerdict, UploadVerdict,
+    RouteVerdict, UploadVerdict, WebhookVerdict,
 };
 
 /// One verdict, and who had a part in it.
@@ -54,6 +54,17 @@ impl std::fmt::Display for Unavailable {
 impl std::error::Error for Unavailable {}
 
 type Asked<T> = Result<Decision<T>, Unavailable>;
+
+/// Who is asked, and how.
+#[derive(Debug, Clone, Copy, Default)]
+struct Asking<'a> {
+    /// Whether it changes anything: what is closed to writes only.
+    write: bool,
+    /// One plugin alone.
+    only: Option<&'a str>,
+    /// Whether the call waits for a worker as long as it takes.
+    patient: bool,
+}
 
 /// Whether the rest is asked as well.
 enum Next {
@@ -109,7 +120,11 @@ impl Scripts {
             AuthorizeVerdict::Abstain | AuthorizeVerdict::Allow => Next::Go,
         };
         let id = &request.id;
-        self.ask_some(Hook::Authorize, (true, None), id, arguments, all_agree)
+        let asking = Asking {
+            write: true,
+            ..Asking::default()
+        };
+        self.ask_some(Hook::Authorize, asking, id, arguments, all_agree)
             .await
     }
 
@@ -288,8 +303,35 @@ impl Scripts {
     pub async fn on_schedule(&self, plugin: &str, tick: &Arc<Tick>) -> Asked<()> {
         let arguments = || vec![Dynamic::from(Arc::clone(tick))];
         let all_run = |_: &Plugin, (): &mut (), (): ()| Next::Go;
-        let only = Some(plugin);
-        self.ask_some(Hook::OnSchedule, (false, only), plugin, arguments, all_run)
+        let asking = Asking {
+            only: Some(plugin),
+            ..Asking::default()
+        };
+        self.ask_some(Hook::OnSchedule, asking, plugin, arguments, all_run)
+            .await
+    }
+
+    /// Calls `webhook_in` of one plugin, whose webhook it is; `patient` where nobody waits for the answer.
+    ///
+    /// # Errors
+    /// Whenever it fails.
+    pub async fn webhook_in(
+        &self,
+        plugin: &str,
+        request: &Arc<Request>,
+        patient: bool,
+    ) -> Asked<WebhookVerdict> {
+        let arguments = || vec![Dynamic::from(Arc::clone(request))];
+        let only_one = |_: &Plugin, all: &mut WebhookVerdict, one: WebhookVerdict| {
+            *all = one;
+            Next::Stop
+        };
+        let asking = Asking {
+            write: true,
+            only: Some(plugin),
+            patient,
+        };
+        self.ask_some(Hook::WebhookIn, asking, &request.id, arguments, only_one)
             .await
     }
 
@@ -302,7 +344,11 @@ impl Scripts {
         mut merge: impl FnMut(&mut T, T) -> Next + Send,
     ) -> Asked<T> {
         let merge = |_: &Plugin, all: &mut T, one| merge(all, one);
-        self.ask_some(hook, (write, None), request_id, arguments, merge)
+        let asking = Asking {
+            write,
+            ..Asking::default()
+        };
+        self.ask_some(hook, asking, request_id, arguments, merge)
             .await
     }
 
@@ -310,7 +356,7 @@ impl Scripts {
     async fn ask_some<T: Read + PartialEq + Send>(
         &self,
         hook: Hook,
-        (write, only): (bool, Option<&str>),
+        asking: Asking<'_>,
         request_id: &str,
         arguments: impl Fn() -> Vec<Dynamic> + Send + Sync,
         mut merge: impl FnMut(&Plugin, &mut T, T) -> Next + Send,
@@ -328,15 +374,17 @@ impl Scripts {
             Arc::clone(&set)
         };
         let asked = set.of(hook).iter();
-        for entry in asked.filter(|entry| only.is_none_or(|only| entry.name == only)) {
-            match self.call_one(entry, hook, request_id, &arguments).await {
+        let is_meant = |entry: &&Arc<Entry>| asking.only.is_none_or(|only| entry.name == only);
+        for entry in asked.filter(is_meant) {
+            let called = self.call_one(entry, (hook, asking.patient), request_id, &arguments);
+            match called.await {
                 Ok((plugin, value)) => {
                     let verdict = match T::read(&value) {
                         Ok(verdict) => verdict,
                         Err(wrong) => {
                             let failure = Failure::new(Fault::Error, &plugin.host.main, wrong);
                             failed(entry, hook, request_id, &failure, Usage::default());
-                            passed_over(entry, hook, write, failure)?;
+                            passed_over(entry, hook, asking.write, failure)?;
                             continue;
                         }
                     };
@@ -348,7 +396,7 @@ impl Scripts {
                         break;
                     }
                 }
-                Err(failure) => passed_over(entry, hook, write, failure)?,
+                Err(failure) => passed_over(entry, hook, asking.write, failure)?,
             }
         }
         Ok(decision)
@@ -358,7 +406,7 @@ impl Scripts {
     async fn call_one(
         &self,
         entry: &Entry,
-        hook: Hook,
+        (hook, patient): (Hook, bool),
         request_id: &str,
         arguments: impl Fn() -> Vec<Dynamic> + Send + Sync,
     ) -> Result<(Arc<Plugin>, Dynamic), Failure> {
@@ -392,8 +440,9 @@ impl Scripts {
                 runner::call(plugin, hook.name(), arguments(), (lane, deadline), None)
             }
             Lane::Work => {
+                let patient = patient || hook.waits_its_turn();
                 self.workers
-                    .call(plugin, &entry.share, hook, arguments())
+                    .call(plugin, &entry.share, (hook, patient), arguments())
                     .await
             }
         };

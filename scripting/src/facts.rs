@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer};
+use serde::ser::SerializeMap as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A shared text.
 pub type Text = rhai::ImmutableString;
@@ -14,8 +15,35 @@ pub type Text = rhai::ImmutableString;
 /// Names in order with their values.
 pub type Labels = BTreeMap<String, String>;
 
-/// One request, without its body.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// Bytes that the host holds for a script.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bytes(pub Arc<[u8]>);
+
+impl Default for Bytes {
+    fn default() -> Self {
+        Self(Arc::from([]))
+    }
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// A text is its bytes; anything else is itself as JSON.
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        };
+        Ok(Self(text.into_bytes().into()))
+    }
+}
+
+/// One request. Only a webhook that came in has a body here.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Request {
     /// `GET`, `PUT`, ...
@@ -46,10 +74,19 @@ pub struct Request {
     /// Length of its body in bytes, if told.
     pub length: Option<u64>,
     /// Header fields as they came; names in lower case. Credentials are masked already.
-    #[serde(deserialize_with = "members")]
+    #[serde(deserialize_with = "members", serialize_with = "as_members")]
     pub headers: Vec<(Text, Text)>,
     /// The query as it came.
     pub query: Text,
+    /// The body of a webhook, as it came.
+    #[serde(skip_serializing)]
+    pub body: Bytes,
+    /// The plugin's hook that a webhook is for.
+    pub hook: Text,
+    /// Whether a webhook's sender showed that it knows the hook's secret.
+    pub verified: bool,
+    /// What its sender calls the delivery.
+    pub delivery_id: Option<Text>,
 }
 
 /// Header fields that carry credentials: a script reads `***`.
@@ -59,6 +96,8 @@ pub const CREDENTIAL_HEADERS: &[&str] = &[
     "proxy-authorization",
     "x-access-token",
     "x-api-key",
+    "x-gitlab-token",
+    "x-webhook-token",
 ];
 
 /// Who is asking.
@@ -207,6 +246,19 @@ fn members<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Text, Text
         }
     }
     Ok(fields)
+}
+
+/// The same the other way, in the order in which they came where that counts: within one name.
+fn as_members<S: Serializer>(fields: &[(Text, Text)], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, value) in fields {
+        all.entry(name).or_default().push(value);
+    }
+    let mut map = serializer.serialize_map(Some(all.len()))?;
+    for (name, values) in all {
+        map.serialize_entry(name, &values)?;
+    }
+    map.end()
 }
 
 fn shared<'de, D: Deserializer<'de>, T: Deserialize<'de>>(

@@ -142,7 +142,7 @@ hooks! {
     OnResponse "on_response"("req", "res") Fast 2 ms, Open, AllRun, called, "(), #{set, remove}", "The head of an answer, before it is sent";
     OnEvent "on_event"("event") Work 5_000 ms, Open, AllRun, called, "()", "Something happened; told once it is durable, at least once, in order";
     Transform "transform"("event", "endpoint") Work 1_000 ms, Open, AllRun, reserved, "#{data, headers}, drop()", "One event for one webhook endpoint";
-    WebhookIn "webhook_in"("req") Work 10_000 ms, Closed, FirstAnswer, reserved, "(), a map, respond", "A verified webhook came in";
+    WebhookIn "webhook_in"("req") Work 10_000 ms, Closed, FirstAnswer, called, "(), a map, respond", "A webhook came in whose sender is known, to the plugin that names it";
     OnImageDeploy "on_image_deploy"("req", "image") Work 10_000 ms, Closed, AllAgree, reserved, "(), reject(why)", "An image is about to be staged";
     OnImageDeployed "on_image_deployed"("event") Work 60_000 ms, Closed, AllRun, reserved, "()", "An image was staged";
     OnImagePush "on_image_push"("req", "push") Work 10_000 ms, Closed, AllAgree, reserved, "(), #{target}, deny(..)", "An image is about to be pushed";

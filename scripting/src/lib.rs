@@ -27,6 +27,7 @@ pub mod facts;
 pub mod guard;
 pub mod hook;
 pub mod http;
+pub mod inbound;
 pub mod kv;
 pub mod limits;
 pub mod links;

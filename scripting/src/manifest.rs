@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog;
 use crate::hook::{HOOKS, Hook, Lane, OnFailure, Row, nearest};
+use crate::inbound::{self, InboundTerms};
 use crate::limits::{Limits, MAX_RAISE, MAX_RAISE_TEXT};
 use crate::metric;
 use crate::schedule::Schedule;
@@ -51,6 +52,9 @@ pub struct Manifest {
     /// When its `on_schedule` is called.
     #[serde(default)]
     pub schedule: Option<ScheduleTerms>,
+    /// Webhooks that come in for it, by hook.
+    #[serde(default)]
+    pub webhook_in: BTreeMap<String, InboundTerms>,
     /// What it does to boxes.
     #[serde(default)]
     pub catalog: CatalogTerms,
@@ -150,6 +154,9 @@ pub struct Grant {
     /// What its `authorize` may do beside refusing.
     #[serde(default)]
     pub authorize: Option<Authority>,
+    /// Hooks for webhooks from anybody: those with `verify = "none"`.
+    #[serde(default)]
+    pub unverified: Vec<String>,
     /// Times that operations, time and memory are raised by, at most 10.
     #[serde(default)]
     pub raise: Option<u32>,
@@ -232,6 +239,7 @@ impl Manifest {
         {
             wrong.push(format!("[schedule] cron: {e}"));
         }
+        wrong.extend(inbound::wrong(&manifest.webhook_in));
         if let Err(e) = crate::http::Reach::parse(&manifest.http.allow) {
             wrong.push(format!("[http] allow: {e}"));
         }
@@ -272,7 +280,7 @@ impl Manifest {
             }
         };
         lists("http", &self.http.allow, &grant.http);
-        lists("secrets", &self.secrets.names, &grant.secrets);
+        lists("secrets", &self.all_secrets(), &grant.secrets);
         lists("env", &self.env.names, &grant.env);
         lists("events", &self.events.names, &grant.events);
         // Each as it is written: whether one pattern lies within another is nobody's guess.
@@ -283,12 +291,27 @@ impl Manifest {
         if self.grants.authorize.is_some() && self.grants.authorize != grant.authorize {
             missing.push("authorize = \"override\"".to_owned());
         }
+        let open = inbound::unverified(&self.webhook_in);
+        if open.iter().any(|hook| !grant.unverified.contains(hook)) {
+            missing.push(format!("unverified = {open:?}"));
+        }
         missing
     }
 
     /// Whether its `allow()` grants what the gateway refuses.
     pub fn overrides(&self) -> bool {
         self.grants.authorize == Some(Authority::Override)
+    }
+
+    /// The secrets that it reads, and those that its webhooks are compared with.
+    pub fn all_secrets(&self) -> Vec<String> {
+        let mut all = self.secrets.names.clone();
+        for name in inbound::secrets(&self.webhook_in) {
+            if !all.contains(name) {
+                all.push(name.clone());
+            }
+        }
+        all
     }
 
     /// The most that a call of a hook may use.

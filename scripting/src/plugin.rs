@@ -30,6 +30,16 @@ pub struct Lasting {
     pub(crate) metrics: Arc<Metrics>,
 }
 
+impl Lasting {
+    /// With what was remembered in a file, and is to be.
+    pub(crate) fn in_file(path: &std::path::Path) -> Self {
+        Self {
+            kv: Arc::new(Store::open(path)),
+            ..Self::default()
+        }
+    }
+}
+
 /// What a plugin is given at load.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
@@ -238,7 +248,10 @@ pub(crate) fn build(
     if !fatal.is_empty() {
         return Err(fatal);
     }
-    if let Some(finding) = half_a_schedule(&host.manifest, &walked.hooks, &bundle.main) {
+    let (manifest, main) = (&host.manifest, bundle.main.as_str());
+    let half = half_a_schedule(manifest, &walked.hooks, main)
+        .or_else(|| half_a_webhook(manifest, &walked.hooks, main));
+    if let Some(finding) = half {
         return Err(vec![finding]);
     }
     if host.manifest.overrides() && !walked.hooks.contains(&Hook::Authorize) {
@@ -314,6 +327,27 @@ fn half_a_schedule(manifest: &Manifest, hooks: &[Hook], main: &str) -> Option<Fi
     }
 }
 
+/// A hook for webhooks that calls nothing, or a function that none calls.
+fn half_a_webhook(manifest: &Manifest, hooks: &[Hook], main: &str) -> Option<Finding> {
+    let first = manifest.webhook_in.keys().next();
+    match (first, hooks.contains(&Hook::WebhookIn)) {
+        (Some(name), false) => Some(Finding::of_file(
+            "plugin.toml",
+            format!("[webhook_in.{name}] calls webhook_in(req), which the plugin does not define"),
+        )),
+        (None, true) => {
+            let finding = Finding::of_file(
+                main,
+                "webhook_in is called for the hooks that plugin.toml names, and it names none",
+            );
+            let hint =
+                "add to plugin.toml: [webhook_in.ci] verify = \"github\", secret = \"CI_SECRET\"";
+            Some(finding.hint(hint))
+        }
+        _ => None,
+    }
+}
+
 fn granted(manifest: &Manifest, around: &Surroundings) -> Result<Grant, Vec<Finding>> {
     if around.grant_all {
         let mut grant = around.grant.clone();
@@ -365,10 +399,14 @@ fn host(
         }
         found
     };
+    let shared = |(name, value): (String, String)| (name, value.into());
     let secrets = named(&manifest.secrets.names, &around.secrets);
+    let compared = crate::inbound::secrets(&manifest.webhook_in).cloned();
+    let compared = named(&compared.collect::<Vec<_>>(), &around.secrets);
     Ok(Host {
         main: bundle.main.clone(),
-        secrets: secrets.into_iter().map(|(n, v)| (n, v.into())).collect(),
+        secrets: secrets.into_iter().map(shared).collect(),
+        inbound_secrets: compared.into_iter().map(shared).collect(),
         env: named(&manifest.env.names, &around.env),
         http_reach: Reach::parse(&manifest.http.allow).map_err(wrong)?,
         settings,

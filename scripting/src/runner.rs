@@ -114,13 +114,13 @@ impl Workers {
         Arc::new(Semaphore::new(self.per_plugin))
     }
 
-    async fn permits(&self, share: &Share, hook: Hook) -> Option<[OwnedSemaphorePermit; 2]> {
+    async fn permits(&self, share: &Share, patient: bool) -> Option<[OwnedSemaphorePermit; 2]> {
         let both = async {
             let own = Arc::clone(share).acquire_owned().await.ok()?;
             let one = Arc::clone(&self.all).acquire_owned().await.ok()?;
             Some([own, one])
         };
-        if hook.waits_its_turn() {
+        if patient {
             return both.await;
         }
         tokio::time::timeout(self.queue, both).await.ok().flatten()
@@ -131,12 +131,12 @@ impl Workers {
         &self,
         plugin: &Arc<Plugin>,
         share: &Share,
-        hook: Hook,
+        (hook, patient): (Hook, bool),
         arguments: Vec<Dynamic>,
     ) -> Called {
         let main = plugin.host.main.as_str();
         let deadline = plugin.manifest().deadline(hook);
-        let Some(permits) = self.permits(share, hook).await else {
+        let Some(permits) = self.permits(share, patient).await else {
             let text = format!(
                 "no worker was free within {:?} (scripts.queue_wait)",
                 self.queue

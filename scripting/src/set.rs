@@ -10,13 +10,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::archive::Archive;
-use crate::bundle::{Bundle, plugins_in};
+use crate::bundle::{Bundle, plugins_in, valid_name};
 use crate::catalog::Catalog;
 use crate::error::Finding;
 use crate::event::Outbox;
 use crate::guard::LiveBytes;
 use crate::hook::{HOOKS, Hook};
 use crate::http::HttpClient;
+use crate::inbound::{Addressed, Inbound};
 use crate::links::Links;
 use crate::manifest::{Grant, Manifest};
 use crate::metric::Sample;
@@ -44,6 +45,8 @@ pub struct Options {
     pub dirs: Vec<PathBuf>,
     /// Where versions that worked are kept.
     pub last_good: PathBuf,
+    /// Where what plugins remember is written down; `None` is nowhere.
+    pub memory: Option<PathBuf>,
     /// What a broken plugin means at the start.
     pub startup: Startup,
     /// Whether a plugin's own tests must pass before it is taken.
@@ -84,6 +87,7 @@ impl Options {
         Self {
             dirs: vec![dir.into()],
             last_good: last_good.into(),
+            memory: None,
             startup: Startup::LastGood,
             test: true,
             grants: BTreeMap::new(),
@@ -491,7 +495,13 @@ impl Scripts {
         let fresh = || {
             let now = now();
             let counters = HOOKS.iter().map(|row| (row.hook, Counters::new(now)));
-            (Lasting::default(), Arc::new(counters.collect()))
+            // A file that is no plugin may be called anything.
+            let memory = self.options.memory.as_ref().filter(|_| valid_name(name));
+            let remembered = match memory {
+                Some(dir) => Lasting::in_file(&dir.join(format!("{name}.jsonl"))),
+                None => Lasting::default(),
+            };
+            (remembered, Arc::new(counters.collect()))
         };
         lasting.entry(name.to_owned()).or_insert_with(fresh).clone()
     }
@@ -702,11 +712,12 @@ impl Scripts {
                 hooks: hooks.collect(),
                 grants: serde_json::json!({
                     "http": manifest.http.allow,
-                    "secrets": manifest.secrets.names,
+                    "secrets": manifest.all_secrets(),
                     "env": manifest.env.names,
                     "events": manifest.events.names,
                     "catalog": manifest.catalog.allow,
                     "authorize": manifest.grants.authorize,
+                    "webhook_in": manifest.webhook_in,
                 }),
                 versions: self.archive.history(&entry.name).hashes,
             }
@@ -727,6 +738,43 @@ impl Scripts {
             .iter()
             .filter_map(schedule)
             .collect()
+    }
+
+    /// Writes down what plugins remember, as far as it changed. Blocks for as long as the disk takes.
+    pub fn write_down(&self) {
+        let stores: Vec<_> = {
+            let lasting = self.lasting.lock().unwrap_or_else(PoisonError::into_inner);
+            let kv = |(name, kept): (&String, &Kept)| (name.clone(), Arc::clone(&kept.0.kv));
+            lasting.iter().map(kv).collect()
+        };
+        for (plugin, kv) in stores {
+            if let Err(error) = kv.write_down() {
+                tracing::warn!(plugin, %error, "what a plugin remembers could not be written down");
+            }
+        }
+    }
+
+    /// Whom a webhook is for that comes in for a plugin's hook.
+    pub fn inbound(&self, plugin: &str, hook: &str) -> Addressed {
+        let set = self.current.load();
+        let Some(entry) = set.entries.iter().find(|entry| entry.name == plugin) else {
+            return Addressed::Nobody;
+        };
+        let Some(plugin) = &entry.plugin else {
+            return match entry.state {
+                State::Failed => Addressed::Broken,
+                _ => Addressed::Nobody,
+            };
+        };
+        let Some(terms) = plugin.manifest().webhook_in.get(hook) else {
+            return Addressed::Nobody;
+        };
+        let secret = terms.secret.as_ref();
+        let secret = secret.and_then(|name| plugin.host.inbound_secrets.get(name));
+        Addressed::Hook(Inbound {
+            terms: terms.clone(),
+            secret: secret.filter(|value| !value.is_empty()).cloned(),
+        })
     }
 
     /// What was counted of all hooks that plugins define.

@@ -1,5 +1,6 @@
 //! What people do with plugins on the command line: check, run a hook once, begin a new one.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,11 +150,22 @@ pub enum Skeleton {
     Route,
     /// An upload policy.
     Upload,
+    /// A webhook that comes in.
+    Webhook,
 }
 
 /// The files of a new plugin: path and text.
 pub fn skeleton(name: &str, kind: Skeleton) -> Vec<(&'static str, String)> {
-    let manifest = format!("name = \"{name}\"\nversion = \"0.1.0\"\napi = 1\n");
+    let mut manifest = format!("name = \"{name}\"\nversion = \"0.1.0\"\napi = 1\n");
+    if kind == Skeleton::Webhook {
+        let secret = name.to_uppercase().replace('-', "_");
+        // A String takes every write.
+        let _ = write!(
+            manifest,
+            "\n# POST /hooks/{name}/ci\n[webhook_in.ci]\nverify = \"github\"\nsecret = \"{secret}_CI\"\n\n\
+             [events]\nnames = [\"x.{name}.release\"]\n"
+        );
+    }
     let (main, test) = match kind {
         Skeleton::Route => (
             "// Hooks: route. Facts: host, path. Verdicts: header fields of the answer.\n\n\
@@ -178,10 +190,26 @@ pub fn skeleton(name: &str, kind: Skeleton) -> Vec<(&'static str, String)> {
              let answer = t::hook(\"on_upload_start\", t::upload(#{ size: 1 }));\n    \
              t::eq(answer.require_checksum, \"sha256\");\n}\n",
         ),
+        Skeleton::Webhook => (
+            "// Hooks: webhook_in. Facts: header, json. Verdicts: a map, which the sender reads as JSON.\n\n\
+             fn webhook_in(req) {\n    if req.header(\"x-github-event\") != \"release\" { return #{ ignored: true }; }\n    \
+             let told = req.json();\n    if told.action != \"published\" { return #{ ignored: true }; }\n    \
+             let tag = told.release.tag_name;\n    \
+             event::emit(\"x.NAME.release\", #{ repository: told.repository.full_name, tag: tag });\n    \
+             #{ told: tag }\n}\n",
+            "fn release(action) {\n    t::req(#{\n        hook: \"ci\", verified: true, headers: #{ \"x-github-event\": \"release\" },\n        \
+             body: #{ action: action, release: #{ tag_name: \"v1.0.0\" }, repository: #{ full_name: \"acme/web\" } }\n    })\n}\n\n\
+             fn test_a_release_is_told() {\n    \
+             t::eq(t::hook(\"webhook_in\", release(\"published\")), #{ told: \"v1.0.0\" });\n    \
+             t::eq(t::emitted()[0].data, #{ repository: \"acme/web\", tag: \"v1.0.0\" });\n}\n\n\
+             fn test_anything_else_is_let_go() {\n    \
+             t::eq(t::hook(\"webhook_in\", release(\"deleted\")), #{ ignored: true });\n    \
+             t::eq(t::emitted(), []);\n}\n",
+        ),
     };
     vec![
         ("plugin.toml", manifest),
-        ("main.rhai", main.to_owned()),
+        ("main.rhai", main.replace("NAME", name)),
         ("tests/main.rhai", test.to_owned()),
     ]
 }

@@ -29,12 +29,13 @@ use crate::hook::{Hook, Lane};
 use crate::http::HttpReply;
 use crate::kv::Store;
 use crate::limits::Limits;
+use crate::manifest::Manifest;
 use crate::metric::Metrics;
 use crate::plugin::{Extra, Lasting, Plugin, Surroundings, build, on_own_thread};
 use crate::runner;
 use crate::verdict::{
     AuthorizeVerdict, CompleteVerdict, DeleteVerdict, DownloadVerdict, HeaderChanges, RouteVerdict,
-    UploadVerdict,
+    UploadVerdict, WebhookVerdict,
 };
 
 /// How long one test may take.
@@ -87,6 +88,7 @@ impl Scene {
             manifest: own.manifest.clone(),
             main: own.main.clone(),
             secrets,
+            inbound_secrets: BTreeMap::new(),
             env: own.env.clone(),
             settings: own.settings.clone(),
             kv: Arc::new(Store::new()),
@@ -377,6 +379,7 @@ pub(crate) fn check_answer(hook: Hook, value: &Dynamic) -> Result<(), String> {
         Hook::OnDelete => DeleteVerdict::read(value).map(drop),
         Hook::OnResponse => HeaderChanges::read(value).map(drop),
         Hook::OnEvent | Hook::OnSchedule => <()>::read(value),
+        Hook::WebhookIn => WebhookVerdict::read(value).map(drop),
         _ => Ok(()),
     }
 }
@@ -395,6 +398,9 @@ fn call_hook(name: &str, arguments: Vec<Dynamic>) -> Result<Dynamic, Refused> {
         )));
     }
     let manifest = plugin.manifest();
+    if hook == Hook::WebhookIn {
+        named_hook(manifest, &arguments)?;
+    }
     let terms = (manifest.lane(hook), manifest.deadline(hook));
     let called = runner::call(&plugin, name, arguments, terms, Some(&scene));
     scene
@@ -406,6 +412,22 @@ fn call_hook(name: &str, arguments: Vec<Dynamic>) -> Result<Dynamic, Refused> {
         .map_err(|failure| refusal(failure.to_string()))?;
     check_answer(hook, &value).map_err(refusal)?;
     Ok(shown(value))
+}
+
+/// A webhook comes in by a hook that the manifest names, in tests too.
+fn named_hook(manifest: &Manifest, arguments: &[Dynamic]) -> Result<(), Refused> {
+    let request = arguments.first();
+    let request = request.and_then(Dynamic::read_lock::<Arc<Request>>);
+    let request = request.ok_or_else(|| refusal("webhook_in takes t::req(#{ hook: .. })"))?;
+    if manifest.webhook_in.contains_key(request.hook.as_str()) {
+        return Ok(());
+    }
+    let known: Vec<&str> = manifest.webhook_in.keys().map(String::as_str).collect();
+    Err(refusal(format!(
+        "plugin.toml has no [webhook_in.{}]; t::req(#{{ hook: .. }}) is one of {}",
+        request.hook,
+        known.join(", ")
+    )))
 }
 
 fn mock(method: &str, url: &str, answer: &Map) -> Result<(), Refused> {

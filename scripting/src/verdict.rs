@@ -155,3 +155,13 @@ pub enum DeleteVerdict {
     /// Refuses.
     Deny(Denial),
 }
+
+/// What `webhook_in` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WebhookVerdict {
+    /// It is done, and there is nothing to say.
+    Done,
+    /// It is done, and the sender is told this.
+    Reply(Reply),
+}

@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod check;
 mod copy;
 mod dialect;
+pub mod inbound;
 #[cfg(feature = "conformance")]
 pub mod memory;
 mod orphans;

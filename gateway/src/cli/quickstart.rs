@@ -45,7 +45,7 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
         None => None,
     };
     runtime()?.block_on(async {
-        let app = start(settings, &log).await?;
+        let app = Box::pin(start(settings, &log)).await?;
         if app.gateway().router.is_reserved(organization.as_str()) {
             return Err(Failure::Usage(format!(
                 "--organization: {:?} is reserved: it is the first word of a route",

@@ -128,6 +128,9 @@ pub(super) struct NewArgs {
     /// Begin with an upload policy instead of routing.
     #[arg(long, conflicts_with = "route")]
     upload: bool,
+    /// Begin with a webhook that comes in instead of routing.
+    #[arg(long, conflicts_with_all = ["route", "upload"])]
+    webhook: bool,
     /// Begin with routing, as without a flag.
     #[arg(long)]
     route: bool,
@@ -469,6 +472,8 @@ fn new(args: &NewArgs) -> Result<(), Failure> {
     }
     let kind = if args.upload {
         Skeleton::Upload
+    } else if args.webhook {
+        Skeleton::Webhook
     } else {
         Skeleton::Route
     };

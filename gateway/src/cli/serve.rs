@@ -10,7 +10,7 @@ use crate::telemetry::{self, LogGuard, Telemetry};
 pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let (settings, log) = open(args)?;
     runtime()?.block_on(async {
-        let app = start(settings, &log).await?;
+        let app = Box::pin(start(settings, &log)).await?;
         let urls = app.urls();
         app.recover().await.map_err(|e| start_failed(&e))?;
         for url in urls {

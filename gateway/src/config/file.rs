@@ -74,6 +74,8 @@ table! {
         outbound: OutboundFile = OutboundFile::default(),
         /// Plugins.
         scripts: ScriptsFile = ScriptsFile::default(),
+        /// Webhooks that come in for plugins.
+        hooks: HooksFile = HooksFile::default(),
         /// Metrics and status.
         operations: OperationsFile = OperationsFile::default(),
         /// The log.
@@ -104,6 +106,8 @@ table! {
         files: DoorFile = DoorFile::default(),
         /// Blobs under the URLs of their digests.
         blobs: DoorFile = DoorFile::default(),
+        /// Webhooks that come in for plugins.
+        hooks: DoorFile = DoorFile::default(),
         /// Health, status, metrics.
         operations: DoorFile = DoorFile::default(),
     }
@@ -453,6 +457,26 @@ table! {
         settings: BTreeMap<String, BTreeMap<String, serde_json::Value>> = BTreeMap::new(),
         /// Files that hold the secrets of plugins, by the secret's name.
         secrets: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+table! {
+    /// `[hooks]`
+    HooksFile {
+        /// Longest body.
+        body: ByteSize = ByteSize(1 << 20),
+        /// How long one may take to arrive.
+        body_timeout: Span = Span::seconds(10),
+        /// Bodies that are held at once.
+        at_once: usize = 32,
+        /// How far the time that a sender signed may be from now.
+        tolerance: Span = Span::seconds(300),
+        /// How long the id of a delivery is known.
+        ids_kept: Span = Span::seconds(24 * 3600),
+        /// Deliveries that may wait to be run.
+        queue: u32 = 10_000,
+        /// Pauses between runs of one that fails.
+        pauses: Vec<Span> = [5, 60, 300, 900, 3600, 7200, 18_000, 36_000, 50_400, 72_000].map(Span::seconds).to_vec(),
     }
 }
 

@@ -99,6 +99,8 @@ pub struct Settings {
     pub outbound: Outbound,
     /// Plugins.
     pub scripts: Scripts,
+    /// Webhooks that come in for plugins.
+    pub hooks: Hooks,
     /// Metrics and status.
     pub operations: Operations,
     /// The log.
@@ -151,6 +153,8 @@ pub struct Doors {
     pub files: Door,
     /// Blobs under the URLs of their digests.
     pub blobs: Door,
+    /// Webhooks that come in for plugins.
+    pub hooks: Door,
     /// Health, status, metrics.
     pub operations: Door,
 }
@@ -453,6 +457,25 @@ pub struct Scripts {
     pub env: BTreeMap<String, String>,
 }
 
+/// Settings of webhooks that come in for plugins.
+#[derive(Debug, Clone)]
+pub struct Hooks {
+    /// Longest body.
+    pub body_bytes: usize,
+    /// How long one may take to arrive.
+    pub body_timeout: Duration,
+    /// Bodies that are held at once.
+    pub at_once: usize,
+    /// How far the time that a sender signed may be from now.
+    pub tolerance: Duration,
+    /// How long the id of a delivery is known.
+    pub ids_kept: Duration,
+    /// Deliveries that may wait to be run.
+    pub queue: u32,
+    /// Pauses between runs of one that fails.
+    pub pauses: Vec<Duration>,
+}
+
 /// Settings of the log.
 #[derive(Debug, Clone)]
 pub struct Log {
@@ -477,6 +500,8 @@ pub struct Ceiling {
     pub joins: u64,
     /// Calls of scripts on the work lane.
     pub scripts: u64,
+    /// Webhooks that come in: each as it came, and as its row is written.
+    pub hooks: u64,
     /// Connections of HTTP/2 and 3.
     pub h2: u64,
     /// All other connections.
@@ -492,6 +517,7 @@ impl Ceiling {
             + self.uploads
             + self.joins
             + self.scripts
+            + self.hooks
             + self.h2
             + self.connections
     }
@@ -502,7 +528,7 @@ impl fmt::Display for Ceiling {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, scripts {}, HTTP/2 and 3 {}, other connections {})",
+            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, scripts {}, webhooks {}, HTTP/2 and 3 {}, other connections {})",
             mib(self.total()),
             mib(self.base),
             mib(self.part_budget),
@@ -510,6 +536,7 @@ impl fmt::Display for Ceiling {
             mib(self.uploads),
             mib(self.joins),
             mib(self.scripts),
+            mib(self.hooks),
             mib(self.h2),
             mib(self.connections)
         )
@@ -547,6 +574,7 @@ impl Settings {
             uploads: uploads * PER_UPLOAD,
             joins: (self.uploads.joins_in_progress as u64).saturating_mul(PER_JOIN),
             scripts: (self.scripts.workers as u64).saturating_mul(PER_WORKER),
+            hooks: 2 * (self.hooks.at_once as u64).saturating_mul(self.hooks.body_bytes as u64),
             h2: h2.saturating_mul(u64::from(self.server.h2_window_bytes)),
             connections: others.saturating_mul(per_connection),
         }
@@ -584,6 +612,7 @@ impl Settings {
             vagrant: judge.door("doors.vagrant.prefix", &file.doors.vagrant),
             files: judge.door("doors.files.prefix", &file.doors.files),
             blobs: judge.door("doors.blobs.prefix", &file.doors.blobs),
+            hooks: judge.door("doors.hooks.prefix", &file.doors.hooks),
             operations: judge.door("doors.operations.prefix", &file.doors.operations),
         };
         let limits = judge.limits(&file.limits, machine);
@@ -626,6 +655,7 @@ impl Settings {
             limits,
             outbound: judge.outbound(&file.outbound),
             scripts: judge.scripts(&file.scripts, &data_dir),
+            hooks: judge.hooks(&file.hooks),
             operations: Operations {
                 allow: judge.blocks("operations.allow", &file.operations.allow),
             },
@@ -730,6 +760,19 @@ impl Judge<'_> {
         Outbound {
             allow_networks: self.blocks("outbound.allow_networks", &file.allow_networks),
             ca,
+        }
+    }
+
+    fn hooks(&mut self, file: &file::HooksFile) -> Hooks {
+        const MIB: ByteSize = ByteSize(1 << 20);
+        Hooks {
+            body_bytes: self.size("hooks.body", file.body, ByteSize(1 << 10), MIB),
+            body_timeout: self.time("hooks.body_timeout", file.body_timeout),
+            at_once: self.count("hooks.at_once", file.at_once),
+            tolerance: self.time("hooks.tolerance", file.tolerance),
+            ids_kept: self.time("hooks.ids_kept", file.ids_kept),
+            queue: self.few("hooks.queue", file.queue, 1),
+            pauses: self.pauses("hooks.pauses", &file.pauses),
         }
     }
 

@@ -35,6 +35,9 @@ impl ScriptCatalog {
         let organization: OrganizationName = parsed(&deed.organization)?;
         let found = metadata.organization(&organization).await;
         let found = found.map_err(|e| chain(&e))?;
+        if deed.verb == Verb::Lookup && found.is_none() {
+            return Ok(Value::Null);
+        }
         let found = found.ok_or_else(|| format!("there is no organization {organization}"))?;
         if deed.verb == Verb::List {
             let trees = metadata.box_trees(BoxFilter::Organization(found.id)).await;
@@ -43,10 +46,13 @@ impl ScriptCatalog {
         let name: BoxName = parsed(&deed.name)?;
         let tree = metadata.box_tree(found.id, &name).await;
         let tree = tree.map_err(|e| chain(&e))?;
+        if deed.verb == Verb::Lookup {
+            return tree.map_or(Ok(Value::Null), |tree| looked_up(&tree, deed));
+        }
         let tree = tree.ok_or_else(|| format!("there is no box {organization}/{name}"))?;
         let actor = format!("script:{}", deed.plugin);
         let done = match deed.verb {
-            Verb::List | Verb::Versions => return versions(&tree),
+            Verb::List | Verb::Lookup | Verb::Versions => return versions(&tree),
             Verb::Release => {
                 let version = version_of(&tree, deed)?;
                 let status = VersionStatus::Active;
@@ -104,6 +110,40 @@ fn listed(trees: &[BoxTree]) -> Result<Value, String> {
         })
     });
     Ok(boxes.collect())
+}
+
+/// A box, or one version of it; null where there is none.
+fn looked_up(tree: &BoxTree, deed: &Deed) -> Result<Value, String> {
+    let (organization, name) = (tree.organization_name.as_str(), tree.row.name.as_str());
+    if deed.below.is_empty() {
+        return Ok(json!({
+            "organization": organization, "box": name, "is_public": tree.row.fields.public,
+            "description": tree.row.fields.description, "created_at": tree.row.created.0,
+            "updated_at": tree.row.updated.0, "versions": versions(tree)?,
+        }));
+    }
+    let Ok(version) = version_of(tree, deed) else {
+        return Ok(Value::Null);
+    };
+    let mut files = Vec::new();
+    for provider in &version.providers {
+        for architecture in &provider.architectures {
+            let Some(file) = &architecture.file else {
+                continue;
+            };
+            files.push(json!({
+                "organization": organization, "box": name, "version": version.row.name.as_str(),
+                "provider": provider.row.name.as_str(), "architecture": architecture.row.name.as_str(),
+                "id": file.blob.key.to_string(), "size": file.blob.length,
+                "checksum": file.blob.sha256.to_hex(), "checksum_type": "sha256",
+                "blake3": file.blob.blake3.to_hex(), "created_at": file.updated.0, "labels": file.labels,
+            }));
+        }
+    }
+    Ok(json!({
+        "organization": organization, "box": name, "version": version.row.name.as_str(),
+        "status": status(version.row.status), "created_at": version.row.created.0, "files": files,
+    }))
 }
 
 fn versions(tree: &BoxTree) -> Result<Value, String> {

@@ -22,6 +22,7 @@ const CALLED: &[Hook] = &[
     Hook::OnResponse,
     Hook::OnEvent,
     Hook::OnSchedule,
+    Hook::WebhookIn,
 ];
 
 /// How plugins are loaded and run.
@@ -31,6 +32,7 @@ pub fn options(settings: &Settings) -> Options {
     Options {
         dirs: scripts.dirs.clone(),
         last_good: settings.data_dir.join("last-good"),
+        memory: None,
         startup: scripts.startup,
         test: scripts.test,
         grants: scripts.grants.clone(),

@@ -9,11 +9,13 @@ use boxgate_scripting::metric::Kind;
 use boxgate_scripting::set::State;
 
 use super::Outside;
+use crate::webhook::inbox::Inbox;
 
 /// All families of scripts; empty while there are no plugins.
-pub fn metrics(scripts: &Scripts, outside: &Outside) -> String {
+pub fn metrics(scripts: &Scripts, outside: &Outside, inbox: &Inbox) -> String {
     let mut out = Families::default();
     requests(&mut out, outside);
+    webhooks(&mut out, inbox);
     for counted in scripts.counted() {
         let hook = counted.hook.name();
         let labels = format!("plugin=\"{}\",hook=\"{hook}\"", counted.plugin);
@@ -123,6 +125,21 @@ fn requests(out: &mut Families, outside: &Outside) {
             "boxgate_script_http_total",
             "counter",
             "Requests of plugins to outside, by how they went",
+            &labels,
+            count,
+        );
+    }
+}
+
+/// Webhooks that came in for plugins.
+fn webhooks(out: &mut Families, inbox: &Inbox) {
+    for ((plugin, hook, became), count) in inbox.counted() {
+        let result = became.name();
+        let labels = format!("plugin=\"{plugin}\",hook=\"{hook}\",result=\"{result}\"");
+        out.add(
+            "boxgate_webhook_in_total",
+            "counter",
+            "Webhooks that came in for plugins, by what became of them",
             &labels,
             count,
         );

@@ -44,8 +44,9 @@ impl Running {
     }
 
     pub(crate) async fn start_in(directory: TempDir, variables: &[(&str, &str)]) -> Self {
+        let file = directory.path().join("boxgate.toml");
         let flags = Flags {
-            config: None,
+            config: Some(file).filter(|file| file.exists()),
             data_dir: Some(directory.path().join("data")),
             listen: Some("127.0.0.1:0".into()),
         };

@@ -27,6 +27,7 @@ mod senders;
 mod stores;
 mod upkeep;
 mod uploads;
+mod webhooks;
 mod withheld;
 
 // Scripts are held to a budget of memory, which the allocator counts.

@@ -206,9 +206,10 @@ async fn a_held_upload_can_be_asked_for_and_is_published_once_the_hook_answers()
     let member = running.token(member, TokenKind::Personal, None).await;
     assert_eq!(running.get(&path, &member).await.status, 404);
 
-    // A stop and a start later it is asked about again. The new process knows of no verdict, and so it passes.
+    // A stop and a start later it is asked about again. The plugin remembers what it says, until it is told another.
     let directory = running.stop().await;
     running = start(directory, TRIES).await;
+    says(&running, "pass").await;
     let done = until(&running, &path, "done").await;
     assert_eq!(done["details"]["status"], "complete");
     assert!(is_visible(&running, "demo").await);

@@ -13,7 +13,7 @@ use crate::limits::MAX_RESPONSE_BYTES;
 use crate::verdict::{
     AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, Denial, DownloadTerms,
     DownloadVerdict, HeaderChanges, Redirect, Reply, RouteVerdict, Routing, UploadTerms,
-    UploadVerdict,
+    UploadVerdict, WebhookVerdict,
 };
 
 /// An answer that is more than a map.
@@ -517,6 +517,25 @@ impl Read for DeleteVerdict {
         match given(value) {
             Given::Nothing => Ok(Self::Proceed),
             Given::Answer(Answer::Deny(denial)) => Ok(Self::Deny(denial)),
+            _ => Err(odd(value)),
+        }
+    }
+}
+
+impl Read for WebhookVerdict {
+    fn absent() -> Self {
+        Self::Done
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(Self::Done),
+            Given::Answer(Answer::Respond(reply)) => Ok(Self::Reply(reply)),
+            Given::Map(_) => match respond(200, value, &Map::new()) {
+                Ok(Answer::Respond(reply)) => Ok(Self::Reply(reply)),
+                Ok(_) => Err(odd(value)),
+                Err(wrong) => Err(wrong.to_string()),
+            },
             _ => Err(odd(value)),
         }
     }

@@ -20,6 +20,12 @@ pub(super) fn module() -> Module {
     let m = &mut module;
     let doc = "The boxes of an organization that the grant names: box, is_public, created_at, updated_at.";
     add(m, "list", (doc, ""), list);
+    let doc = "A box, or (): organization, box, is_public, description, created_at, updated_at, versions.";
+    add(m, "lookup", (doc, ""), |organization: &str, name: &str| {
+        perform(Verb::Lookup, &[organization, name], Value::Null)
+    });
+    let doc = "A version of a box, or (): organization, box, version, status, created_at, and its files as blobs.";
+    add(m, "lookup", (doc, ""), lookup);
     let doc = "A box's versions, the newest first: version, status, created_at, size, files.";
     add(
         m,
@@ -83,6 +89,26 @@ fn list(organization: &str) -> Answer<Dynamic> {
     Ok(from_json(&Value::Array(granted.collect())))
 }
 
+/// A version with its files, as what other verbs and hooks know: blobs.
+fn lookup(organization: &str, name: &str, version: &str) -> Answer<Dynamic> {
+    let path = [organization, name, version];
+    let mut found = granted(Verb::Lookup, &path, Value::Null)?;
+    let files = found
+        .as_object_mut()
+        .and_then(|found| found.remove("files"));
+    let told = from_json(&found);
+    let Some(files) = files else { return Ok(told) };
+    let files: Vec<Blob> =
+        serde_json::from_value(files).map_err(|e| refusal(format!("box::lookup: files: {e}")))?;
+    let files: rhai::Array = files
+        .into_iter()
+        .map(|file| Dynamic::from(Arc::new(file)))
+        .collect();
+    let mut told = told.cast::<Map>();
+    told.insert("files".into(), files.into());
+    Ok(told.into())
+}
+
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the interpreter hands values over"
@@ -114,6 +140,10 @@ fn label(blob: Arc<Blob>, labels: Map) -> Answer<Dynamic> {
 }
 
 fn perform(verb: Verb, path: &[&str], value: Value) -> Answer<Dynamic> {
+    granted(verb, path, value).map(|done| from_json(&done))
+}
+
+fn granted(verb: Verb, path: &[&str], value: Value) -> Answer<Value> {
     let patterns = &host()?.manifest.catalog.allow;
     let (organization, name) = (path[0], path[1]);
     if !allows(patterns, verb, organization, name) {
@@ -122,7 +152,7 @@ fn perform(verb: Verb, path: &[&str], value: Value) -> Answer<Dynamic> {
             "box::{verb}: plugin.toml does not ask for it; add: [catalog] allow = [\"{verb}:{organization}/{name}\"]"
         )));
     }
-    perform_any(verb, path, value).map(|done| from_json(&done))
+    perform_any(verb, path, value)
 }
 
 fn perform_any(verb: Verb, path: &[&str], value: Value) -> Answer<Value> {

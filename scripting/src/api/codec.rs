@@ -16,6 +16,7 @@ use super::add;
 use super::types::Secret;
 use crate::call::{charge, now_ms, scene};
 use crate::error::refusal;
+use crate::facts::Bytes;
 
 type Text = ImmutableString;
 type Answer<T> = Result<T, Box<EvalAltResult>>;
@@ -26,6 +27,8 @@ fn bytes(value: &Dynamic) -> Answer<Vec<u8>> {
         text.as_bytes().to_vec()
     } else if let Some(blob) = value.read_lock::<Blob>() {
         blob.clone()
+    } else if let Some(held) = value.read_lock::<Bytes>() {
+        held.0.to_vec()
     } else {
         return Err(refusal(format!(
             "a text or a blob is needed, this is a {}",

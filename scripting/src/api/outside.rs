@@ -11,6 +11,7 @@ use super::types::Secret;
 use super::{add, field};
 use crate::call::{caller, count_http, host, may_wait, scene};
 use crate::error::{refusal, too_large};
+use crate::facts::Bytes;
 use crate::guard;
 use crate::http::{
     HttpReply, HttpRequest, MAX_CALLS, MAX_REDIRECTS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES,
@@ -190,6 +191,8 @@ fn request_body(body: &Dynamic) -> Answer<(Vec<u8>, Option<&'static str>)> {
         (text.as_bytes().to_vec(), Some("text/plain; charset=utf-8"))
     } else if let Some(blob) = body.read_lock::<rhai::Blob>() {
         (blob.clone(), Some("application/octet-stream"))
+    } else if let Some(held) = body.read_lock::<Bytes>() {
+        (held.0.to_vec(), Some("application/octet-stream"))
     } else if let Some(secret) = body.read_lock::<Secret>() {
         (
             secret.expose().as_bytes().to_vec(),

@@ -10,6 +10,7 @@ use super::json::{from_json, to_json};
 use super::types::Secret;
 use crate::call::{self, Level, LogLine, host};
 use crate::error::refusal;
+use crate::hook::Lane;
 use crate::metric::Kind;
 
 type Answer<T> = Result<T, Box<EvalAltResult>>;
@@ -134,7 +135,7 @@ fn decode(json: Option<&str>) -> Dynamic {
         .map_or(Dynamic::UNIT, |value| from_json(&value))
 }
 
-pub(super) fn kv() -> Module {
+pub(super) fn kv(lane: Lane) -> Module {
     let mut module = Module::new();
     let failed = |e: String| refusal(format!("kv: {e}"));
     add(
@@ -159,6 +160,24 @@ pub(super) fn kv() -> Module {
             set.map(drop).map_err(failed)
         },
     );
+    if lane == Lane::Work {
+        add(
+            &mut module,
+            "durable_set",
+            (
+                "Keeps a value for so many seconds, on this node's disk once it returns.",
+                "kv::durable_set(\"d\", 1, 60); kv::get(\"d\") == 1",
+            ),
+            move |key: &str, value: Dynamic, ttl_s: i64| -> Answer<()> {
+                let json = encode(&value)?;
+                let kv = &host()?.kv;
+                let set = kv.update(key, ttl(ttl_s), |_| Ok(Some(json)));
+                set.map_err(failed)?;
+                kv.write_down_one(key)
+                    .map_err(|e| failed(format!("it cannot be written down: {e}")))
+            },
+        );
+    }
     add(
         &mut module,
         "del",

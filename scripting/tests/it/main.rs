@@ -10,3 +10,4 @@ mod reference;
 mod reload;
 mod shipped;
 mod support;
+mod webhooks;

@@ -63,6 +63,7 @@ async fn settings_of_operators_do_not_fail_a_plugins_tests() {
         "purge-fastly": {"service": "abc"},
         "purge-cloudflare": {"zone": "abc"},
         "purge-cloudfront": {"distribution": "E2", "tags": true},
+        "ci-github": {"boxes": [["other/*", "other", "x"]], "prefix": "x-", "prereleases": true},
     });
     let (scripts, _kept) = open(settings);
     for plugin in scripts.status() {
@@ -113,7 +114,13 @@ fn recipes_of_the_cookbook_load() {
         } else {
             ""
         };
-        folder.write("recipe/plugin.toml", &format!("{manifest}{clock}"));
+        let hook = if recipe.contains("fn webhook_in(") {
+            "[webhook_in.release]\nverify = \"github\"\nsecret = \"CI_SECRET\"\n\
+             [catalog]\nallow = [\"release:acme/*\"]\n"
+        } else {
+            ""
+        };
+        folder.write("recipe/plugin.toml", &format!("{manifest}{clock}{hook}"));
         folder.write("recipe/main.rhai", recipe);
         let mut options = folder.options();
         options.trust_local = true;

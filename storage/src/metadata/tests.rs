@@ -1,6 +1,7 @@
 mod accounts;
 mod catalog;
 mod deletes;
+mod inbound;
 mod outbox;
 mod tokens;
 mod uploads;

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 const OP: &str = "metadata.transfer";
 
 /// All tables, those first that others refer to.
-const TABLES: [&str; 26] = [
+const TABLES: [&str; 27] = [
     "counters",
     "users",
     "organizations",
@@ -46,6 +46,7 @@ const TABLES: [&str; 26] = [
     "upkeep",
     "plugins",
     "plugin_bundles",
+    "inbound",
 ];
 
 /// Rows that one statement inserts: what is sent at once stays small, trees of large blobs included.
