@@ -27,6 +27,7 @@ pub mod resumable;
 pub mod route;
 pub mod schedule;
 pub mod server;
+pub mod shipped;
 pub mod sys;
 pub mod telemetry;
 pub mod upkeep;

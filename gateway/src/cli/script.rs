@@ -19,6 +19,7 @@ use super::connect::ConnectArgs;
 use super::{ConfigArgs, Failure, load, runtime, say};
 use crate::hooks::{self, Outside};
 use crate::outbound::Outbound;
+use crate::shipped::{SHIPPED, unpack};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ScriptCommand {
@@ -47,7 +48,7 @@ The file is an object with a member for each parameter: {\"req\": {\"method\": \
     New(NewArgs),
     /// List plugins, with what they ask for.
     List(ListArgs),
-    /// Switch a plugin on.
+    /// Switch a plugin on; one that comes with boxgate is written to the first of scripts.dirs.
     Enable(NamedArgs),
     /// Switch a plugin off; its files stay.
     Disable(NamedArgs),
@@ -492,6 +493,7 @@ fn new(args: &NewArgs) -> Result<(), Failure> {
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
     let options = options(&args.config)?;
+    let mut there = Vec::new();
     for path in chosen(None, &options)? {
         let name = name_of(&path);
         let on = !path
@@ -520,8 +522,38 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
                 say(&format!("  to be granted in boxgate.toml: {grant}"));
             }
         }
+        there.push(name);
+    }
+    for (name, _) in SHIPPED {
+        if there.iter().any(|known| known == name) {
+            continue;
+        }
+        if args.json {
+            say(&json!({ "plugin": name, "path": null, "state": "shipped", "hooks": [], "grant": null }).to_string());
+        } else {
+            say(&format!("{name}  off, comes with boxgate"));
+        }
     }
     Ok(())
+}
+
+/// Writes a plugin that comes with boxgate to where plugins are read from; false when none of that name does.
+fn unpacked(name: &str, options: &Options) -> Result<bool, Failure> {
+    let Some(dir) = options.dirs.first() else {
+        return Ok(false);
+    };
+    let made = std::fs::create_dir_all(dir).and_then(|()| unpack(name, dir));
+    let made = made.map_err(|e| Failure::Failed(format!("{}: {e}", dir.display())))?;
+    let Some(path) = made else {
+        return Ok(false);
+    };
+    say(&format!("{name} is written to {} and on.", path.display()));
+    if let Ok(plugin) = tool::check(&path, |name| surroundings(options, name))
+        && let Some(grant) = missing(options, &plugin)
+    {
+        say(&format!("  to be granted in boxgate.toml: {grant}"));
+    }
+    Ok(true)
 }
 
 fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
@@ -540,6 +572,9 @@ fn switch(args: &NamedArgs, on: bool) -> Result<(), Failure> {
     let options = options(&args.config)?;
     let all = chosen(None, &options)?;
     let path = all.iter().find(|path| name_of(path) == args.name);
+    if on && path.is_none() && unpacked(&args.name, &options)? {
+        return Ok(());
+    }
     let dir = path.and_then(|path| path.parent());
     let dir = dir.ok_or_else(|| {
         let names: Vec<String> = all.iter().map(|path| name_of(path)).collect();

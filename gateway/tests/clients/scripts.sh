@@ -71,6 +71,14 @@ equal "switched off" "" "$(seen)"
 run 0 "script list" script list
 says "script list" 'acme  off'
 run 0 "script enable" script enable acme
+run 0 "script list with those that come along" script list
+says "script list with those that come along" 'build-network  off, comes with boxgate'
+run 0 "script enable of one that comes along" script enable build-network
+says "script enable of one that comes along: where" 'build-network is written to .*/plugins/build-network and on'
+equal "it is taken" loaded "$(reload '' | jq -r '.plugins[] | select(.plugin == "build-network") | .result')"
+run 1 "script enable of none" script enable nobody
+rm -r "$PLUGINS/build-network"
+reload '' >/dev/null
 run 0 "script docs" "$GATEWAY" script docs --out "$WORK/reference"
 says_file() { if grep -qE "$2" "$3"; then ok "$1"; else fail "$1: not in $3"; fi; }
 says_file "the reference: hooks" 'on_upload_start' "$WORK/reference/reference.md"
