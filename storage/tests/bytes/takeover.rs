@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use boxgate_storage::ErrorKind;
-use boxgate_storage::backend::faulty::Faults;
+use boxgate_storage::backend::faulty::{Fault, Faults};
 use boxgate_storage::backend::local;
 use boxgate_storage::digest::Algorithm;
 use boxgate_storage::metadata::uploads::UploadState;
@@ -283,6 +283,26 @@ async fn a_writer_that_only_told_its_progress_told_the_truth() {
     assert_eq!(writer.pause().await.unwrap(), (24 << 20) + 1);
     assert_eq!(*progress.borrow(), (24 << 20) + 1);
     assert!(bench.engine.cancel(id).await.unwrap());
+    bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn nothing_is_told_whose_row_was_not_written() {
+    let bench = Bench::new().await;
+    let faults = Faults::new();
+    let engine = failing(&bench, &faults);
+    faults.plan("ledger.advance", 1, Fault::Before(ErrorKind::Unavailable));
+    let begun = engine.begin(kept(Some(40 << 20), vec![])).await;
+    let mut writer = begun.unwrap();
+    let (id, mut progress) = (writer.id(), writer.progress());
+    writer.write(content(8 * MIB, 1)).await.unwrap();
+    progress.wait_for(|now| *now == 8 << 20).await.unwrap();
+    writer.write(content(8 * MIB, 2)).await.unwrap();
+    assert!(writer.pause().await.is_err());
+    assert_eq!(*progress.borrow(), 8 << 20);
+    assert_eq!(engine.peek(id).await.unwrap().unwrap().offset, 8 << 20);
+    assert!(engine.cancel(id).await.unwrap());
+    engine.settled().await;
     bench.is_clean().await;
 }
 
