@@ -113,6 +113,15 @@ impl Exchange {
             drop(body);
             return Box::pin(async move { finish(answer, end, &state, dress) });
         }
+        if version > Version::HTTP_11
+            && has_body
+            && !head.headers.contains_key(header::CONTENT_LENGTH)
+        {
+            // RFC 9113 §8.1, RFC 9114 §4.1: the stream's end is the body's. What looks at heads finds what HTTP/1.1 has
+            // for that, as behind any gateway between the two; a client cannot send this field there.
+            let chunked = HeaderValue::from_static("chunked");
+            head.headers.insert(header::TRANSFER_ENCODING, chunked);
+        }
         head.extensions.insert(Arc::clone(&facts));
         let trailers = TrailerLimits {
             bytes: rules.limits.trailer_bytes,
@@ -220,6 +229,8 @@ fn finish(
     if dress.version <= Version::HTTP_11 {
         return answer.map(|body| Counted::new(body, no_body, usize::MAX, end));
     }
+    // RFC 9114 §4.2: with it the answer would be malformed, and its connection end by it.
+    answer.headers_mut().remove(header::CONNECTION);
     // hyper does these by itself for HTTP/1.1 alone.
     let length = answer
         .body()

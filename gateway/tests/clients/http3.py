@@ -1,7 +1,7 @@
 """One request over HTTP/3 by aioquic: prints what came of it as a line of JSON. Run by tls.sh.
 
-http3.py CACERT METHOD URL [-H 'NAME: VALUE']... [--data FILE [--from OFFSET]] [--cut BYTES] [-o FILE] [--streams N]
-[--drain PID]
+http3.py CACERT METHOD URL [-H 'NAME: VALUE']... [--data FILE [--from OFFSET] [--lengthless]] [--cut BYTES] [-o FILE]
+[--streams N] [--drain PID]
 
 --cut resets the stream once so much of the file was sent and shows what came until then; --streams asks so many times
 at once; --drain sends SIGTERM to a process at the first byte of the answer.
@@ -118,7 +118,7 @@ async def main(args):
     path = url.path + (f"?{url.query}" if url.query else "")
     headers = [(":method", args.method), (":scheme", "https"), (":authority", url.netloc), (":path", path)]
     headers += [tuple(part.strip() for part in header.split(":", 1)) for header in args.header]
-    if args.data:
+    if args.data and not args.lengthless:
         headers.append(("content-length", str(os.path.getsize(args.data) - args.offset)))
     headers = [(name.lower().encode(), value.encode()) for name, value in headers]
     async with connect(url.hostname, url.port, configuration=configuration, create_protocol=Client) as client:
@@ -152,6 +152,7 @@ if __name__ == "__main__":
     parser.add_argument("-H", dest="header", action="append", default=[])
     parser.add_argument("--data")
     parser.add_argument("--from", dest="offset", type=int, default=0)
+    parser.add_argument("--lengthless", action="store_true")
     parser.add_argument("--cut", type=int)
     parser.add_argument("-o", dest="output")
     parser.add_argument("--streams", type=int, default=1)

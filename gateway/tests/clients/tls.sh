@@ -76,6 +76,42 @@ answers "Vagrant's metadata over HTTP/2" 200 "\"url\":\"https://127.0.0.1:$PORT/
 succeeds "boxgate pull over TLS" "$GATEWAY" pull "$ORG/demo@1.0.1" -o "$WORK/pulled.box" --url "$URL"
 equal "what it pulled" "$A" "$(sha256 "$WORK/pulled.box")"
 
+# --- bodies without a length, which end with their stream ---
+
+head -c 3000 /dev/urandom >"$WORK/short"
+head -c 1000 "$WORK/short" >"$WORK/first"
+tail -c +1001 "$WORK/short" >"$WORK/rest"
+# lengthless VERSION METHOD PATH FILE [ARGUMENTS...]: sends it so; sets CAME to the status.
+lengthless() {
+    if [[ $1 == 3 ]]; then
+        h3 "$2" "$3" --data "$4" --lengthless -H "$KEY" "${@:5}"
+        CAME=$(told '.status // .error')
+        AT=$(told '.headers.location // empty')
+    else
+        # curl tells no length of what it reads from a pipe.
+        http --http2 -X "$2" -H "$KEY" "${@:5}" -T - "$URL$3" < <(cat "$4")
+        CAME=$STATUS
+        AT=$(header location)
+    fi
+}
+PARTIAL=(-H 'content-type: application/partial-upload')
+for version in 2 3; do
+    of_box=${BASE#"$URL"}/box/lengthless/version/$version.0.0/provider/virtualbox/architecture/amd64/file/upload
+    lengthless "$version" POST "$of_box" "$WORK/short"
+    equal "a raw upload without a length over HTTP/$version" 200 "$CAME"
+    equal "is whole" "$(sha256 "$WORK/short")" "$(info .sha256 lengthless "$version.0.0")"
+    lengthless "$version" POST "/files?target=$ORG/lengthless/$version.1.0/virtualbox/amd64" "$WORK/first" -H 'upload-complete: ?0'
+    equal "a beginning over HTTP/$version" 201 "$CAME"
+    AT=/files/${AT##*/files/}
+    lengthless "$version" PATCH "$AT" "$WORK/rest" "${PARTIAL[@]}" -H 'upload-offset: 1000' -H 'upload-complete: ?1'
+    equal "and its end" 200 "$CAME"
+    equal "are whole" "$(sha256 "$WORK/short")" "$(info .sha256 lengthless "$version.1.0")"
+done
+lengthless 3 POST "/files?target=$ORG/lengthless/4.0.0/virtualbox/amd64" "$WORK/first" -H 'upload-complete: ?0'
+h3 PATCH "/files/${AT##*/files/}" --data "$WORK/rest" -H "$KEY" "${PARTIAL[@]}" -H 'upload-offset: 999' -H 'upload-complete: ?1'
+equal "a refusal over HTTP/3 ends its stream alone, and tells the offset" "409 1000 whole" \
+    "$(told '"\(.status) \(.headers["upload-offset"]) \(.end)"')"
+
 # --- TLS itself ---
 # handshake ARGUMENTS...: what openssl says of one.
 handshake() { openssl s_client -connect "127.0.0.1:$PORT" -CAfile "$CA" "$@" </dev/null 2>&1 || true; }
