@@ -449,6 +449,71 @@ mod tests {
         }
     }
 
+    /// A client that sends without end.
+    #[derive(Default)]
+    struct Endless {
+        taken: usize,
+        gone: bool,
+    }
+
+    impl AsyncRead for Endless {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.taken += buffer.remaining();
+            buffer.initialize_unfilled();
+            buffer.advance(buffer.remaining());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Endless {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Carrier for Endless {
+        fn is_peer_gone(&self, _cx: &mut Context<'_>) -> bool {
+            self.gone
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_on_is_kept_until_it_goes_or_its_time_is_over() {
+        let endless = || {
+            let state = Arc::new(ConnState::default());
+            state.request_came(false);
+            Wire::new(Endless::default(), state)
+        };
+        let mut wire = endless();
+        let closed = tokio::time::timeout(LINGER_TIME / 2, wire.shutdown()).await;
+        assert!(closed.is_err(), "it would be reset below its answer");
+        assert_eq!(wire.stream.taken, LINGER_BYTES);
+        wire.stream.gone = true;
+        let gone = Instant::now();
+        wire.shutdown().await.unwrap();
+        assert!(gone.elapsed() <= LINGER_LOOK);
+        let (mut wire, begun) = (endless(), Instant::now());
+        wire.shutdown().await.unwrap();
+        assert_eq!(wire.stream.taken, LINGER_BYTES);
+        assert!((LINGER_TIME..LINGER_TIME * 2).contains(&begun.elapsed()));
+    }
+
     #[tokio::test]
     async fn a_socket_that_takes_nothing_more_ends_the_connection() {
         let (mut wire, interim) = wire(&[3, FULL, 0]);

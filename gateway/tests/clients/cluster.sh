@@ -114,23 +114,43 @@ if eventually 40 is_replaced; then ok "what is replaced at one is so at the othe
 
 # --- what changes at one is seen at another in time ---
 
-# Each time one node reads a name until another replaced what it leads to, and until it has the new digest. NOTIFY makes it
-# a matter of milliseconds, and an age of a second bounds it.
-times=()
-for n in {1..20}; do
-    make_box c.box 1
-    at_node 1 upload c.box "seen" 1.0
-    want=$(sha256 c.box)
-    began=$(date +%s%N)
-    until [[ $(at_node 2 stored_sha256 seen 1.0) == "$want" ]] || (($(date +%s%N) - began > 40000000000)); do :; done
-    times+=($((($(date +%s%N) - began) / 1000000)))
-done
-mapfile -t times < <(printf '%s\n' "${times[@]}" | sort -n)
-if ((times[19] < 40000)); then
-    ok "20 replacements are seen at the other node, in milliseconds: half within ${times[9]}, all within ${times[19]}"
-else
-    fail "replacements are seen after ${times[*]} ms"
-fi
+# replacements WORDS: each time one node reads a name until another replaced what it leads to, and until it has the new
+# digest. NOTIFY makes it a matter of milliseconds, and an age of a second bounds it.
+replacements() {
+    local times=() want began
+    for _ in {1..20}; do
+        make_box c.box 1
+        at_node 1 upload c.box "seen" 1.0
+        want=$(sha256 c.box)
+        began=$(date +%s%N)
+        until [[ $(at_node 2 stored_sha256 seen 1.0) == "$want" ]] || (($(date +%s%N) - began > 40000000000)); do :; done
+        times+=($((($(date +%s%N) - began) / 1000000)))
+    done
+    mapfile -t times < <(printf '%s\n' "${times[@]}" | sort -n)
+    if ((times[19] < 40000)); then
+        ok "20 replacements are seen at the other node$1, in milliseconds: half within ${times[9]}, all within ${times[19]}"
+    else
+        fail "replacements are seen$1 after ${times[*]} ms"
+    fi
+}
+
+# deafened: ends the connections by which nodes hear of changes; prints how many.
+deafened() {
+    psql -qAt "$DB_ADMIN" -c "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"
+}
+
+replacements ""
+rm -f hear
+while [[ ! -e hear ]]; do
+    deafened
+    sleep 0.05
+done >deaf 2>&1 &
+DEAFENER=$!
+replacements ", which hears of none"
+touch hear
+wait "$DEAFENER" || true
+deaf=$(awk '{ ended += $1 } END { print ended + 0 }' deaf)
+if ((deaf >= NODES)); then ok "$deaf connections ended for that"; else fail "the nodes were not deaf: $(brief "$(sort -u deaf)")"; fi
 
 # seen STATUS PATH [CURL-ARGUMENTS...]: whether the other node answers so.
 seen() {
