@@ -10,11 +10,11 @@ of_garage flips/
 start_gateway
 "$TOOLS/aws/bin/python3" - "${1:-1000}" <<END
 import http.client, random, sys
-import botocore.session
+import awscli.botocore.session as botocore  # as aws brings it along
 
 COUNT = int(sys.argv[1])
 HOST = "${URL#http://}"
-session = botocore.session.get_session()
+session = botocore.get_session()
 s3 = session.create_client("s3", "garage", endpoint_url="$ENDPOINT", aws_access_key_id="$S3_KEY",
                            aws_secret_access_key="$S3_SECRET")
 
