@@ -156,7 +156,7 @@ fn invalid(rule: impl Into<String>) -> Refusal {
 /// Answers lengths that do not agree with each other or with the upload's.
 pub fn inconsistent_length(length: u64) -> Refusal {
     Refusal::invalid(format!(
-        "The lengths of this request do not agree with the {length} bytes of the upload. Nothing of it was taken."
+        "The lengths of this request do not agree with the {length} bytes of the upload. HEAD tells what is there."
     ))
     .problem(ProblemType::InconsistentUploadLength)
     .closing()

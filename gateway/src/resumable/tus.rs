@@ -300,7 +300,7 @@ fn invalid(rule: impl Into<String>) -> Refusal {
 pub fn past_the_end(length: u64) -> Refusal {
     Refusal::new(
         StatusCode::PAYLOAD_TOO_LARGE,
-        format!("The body ends past the {length} bytes of the upload. Nothing of it was taken."),
+        format!("The body ends past the {length} bytes of the upload. Upload-Offset tells what is there."),
     )
     .code("PAST_THE_END")
     .closing()

@@ -28,8 +28,10 @@ pub struct Source {
 pub struct Identity {
     /// Length in bytes.
     pub size: u64,
-    /// Time of the last change, in nanoseconds.
+    /// Time of the last change of its bytes, in nanoseconds.
     pub modified_ns: i64,
+    /// The same of bytes or metadata, which nobody can set back.
+    pub changed_ns: i64,
     /// Number of the file on its volume.
     pub inode: u64,
 }
@@ -51,14 +53,16 @@ pub struct Kept {
     pub part_bytes: u64,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl Identity {
     fn of(metadata: &Metadata) -> Self {
-        let seconds = metadata.mtime().saturating_mul(1_000_000_000);
+        let ns =
+            |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         Self {
             size: metadata.len(),
-            modified_ns: seconds.saturating_add(metadata.mtime_nsec()),
+            modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
             inode: metadata.ino(),
         }
     }
@@ -205,6 +209,13 @@ mod tests {
         assert!(changed(&|| {
             let file = File::options().write(true).open(&path).unwrap();
             file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        }));
+        assert!(changed(&|| {
+            // In place, and as if nothing had happened.
+            let file = File::options().write(true).open(&path).unwrap();
+            let before = file.metadata().unwrap().modified().unwrap();
+            std::fs::write(&path, "other").unwrap();
+            file.set_modified(before).unwrap();
         }));
         assert!(changed(&|| {
             std::fs::copy(&path, dir.path().join("b")).unwrap();
