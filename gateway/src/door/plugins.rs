@@ -106,9 +106,8 @@ pub async fn roll_back(
     };
     let hash = wanted.ok_or_else(none)?;
     let text = gateway.metadata.plugin_bundle(name, &hash).await?;
-    let bundle = text.and_then(|text| serde_json::from_str::<Bundle>(&text).ok());
-    let bundle = bundle.ok_or_else(none)?;
-    let text = serde_json::to_string(&bundle).map_err(|e| Refusal::invalid(e.to_string()))?;
+    let text = text.ok_or_else(none)?;
+    let bundle: Bundle = serde_json::from_str(&text).map_err(|_damaged| none())?;
     let scripts = std::sync::Arc::clone(&gateway.scripts);
     let checked = tokio::task::spawn_blocking(move || scripts.check(&bundle)).await;
     if !matches!(checked, Ok(Ok(_))) {

@@ -13,7 +13,7 @@ use boxgate_storage::metadata::uploads::Sender;
 use http::StatusCode;
 use http::request::Parts;
 
-use super::{Told, denied, noted, told_principal};
+use super::{Told, denied, noted, told_already, told_principal};
 use crate::auth::{self, Grant, Principal};
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
@@ -38,7 +38,7 @@ pub async fn authorize(
     if head.extensions.get::<Overridden>().is_some() {
         return Ok(());
     }
-    let Some(told) = head.extensions.get::<Told>().cloned() else {
+    let Some(told) = told_already(head) else {
         return Ok(());
     };
     let principal = told_principal(principal);

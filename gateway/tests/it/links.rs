@@ -5,6 +5,7 @@ use boxgate_storage::metadata::accounts::PlatformRole;
 use boxgate_storage::metadata::tokens::TokenKind;
 
 use crate::harness::{Reply, Request, Running, file_path};
+use crate::withheld::says;
 
 /// Holds, quarantines or publishes as `/verdict/WORD` said last, and tells the link it made at `/link`.
 const PLUGIN: &str = r#"
@@ -52,11 +53,6 @@ async fn start_with_door(blobs: &str) -> Running {
         assert_eq!(status.error, None, "{}", status.plugin);
     }
     running
-}
-
-async fn says(running: &Running, verdict: &str) {
-    let said = running.get(&format!("/verdict/{verdict}"), "").await;
-    assert_eq!(said.status, 204);
 }
 
 /// The path of the link that was made last.

@@ -58,7 +58,8 @@ async fn start(directory: TempDir, pauses: &str) -> Running {
     running
 }
 
-async fn says(running: &Running, verdict: &str) {
+/// Has the plugin under test answer so from now on.
+pub(crate) async fn says(running: &Running, verdict: &str) {
     let said = running.get(&format!("/verdict/{verdict}"), "").await;
     assert_eq!(said.status, 204);
 }

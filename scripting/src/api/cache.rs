@@ -5,9 +5,10 @@ use rhai::{EvalAltResult, Map, Module};
 use serde_json::{Value, json};
 
 use super::add;
-use crate::call::{count_purge, host, may_wait, scene};
+use super::event::tell;
+use crate::call::count_purge;
 use crate::error::refusal;
-use crate::event::{Emitted, MAX_DEPTH, PURGE};
+use crate::event::PURGE;
 
 type Answer<T> = Result<T, Box<EvalAltResult>>;
 
@@ -36,38 +37,11 @@ pub(super) fn module() -> Module {
 )]
 fn purge(what: Map) -> Answer<()> {
     let data = data(&what).map_err(|e| refusal(format!("cache::purge: {e}")))?;
-    let host = host()?;
-    let (depth, causes) = count_purge()?;
-    if depth > MAX_DEPTH {
-        return Err(refusal(format!(
-            "cache::purge: {depth} events led to this one, and {MAX_DEPTH} may: {}",
-            causes.join(" -> ")
-        )));
-    }
+    let chain = count_purge()?;
     let Value::Object(data) = data else {
         return Err(refusal("cache::purge: nothing to purge"));
     };
-    let event = Emitted {
-        plugin: host.manifest.name.clone(),
-        name: PURGE.to_owned(),
-        data,
-        depth,
-        causes,
-    };
-    if let Some(scene) = scene() {
-        scene.emit(&event);
-        return Ok(());
-    }
-    if !may_wait() {
-        return Err(refusal(
-            "cache::purge: only hooks of the work lane may purge",
-        ));
-    }
-    let outbox = host.outbox.as_ref();
-    let outbox = outbox.ok_or_else(|| refusal("cache::purge: there is no outbox here"))?;
-    outbox
-        .emit(event)
-        .map_err(|e| refusal(format!("cache::purge: {e}")))
+    tell(("cache::purge", "purge"), PURGE, data, chain)
 }
 
 /// What the event tells: always the same members, so that whoever reads it asks for none.

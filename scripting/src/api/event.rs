@@ -27,7 +27,6 @@ pub(super) fn module() -> Module {
 
 fn emit(name: &str, data: Map) -> Answer<()> {
     let host = host()?;
-    let plugin = &host.manifest.name;
     if !host.manifest.events.names.iter().any(|known| known == name) {
         return Err(refusal(format!(
             "event::emit: plugin.toml does not name {name:?}; add: [events] names = [{name:?}]"
@@ -40,18 +39,30 @@ fn emit(name: &str, data: Map) -> Answer<()> {
     if data.to_string().len() > MAX_EVENT_BYTES {
         return Err(too_large("Data of an event"));
     }
-    let (depth, causes) = count_event()?;
-    if depth > MAX_DEPTH {
-        return Err(refusal(format!(
-            "event::emit: {depth} events led to this one, and {MAX_DEPTH} may: {}",
-            causes.join(" -> ")
-        )));
-    }
+    let chain = count_event()?;
     let Value::Object(data) = data else {
         return Err(refusal("event::emit: the data is a map"));
     };
+    tell(("event::emit", "emit"), name, data, chain)
+}
+
+/// Hands an event of the calling plugin's to the outbox, or to a test's scene: `call` by its full name and its verb, and
+/// the events that led to this one.
+pub(super) fn tell(
+    (call, verb): (&str, &str),
+    name: &str,
+    data: serde_json::Map<String, Value>,
+    (depth, causes): (u32, Vec<String>),
+) -> Answer<()> {
+    if depth > MAX_DEPTH {
+        return Err(refusal(format!(
+            "{call}: {depth} events led to this one, and {MAX_DEPTH} may: {}",
+            causes.join(" -> ")
+        )));
+    }
+    let host = host()?;
     let event = Emitted {
-        plugin: plugin.clone(),
+        plugin: host.manifest.name.clone(),
         name: name.to_owned(),
         data,
         depth,
@@ -62,13 +73,15 @@ fn emit(name: &str, data: Map) -> Answer<()> {
         return Ok(());
     }
     if !may_wait() {
-        return Err(refusal("event::emit: only hooks of the work lane may emit"));
+        return Err(refusal(format!(
+            "{call}: only hooks of the work lane may {verb}"
+        )));
     }
     let outbox = host.outbox.as_ref();
-    let outbox = outbox.ok_or_else(|| refusal("event::emit: there is no outbox here"))?;
+    let outbox = outbox.ok_or_else(|| refusal(format!("{call}: there is no outbox here")))?;
     outbox
         .emit(event)
-        .map_err(|e| refusal(format!("event::emit: {e}")))
+        .map_err(|e| refusal(format!("{call}: {e}")))
 }
 
 fn has_float(value: &Value) -> bool {
