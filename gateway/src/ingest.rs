@@ -189,6 +189,16 @@ impl From<FormError> for Refusal {
     }
 }
 
+/// The code of a body that did not arrive whole.
+const INCOMPLETE: &str = "UPLOAD_INCOMPLETE";
+
+impl Refusal {
+    /// Whether it answers a body that did not arrive whole.
+    pub fn is_incomplete(&self) -> bool {
+        self.code == Some(INCOMPLETE)
+    }
+}
+
 fn body_failed(error: BodyError) -> Refusal {
     match error {
         BodyError::Idle => Refusal::new(
@@ -207,6 +217,6 @@ fn body_failed(error: BodyError) -> Refusal {
              Nothing was published.",
         ),
     }
-    .code("UPLOAD_INCOMPLETE")
+    .code(INCOMPLETE)
     .closing()
 }

@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::resumable::{Progress, Turn};
 use crate::auth::{self, Credential};
 use crate::refusal::Refusal;
-use crate::resumable::{Create, tus};
+use crate::resumable::{Create, Owner, tus};
 
 impl Turn<'_> {
     /// Makes an upload that is joined of the caller's pieces, and waits until it is, if they are whole
@@ -30,6 +30,18 @@ impl Turn<'_> {
             return Err(Refusal::invalid(rule).closing());
         }
         let (organization, target) = self.owner(&create).await?;
+        let credential = self.credential()?;
+        let note = tus::asked_by(create.note.as_deref(), credential);
+        if let (Owner::Target(file), Some(target)) = (&create.owner, &target) {
+            let words = (note.as_deref(), &create.expected[..]);
+            // Its pieces may be gone by now.
+            if let Some(progress) = self
+                .final_again(organization, (file, target), words)
+                .await?
+            {
+                return Ok(progress);
+            }
+        }
         let mut rows: HashMap<UploadId, &str> = HashMap::new();
         let mut sources = Vec::with_capacity(urls.len());
         let (mut length, mut at_least) = (Some(0u64), 0u64);
@@ -45,7 +57,6 @@ impl Turn<'_> {
         if length == Some(0) && target.is_some() {
             return Err(Refusal::empty_box().closing());
         }
-        let credential = self.credential()?;
         let store = self
             .may_begin(organization, target.as_ref(), length, &create.expected)
             .await?;
@@ -58,7 +69,7 @@ impl Turn<'_> {
             expected: create.expected,
             cut: None,
             keep: Keep::UntilIdle,
-            note: tus::asked_by(create.note.as_deref(), credential),
+            note,
         };
         let made = self.gateway.engine.create_joined(intent, sources).await;
         let row = made.map_err(|error| of_a_piece(error, &rows))?;

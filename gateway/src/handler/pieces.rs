@@ -184,15 +184,14 @@ impl Turn<'_> {
         body: &mut InboundBody,
     ) -> Result<Held, Refusal> {
         self.fits(None, chunk.length)?;
-        let expected: Vec<_> = chunk.declared.iter().map(|d| d.digest.clone()).collect();
-        let target = self.target(file, &expected);
-        let row = self.session(organization, target, expected, chunk).await?;
+        let target = self.target(file, &chunk.whole);
+        let row = self.session(organization, target, chunk).await?;
         self.facts.set_upload(row.id.to_string());
         let row = self.settled(row).await?;
         let piece = Piece {
             k: chunk.index,
             length: chunk.length,
-            checksum: None,
+            checksum: chunk.checksum.clone(),
             kind: Kind::Chunk,
         };
         self.may_go_on(&row, chunk).await?;
@@ -206,7 +205,7 @@ impl Turn<'_> {
         let rests = row.state == UploadState::Open
             && row.updated <= self.rested()
             && !engine.is_busy(row.id);
-        if chunk.declared.is_some() || !rests {
+        if !chunk.whole.is_empty() || !rests {
             return Ok(());
         }
         let held = engine.held_pieces(row.id).await?;
@@ -227,7 +226,6 @@ impl Turn<'_> {
         &self,
         organization: OrganizationId,
         target: Target,
-        expected: Vec<Digest>,
         chunk: &Chunk,
     ) -> Result<UploadRow, Refusal> {
         let gateway = self.gateway;
@@ -239,7 +237,7 @@ impl Turn<'_> {
             .size()
             .map(|size| size.saturating_mul(u64::from(chunk.total)));
         let store = self
-            .may_begin(organization, Some(&target), most, &expected)
+            .may_begin(organization, Some(&target), most, &chunk.whole)
             .await?;
         let used = store.as_ref().unwrap_or(&gateway.settings.uploads.store);
         if gateway.store(used)?.intake == Intake::ByPart {
@@ -252,7 +250,7 @@ impl Turn<'_> {
         }
         let intent = UploadIntent {
             store,
-            expected,
+            expected: chunk.whole.clone(),
             cut: Some(Cut::Chunks {
                 count: chunk.total,
                 bytes: chunk.size(),
@@ -283,7 +281,7 @@ impl Turn<'_> {
             (Some(row), _) => Ok(Some(row)),
             // The answer was lost, and the chunk is sent again. Without a checksum chunk 0 begins another
             // upload: that of a new file may have the same bytes.
-            (None, done) => Ok(done.filter(|_| chunk.index > 0 || chunk.declared.is_some())),
+            (None, done) => Ok(done.filter(|_| chunk.index > 0 || !chunk.whole.is_empty())),
         }
     }
 
@@ -313,6 +311,19 @@ impl Turn<'_> {
         piece: Piece,
         body: &mut InboundBody,
     ) -> Result<Held, Refusal> {
+        let id = row.id;
+        match self.take_in_place(row, piece, body).await {
+            Err(refusal) => Err(self.why_ended(id, refusal).await),
+            held => held,
+        }
+    }
+
+    async fn take_in_place(
+        &self,
+        row: UploadRow,
+        piece: Piece,
+        body: &mut InboundBody,
+    ) -> Result<Held, Refusal> {
         if row.state == UploadState::Done {
             return self.piece_again(row, &piece, body).await;
         }
@@ -334,10 +345,8 @@ impl Turn<'_> {
             writer.hold(checksum.clone())?;
         }
         let most = writer.most_bytes();
-        match ingest::pump(body, &mut writer, most).await {
-            Ok(Pumped::All) => {}
-            Ok(Pumped::Past) => return Err(piece.wrong_size(most)),
-            Err(refusal) => return Err(self.why_fenced(row.id, refusal).await),
+        if let Pumped::Past = ingest::pump(body, &mut writer, most).await? {
+            return Err(piece.wrong_size(most));
         }
         if let Some(checksum) = &piece.checksum {
             let released = writer.release();

@@ -1,11 +1,13 @@
-//! The last range of a file once more, by a client that lost the answer to it.
+//! What ended an upload once more, by a client that lost the answer to it: the last range of a file, or the request that
+//! joined one of its pieces.
 
 use boxgate_storage::blob::BlobMeta;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::{Algorithm, Digest};
 use boxgate_storage::layer::verify;
 use boxgate_storage::metadata::accounts::OrganizationId;
-use boxgate_storage::metadata::uploads::UploadState;
+use boxgate_storage::metadata::catalog::ResolvedFile;
+use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
 use boxgate_storage::range::ByteRange;
 use boxgate_storage::upload::UploadRow;
 use bytes::{Buf as _, Bytes};
@@ -40,44 +42,75 @@ impl Turn<'_> {
         last: &LastRange<'_>,
         body: &mut InboundBody,
     ) -> Result<Option<Progress>, Refusal> {
-        let gateway = self.gateway;
-        let since = gateway
-            .clock
-            .now()
-            .minus(gateway.settings.uploads.idle_timeout);
         let target = self.target(last.file, last.expected);
-        let rows = gateway
-            .engine
-            .uploads_to(&self.principal.sender(), organization, &target, since)
-            .await?;
-        let newest = rows
-            .into_iter()
-            .find(|row| row.note.as_deref() == Some(BY_NAME));
-        let Some((row, published)) = newest
-            .filter(|row| row.state == UploadState::Done)
-            .and_then(|row| row.published.clone().map(|published| (row, published)))
-        else {
+        let newest = self.newest(organization, &target, Some(BY_NAME)).await?;
+        let Some((row, published)) = newest.filter(|(row, published)| {
+            published.blob.length == last.bytes.end() && are_of(last.expected, row, &published.blob)
+        }) else {
             return Ok(None);
         };
-        if published.blob.length != last.bytes.end()
-            || !are_of(last.expected, &row, &published.blob)
-        {
-            return Ok(None);
-        }
-        let current = gateway.metadata.resolve_file(last.file).await?;
-        let Some(current) =
-            current.filter(|c| c.file.blob.key == published.blob.key && !c.quarantined)
-        else {
+        let Some(current) = self.still_named(last.file, &published).await? else {
             return Ok(None);
         };
         self.facts.set_upload(row.id.to_string());
-        let _permit = gateway.admission.upload().await?;
+        let _permit = self.gateway.admission.upload().await?;
         let mut seen = Seen::default();
         let same = self
             .is_stored(&current.store, &published.blob, last.bytes, body, &mut seen)
             .await?;
         let known = same && (seen.tells_files_apart() || !last.expected.is_empty());
         Ok(known.then(|| self.standing(&row)))
+    }
+
+    /// What the caller's newest upload to that name became that was joined in the same words, if that was within the
+    /// time that an open one may rest and is still what the name leads to.
+    ///
+    /// # Errors
+    /// What the rows answer.
+    pub(super) async fn final_again(
+        &self,
+        organization: OrganizationId,
+        (file, target): (&BoxRef, &Target),
+        (note, expected): (Option<&str>, &[Digest]),
+    ) -> Result<Option<Progress>, Refusal> {
+        let newest = self.newest(organization, target, note).await?;
+        let Some((row, published)) =
+            newest.filter(|(row, _)| row.joins > 0 && row.expected == expected)
+        else {
+            return Ok(None);
+        };
+        let current = self.still_named(file, &published).await?;
+        Ok(current.map(|_same| self.standing(&row)))
+    }
+
+    /// The caller's newest upload to that name with that note, if it was finished within the time that an open one
+    /// may rest.
+    async fn newest(
+        &self,
+        organization: OrganizationId,
+        target: &Target,
+        note: Option<&str>,
+    ) -> Result<Option<(UploadRow, Published)>, Refusal> {
+        let gateway = self.gateway;
+        let rests = gateway.settings.uploads.idle_timeout;
+        let since = gateway.clock.now().minus(rests);
+        let rows = gateway
+            .engine
+            .uploads_to(&self.principal.sender(), organization, target, since)
+            .await?;
+        let newest = rows.into_iter().find(|row| row.note.as_deref() == note);
+        let done = newest.filter(|row| row.state == UploadState::Done);
+        Ok(done.and_then(|row| row.published.clone().map(|published| (row, published))))
+    }
+
+    /// What the name leads to, if those are still the bytes that were published then.
+    async fn still_named(
+        &self,
+        file: &BoxRef,
+        published: &Published,
+    ) -> Result<Option<ResolvedFile>, Refusal> {
+        let current = self.gateway.metadata.resolve_file(file).await?;
+        Ok(current.filter(|c| c.file.blob.key == published.blob.key && !c.quarantined))
     }
 
     /// Whether the body is that range of the blob. It is read no further than to the first other byte.

@@ -18,7 +18,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Instant, sleep};
 
-use super::join;
+use super::{join, upload};
 use crate::auth::{self, Grant, Principal};
 use crate::config::settings::Uploads;
 use crate::gateway::Gateway;
@@ -227,10 +227,10 @@ impl Turn<'_> {
     }
 
     /// Whoever is refused because the upload is no more theirs to write to is told if nobody took it over, but it
-    /// ended (by an administrator, by its time).
-    pub(super) async fn why_fenced(&self, id: UploadId, refusal: Refusal) -> Refusal {
-        let fenced = |cause: &Error| cause.kind() == ErrorKind::Fenced;
-        if !refusal.cause.as_ref().is_some_and(fenced) {
+    /// ended (by an administrator, by its time, or because stored bytes of it are lost).
+    pub(super) async fn why_ended(&self, id: UploadId, refusal: Refusal) -> Refusal {
+        let ended = |cause: &Error| matches!(cause.kind(), ErrorKind::Fenced | ErrorKind::Gone);
+        if !refusal.cause.as_ref().is_some_and(ended) {
             return refusal;
         }
         match self.mine(&id.to_string()).await {
@@ -448,9 +448,7 @@ impl Turn<'_> {
             provider: file.provider.to_string(),
             architecture: file.architecture.to_string(),
             new_box_public: self.gateway.settings.catalog.new_box_public,
-            declared: expected
-                .first()
-                .map(|d| (d.algorithm().name().to_ascii_uppercase(), d.to_hex())),
+            declared: expected.first().map(upload::shown),
             actor: self.principal.name().to_owned(),
             base_url: self.gateway.base_url(self.facts),
         }
@@ -535,7 +533,7 @@ impl Turn<'_> {
     ) -> Result<Progress, Refusal> {
         let id = row.id;
         match self.take_in(row, append, first, body).await {
-            Err(refusal) => Err(self.why_fenced(id, refusal).await),
+            Err(refusal) => Err(self.why_ended(id, refusal).await),
             taken => taken,
         }
     }

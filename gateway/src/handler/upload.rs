@@ -13,7 +13,7 @@ use tracing::Instrument as _;
 
 use crate::gateway::Gateway;
 use crate::hooks::{self, Beginning};
-use crate::http::headers::content_length;
+use crate::http::headers::{UPLOAD_OFFSET, content_length};
 use crate::ingest;
 use crate::multipart::{DecodedBase64, Form};
 use crate::refusal::Refusal;
@@ -22,15 +22,6 @@ use crate::server::InboundBody;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
-
-/// A checksum as the client declared it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Declared {
-    /// Its type in BoxVault's spelling: `SHA256`.
-    pub label: String,
-    /// The value to compare with.
-    pub digest: Digest,
-}
 
 /// A box on its way in.
 #[derive(Debug)]
@@ -45,8 +36,8 @@ pub struct UploadOrder {
     pub actor: String,
     /// Start of the URLs in the event that tells of it.
     pub base_url: String,
-    /// Checksum to verify.
-    pub declared: Option<Declared>,
+    /// Digests that it must have; the first is shown with it.
+    pub expected: Vec<Digest>,
     /// Length of the box in bytes, where the request tells it.
     pub length: Option<u64>,
     /// What becomes of it when it is cut.
@@ -97,9 +88,15 @@ pub async fn upload(
             let mut writer = begin(gateway, &order, order.length, (head, facts)).await?;
             let pumping = tracing::debug_span!("pump", upload_id = %writer.id());
             // The writer counts against the length and the limit by itself.
-            ingest::pump(&mut body, &mut writer, u64::MAX)
+            let pumped = ingest::pump(&mut body, &mut writer, u64::MAX)
                 .instrument(pumping)
-                .await?;
+                .await;
+            match pumped {
+                Err(cut) if order.keep == Keep::UntilIdle && cut.is_incomplete() => {
+                    return Err(kept(gateway, facts, writer, cut).await);
+                }
+                pumped => pumped?,
+            };
             writer
         }
         Carrier::Form(form) => {
@@ -138,6 +135,34 @@ pub async fn upload(
     })
 }
 
+/// Keeps what came of a body that was cut, and tells how much that is and where to go on.
+async fn kept(
+    gateway: &Gateway,
+    facts: &RequestFacts,
+    writer: UploadWriter,
+    cut: Refusal,
+) -> Refusal {
+    let id = writer.id();
+    let offset = match writer.pause().await {
+        Ok(offset) if offset > 0 => offset,
+        // Taken over, or the store is in trouble: what is committed is told to whoever asks next.
+        Ok(_) | Err(_) => return cut,
+    };
+    let text = format!(
+        "{} The first {offset} bytes are kept: go on behind them (Content-Range; curl -C {offset} -T FILE).",
+        cut.message
+    );
+    let refusal = Refusal {
+        message: text,
+        ..cut
+    }
+    .header(UPLOAD_OFFSET, HeaderValue::from(offset));
+    match HeaderValue::try_from(gateway.upload_url(facts, id)) {
+        Ok(location) if gateway.settings.doors.files.enabled => refusal.header(LOCATION, location),
+        _ => refusal,
+    }
+}
+
 /// Tells where an upload can be asked for that is whole and held.
 fn held_there(
     gateway: &Gateway,
@@ -165,10 +190,7 @@ impl UploadOrder {
             provider: self.file.provider.to_string(),
             architecture: self.file.architecture.to_string(),
             new_box_public: gateway.settings.catalog.new_box_public,
-            declared: self
-                .declared
-                .as_ref()
-                .map(|d| (d.label.clone(), d.digest.to_hex())),
+            declared: self.expected.first().map(shown),
             actor: self.actor.clone(),
             base_url: self.base_url.clone(),
         }
@@ -185,7 +207,6 @@ async fn begin(
     length: Option<u64>,
     (head, facts): (&Parts, &RequestFacts),
 ) -> Result<UploadWriter, Refusal> {
-    let expected: Vec<Digest> = order.declared.iter().map(|d| d.digest.clone()).collect();
     let beginning = Beginning {
         organization: order.file.organization.to_string(),
         target: Some([
@@ -196,7 +217,7 @@ async fn begin(
         ]),
         // A form is a little longer than the file in it.
         length: length.or_else(|| content_length(&head.headers)),
-        checksums: &expected,
+        checksums: &order.expected,
         resumable: order.keep == Keep::UntilIdle,
     };
     let store = Box::pin(hooks::on_upload_start(gateway, head, facts, beginning)).await?;
@@ -208,7 +229,7 @@ async fn begin(
             organization: order.organization,
             target: Some(order.target(gateway)),
             length,
-            expected,
+            expected: order.expected.clone(),
             keep: order.keep,
             cut: None,
             note: Some(BY_NAME.to_owned()),
@@ -230,8 +251,8 @@ async fn read_form(
     warnings: &mut Vec<String>,
 ) -> Result<UploadWriter, Refusal> {
     form.file().await?;
-    if order.declared.is_none() {
-        order.declared = form_checksum(&form)?;
+    if order.expected.is_empty() {
+        order.expected = Vec::from_iter(form_checksum(&form)?);
     }
     let mut writer = begin(gateway, &order, None, (head, facts)).await?;
     while let Some(chunk) = ingest::patiently(form.chunk(), &mut writer).await? {
@@ -245,20 +266,20 @@ async fn read_form(
                 .into(),
         );
     }
-    if order.declared.is_none()
+    if order.expected.is_empty()
         && let Some(late) = form_checksum(&form)?
     {
-        writer.expect(late.digest).map_err(|_too_late| {
+        let (kind, _) = shown(&late);
+        writer.expect(late).map_err(|_too_late| {
             Refusal::invalid(format!(
-                "A checksum of type {} must come before the file part, or in the x-checksum header.",
-                late.label
+                "A checksum of type {kind} must come before the file part, or in the x-checksum header."
             ))
         })?;
     }
     Ok(writer)
 }
 
-fn form_checksum(form: &Form) -> Result<Option<Declared>, Refusal> {
+fn form_checksum(form: &Form) -> Result<Option<Digest>, Refusal> {
     let (value, kind) = (form.field("checksum"), form.field("checksumType"));
     declared(value, kind, ("checksum", "checksumType"))
 }
@@ -288,7 +309,7 @@ pub fn declared(
     value: Option<&str>,
     kind: Option<&str>,
     (value_name, kind_name): (&str, &str),
-) -> Result<Option<Declared>, Refusal> {
+) -> Result<Option<Digest>, Refusal> {
     use boxgate_storage::digest::Algorithm;
     let value = value.unwrap_or_default().trim();
     let kind = kind.unwrap_or_default().trim();
@@ -328,10 +349,13 @@ pub fn declared(
             algorithm.name()
         ))
     })?;
-    Ok(Some(Declared {
-        label: algorithm.name().to_ascii_uppercase(),
-        digest,
-    }))
+    Ok(Some(digest))
+}
+
+/// Type and value as a box's metadata shows them, in BoxVault's spelling: `SHA256`.
+pub fn shown(digest: &Digest) -> (String, String) {
+    let name = digest.algorithm().name();
+    (name.to_ascii_uppercase(), digest.to_hex())
 }
 
 fn unknown_kind(kind: &str, kind_name: &str) -> Refusal {
@@ -354,7 +378,7 @@ mod tests {
         let sha = "ab".repeat(32);
         let label = |value: &str, kind: Option<&str>| {
             declared(Some(value), kind, ("x-checksum", "x-checksum-type"))
-                .map(|d| d.map(|d| d.label))
+                .map(|d| d.map(|d| shown(&d).0))
                 .map_err(|r| r.status.as_u16())
         };
         assert_eq!(label(&sha, Some("SHA-256")), Ok(Some("SHA256".into())));

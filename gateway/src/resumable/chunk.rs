@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
+use boxgate_storage::digest::Digest;
 use boxgate_storage::upload::MOST_PIECES;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
+use super::digest;
 use super::ietf::UPLOAD_COMPLETE;
-use crate::handler::upload::Declared;
 use crate::http::headers::{UPLOAD_OFFSET, content_length, single};
 use crate::multipart;
 use crate::refusal::Refusal;
@@ -27,8 +28,10 @@ pub struct Chunk {
     pub total: u32,
     /// Its length in bytes, where the head tells.
     pub length: Option<u64>,
-    /// Checksum of the whole file.
-    pub declared: Option<Declared>,
+    /// Digests of the whole file; the first is one of those that its upload is known by.
+    pub whole: Vec<Digest>,
+    /// Digest of this chunk alone.
+    pub checksum: Option<Digest>,
 }
 
 impl Chunk {
@@ -41,7 +44,7 @@ impl Chunk {
     ///
     /// # Errors
     /// 400 with the rule that is broken.
-    pub fn parse(headers: &HeaderMap, declared: Option<Declared>) -> Result<Self, Refusal> {
+    pub fn parse(headers: &HeaderMap, whole: Vec<Digest>) -> Result<Self, Refusal> {
         let index = number(headers, &INDEX)?;
         let total = number(headers, &TOTAL)?;
         let (Some(index), Some(total)) = (index, total) else {
@@ -86,21 +89,19 @@ impl Chunk {
             index,
             total,
             length,
-            declared,
+            whole,
+            checksum: digest::content_digest(headers)?,
         })
     }
 
     /// What the upload's row is found by, beside sender and name.
     pub fn note(&self) -> String {
-        let Self {
-            total, declared, ..
-        } = self;
-        match declared {
-            Some(declared) => format!(
-                "{PREFIX}{total} {}:{}",
-                declared.digest.algorithm().name(),
-                declared.digest.to_hex()
-            ),
+        let Self { total, whole, .. } = self;
+        match whole.first() {
+            Some(digest) => {
+                let (name, hex) = (digest.algorithm().name(), digest.to_hex());
+                format!("{PREFIX}{total} {name}:{hex}")
+            }
             None => format!("{PREFIX}{total}"),
         }
     }
@@ -207,15 +208,16 @@ const PREFIX: &str = "x-chunk ";
 
 #[cfg(test)]
 mod tests {
+    use boxgate_storage::digest::Algorithm;
+
     use super::*;
-    use crate::handler::upload;
 
     fn read(lines: &[(&'static str, &str)]) -> Result<Chunk, u16> {
         let headers = lines
             .iter()
             .map(|(n, v)| (http::HeaderName::from_static(n), v.parse().unwrap()))
             .collect();
-        Chunk::parse(&headers, None).map_err(|refusal| refusal.status.as_u16())
+        Chunk::parse(&headers, Vec::new()).map_err(|refusal| refusal.status.as_u16())
     }
 
     #[test]
@@ -273,11 +275,12 @@ mod tests {
             index: 1,
             total: 3,
             length: Some(5),
-            declared: None,
+            whole: Vec::new(),
+            checksum: None,
         };
         assert_eq!(told_by(&chunk.note()), Some(None));
         let value = "ab".repeat(32);
-        chunk.declared = upload::declared(Some(&value), Some("SHA256"), ("", "")).unwrap();
+        chunk.whole = vec![Digest::from_hex(Algorithm::Sha256, &value).unwrap()];
         let note = chunk.note();
         assert_eq!(told_by(&note), Some(Some(&*format!("sha256:{value}"))));
         chunk.total = 4;

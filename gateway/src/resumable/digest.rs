@@ -38,6 +38,20 @@ pub fn repr_digests(headers: &HeaderMap) -> Result<Vec<Digest>, Refusal> {
     digests(headers, &REPR_DIGEST)
 }
 
+/// A digest of the whole that was told elsewhere, and those of `Repr-Digest`; one that is told twice is once in it.
+///
+/// # Errors
+/// As [`repr_digests`].
+pub fn and_repr_digests(told: Option<Digest>, headers: &HeaderMap) -> Result<Vec<Digest>, Refusal> {
+    let mut all = Vec::from_iter(told);
+    for digest in repr_digests(headers)? {
+        if !all.contains(&digest) {
+            all.push(digest);
+        }
+    }
+    Ok(all)
+}
+
 /// The strongest digest of `Content-Digest` whose algorithm is known: one is enough to know the bytes.
 ///
 /// # Errors

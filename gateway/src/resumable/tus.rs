@@ -16,7 +16,7 @@ use super::command::{
     UploadCommand,
 };
 use super::metadata::UploadMetadata;
-use super::{Owner, UPLOAD_LENGTH};
+use super::{Owner, UPLOAD_LENGTH, digest};
 use crate::handler::upload::declared;
 use crate::http::headers::{MediaType, UPLOAD_OFFSET, single};
 use crate::refusal::Refusal;
@@ -158,8 +158,8 @@ fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
         ends: Ends::WhenFull,
         owner: owner(head, &metadata)?,
         note: Note::of(note.filter(|text| !text.is_empty()), in_others).text(),
-        expected: expected.into_iter().map(|d| d.digest).collect(),
-        checksum,
+        expected: digest::and_repr_digests(expected, head.headers)?,
+        checksum: checksum_or_content_digest(checksum, head)?,
         has_body,
         concat,
         older: Older::Stay,
@@ -194,7 +194,7 @@ fn append(head: &RequestHead<'_>) -> Result<Append, Refusal> {
         offset,
         ends: Ends::WhenFull,
         length,
-        checksum: checksum(head)?,
+        checksum: checksum_or_content_digest(checksum(head)?, head)?,
         body_length: head.body_length(),
     })
 }
@@ -217,6 +217,17 @@ fn checksum(head: &RequestHead<'_>) -> Result<Option<Checksum>, Refusal> {
             "Upload-Checksum stands in the head or behind the body, not in both.",
         )),
     }
+}
+
+/// What the body is compared by: tus's own field, or else RFC 9530's, which means the same.
+fn checksum_or_content_digest(
+    checksum: Option<Checksum>,
+    head: &RequestHead<'_>,
+) -> Result<Option<Checksum>, Refusal> {
+    if checksum.is_some() || !head.has_body() {
+        return Ok(checksum);
+    }
+    Ok(digest::content_digest(head.headers)?.map(Checksum::Told))
 }
 
 /// tus 1.0, "Checksum Trailer": who sends it behind the body says so with `Trailer` (RFC 9110 §6.6.2).
@@ -312,7 +323,7 @@ pub fn checksum_mismatch(offset: u64) -> Refusal {
     Refusal::new(
         status,
         format!(
-            "The body's checksum is not the one of Upload-Checksum. Its bytes were discarded; \
+            "The body's checksum is not the one that its head tells. Its bytes were discarded; \
              send them again from byte {offset}."
         ),
     )

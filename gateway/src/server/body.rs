@@ -81,10 +81,14 @@ pub struct InboundBody {
     trailers: Option<HeaderMap>,
 }
 
+type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
 /// Where a body comes from.
 pub(super) enum Source {
-    /// hyper: HTTP/1.1 and 2.
+    /// HTTP/1.1.
     Wire(Incoming),
+    /// HTTP/2.
+    Stream(h2::Stream),
     /// HTTP/3.
     Quic(Box<quic::Inbound>),
     /// All of it.
@@ -188,18 +192,12 @@ impl Body for InboundBody {
         if let Some(error) = this.failed {
             return Poll::Ready(Some(Err(error)));
         }
-        let whole;
-        let polled = match &mut this.source {
-            Source::Wire(body) => {
-                let polled = Pin::new(&mut *body).poll_frame(cx);
-                // A handler that knows the length need not ask once more for the end.
-                whole = matches!(polled, Poll::Ready(None)) || body.is_end_stream();
-                polled.map_err(|error| classify(&error))
-            }
+        let (polled, whole) = match &mut this.source {
+            Source::Wire(body) => poll_wire(body, cx),
+            Source::Stream(body) => poll_wire(body, cx),
             Source::Quic(body) => {
                 let polled = body.poll_frame(cx);
-                whole = body.is_over();
-                polled
+                (polled, body.is_over())
             }
             Source::Given(body) => {
                 return Pin::new(body)
@@ -237,6 +235,7 @@ impl Body for InboundBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Wire(body) => body.is_end_stream(),
+            Source::Stream(body) => body.is_end_stream(),
             Source::Quic(body) => body.is_over(),
             Source::Given(body) => body.is_end_stream(),
         }
@@ -245,6 +244,7 @@ impl Body for InboundBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Wire(body) => body.size_hint(),
+            Source::Stream(body) => body.size_hint(),
             Source::Quic(body) => body.left().map_or_else(SizeHint::new, SizeHint::with_exact),
             Source::Given(body) => body.size_hint(),
         }
@@ -258,6 +258,14 @@ impl fmt::Debug for InboundBody {
             .field("failed", &self.failed)
             .finish_non_exhaustive()
     }
+}
+
+/// What comes next of hyper's body, and whether that is all.
+fn poll_wire(body: &mut Incoming, cx: &mut Context<'_>) -> (Polled, bool) {
+    let polled = Pin::new(&mut *body).poll_frame(cx);
+    // A handler that knows the length need not ask once more for the end.
+    let whole = matches!(polled, Poll::Ready(None)) || body.is_end_stream();
+    (polled.map_err(|error| classify(&error)), whole)
 }
 
 /// A cut connection and a broken coding are told apart by the error's cause.

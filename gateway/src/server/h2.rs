@@ -5,25 +5,31 @@
 //! inside a body would ever be called.
 
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::Request;
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::Source;
 use super::exchange::{Answer, Arrived, Exchange, Way};
-use super::linger::{ConnState, Wire};
+use super::linger::{ConnState, LINGER_BYTES, LINGER_TIME, Wire};
 use super::pace::{Pace, Patience};
 use super::socket::Carrier;
 use super::tcp::Acceptor;
@@ -283,11 +289,15 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (head, body) = request.into_parts();
-        let has_body = !hyper::body::Body::is_end_stream(&body);
+        let has_body = !body.is_end_stream();
         let state = Arc::new(ConnState::stream_of(&self.state));
         let arrived = Arrived {
             head,
-            body: Source::Wire(body),
+            body: Source::Stream(Stream {
+                body: Some(body),
+                running: self.running.clone(),
+                cut: self.cut.clone(),
+            }),
             has_body,
             state: Arc::clone(&state),
         };
@@ -309,6 +319,63 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
             }
             Ok(answer)
         })
+    }
+}
+
+/// The body of a request. Dropped before its end, it is taken in for a while and thrown away: letting go of it resets
+/// the stream (RFC 9113 §8.1), and there are clients that take the reset for a failure while they still send, and do
+/// not look at the answer that came before it.
+pub(super) struct Stream {
+    body: Option<Incoming>,
+    running: TaskTracker,
+    cut: CancellationToken,
+}
+
+impl Deref for Stream {
+    type Target = Incoming;
+
+    fn deref(&self) -> &Incoming {
+        self.body.as_ref().expect(PRESENT)
+    }
+}
+
+impl DerefMut for Stream {
+    fn deref_mut(&mut self) -> &mut Incoming {
+        self.body.as_mut().expect(PRESENT)
+    }
+}
+
+const PRESENT: &str = "there until it is dropped";
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let unread = self.body.take().filter(|body| !body.is_end_stream());
+        let (Some(body), Ok(runtime)) = (unread, Handle::try_current()) else {
+            return;
+        };
+        let cut = self.cut.clone();
+        // As many as the connection may have streams, for each is open until its task ends.
+        self.running.spawn_on(
+            async move {
+                tokio::select! {
+                    () = discard(body) => {}
+                    () = cut.cancelled() => {}
+                }
+            },
+            &runtime,
+        );
+    }
+}
+
+/// Takes and throws away, then lets the client run against a full window.
+async fn discard(mut body: Incoming) {
+    let until = Instant::now() + LINGER_TIME;
+    let mut left = LINGER_BYTES;
+    while let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        if left == 0 {
+            sleep_until(until).await;
+        }
     }
 }
 

@@ -27,9 +27,9 @@ use super::pace::LazyTimer;
 use super::socket::Carrier;
 
 /// What is thrown away after an early answer, at most.
-const LINGER_BYTES: usize = 1 << 20;
+pub(super) const LINGER_BYTES: usize = 1 << 20;
 /// How long, at most; also how long a client may go on with more than that, which nobody takes.
-const LINGER_TIME: Duration = Duration::from_secs(5);
+pub(super) const LINGER_TIME: Duration = Duration::from_secs(5);
 /// How often it is looked whether the client went, while what it sends is not taken: the kernel calls once
 /// for what is unread already, and not again.
 const LINGER_LOOK: Duration = Duration::from_millis(50);

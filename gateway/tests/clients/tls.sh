@@ -112,6 +112,12 @@ h3 PATCH "/files/${AT##*/files/}" --data "$WORK/rest" -H "$KEY" "${PARTIAL[@]}" 
 equal "a refusal over HTTP/3 ends its stream alone, and tells the offset" "409 1000 whole" \
     "$(told '"\(.status) \(.headers["upload-offset"]) \(.end)"')"
 
+# --- a refusal is read while gigabytes are still to come ---
+http --http2 -X POST -H 'Authorization: Bearer nobody' -T "$WORK/a.box" "$BASE/box/refused/version/1.0.0/provider/virtualbox/architecture/amd64/file/upload"
+equal "a refusal of a large body over HTTP/2 is no failure of the transfer" "401 0" "$STATUS $CURL_EXIT"
+http --http2 -X POST -H "$KEY" -H 'Upload-Complete: ?0' -H 'Upload-Length: 1' -T "$WORK/a.box" "$URL/files?target=$ORG/refused/1.0.0/virtualbox/amd64"
+equal "nor is one of its length" "400 0" "$STATUS $CURL_EXIT"
+
 # --- TLS itself ---
 # handshake ARGUMENTS...: what openssl says of one.
 handshake() { openssl s_client -connect "127.0.0.1:$PORT" -CAfile "$CA" "$@" </dev/null 2>&1 || true; }

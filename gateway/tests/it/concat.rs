@@ -89,6 +89,48 @@ async fn only_so_many_joins_wait_in_memory_and_the_others_are_found_later() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn a_join_that_is_asked_for_again_once_it_is_done_makes_no_second_one() {
+    let running = Running::start().await;
+    let (first, second) = (noise(1 << 20, 31), noise(1 << 20, 32));
+    let mut pieces = Vec::new();
+    for bytes in [&first, &second] {
+        let path = open(&running, 1 << 20).await;
+        assert_eq!(
+            running.send(patch(&running, &path, 0, bytes)).await.status,
+            204
+        );
+        pieces.push(path);
+    }
+    let list = pieces.join(" ");
+    let made = located(&running.send(joined(&running, &list, "1.0")).await);
+    // Its pieces are not needed to tell what became of them.
+    for piece in &pieces {
+        assert_eq!(
+            running.send(tus(&running, "DELETE", piece)).await.status,
+            204
+        );
+    }
+    let again = running.send(joined(&running, &list, "1.0")).await;
+    assert_eq!(located(&again), made, "the answer was lost");
+    assert_eq!(again.header("upload-offset"), Some("2097152"));
+    let mut events = running.gateway.metadata.events(0, 1000).await.unwrap();
+    events.retain(|event| event.name == "box.uploaded");
+    assert_eq!(events.len(), 1);
+
+    // To another name it is another join, and so it is once the name leads elsewhere.
+    assert_eq!(
+        running.send(joined(&running, &list, "2.0")).await.status,
+        410
+    );
+    running.upload("demo", "1.0", &first).await;
+    assert_eq!(
+        running.send(joined(&running, &list, "1.0")).await.status,
+        410
+    );
+    running.stop().await;
+}
+
 /// Waits, without asking for it, until an upload became what it should.
 async fn becomes(running: &Running, path: &str, state: &str) {
     loop {

@@ -9,6 +9,7 @@ mod admin;
 mod authority;
 mod authorization;
 mod concat;
+mod declared;
 mod distribution;
 mod downloads;
 mod files;

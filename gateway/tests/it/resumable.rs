@@ -1276,6 +1276,39 @@ async fn a_cut_raw_upload_goes_on_by_content_range() {
 }
 
 #[tokio::test]
+async fn whoever_cut_a_raw_upload_short_is_told_what_is_kept_and_where() {
+    let running = Running::start().await;
+    let bytes = noise(3 << 20, 18);
+    let path = file_path("demo", "1.0");
+    let post = Request::new("POST", &path).token(&running.owner);
+    let mut stream = half(&running, post, bytes.len(), &bytes[..2 << 20]).await;
+    // It reads on, and has no more to send.
+    stream.shutdown().await.unwrap();
+    let reply = read_reply(&mut stream).await;
+    assert_eq!(reply.status, 400);
+    let document = reply.json();
+    assert_eq!(document["error"], "UPLOAD_INCOMPLETE");
+    let message = document["message"].as_str().unwrap();
+    assert!(
+        message.contains("The first 2097152 bytes are kept"),
+        "{message}"
+    );
+    assert_eq!(reply.header("upload-offset"), Some("2097152"));
+    let location = reply.header("location").unwrap();
+    assert_eq!(offset(&running, location).await, 2 << 20);
+    let rest = Request::new("POST", &path)
+        .token(&running.owner)
+        .header(
+            "Content-Range",
+            &format!("bytes {}-{}/{}", 2 << 20, (3 << 20) - 1, 3 << 20),
+        )
+        .body(&bytes[2 << 20..]);
+    assert_eq!(running.send(rest).await.status, 200);
+    assert!(downloaded(&running, "demo", "1.0").await == bytes);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn what_calls_itself_a_piece_is_not_published_as_the_whole() {
     let running = Running::start().await;
     let path = file_path("demo", "1.0");

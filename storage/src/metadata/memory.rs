@@ -531,7 +531,6 @@ impl Ledger for MemoryLedger {
             };
             wanted
                 && upload.row.keep == Keep::UntilIdle
-                && upload.row.joins == 0
                 && (&upload.row.sender, upload.row.organization) == (sender, organization)
                 && upload.folded.as_ref() == Some(&folded)
         }))

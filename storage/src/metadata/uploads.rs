@@ -628,8 +628,7 @@ pub trait Ledger: Debug + Send + Sync {
     ) -> Result<Vec<UploadRow>>;
 
     /// Kept uploads of that sender to that name, found as names are found: those that did not end,
-    /// and those that were published at or after `since`. Newest first. None that is joined of others:
-    /// nobody can go on with those.
+    /// and those that were published at or after `since`. Newest first.
     async fn uploads_to(
         &self,
         sender: &Sender,

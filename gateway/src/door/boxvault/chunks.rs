@@ -1,6 +1,7 @@
 //! Box files in chunks, as BoxVault's page sends them (`x-chunk-index`), and what is held of them.
 
 use boxgate_storage::clock::UnixMillis;
+use boxgate_storage::digest::Digest;
 use boxgate_storage::metadata::uploads::UploadState;
 use boxgate_storage::upload::UploadRow;
 use http::{HeaderMap, Response, StatusCode};
@@ -10,7 +11,7 @@ use super::shape;
 use super::upload::{done, message_of, turn};
 use crate::call::Call;
 use crate::gateway::Gateway;
-use crate::handler::upload::{self, Declared};
+use crate::handler::upload;
 use crate::http::response;
 use crate::refusal::Refusal;
 use crate::resumable::chunk::{self, Chunk};
@@ -19,9 +20,9 @@ use crate::server::{InboundBody, OutboundBody};
 type Answered = Result<Response<OutboundBody>, Refusal>;
 
 /// `POST F/upload` and `PUT F/upload` with `x-chunk-index`.
-pub async fn upload(gateway: &Gateway, mut call: Call, declared: Option<Declared>) -> Answered {
+pub async fn upload(gateway: &Gateway, mut call: Call, whole: Vec<Digest>) -> Answered {
     let headers: &HeaderMap = &call.head.headers;
-    let chunk = Chunk::parse(headers, declared)?;
+    let chunk = Chunk::parse(headers, whole)?;
     let file = call.box_ref()?;
     let organization = call.organization()?.id;
     let mut body = std::mem::replace(&mut call.body, InboundBody::empty());
@@ -50,7 +51,9 @@ pub async fn status(gateway: &Gateway, call: Call) -> Answered {
         .uploads_to(&sender, organization, &target, none)
         .await?;
     let mut uploads = Vec::new();
-    for row in rows.iter().filter(|row| row.state == UploadState::Open) {
+    // One that is joined of others takes nothing that could be sent.
+    let goes_on = |row: &&UploadRow| row.state == UploadState::Open && row.joins == 0;
+    for row in rows.iter().filter(goes_on) {
         let held = engine.held_pieces(row.id).await?;
         let held: Vec<_> = held.iter().map(|piece| piece.k).collect();
         uploads.push(listed(row, &held));

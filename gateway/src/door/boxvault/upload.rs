@@ -17,7 +17,7 @@ use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::handler::repeat::LastRange;
 use crate::handler::resumable::{Progress, Turn};
-use crate::handler::upload::{self, Carrier, Declared, UploadOrder};
+use crate::handler::upload::{self, Carrier, UploadOrder};
 use crate::http::headers::{UPLOAD_OFFSET, content_length};
 use crate::http::range::ContentRange;
 use crate::http::response;
@@ -25,8 +25,8 @@ use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
 use crate::resumable::chunk::Chunk;
 use crate::resumable::{
-    Answer, Append, Concat, Create, Ends, Older, Owner, Protocol, RequestHead, Standing,
-    UPLOAD_LENGTH, ietf,
+    Answer, Append, Checksum, Concat, Create, Ends, Older, Owner, Protocol, RequestHead, Standing,
+    UPLOAD_LENGTH, digest, ietf,
 };
 use crate::server::{InboundBody, OutboundBody};
 
@@ -39,11 +39,19 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     let names = ("x-checksum", "x-checksum-type");
     let declared = upload::declared(header(names.0), header(names.1), names)?;
+    // `multipart/form-data` decides: with it the body is parsed, with anything else it is the box.
+    let form = multipart::is_form(headers);
+    let expected = if form {
+        // RFC 9530's fields would be of the form.
+        Vec::from_iter(declared)
+    } else {
+        digest::and_repr_digests(declared, headers)?
+    };
     if Chunk::is_in(headers) {
-        return chunks::upload(gateway, call, declared).await;
+        return chunks::upload(gateway, call, expected).await;
     }
     if headers.contains_key(ietf::UPLOAD_COMPLETE) {
-        return resumable(gateway, call, declared).await.map_err(|refusal| {
+        return resumable(gateway, call, expected).await.map_err(|refusal| {
             if refusal.headers.contains_key(ietf::UPLOAD_COMPLETE) {
                 refusal
             } else {
@@ -63,8 +71,6 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
             "The file is empty. Nothing was published.",
         ));
     }
-    // `multipart/form-data` decides: with it the body is parsed, with anything else it is the box.
-    let form = multipart::is_form(headers);
     refuse_too_large(gateway, form, length)?;
     let range = ContentRange::parse(headers).map_err(|rule| Refusal::invalid(rule).closing())?;
     match range
@@ -72,8 +78,8 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
         .transpose()?
     {
         // By itself: few requests come in parts, and all would carry its room.
-        Some(Some(part)) => Box::pin(continued(gateway, call, part, declared)).await,
-        Some(None) | None => whole(gateway, call, form, declared).await,
+        Some(Some(part)) => Box::pin(continued(gateway, call, part, expected)).await,
+        Some(None) | None => whole(gateway, call, form, expected).await,
     }
 }
 
@@ -106,7 +112,12 @@ fn assert_whole(method: &Method, headers: &HeaderMap, length: Option<u64>) -> Re
 
 /// The whole file in one request. A raw one of known length that is cut stays open, and goes on by
 /// `Content-Range`.
-async fn whole(gateway: &Gateway, call: Call, form: bool, declared: Option<Declared>) -> Answered {
+async fn whole(gateway: &Gateway, call: Call, form: bool, mut expected: Vec<Digest>) -> Answered {
+    if !form {
+        // The body is the file, so that its digest is the file's.
+        let content = digest::content_digest(&call.head.headers)?;
+        expected.extend(content.filter(|content| !expected.contains(content)));
+    }
     let file = call.box_ref()?;
     let principal = call.principal()?;
     let length = content_length(&call.head.headers);
@@ -115,7 +126,7 @@ async fn whole(gateway: &Gateway, call: Call, form: bool, declared: Option<Decla
         sender: principal.sender(),
         actor: principal.name().to_owned(),
         base_url: gateway.base_url(&call.facts),
-        declared,
+        expected,
         keep: if form || length.is_none() {
             Keep::No
         } else {
@@ -152,7 +163,7 @@ async fn whole(gateway: &Gateway, call: Call, form: bool, declared: Option<Decla
 }
 
 /// A creation by the IETF's protocol: what is not whole goes on at `/files/{id}`.
-async fn resumable(gateway: &Gateway, mut call: Call, declared: Option<Declared>) -> Answered {
+async fn resumable(gateway: &Gateway, mut call: Call, expected: Vec<Digest>) -> Answered {
     if !gateway.settings.doors.files.enabled {
         return Err(Refusal::invalid(
             "Uploads over several requests are switched off here (doors.files); leave Upload-Complete out.",
@@ -171,7 +182,7 @@ async fn resumable(gateway: &Gateway, mut call: Call, declared: Option<Declared>
         query: call.head.uri.query(),
     };
     let mut create = ietf::create(&head, Owner::Target(file.clone()))?;
-    create.expected.extend(declared.map(|d| d.digest));
+    create.expected = expected;
     let mut body = std::mem::replace(&mut call.body, InboundBody::empty());
     let progress = turn(gateway, &call)?.create(create, &mut body).await?;
     let limits = gateway.upload_limits();
@@ -233,13 +244,13 @@ async fn continued(
     gateway: &Gateway,
     mut call: Call,
     part: Part,
-    declared: Option<Declared>,
+    expected: Vec<Digest>,
 ) -> Answered {
     refuse_too_large(gateway, false, Some(part.length))?;
     let file = call.box_ref()?;
+    let checksum = digest::content_digest(&call.head.headers)?.map(Checksum::Told);
     let mut body = std::mem::replace(&mut call.body, InboundBody::empty());
     let turn = turn(gateway, &call)?;
-    let expected: Vec<Digest> = declared.into_iter().map(|d| d.digest).collect();
     let ends = if part.end == part.length {
         Ends::Here
     } else {
@@ -281,7 +292,7 @@ async fn continued(
                 offset: part.start,
                 ends,
                 length: Some(part.length),
-                checksum: None,
+                checksum,
                 body_length: Some(part.end - part.start),
             };
             turn.append_to(row, append, expected, &mut body).await?
@@ -306,7 +317,7 @@ async fn continued(
                 owner: Owner::Target(file.clone()),
                 note: Some(upload::BY_NAME.to_owned()),
                 expected,
-                checksum: None,
+                checksum,
                 has_body: true,
                 concat: Concat::Alone,
                 older: Older::End,

@@ -137,17 +137,18 @@ pub async fn an_upload_can_be_joined_once_its_sources_are_whole(rig: &dyn Rig) {
         (second_blob, LENGTH, "main")
     );
     assert_eq!(ledger.sources(a).await.expect("sources"), []);
-    // Whoever looks for an upload of that name to go on with finds none: it takes no bytes.
+    // Whoever asks for it once more finds it by its name.
     let web = target("web");
     let named = NewUpload {
         target: Some(web.clone()),
         ..kept(org, &[a])
     };
-    create(rig, named).await;
+    let named = create(rig, named).await;
     let found = ledger
         .uploads_to(&Sender::person(AccountId(1)), org, &web, START)
         .await;
-    assert!(found.expect("found").is_empty());
+    let found: Vec<_> = found.expect("found").iter().map(|row| row.id).collect();
+    assert_eq!(found, [named.id]);
 }
 
 /// What an upload is joined of stays until it is joined, whatever becomes of the sources, and goes then.

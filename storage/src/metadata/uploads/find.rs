@@ -121,7 +121,7 @@ pub(super) async fn uploads_to(
         "SELECT ",
         upload_columns!(),
         " FROM uploads WHERE account = $1 AND organization = $2 AND target_folded = $3 AND keep = 1
-             AND joins = 0 AND service IS NOT DISTINCT FROM $6
+             AND service IS NOT DISTINCT FROM $6
              AND (state IN ('open', 'completing') OR state = 'done' AND updated_ms >= $4)
          ORDER BY created_ms DESC, id DESC LIMIT $5"
     ))
