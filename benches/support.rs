@@ -112,15 +112,22 @@ where
         .local_addr()
         .expect("a bound socket has an address");
     let block = block();
+    let serving = runtime.spawn(serve(listener));
+    let cost = paid_by_others(move || send(address, &block, length));
+    runtime
+        .block_on(serving)
+        .expect("the server does not panic");
+    cost
+}
+
+/// What a client's work costs the rest of the process.
+pub fn paid_by_others(work: impl FnOnce() + Send + 'static) -> Cost {
     let before = cpu(ClockId::ProcessCPUTime);
     let started = tokio::time::Instant::now();
     let client = std::thread::spawn(move || {
-        send(address, &block, length);
+        work();
         cpu(ClockId::ThreadCPUTime)
     });
-    runtime
-        .block_on(runtime.spawn(serve(listener)))
-        .expect("the server does not panic");
     let client = client.join().expect("the client does not panic");
     let wall = started.elapsed();
     let all = cpu(ClockId::ProcessCPUTime).saturating_sub(before);

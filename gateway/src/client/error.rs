@@ -95,6 +95,8 @@ impl ClientError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
+            // Damaged bytes stay so until somebody sends them again.
+            Self::Refused(_) if self.code().is_some_and(is_of_damage) => false,
             Self::Refused(refused) => matches!(refused.status, 408 | 425 | 429 | 500 | 502..=504),
             Self::Setup(_) | Self::Odd { .. } => false,
         }
@@ -133,6 +135,10 @@ impl Refused {
             },
         }
     }
+}
+
+fn is_of_damage(code: &str) -> bool {
+    code.eq_ignore_ascii_case("BLOB_DAMAGED")
 }
 
 /// The innermost cause: the outer ones say no more than that something failed.
@@ -210,5 +216,7 @@ mod tests {
             assert_eq!(error.may_pass(), may_pass, "{status}");
             assert_eq!(error.is_temporary(), temporary, "{status}");
         }
+        let damaged = refused(503, Some("300"), r#"{"code":"BLOB_DAMAGED"}"#);
+        assert!(!damaged.may_pass() && !damaged.is_temporary());
     }
 }

@@ -1,6 +1,7 @@
 //! What Vagrant reads: box metadata at all its paths, and box files with ranges.
 //!
-//! Error bodies: `{"errors": [text], "success": false}`; Vagrant shows the status, people the text.
+//! Error bodies: `{"errors": [text], "success": false}`, and `code` for programs of ours; Vagrant shows the status,
+//! people the text.
 
 pub mod metadata;
 
@@ -28,10 +29,11 @@ type Answer = Result<Response<OutboundBody>, Refusal>;
 
 /// A refusal in the shape of Vagrant Cloud.
 pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
-    response::json(
-        refusal.status,
-        &json!({ "errors": [refusal.message], "success": false }),
-    )
+    let mut document = json!({ "errors": [refusal.message], "success": false });
+    if let Some(code) = refusal.code {
+        document["code"] = code.into();
+    }
+    response::json(refusal.status, &document)
 }
 
 /// Whether a request comes from Vagrant itself.
