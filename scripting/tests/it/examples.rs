@@ -1,5 +1,5 @@
 //! The examples by which plugins were designed, word for word, each with a test of its own that must pass before it is
-//! taken. Those of hooks that are called over HTTP from outside stand with those hooks.
+//! taken. Those of other hooks stand with those hooks.
 
 use boxgate_scripting::Scripts;
 
@@ -71,6 +71,34 @@ fn test_the_scanner_decides() {
     t::eq(complete().kind, "quarantine");
     t::http("POST", "*/check", #{ status: 500 });
     t::throws(|| complete(), "scanner 500");
+}
+"#,
+    ),
+    (
+        "ci",
+        "[webhook_in.github]\nverify = \"github\"\nsecret = \"GITHUB\"\nmode = \"async\"\n\
+         [events]\nnames = [\"x.ci.release\"]\n\
+         [metrics]\nbuilds = { type = \"counter\", labels = [\"result\"] }\n",
+        r#"
+// 4 GitHub release -> x.ci.release (already verified and de-duplicated)
+fn webhook_in(req) {
+    let m = req.json();
+    if req.header("x-github-event") != "release" || m.action != "published" { return #{ ignored: true }; }
+    metric::count("builds", 1, #{ result: "release" });
+    event::emit("x.ci.release", #{ repo: m.repository.full_name, tag: m.release.tag_name });
+}
+"#,
+        r#"
+fn told(name, action) {
+    let body = #{ action: action, repository: #{ full_name: "acme/web" }, release: #{ tag_name: "v1" } };
+    t::hook("webhook_in", t::req(#{ hook: "github", headers: #{ "x-github-event": name }, body: body }))
+}
+fn test_a_release_is_told_on() {
+    t::eq(told("push", "published"), #{ ignored: true });
+    t::eq(told("release", "created"), #{ ignored: true });
+    t::eq(t::emitted(), []);
+    t::eq(told("release", "published"), ());
+    t::eq(t::emitted(), [#{ name: "x.ci.release", data: #{ repo: "acme/web", tag: "v1" }, depth: 0 }]);
 }
 "#,
     ),
