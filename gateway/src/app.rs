@@ -40,14 +40,12 @@ use crate::route::Router;
 use crate::schedule;
 use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
 use crate::telemetry::Telemetry;
-use crate::upkeep::{Upkeep, background};
+use crate::upkeep::{ENDED_UPLOADS_KEPT, Upkeep, background};
 use crate::webhook;
 use crate::webhook::inbox::Inbox;
 
 /// How long a replaced or deleted blob stays readable: the longest download plus the life of a link.
 const DOOMED_FOR: Duration = Duration::from_hours(24);
-/// How long the row of an upload that ended is kept, for its answer to be asked for again.
-const ENDED_UPLOADS_KEPT: Duration = Duration::from_hours(7 * 24);
 /// How often leftovers are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -506,13 +504,14 @@ pub struct Premises {
 }
 
 impl Premises {
-    /// Opens what a gateway made, and makes nothing.
+    /// Opens what a gateway made, and makes nothing; but for a database in the place of a `lost` one.
     ///
     /// # Errors
     /// [`StartError`]; [`StartError::InUse`] while a gateway runs on it.
-    pub async fn open(settings: &Settings) -> Result<Self, StartError> {
+    pub async fn open(settings: &Settings, lost: bool) -> Result<Self, StartError> {
         let database = settings.data_dir.join("boxgate.db");
-        if matches!(settings.metadata, Database::Embedded) && !database.exists() {
+        let is_there = database.exists() || lost && settings.data_dir.exists();
+        if matches!(settings.metadata, Database::Embedded) && !is_there {
             return Err(StartError::DataDir {
                 path: settings.data_dir.clone(),
                 reason: "no gateway ever ran on it".into(),

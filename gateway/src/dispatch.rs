@@ -343,6 +343,7 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::ReleaseUpload => {
             async move { door::admin::release_upload(gateway, &call).await }.boxed()
         }
+        Route::AdoptStock => ready(door::upkeep::adopt(gateway, &call)).boxed(),
         Route::CheckStock => ready(door::upkeep::check(gateway, &call)).boxed(),
         Route::CollectGarbage => ready(door::upkeep::collect(gateway, &call)).boxed(),
         Route::ScrubStock => ready(door::upkeep::scrub(gateway, &call)).boxed(),

@@ -154,6 +154,7 @@ pub enum Route {
     ShowUpload,
     AbortUpload,
     ReleaseUpload,
+    AdoptStock,
     CheckStock,
     CollectGarbage,
     ScrubStock,
@@ -255,6 +256,7 @@ routes! {
     Admin DELETE "/api/admin/uploads/{upload}" => AbortUpload, UploadAdmin, Empty, Control, "Give up an upload in progress; a finished one stays";
     Admin POST "/api/admin/uploads/{upload}/release" => ReleaseUpload, PlatformAdmin, Empty, Control, "Publish a held or quarantined upload, whatever plugins said of it";
     // Upkeep of what is stored.
+    Admin POST "/api/admin/adopt" => AdoptStock, PlatformAdmin, Empty, Control, "Make rows of what stands beside stored bytes, then compare as fsck does; one JSON document a line: ?store=NAME";
     Admin GET "/api/admin/fsck" => CheckStock, PlatformAdmin, Empty, Control, "Compare rows with stores; one JSON document a line as it goes: ?store=NAME";
     Admin POST "/api/admin/gc" => CollectGarbage, PlatformAdmin, Empty, Control, "Remove what nobody holds: ?dry_run=true&remove_many_orphans=true&store=NAME";
     Admin POST "/api/admin/scrub" => ScrubStock, PlatformAdmin, Empty, Control, "Read all stored bytes against their digests: ?rate=SIZE&store=NAME";
@@ -374,9 +376,11 @@ impl Route {
             Self::ListUploads | Self::ShowUpload | Self::AbortUpload | Self::ReleaseUpload => {
                 "admin_uploads"
             }
-            Self::CheckStock | Self::CollectGarbage | Self::ScrubStock | Self::CopyStock => {
-                "admin_upkeep"
-            }
+            Self::AdoptStock
+            | Self::CheckStock
+            | Self::CollectGarbage
+            | Self::ScrubStock
+            | Self::CopyStock => "admin_upkeep",
             Self::ListLinkKeys | Self::RotateLinkKey | Self::RevokeLinkKey => "admin_link_keys",
             Self::ListScripts | Self::ReloadScripts | Self::RollbackScript => "admin_scripts",
             Self::ListPlugins | Self::PushPlugin | Self::RemovePlugin => "admin_plugins",

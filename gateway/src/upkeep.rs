@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::Error;
-use boxgate_storage::check::{CopyTold, OrphanLimits, ScrubTold, Stock, Told, Ways};
+use boxgate_storage::check::{AdoptTold, CopyTold, OrphanLimits, ScrubTold, Stock, Told, Ways};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,9 @@ use crate::telemetry::Telemetry;
 /// Lines that wait for a slow reader; the work then waits too.
 const LINES_AHEAD: usize = 64;
 
+/// How long the row of an upload that ended is kept, for its answer to be asked for again.
+pub(crate) const ENDED_UPLOADS_KEPT: Duration = Duration::from_hours(7 * 24);
+
 /// Progress of a scrub is not told more often.
 const TOLD_EVERY: Duration = Duration::from_millis(200);
 
@@ -31,6 +34,8 @@ const TOLD_EVERY: Duration = Duration::from_millis(200);
 pub enum Chore {
     /// Rows and bytes, compared.
     Check,
+    /// What stands beside the bytes and no row knows, made rows again; then as [`Self::Check`].
+    Adopt,
     /// What nobody holds, removed.
     Collect {
         /// When bytes without a row go.
@@ -58,6 +63,7 @@ pub enum Chore {
 #[derive(Debug)]
 pub struct Upkeep {
     checks: Arc<Semaphore>,
+    adoptions: Arc<Semaphore>,
     collections: Arc<Semaphore>,
     scrubs: Arc<Semaphore>,
     copies: Arc<Semaphore>,
@@ -74,6 +80,7 @@ impl Upkeep {
     pub fn new(ending: CancellationToken) -> Self {
         Self {
             checks: Arc::new(Semaphore::new(1)),
+            adoptions: Arc::new(Semaphore::new(1)),
             collections: Arc::new(Semaphore::new(1)),
             scrubs: Arc::new(Semaphore::new(1)),
             copies: Arc::new(Semaphore::new(1)),
@@ -86,6 +93,7 @@ impl Upkeep {
     pub fn turn(&self, chore: &Chore) -> Option<Turn> {
         let turns = match chore {
             Chore::Check => &self.checks,
+            Chore::Adopt => &self.adoptions,
             Chore::Collect { .. } => &self.collections,
             Chore::Scrub { .. } => &self.scrubs,
             Chore::Copy { .. } => &self.copies,
@@ -159,14 +167,26 @@ async fn perform(
         told_at: None,
     };
     match *chore {
-        Chore::Check => {
+        Chore::Check => check(stock, &listener).await,
+        Chore::Adopt => {
             let tell = |told| {
-                listener.hear(Some(match told {
-                    Told::Finding(finding) => Line::Finding(finding.into()),
-                    Told::Progress(checked) => Line::Checking(checked.into()),
-                }))
+                let line = match told {
+                    AdoptTold::Name { path, key, store } => Some(Line::Adopted(line::Adopted {
+                        name: path,
+                        key: key.to_string(),
+                        store,
+                    })),
+                    AdoptTold::Finding(finding) => Some(Line::Finding(finding.into())),
+                    AdoptTold::Progress(adopted) => {
+                        listener.now_and_then(|| Line::Adopting(adopted.into()))
+                    }
+                };
+                listener.hear(line)
             };
-            Ok(Line::Checked(stock.check(tell).await?.into()))
+            let adopted = stock.adopt(ENDED_UPLOADS_KEPT, tell).await?;
+            tracing::info!(?adopted, "names were made of what stands beside boxes");
+            listener.hear(Some(Line::Adopting(adopted.into()))).await;
+            check(stock, &listener).await
         }
         Chore::Collect { limits, dry_run } => {
             let collected = if dry_run {
@@ -215,6 +235,16 @@ async fn perform(
             Ok(Line::Copied(copied.into()))
         }
     }
+}
+
+async fn check(stock: &Stock, listener: &Listener) -> Result<Line, Error> {
+    let tell = |told| {
+        listener.hear(Some(match told {
+            Told::Finding(finding) => Line::Finding(finding.into()),
+            Told::Progress(checked) => Line::Checking(checked.into()),
+        }))
+    };
+    Ok(Line::Checked(stock.check(tell).await?.into()))
 }
 
 /// Who hears of a chore while it is done.

@@ -8,6 +8,7 @@
 //! byte is stored, and a row goes only after its bytes, so that bytes which nobody claimed *before* they
 //! were seen belong to nobody, and bytes that are claimed *after* they were not seen are lost.
 
+mod adopt;
 mod copy;
 mod finding;
 mod orphans;
@@ -29,6 +30,7 @@ use crate::upload::UploadEngine;
 
 use self::walk::{Place, Walk};
 
+pub use adopt::{AdoptTold, Adopted};
 pub use copy::{Copied, CopyTold, Ways};
 pub use finding::{Finding, Problem, Subject};
 pub use orphans::{Amount, Brake, Collected, OrphanLimits, Orphans};

@@ -19,6 +19,7 @@ pub mod error;
 pub mod layer;
 pub mod metadata;
 pub mod range;
+pub mod sidecar;
 pub mod store;
 pub mod upload;
 

@@ -5,6 +5,7 @@
 //! what waits together; reads use a small pool beside it and never wait for a change.
 
 pub mod accounts;
+pub(crate) mod adopt;
 mod audit;
 pub mod catalog;
 pub mod check;

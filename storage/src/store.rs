@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::blob::BlobKey;
+use crate::blob::{BlobKey, UploadId};
 use crate::buffer::{Buffer, Frame, Reservation};
 use crate::error::Result;
 use crate::range::ByteRange;
@@ -30,6 +30,8 @@ pub struct Store {
     pub delete: Option<Arc<dyn DeleteBlob>>,
     /// Finding out what is there.
     pub list: Option<Arc<dyn ListBlobs>>,
+    /// Keeping small texts beside blobs.
+    pub sidecars: Option<Arc<dyn Sidecars>>,
     /// Knowing how much room is left.
     pub space: Option<Arc<dyn FreeSpace>>,
     /// Handing out blobs as files of this machine.
@@ -253,10 +255,23 @@ pub trait UploadSink: Debug + Send {
     async fn abort(self: Box<Self>) -> Result<()>;
 }
 
+/// Keeps small texts beside blobs, each under the id of an upload ([`crate::sidecar`]). They go with the blob.
+#[async_trait]
+pub trait Sidecars: Debug + Send + Sync {
+    /// Keeps `text` beside `key`, durably; what had that id before is replaced.
+    async fn put(&self, key: &BlobKey, id: UploadId, text: &str) -> Result<()>;
+
+    /// Removes one of them; none there is success.
+    async fn remove(&self, key: &BlobKey, id: UploadId) -> Result<()>;
+
+    /// All texts beside `key`, whole or cut, in no order.
+    async fn beside(&self, key: &BlobKey) -> Result<Vec<(UploadId, Vec<u8>)>>;
+}
+
 /// Removes bytes.
 #[async_trait]
 pub trait DeleteBlob: Debug + Send + Sync {
-    /// Removes what is stored under `key`; nothing there is success.
+    /// Removes what is stored under `key`, and what stands beside it; nothing there is success.
     async fn delete(&self, key: &BlobKey) -> Result<()>;
 }
 

@@ -17,7 +17,9 @@ use crate::app::{Premises, StartError};
 use crate::client::ClientError;
 use crate::client::upkeep::Lines;
 use crate::config::{ByteSize, Settings};
-use crate::upkeep::line::{Amount, Checked, Collected, Copied, Finding, Line, Orphans, Scrubbed};
+use crate::upkeep::line::{
+    Adopted, Adopting, Amount, Checked, Collected, Copied, Finding, Line, Orphans, Scrubbed,
+};
 use crate::upkeep::{self, Chore, Job};
 
 #[derive(Debug, Args)]
@@ -26,6 +28,10 @@ pub(super) struct FsckArgs {
     place: PlaceArgs,
     #[command(flatten)]
     part: PartArgs,
+    /// First make names again of what stands beside stored boxes and the database does not know: after an older backup of
+    /// it was restored, or in the place of a lost one. Best while no gateway runs.
+    #[arg(long)]
+    adopt: bool,
 }
 
 #[derive(Debug, Args)]
@@ -89,12 +95,13 @@ struct PartArgs {
 }
 
 pub(super) fn fsck(args: &FsckArgs) -> Result<(), Failure> {
-    let call = (Method::GET, path("fsck", &[], args.part.store.as_ref()));
-    match args
-        .place
-        .tell(call, &args.part.named(), args.part.store.as_ref(), |_| {
-            Chore::Check
-        })? {
+    let only = args.part.store.as_ref();
+    let (call, chore) = if args.adopt {
+        ((Method::POST, path("adopt", &[], only)), Chore::Adopt)
+    } else {
+        ((Method::GET, path("fsck", &[], only)), Chore::Check)
+    };
+    match args.place.tell(call, &args.part.named(), only, |_| chore)? {
         Line::Checked(checked) if checked.findings == 0 => Ok(()),
         _ => Err(Failure::Found),
     }
@@ -245,12 +252,13 @@ impl PlaceArgs {
             let text = format!("no store is named {strange:?}; there is {there}");
             return Err(Failure::Usage(text));
         }
-        match Premises::open(&settings).await {
+        let chore = chore(&settings);
+        match Premises::open(&settings, chore == Chore::Adopt).await {
             Ok(premises) => {
                 let (nobody_ends_it, tasks) = (CancellationToken::new(), TaskTracker::new());
                 let job = Job {
                     stock: premises.stock().only(only.cloned()),
-                    chore: chore(&settings),
+                    chore,
                     turn: None,
                     ending: nobody_ends_it,
                     telemetry: None,
@@ -302,6 +310,7 @@ struct Printer {
     json: bool,
     bar: ProgressBar,
     findings: u64,
+    adopting: Option<Adopting>,
 }
 
 impl Printer {
@@ -311,11 +320,17 @@ impl Printer {
             // It shows itself on a terminal only.
             bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()),
             findings: 0,
+            adopting: None,
         }
     }
 
     fn print(&mut self, line: &Line) {
         match line {
+            Line::Adopting(adopting) => {
+                self.adopting = Some(*adopting);
+                self.bar.set_message(taken(adopting));
+                self.bar.tick();
+            }
             Line::Checking(checked) => {
                 self.bar.set_message(looked_at(checked));
                 self.bar.tick();
@@ -339,12 +354,21 @@ impl Printer {
                 let text = serde_json::to_string(line);
                 self.bar.suspend(|| say(&text.unwrap_or_default()));
             }
+            Line::Adopted(adopted) => {
+                let Adopted { name, key, store } = adopted;
+                let text = format!("adopted        {name}: blob {key} in store {store}");
+                self.bar.suspend(|| say(&text));
+            }
             Line::Finding(found) => {
                 let text = finding(found, self.findings == 0);
                 self.findings += 1;
                 self.bar.suspend(|| say(&text));
             }
-            Line::Checked(checked) => self.last(&outcome(checked)),
+            Line::Checked(checked) => {
+                let taken = self.adopting.as_ref().map(taken);
+                let taken = taken.map_or_else(String::new, |taken| format!("{taken}\n"));
+                self.last(&format!("{taken}{}", outcome(checked)));
+            }
             Line::Collected(collected) => self.last(&swept(collected)),
             Line::Scrubbed(scrubbed) => self.last(&read(scrubbed)),
             Line::Copied(copied) => self.last(&moved(copied)),
@@ -409,6 +433,21 @@ fn moved(copied: &Copied) -> String {
         ));
     }
     lines.join("\n")
+}
+
+fn taken(adopting: &Adopting) -> String {
+    let Adopting {
+        blobs,
+        names,
+        bytes,
+        damaged,
+    } = *adopting;
+    let damage = match damaged {
+        0 => String::new(),
+        _ => format!(", {damaged} are not what stands beside them says"),
+    };
+    let bytes = HumanBytes(bytes);
+    format!("{names} names and {blobs} blobs adopted, {bytes} read{damage}.")
 }
 
 fn looked_at(checked: &Checked) -> String {

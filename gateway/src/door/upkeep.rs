@@ -33,6 +33,13 @@ pub fn check(gateway: &Gateway, call: &Call) -> Answer {
     run(gateway, call, Chore::Check)
 }
 
+/// `POST /api/admin/adopt`.
+pub fn adopt(gateway: &Gateway, call: &Call) -> Answer {
+    let by = call.principal()?.name();
+    tracing::info!(by, "names are made of what stands beside boxes, on request");
+    run(gateway, call, Chore::Adopt)
+}
+
 /// `POST /api/admin/gc?dry_run=true&remove_many_orphans=true`.
 pub fn collect(gateway: &Gateway, call: &Call) -> Answer {
     let mut limits = gateway.settings.gc.orphans;

@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub enum Line {
     /// Something is wrong.
     Finding(Finding),
+    /// A name leads to a blob again.
+    Adopted(Adopted),
+    /// How far it is with what stands beside the bytes; the last of these is the outcome of that.
+    Adopting(Adopting),
     /// How far a comparison is.
     Checking(Checked),
     /// Rows and bytes were compared.
@@ -48,6 +52,30 @@ pub struct Finding {
     pub names: Vec<String>,
     /// What to do next.
     pub next: String,
+}
+
+/// A name that was made again of what stood beside its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// All of it.
+    pub name: String,
+    /// Key of the bytes.
+    pub key: String,
+    /// Name of the store.
+    pub store: String,
+}
+
+/// What was made again, and what was not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopting {
+    /// Blobs that have a row again.
+    pub blobs: u64,
+    /// Names that lead to a blob again.
+    pub names: u64,
+    /// Bytes that were read for it.
+    pub bytes: u64,
+    /// Blobs whose bytes are not what stands beside them says.
+    pub damaged: u64,
 }
 
 /// How much was looked at.
@@ -140,7 +168,12 @@ impl Line {
     /// Whether no line follows it.
     pub fn is_last(&self) -> bool {
         match self {
-            Self::Finding(_) | Self::Checking(_) | Self::Scrubbing(_) | Self::Copying(_) => false,
+            Self::Finding(_)
+            | Self::Adopted(_)
+            | Self::Adopting(_)
+            | Self::Checking(_)
+            | Self::Scrubbing(_)
+            | Self::Copying(_) => false,
             Self::Checked(_)
             | Self::Collected(_)
             | Self::Scrubbed(_)
@@ -168,6 +201,23 @@ impl From<check::Finding> for Finding {
             text: finding.to_string(),
             next: finding.advice().to_owned(),
             names: finding.names,
+        }
+    }
+}
+
+impl From<check::Adopted> for Adopting {
+    fn from(adopted: check::Adopted) -> Self {
+        let check::Adopted {
+            blobs,
+            names,
+            bytes,
+            damaged,
+        } = adopted;
+        Self {
+            blobs,
+            names,
+            bytes,
+            damaged,
         }
     }
 }

@@ -64,8 +64,17 @@ s3() { aws s3 "$@"; }
 # s3api VERB [FLAGS...]: of the bucket.
 s3api() { aws s3api "$1" --bucket "$BUCKET" "${@:2}"; }
 
-# objects: the name of every object in the bucket.
+# objects: the name of every object in the bucket that holds bytes of boxes.
 objects() {
+    all_objects | { grep -v '/sidecars/' || true; }
+}
+
+# sidecars: of every object that stands beside one.
+sidecars() {
+    all_objects | { grep '/sidecars/' || true; }
+}
+
+all_objects() {
     s3api list-objects-v2 --query 'Contents[].[Key]' --output text | { grep -v '^None$' || true; }
 }
 

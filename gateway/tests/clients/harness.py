@@ -148,7 +148,7 @@ class Gateway:
 
     def blobs(self):
         """Every file that the local store holds."""
-        return {str(p) for p in (self.data / "blobs").rglob("*") if p.is_file()}
+        return {str(p) for p in (self.data / "blobs").rglob("*") if p.is_file() and not p.suffix}
 
     def dial(self):
         return Raw(self.address)

@@ -144,9 +144,9 @@ stop_gateway() {
     GATEWAY_PID=
 }
 
-# blobs: every file that the local store holds, sorted.
+# blobs: every file of the local store that holds bytes of boxes, sorted.
 blobs() {
-    [[ ! -d $DATA/blobs ]] || find "$DATA/blobs" -type f | sort
+    [[ ! -d $DATA/blobs ]] || find "$DATA/blobs" -type f -not -name '*.json' | sort
 }
 
 # --- boxes and files ---

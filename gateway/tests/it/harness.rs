@@ -216,14 +216,21 @@ impl Running {
 }
 
 pub(crate) fn stored_files(data_dir: &Path) -> Vec<std::path::PathBuf> {
+    blobs_of(&data_dir.join("blobs"))
+}
+
+/// The files of a local store that hold bytes of boxes.
+pub(crate) fn blobs_of(store: &Path) -> Vec<std::path::PathBuf> {
     let mut files = Vec::new();
-    let Ok(shards) = std::fs::read_dir(data_dir.join("blobs")) else {
+    let Ok(shards) = std::fs::read_dir(store) else {
         return files;
     };
     for shard in shards {
         let shard = shard.unwrap().path();
         if shard.is_dir() {
-            files.extend(std::fs::read_dir(shard).unwrap().map(|e| e.unwrap().path()));
+            let all = std::fs::read_dir(shard).unwrap().map(|e| e.unwrap().path());
+            // What stands beside them is no blob.
+            files.extend(all.filter(|path| path.extension().is_none()));
         }
     }
     files.sort();

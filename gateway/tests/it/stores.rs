@@ -5,7 +5,7 @@ use boxgate_storage::metadata::accounts::PlatformRole;
 use boxgate_storage::metadata::tokens::TokenKind;
 use tempfile::TempDir;
 
-use crate::harness::{Reply, Request, Running, file_path, stored_files};
+use crate::harness::{Reply, Request, Running, blobs_of, file_path, stored_files};
 
 /// A gateway on two directories, whose uploads go to `used`.
 async fn with_two(directory: TempDir, used: &str) -> Running {
@@ -22,13 +22,7 @@ async fn with_two(directory: TempDir, used: &str) -> Running {
 /// How many blobs the second store holds.
 fn in_second(running: &Running) -> usize {
     let data = running.data_dir();
-    let second = data.parent().unwrap().join("second");
-    let shards = std::fs::read_dir(second).unwrap();
-    let shards = shards.map(|shard| shard.unwrap().path());
-    let files = shards.filter(|shard| shard.is_dir());
-    files
-        .map(|shard| std::fs::read_dir(shard).unwrap().count())
-        .sum()
+    blobs_of(&data.parent().unwrap().join("second")).len()
 }
 
 async fn download(running: &Running, name: &str) -> Reply {

@@ -1,6 +1,6 @@
 //! One data directory from its first start to its last, with the clients that know what it was told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::client::Style;
@@ -193,7 +193,12 @@ impl Round {
         if let Some(found) = self.site.check().await? {
             sum.tally.wrong(format!("fsck: {found}"));
         }
-        let files = files_in(&self.site.data.join("blobs"))?;
+        let (files, untold) = files_in(&self.site.data.join("blobs"))?;
+        if untold > 0 {
+            let text =
+                format!("{untold} files are blobs without a sidecar, or sidecars of nothing");
+            sum.tally.wrong(text);
+        }
         let published = self.crew.published();
         if files != published {
             let text = format!("{files} files are in the store, for {published} blobs");
@@ -231,17 +236,27 @@ fn settings() -> BTreeMap<String, String> {
         .into()
 }
 
-/// Files of blobs in a local store.
-fn files_in(store: &Path) -> Result<u64> {
+/// Files of blobs in a local store, and of those how many have none beside them that tells their names; a file beside
+/// nothing counts as one of both.
+fn files_in(store: &Path) -> Result<(u64, u64)> {
     let failed = |e| Failure::file(store, e);
-    let mut files = 0;
+    let (mut blobs, mut told) = (BTreeSet::new(), BTreeSet::new());
     for shard in std::fs::read_dir(store).map_err(failed)? {
         let shard = shard.map_err(failed)?.path();
-        if shard.is_dir() {
-            files += std::fs::read_dir(&shard).map_err(failed)?.count() as u64;
+        if !shard.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(&shard).map_err(failed)? {
+            let name = file.map_err(failed)?.file_name();
+            let name = name.to_string_lossy();
+            match name.split_once('.') {
+                Some((key, _)) => told.insert(key.to_owned()),
+                None => blobs.insert(name.into_owned()),
+            };
         }
     }
-    Ok(files)
+    let all = blobs.union(&told).count() as u64;
+    Ok((all, blobs.symmetric_difference(&told).count() as u64))
 }
 
 fn panics(log: &Path) -> Result<bool> {

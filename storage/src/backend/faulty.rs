@@ -13,12 +13,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-use crate::blob::BlobKey;
+use crate::blob::{BlobKey, UploadId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::ByteRange;
 use crate::store::{
-    DeleteBlob, FreeSpace, Kept, ListBlobs, PartIndex, ReadBlob, Receipt, Run, Space, Store,
-    UploadSink, WriteBlob,
+    DeleteBlob, FreeSpace, Kept, ListBlobs, PartIndex, ReadBlob, Receipt, Run, Sidecars, Space,
+    Store, UploadSink, WriteBlob,
 };
 
 /// How a call fails.
@@ -138,6 +138,7 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         write,
         delete,
         list,
+        sidecars,
         space,
         // As files they would pass by the schedule, and so would who reads past us.
         files: _,
@@ -151,6 +152,7 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         write: Arc::new(Faulty(write, faults.clone())),
         delete: delete.map(|d| Arc::new(Faulty(d, faults.clone())) as _),
         list: list.map(|l| Arc::new(Faulty(l, faults.clone())) as _),
+        sidecars: sidecars.map(|s| Arc::new(Faulty(s, faults.clone())) as _),
         space: space.map(|s| Arc::new(Faulty(s, faults)) as _),
         files: None,
         presign: None,
@@ -265,6 +267,23 @@ impl DeleteBlob for Faulty<Arc<dyn DeleteBlob>> {
 impl ListBlobs for Faulty<Arc<dyn ListBlobs>> {
     async fn page(&self, after: Option<BlobKey>, limit: usize) -> Result<Vec<BlobKey>> {
         self.1.around("store.page", self.0.page(after, limit)).await
+    }
+}
+
+#[async_trait]
+impl Sidecars for Faulty<Arc<dyn Sidecars>> {
+    async fn put(&self, key: &BlobKey, id: UploadId, text: &str) -> Result<()> {
+        let put = self.0.put(key, id, text);
+        self.1.around("store.put_sidecar", put).await
+    }
+
+    async fn remove(&self, key: &BlobKey, id: UploadId) -> Result<()> {
+        let removed = self.0.remove(key, id);
+        self.1.around("store.remove_sidecar", removed).await
+    }
+
+    async fn beside(&self, key: &BlobKey) -> Result<Vec<(UploadId, Vec<u8>)>> {
+        self.1.around("store.sidecars", self.0.beside(key)).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! One file per blob in a local directory: `<dir>/<2 hex>/<key>`.
+//! One file per blob in a local directory: `<dir>/<2 hex>/<key>`, with its sidecars beside it.
 //!
 //! A file is made at its final path and is never renamed: the row is what publishes a blob, and a
 //! rename would only add a state to crash in. Durability is fsync of the directory when a file is
@@ -7,6 +7,7 @@
 
 mod files;
 mod read;
+mod sidecars;
 mod write;
 
 use std::fs::{self, File, OpenOptions};
@@ -70,6 +71,7 @@ pub async fn open_with(directory: &Path, options: LocalOptions) -> Result<Store>
         write: Arc::clone(&local) as _,
         delete: Some(Arc::clone(&local) as _),
         list: Some(Arc::clone(&local) as _),
+        sidecars: Some(Arc::clone(&local) as _),
         space: Some(Arc::clone(&local) as _),
         files: Some(local),
         presign: None,
@@ -104,7 +106,8 @@ impl DeleteBlob for Local {
         let path = self.path_of(key);
         let subject = key.to_string();
         blocking("blob.delete", subject.clone(), move || {
-            remove(&path).map_err(|e| failure("blob.delete", &path, &subject, e))
+            let removed = sidecars::remove(&path).and_then(|()| remove(&path));
+            removed.map_err(|e| failure("blob.delete", &path, &subject, e))
         })
         .await?;
         self.files.forget(key);

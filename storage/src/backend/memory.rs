@@ -11,12 +11,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 
-use crate::blob::BlobKey;
+use crate::blob::{BlobKey, UploadId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::ByteRange;
 use crate::store::{
     DeleteBlob, FreeSpace, Intake, Kept, LOCK_WAIT, ListBlobs, PartIndex, ReadBlob, Receipt, Run,
-    Space, Store, UploadSink, WriteBlob,
+    Sidecars, Space, Store, UploadSink, WriteBlob,
 };
 
 /// Bytes by key; clones share them.
@@ -28,6 +28,7 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Volume {
     blobs: BTreeMap<BlobKey, Content>,
+    sidecars: BTreeMap<(BlobKey, UploadId), String>,
     capacity_bytes: u64,
 }
 
@@ -46,6 +47,7 @@ impl MemoryStore {
         Self {
             shared: Arc::new(Mutex::new(Volume {
                 blobs: BTreeMap::new(),
+                sidecars: BTreeMap::new(),
                 capacity_bytes,
             })),
         }
@@ -59,6 +61,7 @@ impl MemoryStore {
             write: Arc::clone(&this) as _,
             delete: Some(Arc::clone(&this) as _),
             list: Some(Arc::clone(&this) as _),
+            sidecars: Some(Arc::clone(&this) as _),
             space: Some(this),
             files: None,
             presign: None,
@@ -298,8 +301,32 @@ impl UploadSink for MemorySink {
 #[async_trait]
 impl DeleteBlob for MemoryStore {
     async fn delete(&self, key: &BlobKey) -> Result<()> {
-        self.volume().blobs.remove(key);
+        let mut volume = self.volume();
+        volume.blobs.remove(key);
+        volume.sidecars.retain(|(beside, _), _| beside != key);
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Sidecars for MemoryStore {
+    async fn put(&self, key: &BlobKey, id: UploadId, text: &str) -> Result<()> {
+        self.volume().sidecars.insert((*key, id), text.to_owned());
+        Ok(())
+    }
+
+    async fn remove(&self, key: &BlobKey, id: UploadId) -> Result<()> {
+        self.volume().sidecars.remove(&(*key, id));
+        Ok(())
+    }
+
+    async fn beside(&self, key: &BlobKey) -> Result<Vec<(UploadId, Vec<u8>)>> {
+        let volume = self.volume();
+        let all = volume.sidecars.iter();
+        let of_key = all.filter(|((beside, _), _)| beside == key);
+        Ok(of_key
+            .map(|((_, id), text)| (*id, text.clone().into_bytes()))
+            .collect())
     }
 }
 

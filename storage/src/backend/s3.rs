@@ -1,4 +1,4 @@
-//! One object per blob in a bucket: `<prefix>blobs/<key>`.
+//! One object per blob in a bucket: `<prefix>blobs/<key>`, and its sidecars under `<prefix>sidecars/<key>/`.
 //!
 //! The SDK signs and speaks; what it would do unasked is off: its checksums (a trailer that other stores
 //! refuse), its hash over each body for the signature, its retries. A part travels as the buffers that
@@ -12,6 +12,7 @@ mod presign;
 mod probe;
 mod read;
 mod retry;
+mod sidecars;
 mod write;
 
 use std::collections::HashMap;
@@ -144,7 +145,8 @@ pub async fn open(options: S3Options) -> Result<(Store, Found)> {
         read: Arc::clone(&s3) as _,
         write: Arc::clone(&s3) as _,
         delete: Some(Arc::clone(&s3) as _),
-        list: Some(s3),
+        list: Some(Arc::clone(&s3) as _),
+        sidecars: Some(s3),
         space: None,
         files: None,
         presign: Some(presign),
@@ -287,6 +289,7 @@ impl S3 {
 impl DeleteBlob for S3 {
     async fn delete(&self, key: &BlobKey) -> Result<()> {
         self.abort_parts(key, None).await?;
+        self.remove_sidecars(key).await?;
         let name = self.name_of(key);
         let deleted = self
             .call(Op::new("blob.delete", key), 0, || {

@@ -13,6 +13,7 @@ use futures_util::stream::BoxStream;
 
 use super::scrub::{Pace, place_behind};
 use super::{Finding, Problem, Stock};
+use crate::blob::BlobKey;
 use crate::buffer::{BUFFER_BYTES, Reservation};
 use crate::digest::BLOCK_BYTES;
 use crate::error::{Error, ErrorKind, Result};
@@ -184,12 +185,30 @@ impl<'s> Lane<'s> {
             };
         }
         self.read_back(blob, &tree).await?;
+        self.copy_sidecars(&meta.key).await?;
         let (metadata, Ways { from, to }) = (&self.stock.metadata, self.ways);
-        if !metadata.move_blob(&meta.key, from, to).await? {
+        if metadata.move_blob(&meta.key, from, to).await? {
+            // An upload of equal bytes that was published meanwhile left its own in the first store.
+            self.copy_sidecars(&meta.key).await?;
+        } else {
             // Deleted, damaged or moved meanwhile: the bytes here are nobody's.
             self.remove.delete(&meta.key).await?;
         }
         Ok(None)
+    }
+
+    /// What stands beside the blob, as it is.
+    async fn copy_sidecars(&self, key: &BlobKey) -> Result<()> {
+        let (Some(from), Some(to)) = (&self.source.sidecars, &self.target.sidecars) else {
+            return Ok(());
+        };
+        for (id, text) in from.beside(key).await? {
+            // One that is cut is no text, and worth nothing.
+            if let Ok(text) = std::str::from_utf8(&text) {
+                to.put(key, id, text).await?;
+            }
+        }
+        Ok(())
     }
 
     /// What is wrong with bytes that could not be read; a store that is away says nothing of them.

@@ -61,6 +61,8 @@ pub enum Problem {
         /// How many.
         length: u64,
     },
+    /// The bytes are not what their sidecar says.
+    Unlike,
     /// The references of a blob are counted wrong.
     References {
         /// What its row says.
@@ -145,9 +147,10 @@ impl Finding {
             }
             (Problem::Unreadable { .. }, _) => "look after the volume, then check again",
             (Problem::Orphan { .. }, _) => {
-                "if a backup of the database was restored, restore a newer one; else `boxgate gc` \
+                "if a backup of the database was restored, `boxgate fsck --adopt`; else `boxgate gc` \
                  removes it once it was seen for gc.orphan_age"
             }
+            (Problem::Unlike, _) => "restore them from a backup, or send the box again",
             (Problem::References { .. } | Problem::State { .. } | Problem::ClaimedTwice, _) => {
                 "a defect: keep a copy of the database and of these bytes, then report it"
             }
@@ -170,6 +173,7 @@ impl Problem {
             Self::Length { .. } => "length",
             Self::Unreadable { .. } => "unreadable",
             Self::Orphan { .. } => "orphan",
+            Self::Unlike => "unlike",
             Self::References { .. } => "references",
             Self::State { .. } => "state",
             Self::Tree { .. } => "tree",
@@ -216,6 +220,7 @@ impl fmt::Display for Problem {
             }
             Self::Unreadable { why } => write!(f, "it cannot be read: {why}"),
             Self::Orphan { length } => write!(f, "no row names these {length} bytes"),
+            Self::Unlike => f.write_str("the bytes are not what their sidecar says"),
             Self::References { counted, holders } => {
                 write!(
                     f,

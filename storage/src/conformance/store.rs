@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
-use crate::blob::BlobKey;
+use crate::blob::{BlobKey, UploadId};
 use crate::buffer::{BUFFER_BYTES, BufferPool};
 use crate::error::{ErrorKind, Result};
 use crate::range::ByteRange;
@@ -37,6 +37,7 @@ pub async fn all(store: &Store) {
     a_range_past_the_end_is_damage(store).await;
     a_read_may_be_left_half_way(store).await;
     deleting_is_repeatable(store).await;
+    sidecars_go_with_their_blob(store).await;
     pages_are_ordered_and_complete(store).await;
     free_space_is_within_the_whole(store).await;
 }
@@ -106,6 +107,41 @@ async fn read(store: &Store, key: &BlobKey, start: usize, end: usize) -> Result<
 async fn remove(store: &Store, key: &BlobKey) {
     if let Some(delete) = &store.delete {
         delete.delete(key).await.expect("a blob can be deleted");
+    }
+}
+
+/// Each is there under its own id, and none once the blob is deleted, whether it was there or not.
+pub async fn sidecars_go_with_their_blob(store: &Store) {
+    let Some(sidecars) = &store.sidecars else {
+        return;
+    };
+    let key = put(store, &content(BUFFER_BYTES, 6)).await;
+    let (one, other) = (UploadId::random(), UploadId::random());
+    for (id, text) in [(one, "first"), (other, "other"), (one, "second")] {
+        let put = sidecars.put(&key, id, text).await;
+        put.expect("a sidecar is written");
+    }
+    let none = sidecars.beside(&BlobKey::random()).await;
+    assert_eq!(none.expect("nothing is there"), []);
+    let mut found = sidecars.beside(&key).await.expect("they are read");
+    found.sort_unstable();
+    let mut expected = vec![(one, b"second".to_vec()), (other, b"other".to_vec())];
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    if let Some(list) = &store.list {
+        let page = list.page(None, 10).await.expect("a page");
+        assert_eq!(page, [key], "a sidecar is no blob");
+    }
+    for _ in 0..2 {
+        let removed = sidecars.remove(&key, other).await;
+        removed.expect("removing is repeatable");
+    }
+    let found = sidecars.beside(&key).await.expect("they are read");
+    assert_eq!(found, [(one, b"second".to_vec())]);
+    if store.delete.is_some() {
+        remove(store, &key).await;
+        let found = sidecars.beside(&key).await.expect("nothing is there");
+        assert_eq!(found, [], "they went with the blob");
     }
 }
 

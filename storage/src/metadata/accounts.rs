@@ -4,7 +4,7 @@
 //! contract (`user.created`, `user.deleted`, `box.deleted`) go into the outbox.
 
 mod members;
-mod organizations;
+pub(super) mod organizations;
 mod people;
 
 use crate::catalog::OrganizationName;

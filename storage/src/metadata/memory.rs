@@ -23,6 +23,7 @@ use super::uploads::{
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::{Clock, UnixMillis};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sidecar::Sidecar;
 use crate::store::{PartIndex, Receipts};
 
 /// The twin; each one starts empty.
@@ -574,6 +575,11 @@ impl Ledger for MemoryLedger {
 
     async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>> {
         Ok(self.state().equal_to(fence))
+    }
+
+    async fn sidecar(&self, fence: Fence) -> Result<Option<(Sidecar, String)>> {
+        let now = self.clock.now();
+        Ok(self.state().sidecar(fence, now))
     }
 
     async fn condemn(&self, key: &BlobKey) -> Result<()> {

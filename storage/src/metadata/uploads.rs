@@ -24,9 +24,11 @@ use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::UnixMillis;
 use crate::digest::{Blake3, Digest, Sha256};
 use crate::error::Result;
+use crate::sidecar::Sidecar;
 use crate::store::{Receipt, Receipts};
 
 pub use listing::NamedUpload;
+pub(super) use rows::let_go;
 #[cfg(feature = "conformance")]
 pub(super) use {
     gate::check_passed,
@@ -171,6 +173,30 @@ pub struct UploadRow {
     pub created: UnixMillis,
     /// When its offset or state last moved.
     pub updated: UnixMillis,
+}
+
+impl UploadRow {
+    /// What stands beside the blob that it led to.
+    pub(super) fn sidecar(
+        &self,
+        blob: BlobMeta,
+        organization: String,
+        published: UnixMillis,
+    ) -> Sidecar {
+        let gate = self.gate.as_ref();
+        Sidecar {
+            upload: self.id,
+            blob,
+            organization,
+            // The address is the event's, which is over.
+            target: self.target.clone().map(|target| Target {
+                base_url: String::new(),
+                ..target
+            }),
+            labels: gate.map_or_else(Labels::new, |gating| gating.labels.clone()),
+            published,
+        }
+    }
 }
 
 /// A new upload.
@@ -587,6 +613,10 @@ pub trait Ledger: Debug + Send + Sync {
     /// The key and the store of the blob whose bytes publishing this upload would hold instead of its own;
     /// `None` where it would make a blob.
     async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>>;
+
+    /// What is to stand beside the blob that publishing this upload would lead to, or has led to, and the name
+    /// of the store that holds it; `None` where it cannot be published.
+    async fn sidecar(&self, fence: Fence) -> Result<Option<(Sidecar, String)>>;
 
     /// Takes a blob whose bytes are gone or not what was hashed out of service: no upload is taken for equal
     /// to it any more, and the next with the same digests heals what holds it.

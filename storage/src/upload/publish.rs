@@ -5,12 +5,19 @@ use tokio::time::Instant;
 use super::engine::{Inner, Stored};
 use super::gate::Turn;
 use super::stats::{Stage, count};
-use crate::blob::UploadId;
+use crate::blob::{BlobKey, UploadId};
 use crate::error::{Error, ErrorKind, Result, Retry, chain};
 use crate::metadata::uploads::{
     Completion, Gating, Keep, Published, Trash, UploadState as RowState,
 };
 use crate::store::{Intake, UploadSink};
+
+/// Where a sidecar stands.
+#[derive(Debug, PartialEq, Eq)]
+struct Described {
+    key: BlobKey,
+    store: String,
+}
 
 /// Tries of a step whose answer may have been lost; each finds out what the one before did.
 const TRIES: usize = 3;
@@ -84,6 +91,7 @@ impl Inner {
             // That took its time.
             self.condemn_lost_equals(stored, length).await?;
         }
+        let described = self.describe(stored).await?;
         let ledger = &self.options.ledger;
         let mut tries = 0;
         let published = loop {
@@ -103,11 +111,56 @@ impl Inner {
             }
         };
         count(&self.counters.uploads_finished, 1);
+        self.describe_where_it_is(stored, &published, described)
+            .await?;
         if published.blob.key != stored.key {
             // The tenant held an equal blob; ours is in the trash by now.
             self.remove_and_forget(stored).await;
         }
         Ok(published)
+    }
+
+    /// Writes beside the blob which name is about to lead to it, so that the name can be made again without the
+    /// rows. Returns the place: where another upload publishes or removes equal bytes at this moment, the rows
+    /// may come to lead elsewhere.
+    async fn describe(&self, stored: &Stored) -> Result<Option<Described>> {
+        let fence = stored.fence;
+        let Some((sidecar, store)) = self.options.ledger.sidecar(fence).await? else {
+            return Ok(None);
+        };
+        let Some(sidecars) = self.store(&store)?.sidecars.clone() else {
+            return Ok(None);
+        };
+        let (key, id, text) = (sidecar.blob.key, sidecar.upload, sidecar.to_text());
+        sidecars.put(&key, id, &text).await?;
+        Ok(Some(Described { key, store }))
+    }
+
+    /// The same once it is published, where what was written stands at another place than the blob.
+    async fn describe_where_it_is(
+        &self,
+        stored: &Stored,
+        published: &Published,
+        described: Option<Described>,
+    ) -> Result<()> {
+        let Some(before) = described else {
+            return Ok(());
+        };
+        // Nobody but this upload knows its own key until now.
+        if before.key == stored.key && published.blob.key == stored.key {
+            return Ok(());
+        }
+        let now = self.describe(stored).await?;
+        if now.as_ref() == Some(&before) {
+            return Ok(());
+        }
+        // Beside bytes that are gone nothing would ever remove it.
+        if let Ok(store) = self.store(&before.store)
+            && let Some(sidecars) = &store.sidecars
+        {
+            sidecars.remove(&before.key, stored.fence.id).await?;
+        }
+        Ok(())
     }
 
     /// Bytes that are whole must never be given up for equal ones that are gone: such a blob is taken out

@@ -186,12 +186,39 @@ impl Inner {
                 return Ok(aborted);
             };
             for (row, _in_progress) in page {
-                if matches!(row.state, RowState::Open | RowState::Completing) {
+                if self.was_published(&row).await {
+                    let upload = row.id;
+                    tracing::error!(
+                        %upload,
+                        "the rows are older than the store: this upload was published; see `boxgate fsck --adopt`"
+                    );
+                } else if matches!(row.state, RowState::Open | RowState::Completing) {
                     // Fenced: whoever went on with it meanwhile, in whatever process, keeps it.
                     aborted += u64::from(self.abort_row(row.id, row.epoch).await);
                 } else if let Err(e) = self.options.ledger.release(row.id).await {
                     tracing::warn!(upload = %row.id, error = chain(&e), "its blob stays held");
                 }
+            }
+        }
+    }
+
+    /// Whether what stands beside the bytes says that an open upload was published, which rows from before that do
+    /// not know: its bytes are a box's. Where the store does not tell, so it may be.
+    async fn was_published(&self, row: &UploadRow) -> bool {
+        if row.state != RowState::Open {
+            return false;
+        }
+        let Ok(store) = self.store(&row.store) else {
+            return false;
+        };
+        let Some(sidecars) = &store.sidecars else {
+            return false;
+        };
+        match sidecars.beside(&row.key).await {
+            Ok(beside) => beside.iter().any(|(id, _)| *id == row.id),
+            Err(e) => {
+                tracing::warn!(upload = %row.id, error = chain(&e), "it is given up later");
+                true
             }
         }
     }

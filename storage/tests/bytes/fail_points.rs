@@ -105,6 +105,7 @@ async fn an_upload_that_fails_at_any_step_is_whole_or_gone() {
         "ledger.equal_blob",
         "ledger.forget",
         "ledger.publish",
+        "ledger.sidecar",
         "sink.abort",
         "sink.commit",
         "sink.seal",
@@ -112,6 +113,7 @@ async fn an_upload_that_fails_at_any_step_is_whole_or_gone() {
         "store.begin",
         "store.delete",
         "store.free_space",
+        "store.put_sidecar",
         "store.stat",
     ];
     let called: Vec<_> = operations.keys().copied().collect();
@@ -308,6 +310,7 @@ async fn a_kept_upload_that_fails_at_any_step_can_be_finished() {
         "ledger.equal_blob",
         "ledger.part_values",
         "ledger.publish",
+        "ledger.sidecar",
         "ledger.take_over",
         "sink.commit",
         "sink.seal",
@@ -315,6 +318,7 @@ async fn a_kept_upload_that_fails_at_any_step_can_be_finished() {
         "store.begin",
         "store.free_space",
         "store.open",
+        "store.put_sidecar",
         "store.resume",
         "store.stat",
     ];

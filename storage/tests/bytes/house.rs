@@ -197,9 +197,16 @@ impl House {
     }
 
     pub(crate) fn stored_keys(&self) -> Vec<BlobKey> {
-        let mut keys: Vec<BlobKey> = walk(&self.home.path().join("blobs"));
+        let files = self.all_files().into_iter();
+        let blobs = files.filter(|name| !name.contains('.'));
+        let mut keys: Vec<BlobKey> = blobs.map(|name| name.parse().unwrap()).collect();
         keys.sort_unstable();
         keys
+    }
+
+    /// The names of all files of the store, sidecars among them.
+    pub(crate) fn all_files(&self) -> Vec<String> {
+        walk(&self.home.path().join("blobs"))
     }
 
     /// Publishes `bytes` under `acme/{box_name}/1.0/virtualbox/amd64`.
@@ -272,11 +279,11 @@ impl House {
     }
 }
 
-fn walk(blobs: &Path) -> Vec<BlobKey> {
+fn walk(blobs: &Path) -> Vec<String> {
     let shards = std::fs::read_dir(blobs).unwrap();
     let files = shards.flat_map(|shard| std::fs::read_dir(shard.unwrap().path()).unwrap());
     files
-        .map(|file| file.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
         .collect()
 }
 

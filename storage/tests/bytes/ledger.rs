@@ -13,6 +13,7 @@ use boxgate_storage::metadata::uploads::{
     Advance, Completion, Fence, GateAnswer, Gating, HeldPiece, NewUpload, Over, Piece, Published,
     Sender, Source, Target, Trash, UploadRow, UploadState,
 };
+use boxgate_storage::sidecar::Sidecar;
 use boxgate_storage::store::Receipts;
 
 /// A ledger that fails as its schedule has it.
@@ -107,6 +108,11 @@ impl Ledger for FaultyLedger {
     async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>> {
         let call = self.inner.equal_blob(fence);
         self.faults.around("ledger.equal_blob", call).await
+    }
+
+    async fn sidecar(&self, fence: Fence) -> Result<Option<(Sidecar, String)>> {
+        let call = self.inner.sidecar(fence);
+        self.faults.around("ledger.sidecar", call).await
     }
 
     async fn condemn(&self, key: &BlobKey) -> Result<()> {

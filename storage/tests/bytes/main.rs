@@ -6,6 +6,7 @@
     reason = "helpers of tests are tests, too: a failure is a panic"
 )]
 
+mod adopt;
 mod bench;
 mod cache;
 mod check;

@@ -68,7 +68,12 @@ impl Rig {
         assert!(self.bench.read_back_from(&self.store, &blob).await == bytes);
         let state = self.reference.state();
         let names: Vec<_> = state.objects.keys().cloned().collect();
+        let beside = format!("some/where/sidecars/{}/", blob.key);
+        let (sidecars, names): (Vec<_>, Vec<_>) = names
+            .into_iter()
+            .partition(|name| name.starts_with(&beside));
         assert_eq!(names, [format!("some/where/blobs/{}", blob.key)]);
+        assert_eq!(sidecars.len(), 1, "{sidecars:?}");
         assert!(state.uploads.is_empty(), "{:?}", state.uploads.keys());
         assert_eq!(self.pool.in_use_bytes(), 0);
     }
@@ -185,7 +190,7 @@ async fn a_small_upload_is_one_put() {
     send(&mut writer, b"small").await;
     writer.finish().await.unwrap();
     let calls = rig.reference.state().calls[before..].to_vec();
-    assert_eq!(calls, ["head", "put", "head", "head"]);
+    assert_eq!(calls, ["head", "put", "head", "head", "put_sidecar"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -282,8 +287,11 @@ async fn uploads_are_whole_in_bad_weather() {
     rig.engine.settled().await;
     rig.engine.sweep().await.unwrap();
     let state = rig.reference.state();
+    let objects = state.objects.keys();
+    let sidecars = objects.filter(|name| name.contains("/sidecars/")).count();
+    assert_eq!(sidecars, usize::from(UPLOADS));
     assert_eq!(
-        state.objects.len(),
+        state.objects.len() - sidecars,
         usize::from(UPLOADS),
         "{:?}",
         state.objects.keys()

@@ -11,6 +11,7 @@ use crate::catalog::OrganizationName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::catalog::remove::{self, Scope};
 use crate::metadata::sql::{At as _, Columns as _, containing};
+use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit};
 
 /// The columns of an organization, as [`organization_of`] reads them.
@@ -54,23 +55,7 @@ impl Metadata {
         let description = description.map(str::to_owned);
         self.write(OP, move |tx| {
             async move {
-                let id = tx.next_id("organizations").await?;
-                sqlx::query(
-                    "INSERT INTO organizations (id, name, folded, description, org_code,
-                         access_mode, default_role, suspended, created_ms, updated_ms)
-                     VALUES ($1, $2, $3, $4, $5, 'private', $6, 0, $7, $7)",
-                )
-                .bind(id)
-                .bind(name.as_str())
-                .bind(name.folded())
-                .bind(description)
-                .bind(format!("B{id:05}"))
-                .bind(OrganizationRole::Member.as_str())
-                .bind(tx.now.0)
-                .execute(&mut tx.connection)
-                .await
-                .at(OP, &name)?;
-                let id = OrganizationId(id);
+                let id = insert(tx, OP, &name, description).await?;
                 members::put(tx, OP, owner, id, OrganizationRole::Owner).await?;
                 existing(&mut tx.connection, OP, id).await
             }
@@ -208,6 +193,47 @@ impl Metadata {
         })
         .await
     }
+}
+
+/// The id of the organization of that name.
+pub(in crate::metadata) async fn find_by_name(
+    tx: &mut Tx,
+    op: &'static str,
+    name: &OrganizationName,
+) -> Result<Option<OrganizationId>> {
+    sqlx::query("SELECT id FROM organizations WHERE folded = $1")
+        .bind(name.folded())
+        .fetch_optional(&mut tx.connection)
+        .await
+        .at(op, name)?
+        .map(|row| row.int("id").map(OrganizationId))
+        .transpose()
+}
+
+/// Makes one that nobody belongs to yet.
+pub(in crate::metadata) async fn insert(
+    tx: &mut Tx,
+    op: &'static str,
+    name: &OrganizationName,
+    description: Option<String>,
+) -> Result<OrganizationId> {
+    let id = tx.next_id("organizations").await?;
+    sqlx::query(
+        "INSERT INTO organizations (id, name, folded, description, org_code,
+             access_mode, default_role, suspended, created_ms, updated_ms)
+         VALUES ($1, $2, $3, $4, $5, 'private', $6, 0, $7, $7)",
+    )
+    .bind(id)
+    .bind(name.as_str())
+    .bind(name.folded())
+    .bind(description)
+    .bind(format!("B{id:05}"))
+    .bind(OrganizationRole::Member.as_str())
+    .bind(tx.now.0)
+    .execute(&mut tx.connection)
+    .await
+    .at(op, name)?;
+    Ok(OrganizationId(id))
 }
 
 async fn find(

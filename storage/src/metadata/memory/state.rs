@@ -16,6 +16,7 @@ use crate::metadata::uploads::{
     Fence, Health, Keep, NewUpload, Piece, Published, Sender, Source, Target, Trash, UploadRow,
     UploadState, check_passed, check_source, fenced, too_many,
 };
+use crate::sidecar::Sidecar;
 use crate::store::Receipts;
 
 #[derive(Debug, Default)]
@@ -445,6 +446,30 @@ impl State {
         };
         let equal = self.equal_blob(row.organization, &wanted)?;
         Some((equal.key, self.blobs.get(&equal.key)?.store.clone()))
+    }
+
+    /// What is to stand beside the blob, and its store.
+    pub(super) fn sidecar(&self, fence: Fence, now: UnixMillis) -> Option<(Sidecar, String)> {
+        let row = &self.uploads.get(&fence.id)?.row;
+        let ended_well = matches!(row.state, UploadState::Completing | UploadState::Done);
+        if row.epoch != fence.epoch || !ended_well {
+            return None;
+        }
+        let organization = self.organizations.get(&row.organization)?.clone();
+        let (blake3, sha256) = row.digests?;
+        let own = BlobMeta {
+            key: row.key,
+            length: row.offset,
+            blake3,
+            sha256,
+        };
+        let blob = match &row.published {
+            Some(published) => published.blob,
+            None => self.equal_blob(row.organization, &own).unwrap_or(own),
+        };
+        let held = self.blobs.get(&blob.key);
+        let store = held.map_or(&row.store, |held| &held.store).clone();
+        Some((row.sidecar(blob, organization, now), store))
     }
 
     fn equal_blob(&self, tenant: OrganizationId, wanted: &BlobMeta) -> Option<BlobMeta> {

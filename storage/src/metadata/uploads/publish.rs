@@ -15,6 +15,7 @@ use crate::metadata::catalog::publish::{Names, ensure_parents, point};
 use crate::metadata::sql::{At as _, Columns as _, odd, signed};
 use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit, outbox};
+use crate::sidecar::Sidecar;
 
 pub(super) const OP: &str = "upload.publish";
 pub(super) const RELEASE: &str = "upload.release";
@@ -193,6 +194,53 @@ pub(super) async fn equal(metadata: &Metadata, fence: Fence) -> Result<Option<(B
     equal
         .map(|row| Ok((row.key("x_key")?, row.text("store")?)))
         .transpose()
+}
+
+/// What is to stand beside the blob, and its store.
+pub(super) async fn sidecar(
+    metadata: &Metadata,
+    fence: Fence,
+) -> Result<Option<(Sidecar, String)>> {
+    const OP: &str = "upload.sidecar";
+    let mut reader = metadata.reader(OP).await?;
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        upload_columns!(),
+        " FROM uploads WHERE id = $1 AND epoch = $2 AND state IN ('completing', 'done')"
+    ))
+    .bind(fence.id.as_bytes().to_vec())
+    .bind(fence.epoch)
+    .fetch_optional(&mut *reader)
+    .await
+    .at(OP, fence.id)?;
+    let Some(row) = row else { return Ok(None) };
+    let upload = upload_of(&row)?;
+    let organization = sqlx::query("SELECT name FROM organizations WHERE id = $1")
+        .bind(upload.organization.0)
+        .fetch_optional(&mut *reader)
+        .await
+        .at(OP, fence.id)?;
+    let Some(organization) = organization else {
+        return Ok(None);
+    };
+    let held = match &upload.published {
+        Some(published) => sqlx::query("SELECT key AS x_key, store FROM blobs WHERE key = $1")
+            .bind(published.blob.key.as_bytes().to_vec())
+            .fetch_optional(&mut *reader)
+            .await
+            .at(OP, fence.id)?,
+        None => equal_row(&mut reader, &upload).await?,
+    };
+    let (key, store) = match held {
+        Some(row) => (row.key("x_key")?, row.text("store")?),
+        None => (upload.key, upload.store.clone()),
+    };
+    let blob = BlobMeta {
+        key,
+        ..whole(&upload)?
+    };
+    let sidecar = upload.sidecar(blob, organization.text("name")?, metadata.now());
+    Ok(Some((sidecar, store)))
 }
 
 /// An equal blob that the same organization holds already; one that is being deleted or is damaged is

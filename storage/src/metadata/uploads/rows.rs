@@ -20,6 +20,7 @@ use crate::metadata::catalog::publish::Names;
 use crate::metadata::sql::{At as _, Columns as _, odd, signed};
 use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit};
+use crate::sidecar::Sidecar;
 use crate::store::{Receipt, Receipts};
 
 macro_rules! upload_columns {
@@ -591,6 +592,10 @@ impl Ledger for Metadata {
         publish::equal(self, fence).await
     }
 
+    async fn sidecar(&self, fence: Fence) -> Result<Option<(Sidecar, String)>> {
+        publish::sidecar(self, fence).await
+    }
+
     async fn condemn(&self, key: &BlobKey) -> Result<()> {
         self.quarantine_blob(key).await
     }
@@ -652,6 +657,29 @@ async fn end_one(
     trash::forget_pieces(tx, op, id).await?;
     joins::release(tx, op, id).await?;
     Ok(true)
+}
+
+/// An open upload whose bytes turned out to be a published blob's ends without them.
+pub(in crate::metadata) async fn let_go(
+    tx: &mut Tx,
+    op: &'static str,
+    key: &BlobKey,
+) -> Result<()> {
+    let row = sqlx::query(
+        "UPDATE uploads SET state = 'aborted', epoch = epoch + 1, hash_states = NULL, updated_ms = $2
+         WHERE key = $1 AND state = 'open' RETURNING id",
+    )
+    .bind(key.as_bytes().to_vec())
+    .bind(tx.now.0)
+    .fetch_optional(&mut tx.connection)
+    .await
+    .at(op, key)?;
+    let Some(row) = row else { return Ok(()) };
+    let id = row.upload_id("id")?;
+    trash::add_tail(tx, op, id, None).await?;
+    trash::forget_parts(tx, op, id).await?;
+    trash::forget_pieces(tx, op, id).await?;
+    joins::release(tx, op, id).await
 }
 
 pub(super) use upload_columns;

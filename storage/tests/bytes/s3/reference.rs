@@ -293,7 +293,19 @@ impl Call {
         }
     }
 
+    /// What stands beside blobs has calls of its own.
     fn name(&self) -> &'static str {
+        let prefix = self.query.get("prefix").unwrap_or(&self.key);
+        match self.verb() {
+            verb if !prefix.contains("/sidecars/") => verb,
+            "put" => "put_sidecar",
+            "delete" => "delete_sidecar",
+            "list" => "list_sidecars",
+            _ => "get_sidecar",
+        }
+    }
+
+    fn verb(&self) -> &'static str {
         let has = |name| self.query.contains_key(name);
         match self.method {
             Method::PUT if has("uploadId") => "part",
@@ -312,10 +324,10 @@ impl Call {
     }
 
     fn run(self, state: &mut State) -> Answer {
-        if matches!(self.name(), "put" | "part") && !self.checksums_fit() {
+        if matches!(self.verb(), "put" | "part") && !self.checksums_fit() {
             return error(400, "BadDigest");
         }
-        match self.name() {
+        match self.verb() {
             "put" => self.put(state),
             "create" => {
                 let id = state.fresh("upload");
@@ -460,7 +472,8 @@ impl Call {
     }
 
     fn list(&self, state: &State) -> Answer {
-        let limit: usize = self.query["max-keys"].parse().unwrap();
+        let limit = self.query.get("max-keys");
+        let limit: usize = limit.map_or(1000, |limit| limit.parse().unwrap());
         let after = self.query.get("start-after").cloned().unwrap_or_default();
         let prefix = &self.query["prefix"];
         let keys = state.objects.keys();

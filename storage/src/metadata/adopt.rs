@@ -1,0 +1,222 @@
+//! Names made again out of what stands beside the bytes, where rows were lost or are older than the store.
+//!
+//! Rows that know a name, or what became of it, are never overruled: an upload that ended has its row for a while, and
+//! a file tells since when it is what it is.
+
+use futures_util::FutureExt as _;
+
+use super::accounts::{AccountId, OrganizationId, organizations};
+use super::catalog::blobs::{self, blocks};
+use super::catalog::publish::{Names, ensure_parents, point};
+use super::sql::{At as _, Columns as _, odd, signed};
+use super::uploads::let_go;
+use super::writer::Tx;
+use super::{Metadata, audit};
+use crate::blob::{BlobKey, BlobMeta};
+use crate::catalog::OrganizationName;
+use crate::clock::UnixMillis;
+use crate::error::Result;
+use crate::sidecar::Sidecar;
+
+const OP: &str = "blob.adopt";
+/// Who did it, in the audit.
+const ACTOR: &str = "fsck";
+/// Who owns a box that is made of a sidecar: nobody.
+const NOBODY: AccountId = AccountId(0);
+
+/// Bytes in a store, and what stands beside them.
+#[derive(Debug, Clone)]
+pub(crate) struct Foundling {
+    pub(crate) blob: BlobMeta,
+    /// Name of the store.
+    pub(crate) store: String,
+    /// Its subtree values, where the bytes were read since no row has them.
+    pub(crate) values: Option<Vec<[u8; 32]>>,
+    /// Oldest first.
+    pub(crate) sidecars: Vec<Sidecar>,
+    /// Rows of uploads that ended later than that are there still.
+    pub(crate) known_since: UnixMillis,
+}
+
+impl Metadata {
+    /// Points the names of the sidecars at the blob, makes its row where there is none, and ends an upload that is
+    /// still open in the rows. A name that was published later, or that the rows know as published and gone, stays
+    /// as it is; a blob that no name takes gets no row. Returns the names that were made.
+    pub(crate) async fn adopt(&self, found: Foundling) -> Result<Vec<String>> {
+        self.write(OP, move |tx| adopt(tx, found).boxed()).await
+    }
+}
+
+async fn adopt(tx: &mut Tx, found: Foundling) -> Result<Vec<String>> {
+    let Foundling {
+        blob,
+        store,
+        values,
+        sidecars,
+        known_since,
+    } = found;
+    let mut tenant = match &values {
+        Some(_) if is_claimed(tx, &blob.key).await? => return Ok(Vec::new()),
+        Some(_) => None,
+        None => match tenant_of(tx, &blob, &store).await? {
+            Some(tenant) => Some(tenant),
+            None => return Ok(Vec::new()),
+        },
+    };
+    let has_row = values.is_none();
+    let mut rowless = values;
+    let mut made = Vec::new();
+    for sidecar in sidecars {
+        let Some(target) = &sidecar.target else {
+            continue;
+        };
+        // What no door takes today is no name.
+        let (Ok(names), Ok(organization)) = (
+            Names::parse(OP, target),
+            sidecar.organization.parse::<OrganizationName>(),
+        ) else {
+            continue;
+        };
+        if has_row && is_known(tx, &sidecar, known_since).await? {
+            continue;
+        }
+        let id = organizations::find_by_name(tx, OP, &organization).await?;
+        // Equal bytes of two organizations are two blobs.
+        if tenant.is_some() && tenant != id {
+            continue;
+        }
+        if let Some(id) = id
+            && is_newer(tx, id, &names, &sidecar).await?
+        {
+            continue;
+        }
+        let id = match id {
+            Some(id) => id,
+            None => organizations::insert(tx, OP, &organization, None).await?,
+        };
+        tenant = Some(id);
+        if let Some(values) = rowless.take() {
+            let_go(tx, OP, &blob.key).await?;
+            insert(tx, &blob, &store, id, sidecar.published, &values).await?;
+        }
+        let architecture = ensure_parents(tx, OP, id, NOBODY, &names, false).await?;
+        let declared = target.declared.clone();
+        let pointed = point(tx, OP, architecture, &blob.key, declared).await?;
+        sqlx::query("UPDATE files SET updated_ms = $2 WHERE id = $1")
+            .bind(pointed.file.0)
+            .bind(sidecar.published.0)
+            .execute(&mut tx.connection)
+            .await
+            .at(OP, blob.key)?;
+        blobs::label(tx, OP, &blob.key, &sidecar.labels).await?;
+        let path = pointed.place.path();
+        audit::record(tx, ACTOR, OP, &path).await?;
+        made.push(path);
+    }
+    Ok(made)
+}
+
+/// Whether some row says what these bytes are, or that they are to go.
+async fn is_claimed(tx: &mut Tx, key: &BlobKey) -> Result<bool> {
+    sqlx::query(
+        "SELECT key FROM blobs WHERE key = $1 UNION ALL SELECT key FROM trash WHERE key = $1
+         UNION ALL SELECT key FROM uploads WHERE key = $1 AND state = 'completing'",
+    )
+    .bind(key.as_bytes().to_vec())
+    .fetch_optional(&mut tx.connection)
+    .await
+    .at(OP, key)
+    .map(|row| row.is_some())
+}
+
+/// Whose blob it is, if its row agrees with its sidecars and it can be named.
+async fn tenant_of(tx: &mut Tx, blob: &BlobMeta, store: &str) -> Result<Option<OrganizationId>> {
+    sqlx::query(
+        "SELECT tenant FROM blobs WHERE key = $1 AND store = $2 AND length = $3 AND blake3 = $4
+             AND sha256 = $5 AND state IN ('live', 'doomed')",
+    )
+    .bind(blob.key.as_bytes().to_vec())
+    .bind(store)
+    .bind(signed(OP, blob.length)?)
+    .bind(blob.blake3.0.to_vec())
+    .bind(blob.sha256.0.to_vec())
+    .fetch_optional(&mut tx.connection)
+    .await
+    .at(OP, blob.key)?
+    .map(|row| row.int("tenant").map(OrganizationId))
+    .transpose()
+}
+
+/// Whether the rows know that upload as one that ended: what became of its name since is in them, too. Rows of uploads
+/// that ended long ago are forgotten.
+async fn is_known(tx: &mut Tx, sidecar: &Sidecar, known_since: UnixMillis) -> Result<bool> {
+    let row = sqlx::query("SELECT state FROM uploads WHERE id = $1")
+        .bind(sidecar.upload.as_bytes().to_vec())
+        .fetch_optional(&mut tx.connection)
+        .await
+        .at(OP, sidecar.upload)?;
+    match row {
+        Some(row) => Ok(row.text("state")? != "open"),
+        None => Ok(sidecar.published <= known_since),
+    }
+}
+
+/// Whether the name leads to this blob already, or to what was published later.
+async fn is_newer(
+    tx: &mut Tx,
+    organization: OrganizationId,
+    names: &Names,
+    sidecar: &Sidecar,
+) -> Result<bool> {
+    let row = sqlx::query(
+        "SELECT f.blob AS blob, f.updated_ms AS updated_ms FROM files f
+             JOIN architectures a ON a.id = f.architecture JOIN providers p ON p.id = a.provider
+             JOIN versions v ON v.id = p.version JOIN boxes b ON b.id = v.box
+         WHERE b.organization = $1 AND b.folded = $2 AND v.folded = $3 AND p.folded = $4
+             AND a.folded = $5",
+    )
+    .bind(organization.0)
+    .bind(names.box_name.folded())
+    .bind(names.version.folded())
+    .bind(names.provider.folded())
+    .bind(names.architecture.folded())
+    .fetch_optional(&mut tx.connection)
+    .await
+    .at(OP, sidecar.upload)?;
+    let Some(row) = row else { return Ok(false) };
+    Ok(row.key("blob")? == sidecar.blob.key || row.time("updated_ms")? >= sidecar.published)
+}
+
+async fn insert(
+    tx: &mut Tx,
+    blob: &BlobMeta,
+    store: &str,
+    tenant: OrganizationId,
+    published: UnixMillis,
+    values: &[[u8; 32]],
+) -> Result<()> {
+    if values.len() as u64 != blocks(blob.length) {
+        return Err(odd("cvs"));
+    }
+    sqlx::query(
+        "INSERT INTO blobs (key, tenant, store, length, blake3, sha256, state, refs, created_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, 'live', 0, $7)",
+    )
+    .bind(blob.key.as_bytes().to_vec())
+    .bind(tenant.0)
+    .bind(store)
+    .bind(signed(OP, blob.length)?)
+    .bind(blob.blake3.0.to_vec())
+    .bind(blob.sha256.0.to_vec())
+    .bind(published.0)
+    .execute(&mut tx.connection)
+    .await
+    .at(OP, blob.key)?;
+    sqlx::query("INSERT INTO blob_trees (blob, cvs) VALUES ($1, $2)")
+        .bind(blob.key.as_bytes().to_vec())
+        .bind(values.concat())
+        .execute(&mut tx.connection)
+        .await
+        .at(OP, blob.key)
+        .map(drop)
+}
