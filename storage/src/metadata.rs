@@ -25,6 +25,7 @@ pub mod tokens;
 pub mod transfer;
 pub mod upkeep;
 pub mod uploads;
+pub mod webhooks;
 mod writer;
 
 use std::fmt;

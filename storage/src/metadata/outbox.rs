@@ -173,12 +173,8 @@ pub(super) struct Draft {
 impl Draft {
     /// What is recorded when it happens at `now`: an id, and the data as JSON.
     pub(super) fn seal(mut self, actor: &str, now: UnixMillis) -> Result<(String, String)> {
-        let stamp = jiff::Timestamp::from_millisecond(now.0).map_err(|e| {
-            Error::new(ErrorKind::Internal, "outbox.append", &*self.name).with_source(e)
-        })?;
-        let stamp = stamp.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
         self.data
-            .insert("occurred_at".to_owned(), Value::String(stamp));
+            .insert("occurred_at".to_owned(), Value::String(stamp(now)));
         self.data.insert("actor".to_owned(), actor_of(actor));
         let mut bits = [0; 16];
         getrandom::fill(&mut bits).map_err(|e| {
@@ -186,6 +182,13 @@ impl Draft {
         })?;
         Ok((hex::encode(bits), Value::Object(self.data).to_string()))
     }
+}
+
+/// RFC 3339, to the millisecond.
+fn stamp(at: UnixMillis) -> String {
+    // What lies outside of its calendar is no time of ours.
+    let at = jiff::Timestamp::from_millisecond(at.0).unwrap_or_default();
+    at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }
 
 fn actor_of(actor: &str) -> Value {
@@ -345,6 +348,34 @@ pub(super) fn box_updated(place: &Place, renamed: Option<&Place>, changed: &[&st
         tags.extend(more);
     }
     draft
+}
+
+/// A version is listed to Vagrant from now on, or no more.
+pub(super) fn box_listed(place: &Place, listed: bool) -> Draft {
+    let name = if listed {
+        "box.released"
+    } else {
+        "box.revoked"
+    };
+    draft(name, place, json!({}), None, None)
+}
+
+/// An upload that is whole is kept out of sight. Which of several plugins said so is not told by what they say together.
+pub(super) fn box_quarantined(place: &Place, reason: &str) -> Draft {
+    let what = json!({"reason": reason, "plugin": null});
+    draft("box.quarantined", place, what, None, None)
+}
+
+/// An endpoint is told nothing any more, as it did not answer; `since` it fails.
+pub(super) fn webhook_disabled(id: &str, url: &str, reason: &str, since: UnixMillis) -> Draft {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = host.split(['/', '?']).next().unwrap_or_default();
+    Draft {
+        name: "webhook.disabled".into(),
+        data: members(json!({
+            "endpoint_id": id, "url_host": host, "reason": reason, "failing_since": stamp(since),
+        })),
+    }
 }
 
 /// An account was made.

@@ -10,7 +10,7 @@ use super::sql::At as _;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Number, name and text; a text that was released never changes (its checksum is compared).
-const MIGRATIONS: [(i64, &str, &str); 11] = [
+const MIGRATIONS: [(i64, &str, &str); 12] = [
     (1, "house", include_str!("migrations/0001_house.sql")),
     (2, "pieces", include_str!("migrations/0002_pieces.sql")),
     (3, "joins", include_str!("migrations/0003_joins.sql")),
@@ -22,6 +22,7 @@ const MIGRATIONS: [(i64, &str, &str); 11] = [
     (9, "gate", include_str!("migrations/0009_gate.sql")),
     (10, "plugins", include_str!("migrations/0010_plugins.sql")),
     (11, "inbound", include_str!("migrations/0011_inbound.sql")),
+    (12, "webhooks", include_str!("migrations/0012_webhooks.sql")),
 ];
 
 /// Brings the schema up to date, in one transaction: of two processes that start at once, the second

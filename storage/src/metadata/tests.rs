@@ -5,6 +5,7 @@ mod inbound;
 mod outbox;
 mod tokens;
 mod uploads;
+mod webhooks;
 
 use std::path::Path;
 use std::sync::Mutex;

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 const OP: &str = "metadata.transfer";
 
 /// All tables, those first that others refer to.
-const TABLES: [&str; 27] = [
+const TABLES: [&str; 32] = [
     "counters",
     "users",
     "organizations",
@@ -47,6 +47,11 @@ const TABLES: [&str; 27] = [
     "plugins",
     "plugin_bundles",
     "inbound",
+    "webhooks",
+    "webhook_bodies",
+    "webhook_deliveries",
+    "webhook_attempts",
+    "webhook_replies",
 ];
 
 /// Rows that one statement inserts: what is sent at once stays small, trees of large blobs included.

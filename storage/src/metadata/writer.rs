@@ -44,15 +44,23 @@ impl Tx {
 
     /// The next integer id (or sequence number) of `table`.
     pub(super) async fn next_id(&mut self, table: &'static str) -> Result<i64> {
-        sqlx::query(
-            "INSERT INTO counters (name, value) VALUES ($1, 1)
-             ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 RETURNING value",
+        self.next_ids(table, 1).await
+    }
+
+    /// The first of the next `count` ids of `table`, which follow each other.
+    pub(super) async fn next_ids(&mut self, table: &'static str, count: usize) -> Result<i64> {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let last = sqlx::query(
+            "INSERT INTO counters (name, value) VALUES ($1, $2)
+             ON CONFLICT (name) DO UPDATE SET value = counters.value + EXCLUDED.value RETURNING value",
         )
         .bind(table)
+        .bind(count)
         .fetch_one(&mut self.connection)
         .await
         .at("metadata.next_id", table)?
-        .int("value")
+        .int("value")?;
+        Ok(last - count + 1)
     }
 }
 
@@ -203,6 +211,8 @@ where
 
     fn changes(&self) -> Change {
         match self.op {
+            // Nor does one to whom events are told.
+            op if op.starts_with("webhook.") => Change::Nothing,
             // What uploads and upkeep do all the time, to rows that no name leads to.
             "upload.advance" | "upload.hold_piece" | "upload.create" | "upload.take_over"
             | "upload.set_length" | "upload.complete" | "upload.abort" | "upload.purge"

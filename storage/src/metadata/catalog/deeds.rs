@@ -6,12 +6,15 @@ use super::blobs::label;
 use super::columns::Level;
 use super::{ArchitectureId, BoxId, VersionId, VersionStatus};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::outbox::Place;
 use crate::metadata::sql::{At as _, Columns as _};
 use crate::metadata::uploads::Labels;
+use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit, outbox};
 
 impl Metadata {
-    /// Lists a version to Vagrant, or no more; false when it was so already. Emits `box.updated`.
+    /// Lists a version to Vagrant, or no more; false when it was so already. Emits `box.released` or `box.revoked`, and
+    /// `box.updated`.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`].
@@ -40,6 +43,7 @@ impl Metadata {
                 if changed.rows_affected() == 0 {
                     return Ok(false);
                 }
+                tell_status(tx, &place, status, &actor).await?;
                 let event = outbox::box_updated(&place, None, &["versions"]);
                 outbox::append(tx, event, &actor).await?;
                 audit::record(tx, &actor, OP, &place.path()).await?;
@@ -111,4 +115,19 @@ impl Metadata {
         })
         .await
     }
+}
+
+/// Emits `box.released` or `box.revoked`.
+pub(super) async fn tell_status(
+    tx: &mut Tx,
+    place: &Place,
+    status: VersionStatus,
+    actor: &str,
+) -> Result<()> {
+    let listed = match status {
+        VersionStatus::Active => true,
+        VersionStatus::Revoked => false,
+        VersionStatus::Unreleased => return Ok(()),
+    };
+    outbox::append(tx, outbox::box_listed(place, listed), actor).await
 }

@@ -4,6 +4,7 @@ use futures_util::FutureExt as _;
 use sqlx::AnyConnection;
 
 use super::columns::{Level, version_columns, version_of};
+use super::deeds::tell_status;
 use super::{BoxId, VersionFields, VersionId, VersionRow, VersionStatus};
 use crate::catalog::VersionName;
 use crate::error::{Error, ErrorKind, Result};
@@ -80,6 +81,9 @@ impl Metadata {
                 let place = Level::Version(id)
                     .existing_place(&mut tx.connection, OP)
                     .await?;
+                if let Some(status) = status.filter(|status| *status != before.status) {
+                    tell_status(tx, &place, status, &actor).await?;
+                }
                 let event = outbox::box_updated(&place, None, &["versions"]);
                 outbox::append(tx, event, &actor).await?;
                 audit::record(tx, &actor, OP, &place.path()).await?;

@@ -5,13 +5,14 @@ use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 
 use super::rows::{end, fenced, upload_columns, upload_of};
-use super::{Fence, GateAnswer, GateState, Gating, Labels, UploadRow, UploadState};
+use super::{Fence, GateAnswer, GateState, Gating, Labels, Target, UploadRow, UploadState};
 use crate::blob::UploadId;
 use crate::clock::UnixMillis;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::outbox::Place;
 use crate::metadata::sql::{At as _, Columns as _, odd};
 use crate::metadata::writer::Tx;
-use crate::metadata::{Metadata, audit};
+use crate::metadata::{Metadata, audit, outbox};
 
 pub(super) const ASK: &str = "upload.ask_gate";
 pub(super) const ANSWER: &str = "upload.answer_gate";
@@ -114,7 +115,7 @@ pub(super) async fn answer(
     answer: GateAnswer,
 ) -> Result<bool> {
     let row = super::rows::row_in(tx, ANSWER, fence.id).await?;
-    let tries = row.gate.map_or(0, |gating| gating.tries);
+    let tries = row.gate.as_ref().map_or(0, |gating| gating.tries);
     let Gating {
         state,
         why,
@@ -124,6 +125,7 @@ pub(super) async fn answer(
         labels,
         due,
     } = Gating::answered(tries, answer);
+    let quarantined = (state == GateState::Quarantined).then(|| why.clone());
     let said = Said {
         why,
         is_verdict,
@@ -165,7 +167,28 @@ pub(super) async fn answer(
             Err(fenced(ANSWER, fence.id))
         };
     }
+    if let (Some(why), Some(target)) = (quarantined, &row.target) {
+        tell_quarantined(tx, &row, target, &why).await?;
+    }
     Ok(true)
+}
+
+/// Emits `box.quarantined`.
+async fn tell_quarantined(tx: &mut Tx, row: &UploadRow, target: &Target, why: &str) -> Result<()> {
+    let organization = sqlx::query("SELECT name FROM organizations WHERE id = $1")
+        .bind(row.organization.0)
+        .fetch_one(&mut tx.connection)
+        .await
+        .at(ANSWER, row.organization.0)?
+        .text("name")?;
+    let place = Place {
+        organization,
+        box_name: target.box_name.clone(),
+        version: Some(target.version.clone()),
+        provider: Some(target.provider.clone()),
+        architecture: Some(target.architecture.clone()),
+    };
+    outbox::append(tx, outbox::box_quarantined(&place, why), &target.actor).await
 }
 
 /// Lets a held or quarantined upload through, whatever was said; false for any other.

@@ -1,0 +1,382 @@
+//! Sending, as rows see it: one node at a time sends for an endpoint, under a claim that runs out by itself; what is due
+//! is read without a change, and what came of it is written for many at once.
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use sqlx::any::AnyRow;
+
+use super::{Endpoint, Health, endpoint_columns, endpoint_of, few, find, give_up, hurry};
+use crate::clock::UnixMillis;
+use crate::error::Result;
+use crate::metadata::Metadata;
+use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::writer::Tx;
+
+/// What must not overtake what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Nothing matters.
+    None,
+    /// What has the same subject stays in order.
+    Subject,
+    /// Everything stays in order.
+    All,
+}
+
+/// What is to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// Its number.
+    pub seq: i64,
+    /// Id of the message.
+    pub message: String,
+    /// Name of the event.
+    pub event: String,
+    /// Its number at the endpoint.
+    pub sequence: i64,
+    /// What is sent; `None` when it is forgotten.
+    pub body: Option<String>,
+    /// More header fields, as JSON.
+    pub headers: Option<String>,
+    /// From when on it is to be sent.
+    pub due: UnixMillis,
+    /// How often it was, along its schedule.
+    pub tries: u32,
+    /// How often it was at all.
+    pub attempts: u32,
+    /// When it was kept.
+    pub created: UnixMillis,
+}
+
+/// What became of a delivery by an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was taken.
+    Delivered,
+    /// It waits until then, having been tried so often along its schedule.
+    Again(UnixMillis, u32),
+    /// Its schedule has ended.
+    Failed,
+}
+
+/// One attempt that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// Number of the delivery.
+    pub seq: i64,
+    /// Which attempt of it, from 1 on.
+    pub number: u32,
+    /// When it began.
+    pub begun: UnixMillis,
+    /// How long it took.
+    pub duration_ms: i64,
+    /// Status of the answer.
+    pub status: Option<u16>,
+    /// A word: `ok`, or how it failed.
+    pub result: &'static str,
+    /// How it failed, for people.
+    pub error: Option<String>,
+    /// How the answer began, where that is kept.
+    pub response: Option<String>,
+    /// What became of the delivery.
+    pub outcome: Outcome,
+}
+
+impl Metadata {
+    /// Endpoints for which something waits and for which `owner` sends: those that were its own, and those that are
+    /// nobody's, for `lease` from now on. A claim that has `fresh` left is not renewed.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn claim_webhooks(
+        &self,
+        owner: &str,
+        (lease, fresh): (Duration, Duration),
+    ) -> Result<Vec<Endpoint>> {
+        const OP: &str = "webhook.claim";
+        // Looked at first: where nothing waits, nothing is written.
+        let now = self.now();
+        let mut reader = self.reader(OP).await?;
+        let found = sqlx::query(concat!(
+            "SELECT ",
+            endpoint_columns!(),
+            " FROM webhooks WHERE enabled = 1 AND queued > 0 AND (owner = $1 OR lease_ms <= $2) ORDER BY seq"
+        ))
+        .bind(owner)
+        .bind(now.0)
+        .fetch_all(&mut *reader)
+        .await
+        .at(OP, "webhooks")?;
+        drop(reader);
+        let found: Vec<Endpoint> = found.iter().map(endpoint_of).collect::<Result<_>>()?;
+        if found.iter().all(|e| e.lease > now.plus(fresh)) {
+            return Ok(found);
+        }
+        let owner = owner.to_owned();
+        self.write(OP, move |tx| {
+            async move {
+                sqlx::query(concat!(
+                    "UPDATE webhooks SET owner = $1, lease_ms = $3
+                     WHERE enabled = 1 AND queued > 0 AND (owner = $1 OR lease_ms <= $2) RETURNING ",
+                    endpoint_columns!()
+                ))
+                .bind(owner)
+                .bind(tx.now.0)
+                .bind(tx.now.plus(lease).0)
+                .fetch_all(&mut tx.connection)
+                .await
+                .at(OP, "webhooks")?
+                .iter()
+                .map(endpoint_of)
+                .collect()
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Gives back all endpoints for which `owner` sends, or, where this process is the only one on its rows, for which
+    /// anybody did before it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn release_webhooks(&self, owner: &str) -> Result<()> {
+        const OP: &str = "webhook.release";
+        let (owner, alone) = (owner.to_owned(), i64::from(self.inner.alone));
+        self.write(OP, move |tx| {
+            async move {
+                sqlx::query(
+                    "UPDATE webhooks SET owner = NULL, lease_ms = 0 WHERE owner = $1 OR $2 = 1",
+                )
+                .bind(owner)
+                .bind(alone)
+                .execute(&mut tx.connection)
+                .await
+                .at(OP, "webhooks")
+                .map(drop)
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Up to `limit` deliveries for an endpoint that are due by `until`, none before what it must not overtake.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn due_deliveries(
+        &self,
+        endpoint: &str,
+        order: Order,
+        until: UnixMillis,
+        limit: usize,
+    ) -> Result<Vec<Due>> {
+        const OP: &str = "webhook.due";
+        macro_rules! due {
+            ($which:literal) => {
+                concat!(
+                    "SELECT d.seq, d.message, d.event, d.sequence, d.headers, d.due_ms, d.tries, d.attempts,
+                         d.created_ms, b.body AS text
+                     FROM webhook_deliveries d LEFT JOIN webhook_bodies b ON b.seq = d.body
+                     WHERE d.endpoint = $1 AND d.state = 'queued' AND d.due_ms <= $2",
+                    $which,
+                    " LIMIT $3"
+                )
+            };
+        }
+        let query = match order {
+            Order::None => due!(" ORDER BY d.due_ms, d.seq"),
+            Order::Subject => due!(
+                " AND d.seq IN (SELECT MIN(seq) FROM webhook_deliveries
+                      WHERE endpoint = $1 AND state IN ('queued', 'blocked') GROUP BY subject)
+                  ORDER BY d.seq"
+            ),
+            Order::All => due!(
+                " AND d.seq = (SELECT MIN(seq) FROM webhook_deliveries
+                      WHERE endpoint = $1 AND state IN ('queued', 'blocked'))
+                  ORDER BY d.seq"
+            ),
+        };
+        let mut reader = self.reader(OP).await?;
+        sqlx::query(query)
+            .bind(endpoint)
+            .bind(until.0)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&mut *reader)
+            .await
+            .at(OP, endpoint)?
+            .iter()
+            .map(due_of)
+            .collect()
+    }
+
+    /// Writes what came of attempts for one endpoint, and how it answers, if `owner` still sends for it and nobody
+    /// changed it meanwhile; what was taken is noted in any case. `lively` makes all that waits due; `reason` disables it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn settle_deliveries(
+        &self,
+        owner: &str,
+        endpoint: &Endpoint,
+        settled: Vec<Settled>,
+        (lively, reason): (bool, Option<String>),
+    ) -> Result<()> {
+        const OP: &str = "webhook.settle";
+        let (owner, endpoint) = (owner.to_owned(), endpoint.clone());
+        self.write(OP, move |tx| {
+            async move {
+                let id = endpoint.id.as_str();
+                let mut seq = tx
+                    .next_ids("webhook_attempts", settled.len().max(1))
+                    .await?;
+                let mut ended = 0;
+                for one in settled {
+                    ended += settle(tx, seq, one).await?;
+                    seq += 1;
+                }
+                sqlx::query("UPDATE webhooks SET queued = queued - $2 WHERE id = $1")
+                    .bind(id)
+                    .bind(ended)
+                    .execute(&mut tx.connection)
+                    .await
+                    .at(OP, id)?;
+                if !keep_health(tx, &owner, &endpoint).await? {
+                    return Ok(());
+                }
+                if lively {
+                    hurry(tx, OP, id).await?;
+                }
+                if let Some(reason) = reason {
+                    give_up(tx, &endpoint, &reason).await?;
+                }
+                Ok(())
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Since when the oldest of what waits for an endpoint does.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn oldest_waiting(&self, endpoint: &str) -> Result<Option<UnixMillis>> {
+        const OP: &str = "webhook.oldest";
+        let mut reader = self.reader(OP).await?;
+        sqlx::query(
+            "SELECT created_ms FROM webhook_deliveries WHERE endpoint = $1 AND state IN ('queued', 'blocked')
+             ORDER BY seq LIMIT 1",
+        )
+        .bind(endpoint)
+        .fetch_optional(&mut *reader)
+        .await
+        .at(OP, endpoint)?
+        .map(|row| row.time("created_ms"))
+        .transpose()
+    }
+}
+
+/// One attempt into the log, and its delivery to where that leads; how many wait less now.
+async fn settle(tx: &mut Tx, seq: i64, one: Settled) -> Result<i64> {
+    const OP: &str = "webhook.settle";
+    note(tx, seq, &one).await?;
+    let (state, due, tries, ended) = match one.outcome {
+        Outcome::Delivered => ("delivered", None, None, Some(tx.now.0)),
+        Outcome::Again(due, tries) => ("queued", Some(due.0), Some(i64::from(tries)), None),
+        Outcome::Failed => ("failed", None, None, Some(tx.now.0)),
+    };
+    let changed = sqlx::query(
+        "UPDATE webhook_deliveries SET state = $2, due_ms = COALESCE($3, due_ms), tries = COALESCE($4, tries + 1),
+             attempts = $5, reason = $6, ended_ms = $7
+         WHERE seq = $1 AND state = 'queued'",
+    )
+    .bind(one.seq)
+    .bind(state)
+    .bind(due)
+    .bind(tries)
+    .bind(i64::from(one.number))
+    .bind(one.error)
+    .bind(ended)
+    .execute(&mut tx.connection)
+    .await
+    .at(OP, one.seq)?;
+    Ok(if ended.is_some() {
+        i64::try_from(changed.rows_affected()).unwrap_or_default()
+    } else {
+        0
+    })
+}
+
+/// One attempt into the log.
+pub(super) async fn note(tx: &mut Tx, seq: i64, one: &Settled) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO webhook_attempts (seq, delivery, number, begun_ms, duration_ms, status, result, error, response)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(seq)
+    .bind(one.seq)
+    .bind(i64::from(one.number))
+    .bind(one.begun.0)
+    .bind(one.duration_ms)
+    .bind(one.status.map(i64::from))
+    .bind(one.result)
+    .bind(one.error.as_deref())
+    .bind(one.response.as_deref())
+    .execute(&mut tx.connection)
+    .await
+    .at("webhook.note", one.seq)
+    .map(drop)
+}
+
+/// Writes how an endpoint answers; false when that is another's to say by now.
+async fn keep_health(tx: &mut Tx, owner: &str, endpoint: &Endpoint) -> Result<bool> {
+    const OP: &str = "webhook.health";
+    let Some(now) = find(tx, OP, &endpoint.id).await? else {
+        return Ok(false);
+    };
+    if now.revision != endpoint.revision || now.health == endpoint.health {
+        return Ok(now.revision == endpoint.revision);
+    }
+    let Health {
+        failed,
+        failing_since,
+        pauses,
+        paused_until,
+        last_success,
+        last_error,
+    } = &endpoint.health;
+    let kept = sqlx::query(
+        "UPDATE webhooks SET failed = $3, failing_since_ms = $4, pauses = $5, paused_until_ms = $6,
+             last_success_ms = $7, last_error = $8
+         WHERE id = $1 AND owner = $2",
+    )
+    .bind(&endpoint.id)
+    .bind(owner)
+    .bind(i64::from(*failed))
+    .bind(failing_since.map(|t| t.0))
+    .bind(i64::from(*pauses))
+    .bind(paused_until.0)
+    .bind(last_success.map(|t| t.0))
+    .bind(last_error.as_deref())
+    .execute(&mut tx.connection)
+    .await
+    .at(OP, &endpoint.id)?;
+    Ok(kept.rows_affected() == 1)
+}
+
+fn due_of(row: &AnyRow) -> Result<Due> {
+    Ok(Due {
+        seq: row.int("seq")?,
+        message: row.text("message")?,
+        event: row.text("event")?,
+        sequence: row.int("sequence")?,
+        body: row.opt_text("text")?,
+        headers: row.opt_text("headers")?,
+        due: row.time("due_ms")?,
+        tries: few(row, "tries")?,
+        attempts: few(row, "attempts")?,
+        created: row.time("created_ms")?,
+    })
+}
