@@ -43,6 +43,7 @@ use crate::telemetry::Telemetry;
 use crate::upkeep::{ENDED_UPLOADS_KEPT, Upkeep, background};
 use crate::webhook;
 use crate::webhook::inbox::Inbox;
+use crate::webhook::outlet::Outlet;
 
 /// How long a replaced or deleted blob stays readable: the longest download plus the life of a link.
 const DOOMED_FOR: Duration = Duration::from_hours(24);
@@ -559,9 +560,20 @@ impl App {
     /// # Errors
     /// [`StartError`] names the part and the setting.
     pub async fn start(settings: Settings, telemetry: Arc<Telemetry>) -> Result<Self, StartError> {
+        Box::pin(Self::start_at(settings, telemetry, Arc::new(SystemClock))).await
+    }
+
+    /// The same, by another clock.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_at(
+        settings: Settings,
+        telemetry: Arc<Telemetry>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
         let certificate = settings.tls.as_ref().map(Certificate::load).transpose()?;
         let mut data_dir = DataDir::open(&settings.data_dir)?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ballast = settle_ballast(&data_dir)?;
         let (metadata, master_key) = open_metadata(&settings, Arc::clone(&clock)).await?;
         let metrics = Arc::clone(&telemetry);
@@ -573,7 +585,8 @@ impl App {
         }));
         compare_addresses(&settings, &metadata).await?;
         master_key.key_for(&metadata, link_keys::PURPOSE).await?;
-        let link_keys = Arc::new(LinkKeys::open(master_key, &metadata, clock.now()).await?);
+        let opened = LinkKeys::open(master_key.clone(), &metadata, clock.now()).await?;
+        let link_keys = Arc::new(opened);
         let stores = open_stores(&metadata, &settings, &mut data_dir).await?;
         let outbound = Outbound::new(&settings.outbound);
         let outside = Arc::new(Outside::new(&outbound, &settings, Handle::current()));
@@ -615,6 +628,7 @@ impl App {
             outside,
             upkeep: Upkeep::new(drain.begun()),
             inbox: Inbox::new(settings.hooks.at_once),
+            outlet: Outlet::new(&outbound, &settings.webhooks, master_key),
             admission: Admission::new(&settings),
             link_keys,
             settings,
@@ -678,6 +692,8 @@ impl App {
         let recovered = self.gateway.engine.recover().await?;
         let swept = self.gateway.engine.sweep().await?;
         self.gateway.metadata.release_deliveries().await?;
+        let owner = self.gateway.upkeep.owner();
+        self.gateway.metadata.release_webhooks(owner).await?;
         tracing::info!(
             finished = recovered.finished,
             aborted = recovered.aborted,
@@ -704,6 +720,7 @@ impl App {
         let telling = tokio::spawn(events::run(Arc::clone(&gateway)));
         let ticking = tokio::spawn(schedule::run(Arc::clone(&gateway)));
         let hooked = tokio::spawn(webhook::work::run(Arc::clone(&gateway)));
+        let sending = tokio::spawn(webhook::sender::run(Arc::clone(&gateway)));
         let asking = tokio::spawn(hooks::ask_again(Arc::clone(&gateway)));
         let remembering = tokio::spawn(hooks::remember(Arc::clone(&gateway)));
         let watcher = tokio::spawn(async move {
@@ -730,6 +747,9 @@ impl App {
         }
         if let Err(panicked) = hooked.await {
             tracing::error!(error = %panicked, "running webhooks broke");
+        }
+        if let Err(panicked) = sending.await {
+            tracing::error!(error = %panicked, "sending webhooks broke");
         }
         if let Err(panicked) = asking.await {
             tracing::error!(error = %panicked, "asking about held uploads broke");

@@ -16,6 +16,7 @@ mod serve;
 mod transfer;
 mod upkeep;
 mod upload;
+mod webhook;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -212,6 +213,9 @@ Boxes stay where they are: `boxgate admin copy-store` takes them into a bucket."
     /// Plugins that all nodes run.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// Endpoints that are told of events, and what was sent to them.
+    #[command(subcommand)]
+    Webhook(webhook::WebhookCommand),
 }
 
 #[derive(Debug, Args)]
@@ -284,6 +288,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
         Command::Admin(AdminCommand::LinkKey(command)) => link_key::link_key(&command),
         Command::Admin(AdminCommand::Plugin(command)) => plugin::plugin(&command),
+        Command::Admin(AdminCommand::Webhook(command)) => webhook::webhook(&command),
         Command::Script(command) => script::script(&command),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Print(args)) => print(&args),

@@ -11,6 +11,7 @@ pub mod retry;
 pub mod scripts;
 pub mod upkeep;
 pub mod uploads;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -19,7 +19,7 @@ use crate::door::boxvault::{
     accounts, boxes, files, levels, organizations, service_accounts, sign_in,
 };
 use crate::door::files::dress::Dress;
-use crate::door::{self, boxvault, operations, vagrant};
+use crate::door::{self, boxvault, operations, vagrant, webhooks};
 use crate::gateway::{Gateway, Phase};
 use crate::hooks::{self, Instead, RoutedTo};
 use crate::http::path::NormalPath;
@@ -363,6 +363,25 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::ListPlugins => door::plugins::list(gateway).boxed(),
         Route::PushPlugin => door::plugins::push(gateway, call).boxed(),
         Route::RemovePlugin => async move { door::plugins::remove(gateway, &call).await }.boxed(),
+        Route::ListWebhooks => webhooks::list(gateway, call).boxed(),
+        Route::CreateWebhook => webhooks::create(gateway, call).boxed(),
+        Route::WebhookEvents => ready(Ok(webhooks::events(gateway))).boxed(),
+        Route::ShowWebhook => async move { webhooks::show(gateway, &call).await }.boxed(),
+        Route::UpdateWebhook => webhooks::update(gateway, call).boxed(),
+        Route::DeleteWebhook => async move { webhooks::remove(gateway, &call).await }.boxed(),
+        Route::TestWebhook => webhooks::test(gateway, call).boxed(),
+        Route::RotateWebhookSecret => webhooks::rotate(gateway, call).boxed(),
+        Route::FinishWebhookRotation => {
+            async move { webhooks::finish_rotation(gateway, &call).await }.boxed()
+        }
+        Route::EnableWebhook => async move { webhooks::switch(gateway, &call, true).await }.boxed(),
+        Route::DisableWebhook => {
+            async move { webhooks::switch(gateway, &call, false).await }.boxed()
+        }
+        Route::ListDeliveries => webhooks::list_deliveries(gateway, call).boxed(),
+        Route::RecoverDeliveries => webhooks::recover(gateway, call).boxed(),
+        Route::ShowDelivery => async move { webhooks::delivery(gateway, &call).await }.boxed(),
+        Route::Redeliver => webhooks::redeliver(gateway, call).boxed(),
         Route::CreateServiceAccount => service_accounts::create(gateway, call).boxed(),
         Route::ListServiceAccounts => service_accounts::list(gateway, call).boxed(),
         Route::ServiceAccountOrganizations => {

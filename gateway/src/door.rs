@@ -10,3 +10,4 @@ pub mod plugins;
 pub mod scripts;
 pub mod upkeep;
 pub mod vagrant;
+pub mod webhooks;

@@ -1,25 +1,28 @@
-//! What happened, told to plugins: from the outbox, in order, each event at least once, by one node at a time.
+//! What happened, told to plugins and kept for endpoints: from the outbox, in order, each event at least once, by one
+//! node at a time.
 //!
 //! The outbox is read behind a place that a row keeps (`events`), under a claim that runs out by itself when its node
-//! is killed. The place moves once all plugins were told; a kill in between tells the event again. What fails is
-//! passed over by the hook's rule, or told again where a manifest says `closed`.
+//! is killed. The place moves once all plugins were told, in the transaction that keeps the event for endpoints; a kill in
+//! between tells plugins again, and endpoints once. What fails is passed over by the hook's rule, or told again where a
+//! manifest says `closed`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_scripting::event::{Emitted, Outbox};
-use boxgate_scripting::facts;
 use boxgate_scripting::hook::Hook;
+use boxgate_scripting::verdict::EventVerdict;
 use boxgate_storage::Result;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::Metadata;
-use boxgate_storage::metadata::outbox::{Emission, Event};
+use boxgate_storage::metadata::outbox::Emission;
 use boxgate_storage::metadata::upkeep::UpkeepRow;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
+use crate::webhook::spread::{self, Spreading, Subscriber};
 
 /// The row of the place, and of the claim.
 const EVENTS: &str = "events";
@@ -137,10 +140,17 @@ async fn tell(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed
     // Another node may have moved it before the claim was ours.
     let events = metadata.events(place(metadata).await?, PAGE).await?;
     let more = events.len() == PAGE as usize;
-    if !gateway.scripts.defines(Hook::OnEvent) {
-        if let Some(last) = events.last() {
-            keep(metadata, last.seq, gateway.clock.now()).await?;
+    if events.is_empty() {
+        return Ok(false);
+    }
+    let subscribers = spread::subscribers(metadata).await?;
+    let asks = subscribers.iter().any(Subscriber::is_asked_about);
+    if !asks && !gateway.scripts.defines(Hook::OnEvent) {
+        let mut spreading = Spreading::new(&gateway.scripts, &subscribers);
+        for event in &events {
+            spreading.add(event, EventVerdict::default()).await;
         }
+        spread::keep(gateway, EVENTS, spreading.into_spread()).await?;
         return Ok(more);
     }
     let mut claimed = Instant::now();
@@ -149,14 +159,21 @@ async fn tell(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed
             return Ok(false);
         }
         let seq = event.seq;
-        let asked = gateway.scripts.on_event(&Arc::new(told(event))).await;
-        if let Err(error) = asked {
-            if !failed.again(seq) {
-                tracing::debug!(%error, "an event is told again, as a plugin must not miss it");
-                return Ok(false);
+        let data = serde_json::from_str(&event.data).unwrap_or_default();
+        let told = Arc::new(spread::facts_of(&event, data));
+        let asked = gateway.scripts.on_event(&told).await;
+        // A plugin that fails changes nothing for endpoints.
+        let verdict = match asked {
+            Ok(decision) => decision.verdict,
+            Err(error) => {
+                if !failed.again(seq) {
+                    tracing::debug!(%error, "an event is told again, as a plugin must not miss it");
+                    return Ok(false);
+                }
+                tracing::error!(%error, seq, "an event is passed over: a plugin failed {MOST_TELLINGS} times");
+                EventVerdict::default()
             }
-            tracing::error!(%error, seq, "an event is passed over: a plugin failed {MOST_TELLINGS} times");
-        }
+        };
         if claimed.elapsed() > CLAIM / 3 {
             if !metadata
                 .claim(EVENTS, gateway.upkeep.owner(), CLAIM)
@@ -166,7 +183,9 @@ async fn tell(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed
             }
             claimed = Instant::now();
         }
-        keep(metadata, seq, gateway.clock.now()).await?;
+        let mut spreading = Spreading::new(&gateway.scripts, &subscribers);
+        spreading.add(&event, verdict).await;
+        spread::keep(gateway, EVENTS, spreading.into_spread()).await?;
     }
     Ok(more)
 }
@@ -189,18 +208,6 @@ pub async fn prune(gateway: &Gateway) -> Result<()> {
     let told = place(metadata).await?;
     while metadata.prune_events(told, until, PRUNED_AT_ONCE).await? == u64::from(PRUNED_AT_ONCE) {}
     Ok(())
-}
-
-/// An event as plugins are told.
-fn told(event: Event) -> facts::Event {
-    facts::Event {
-        name: event.name.into(),
-        data: serde_json::from_str(&event.data).unwrap_or_default(),
-        id: event.id.into(),
-        time_ms: event.occurred.0,
-        depth: event.depth,
-        causes: event.causes.into_iter().map(Into::into).collect(),
-    }
 }
 
 async fn place(metadata: &Metadata) -> Result<i64> {

@@ -35,6 +35,7 @@ use crate::server::Certificate;
 use crate::telemetry::Telemetry;
 use crate::upkeep::Upkeep;
 use crate::webhook::inbox::Inbox;
+use crate::webhook::outlet::Outlet;
 
 /// Memory for metadata of boxes that is written already.
 pub const DOCUMENTS_BYTES: u64 = 8 << 20;
@@ -80,6 +81,8 @@ pub struct Gateway {
     pub background: TaskTracker,
     /// Webhooks that come in.
     pub inbox: Inbox,
+    /// Webhooks that go out.
+    pub outlet: Outlet,
     /// Who looks after what is stored at this moment.
     pub upkeep: Upkeep,
     /// Where in its life the process is.
@@ -355,6 +358,7 @@ impl Gateway {
             &self.outside,
             &self.inbox,
         ));
+        text.push_str(&crate::webhook::signals::metrics(self).await);
         text
     }
 }

@@ -23,7 +23,7 @@ pub use links::ScriptLinks;
 pub use loading::{options, reload, watch};
 pub use memory::{remember, write_down};
 pub use outside::Outside;
-pub use signals::metrics;
+pub use signals::{Families, escaped, metrics};
 
 use std::sync::Arc;
 

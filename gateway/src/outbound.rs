@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout};
 
 use address::Addresses;
 pub use connect::Resolve;
-use connect::{Connector, System};
+use connect::{Connector, FromPublic, System};
 pub use destination::{BadUrl, Destination};
 
 use crate::config::Cidr;
@@ -184,6 +184,8 @@ pub struct Incoming {
     pub headers: HeaderMap,
     /// Body, or how it begins.
     pub body: Bytes,
+    /// Whether it came from a public address.
+    pub public: bool,
 }
 
 /// Why there is no answer.
@@ -260,6 +262,25 @@ impl fmt::Debug for Caller {
 }
 
 impl Caller {
+    /// The same through a proxy that knows CONNECT, where one is given; that itself is reached wherever it is.
+    #[must_use]
+    pub fn through(mut self, proxy: Option<(String, u16)>) -> Self {
+        self.connector.through(proxy);
+        self
+    }
+
+    /// Whether a request may go there, as far as that is known now; nothing is sent.
+    ///
+    /// # Errors
+    /// [`FaultKind::Blocked`], and [`FaultKind::Resolve`] when its name leads nowhere.
+    pub async fn check(&self, to: &Destination) -> Result<(), Fault> {
+        let (_, host, port) = to.origin();
+        self.connector
+            .find(host, port, to.is_plain())
+            .await
+            .map(drop)
+    }
+
     /// Sends a request and reads the answer.
     ///
     /// # Errors
@@ -339,6 +360,10 @@ impl Caller {
             status: head.status,
             headers: head.headers,
             body: read.freeze(),
+            public: head
+                .extensions
+                .get::<FromPublic>()
+                .is_some_and(|from| from.0),
         })
     }
 

@@ -168,6 +168,21 @@ pub enum Route {
     ListPlugins,
     PushPlugin,
     RemovePlugin,
+    ListWebhooks,
+    CreateWebhook,
+    WebhookEvents,
+    ShowWebhook,
+    UpdateWebhook,
+    DeleteWebhook,
+    TestWebhook,
+    RotateWebhookSecret,
+    FinishWebhookRotation,
+    EnableWebhook,
+    DisableWebhook,
+    ListDeliveries,
+    RecoverDeliveries,
+    ShowDelivery,
+    Redeliver,
     CreateServiceAccount,
     ListServiceAccounts,
     ServiceAccountOrganizations,
@@ -272,6 +287,23 @@ routes! {
     Admin GET "/api/admin/plugins" => ListPlugins, PlatformAdmin, Empty, Control, "Plugins that all nodes run";
     Admin PUT "/api/admin/plugins/{plugin}" => PushPlugin, PlatformAdmin, Json, Control, "Have all nodes run a plugin: its name, manifest, main and files";
     Admin DELETE "/api/admin/plugins/{plugin}" => RemovePlugin, PlatformAdmin, Empty, Control, "Take a plugin off all nodes";
+    // Webhooks that go out.
+    Admin GET "/api/admin/webhooks" => ListWebhooks, PlatformAdmin, Empty, Control, "Endpoints that are told of events: ?cursor&limit";
+    Admin POST "/api/admin/webhooks" => CreateWebhook, PlatformAdmin, Json, Control, "Make an endpoint: url, events, secret; ?ping=true tries it";
+    Admin GET "/api/admin/webhooks/events" => WebhookEvents, PlatformAdmin, Empty, Control, "Every event, with a JSON Schema and an example";
+    Admin GET "/api/admin/webhooks/{webhook}" => ShowWebhook, PlatformAdmin, Empty, Control, "Show an endpoint";
+    Admin PUT "/api/admin/webhooks/{webhook}" => UpdateWebhook, PlatformAdmin, Json, Control, "Replace what was chosen for an endpoint";
+    Admin PATCH "/api/admin/webhooks/{webhook}" => UpdateWebhook, PlatformAdmin, Json, Control, "Change some of what was chosen for an endpoint";
+    Admin DELETE "/api/admin/webhooks/{webhook}" => DeleteWebhook, PlatformAdmin, Empty, Control, "Delete an endpoint and drop what waits for it; its log stays";
+    Admin POST "/api/admin/webhooks/{webhook}/test" => TestWebhook, PlatformAdmin, Json, Control, "Send an example now, once: event";
+    Admin POST "/api/admin/webhooks/{webhook}/rotate-secret" => RotateWebhookSecret, PlatformAdmin, Json, Control, "Replace the secret; the one before counts for a while: secret, overlap_s, legacy";
+    Admin POST "/api/admin/webhooks/{webhook}/rotate-secret/finish" => FinishWebhookRotation, PlatformAdmin, Empty, Control, "End the overlap of two secrets";
+    Admin POST "/api/admin/webhooks/{webhook}/enable" => EnableWebhook, PlatformAdmin, Empty, Control, "Tell an endpoint of events again, whatever it did before";
+    Admin POST "/api/admin/webhooks/{webhook}/disable" => DisableWebhook, PlatformAdmin, Empty, Control, "Tell an endpoint nothing any more";
+    Admin GET "/api/admin/webhooks/{webhook}/deliveries" => ListDeliveries, PlatformAdmin, Empty, Control, "What was sent, with all attempts, the newest first: ?status&event&since&until&cursor&limit";
+    Admin POST "/api/admin/webhooks/{webhook}/recover" => RecoverDeliveries, PlatformAdmin, Json, Control, "Send what failed once more, in order: since, until, status";
+    Admin GET "/api/admin/webhooks/deliveries/{delivery}" => ShowDelivery, PlatformAdmin, Empty, Control, "One delivery, with all attempts";
+    Admin POST "/api/admin/webhooks/deliveries/{delivery}/redeliver" => Redeliver, PlatformAdmin, Json, Control, "Send a delivery once more, wherever it stands";
     // Service accounts.
     BoxVault POST "/api/service-accounts" => CreateServiceAccount, Person, Json, Control, "Make a service account; its key is shown once";
     BoxVault GET "/api/service-accounts" => ListServiceAccounts, Person, Empty, Control, "Service accounts of the caller";
@@ -384,6 +416,21 @@ impl Route {
             Self::ListLinkKeys | Self::RotateLinkKey | Self::RevokeLinkKey => "admin_link_keys",
             Self::ListScripts | Self::ReloadScripts | Self::RollbackScript => "admin_scripts",
             Self::ListPlugins | Self::PushPlugin | Self::RemovePlugin => "admin_plugins",
+            Self::ListWebhooks
+            | Self::CreateWebhook
+            | Self::WebhookEvents
+            | Self::ShowWebhook
+            | Self::UpdateWebhook
+            | Self::DeleteWebhook
+            | Self::TestWebhook
+            | Self::RotateWebhookSecret
+            | Self::FinishWebhookRotation
+            | Self::EnableWebhook
+            | Self::DisableWebhook
+            | Self::ListDeliveries
+            | Self::RecoverDeliveries
+            | Self::ShowDelivery
+            | Self::Redeliver => "admin_webhooks",
             Self::CreateServiceAccount
             | Self::ListServiceAccounts
             | Self::ServiceAccountOrganizations

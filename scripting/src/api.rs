@@ -169,6 +169,7 @@ fn script_type(name: &str) -> &str {
         ("::Blob", "Blob"),
         ("::Response", "Response"),
         ("::Event", "Event"),
+        ("::Endpoint", "Endpoint"),
         ("::Tick", "Tick"),
         ("::HttpReply", "HttpReply"),
         ("::Bytes", "Bytes"),

@@ -8,15 +8,15 @@ use rhai::Dynamic;
 use crate::api::answer::Read;
 use crate::call::Level;
 use crate::error::{Failure, Fault};
-use crate::facts::{Blob, Event, Principal, Request, Response, Tick, Upload};
+use crate::facts::{Blob, Endpoint, Event, Principal, Request, Response, Tick, Upload};
 use crate::guard::Usage;
 use crate::hook::{Hook, Lane, OnFailure};
 use crate::plugin::Plugin;
 use crate::runner::{self, Called};
 use crate::set::{Entry, Scripts, now};
 use crate::verdict::{
-    AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict, HeaderChanges,
-    RouteVerdict, UploadVerdict, WebhookVerdict,
+    AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict, EventVerdict,
+    HeaderChanges, RouteVerdict, TransformVerdict, UploadVerdict, WebhookVerdict,
 };
 
 /// One verdict, and who had a part in it.
@@ -285,14 +285,56 @@ impl Scripts {
         .await
     }
 
-    /// Tells all plugins that something happened.
+    /// Tells all plugins that something happened. What one says of the data counts for those behind it, too, and one
+    /// that drops it drops it for all.
     ///
     /// # Errors
     /// As [`Scripts::on_download`]: the event is then told again later.
-    pub async fn on_event(&self, event: &Arc<Event>) -> Asked<()> {
+    pub async fn on_event(&self, event: &Arc<Event>) -> Asked<EventVerdict> {
         let arguments = || vec![Dynamic::from(Arc::clone(event))];
-        let all_run = |(): &mut (), (): ()| Next::Go;
+        let all_run = |all: &mut EventVerdict, one: EventVerdict| {
+            all.drop |= one.drop;
+            all.data = one.data.or(all.data.take());
+            all.deliver.extend(one.deliver);
+            Next::Go
+        };
         self.ask(Hook::OnEvent, false, &event.id, arguments, all_run)
+            .await
+    }
+
+    /// Whether a plugin of that name says what an endpoint is sent.
+    pub fn transforms(&self, plugin: &str) -> bool {
+        let set = self.set();
+        let entries = set.of(Hook::Transform).iter();
+        entries.into_iter().any(|entry| entry.name == plugin)
+    }
+
+    /// What an endpoint is sent of an event, by the plugin that it names.
+    ///
+    /// # Errors
+    /// Whenever it fails.
+    pub async fn transform(
+        &self,
+        plugin: &str,
+        event: &Arc<Event>,
+        endpoint: &Arc<Endpoint>,
+    ) -> Asked<TransformVerdict> {
+        let arguments = || {
+            vec![
+                Dynamic::from(Arc::clone(event)),
+                Dynamic::from(Arc::clone(endpoint)),
+            ]
+        };
+        let only_one = |_: &Plugin, all: &mut TransformVerdict, one: TransformVerdict| {
+            *all = one;
+            Next::Stop
+        };
+        let asking = Asking {
+            write: true,
+            only: Some(plugin),
+            patient: true,
+        };
+        self.ask_some(Hook::Transform, asking, &event.id, arguments, only_one)
             .await
     }
 

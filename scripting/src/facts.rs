@@ -219,6 +219,20 @@ pub struct Event {
     pub causes: Vec<Text>,
 }
 
+/// An endpoint that is told of events. Nothing of its secrets is here.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Endpoint {
+    /// Its id.
+    pub id: Text,
+    /// What its owner says of it.
+    pub description: Text,
+    /// The host that it is at.
+    pub host: Text,
+    /// How bodies are laid out: `compat` or `standard`.
+    pub format: Text,
+}
+
 /// A tick of a schedule.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]

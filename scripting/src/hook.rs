@@ -140,8 +140,8 @@ hooks! {
     OnDownload "on_download"("req", "blob") Fast 5 ms, Open, AllAgree, called, "(), #{set, remove, cache}, deny(..), redirect", "Before the first byte of a download";
     OnDelete "on_delete"("req", "blob") Fast 5 ms, Closed may_open, AllAgree, called, "(), deny(..)", "Before a file is deleted";
     OnResponse "on_response"("req", "res") Fast 2 ms, Open, AllRun, called, "(), #{set, remove}", "The head of an answer, before it is sent";
-    OnEvent "on_event"("event") Work 5_000 ms, Open, AllRun, called, "()", "Something happened; told once it is durable, at least once, in order";
-    Transform "transform"("event", "endpoint") Work 1_000 ms, Open, AllRun, reserved, "#{data, headers}, drop()", "One event for one webhook endpoint";
+    OnEvent "on_event"("event") Work 5_000 ms, Open, AllRun, called, "(), drop(), #{data}, [deliver(..)]", "Something happened; told once it is durable, at least once, in order";
+    Transform "transform"("event", "endpoint") Work 1_000 ms, Closed, FirstAnswer, called, "(), #{data, headers}, drop()", "One event for one webhook endpoint that names the plugin, once, before it is sent";
     WebhookIn "webhook_in"("req") Work 10_000 ms, Closed, FirstAnswer, called, "(), a map, respond", "A webhook came in whose sender is known, to the plugin that names it";
     OnImageDeploy "on_image_deploy"("req", "image") Work 10_000 ms, Closed, AllAgree, reserved, "(), reject(why)", "An image is about to be staged";
     OnImageDeployed "on_image_deployed"("event") Work 60_000 ms, Closed, AllRun, reserved, "()", "An image was staged";
@@ -172,7 +172,7 @@ impl Hook {
 impl Hook {
     /// Whether its calls wait for a worker as long as it takes: no client waits for them.
     pub fn waits_its_turn(self) -> bool {
-        matches!(self, Self::OnEvent | Self::OnSchedule)
+        matches!(self, Self::OnEvent | Self::OnSchedule | Self::Transform)
     }
 }
 

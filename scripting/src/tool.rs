@@ -13,7 +13,7 @@ use crate::api::json::to_json;
 use crate::bundle::Bundle;
 use crate::call::LogLine;
 use crate::error::Finding;
-use crate::facts::{Blob, Event, Principal, Request, Response, Tick, Upload};
+use crate::facts::{Blob, Endpoint, Event, Principal, Request, Response, Tick, Upload};
 use crate::hook::{HOOKS, Hook};
 use crate::limits::STACK_BYTES;
 use crate::plugin::{Lasting, Plugin, Surroundings, load};
@@ -87,6 +87,7 @@ pub fn facts(hook: Hook, arguments: &Value) -> Result<Vec<Dynamic>, String> {
                 "blob" => fact::<Blob>(value),
                 "res" => fact::<Response>(value),
                 "event" => fact::<Event>(value),
+                "endpoint" => fact::<Endpoint>(value),
                 "tick" => fact::<Tick>(value),
                 _ => Err("this hook cannot be run by hand yet".into()),
             };

@@ -23,7 +23,7 @@ use crate::catalog::{Deed, Verb};
 use crate::engine;
 use crate::error::{Failure, Finding, refusal};
 use crate::event::Emitted;
-use crate::facts::{Blob, Event, Principal, Request, Response, Tick, Upload};
+use crate::facts::{Blob, Endpoint, Event, Principal, Request, Response, Tick, Upload};
 use crate::guard::Guard;
 use crate::hook::{Hook, Lane};
 use crate::http::HttpReply;
@@ -34,8 +34,8 @@ use crate::metric::Metrics;
 use crate::plugin::{Extra, Lasting, Plugin, Surroundings, build, on_own_thread};
 use crate::runner;
 use crate::verdict::{
-    AuthorizeVerdict, CompleteVerdict, DeleteVerdict, DownloadVerdict, HeaderChanges, RouteVerdict,
-    UploadVerdict, WebhookVerdict,
+    AuthorizeVerdict, CompleteVerdict, DeleteVerdict, DownloadVerdict, EventVerdict, HeaderChanges,
+    RouteVerdict, TransformVerdict, UploadVerdict, WebhookVerdict,
 };
 
 /// How long one test may take.
@@ -362,6 +362,10 @@ pub(crate) fn shown(value: Dynamic) -> Dynamic {
             "body": String::from_utf8_lossy(&reply.body),
             "headers": reply.headers,
         }),
+        Answer::Drop => json!({"kind": "drop"}),
+        Answer::Deliver(directed) => {
+            json!({"kind": "deliver", "endpoint": directed.endpoint, "data": directed.data})
+        }
     })
 }
 
@@ -378,7 +382,9 @@ pub(crate) fn check_answer(hook: Hook, value: &Dynamic) -> Result<(), String> {
         Hook::OnDownload => DownloadVerdict::read(value).map(drop),
         Hook::OnDelete => DeleteVerdict::read(value).map(drop),
         Hook::OnResponse => HeaderChanges::read(value).map(drop),
-        Hook::OnEvent | Hook::OnSchedule => <()>::read(value),
+        Hook::OnEvent => EventVerdict::read(value).map(drop),
+        Hook::Transform => TransformVerdict::read(value).map(drop),
+        Hook::OnSchedule => <()>::read(value),
         Hook::WebhookIn => WebhookVerdict::read(value).map(drop),
         _ => Ok(()),
     }
@@ -520,6 +526,9 @@ fn module() -> Arc<Module> {
     );
     add(m, "event", ("An event of a map.", ""), |map: Map| {
         fact::<Event>("event", map)
+    });
+    add(m, "endpoint", ("An endpoint of a map.", ""), |map: Map| {
+        fact::<Endpoint>("endpoint", map)
     });
     add(m, "tick", ("A tick of a map.", ""), |map: Map| {
         fact::<Tick>("tick", map)

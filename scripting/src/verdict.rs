@@ -156,6 +156,41 @@ pub enum DeleteVerdict {
     Deny(Denial),
 }
 
+/// An event for one endpoint, by a script's will.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Directed {
+    /// The endpoint's id.
+    pub endpoint: String,
+    /// What it is told.
+    pub data: serde_json::Value,
+}
+
+/// What `on_event` answers, for the endpoints that are told of the event.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct EventVerdict {
+    /// Whether none of them is.
+    pub drop: bool,
+    /// What they are told in its place.
+    pub data: Option<serde_json::Value>,
+    /// Who else is told something.
+    pub deliver: Vec<Directed>,
+}
+
+/// What `transform` answers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransformVerdict {
+    /// It is sent, with this data where some is given, and these header fields.
+    Send {
+        /// What the endpoint is told.
+        data: Option<serde_json::Value>,
+        /// More header fields.
+        headers: BTreeMap<String, String>,
+    },
+    /// It is not sent.
+    Drop,
+}
+
 /// What `webhook_in` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

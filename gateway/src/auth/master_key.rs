@@ -134,7 +134,7 @@ impl MasterKey {
     }
 
     /// Seals a secret for a purpose (ChaCha20-Poly1305, RFC 8439; nonce first).
-    fn seal(&self, purpose: &str, secret: &[u8]) -> Vec<u8> {
+    pub fn seal(&self, purpose: &str, secret: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).expect("the operating system gives random bytes");
         let mut sealed = secret.to_vec();
@@ -156,7 +156,7 @@ impl MasterKey {
     }
 
     /// Opens what [`Self::seal`] made for the same purpose.
-    pub(super) fn open(&self, purpose: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+    pub fn open(&self, purpose: &str, sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut body = body.to_vec();

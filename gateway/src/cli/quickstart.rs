@@ -18,8 +18,8 @@ use super::bootstrap::{administrator, owned};
 use super::serve::{open, serve_until_signalled, start, start_failed};
 use super::{Failure, QuickstartArgs, TryTls, runtime, say, self_signed};
 use crate::auth::credential;
-use crate::config::Settings;
 use crate::config::settings::Speaks;
+use crate::config::{Cidr, Settings};
 
 const ADMINISTRATOR: &str = "admin";
 
@@ -40,6 +40,12 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
     let (mut settings, log) = open(&args.serve)?;
     // No load balancer needs time to look elsewhere.
     settings.server.drain_accept = Duration::ZERO;
+    // Receivers that are tried out run here, too.
+    let loopback = ["127.0.0.0/8", "::1"];
+    let opened = loopback
+        .into_iter()
+        .filter_map(|block| block.parse::<Cidr>().ok());
+    settings.webhooks.allow_networks.extend(opened);
     let certificate = match args.tls {
         Some(TryTls::SelfSigned) => Some(try_tls(&mut settings)?),
         None => None,
@@ -140,6 +146,12 @@ Or upload it as for BoxVault, in one request:
 
   curl --fail-with-body -X POST {url}/api/organization/{organization}/box/demo/version/1.0.0/provider/virtualbox/architecture/amd64/file \\
     -H \"Authorization: Bearer {client_secret}\" -F file=@demo.box
+
+Webhooks may go to receivers on this machine, by http too: that is opened here (webhooks.allow_networks). Make one with
+
+  curl -X POST {url}/api/admin/webhooks -H \"x-access-token: {admin_token}\" \\
+    -H \"Content-Type: application/json\" \\
+    -d '{{\"url\": \"http://127.0.0.1:4000/webhooks/boxvault\", \"events\": [\"box.uploaded\"], \"secret\": \"webhook-secret\"}}'
 
 Uploads written from the BoxVault guide want these:
 

@@ -76,6 +76,8 @@ table! {
         scripts: ScriptsFile = ScriptsFile::default(),
         /// Webhooks that come in for plugins.
         hooks: HooksFile = HooksFile::default(),
+        /// Webhooks that go out.
+        webhooks: WebhooksFile = WebhooksFile::default(),
         /// Metrics and status.
         operations: OperationsFile = OperationsFile::default(),
         /// The log.
@@ -477,6 +479,32 @@ table! {
         queue: u32 = 10_000,
         /// Pauses between runs of one that fails.
         pauses: Vec<Span> = [5, 60, 300, 900, 3600, 7200, 18_000, 36_000, 50_400, 72_000].map(Span::seconds).to_vec(),
+    }
+}
+
+table! {
+    /// `[webhooks]`
+    WebhooksFile {
+        /// Networks that endpoints may be in beside public addresses.
+        allow_networks: Vec<String> = Vec::new(),
+        /// Hosts that no endpoint may be at.
+        deny_hosts: Vec<String> = Vec::new(),
+        /// The proxy that requests go through; empty is none.
+        egress_proxy: String = String::new(),
+        /// Requests at once.
+        at_once: usize = 256,
+        /// Deliveries that may wait for one endpoint.
+        queue: u32 = 100_000,
+        /// Pauses before each attempt.
+        delays: Vec<Span> = [0, 5, 60, 300, 900, 3600, 7200, 18_000, 36_000, 50_400, 72_000].map(Span::seconds).to_vec(),
+        /// How long the log of what was sent is kept.
+        log_kept: Span = Span::seconds(30 * 24 * 3600),
+        /// Deliveries that the log holds.
+        log_rows: u64 = 1_000_000,
+        /// How long what was sent can be sent once more.
+        bodies_kept: Span = Span::seconds(7 * 24 * 3600),
+        /// Whether the log holds how answers began.
+        log_bodies: bool = false,
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Settings {
     pub scripts: Scripts,
     /// Webhooks that come in for plugins.
     pub hooks: Hooks,
+    /// Webhooks that go out.
+    pub webhooks: Webhooks,
     /// Metrics and status.
     pub operations: Operations,
     /// The log.
@@ -476,6 +478,31 @@ pub struct Hooks {
     pub pauses: Vec<Duration>,
 }
 
+/// Settings of webhooks that go out.
+#[derive(Debug, Clone)]
+pub struct Webhooks {
+    /// Networks that endpoints may be in beside public addresses.
+    pub allow_networks: Vec<Cidr>,
+    /// Hosts that no endpoint may be at, in small letters.
+    pub deny_hosts: Vec<String>,
+    /// The proxy that requests go through: host and port.
+    pub egress_proxy: Option<(String, u16)>,
+    /// Requests at once.
+    pub at_once: usize,
+    /// Deliveries that may wait for one endpoint.
+    pub queue: u32,
+    /// Pauses before each attempt.
+    pub delays: Vec<Duration>,
+    /// How long the log of what was sent is kept.
+    pub log_kept: Duration,
+    /// Deliveries that the log holds.
+    pub log_rows: u64,
+    /// How long what was sent can be sent once more.
+    pub bodies_kept: Duration,
+    /// Whether the log holds how answers began.
+    pub log_bodies: bool,
+}
+
 /// Settings of the log.
 #[derive(Debug, Clone)]
 pub struct Log {
@@ -656,6 +683,7 @@ impl Settings {
             outbound: judge.outbound(&file.outbound),
             scripts: judge.scripts(&file.scripts, &data_dir),
             hooks: judge.hooks(&file.hooks),
+            webhooks: judge.webhooks(&file.webhooks),
             operations: Operations {
                 allow: judge.blocks("operations.allow", &file.operations.allow),
             },
@@ -674,6 +702,19 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// A URL as it may be shown.
+/// Host and port of a proxy's URL.
+fn proxy_of(url: &str) -> Option<(String, u16)> {
+    let uri: http::Uri = url.parse().ok()?;
+    let authority = uri.authority()?;
+    let plain = uri.scheme_str() == Some("http") && !authority.as_str().contains('@');
+    let bare = uri.path() == "/" && uri.query().is_none();
+    let host = authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']');
+    (plain && bare).then(|| Some((host.to_owned(), authority.port_u16()?)))?
+}
+
 fn without_password(url: &str) -> String {
     let hidden = || {
         let (scheme, rest) = url.split_once("://")?;
@@ -773,6 +814,43 @@ impl Judge<'_> {
             ids_kept: self.time("hooks.ids_kept", file.ids_kept),
             queue: self.few("hooks.queue", file.queue, 1),
             pauses: self.pauses("hooks.pauses", &file.pauses),
+        }
+    }
+
+    fn webhooks(&mut self, file: &file::WebhooksFile) -> Webhooks {
+        let egress_proxy = file.egress_proxy.trim();
+        let proxy = (!egress_proxy.is_empty()).then(|| proxy_of(egress_proxy));
+        if let Some(None) = proxy {
+            self.wrong(
+                "webhooks.egress_proxy",
+                "expected \"http://HOST:PORT\", a proxy that knows CONNECT",
+            );
+        }
+        let delays = &file.delays;
+        if delays.is_empty() || delays.len() > MOST_PAUSES {
+            self.wrong("webhooks.delays", "expected 1 to 20 times");
+        }
+        if file.queue == 0 {
+            self.wrong("webhooks.queue", "must be more than 0");
+        }
+        Webhooks {
+            allow_networks: self.blocks("webhooks.allow_networks", &file.allow_networks),
+            deny_hosts: file
+                .deny_hosts
+                .iter()
+                .map(|h| h.to_ascii_lowercase())
+                .collect(),
+            egress_proxy: proxy.flatten(),
+            at_once: self.count("webhooks.at_once", file.at_once),
+            queue: file.queue,
+            delays: delays
+                .iter()
+                .map(|span| self.time_or_none("webhooks.delays", *span))
+                .collect(),
+            log_kept: self.time("webhooks.log_kept", file.log_kept),
+            log_rows: self.positive("webhooks.log_rows", file.log_rows),
+            bodies_kept: self.time("webhooks.bodies_kept", file.bodies_kept),
+            log_bodies: file.log_bodies,
         }
     }
 

@@ -13,6 +13,7 @@ use crate::http::problem::Problem;
 use crate::http::response;
 use crate::refusal::Refusal;
 use crate::server::OutboundBody;
+use crate::webhook;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 
@@ -97,6 +98,13 @@ pub async fn status(gateway: &Gateway, call: &Call) -> Answer {
                 "dependencies": dependencies, "uploads_in_progress": gateway.engine.in_progress(),
             }),
         );
+        if let Ok(found) = webhook::signals::not_ok(gateway).await {
+            let told: Vec<Value> = found
+                .into_iter()
+                .map(|(id, state, why)| json!({ "id": id, "state": state, "reason": why }))
+                .collect();
+            body = super::boxvault::shape::with(body, json!({ "webhooks_not_ok": told }));
+        }
         if let Some(certificate) = &gateway.certificate {
             let told = certificate.status();
             let tls = json!({

@@ -25,7 +25,7 @@ pub async fn reload(gateway: &Gateway, call: &Call) -> Answer {
         Some("true" | "") => true,
         Some(_) => return Err(Refusal::invalid("'dry_run' is true or false.")),
     };
-    let reports = hooks::reload(&gateway.scripts, dry_run).await;
+    let reports = hooks::reload(&gateway.scripts, &gateway.metadata, dry_run).await;
     let reports = reports.map_err(|text| {
         Refusal::new(
             StatusCode::CONFLICT,

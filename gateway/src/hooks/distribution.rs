@@ -58,7 +58,9 @@ pub async fn follow_once(scripts: &Arc<Scripts>, metadata: &Metadata) -> Result<
     }
     let pushed = pushed(metadata).await.map_err(|e| chain(&e))?;
     scripts.set_pushed(pushed);
-    super::reload(scripts, false).await.map(|_reports| true)
+    super::reload(scripts, metadata, false)
+        .await
+        .map(|_reports| true)
 }
 
 /// Follows the rows until the gateway drains.

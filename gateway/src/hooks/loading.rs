@@ -1,10 +1,13 @@
 //! Settings to options, and when plugins are looked at again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use boxgate_scripting::hook::Hook;
-use boxgate_scripting::set::Reloaded;
+use boxgate_scripting::set::{Reloaded, State};
 use boxgate_scripting::{Options, Scripts};
+use boxgate_storage::metadata::Metadata;
+use serde_json::json;
 
 use crate::config::{Secret, Settings};
 use crate::gateway::Gateway;
@@ -21,6 +24,7 @@ const CALLED: &[Hook] = &[
     Hook::OnDelete,
     Hook::OnResponse,
     Hook::OnEvent,
+    Hook::Transform,
     Hook::OnSchedule,
     Hook::WebhookIn,
 ];
@@ -57,7 +61,7 @@ pub async fn watch(gateway: Arc<Gateway>) {
     let mut lookout = Lookout::new(gateway.settings.scripts.check_every);
     loop {
         lookout.next().await;
-        if let Err(error) = reload(&gateway.scripts, false).await {
+        if let Err(error) = reload(&gateway.scripts, &gateway.metadata, false).await {
             tracing::error!(%error, "plugins cannot be looked at");
         }
     }
@@ -67,8 +71,13 @@ pub async fn watch(gateway: Arc<Gateway>) {
 ///
 /// # Errors
 /// When a directory cannot be read, in words.
-pub async fn reload(scripts: &Arc<Scripts>, dry_run: bool) -> Result<Vec<Reloaded>, String> {
+pub async fn reload(
+    scripts: &Arc<Scripts>,
+    metadata: &Metadata,
+    dry_run: bool,
+) -> Result<Vec<Reloaded>, String> {
     let own = Arc::clone(scripts);
+    let broken = broken(scripts);
     // Compiling and testing take long; running requests and hooks are not waited for.
     let reloaded = tokio::task::spawn_blocking(move || own.reload(dry_run)).await;
     let reports = reloaded
@@ -76,8 +85,52 @@ pub async fn reload(scripts: &Arc<Scripts>, dry_run: bool) -> Result<Vec<Reloade
         .map_err(|e| boxgate_storage::error::chain(&e))?;
     if !dry_run {
         tell(&reports);
+        emit(scripts, metadata, &broken, &reports).await;
     }
     Ok(reports)
+}
+
+/// The plugins that do not work as they stand.
+fn broken(scripts: &Scripts) -> BTreeSet<String> {
+    let status = scripts.status().into_iter();
+    status
+        .filter(|status| matches!(status.state, State::Stale | State::Failed))
+        .map(|status| status.plugin)
+        .collect()
+}
+
+/// Emits `script.reload_failed` and `script.recovered`.
+async fn emit(
+    scripts: &Scripts,
+    metadata: &Metadata,
+    broken: &BTreeSet<String>,
+    reports: &[Reloaded],
+) {
+    for report in reports {
+        let plugin = report.plugin.as_str();
+        let (name, data) = match report.result {
+            "failed" => {
+                let first = report.findings.iter().find(|f| f.fatal);
+                let data = json!({
+                    "plugin": plugin, "error": first.map_or("", |f| f.message.as_str()),
+                    "file": first.map(|f| f.file.as_str()), "line": first.map(|f| f.line),
+                });
+                ("script.reload_failed", data)
+            }
+            "loaded" if broken.contains(plugin) => {
+                let status = scripts.status();
+                let own = status.iter().find(|status| status.plugin == plugin);
+                let generation = own.map_or(0, |status| status.generation);
+                let data = json!({ "plugin": plugin, "generation": generation });
+                ("script.recovered", data)
+            }
+            _ => continue,
+        };
+        if let Err(error) = metadata.tell_of_script(name, data).await {
+            let error = boxgate_storage::error::chain(&error);
+            tracing::warn!(plugin, error, "nobody is told how a plugin stands");
+        }
+    }
 }
 
 /// Writes what became of each plugin that changed.

@@ -146,7 +146,8 @@ fn webhooks(out: &mut Families, inbox: &Inbox) {
     }
 }
 
-fn escaped(value: &str) -> String {
+/// As the value of a label.
+pub fn escaped(value: &str) -> String {
     value
         .replace('\\', "\\\\")
         .replace('"', "\\\"")
@@ -154,11 +155,12 @@ fn escaped(value: &str) -> String {
 }
 
 /// The lines of each family stand together.
-#[derive(Default)]
-struct Families(BTreeMap<String, String>);
+#[derive(Debug, Default)]
+pub struct Families(BTreeMap<String, String>);
 
 impl Families {
-    fn add(
+    /// One value of a family.
+    pub fn add(
         &mut self,
         name: &str,
         kind: &str,
@@ -176,7 +178,8 @@ impl Families {
         };
     }
 
-    fn text(self) -> String {
+    /// All of them.
+    pub fn text(self) -> String {
         self.0.into_values().collect()
     }
 }

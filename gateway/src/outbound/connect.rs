@@ -13,6 +13,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -53,7 +54,11 @@ pub(super) struct Connector {
     addresses: Arc<Addresses>,
     key: &'static str,
     connect_time: Duration,
+    proxy: Option<(String, u16)>,
 }
+
+/// Longest answer of a proxy that is read.
+const PROXY_HEAD: usize = 8 << 10;
 
 impl Connector {
     pub(super) fn new(
@@ -67,20 +72,49 @@ impl Connector {
             addresses,
             key,
             connect_time,
+            proxy: None,
         }
+    }
+
+    /// Through a proxy from now on, which is reached wherever it is.
+    pub(super) fn through(&mut self, proxy: Option<(String, u16)>) {
+        self.proxy = proxy;
+    }
+
+    /// Looks a name up and judges what it leads to; nothing where a proxy does that.
+    pub(super) async fn find(
+        &self,
+        host: &str,
+        port: u16,
+        plain: bool,
+    ) -> Result<Vec<SocketAddr>, Fault> {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let found = match host.parse::<IpAddr>() {
+            Ok(ip) => vec![SocketAddr::new(ip, port)],
+            Err(_name) if self.proxy.is_some() => Vec::new(),
+            Err(_name) => self.look_up(host, port).await?,
+        };
+        self.judge(host, plain, &found)?;
+        Ok(found)
     }
 
     async fn connect(self, uri: Uri) -> Result<Link, Fault> {
         let plain = uri.scheme_str() == Some("http");
         let host = uri.host().unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16().unwrap_or(if plain { 80 } else { 443 });
-        let found = match host.parse::<IpAddr>() {
-            Ok(ip) => vec![SocketAddr::new(ip, port)],
-            Err(_name) => self.look_up(host, port).await?,
+        let found = self.find(host, port, plain).await?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let public = found.iter().all(|address| {
+            self.addresses.standing(*address, self.shared.own()) == Standing::Public
+        });
+        let tcp = match &self.proxy {
+            None => self.reach(host, &found).await?,
+            Some(proxy) => timeout(self.connect_time, self.tunnel(proxy, host, port))
+                .await
+                .unwrap_or_else(|_late| {
+                    Err(Fault::new(FaultKind::Connect, "the proxy does not answer"))
+                })?,
         };
-        self.judge(host, plain, &found)?;
-        let tcp = self.reach(host, &found).await?;
         // Small requests are not held back for the answer to the one before.
         tcp.set_nodelay(true)
             .map_err(|e| Fault::new(FaultKind::Connect, e.to_string()))?;
@@ -89,7 +123,47 @@ impl Connector {
         } else {
             Either::Right(Box::new(self.secure(host, tcp).await?))
         };
-        Ok(Link(TokioIo::new(stream)))
+        Ok(Link {
+            io: TokioIo::new(stream),
+            public,
+        })
+    }
+
+    /// A connection to `host` by way of the proxy (RFC 9110 §9.3.6).
+    async fn tunnel(
+        &self,
+        proxy: &(String, u16),
+        host: &str,
+        port: u16,
+    ) -> Result<TcpStream, Fault> {
+        let failed = |why: String| Fault::new(FaultKind::Connect, format!("the proxy: {why}"));
+        let found = self.look_up(&proxy.0, proxy.1).await?;
+        let mut tcp = self.reach(&proxy.0, &found).await?;
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        let asked = format!("CONNECT {host}:{port} HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n");
+        tcp.write_all(asked.as_bytes())
+            .await
+            .map_err(|e| failed(e.to_string()))?;
+        let mut head = Vec::new();
+        // Byte by byte: what follows the head is the other side's.
+        while !head.ends_with(b"\r\n\r\n") {
+            let byte = tcp.read_u8().await.map_err(|e| failed(e.to_string()))?;
+            head.push(byte);
+            if head.len() > PROXY_HEAD {
+                return Err(failed("its answer is too long".to_owned()));
+            }
+        }
+        let line = String::from_utf8_lossy(&head);
+        let status = line.split(' ').nth(1).unwrap_or_default();
+        if status.len() == 3 && status.starts_with('2') {
+            Ok(tcp)
+        } else {
+            Err(failed(format!("it answered {status:.3}")))
+        }
     }
 
     async fn look_up(&self, name: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
@@ -119,7 +193,8 @@ impl Connector {
         if found.iter().any(|a| standing(a) == Standing::Refused) {
             return blocked("leads to where no request may go");
         }
-        if plain && found.iter().any(|a| standing(a) != Standing::Opened) {
+        // Of what a proxy looks up nobody knows here whether it is opened.
+        if plain && (found.is_empty() || found.iter().any(|a| standing(a) != Standing::Opened)) {
             return blocked("is asked by plain http, which goes to opened networks only");
         }
         Ok(())
@@ -167,11 +242,18 @@ impl tower_service::Service<Uri> for Connector {
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Link(TokioIo<Either<TcpStream, Box<TlsStream<TcpStream>>>>);
+pub(super) struct Link {
+    io: TokioIo<Either<TcpStream, Box<TlsStream<TcpStream>>>>,
+    public: bool,
+}
+
+/// Whether an answer came from a public address.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FromPublic(pub(super) bool);
 
 impl Connection for Link {
     fn connected(&self) -> Connected {
-        Connected::new()
+        Connected::new().extra(FromPublic(self.public))
     }
 }
 
@@ -181,7 +263,7 @@ impl Read for Link {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        Pin::new(&mut self.io).poll_read(cx, buffer)
     }
 }
 
@@ -191,19 +273,19 @@ impl Write for Link {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -211,6 +293,6 @@ impl Write for Link {
         cx: &mut Context<'_>,
         buffers: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, buffers)
+        Pin::new(&mut self.io).poll_write_vectored(cx, buffers)
     }
 }

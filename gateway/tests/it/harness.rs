@@ -10,6 +10,7 @@ use boxgate::config::{self, Flags, Machine};
 use boxgate::gateway::Gateway;
 use boxgate::telemetry::Telemetry;
 use boxgate_storage::blob::UploadId;
+use boxgate_storage::clock::{Clock, SystemClock};
 use boxgate_storage::conformance::database;
 use boxgate_storage::metadata::accounts::{
     AccountId, NewAccount, OrganizationId, OrganizationRole, PlatformRole,
@@ -44,6 +45,15 @@ impl Running {
     }
 
     pub(crate) async fn start_in(directory: TempDir, variables: &[(&str, &str)]) -> Self {
+        Self::start_at(directory, variables, Arc::new(SystemClock)).await
+    }
+
+    /// By another clock.
+    pub(crate) async fn start_at(
+        directory: TempDir,
+        variables: &[(&str, &str)],
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let file = directory.path().join("boxgate.toml");
         let flags = Flags {
             config: Some(file).filter(|file| file.exists()),
@@ -81,7 +91,8 @@ impl Running {
             // What is asked of answers is the same on every database.
             settings.public_url.clear();
         }
-        let app = App::start(settings, Telemetry::silent()).await.unwrap();
+        let app = App::start_at(settings, Telemetry::silent(), clock);
+        let app = Box::pin(app).await.unwrap();
         app.recover().await.unwrap();
         let gateway = Arc::clone(app.gateway());
         let address = app.addresses()[0];

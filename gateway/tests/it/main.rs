@@ -12,6 +12,7 @@ mod concat;
 mod declared;
 mod distribution;
 mod downloads;
+mod endpoints;
 mod files;
 mod harness;
 mod interim;

@@ -8,12 +8,13 @@ use rhai::{Dynamic, EvalAltResult, ImmutableString, Map, Module};
 use super::add;
 use super::json::to_json;
 use crate::error::refusal;
+use crate::event::MAX_EVENT_BYTES;
 use crate::hook::nearest;
 use crate::limits::MAX_RESPONSE_BYTES;
 use crate::verdict::{
-    AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, Denial, DownloadTerms,
-    DownloadVerdict, HeaderChanges, Redirect, Reply, RouteVerdict, Routing, UploadTerms,
-    UploadVerdict, WebhookVerdict,
+    AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, Denial, Directed, DownloadTerms,
+    DownloadVerdict, EventVerdict, HeaderChanges, Redirect, Reply, RouteVerdict, Routing,
+    TransformVerdict, UploadTerms, UploadVerdict, WebhookVerdict,
 };
 
 /// An answer that is more than a map.
@@ -25,6 +26,8 @@ pub(crate) enum Answer {
     Deny(Denial),
     Reject(Denial),
     Quarantine(String),
+    Drop,
+    Deliver(Directed),
 }
 
 impl Answer {
@@ -36,6 +39,8 @@ impl Answer {
             Self::Deny(_) => "deny(..)",
             Self::Reject(_) => "reject(..)",
             Self::Quarantine(_) => "quarantine(..)",
+            Self::Drop => "drop()",
+            Self::Deliver(_) => "deliver(..)",
         }
     }
 }
@@ -190,6 +195,24 @@ pub(super) fn register(module: &mut Module) {
         ("Keeps an upload out of sight.", ""),
         |why: &str| Answer::Quarantine(reason(why)),
     );
+    add(
+        module,
+        "drop",
+        ("No endpoint, or not this one, is told of an event.", ""),
+        || Answer::Drop,
+    );
+    add(
+        module,
+        "deliver",
+        ("Tells one endpoint something; in an array.", ""),
+        |endpoint: &str, data: Map| -> Made {
+            let data = to_json(&Dynamic::from_map(data));
+            Ok(Answer::Deliver(Directed {
+                endpoint: endpoint.to_owned(),
+                data: data.map_err(|e| refusal(format!("deliver: the data {e}")))?,
+            }))
+        },
+    );
 }
 
 /// What is wrong with an answer, in words.
@@ -240,6 +263,22 @@ impl<'a> Members<'a> {
                 .ok_or_else(|| format!("`{name}` must be a whole number above 0"))
         };
         self.get(name).map(number).transpose()
+    }
+
+    /// A map, as JSON.
+    fn data(&self, name: &str) -> Result<Option<serde_json::Value>, Wrong> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        if value.read_lock::<Map>().is_none() {
+            return Err(format!("`{name}` must be a map"));
+        }
+        let json = to_json(value).map_err(|e| format!("`{name}` {e}"))?;
+        let bytes = json.to_string().len();
+        if bytes > MAX_EVENT_BYTES {
+            return Err(format!("`{name}` is longer than {MAX_EVENT_BYTES} bytes"));
+        }
+        Ok(Some(json))
     }
 
     fn texts(&self, name: &str) -> Result<BTreeMap<String, String>, Wrong> {
@@ -536,6 +575,65 @@ impl Read for WebhookVerdict {
                 Ok(_) => Err(odd(value)),
                 Err(wrong) => Err(wrong.to_string()),
             },
+            _ => Err(odd(value)),
+        }
+    }
+}
+
+impl Read for EventVerdict {
+    fn absent() -> Self {
+        Self::default()
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(Self::absent()),
+            Given::Answer(Answer::Drop) => Ok(Self {
+                drop: true,
+                ..Self::default()
+            }),
+            Given::Map(map) => Ok(Self {
+                data: Members::of(&map, &["data"])?.data("data")?,
+                ..Self::default()
+            }),
+            _ => {
+                let list = value.read_lock::<rhai::Array>();
+                let list = list.ok_or_else(|| odd(value))?;
+                if list.len() > MAX_ENTRIES {
+                    return Err(format!("at most {MAX_ENTRIES} endpoints may be told"));
+                }
+                let directed = list.iter().map(|one| match given(one) {
+                    Given::Answer(Answer::Deliver(directed)) => Ok(directed),
+                    _ => Err("the array may hold deliver(..) only".to_owned()),
+                });
+                Ok(Self {
+                    deliver: directed.collect::<Result<_, _>>()?,
+                    ..Self::default()
+                })
+            }
+        }
+    }
+}
+
+impl Read for TransformVerdict {
+    fn absent() -> Self {
+        Self::Send {
+            data: None,
+            headers: BTreeMap::new(),
+        }
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(Self::absent()),
+            Given::Answer(Answer::Drop) => Ok(Self::Drop),
+            Given::Map(map) => {
+                let members = Members::of(&map, &["data", "headers"])?;
+                Ok(Self::Send {
+                    data: members.data("data")?,
+                    headers: members.texts("headers")?,
+                })
+            }
             _ => Err(odd(value)),
         }
     }

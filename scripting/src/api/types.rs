@@ -6,7 +6,9 @@ use std::sync::Arc;
 use rhai::{Array, Dynamic, Map, Module};
 
 use super::{add, field};
-use crate::facts::{Blob, Event, Labels, Principal, Request, Response, Text, Tick, Upload};
+use crate::facts::{
+    Blob, Endpoint, Event, Labels, Principal, Request, Response, Text, Tick, Upload,
+};
 
 /// A secret: usable as a header, a body or a key, and never readable.
 #[derive(Clone)]
@@ -387,6 +389,24 @@ fn event(module: &mut Module) {
         "causes",
         ("Whether a plugin led to it.", ""),
         |e: &mut E, plugin: &str| e.causes.iter().any(|cause| cause == plugin),
+    );
+    type P = Arc<Endpoint>;
+    module.set_custom_type_with_comments::<P>("Endpoint", &["/// Where an event is sent to."]);
+    field(module, "id", "Its id.", |e: &mut P| e.id.clone());
+    field(
+        module,
+        "description",
+        "What its owner says of it.",
+        |e: &mut P| e.description.clone(),
+    );
+    field(module, "host", "The host that it is at.", |e: &mut P| {
+        e.host.clone()
+    });
+    field(
+        module,
+        "format",
+        "How bodies are laid out: `compat` or `standard`.",
+        |e: &mut P| e.format.clone(),
     );
     module.set_custom_type_with_comments::<Arc<Tick>>("Tick", &["/// A tick of a schedule."]);
     field(

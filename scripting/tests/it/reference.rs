@@ -26,6 +26,7 @@ const FACTS: &[(&str, &str)] = &[
     ),
     ("Response", ".status .cache header header_names"),
     ("Event", ".name .data .id .time .depth causes"),
+    ("Endpoint", ".id .description .host .format"),
     ("Tick", ".time"),
     ("HttpReply", ".status .ok .body header text json pick"),
 ];
@@ -34,7 +35,7 @@ const FACTS: &[(&str, &str)] = &[
 const FUNCTIONS: &[(&str, &str)] = &[
     (
         "",
-        "respond redirect allow deny reject quarantine table find uuid rand",
+        "respond redirect allow deny reject quarantine drop deliver table find uuid rand",
     ),
     ("json", "parse text"),
     ("b64", "encode decode"),

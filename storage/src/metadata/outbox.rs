@@ -143,6 +143,24 @@ impl Metadata {
             .transpose()
     }
 
+    /// Records how a plugin stands at this process: `script.reload_failed` or `script.recovered`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn tell_of_script(&self, name: &'static str, data: Value) -> Result<()> {
+        self.write("outbox.tell", move |tx| {
+            async move {
+                let draft = Draft {
+                    name: name.into(),
+                    data: members(data),
+                };
+                append(tx, draft, "").await
+            }
+            .boxed()
+        })
+        .await
+    }
+
     /// Records an event of a plugin's own.
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! Endpoints that are told of events, what each is to be told, and how that went. What a body says and how it is sent
 //! is not known here.
 
+mod blocked;
 mod deliveries;
 mod lanes;
 mod log;
 mod replies;
 
+pub use blocked::{Blocked, Unblocked};
 pub use deliveries::{Letter, Spread};
 pub use lanes::{Due, Order, Outcome, Settled};
 pub use log::{Attempt, Delivery, DeliveryQuery, DeliveryState, Recovery};
@@ -27,6 +29,8 @@ pub struct Endpoint {
     pub seq: i64,
     /// `ep_...`
     pub id: String,
+    /// The last event before it was made.
+    pub after_event: i64,
     /// Where it is.
     pub url: String,
     /// What its owner chose, as JSON.
@@ -153,7 +157,7 @@ pub const BY_HAND: &str = "disabled by an administrator";
 
 macro_rules! endpoint_columns {
     () => {
-        "seq, id, url, options, enabled, disabled_reason, secret, previous_secret, previous_until_ms, legacy_previous, \
+        "seq, id, after_event, url, options, enabled, disabled_reason, secret, previous_secret, previous_until_ms, legacy_previous, \
          revision, queued, failed, failing_since_ms, pauses, paused_until_ms, last_success_ms, last_error, lease_ms, \
          created_ms, updated_ms"
     };
@@ -215,9 +219,10 @@ impl Metadata {
             async move {
                 let seq = tx.next_id("webhooks").await?;
                 sqlx::query(
-                    "INSERT INTO webhooks (seq, id, url, options, enabled, disabled_reason, secret, legacy_previous,
+                    "INSERT INTO webhooks (seq, id, after_event, url, options, enabled, disabled_reason, secret, legacy_previous,
                          revision, sequence, queued, failed, pauses, paused_until_ms, lease_ms, created_ms, updated_ms)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, 1, 1, 0, 0, 0, 0, 0, 0, $8, $8)",
+                     VALUES ($1, $2, (SELECT COALESCE(MAX(seq), 0) FROM outbox), $3, $4, $5, $6, $7, 1, 1, 0, 0, 0, 0, 0, 0,
+                         $8, $8)",
                 )
                 .bind(seq)
                 .bind(&new.id)
@@ -457,6 +462,7 @@ fn endpoint_of(row: &AnyRow) -> Result<Endpoint> {
     Ok(Endpoint {
         seq: row.int("seq")?,
         id: row.text("id")?,
+        after_event: row.int("after_event")?,
         url: row.text("url")?,
         options: row.text("options")?,
         enabled: row.truth("enabled")?,

@@ -1,10 +1,11 @@
 -- Endpoints that are told of events. options is what their owner chose, as JSON; secrets are sealed by the master key.
 -- sequence counts what each was told of, queued what waits for it. failed counts attempts since the last success, the
 -- first of them at failing_since_ms; pauses those of the breaker in a row. One node sends for an endpoint: owner, until
--- lease_ms.
+-- lease_ms. What happened up to the event after_event, before it was made, is not for it.
 CREATE TABLE webhooks (
     seq BIGINT NOT NULL PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
+    after_event BIGINT NOT NULL,
     url TEXT NOT NULL,
     options TEXT NOT NULL,
     enabled BIGINT NOT NULL,

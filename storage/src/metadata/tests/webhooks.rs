@@ -327,7 +327,7 @@ async fn the_log_outlives_its_endpoint_and_is_forgotten_in_time() {
     assert_eq!(states, [("queued", 0), ("failed", 1), ("delivered", 1)]);
     let again = house
         .metadata
-        .redeliver(&listed[2].id, "ann")
+        .redeliver(&listed[2].id, false, "ann")
         .await
         .unwrap();
     assert_eq!(again, Recovery::Queued(1));
@@ -343,7 +343,7 @@ async fn the_log_outlives_its_endpoint_and_is_forgotten_in_time() {
     assert_eq!(
         house
             .metadata
-            .redeliver(&listed[1].id, "ann")
+            .redeliver(&listed[1].id, false, "ann")
             .await
             .unwrap(),
         Recovery::Missing

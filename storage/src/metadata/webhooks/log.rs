@@ -133,6 +133,8 @@ pub enum Recovery {
     Missing,
     /// What was sent is forgotten.
     BodyGone,
+    /// Its script failed, and nobody said to send it without.
+    Blocked,
 }
 
 macro_rules! delivery_columns {
@@ -197,11 +199,11 @@ impl Metadata {
         Ok(Some(found))
     }
 
-    /// Sends a delivery once more, wherever it stands, by one fresh schedule.
+    /// Sends a delivery once more, wherever it stands, by one fresh schedule; a blocked one only if it is to go `raw`.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
-    pub async fn redeliver(&self, id: &str, actor: &str) -> Result<Recovery> {
+    pub async fn redeliver(&self, id: &str, raw: bool, actor: &str) -> Result<Recovery> {
         const OP: &str = "webhook.redeliver";
         let (id, actor) = (id.to_owned(), actor.to_owned());
         self.write(OP, move |tx| {
@@ -220,6 +222,9 @@ impl Metadata {
                 let (endpoint, state) = (row.text("endpoint")?, row.text("state")?);
                 if find(tx, OP, &endpoint).await?.is_none() {
                     return Ok(Recovery::Missing);
+                }
+                if state == "blocked" && !raw {
+                    return Ok(Recovery::Blocked);
                 }
                 if row.opt_int("kept")?.is_none() {
                     return Ok(Recovery::BodyGone);

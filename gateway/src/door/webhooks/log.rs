@@ -1,0 +1,291 @@
+//! What was sent to endpoints, sending it once more, and trying one.
+
+use boxgate_storage::clock::UnixMillis;
+use boxgate_storage::metadata::webhooks::{
+    Attempt, Delivery, DeliveryQuery, DeliveryState, Endpoint, Outcome, Recovery, Settled,
+};
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::{Answer, existing, page, repeat, wrong};
+use crate::call::Call;
+use crate::door::boxvault::shape;
+use crate::gateway::Gateway;
+use crate::http::response;
+use crate::outbound::Destination;
+use crate::refusal::Refusal;
+use crate::webhook::attempt::{self, Message, Report};
+use crate::webhook::secret::Signer;
+use crate::webhook::terms::{self, Terms};
+use crate::webhook::{body, catalogue, spread};
+
+/// `GET /api/admin/webhooks/{webhook}/deliveries?status&event&since&until&cursor&limit`; of a deleted endpoint, too.
+pub async fn list_deliveries(gateway: &Gateway, call: Call) -> Answer {
+    let (before, limit) = page(&call, i64::MAX)?;
+    let query = DeliveryQuery {
+        endpoint: call.names.value("webhook").to_owned(),
+        state: state(call.query("status").as_deref())?,
+        event: call.query("event"),
+        since: moment("since", call.query("since").as_deref())?,
+        until: moment("until", call.query("until").as_deref())?,
+        before: Some(before),
+    };
+    let found = gateway.metadata.deliveries(&query, limit).await?;
+    if found.is_empty() && before == i64::MAX {
+        // An endpoint that never was is told apart from one without deliveries.
+        let whole = DeliveryQuery {
+            endpoint: query.endpoint.clone(),
+            ..DeliveryQuery::default()
+        };
+        if gateway.metadata.deliveries(&whole, 1).await?.is_empty() {
+            existing(gateway, &call).await?;
+        }
+    }
+    let full = found.len() == limit as usize;
+    let next = found
+        .last()
+        .filter(|_| full)
+        .map(|last| last.seq.to_string());
+    let data: Vec<Value> = found.iter().map(document).collect();
+    Ok(response::json(
+        StatusCode::OK,
+        &json!({ "data": data, "next": next }),
+    ))
+}
+
+/// `GET /api/admin/webhooks/deliveries/{delivery}`.
+pub async fn delivery(gateway: &Gateway, call: &Call) -> Answer {
+    let id = call.names.value("delivery");
+    let found = gateway.metadata.delivery(id).await?;
+    let found = found.ok_or_else(|| Refusal::missing("Delivery", id))?;
+    Ok(response::json(StatusCode::OK, &document(&found)))
+}
+
+/// `POST /api/admin/webhooks/deliveries/{delivery}/redeliver`: `{raw?}`; a blocked one goes as it is only if that is said.
+pub async fn redeliver(gateway: &Gateway, mut call: Call) -> Answer {
+    let asked: Map<String, Value> = call.json(&gateway.settings.limits).await?;
+    if let Some(name) = asked.keys().find(|name| *name != "raw") {
+        return Err(wrong(format!("unknown field {name:?}; expected 'raw'")));
+    }
+    let doing = async {
+        let raw = match asked.get("raw") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(raw)) => *raw,
+            Some(_) => return Err(wrong("'raw' must be true or false")),
+        };
+        let (id, by) = (call.names.value("delivery"), call.principal()?.name());
+        match gateway.metadata.redeliver(id, raw, by).await? {
+            Recovery::Queued(_) => {}
+            Recovery::Missing => return Err(Refusal::missing("Delivery", id)),
+            Recovery::Blocked => {
+                let text = format!(
+                    "The plugin of delivery '{id}' failed, and what it would send is not known. {{\"raw\": true}} sends \
+                     it as if there was no plugin."
+                );
+                return Err(Refusal::new(StatusCode::CONFLICT, text).code("BLOCKED"));
+            }
+            Recovery::BodyGone => {
+                let text = format!(
+                    "What delivery '{id}' sent is not kept any more (webhooks.bodies_kept)."
+                );
+                return Err(Refusal::new(StatusCode::GONE, text).code("GONE"));
+            }
+        }
+        gateway.outlet.tell();
+        Ok((
+            StatusCode::ACCEPTED,
+            json!({ "delivery_id": id, "queued": 1 }),
+        ))
+    };
+    repeat::once(gateway, &call, &asked, Box::pin(doing)).await
+}
+
+/// `POST /api/admin/webhooks/{webhook}/recover`: `{since, until?, status?}`.
+pub async fn recover(gateway: &Gateway, mut call: Call) -> Answer {
+    let asked: Map<String, Value> = call.json(&gateway.settings.limits).await?;
+    let doing = async {
+        let text = |name: &str| match asked.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.as_str())),
+            Some(_) => Err(wrong(format!("'{name}' must be text"))),
+        };
+        if let Some(name) = asked
+            .keys()
+            .find(|n| !matches!(n.as_str(), "since" | "until" | "status"))
+        {
+            return Err(wrong(format!(
+                "unknown field {name:?}; expected 'since', 'until' and 'status'"
+            )));
+        }
+        let since = moment("since", text("since")?)?
+            .ok_or_else(|| wrong("'since' is missing: from when on"))?;
+        let until = moment("until", text("until")?)?.unwrap_or(UnixMillis(i64::MAX));
+        let state = state(text("status")?)?.unwrap_or(DeliveryState::Failed);
+        if !matches!(
+            state,
+            DeliveryState::Failed | DeliveryState::Skipped | DeliveryState::Delivered
+        ) {
+            return Err(wrong("'status' must be failed, skipped or delivered"));
+        }
+        let (id, by) = (call.names.value("webhook"), call.principal()?.name());
+        let recovered = gateway
+            .metadata
+            .recover_deliveries(id, state, (since, until), by)
+            .await?;
+        let Recovery::Queued(queued) = recovered else {
+            return Err(Refusal::missing("Webhook", id));
+        };
+        gateway.outlet.tell();
+        Ok((StatusCode::ACCEPTED, json!({ "queued": queued })))
+    };
+    repeat::once(gateway, &call, &asked, Box::pin(doing)).await
+}
+
+/// `POST /api/admin/webhooks/{webhook}/test`: `{event?}`; sent now, once, and counted against nobody.
+pub async fn test(gateway: &Gateway, mut call: Call) -> Answer {
+    let asked: Map<String, Value> = call.json(&gateway.settings.limits).await?;
+    let doing = async {
+        let event = match asked.get("event") {
+            None | Some(Value::Null) => catalogue::TEST,
+            Some(Value::String(event)) => event,
+            Some(_) => return Err(wrong("'event' must be text")),
+        };
+        if let Some(name) = asked.keys().find(|name| *name != "event") {
+            return Err(wrong(format!("unknown field {name:?}; expected 'event'")));
+        }
+        let endpoint = existing(gateway, &call).await?;
+        Ok((StatusCode::OK, try_once(gateway, &endpoint, event).await?))
+    };
+    repeat::once(gateway, &call, &asked, Box::pin(doing)).await
+}
+
+/// Sends an example to an endpoint and waits for what comes of it.
+pub(super) async fn try_once(
+    gateway: &Gateway,
+    endpoint: &Endpoint,
+    event: &str,
+) -> Result<Value, Refusal> {
+    let row = catalogue::row(event).ok_or_else(|| {
+        let near = catalogue::check(event).err().flatten();
+        let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+        wrong(format!("there is no event {event:?} with an example{near}"))
+    })?;
+    let now = gateway.clock.now();
+    let terms = Terms::of_row(&endpoint.options).map_err(|e| wrong(e.to_string()))?;
+    let text = body::render(
+        terms.format,
+        event,
+        now,
+        row.example(&body::stamp(now), &endpoint.id),
+    );
+    let message = spread::fresh_message_id(now);
+    let begun = gateway
+        .metadata
+        .begin_test(&endpoint.id, (&message, event), text.clone())
+        .await?;
+    let Some((seq, delivery, sequence)) = begun else {
+        return Err(Refusal::missing("Webhook", &endpoint.id));
+    };
+    let sent = Message {
+        id: &message,
+        event,
+        sequence,
+        number: 1,
+        headers: terms.header_map(),
+        body: text,
+    };
+    let report = send(gateway, endpoint, &terms, sent, now).await;
+    let tried = Settled {
+        seq,
+        number: 1,
+        begun: report.begun,
+        duration_ms: report.took_ms(),
+        status: report.status,
+        result: report.result,
+        error: report.error.clone(),
+        response: report.response.clone(),
+        outcome: if report.is_taken() {
+            Outcome::Delivered
+        } else {
+            Outcome::Failed
+        },
+    };
+    gateway.metadata.end_test(tried).await?;
+    Ok(json!({
+        "delivery_id": delivery, "status": report.status, "duration_ms": report.took_ms(), "error": report.error,
+    }))
+}
+
+async fn send(
+    gateway: &Gateway,
+    endpoint: &Endpoint,
+    terms: &Terms,
+    sent: Message<'_>,
+    now: UnixMillis,
+) -> Report {
+    let (settings, outlet) = (&gateway.settings.webhooks, &gateway.outlet);
+    let blocked = |why: String| Report::unsent(now, "blocked_destination", why);
+    let to = match Destination::parse(&endpoint.url) {
+        Ok(to) if terms::is_denied(&settings.deny_hosts, &to) => {
+            return blocked(format!("{} is denied (webhooks.deny_hosts)", to.host()));
+        }
+        Ok(to) => to,
+        Err(rule) => return blocked(format!("the URL: {rule}")),
+    };
+    let Some(signer) = Signer::open(&outlet.key, &endpoint.secrets) else {
+        let why = "its secret does not open with this master key".to_owned();
+        return Report::unsent(now, "request", why);
+    };
+    let when = (now, terms.timeout());
+    attempt::send(
+        &outlet.caller,
+        (&to, &signer),
+        sent,
+        when,
+        settings.log_bodies,
+    )
+    .await
+}
+
+fn state(word: Option<&str>) -> Result<Option<DeliveryState>, Refusal> {
+    let Some(word) = word else { return Ok(None) };
+    let known = || DeliveryState::ALL.map(DeliveryState::as_str).join(", ");
+    let found = DeliveryState::from_name(word);
+    found
+        .map(Some)
+        .ok_or_else(|| wrong(format!("'status' must be one of {}", known())))
+}
+
+/// RFC 3339, or milliseconds since 1970.
+fn moment(name: &str, text: Option<&str>) -> Result<Option<UnixMillis>, Refusal> {
+    let Some(text) = text else { return Ok(None) };
+    if let Ok(millis) = text.parse() {
+        return Ok(Some(UnixMillis(millis)));
+    }
+    let at: jiff::Timestamp = text.parse().map_err(|_odd| {
+        wrong(format!(
+            "'{name}' must be a time such as 2026-01-02T03:04:05Z"
+        ))
+    })?;
+    Ok(Some(UnixMillis(at.as_millisecond())))
+}
+
+/// A delivery, as answers have it.
+fn document(delivery: &Delivery) -> Value {
+    let waits = delivery.state == DeliveryState::Queued;
+    let attempts: Vec<Value> = delivery.attempts.iter().map(tried).collect();
+    json!({
+        "delivery_id": delivery.id, "endpoint_id": delivery.endpoint, "webhook_id": delivery.message,
+        "event": delivery.event, "sequence": delivery.sequence, "status": delivery.state.as_str(),
+        "reason": delivery.reason, "next_attempt_at": waits.then(|| shape::time(delivery.due)),
+        "occurred_at": shape::time(delivery.occurred), "created_at": shape::time(delivery.created),
+        "ended_at": delivery.ended.map(shape::time), "attempts": attempts,
+    })
+}
+
+fn tried(attempt: &Attempt) -> Value {
+    json!({
+        "attempt": attempt.number, "at": shape::time(attempt.begun), "duration_ms": attempt.duration_ms,
+        "status": attempt.status, "result": attempt.result, "error": attempt.error, "response": attempt.response,
+    })
+}
