@@ -78,6 +78,8 @@ pub struct Plan {
     idle_reads: u32,
     /// What is thought to be held may be wrong.
     doubtful: bool,
+    /// Parts that were not taken since the gateway saw the upload otherwise; forgotten with the next reading.
+    refused: BTreeSet<u64>,
     /// Nothing happened since the last reading.
     fresh: bool,
     finished: bool,
@@ -97,6 +99,7 @@ impl Plan {
             failures: BTreeMap::new(),
             idle_reads: 0,
             doubtful: false,
+            refused: BTreeSet::new(),
             fresh: false,
             finished: false,
         }
@@ -112,10 +115,10 @@ impl Plan {
         }
         let failures = self.idle_reads;
         if self.doubtful {
-            return if self.flying.is_empty() {
-                Step::Read { failures }
-            } else {
-                Step::Wait
+            return match self.wanted_by_others() {
+                _ if self.flying.is_empty() => Step::Read { failures },
+                Some(part) => self.send(part),
+                None => Step::Wait,
             };
         }
         if self.flying.len() < self.streams
@@ -144,6 +147,14 @@ impl Plan {
     fn missing(&self) -> Option<u64> {
         let end = self.cut.count().min(self.committed + WINDOW_PARTS);
         (self.committed..end).find(|part| !self.held.contains(part) && !self.flying.contains(part))
+    }
+
+    /// The part in front, where it failed and those on their way wait for it: a gateway whose store holds whole parts
+    /// answers them when that one came, and else keeps them for seconds before it refuses them.
+    fn wanted_by_others(&self) -> Option<u64> {
+        let front = self.missing()?;
+        let is_wanted = front == self.committed && !self.refused.contains(&front);
+        (is_wanted && self.flying.len() < self.streams).then_some(front)
     }
 
     fn holds_all(&self) -> bool {
@@ -200,6 +211,7 @@ impl Plan {
     /// A part was not taken since the gateway sees the upload otherwise than this plan does.
     pub fn conflicted(&mut self, part: u64) {
         self.failed(part);
+        self.refused.insert(part);
         self.doubtful = true;
     }
 
@@ -211,6 +223,7 @@ impl Plan {
         self.held = held.into_iter().filter(|part| *part < count).collect();
         self.commit(self.committed);
         self.doubtful = false;
+        self.refused.clear();
         self.fresh = true;
         if (self.committed, self.holds()) > before {
             self.moved();

@@ -116,6 +116,30 @@ fn a_conflict_is_cleared_up_by_reading_once_nothing_flies() {
 }
 
 #[test]
+fn the_part_in_front_is_sent_again_while_others_wait_for_it() {
+    let mut plan = plan();
+    assert_eq!(sent(&mut plan), [0, 1, 2]);
+    // Its memory was wanted.
+    plan.conflicted(2);
+    plan.failed(0);
+    // The gateway answers 1 once 0 came, and for seconds not at all.
+    let again = Step::Send {
+        part: 0,
+        failures: 1,
+    };
+    assert_eq!(plan.step(), again);
+    assert_eq!(plan.step(), Step::Wait);
+    plan.stored(0, 8);
+    plan.stored(1, 16);
+    assert_eq!(plan.step(), Step::Read { failures: 0 });
+    plan.read(16, []);
+    assert_eq!(sent(&mut plan), [2, 3, 4]);
+    // One that was refused itself is not sent again without a look.
+    plan.conflicted(2);
+    assert_eq!(plan.step(), Step::Wait);
+}
+
+#[test]
 fn a_lost_outcome_is_asked_for_and_then_brought_back_by_the_last_part() {
     let mut plan = plan();
     plan.read(96, []);
