@@ -30,6 +30,8 @@ pub struct Store {
     pub delete: Option<Arc<dyn DeleteBlob>>,
     /// Finding out what is there.
     pub list: Option<Arc<dyn ListBlobs>>,
+    /// Taking parts of one upload from several processes.
+    pub shared: Option<Arc<dyn ShareParts>>,
     /// Keeping small texts beside blobs.
     pub sidecars: Option<Arc<dyn Sidecars>>,
     /// Knowing how much room is left.
@@ -110,9 +112,22 @@ pub trait WriteBlob: Debug + Send + Sync {
     ) -> Result<Box<dyn UploadSink>>;
 }
 
+/// Lets several processes send parts of one upload, each with a sink of its own: all of them must name the same upload
+/// of the store, and which that is stands in the rows before the first part is sent.
+#[async_trait]
+pub trait ShareParts: Debug + Send + Sync {
+    /// Begins the store's own upload, beside others that may be there under the key. Returns its id.
+    async fn begin_shared(&self, key: &BlobKey) -> Result<String>;
+
+    /// Gives up one that the rows do not name.
+    async fn end_shared(&self, key: &BlobKey, id: &str) -> Result<()>;
+}
+
 /// What the rows kept of an upload for its store.
 #[derive(Debug, Default)]
 pub struct Kept {
+    /// Whether other processes may send to the same upload at this moment: what else is there under its key is theirs.
+    pub shared: bool,
     /// The declared length, if any.
     pub length: Option<u64>,
     /// What its store gave for the bytes before the offset.

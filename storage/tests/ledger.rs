@@ -68,6 +68,7 @@ promises! {
     a_rejected_upload_ends_with_its_bytes
     a_quarantined_upload_waits_for_somebody
     what_waits_to_be_published_is_told_when_it_is_due
+    a_store_upload_is_named_once
     pieces_are_held_in_any_order_and_counted_once
     a_piece_that_is_cut_otherwise_is_refused
     the_size_of_pieces_is_fixed_once

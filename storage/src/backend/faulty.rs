@@ -138,6 +138,8 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         write,
         delete,
         list,
+        // As the store does by itself.
+        shared,
         sidecars,
         space,
         // As files they would pass by the schedule, and so would who reads past us.
@@ -152,6 +154,7 @@ pub fn wrap(inner: Store, faults: &Faults) -> Store {
         write: Arc::new(Faulty(write, faults.clone())),
         delete: delete.map(|d| Arc::new(Faulty(d, faults.clone())) as _),
         list: list.map(|l| Arc::new(Faulty(l, faults.clone())) as _),
+        shared,
         sidecars: sidecars.map(|s| Arc::new(Faulty(s, faults.clone())) as _),
         space: space.map(|s| Arc::new(Faulty(s, faults)) as _),
         files: None,

@@ -71,6 +71,7 @@ pub async fn open_with(directory: &Path, options: LocalOptions) -> Result<Store>
         write: Arc::clone(&local) as _,
         delete: Some(Arc::clone(&local) as _),
         list: Some(Arc::clone(&local) as _),
+        shared: None,
         sidecars: Some(Arc::clone(&local) as _),
         space: Some(Arc::clone(&local) as _),
         files: Some(local),

@@ -61,6 +61,7 @@ impl MemoryStore {
             write: Arc::clone(&this) as _,
             delete: Some(Arc::clone(&this) as _),
             list: Some(Arc::clone(&this) as _),
+            shared: None,
             sidecars: Some(Arc::clone(&this) as _),
             space: Some(this),
             files: None,

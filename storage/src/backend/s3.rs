@@ -146,6 +146,7 @@ pub async fn open(options: S3Options) -> Result<(Store, Found)> {
         write: Arc::clone(&s3) as _,
         delete: Some(Arc::clone(&s3) as _),
         list: Some(Arc::clone(&s3) as _),
+        shared: Some(Arc::clone(&s3) as _),
         sidecars: Some(s3),
         space: None,
         files: None,
@@ -262,26 +263,31 @@ impl S3 {
                 return Ok(());
             };
             for upload in std::iter::once(first).chain(begun) {
-                let aborted = self
-                    .call(op, 0, || {
-                        self.client
-                            .abort_multipart_upload()
-                            .bucket(&self.bucket)
-                            .key(&name)
-                            .set_upload_id(upload.upload_id().map(str::to_owned))
-                            .send()
-                    })
-                    .await;
-                match aborted {
-                    Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-                    _ => {}
-                }
+                self.abort_one(key, upload.upload_id().unwrap_or_default())
+                    .await?;
             }
         }
         Err(
             Error::new(ErrorKind::Unavailable, "upload.abort", key.to_string())
                 .with_source("parts are there again and again"),
         )
+    }
+}
+
+impl S3 {
+    /// Gives up one upload of parts; none there is success.
+    async fn abort_one(&self, key: &BlobKey, id: &str) -> Result<()> {
+        let name = self.name_of(key);
+        let aborted = self
+            .call(Op::new("upload.abort", key), 0, || {
+                let abort = self.client.abort_multipart_upload();
+                abort.bucket(&self.bucket).key(&name).upload_id(id).send()
+            })
+            .await;
+        match aborted {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 }
 

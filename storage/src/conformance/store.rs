@@ -266,6 +266,7 @@ async fn resume(
     (length, receipts): (usize, &Receipts),
 ) -> Result<Box<dyn UploadSink>> {
     let kept = Kept {
+        shared: false,
         length: Some(length as u64),
         receipts: receipts.clone(),
         memory: None,

@@ -190,6 +190,17 @@ impl Ledger for MemoryLedger {
             .unwrap_or_default())
     }
 
+    async fn name_store_upload(&self, fence: Fence, name: &str) -> Result<String> {
+        const OP: &str = "upload.name_store_upload";
+        let mut state = self.state();
+        let upload = state.fenced(OP, fence)?;
+        if upload.row.state != UploadState::Open {
+            return Err(fenced(OP, fence.id));
+        }
+        let named = &mut upload.receipts.upload;
+        Ok(named.get_or_insert_with(|| name.to_owned()).clone())
+    }
+
     async fn advance(&self, fence: Fence, step: Advance) -> Result<()> {
         const OP: &str = "upload.advance";
         let now = self.clock.now();

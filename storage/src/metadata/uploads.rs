@@ -536,6 +536,11 @@ pub trait Ledger: Debug + Send + Sync {
     /// What the store gave for the committed bytes of an upload that did not end.
     async fn receipts(&self, id: UploadId) -> Result<Receipts>;
 
+    /// Names the store's own upload, unless it has a name already; returns the name that it has then. Raises no epoch:
+    /// all who send parts in this one must name the same.
+    /// [`crate::ErrorKind::Fenced`] unless the epoch is as given and the upload is open.
+    async fn name_store_upload(&self, fence: Fence, name: &str) -> Result<String>;
+
     /// B3: moves the offset and records the part with its receipt, in one transaction; a tail that is
     /// no longer the upload's goes to the trash in the same one.
     /// [`crate::ErrorKind::Fenced`] unless epoch, state and offset are as given, and the store's own upload is

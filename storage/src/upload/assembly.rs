@@ -140,7 +140,7 @@ impl Assembly {
         let numbers = UploadState::resumed(row.part_bytes, row.length, limit, came);
         let numbers = Shared::new(numbers);
         engine.take_room(row.id, &numbers, Inner::free_bytes(&stored.store).await?)?;
-        let sink = engine.reopened(row, &stored, extent, None).await?;
+        let sink = engine.reopened_for_pieces(row, &stored, extent).await?;
         let restored = engine.restored(row, &stored, None).await;
         let (hasher, values) = match restored {
             Ok(restored) => restored,
@@ -415,6 +415,21 @@ impl Assembly {
     pub(super) fn sealed(&self, sealed: Sealed) {
         self.book().sealed.insert(sealed.piece.k, sealed);
         self.news.notify_one();
+    }
+
+    /// Whether pieces wait here for one before them, which may be at another node.
+    pub(super) fn waits_for_others(&self) -> bool {
+        !self.book().sealed.is_empty()
+    }
+
+    /// Another node moved the offset on: what is kept of pieces before it is of no use.
+    pub(super) fn passed(&self, offset: u64) {
+        let front = self.piece_at(offset);
+        let mut book = self.book();
+        book.sealed.retain(|k, _| *k >= front);
+        book.tracks.retain(|k, _| *k >= front);
+        drop(book);
+        self.set_committed(offset);
     }
 
     /// What the follower just passed.

@@ -34,6 +34,21 @@ pub(super) struct Follower {
     pending: Vec<Advance>,
     /// Another node moved the row on: what its store gave for that is in the rows alone.
     caught_up: bool,
+    /// What the upload became, where another node published it.
+    published: Option<Published>,
+    /// When the row was last asked whether another node did.
+    looked: Instant,
+}
+
+/// What other nodes did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Other {
+    /// Nothing that counts here.
+    Nothing,
+    /// They moved the offset on.
+    MovedOn,
+    /// One has all of it, and is publishing.
+    Ends,
 }
 
 /// How far the follower is.
@@ -67,6 +82,8 @@ impl Follower {
             attempt: None,
             pending: Vec::new(),
             caught_up: false,
+            published: None,
+            looked: Instant::now(),
         }
     }
 
@@ -127,7 +144,7 @@ impl Follower {
                     if self.assembly.close_if_idle() {
                         return Ok(false);
                     }
-                    self.wait().await;
+                    self.wait().await?;
                 }
             }
         }
@@ -135,15 +152,23 @@ impl Follower {
     }
 
     /// Waits for news; meanwhile what is kept is given up when others want its memory.
-    async fn wait(&self) {
-        let news = self.assembly.news.notified();
-        let mut news = std::pin::pin!(news);
-        while self.assembly.yield_memory() {
+    /// Where pieces wait for one that may be at another node, the row is asked as well.
+    async fn wait(&mut self) -> Result<()> {
+        let assembly = Arc::clone(&self.assembly);
+        let mut news = std::pin::pin!(assembly.news.notified());
+        while assembly.yield_memory() {
             if tokio::time::timeout(LOOK_EVERY, &mut news).await.is_ok() {
-                return;
+                return Ok(());
+            }
+            if assembly.waits_for_others() && self.looked.elapsed() >= ROW_EVERY {
+                self.looked = Instant::now();
+                if let Other::MovedOn = self.look(self.at_piece.at).await? {
+                    return Ok(());
+                }
             }
         }
         news.await;
+        Ok(())
     }
 
     /// Hashes bytes that are in memory.
@@ -278,16 +303,36 @@ impl Follower {
 
     /// Goes on from the row, if another node moved it on beyond `from` in the same epoch.
     async fn catch_up(&mut self, from: u64, fenced: Error) -> Result<()> {
+        for _ in 0..ENDING_LOOKS {
+            match self.look(from).await? {
+                Other::MovedOn => return Ok(()),
+                Other::Ends => tokio::time::sleep(LOOK_EVERY).await,
+                Other::Nothing => break,
+            }
+        }
+        Err(fenced)
+    }
+
+    /// Asks the row what other nodes did beyond `from`; where one moved it on, this stands there from now on.
+    async fn look(&mut self, from: u64) -> Result<Other> {
         let stored = &self.assembly.stored;
         let engine = &self.assembly.engine;
         let row = engine.options.ledger.upload(stored.fence.id).await?;
-        let row = row.filter(|row| {
-            row.state == UploadState::Open && row.epoch == stored.fence.epoch && row.offset > from
-        });
-        let Some(row) = row else { return Err(fenced) };
-        let (hasher, values) = engine.restored(&row, stored, None).await?;
+        let row = row.filter(|row| row.epoch == stored.fence.epoch && row.offset > from);
+        let Some(row) = row else {
+            return Ok(Other::Nothing);
+        };
+        let (hasher, values) = match row.state {
+            UploadState::Open => engine.restored(&row, stored, None).await?,
+            UploadState::Completing => return Ok(Other::Ends),
+            // What it became is told by the row.
+            UploadState::Done => (ContentHasher::new([]), Vec::new()),
+            UploadState::Aborted | UploadState::Lost => return Ok(Other::Nothing),
+        };
+        self.published = row.published;
         self.caught_up = true;
-        self.assembly.set_committed(row.offset);
+        self.assembly.look_again().await?;
+        self.assembly.passed(row.offset);
         self.place = Place {
             at: row.offset,
             stepped: row.offset,
@@ -296,11 +341,31 @@ impl Follower {
         };
         self.at_piece = self.place.clone();
         self.attempt = None;
-        Ok(())
+        Ok(Other::MovedOn)
     }
 
-    /// All bytes are there: compares the digests, and publishes.
+    /// All bytes are there: compares the digests, and publishes. Another node may do so at this moment; then what that
+    /// came to is the outcome.
     async fn finish(&mut self) -> Result<Published> {
+        if let Some(published) = self.published.take() {
+            drop(self.assembly.take_sink());
+            return Ok(published);
+        }
+        let error = match self.publish().await {
+            Err(e) if self.caught_up => e,
+            published => return published,
+        };
+        for _ in 0..ENDING_LOOKS {
+            match self.look(0).await? {
+                Other::MovedOn if self.published.is_some() => break,
+                Other::Ends => tokio::time::sleep(LOOK_EVERY).await,
+                _ => break,
+            }
+        }
+        self.published.take().ok_or(error)
+    }
+
+    async fn publish(&mut self) -> Result<Published> {
         const OP: &str = "upload.finish";
         let stored = &self.assembly.stored;
         let found = self.place.hasher.finish();
@@ -384,5 +449,9 @@ impl<'p> Check<'p> {
     }
 }
 
+/// How often the row is asked whether another node moved it on, while pieces wait here.
+const ROW_EVERY: Duration = Duration::from_millis(500);
+/// Looks at a row that another node is publishing.
+const ENDING_LOOKS: u32 = 100;
 /// How often it is looked whether others want memory that is kept.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);

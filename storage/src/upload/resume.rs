@@ -211,8 +211,44 @@ impl Inner {
         offset: u64,
         memory: Option<&mut Reservation>,
     ) -> Result<Box<dyn UploadSink>> {
+        self.reopened_as(row, stored, offset, memory, false).await
+    }
+
+    /// The same for pieces, which other nodes may take at this moment, too. Where each node has a sink of its own, all
+    /// parts go into one upload of the store: the one that the row names before any is sent.
+    pub(super) async fn reopened_for_pieces(
+        &self,
+        row: &UploadRow,
+        stored: &Stored,
+        offset: u64,
+    ) -> Result<Box<dyn UploadSink>> {
+        if let Some(shared) = &stored.store.shared
+            && row.length.is_none_or(|length| length > row.part_bytes)
+        {
+            let ledger = &self.options.ledger;
+            if ledger.receipts(row.id).await?.upload.is_none() {
+                let mine = shared.begin_shared(&row.key).await?;
+                let named = ledger.name_store_upload(stored.fence, &mine).await;
+                if named.as_ref().ok() != Some(&mine) {
+                    shared.end_shared(&row.key, &mine).await?;
+                }
+                named?;
+            }
+        }
+        self.reopened_as(row, stored, offset, None, true).await
+    }
+
+    async fn reopened_as(
+        &self,
+        row: &UploadRow,
+        stored: &Stored,
+        offset: u64,
+        memory: Option<&mut Reservation>,
+        shared: bool,
+    ) -> Result<Box<dyn UploadSink>> {
         let write = &stored.store.write;
         let mut kept = Kept {
+            shared,
             length: row.length,
             ..Kept::default()
         };

@@ -52,7 +52,7 @@ async fn holds(house: &House, box_name: &str, bytes: &Bytes) -> BlobKey {
 
 #[tokio::test]
 async fn a_lost_database_is_made_again_of_what_stands_beside_the_bytes() {
-    let house = House::embedded().await;
+    let house = House::new().await;
     let (web, old, new) = (content(3 * MIB + 5, 1), content(MIB, 2), content(5000, 3));
     let key = house.put("web", &web).await.blob.key;
     assert_eq!(house.put("copy", &web).await.blob.key, key);

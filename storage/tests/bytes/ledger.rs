@@ -170,6 +170,11 @@ impl Ledger for FaultyLedger {
         self.faults.around("ledger.joinable", call).await
     }
 
+    async fn name_store_upload(&self, fence: Fence, name: &str) -> Result<String> {
+        let call = self.inner.name_store_upload(fence, name);
+        self.faults.around("ledger.name_store_upload", call).await
+    }
+
     async fn receipts(&self, id: UploadId) -> Result<Receipts> {
         let call = self.inner.receipts(id);
         self.faults.around("ledger.receipts", call).await

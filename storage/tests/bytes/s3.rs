@@ -223,7 +223,15 @@ async fn every_call_may_fail_for_a_while_and_in_every_way() {
         Fault::After(500, "InternalError"),
         Fault::Cut,
     ];
-    for call in ["head", "create", "part", "put", "complete", "get"] {
+    for call in [
+        "head",
+        "create",
+        "part",
+        "put",
+        "complete",
+        "get",
+        "put_sidecar",
+    ] {
         for fault in faults.into_iter().chain([Fault::OkWithError]) {
             if fault == Fault::OkWithError && call != "complete" {
                 continue;
@@ -260,6 +268,16 @@ async fn sent_in_two(engine: &UploadEngine, bytes: &[u8]) -> Result<Published, E
     writer.finish().await
 }
 
+/// Uploads that a storm is let loose on; `.ci/long storm` wants more.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's length is no setting of the program"
+)]
+fn storm_uploads() -> usize {
+    let told = std::env::var("BOXGATE_STORM_UPLOADS").ok();
+    told.map_or(24, |told| told.parse().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_are_whole_in_bad_weather() {
     let mut rig = Rig::new().await;
@@ -270,11 +288,12 @@ async fn uploads_are_whole_in_bad_weather() {
     };
     rig.restart().await;
     rig.reference.storm(5, 20_261_128);
-    const UPLOADS: u8 = 24;
-    let sending = (0..UPLOADS).map(|salt| {
+    let uploads = storm_uploads();
+    let sending = (0..uploads).map(|number| {
         let (engine, store, bench) = (&rig.engine, &rig.store, &rig.bench);
         async move {
-            let bytes = content(LENGTH, salt);
+            // No two are equal.
+            let bytes = content(LENGTH + number / 256, number.to_le_bytes()[0]);
             let published = sent_in_two(engine, &bytes).await.unwrap();
             assert!(bench.read_back_from(store, &published.blob).await == bytes);
         }
@@ -289,13 +308,9 @@ async fn uploads_are_whole_in_bad_weather() {
     let state = rig.reference.state();
     let objects = state.objects.keys();
     let sidecars = objects.filter(|name| name.contains("/sidecars/")).count();
-    assert_eq!(sidecars, usize::from(UPLOADS));
-    assert_eq!(
-        state.objects.len() - sidecars,
-        usize::from(UPLOADS),
-        "{:?}",
-        state.objects.keys()
-    );
+    assert_eq!(sidecars, uploads);
+    let objects = state.objects.len() - sidecars;
+    assert_eq!(objects, uploads, "{:?}", state.objects.keys());
     assert!(state.uploads.is_empty(), "{:?}", state.uploads.keys());
 }
 
@@ -645,6 +660,35 @@ async fn whoever_takes_over_goes_on_behind_the_parts_that_are_held() {
     send(&mut writer, &bytes[PART..]).await;
     writer.finish().await.unwrap();
     rig.holds(&bytes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_take_parts_of_one_upload_at_once() {
+    for round in 0..8 {
+        let rig = Rig::new().await;
+        let (store, _) = s3::open(rig.reference.options()).await.unwrap();
+        let pool = BufferPool::new(64 << 20);
+        let other = rig.bench.engine_on(rig.bench.rig.ledger(), store, &pool);
+        let bytes = content(5 * PART + 77, 16);
+        let id = in_parts(&rig, bytes.len()).await;
+        // Whatever the order, and whoever gets the first and the last; some parts come to both.
+        let sent = (0..6).flat_map(|k| {
+            let (here, there) = (&rig.engine, &other);
+            let first = if (k + round) % 2 == 0 { here } else { there };
+            let again = (k == round % 6).then(|| put(there, id, k, &bytes));
+            std::iter::once(put(first, id, k, &bytes)).chain(again)
+        });
+        let all = futures_util::future::join_all(sent);
+        let placed = tokio::time::timeout(PATIENCE, all).await.expect("all end");
+        for placed in placed {
+            if let Err(e) = placed {
+                panic!("round {round}: {}", boxgate_storage::error::chain(&e));
+            }
+        }
+        other.settled().await;
+        rig.holds(&bytes).await;
+        assert_eq!(pool.in_use_bytes(), 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

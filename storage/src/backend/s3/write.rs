@@ -26,8 +26,8 @@ use crate::buffer::Reservation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::ByteRange;
 use crate::store::{
-    DeleteBlob, Kept, LOCK_WAIT, PartIndex, PartReceipt, ReadBlob, Receipt, Receipts, Run, Tail,
-    UploadSink, WriteBlob,
+    DeleteBlob, Kept, LOCK_WAIT, PartIndex, PartReceipt, ReadBlob, Receipt, Receipts, Run,
+    ShareParts, Tail, UploadSink, WriteBlob,
 };
 
 #[async_trait]
@@ -67,6 +67,7 @@ impl WriteBlob for S3 {
         kept: Kept,
     ) -> Result<Box<dyn UploadSink>> {
         let Kept {
+            shared,
             length,
             receipts,
             memory,
@@ -76,7 +77,7 @@ impl WriteBlob for S3 {
         let multipart = OnceCell::new();
         if let Some(id) = &receipts.upload {
             multipart.set(id.clone()).expect("it is new");
-        } else {
+        } else if !shared {
             // Whoever made one and died before its row said so left it behind.
             self.abort_parts(key, None).await?;
         }
@@ -105,6 +106,17 @@ impl WriteBlob for S3 {
             reread,
             alone,
         }))
+    }
+}
+
+#[async_trait]
+impl ShareParts for S3 {
+    async fn begin_shared(&self, key: &BlobKey) -> Result<String> {
+        self.begin_one(key, &AtomicU32::new(0)).await
+    }
+
+    async fn end_shared(&self, key: &BlobKey, id: &str) -> Result<()> {
+        self.abort_one(key, id).await
     }
 }
 
@@ -183,10 +195,19 @@ impl S3 {
         receipt(op, key, put.e_tag(), sum.crc64)
     }
 
+    /// For the one writer of that blob: what a try left behind whose answer was lost is given up.
     pub(super) async fn begin_parts(&self, key: &BlobKey) -> Result<String> {
+        let tries = AtomicU32::new(0);
+        let id = self.begin_one(key, &tries).await?;
+        if tries.load(Ordering::Relaxed) > 1 {
+            self.abort_parts(key, Some(&id)).await?;
+        }
+        Ok(id)
+    }
+
+    async fn begin_one(&self, key: &BlobKey, tries: &AtomicU32) -> Result<String> {
         const OP: &str = "upload.seal";
         let name = self.name_of(key);
-        let tries = AtomicU32::new(0);
         let begun = self
             .call(Op::new(OP, key), 0, || {
                 tries.fetch_add(1, Ordering::Relaxed);
@@ -203,10 +224,6 @@ impl S3 {
             Error::new(ErrorKind::Unavailable, OP, key.to_string())
                 .with_source("the store gave no upload id")
         })?;
-        if tries.load(Ordering::Relaxed) > 1 {
-            // A try whose answer was lost may have made one, too.
-            self.abort_parts(key, Some(id)).await?;
-        }
         Ok(id.to_owned())
     }
 

@@ -49,6 +49,21 @@ fn piece_of(sent: &Sent, k: u32) -> Piece {
     }
 }
 
+/// The first to name the store's own upload is the one, for as long as the upload is open in that epoch.
+pub async fn a_store_upload_is_named_once(rig: &dyn Rig) {
+    let (ledger, sent) = (rig.ledger(), begun(rig, Some(PART)).await);
+    let (id, fence) = (sent.row.id, sent.fence());
+    for name in ["one", "other"] {
+        let named = ledger.name_store_upload(fence, name).await;
+        assert_eq!(named.expect("it is open"), "one");
+    }
+    let receipts = ledger.receipts(id).await.expect("read");
+    assert_eq!(receipts.upload.as_deref(), Some("one"));
+    ledger.take_over(id).await.expect("take over");
+    let late = ledger.name_store_upload(fence, "late").await;
+    refused(late, ErrorKind::Fenced);
+}
+
 /// Pieces ahead of the offset are held whatever came before; the same one again counts once, another
 /// under its number is refused, and the offset stays where it was.
 pub async fn pieces_are_held_in_any_order_and_counted_once(rig: &dyn Rig) {

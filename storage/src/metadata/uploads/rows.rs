@@ -331,6 +331,29 @@ impl Ledger for Metadata {
         find::receipts(self, id).await
     }
 
+    async fn name_store_upload(&self, fence: Fence, name: &str) -> Result<String> {
+        const OP: &str = "upload.name_store_upload";
+        let name = name.to_owned();
+        self.write(OP, move |tx| {
+            async move {
+                sqlx::query(
+                    "UPDATE uploads SET s3_id = COALESCE(s3_id, $3)
+                     WHERE id = $1 AND epoch = $2 AND state = 'open' RETURNING s3_id",
+                )
+                .bind(fence.id.as_bytes().to_vec())
+                .bind(fence.epoch)
+                .bind(name.as_str())
+                .fetch_optional(&mut tx.connection)
+                .await
+                .at(OP, fence.id)?
+                .ok_or_else(|| fenced(OP, fence.id))?
+                .text("s3_id")
+            }
+            .boxed()
+        })
+        .await
+    }
+
     async fn advance(&self, fence: Fence, step: Advance) -> Result<()> {
         const OP: &str = "upload.advance";
         self.write(OP, move |tx| {
