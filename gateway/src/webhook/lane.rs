@@ -168,14 +168,8 @@ impl Lane {
 
     /// What is to be sent now.
     pub(super) fn next(&mut self, now: UnixMillis, at: Instant) -> Option<Due> {
-        // Whoever takes over must find nothing of ours on its way.
-        let may = self.endpoint.lease > now.plus(self.terms.timeout());
-        if !may
-            || !self.has_room()
-            || self.rests(now)
-            || self.ready.is_empty()
-            || !self.pace.take(at)
-        {
+        let may = self.may_begin(now) && self.has_room() && !self.rests(now);
+        if !may || self.ready.is_empty() || !self.pace.take(at) {
             return None;
         }
         let due = self.ready.pop_front()?;
@@ -285,15 +279,21 @@ impl Lane {
         self.look_at = at;
     }
 
-    /// When it is worth looking at it again.
-    pub(super) fn wakes(&self, at: Instant) -> Instant {
-        if !self.has_room() {
+    /// When it is worth looking at it again, unless an attempt ends or something is told before.
+    pub(super) fn wakes(&self, now: UnixMillis, at: Instant) -> Instant {
+        if !self.has_room() || self.rests(now) || !self.may_begin(now) {
             return at + LOOK_EVERY;
         }
-        if self.ready.is_empty() {
-            return self.look_at;
+        match (self.ready.is_empty(), self.more) {
+            (true, true) => at,
+            (true, false) => self.look_at,
+            (false, _) => self.pace.next,
         }
-        self.pace.next
+    }
+
+    /// Whether an attempt ends before anybody else may begin one: whoever takes over must find nothing of ours on its way.
+    fn may_begin(&self, now: UnixMillis) -> bool {
+        self.endpoint.lease > now.plus(self.terms.timeout())
     }
 }
 
@@ -335,7 +335,7 @@ impl Pace {
     fn new(rate: u32, now: Instant) -> Self {
         Self {
             rate: rate.max(1),
-            next: now,
+            next: now.checked_sub(BURST).unwrap_or(now),
             ramp: None,
             ramping: false,
         }
@@ -364,7 +364,144 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use boxgate_storage::metadata::webhooks::{Health, Secrets};
+
     use super::*;
+    use crate::config::{self, Flags, Machine};
+    use crate::webhook::secret::WebhookSecret;
+
+    const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+
+    /// The lane of an endpoint whose owner chose this beside the usual, and what reads it.
+    fn lane(more: &str, at: Instant) -> Lane {
+        let (settings, _) = config::load_from(&Flags::default(), [], Machine::probe()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let key = MasterKey::load(None, directory.path(), false).unwrap();
+        let secret = WebhookSecret::parse("webhook-secret").unwrap();
+        let mut options: BTreeMap<String, serde_json::Value> = serde_json::from_str(more).unwrap();
+        options.insert("events".to_owned(), serde_json::json!(["*"]));
+        let endpoint = Endpoint {
+            seq: 1,
+            id: "ep_1".to_owned(),
+            after_event: 0,
+            url: "https://hooks.example/".to_owned(),
+            options: serde_json::to_string(&options).unwrap(),
+            enabled: true,
+            disabled_reason: None,
+            secrets: Secrets {
+                current: secret.seal(&key),
+                previous: None,
+                legacy_previous: true,
+            },
+            revision: 1,
+            queued: 9,
+            health: Health::default(),
+            lease: NOW.plus(Duration::from_mins(1)),
+            created: NOW,
+            updated: NOW,
+        };
+        Lane::new(endpoint, &settings.webhooks, &key, at)
+    }
+
+    fn due(seq: i64) -> Due {
+        Due {
+            seq,
+            message: format!("msg_{seq}"),
+            event: "box.uploaded".to_owned(),
+            sequence: seq,
+            body: Some("{}".to_owned()),
+            headers: None,
+            due: NOW,
+            tries: 0,
+            attempts: 0,
+            created: NOW,
+        }
+    }
+
+    fn report(status: u16) -> Report {
+        let error = (status != 200).then(|| format!("it answered {status}"));
+        Report {
+            status: Some(status),
+            error,
+            ..Report::unsent(NOW, "status", String::new())
+        }
+    }
+
+    /// Begins all that may begin.
+    fn begin(lane: &mut Lane, at: Instant) -> Vec<Due> {
+        std::iter::from_fn(|| lane.next(NOW, at)).collect()
+    }
+
+    #[test]
+    fn a_lane_has_so_many_on_their_way_and_fewer_while_its_endpoint_is_overloaded() {
+        let at = Instant::now();
+        let mut lane = lane(r#"{"max_in_flight": 4, "rate_per_s": 10000}"#, at);
+        assert!(lane.aim.is_ok());
+        let (_, asked) = lane.wants(NOW, at).unwrap();
+        lane.fill((1..=9).map(due).collect(), asked, at);
+        let first = begin(&mut lane, at);
+        assert_eq!(first.len(), 4);
+        lane.finish(&first[0], report(429), NOW);
+        lane.finish(&first[1], report(200), NOW);
+        assert_eq!(begin(&mut lane, at).len(), 2, "a success lifts the bound");
+        lane.finish(&first[2], report(504), NOW);
+        assert_eq!(
+            begin(&mut lane, at).len(),
+            0,
+            "more are under way than half of what may be"
+        );
+        let page = lane.page(at).unwrap();
+        assert_eq!(page.settled.len(), 3);
+        assert!(lane.page(at).is_none(), "one page at a time");
+        lane.written(page, false, at);
+        assert!(lane.page(at).is_none(), "later");
+        assert_eq!(lane.page(at + LATER).unwrap().settled.len(), 3);
+    }
+
+    #[test]
+    fn a_lane_that_cannot_begin_is_not_looked_at_all_the_time() {
+        let at = Instant::now();
+        let mut lane = lane(r#"{"rate_per_s": 10000}"#, at);
+        lane.fill((1..=9).map(due).collect(), 64, at);
+        let late = NOW.plus(Duration::from_secs(50));
+        assert!(lane.next(late, at).is_none(), "its claim ends too soon");
+        assert!(lane.wakes(late, at) > at);
+        let first = begin(&mut lane, at);
+        for one in &first[..5] {
+            lane.finish(one, report(500), NOW);
+        }
+        assert!(lane.wants(NOW, at + LOOK_EVERY * 9).is_none(), "it rests");
+        assert!(lane.wakes(NOW, at + LOOK_EVERY * 9) > at + LOOK_EVERY * 9);
+        // What is on its way and not written is known first, then whatever waits is tried alone.
+        let rested = NOW.plus(Duration::from_secs(30));
+        assert!(lane.wants(rested, at + LOOK_EVERY * 9).is_none());
+        for one in &first[5..] {
+            lane.finish(one, report(500), NOW);
+        }
+        let page = lane.page(at).unwrap();
+        lane.written(page, true, at);
+        assert_eq!(
+            lane.wants(rested, at + LOOK_EVERY * 9),
+            Some((UnixMillis(i64::MAX), 1))
+        );
+        let early = Due {
+            due: NOW.plus(Duration::from_hours(1)),
+            tries: 3,
+            ..due(20)
+        };
+        lane.fill(vec![early], 1, at);
+        let probe = lane.next(rested, at).unwrap();
+        assert!(lane.next(rested, at).is_none());
+        lane.finish(&probe, report(500), rested);
+        let settled = lane.page(at).unwrap().settled.remove(0);
+        assert_eq!(
+            settled.outcome,
+            Outcome::Again(probe.due, 3),
+            "that uses nothing up"
+        );
+    }
 
     #[test]
     fn requests_keep_their_pace_and_begin_slowly_after_a_rest() {
@@ -374,7 +511,8 @@ mod tests {
             let ticks = (0..1000).map(|ms| start + Duration::from_millis(second * 1000 + ms));
             ticks.filter(|at| pace.take(*at)).count()
         };
-        assert!((100..=102).contains(&in_second(&mut pace, 0)));
+        // What was not used in the moment before may be made up for.
+        assert!((124..=127).contains(&in_second(&mut pace, 0)));
         pace.ramp_up();
         let first = in_second(&mut pace, 1);
         assert!((30..=45).contains(&first), "{first}");

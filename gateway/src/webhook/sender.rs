@@ -367,9 +367,12 @@ impl Desk {
     }
 
     fn wakes(&self) -> Instant {
-        let now = Instant::now();
-        let lanes = self.lanes.values().map(|lane| lane.wakes(now));
-        lanes.chain([self.claim_at]).min().unwrap_or(now).max(now)
+        let (now, at) = (self.gateway.clock.now(), Instant::now());
+        if self.attempts.len() >= self.gateway.settings.webhooks.at_once {
+            return self.claim_at.max(at);
+        }
+        let lanes = self.lanes.values().map(|lane| lane.wakes(now, at));
+        lanes.chain([self.claim_at]).min().unwrap_or(at).max(at)
     }
 
     /// Lets end what is on its way, for a moment; what is cut is sent once more by whoever is next.

@@ -206,6 +206,54 @@ http "$URL/metrics"
 matches "metrics" "boxgate_webhook_endpoint_state\{endpoint=\"$GUIDE_ID\",state=\"ok\"\} 1" "$BODY"
 stop_gateway
 
+# --- through a proxy ---
+cat >proxy.py <<'PYTHON'
+import select, socket, threading
+def pump(client):
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += client.recv(1)
+    with open("proxied", "a") as log:
+        log.write(head.decode().splitlines()[0] + "\n")
+    host, port = head.split()[1].decode().rsplit(":", 1)
+    if "refused" in open("proxy.rule").read():
+        client.sendall(b"HTTP/1.1 403 no\r\ncontent-length: 0\r\n\r\n")
+        return client.close()
+    server = socket.create_connection((host, int(port)))
+    client.sendall(b"HTTP/1.1 200 ok\r\n\r\n")
+    while True:
+        for one in select.select([client, server], [], [])[0]:
+            data = one.recv(65536)
+            if not data:
+                return
+            (server if one is client else client).sendall(data)
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    threading.Thread(target=pump, args=(listener.accept()[0],), daemon=True).start()
+PYTHON
+echo refused >proxy.rule
+node_receiver proxy python3 proxy.py
+# serve_with [LINES...]: the gateway as an installation runs it, with these lines in [webhooks].
+serve_with() {
+    { echo "[webhooks]"; printf '%s\n' "$@"; } >served.toml
+    : >served
+    "$GATEWAY" serve --config served.toml --data-dir "$DATA" --listen 127.0.0.1:0 >>served 2>>gateway.log &
+    GATEWAY_PID=$!
+    eventually 60 serving
+    URL=$(grep -o 'http://127.0.0.1:[0-9]*' served | head -n 1)
+    ADMIN_API=$URL/api/admin/webhooks
+    BASE=$URL/api/organization/$ORG
+}
+serving() { grep -o 'http://127.0.0.1:[0-9]*' served | grep -q .; }
+serve_with 'allow_networks = ["127.0.0.0/8"]' "egress_proxy = \"http://127.0.0.1:$(cat proxy.port)\""
+run 1 "a test that the proxy refuses" admin test "$GUIDE_ID"
+says "tells of the proxy" 'the proxy: it answered 403'
+echo all >proxy.rule
+run 0 "a test through the proxy" admin test "$GUIDE_ID"
+matches "went through it" "^CONNECT $(cut -d/ -f3 <<<"$GUIDE") " "$(tail -n 1 proxied)"
+stop_gateway
+
 # --- to nobody whom it may not reach: traps listen wherever an odd address may lead on this machine ---
 cat >traps.py <<'PYTHON'
 import http.server, socketserver, sys, threading
@@ -331,20 +379,8 @@ javascript:fetch('http://127.0.0.1:$P/')
 data:text/plain,x
 jar:https://127.0.0.1:$P!/
 FORMS
-# serve_closed [LINES...]: the gateway as an installation runs it, loopback not opened, with more in [webhooks].
-serve_closed() {
-    { echo "[webhooks]"; printf '%s\n' "$@"; } >closed.toml
-    : >served
-    "$GATEWAY" serve --config closed.toml --data-dir "$DATA" --listen 127.0.0.1:0 >>served 2>>gateway.log &
-    GATEWAY_PID=$!
-    eventually 60 serving
-    URL=$(grep -o 'http://127.0.0.1:[0-9]*' served | head -n 1)
-    ADMIN_API=$URL/api/admin/webhooks
-    BASE=$URL/api/organization/$ORG
-}
-serving() { grep -o 'http://127.0.0.1:[0-9]*' served | grep -q .; }
 for opened in '' 'allow_networks = ["10.99.0.0/16"]'; do
-    serve_closed "$opened"
+    serve_with "$opened"
     tried=0
     taken=0
     while IFS= read -r form; do
