@@ -27,6 +27,8 @@ pub struct Sidecar {
     pub labels: Labels,
     /// When.
     pub published: UnixMillis,
+    /// Whether it was written of the rows long after, and not with the upload: then it is no news to them.
+    pub of_rows: bool,
 }
 
 /// It as JSON.
@@ -43,6 +45,8 @@ struct Text {
     #[serde(default)]
     labels: Labels,
     published_ms: i64,
+    #[serde(default)]
+    of_rows: bool,
 }
 
 /// What a version that changes the meaning raises.
@@ -67,6 +71,7 @@ impl Sidecar {
             target: self.target.clone(),
             labels: self.labels.clone(),
             published_ms: self.published.0,
+            of_rows: self.of_rows,
         };
         let mut line = serde_json::to_string(&text).expect("texts, numbers and maps are JSON");
         line.push('\n');
@@ -89,6 +94,7 @@ impl Sidecar {
             target: text.target,
             labels: text.labels,
             published: UnixMillis(text.published_ms),
+            of_rows: text.of_rows,
         })
     }
 
@@ -133,6 +139,7 @@ mod tests {
             }),
             labels: Labels::from([("os".to_owned(), "debian".to_owned())]),
             published: UnixMillis(7),
+            of_rows: false,
         }
     }
 

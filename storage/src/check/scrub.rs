@@ -5,6 +5,7 @@
 //! heals every name that held them. Blobs are read in the order of their keys, so that one key and one
 //! offset tell where an interrupted scrub goes on ([`Cursor`]).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -17,6 +18,7 @@ use crate::error::{ErrorKind, Result, chain};
 use crate::layer::verify::{self, BlobTree};
 use crate::metadata::scrub::ToScrub;
 use crate::range::ByteRange;
+use crate::sidecar::Sidecar;
 use crate::store::Store;
 
 /// Where a scrub stands: what is before this byte of this blob, and all blobs of smaller keys, was read.
@@ -92,6 +94,9 @@ impl Stock {
             scrubbed.bytes = end;
             let is_whole = problem.is_none();
             scrubbed.blobs += 1;
+            if is_whole {
+                self.retell(&blob).await?;
+            }
             match self.settle(&blob, problem).await? {
                 Some(finding) => {
                     scrubbed.damaged += 1;
@@ -112,6 +117,29 @@ impl Stock {
             after = place_behind(blob.meta.key);
         }
         Ok(scrubbed)
+    }
+
+    /// Writes beside a blob what its names are, where that is not told yet: they are older than sidecars, or were
+    /// changed since.
+    async fn retell(&self, blob: &ToScrub) -> Result<()> {
+        let store = self.engine.options().stores.get(&blob.store);
+        let Some(sidecars) = store.and_then(|store| store.sidecars.as_ref()) else {
+            return Ok(());
+        };
+        let key = &blob.meta.key;
+        let beside = sidecars.beside(key).await?;
+        let told = beside
+            .iter()
+            .filter_map(|(_, text)| Sidecar::parse(text)?.path());
+        let told: BTreeSet<String> = told.collect();
+        for sidecar in self.metadata.sidecars_of(&blob.meta).await? {
+            if sidecar.path().is_some_and(|path| !told.contains(&path)) {
+                sidecars
+                    .put(key, sidecar.upload, &sidecar.to_text())
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a blob with a problem out of service; `None` when there is none after all.

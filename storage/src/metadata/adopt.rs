@@ -9,10 +9,10 @@ use super::accounts::{AccountId, OrganizationId, organizations};
 use super::catalog::blobs::{self, blocks};
 use super::catalog::publish::{Names, ensure_parents, point};
 use super::sql::{At as _, Columns as _, odd, signed};
-use super::uploads::let_go;
+use super::uploads::{Target, let_go};
 use super::writer::Tx;
 use super::{Metadata, audit};
-use crate::blob::{BlobKey, BlobMeta};
+use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::catalog::OrganizationName;
 use crate::clock::UnixMillis;
 use crate::error::Result;
@@ -44,6 +44,49 @@ impl Metadata {
     /// as it is; a blob that no name takes gets no row. Returns the names that were made.
     pub(crate) async fn adopt(&self, found: Foundling) -> Result<Vec<String>> {
         self.write(OP, move |tx| adopt(tx, found).boxed()).await
+    }
+}
+
+impl Metadata {
+    /// What would stand beside a blob of each name that leads to it, had it been written with them.
+    pub(crate) async fn sidecars_of(&self, blob: &BlobMeta) -> Result<Vec<Sidecar>> {
+        const OP: &str = "blob.sidecars";
+        let mut reader = self.reader(OP).await?;
+        sqlx::query(
+            "SELECT o.name AS o, b.name AS b, v.name AS v, p.name AS p, a.name AS a,
+                 f.declared_type AS declared_type, f.declared_value AS declared_value,
+                 f.updated_ms AS updated_ms, x.labels AS labels
+             FROM files f JOIN blobs x ON x.key = f.blob JOIN architectures a ON a.id = f.architecture
+                 JOIN providers p ON p.id = a.provider JOIN versions v ON v.id = p.version
+                 JOIN boxes b ON b.id = v.box JOIN organizations o ON o.id = b.organization
+             WHERE f.blob = $1 ORDER BY f.id",
+        )
+        .bind(blob.key.as_bytes().to_vec())
+        .fetch_all(&mut *reader)
+        .await
+        .at(OP, blob.key)?
+        .iter()
+        .map(|row| {
+            Ok(Sidecar {
+                upload: UploadId::random(),
+                blob: *blob,
+                organization: row.text("o")?,
+                target: Some(Target {
+                    box_name: row.text("b")?,
+                    version: row.text("v")?,
+                    provider: row.text("p")?,
+                    architecture: row.text("a")?,
+                    new_box_public: false,
+                    declared: row.declared("declared_type", "declared_value")?,
+                    actor: String::new(),
+                    base_url: String::new(),
+                }),
+                labels: blobs::labels_of(row, "labels")?,
+                published: row.time("updated_ms")?,
+                of_rows: true,
+            })
+        })
+        .collect()
     }
 }
 
@@ -150,6 +193,9 @@ async fn tenant_of(tx: &mut Tx, blob: &BlobMeta, store: &str) -> Result<Option<O
 /// Whether the rows know that upload as one that ended: what became of its name since is in them, too. Rows of uploads
 /// that ended long ago are forgotten.
 async fn is_known(tx: &mut Tx, sidecar: &Sidecar, known_since: UnixMillis) -> Result<bool> {
+    if sidecar.of_rows {
+        return Ok(true);
+    }
     let row = sqlx::query("SELECT state FROM uploads WHERE id = $1")
         .bind(sidecar.upload.as_bytes().to_vec())
         .fetch_optional(&mut tx.connection)

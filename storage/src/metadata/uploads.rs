@@ -195,6 +195,7 @@ impl UploadRow {
             }),
             labels: gate.map_or_else(Labels::new, |gating| gating.labels.clone()),
             published,
+            of_rows: false,
         }
     }
 }

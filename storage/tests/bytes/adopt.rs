@@ -154,6 +154,31 @@ async fn what_the_rows_know_better_stays() {
 }
 
 #[tokio::test]
+async fn a_scrub_writes_what_is_missing_beside_a_blob() {
+    let house = House::new().await;
+    let bytes = content(MIB + 5, 1);
+    let key = house.put("web", &bytes).await.blob.key;
+    house.put("copy", &bytes).await;
+    let beside = house.store.sidecars.clone().unwrap();
+    // From before there were sidecars.
+    for (id, _) in beside.beside(&key).await.unwrap() {
+        beside.remove(&key, id).await.unwrap();
+    }
+    for _ in 0..2 {
+        let tell = |_told| std::future::ready(());
+        house.stock().scrub(0, None, tell).await.unwrap();
+        assert_eq!(beside.beside(&key).await.unwrap().len(), 2, "once each");
+    }
+    // They are no news to rows that are there.
+    assert!(house.delete("copy").await);
+    is_content(&house).await;
+    let empty = house.restored("empty.db").await;
+    let (names, ..) = adopt(&empty.stock()).await;
+    assert_eq!(names, ["copy", "web"].map(full));
+    assert_eq!(holds(&empty, "web", &bytes).await, key);
+}
+
+#[tokio::test]
 async fn bytes_that_are_not_what_their_sidecar_says_are_told_and_stay() {
     let house = House::embedded().await;
     let (web, short) = (content(2 * MIB, 1), content(5000, 2));
