@@ -34,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(5);
 /// Events read at once.
 const PAGE: u32 = 100;
+/// Deliveries kept in one change of the rows: others write between them.
+const SPREAD_AT_ONCE: usize = 128;
 /// Events forgotten in one change of the rows: others write between them.
 const PRUNED_AT_ONCE: u32 = 1000;
 /// How often an event is told to a plugin that must not miss it and fails, before the others are told what came
@@ -146,11 +148,18 @@ async fn tell(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed
     let subscribers = spread::subscribers(metadata).await?;
     let asks = subscribers.iter().any(Subscriber::is_asked_about);
     if !asks && !gateway.scripts.defines(Hook::OnEvent) {
-        let mut spreading = Spreading::new(&gateway.scripts, &subscribers);
+        let fresh = || Spreading::new(&gateway.scripts, &subscribers);
+        let mut spreading = fresh();
         for event in &events {
             spreading.add(event, EventVerdict::default()).await;
+            if spreading.letters() >= SPREAD_AT_ONCE {
+                let full = std::mem::replace(&mut spreading, fresh());
+                spread::keep(gateway, EVENTS, full.into_spread()).await?;
+            }
         }
-        spread::keep(gateway, EVENTS, spreading.into_spread()).await?;
+        if spreading.up_to() > 0 {
+            spread::keep(gateway, EVENTS, spreading.into_spread()).await?;
+        }
         return Ok(more);
     }
     let mut claimed = Instant::now();

@@ -18,6 +18,8 @@ use crate::outbound::Destination;
 
 /// Deliveries that are read ahead for one endpoint.
 pub(super) const AHEAD: usize = 64;
+/// Attempts that are written down in one change of the rows: others write between them.
+const PAGE: usize = 64;
 /// Deliveries whose end is not written yet, at most.
 const UNWRITTEN: usize = 1_024;
 /// How often the rows are looked at where nothing tells that it is worth it.
@@ -249,7 +251,7 @@ impl Lane {
         self.writing = true;
         Some(Page {
             endpoint: self.endpoint.clone(),
-            settled: std::mem::take(&mut self.results),
+            settled: self.results.drain(..self.results.len().min(PAGE)).collect(),
             lively: std::mem::take(&mut self.lively),
             over: self.over.clone(),
         })

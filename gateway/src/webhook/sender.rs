@@ -29,6 +29,8 @@ const ASK_EVERY: Duration = Duration::from_mins(1);
 const BLOCKED: &str = "blocked webhooks";
 /// After a failure of the rows.
 const LATER: Duration = Duration::from_secs(5);
+/// Endpoints for which it is written down at once what was sent.
+const WRITES: usize = 2;
 /// How long a stop waits for what is on its way, and for what is to be written.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -87,8 +89,9 @@ struct Desk {
     claim_at: Instant,
     /// What plugins there were when blocked deliveries were last asked about, and when.
     asked: (Option<u64>, Instant),
-    /// Whose turn was last.
+    /// Whose turn was last to send, and to be written down.
     last: String,
+    wrote: String,
 }
 
 impl Desk {
@@ -102,6 +105,7 @@ impl Desk {
             claim_at: Instant::now(),
             asked: (None, Instant::now()),
             last: String::new(),
+            wrote: String::new(),
         }
     }
 
@@ -186,16 +190,7 @@ impl Desk {
     /// Begins what there is room for: one for each endpoint, then the next, going on where it left off.
     fn begin(&mut self) {
         let most = self.gateway.settings.webhooks.at_once;
-        let after = self.lanes.range((
-            std::ops::Bound::Excluded(self.last.clone()),
-            std::ops::Bound::Unbounded,
-        ));
-        let mut order: Vec<String> = after.map(|(id, _)| id.clone()).collect();
-        order.extend(
-            self.lanes
-                .range(..=self.last.clone())
-                .map(|(id, _)| id.clone()),
-        );
+        let mut order = in_turns(&self.lanes, &self.last);
         while !order.is_empty() {
             let mut busy = Vec::with_capacity(order.len());
             for id in order {
@@ -259,20 +254,26 @@ impl Desk {
         self.flights.insert(flight.id(), (to, seq));
     }
 
-    /// Writes down what ended.
+    /// Writes down what ended: for few endpoints at once, in turns, so that whoever else changes rows does not wait.
     fn write(&mut self) {
-        for lane in self.lanes.values_mut() {
-            let Some(page) = lane.page(Instant::now()) else {
+        for id in in_turns(&self.lanes, &self.wrote) {
+            if self.writes.len() >= WRITES {
+                return;
+            }
+            let lane = self.lanes.get_mut(&id);
+            let Some(page) = lane.and_then(|lane| lane.page(Instant::now())) else {
                 continue;
             };
+            self.wrote = id;
             let gateway = Arc::clone(&self.gateway);
             self.writes.spawn(async move {
                 let (owner, settled) = (gateway.upkeep.owner(), page.settled.clone());
                 let and = (page.lively, page.over.clone());
-                let done = gateway
-                    .metadata
-                    .settle_deliveries(owner, &page.endpoint, settled, and)
-                    .await;
+                let settling =
+                    gateway
+                        .metadata
+                        .settle_deliveries(owner, &page.endpoint, settled, and);
+                let done = settling.await;
                 if let Err(error) = &done {
                     let error = chain(error);
                     tracing::warn!(
@@ -406,6 +407,13 @@ impl Desk {
             tracing::warn!(error = chain(&error), "endpoints stay claimed for a while");
         }
     }
+}
+
+/// All endpoints, those behind `last` first.
+fn in_turns(lanes: &BTreeMap<String, Lane>, last: &str) -> Vec<String> {
+    let (before, after): (Vec<String>, Vec<String>) =
+        lanes.keys().cloned().partition(|id| id.as_str() <= last);
+    [after, before].concat()
 }
 
 /// Header fields of a script, which were checked when they were kept.

@@ -116,6 +116,16 @@ impl<'s> Spreading<'s> {
         }
     }
 
+    /// How many deliveries there are.
+    pub fn letters(&self) -> usize {
+        self.spread.letters.len()
+    }
+
+    /// The number of the last event; 0 before the first.
+    pub fn up_to(&self) -> i64 {
+        self.spread.up_to
+    }
+
     /// What there is.
     pub fn into_spread(self) -> Spread {
         self.spread

@@ -139,6 +139,22 @@ pub(super) fn signed(op: &'static str, value: u64) -> Result<i64> {
         .map_err(|e| Error::new(ErrorKind::Invalid, op, value.to_string()).with_source(e))
 }
 
+/// Places for the values of so many rows of so many columns, as `INSERT` wants them.
+pub(super) fn places(columns: usize, rows: usize) -> String {
+    let row = |row: usize| parenthesized(row * columns + 1..=(row + 1) * columns);
+    (0..rows).map(row).collect::<Vec<_>>().join(", ")
+}
+
+/// Places for so many values, the first ones of a statement, as `IN` wants them.
+pub(super) fn list(values: usize) -> String {
+    parenthesized(1..=values)
+}
+
+fn parenthesized(numbers: std::ops::RangeInclusive<usize>) -> String {
+    let places = numbers.map(|n| format!("${n}"));
+    format!("({})", places.collect::<Vec<_>>().join(", "))
+}
+
 /// `part` as a pattern that finds it anywhere, its own wildcards taken literally; for `ESCAPE '\'`.
 pub(super) fn containing(part: &str) -> String {
     let mut pattern = String::from("%");
@@ -155,6 +171,12 @@ pub(super) fn containing(part: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_are_numbered_through_all_rows() {
+        assert_eq!(places(2, 2), "($1, $2), ($3, $4)");
+        assert_eq!(list(2), "($1, $2)");
+    }
 
     #[test]
     fn wildcards_of_the_searcher_are_literal() {

@@ -45,11 +45,14 @@ impl Metadata {
     pub async fn has_blocked_deliveries(&self) -> Result<bool> {
         const OP: &str = "webhook.blocked";
         let mut reader = self.reader(OP).await?;
-        let found =
-            sqlx::query("SELECT seq FROM webhook_deliveries WHERE state = 'blocked' LIMIT 1")
-                .fetch_optional(&mut *reader)
-                .await
-                .at(OP, "deliveries")?;
+        // SQLite takes the index of what waits only if it is asked in that index's words.
+        let found = sqlx::query(
+            "SELECT seq FROM webhook_deliveries
+             WHERE state IN ('queued', 'blocked') AND state = 'blocked' LIMIT 1",
+        )
+        .fetch_optional(&mut *reader)
+        .await
+        .at(OP, "deliveries")?;
         Ok(found.is_some())
     }
 
@@ -68,7 +71,8 @@ impl Metadata {
         sqlx::query(
             "SELECT d.seq, d.message, d.event, d.occurred_ms, b.body AS text
              FROM webhook_deliveries d JOIN webhook_bodies b ON b.seq = d.body
-             WHERE d.endpoint = $1 AND d.state = 'blocked' AND d.seq > $2 ORDER BY d.seq LIMIT $3",
+             WHERE d.endpoint = $1 AND d.state IN ('queued', 'blocked') AND d.state = 'blocked' AND d.seq > $2
+             ORDER BY d.seq LIMIT $3",
         )
         .bind(endpoint)
         .bind(after)

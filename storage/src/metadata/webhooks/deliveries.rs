@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use futures_util::FutureExt as _;
+use sqlx::AssertSqlSafe;
 
 use super::BY_HAND;
 use crate::clock::UnixMillis;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Metadata;
-use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::sql::{At as _, Columns as _, places};
 use crate::metadata::writer::Tx;
 
 /// One event for one endpoint.
@@ -107,7 +108,6 @@ struct Standing {
 
 /// Keeps them; how many were skipped.
 async fn insert(tx: &mut Tx, spread: Spread, most: i64) -> Result<u64> {
-    const OP: &str = "webhook.spread";
     let Spread {
         bodies, letters, ..
     } = spread;
@@ -137,16 +137,17 @@ async fn insert(tx: &mut Tx, spread: Spread, most: i64) -> Result<u64> {
             add_body(tx, body_seq(index), body).await?;
         }
     }
-    let mut seq = tx.next_ids("webhook_deliveries", letters.len()).await?;
-    for letter in letters {
+    let first = tx.next_ids("webhook_deliveries", letters.len()).await?;
+    let mut rows = Vec::with_capacity(letters.len());
+    for (seq, letter) in (first..).zip(letters) {
         let Some(place) = standing.get_mut(&letter.endpoint) else {
             continue;
         };
         place.sequence += 1;
-        let (state, reason) = match (&place.skips, letter.blocked) {
+        let (state, reason) = match (&place.skips, &letter.blocked) {
             (Some(why), _) => ("skipped", Some(why.clone())),
             (None, _) if place.room <= 0 => ("skipped", Some("backlog".to_owned())),
-            (None, Some(why)) => ("blocked", Some(why)),
+            (None, Some(why)) => ("blocked", Some(why.clone())),
             (None, None) => ("queued", None),
         };
         if state == "skipped" {
@@ -154,31 +155,68 @@ async fn insert(tx: &mut Tx, spread: Spread, most: i64) -> Result<u64> {
         } else {
             place.room -= 1;
         }
-        sqlx::query(
-            "INSERT INTO webhook_deliveries (seq, id, endpoint, message, event, subject, sequence, body, headers,
-                 state, due_ms, tries, attempts, reason, occurred_ms, created_ms, ended_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, $12, $13, $11, $14)",
-        )
-        .bind(seq)
-        .bind(delivery_id()?)
-        .bind(&letter.endpoint)
-        .bind(letter.message)
-        .bind(letter.event)
-        .bind(letter.subject)
-        .bind(place.sequence)
-        .bind(body_seq(letter.body))
-        .bind(letter.headers)
-        .bind(state)
-        .bind(tx.now.0)
-        .bind(reason)
-        .bind(letter.occurred.0)
-        .bind((state == "skipped").then_some(tx.now.0))
-        .execute(&mut tx.connection)
-        .await
-        .at(OP, &letter.endpoint)?;
-        seq += 1;
+        rows.push(Row {
+            seq,
+            sequence: place.sequence,
+            body: body_seq(letter.body),
+            letter,
+            state,
+            reason,
+        });
+    }
+    for rows in rows.chunks(AT_ONCE) {
+        add_deliveries(tx, rows).await?;
     }
     Ok(skipped)
+}
+
+/// A delivery that is about to be kept.
+struct Row {
+    seq: i64,
+    sequence: i64,
+    body: i64,
+    letter: Letter,
+    state: &'static str,
+    reason: Option<String>,
+}
+
+/// Rows of one statement: the database is asked less often, and no text of a statement is long.
+pub(super) const AT_ONCE: usize = 32;
+
+async fn add_deliveries(tx: &mut Tx, rows: &[Row]) -> Result<()> {
+    const OP: &str = "webhook.spread";
+    let text = format!(
+        "INSERT INTO webhook_deliveries (seq, id, endpoint, message, event, subject, sequence, body, headers, state,
+             reason, occurred_ms, due_ms, created_ms, ended_ms, tries, attempts) VALUES {}",
+        places(17, rows.len())
+    );
+    let mut query = sqlx::query(AssertSqlSafe(text));
+    for row in rows {
+        let letter = &row.letter;
+        query = query
+            .bind(row.seq)
+            .bind(delivery_id()?)
+            .bind(letter.endpoint.as_str())
+            .bind(letter.message.as_str())
+            .bind(letter.event.as_str())
+            .bind(letter.subject.as_str())
+            .bind(row.sequence)
+            .bind(row.body)
+            .bind(letter.headers.as_deref())
+            .bind(row.state)
+            .bind(row.reason.as_deref())
+            .bind(letter.occurred.0)
+            .bind(tx.now.0)
+            .bind(tx.now.0)
+            .bind((row.state == "skipped").then_some(tx.now.0))
+            .bind(0_i64)
+            .bind(0_i64);
+    }
+    query
+        .execute(&mut tx.connection)
+        .await
+        .at(OP, rows.len())
+        .map(drop)
 }
 
 /// Counts what an endpoint is about to be told; `None` when it is gone, or told nothing by somebody's will.

@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 
+use super::deliveries::AT_ONCE;
 use super::{Endpoint, Health, endpoint_columns, endpoint_of, few, find, give_up, hurry};
 use crate::clock::UnixMillis;
 use crate::error::Result;
 use crate::metadata::Metadata;
-use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::sql::{At as _, Columns as _, list, places};
 use crate::metadata::writer::Tx;
 
 /// What must not overtake what.
@@ -228,14 +230,7 @@ impl Metadata {
         self.write(OP, move |tx| {
             async move {
                 let id = endpoint.id.as_str();
-                let mut seq = tx
-                    .next_ids("webhook_attempts", settled.len().max(1))
-                    .await?;
-                let mut ended = 0;
-                for one in settled {
-                    ended += settle(tx, seq, one).await?;
-                    seq += 1;
-                }
+                let ended = settle(tx, settled).await?;
                 sqlx::query("UPDATE webhooks SET queued = queued - $2 WHERE id = $1")
                     .bind(id)
                     .bind(ended)
@@ -278,10 +273,48 @@ impl Metadata {
     }
 }
 
-/// One attempt into the log, and its delivery to where that leads; how many wait less now.
-async fn settle(tx: &mut Tx, seq: i64, one: Settled) -> Result<i64> {
-    const OP: &str = "webhook.settle";
-    note(tx, seq, &one).await?;
+/// Attempts into the log, and their deliveries to where that leads; how many wait less now.
+async fn settle(tx: &mut Tx, settled: Vec<Settled>) -> Result<i64> {
+    let first = tx.next_ids("webhook_attempts", settled.len()).await?;
+    let rows: Vec<(i64, &Settled)> = (first..).zip(&settled).collect();
+    for rows in rows.chunks(AT_ONCE) {
+        note(tx, rows).await?;
+    }
+    let (taken, others): (Vec<Settled>, Vec<Settled>) = settled
+        .into_iter()
+        .partition(|one| one.outcome == Outcome::Delivered);
+    let mut ended = 0;
+    for taken in taken.chunks(AT_ONCE) {
+        ended += deliver(tx, taken).await?;
+    }
+    for one in others {
+        ended += put_off(tx, one).await?;
+    }
+    Ok(i64::try_from(ended).unwrap_or(i64::MAX))
+}
+
+/// What was taken; how much of it waited.
+async fn deliver(tx: &mut Tx, taken: &[Settled]) -> Result<u64> {
+    let text = format!(
+        "UPDATE webhook_deliveries SET state = 'delivered', tries = tries + 1, attempts = attempts + 1, reason = NULL,
+             ended_ms = ${} WHERE state = 'queued' AND seq IN {}",
+        taken.len() + 1,
+        list(taken.len()),
+    );
+    let mut query = sqlx::query(AssertSqlSafe(text));
+    for one in taken {
+        query = query.bind(one.seq);
+    }
+    let query = query.bind(tx.now.0);
+    let changed = query
+        .execute(&mut tx.connection)
+        .await
+        .at("webhook.settle", taken.len())?;
+    Ok(changed.rows_affected())
+}
+
+/// What was not taken, to when it is tried again or to its end; how many wait less.
+async fn put_off(tx: &mut Tx, one: Settled) -> Result<u64> {
     let (state, due, tries, ended) = match one.outcome {
         Outcome::Delivered => ("delivered", None, None, Some(tx.now.0)),
         Outcome::Again(due, tries) => ("queued", Some(due.0), Some(i64::from(tries)), None),
@@ -301,33 +334,39 @@ async fn settle(tx: &mut Tx, seq: i64, one: Settled) -> Result<i64> {
     .bind(ended)
     .execute(&mut tx.connection)
     .await
-    .at(OP, one.seq)?;
+    .at("webhook.settle", one.seq)?;
     Ok(if ended.is_some() {
-        i64::try_from(changed.rows_affected()).unwrap_or_default()
+        changed.rows_affected()
     } else {
         0
     })
 }
 
-/// One attempt into the log.
-pub(super) async fn note(tx: &mut Tx, seq: i64, one: &Settled) -> Result<()> {
-    sqlx::query(
+/// Attempts into the log, under these numbers.
+pub(super) async fn note(tx: &mut Tx, rows: &[(i64, &Settled)]) -> Result<()> {
+    let text = format!(
         "INSERT INTO webhook_attempts (seq, delivery, number, begun_ms, duration_ms, status, result, error, response)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    )
-    .bind(seq)
-    .bind(one.seq)
-    .bind(i64::from(one.number))
-    .bind(one.begun.0)
-    .bind(one.duration_ms)
-    .bind(one.status.map(i64::from))
-    .bind(one.result)
-    .bind(one.error.as_deref())
-    .bind(one.response.as_deref())
-    .execute(&mut tx.connection)
-    .await
-    .at("webhook.note", one.seq)
-    .map(drop)
+         VALUES {}",
+        places(9, rows.len())
+    );
+    let mut query = sqlx::query(AssertSqlSafe(text));
+    for (seq, one) in rows {
+        query = query
+            .bind(*seq)
+            .bind(one.seq)
+            .bind(i64::from(one.number))
+            .bind(one.begun.0)
+            .bind(one.duration_ms)
+            .bind(one.status.map(i64::from))
+            .bind(one.result)
+            .bind(one.error.as_deref())
+            .bind(one.response.as_deref());
+    }
+    query
+        .execute(&mut tx.connection)
+        .await
+        .at("webhook.note", rows.len())
+        .map(drop)
 }
 
 /// Writes how an endpoint answers; false when that is another's to say by now.

@@ -361,7 +361,7 @@ impl Metadata {
         self.write(OP, move |tx| {
             async move {
                 let seq = tx.next_id("webhook_attempts").await?;
-                note(tx, seq, &tried).await?;
+                note(tx, &[(seq, &tried)]).await?;
                 let delivered = tried.outcome == Outcome::Delivered;
                 sqlx::query(
                     "UPDATE webhook_deliveries SET state = $2, attempts = 1, reason = $3 WHERE seq = $1",
