@@ -33,6 +33,8 @@ use error::Refused;
 const CONNECTING: Duration = Duration::from_secs(10);
 /// Answers are small documents; a longer one is not from a gateway.
 const LONGEST_ANSWER: usize = 4 << 20;
+/// A gateway to its store, or to a mirror that sends on to its own.
+const MOST_REDIRECTS: usize = 3;
 
 /// One gateway, one caller. Cheap to clone; connections are kept and shared.
 #[derive(Debug, Clone)]
@@ -145,19 +147,56 @@ impl Client {
         &self,
         request: reqwest::RequestBuilder,
     ) -> Result<reqwest::Response, ClientError> {
-        let mut response = request.send().await.map_err(|e| self.broken(&e))?;
+        let response = request.send().await.map_err(|e| self.broken(&e))?;
+        self.good(response).await
+    }
+
+    /// The answer, if it is a good one.
+    async fn good(
+        &self,
+        mut response: reqwest::Response,
+    ) -> Result<reqwest::Response, ClientError> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         if status.is_redirection() {
-            let place = response.headers().get(http::header::LOCATION);
-            let place = place.and_then(|v| v.to_str().ok()).unwrap_or("elsewhere");
+            let place = location(&response).unwrap_or("elsewhere");
+            // What stands behind the path may be good for whoever reads it here.
+            let place = place.split('?').next().unwrap_or_default();
             return Err(self.odd(&format!("it points to {place}; use that address")));
         }
         let body = self.read(&mut response, LONGEST_ANSWER).await?;
         let refused = Refused::read(&self.base, status, response.headers(), &body);
         Err(ClientError::Refused(Box::new(refused)))
+    }
+
+    /// As [`Client::open`] for bytes that the caller proves itself, wherever the gateway says they are: in its store, at
+    /// a mirror. Only the gateway gets the credential. Tells whether they come from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn open_anywhere(
+        &self,
+        place: &str,
+        fields: &HeaderMap,
+    ) -> Result<(reqwest::Response, bool), ClientError> {
+        let asked = self.request(Method::GET, place).headers(fields.clone());
+        let mut response = asked.send().await.map_err(|e| self.broken(&e))?;
+        let mut elsewhere = false;
+        for _ in 0..MOST_REDIRECTS {
+            if !response.status().is_redirection() {
+                break;
+            }
+            let next = location(&response).and_then(|place| response.url().join(place).ok());
+            let Some(next) = next.filter(|url| matches!(url.scheme(), "http" | "https")) else {
+                break;
+            };
+            elsewhere = true;
+            let asked = self.http.get(next).headers(fields.clone());
+            response = asked.send().await.map_err(|e| self.broken(&e))?;
+        }
+        Ok((self.good(response).await?, elsewhere))
     }
 
     async fn read(
@@ -190,6 +229,11 @@ impl Client {
     pub(crate) fn odd(&self, what: &str) -> ClientError {
         ClientError::odd(&self.base, what)
     }
+}
+
+fn location(response: &reqwest::Response) -> Option<&str> {
+    let place = response.headers().get(http::header::LOCATION)?;
+    place.to_str().ok()
 }
 
 impl Answer {

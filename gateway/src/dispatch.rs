@@ -66,7 +66,8 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
         return of_found(gateway, found, head, body, &facts).await;
     }
     // What scripts need on the way is more than a request without them.
-    Box::pin(scripted(gateway, found, path.as_str(), head, body, &facts)).await
+    let asking = scripted(gateway, found, path.as_str(), head, body, &facts);
+    Box::pin(gateway.scripts.within(asking)).await
 }
 
 /// The same, with scripts asked where it goes and what its answer is to look like.

@@ -405,7 +405,8 @@ pub async fn on_upload_start(
         let told = beginning.checksums.iter().map(Digest::algorithm);
         if !told.map(Some).any(|algorithm| algorithm == wanted) {
             let text = format!(
-                "A script here wants a checksum of type {kind} with each upload, before its bytes."
+                "A script here wants a checksum of type {kind} with each upload, before its bytes: x-checksum and \
+                 x-checksum-type, the fields checksum and checksumType of a form before its file, or Repr-Digest."
             );
             return Err(Refusal::invalid(text).closing());
         }

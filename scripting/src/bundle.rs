@@ -84,6 +84,12 @@ impl Bundle {
         if root.join("plugin.toml").exists() {
             bundle.manifest = read_text(&confined(&root, "plugin.toml")?, "plugin.toml")?;
         }
+        if !root.join("main.rhai").exists() {
+            return Err(Finding::of_file(
+                "main.rhai",
+                format!("{name} has no main.rhai, in which its hooks stand"),
+            ));
+        }
         let mut found = Vec::from(["main.rhai".to_owned()]);
         for folder in ["lib", "tests"] {
             list(&root, folder, &mut found, 0)?;
@@ -265,7 +271,14 @@ pub fn valid_name(name: &str) -> bool {
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_')
 }
 
-/// The plugins of a directory: folders with a `main.rhai`, and files `*.rhai`, by name.
+/// Whether a folder is meant to be a plugin: it has anything that only plugins have. One that lost its `main.rhai` is
+/// broken, and not gone.
+pub fn is_plugin(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).exists();
+    ["main.rhai", "plugin.toml", "tests"].into_iter().any(has)
+}
+
+/// The plugins of a directory: folders ([`is_plugin`]), and files `*.rhai`, by name.
 ///
 /// # Errors
 /// When the directory cannot be read; one that is not there holds none.
@@ -283,7 +296,7 @@ pub fn plugins_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
             .and_then(|n| n.to_str())
             .is_none_or(|n| n.starts_with('.'));
         let plugin = if path.is_dir() {
-            path.join("main.rhai").exists()
+            is_plugin(&path)
         } else {
             path.extension().is_some_and(|e| e == "rhai")
         };
@@ -314,7 +327,11 @@ mod tests {
         let before = bundle.hash();
         std::fs::write(root.join("lib/deep/x.rhai"), " ").unwrap();
         assert_ne!(Bundle::read(&root).unwrap().hash(), before);
-        assert_eq!(plugins_in(dir.path()).unwrap(), [root]);
+        assert_eq!(plugins_in(dir.path()).unwrap(), [root.clone()]);
+        std::fs::remove_file(root.join("main.rhai")).unwrap();
+        assert_eq!(plugins_in(dir.path()).unwrap(), [root.clone()]);
+        let broken = Bundle::read(&root).unwrap_err();
+        assert!(broken.message.contains("has no main.rhai"), "{broken}");
     }
 
     #[test]

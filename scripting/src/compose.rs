@@ -13,7 +13,7 @@ use crate::guard::Usage;
 use crate::hook::{Hook, Lane, OnFailure};
 use crate::plugin::Plugin;
 use crate::runner::{self, Called};
-use crate::set::{Entry, Scripts, now};
+use crate::set::{Entry, ScriptSet, Scripts, now};
 use crate::verdict::{
     AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict, EventVerdict,
     HeaderChanges, RouteVerdict, TransformVerdict, UploadVerdict, WebhookVerdict,
@@ -55,6 +55,11 @@ impl std::error::Error for Unavailable {}
 
 type Asked<T> = Result<Decision<T>, Unavailable>;
 
+tokio::task_local! {
+    /// The plugins that a piece of work began with.
+    static HELD: Arc<ScriptSet>;
+}
+
 /// Who is asked, and how.
 #[derive(Debug, Clone, Copy, Default)]
 struct Asking<'a> {
@@ -73,6 +78,12 @@ enum Next {
 }
 
 impl Scripts {
+    /// Does some work whose hooks are all those of one set: a reload meanwhile changes nothing for it.
+    pub async fn within<F: Future>(&self, work: F) -> F::Output {
+        let set = Arc::clone(&self.set());
+        HELD.scope(set, work).await
+    }
+
     /// Where a request goes.
     ///
     /// # Errors
@@ -408,7 +419,9 @@ impl Scripts {
             by: Vec::new(),
         };
         // Held through the whole question: all plugins are those of one set.
-        let set = {
+        let set = if let Ok(held) = HELD.try_with(Arc::clone) {
+            held
+        } else {
             let set = self.set();
             if !set.defines(hook) {
                 return Ok(decision);

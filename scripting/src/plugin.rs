@@ -360,9 +360,9 @@ fn granted(manifest: &Manifest, around: &Surroundings) -> Result<Grant, Vec<Find
     }
     let finding =
         Finding::of_file("plugin.toml", "asks for more than it is granted").hint(format!(
-            "add to boxgate.toml: [scripts.grants.{}] {}",
+            "add to boxgate.toml:\n[scripts.grants.{}]\n{}",
             manifest.name,
-            missing.join(", ")
+            missing.join("\n")
         ));
     Err(vec![finding])
 }

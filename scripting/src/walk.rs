@@ -206,9 +206,14 @@ fn dead(sources: &[Source<'_>], walked: &mut Walked) {
             {
                 let at = function.body.start_position();
                 let message = format!("the function {name} is never called");
-                walked
-                    .findings
-                    .push(Finding::at(source.file, source.text, at, message).warning());
+                let finding = Finding::at(source.file, source.text, at, message).warning();
+                let meant = name.to_lowercase();
+                let hooks = HOOKS.iter().map(|row| row.name);
+                let near = nearest(&meant, hooks).filter(|_| index == 0);
+                walked.findings.push(match near {
+                    Some(near) => finding.hint(format!("did you mean the hook {near}?")),
+                    None => finding,
+                });
             }
         }
     }

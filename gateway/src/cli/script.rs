@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use boxgate_scripting::bundle::{Bundle, plugins_in, valid_name};
+use boxgate_scripting::bundle::{Bundle, is_plugin, plugins_in, valid_name};
 use boxgate_scripting::error::Finding;
 use boxgate_scripting::hook::Lane;
 use boxgate_scripting::plugin::{Plugin, Surroundings};
@@ -186,7 +186,7 @@ fn options(config: &ConfigArgs) -> Result<Options, Failure> {
 /// The plugins that are meant: one, those of a directory, or those of the configuration.
 fn chosen(dir: Option<&Path>, options: &Options) -> Result<Vec<PathBuf>, Failure> {
     let dirs = match dir {
-        Some(path) if path.is_file() || path.join("main.rhai").exists() => {
+        Some(path) if path.is_file() || is_plugin(path) => {
             return Ok(vec![path.to_owned()]);
         }
         Some(path) if path.is_dir() => vec![path.to_owned()],

@@ -118,6 +118,23 @@ run 1 "a range that is answered whole" pull demo -o g.box
 says "a range that is answered whole: told" 'answers a range with 200'
 rm lie
 
+# --- sent elsewhere for the bytes, as to a store or a mirror ---
+stop_gateway
+mkdir -p "$DATA/plugins"
+cat >"$DATA/plugins/elsewhere.rhai" <<'RHAI'
+fn on_download(req, blob) {
+    if req.path.starts_with("/blobs/") { return; }
+    redirect("/blobs/b3/" + blob.blake3 + "?secret=hush")
+}
+RHAI
+start_gateway
+FROM=$URL
+http "$URL/$ORG/boxes/demo/versions/1.1.0/providers/virtualbox/amd64/vagrant.box" -H "Authorization: Bearer $CLIENT_SECRET"
+equal "the box is elsewhere" 302 "$STATUS"
+run 0 "a box that is elsewhere" pull demo -o i.box
+equal "a box that is elsewhere: the file" "$BIG" "$(sha256 i.box)"
+rm "$DATA/plugins/elsewhere.rhai"
+
 # --- damaged at the gateway ---
 stop_gateway
 for blob in $(find "$DATA/blobs" -type f -size "${LENGTH}c"); do

@@ -8,7 +8,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::harness::{Request, Running, file_path};
+use crate::harness::{Request, Running, file_path, read_reply};
+use crate::resumable::half;
 
 /// A gateway with plugins of one file each.
 async fn with_plugins(plugins: &[(&str, &str)]) -> Running {
@@ -374,6 +375,42 @@ async fn requests_to_outside_go_where_the_grant_and_the_networks_say() {
     // The grant alone opens no network.
     let running = start("").await;
     assert_eq!(asked(&running, "/in/x").await.0, "http.blocked_destination");
+}
+
+#[tokio::test]
+async fn a_request_under_way_ends_with_the_plugins_that_it_began_with() {
+    let source = |version: u32| {
+        format!(
+            "fn route(req) {{ #{{ set: #{{ \"x-began\": \"{version}\" }} }} }}\n\
+             fn on_response(req, res) {{ #{{ set: #{{ \"x-ended\": \"{version}\" }} }} }}"
+        )
+    };
+    let running = with_plugins(&[("marks", &source(1))]).await;
+    let bytes = [7; 1000];
+    let post = Request::new("POST", &file_path("demo", "1.0")).token(&running.owner);
+    let mut stream = half(&running, post, bytes.len(), &bytes[..999]).await;
+    while running.gateway.engine.in_progress() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let place = running.data_dir().join("plugins/marks.rhai");
+    std::fs::write(place, source(2)).unwrap();
+    let root = running.account("root", PlatformRole::Admin).await;
+    let root = running.token(root, TokenKind::Personal, None).await;
+    let reload = Request::new("POST", "/api/admin/scripts/reload").token(&root);
+    let reloaded = running.send(reload).await.json();
+    assert_eq!(reloaded["plugins"][0]["result"], "loaded");
+    let marks = |reply: &crate::harness::Reply| {
+        ["x-began", "x-ended"].map(|name| reply.header(name).unwrap().to_owned())
+    };
+    stream.write_all(&bytes[999..]).await.unwrap();
+    let reply = read_reply(&mut stream).await;
+    assert_eq!(
+        (reply.status, marks(&reply)),
+        (200, ["1", "1"].map(str::to_owned))
+    );
+    let next = running.get("/health", "").await;
+    assert_eq!(marks(&next), ["2", "2"].map(str::to_owned));
+    running.stop().await;
 }
 
 #[tokio::test]
