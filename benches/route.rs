@@ -22,6 +22,7 @@ fn route(criterion: &mut Criterion) {
         files: open(),
         blobs: open(),
         hooks: open(),
+        providers: open(),
         operations: open(),
     };
     let router = Router::try_new(&doors).expect("no row shadows another");

@@ -36,6 +36,7 @@ use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, Phase};
 use crate::hooks::{self, Outside, ScriptCatalog, ScriptLinks, UploadGate};
 use crate::joiner::Joiner;
 use crate::outbound::Outbound;
+use crate::provider;
 use crate::route::Router;
 use crate::schedule;
 use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
@@ -629,6 +630,7 @@ impl App {
             upkeep: Upkeep::new(drain.begun()),
             inbox: Inbox::new(settings.hooks.at_once),
             outlet: Outlet::new(&outbound, &settings.webhooks, master_key),
+            providers: provider::Desk::new(&settings.providers, background.clone()),
             admission: Admission::new(&settings),
             link_keys,
             settings,

@@ -125,13 +125,26 @@ async fn of_found(
         Found::Nothing => {
             let refusal = Refusal::new(StatusCode::NOT_FOUND, "There is nothing at this path.")
                 .code("NOT_FOUND");
-            return shaped(Door::BoxVault, refusal, facts);
+            return shaped(of_nothing(gateway, &head), refusal, facts);
         }
     };
     facts.set_route(row.route.name());
     let dress = dress(gateway, row.door, &head);
     let answer = routed(gateway, row, names, head, body, facts).await;
     put_on(dress, answer)
+}
+
+/// In whose words it is said that nothing is there: callers of adapters read no others.
+fn of_nothing(gateway: &Gateway, head: &http::request::Parts) -> Door {
+    let below = head
+        .uri
+        .path()
+        .strip_prefix(gateway.settings.doors.providers.prefix.as_str());
+    if below.is_some_and(|path| path.starts_with("/providers/")) {
+        Door::Providers
+    } else {
+        Door::BoxVault
+    }
 }
 
 /// The path, as it was written. RFC 9110 §9.3.7: `OPTIONS *` asks about the server in general, and what it has
@@ -447,6 +460,22 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::Blob => door::blobs::blob(gateway, call).boxed(),
         Route::BlobOutboard => door::blobs::outboard(gateway, call).boxed(),
         Route::InboundWebhook => door::hooks::receive(gateway, call).boxed(),
+        Route::AdapterMeta
+        | Route::AdapterCatalog
+        | Route::AdapterVerify
+        | Route::AdapterOpenApi
+        | Route::AdapterSwagger
+        | Route::AdapterListKeys
+        | Route::AdapterCreateKey
+        | Route::AdapterShowKey
+        | Route::AdapterDeleteKey
+        | Route::AdapterListServers
+        | Route::AdapterCreateServer
+        | Route::AdapterShowServer
+        | Route::AdapterCancel
+        | Route::AdapterInstallKey
+        | Route::AdapterReboot
+        | Route::AdapterRename => door::providers::answer(gateway, call).boxed(),
         Route::Health => operations::health(gateway).map(Ok).boxed(),
         Route::Live => ready(Ok(operations::live())).boxed(),
         Route::Ready => operations::ready(gateway).map(Ok).boxed(),
@@ -473,6 +502,7 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
         Door::Vagrant => vagrant::refuse(&refusal),
         Door::Files => door::files::refuse(&refusal),
         Door::Blobs => door::blobs::refuse(&refusal),
+        Door::Providers => door::providers::refuse(&refusal),
         Door::Operations | Door::Admin | Door::Hooks => operations::refuse(&refusal),
     };
     // RFC 9110 §15.5.2: a 401 names how to do better.
@@ -510,10 +540,9 @@ fn wrong_method(
         ALLOW,
         HeaderValue::from_str(&allowed).expect("method names are ASCII"),
     );
-    let shape = if door == Door::Files {
-        door
-    } else {
-        Door::BoxVault
+    let shape = match door {
+        Door::Files | Door::Providers => door,
+        _ => Door::BoxVault,
     };
     shaped(shape, refusal, facts)
 }

@@ -7,6 +7,7 @@ pub mod files;
 pub mod hooks;
 pub mod operations;
 pub mod plugins;
+pub mod providers;
 pub mod scripts;
 pub mod upkeep;
 pub mod vagrant;

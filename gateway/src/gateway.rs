@@ -28,6 +28,7 @@ use crate::config::settings::Settings;
 use crate::door::vagrant::Document;
 use crate::hooks::Outside;
 use crate::joiner::Joiner;
+use crate::provider;
 use crate::request::RequestFacts;
 use crate::resumable::Limits;
 use crate::route::Router;
@@ -83,6 +84,8 @@ pub struct Gateway {
     pub inbox: Inbox,
     /// Webhooks that go out.
     pub outlet: Outlet,
+    /// What adapters to clouds remember.
+    pub providers: provider::Desk,
     /// Who looks after what is stored at this moment.
     pub upkeep: Upkeep,
     /// Where in its life the process is.

@@ -108,7 +108,8 @@ pub fn told(
         _ => authority,
     };
     let masked = |(name, value): (&HeaderName, &HeaderValue)| {
-        let value = if CREDENTIAL_HEADERS.contains(&name.as_str()) {
+        let name_of = name.as_str();
+        let value = if CREDENTIAL_HEADERS.contains(&name_of) || name_of.starts_with("auth-") {
             "***".into()
         } else {
             Text::from(String::from_utf8_lossy(value.as_bytes()).into_owned())

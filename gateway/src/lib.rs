@@ -21,6 +21,7 @@ pub mod joiner;
 pub mod lookout;
 pub mod multipart;
 pub mod outbound;
+pub mod provider;
 pub mod refusal;
 pub mod request;
 pub mod resumable;

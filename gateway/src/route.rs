@@ -22,6 +22,8 @@ pub enum Door {
     Blobs,
     /// Webhooks that come in for plugins.
     Hooks,
+    /// Adapters to clouds, which plugins serve.
+    Providers,
     /// Health, status, metrics.
     Operations,
     /// Our own administrative API; never prefixed.
@@ -242,6 +244,22 @@ pub enum Route {
     Blob,
     BlobOutboard,
     InboundWebhook,
+    AdapterMeta,
+    AdapterCatalog,
+    AdapterVerify,
+    AdapterOpenApi,
+    AdapterSwagger,
+    AdapterListKeys,
+    AdapterCreateKey,
+    AdapterShowKey,
+    AdapterDeleteKey,
+    AdapterListServers,
+    AdapterCreateServer,
+    AdapterShowServer,
+    AdapterCancel,
+    AdapterInstallKey,
+    AdapterReboot,
+    AdapterRename,
     Health,
     Live,
     Ready,
@@ -384,6 +402,23 @@ routes! {
     Blobs GET "/blobs/sha256/{sha256}" => Blob, ReadBlob, Empty, Download, "The bytes with that SHA-256 digest";
     // Webhooks that come in. Their senders are known by the hook's own secret.
     Hooks POST "/hooks/{plugin}/{hook}" => InboundWebhook, Public, Small, Control, "A webhook for a plugin, verified as its plugin.toml says";
+    // Adapters to clouds. The credentials that they ask for are the cloud's.
+    Providers GET "/providers/{provider}/meta" => AdapterMeta, Public, Empty, Control, "What an adapter to a cloud is";
+    Providers GET "/providers/{provider}/catalog" => AdapterCatalog, Public, Empty, Control, "Its regions, plans and sizes";
+    Providers POST "/providers/{provider}/verify" => AdapterVerify, Public, Empty, Control, "Whether credentials are good";
+    Providers GET "/providers/{provider}/keys" => AdapterListKeys, Public, Empty, Control, "SSH keys of the account";
+    Providers POST "/providers/{provider}/keys" => AdapterCreateKey, Public, Json, Control, "Keep an SSH key";
+    Providers GET "/providers/{provider}/keys/{key}" => AdapterShowKey, Public, Empty, Control, "An SSH key";
+    Providers DELETE "/providers/{provider}/keys/{key}" => AdapterDeleteKey, Public, Empty, Control, "Forget an SSH key";
+    Providers GET "/providers/{provider}/servers" => AdapterListServers, Public, Empty, Control, "Servers of the account";
+    Providers POST "/providers/{provider}/servers" => AdapterCreateServer, Public, Json, Control, "Order a server";
+    Providers GET "/providers/{provider}/servers/{server}" => AdapterShowServer, Public, Empty, Control, "How a server stands";
+    Providers DELETE "/providers/{provider}/servers/{server}" => AdapterCancel, Public, Empty, Control, "Give a server up";
+    Providers PATCH "/providers/{provider}/servers/{server}/keys" => AdapterInstallKey, Public, Json, Control, "Put an SSH key on a server";
+    Providers PATCH "/providers/{provider}/servers/{server}/reboot" => AdapterReboot, Public, Empty, Control, "Start a server anew";
+    Providers PATCH "/providers/{provider}/servers/{server}/rename" => AdapterRename, Public, Json, Control, "Give a server another name";
+    Providers GET "/providers/{provider}/openapi.json" => AdapterOpenApi, Public, Empty, Control, "The adapter as an OpenAPI 3 document";
+    Providers GET "/providers/{provider}/swagger.json" => AdapterSwagger, Public, Empty, Control, "The same in Swagger 2.0";
     // Operations.
     Operations GET "/health" => Health, Public, Empty, Operations, "Health in brief";
     Operations GET "/api/health" => Health, Public, Empty, Operations, "The same";
@@ -395,6 +430,7 @@ routes! {
 
 impl Route {
     /// A fixed word for metrics and logs.
+    #[expect(clippy::too_many_lines, reason = "one arm for each word")]
     pub fn name(self) -> &'static str {
         match self {
             Self::SignIn | Self::ServiceAccountSignIn => "sign_in",
@@ -485,6 +521,22 @@ impl Route {
             }
             Self::BlobOutboard => "outboard",
             Self::InboundWebhook => "webhook_in",
+            Self::AdapterMeta
+            | Self::AdapterCatalog
+            | Self::AdapterVerify
+            | Self::AdapterOpenApi
+            | Self::AdapterSwagger
+            | Self::AdapterListKeys
+            | Self::AdapterCreateKey
+            | Self::AdapterShowKey
+            | Self::AdapterDeleteKey
+            | Self::AdapterListServers
+            | Self::AdapterCreateServer
+            | Self::AdapterShowServer
+            | Self::AdapterCancel
+            | Self::AdapterInstallKey
+            | Self::AdapterReboot
+            | Self::AdapterRename => "adapters",
             Self::VagrantMetadata => "vagrant_metadata",
             Self::Health | Self::Live | Self::Ready => "health",
             Self::Status => "status",
@@ -663,6 +715,10 @@ fn prefix(doors: &Doors, door: Door) -> Option<&str> {
         Door::Files => doors.files.enabled.then_some(doors.files.prefix.as_str()),
         Door::Blobs => doors.blobs.enabled.then_some(doors.blobs.prefix.as_str()),
         Door::Hooks => doors.hooks.enabled.then_some(doors.hooks.prefix.as_str()),
+        Door::Providers => doors
+            .providers
+            .enabled
+            .then_some(doors.providers.prefix.as_str()),
         Door::Operations => doors
             .operations
             .enabled
@@ -686,6 +742,7 @@ mod tests {
             files: open(),
             blobs: open(),
             hooks: open(),
+            providers: open(),
             operations: open(),
         }
     }

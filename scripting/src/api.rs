@@ -171,6 +171,7 @@ fn script_type(name: &str) -> &str {
         ("::Event", "Event"),
         ("::Endpoint", "Endpoint"),
         ("::Tick", "Tick"),
+        ("::Context", "Context"),
         ("::HttpReply", "HttpReply"),
         ("::Bytes", "Bytes"),
         ("FnPtr", "function"),

@@ -327,9 +327,9 @@ mod tests {
         let before = bundle.hash();
         std::fs::write(root.join("lib/deep/x.rhai"), " ").unwrap();
         assert_ne!(Bundle::read(&root).unwrap().hash(), before);
-        assert_eq!(plugins_in(dir.path()).unwrap(), [root.clone()]);
+        assert_eq!(plugins_in(dir.path()).unwrap().as_slice(), [&*root]);
         std::fs::remove_file(root.join("main.rhai")).unwrap();
-        assert_eq!(plugins_in(dir.path()).unwrap(), [root.clone()]);
+        assert_eq!(plugins_in(dir.path()).unwrap().as_slice(), [&*root]);
         let broken = Bundle::read(&root).unwrap_err();
         assert!(broken.message.contains("has no main.rhai"), "{broken}");
     }

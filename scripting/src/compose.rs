@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rhai::Dynamic;
+use serde_json::Value;
 
 use crate::api::answer::Read;
+use crate::api::json::from_json;
 use crate::call::Level;
 use crate::error::{Failure, Fault};
-use crate::facts::{Blob, Endpoint, Event, Principal, Request, Response, Tick, Upload};
+use crate::facts::{Blob, Context, Endpoint, Event, Principal, Request, Response, Tick, Upload};
 use crate::guard::Usage;
 use crate::hook::{Hook, Lane, OnFailure};
 use crate::plugin::Plugin;
@@ -16,7 +18,7 @@ use crate::runner::{self, Called};
 use crate::set::{Entry, ScriptSet, Scripts, now};
 use crate::verdict::{
     AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict, EventVerdict,
-    HeaderChanges, RouteVerdict, TransformVerdict, UploadVerdict, WebhookVerdict,
+    HeaderChanges, ProviderVerdict, RouteVerdict, TransformVerdict, UploadVerdict, WebhookVerdict,
 };
 
 /// One verdict, and who had a part in it.
@@ -385,6 +387,35 @@ impl Scripts {
             patient,
         };
         self.ask_some(Hook::WebhookIn, asking, &request.id, arguments, only_one)
+            .await
+    }
+
+    /// Calls a function of a provider for whoever has those credentials.
+    ///
+    /// # Errors
+    /// Whenever it fails otherwise than by `fail(..)`.
+    pub async fn provide(
+        &self,
+        plugin: &str,
+        function: Hook,
+        request_id: &str,
+        (context, arguments): (&Arc<Context>, &[Value]),
+    ) -> Asked<ProviderVerdict> {
+        let arguments = || {
+            let context = Dynamic::from(Arc::clone(context));
+            let further = arguments.iter().map(from_json);
+            std::iter::once(context).chain(further).collect()
+        };
+        let only_one = |_: &Plugin, all: &mut ProviderVerdict, one: ProviderVerdict| {
+            *all = one;
+            Next::Stop
+        };
+        let asking = Asking {
+            write: true,
+            only: Some(plugin),
+            patient: false,
+        };
+        self.ask_some(function, asking, request_id, arguments, only_one)
             .await
     }
 

@@ -242,6 +242,22 @@ pub struct Tick {
     pub time_ms: i64,
 }
 
+/// What every function of a provider is told first: on whose behalf it acts.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Context {
+    /// The caller's credentials, by the keys of `credential_fields`. No script reads them.
+    pub auth: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("auth", &self.auth.keys().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
 /// Header fields as a map; a list of values is one field each.
 fn members<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Text, Text)>, D::Error> {
     let map = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;

@@ -79,6 +79,20 @@ pub enum Hook {
     OnImageDeployed,
     OnImagePush,
     OnSchedule,
+    Meta,
+    Catalog,
+    Verify,
+    ListKeys,
+    CreateKey,
+    GetKey,
+    DeleteKey,
+    ListServers,
+    CreateServer,
+    GetServer,
+    CancelServer,
+    InstallKey,
+    RebootServer,
+    RenameServer,
 }
 
 /// What is fixed about a hook.
@@ -102,6 +116,8 @@ pub struct Row {
     pub combine: Combine,
     /// Whether this gateway calls it.
     pub called: bool,
+    /// Whether it is one only in a plugin with `[provider]`; in any other it is a function like any other.
+    pub of_provider: bool,
     /// What it may return.
     pub answers: &'static str,
     /// One line for people.
@@ -122,6 +138,7 @@ macro_rules! hooks {
             may_open: hooks!(@opens $($opens)?),
             combine: Combine::$combine,
             called: hooks!(@called $called),
+            of_provider: hooks!(@of_provider $called),
             answers: $answers,
             doc: $doc,
         }),*];
@@ -130,6 +147,9 @@ macro_rules! hooks {
     (@opens may_open) => { true };
     (@called called) => { true };
     (@called reserved) => { false };
+    (@called provider) => { true };
+    (@of_provider provider) => { true };
+    (@of_provider $other:ident) => { false };
 }
 
 hooks! {
@@ -147,6 +167,20 @@ hooks! {
     OnImageDeployed "on_image_deployed"("event") Work 60_000 ms, Closed, AllRun, reserved, "()", "An image was staged";
     OnImagePush "on_image_push"("req", "push") Work 10_000 ms, Closed, AllAgree, reserved, "(), #{target}, deny(..)", "An image is about to be pushed";
     OnSchedule "on_schedule"("tick") Work 60_000 ms, Open, AllRun, called, "()", "A tick of the manifest's schedule, once for all nodes";
+    Meta "meta"() Fast 5 ms, Closed, FirstAnswer, provider, "a map", "Provider: what the adapter is; called once, when the plugin is loaded";
+    Catalog "catalog"("ctx") Work 60_000 ms, Closed, FirstAnswer, provider, "an array, fail(..)", "Provider: regions with their plans and sizes";
+    Verify "verify"("ctx") Work 30_000 ms, Closed, FirstAnswer, provider, "(), fail(..)", "Provider: whether the credentials are good";
+    ListKeys "list_keys"("ctx") Work 30_000 ms, Closed, FirstAnswer, provider, "an array, fail(..)", "Provider: the account's SSH keys";
+    CreateKey "create_key"("ctx", "key") Work 30_000 ms, Closed, FirstAnswer, provider, "its id, fail(..)", "Provider: keeps an SSH key: #{name, key}";
+    GetKey "get_key"("ctx", "id") Work 30_000 ms, Closed, FirstAnswer, provider, "#{id, name, public_key}, (), fail(..)", "Provider: one SSH key";
+    DeleteKey "delete_key"("ctx", "id") Work 30_000 ms, Closed, FirstAnswer, provider, "(), fail(..)", "Provider: forgets an SSH key";
+    ListServers "list_servers"("ctx") Work 30_000 ms, Closed, FirstAnswer, provider, "an array, fail(..)", "Provider: the account's servers";
+    CreateServer "create_server"("ctx", "order") Work 30_000 ms, Closed, FirstAnswer, provider, "its id, fail(..)", "Provider: orders a server: #{name, region, size, ssh_key}; does not wait for it";
+    GetServer "get_server"("ctx", "id") Work 30_000 ms, Closed, FirstAnswer, provider, "#{id, status, name, external_ip, internal_ip, tags}, (), fail(..)", "Provider: how a server stands";
+    CancelServer "cancel_server"("ctx", "id") Work 30_000 ms, Closed, FirstAnswer, provider, "(), fail(..)", "Provider: gives a server up";
+    InstallKey "install_key"("ctx", "id", "key") Work 30_000 ms, Closed, FirstAnswer, provider, "(), fail(..)", "Provider: puts an SSH key on a server: #{name, key}";
+    RebootServer "reboot_server"("ctx", "id") Work 30_000 ms, Closed, FirstAnswer, provider, "(), fail(..)", "Provider: starts a server anew";
+    RenameServer "rename_server"("ctx", "id", "name") Work 30_000 ms, Closed, FirstAnswer, provider, "(), fail(..)", "Provider: gives a server another name";
 }
 
 impl Hook {

@@ -34,6 +34,7 @@ pub mod links;
 pub mod manifest;
 pub mod metric;
 pub mod plugin;
+pub mod provider;
 mod runner;
 pub mod schedule;
 pub mod set;

@@ -52,6 +52,9 @@ pub struct Manifest {
     /// When its `on_schedule` is called.
     #[serde(default)]
     pub schedule: Option<ScheduleTerms>,
+    /// That it serves a provider's API.
+    #[serde(default)]
+    pub provider: Option<ProviderTerms>,
     /// Webhooks that come in for it, by hook.
     #[serde(default)]
     pub webhook_in: BTreeMap<String, InboundTerms>,
@@ -114,6 +117,11 @@ pub enum Authority {
     /// `allow()` grants what the gateway refuses.
     Override,
 }
+
+/// `[provider]`: there is nothing to say of it there; `meta()` does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderTerms {}
 
 /// `[schedule]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, Module, Position, Scope, Stmt};
 use serde_json::Value;
 
+use crate::api::json::to_json;
 use crate::bundle::Bundle;
 use crate::call::{Entered, Host};
 use crate::catalog::Catalog;
@@ -21,6 +22,8 @@ use crate::limits::{COMPILE_TIME, Limits, STACK_BYTES};
 use crate::links::Links;
 use crate::manifest::{Grant, Manifest};
 use crate::metric::Metrics;
+use crate::provider::{self, Meta};
+use crate::runner;
 use crate::walk::{Source, Walk};
 
 /// What outlives a reload of a plugin.
@@ -102,6 +105,8 @@ pub struct Plugin {
     pub(crate) work: Engine,
     pub(crate) limits: [Limits; 2],
     pub(crate) hooks: Vec<Hook>,
+    /// What it says of itself as a provider.
+    pub(crate) provider: Option<Arc<Meta>>,
     pub(crate) warnings: Vec<Finding>,
     pub(crate) live: LiveBytes,
 }
@@ -240,6 +245,7 @@ pub(crate) fn build(
         work: known(Lane::Work),
         sources: &sources,
         calls: &around.calls,
+        provider: host.manifest.provider.is_some(),
         spaces: if extras.is_empty() { &[] } else { &["t"] },
     };
     let mut walked = walk.run();
@@ -273,7 +279,7 @@ pub(crate) fn build(
         .next()
         .map(|c| c.ast)
         .unwrap_or_default();
-    let plugin = Plugin {
+    let mut plugin = Plugin {
         hash: bundle.hash(),
         bundle: Arc::new(bundle),
         host,
@@ -282,9 +288,13 @@ pub(crate) fn build(
         work,
         limits,
         hooks: walked.hooks,
+        provider: None,
         warnings,
         live: around.live,
     };
+    if plugin.manifest().provider.is_some() {
+        plugin.provider = Some(Arc::new(meta_of(&plugin)?));
+    }
     Ok(Built {
         plugin,
         extras: extra_trees,
@@ -307,6 +317,24 @@ fn read_manifest(bundle: &Bundle, around: &Surroundings) -> Result<Manifest, Vec
         )]);
     }
     Ok(manifest)
+}
+
+/// What a provider says of itself, once.
+fn meta_of(plugin: &Plugin) -> Result<Meta, Vec<Finding>> {
+    let main = plugin.host.main.as_str();
+    let wrong = |wrong: Vec<String>| {
+        let finding = |text| Finding::of_file(main, text);
+        wrong.into_iter().map(finding).collect::<Vec<_>>()
+    };
+    let missing = provider::missing(&plugin.hooks);
+    if !missing.is_empty() {
+        return Err(wrong(missing));
+    }
+    let terms = (Lane::Fast, plugin.manifest().deadline(Hook::Meta));
+    let called = runner::call(plugin, Hook::Meta.name(), Vec::new(), terms, None);
+    let value = called.answer.map_err(|failure| vec![failure.finding])?;
+    let value = to_json(&value).map_err(|why| wrong(vec![format!("meta() {why}")]))?;
+    Meta::read(value, &plugin.hooks).map_err(wrong)
 }
 
 /// A schedule that calls nothing, or a function that nothing calls.

@@ -22,6 +22,7 @@ use crate::links::Links;
 use crate::manifest::{Grant, Manifest};
 use crate::metric::Sample;
 use crate::plugin::{Lasting, Plugin, Surroundings, load};
+use crate::provider::Provider;
 use crate::runner::{Share, Workers};
 use crate::schedule::Schedule;
 use crate::signals::{Counted, Counters};
@@ -752,6 +753,21 @@ impl Scripts {
                 tracing::warn!(plugin, %error, "what a plugin remembers could not be written down");
             }
         }
+    }
+
+    /// The adapter of that id, by what its plugin's `meta()` says.
+    pub fn provider(&self, id: &str) -> Option<Provider> {
+        let set = self.current.load();
+        set.entries.iter().find_map(|entry| {
+            let plugin = entry.plugin.as_ref()?;
+            let meta = plugin.provider.as_ref().filter(|meta| meta.id == id)?;
+            Some(Provider {
+                plugin: entry.name.clone(),
+                hash: plugin.hash().to_owned(),
+                meta: Arc::clone(meta),
+                functions: plugin.hooks().to_vec(),
+            })
+        })
     }
 
     /// Whom a webhook is for that comes in for a plugin's hook.

@@ -9,11 +9,11 @@ use rhai::Dynamic;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::api::json::to_json;
+use crate::api::json::{from_json, to_json};
 use crate::bundle::Bundle;
 use crate::call::LogLine;
 use crate::error::Finding;
-use crate::facts::{Blob, Endpoint, Event, Principal, Request, Response, Tick, Upload};
+use crate::facts::{Blob, Context, Endpoint, Event, Principal, Request, Response, Tick, Upload};
 use crate::hook::{HOOKS, Hook};
 use crate::limits::STACK_BYTES;
 use crate::plugin::{Lasting, Plugin, Surroundings, load};
@@ -89,6 +89,8 @@ pub fn facts(hook: Hook, arguments: &Value) -> Result<Vec<Dynamic>, String> {
                 "event" => fact::<Event>(value),
                 "endpoint" => fact::<Endpoint>(value),
                 "tick" => fact::<Tick>(value),
+                "ctx" => fact::<Context>(value),
+                _ if hook.row().of_provider => Ok(from_json(value)),
                 _ => Err("this hook cannot be run by hand yet".into()),
             };
             fact.map_err(|e| format!("{parameter}: {e}"))

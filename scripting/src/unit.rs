@@ -23,7 +23,7 @@ use crate::catalog::{Deed, Verb};
 use crate::engine;
 use crate::error::{Failure, Finding, refusal};
 use crate::event::Emitted;
-use crate::facts::{Blob, Endpoint, Event, Principal, Request, Response, Tick, Upload};
+use crate::facts::{Blob, Context, Endpoint, Event, Principal, Request, Response, Tick, Upload};
 use crate::guard::Guard;
 use crate::hook::{Hook, Lane};
 use crate::http::HttpReply;
@@ -35,7 +35,7 @@ use crate::plugin::{Extra, Lasting, Plugin, Surroundings, build, on_own_thread};
 use crate::runner;
 use crate::verdict::{
     AuthorizeVerdict, CompleteVerdict, DeleteVerdict, DownloadVerdict, EventVerdict, HeaderChanges,
-    RouteVerdict, TransformVerdict, UploadVerdict, WebhookVerdict,
+    ProviderVerdict, RouteVerdict, TransformVerdict, UploadVerdict, WebhookVerdict,
 };
 
 /// How long one test may take.
@@ -347,11 +347,20 @@ pub(crate) fn shown(value: Dynamic) -> Dynamic {
     let Some(answer) = value.read_lock::<Answer>().map(|a| a.clone()) else {
         return value;
     };
+    if let Answer::Fail(given) = &answer {
+        // As whoever called the provider would have it.
+        let body = json!({ "errors": [given.reason] }).to_string();
+        return Dynamic::from(Arc::new(HttpReply {
+            status: given.status,
+            headers: vec![("content-type".into(), "application/json".into())],
+            body: body.into_bytes(),
+        }));
+    }
     let denial = |kind: &str, denial: &crate::verdict::Denial| json!({"kind": kind, "status": denial.status, "reason": denial.reason});
     from_json(&match &answer {
         Answer::Allow => json!({"kind": "allow"}),
         Answer::Deny(given) => denial("deny", given),
-        Answer::Reject(given) => denial("reject", given),
+        Answer::Reject(given) | Answer::Fail(given) => denial("reject", given),
         Answer::Quarantine(why) => json!({"kind": "quarantine", "reason": why}),
         Answer::Redirect(given) => {
             json!({"kind": "redirect", "status": given.status, "url": given.url})
@@ -386,6 +395,7 @@ pub(crate) fn check_answer(hook: Hook, value: &Dynamic) -> Result<(), String> {
         Hook::Transform => TransformVerdict::read(value).map(drop),
         Hook::OnSchedule => <()>::read(value),
         Hook::WebhookIn => WebhookVerdict::read(value).map(drop),
+        hook if hook.row().of_provider => ProviderVerdict::read(value).map(drop),
         _ => Ok(()),
     }
 }
@@ -533,6 +543,13 @@ fn module() -> Arc<Module> {
     add(m, "tick", ("A tick of a map.", ""), |map: Map| {
         fact::<Tick>("tick", map)
     });
+    add(
+        m,
+        "ctx",
+        ("Whom a provider acts for: credentials by their keys.", ""),
+        |map: Map| fact::<Context>("ctx", map),
+    );
+    calls(m);
     doubles(m);
     assertions(m);
     module.set_id("t");
@@ -540,8 +557,8 @@ fn module() -> Arc<Module> {
     module.into()
 }
 
-/// Calls of hooks, and what stands for the world.
-fn doubles(m: &mut Module) {
+/// Calls of hooks, with as many facts as the hook takes.
+fn calls(m: &mut Module) {
     let hook = "Calls a hook within its limits and checks its answer.";
     add(m, "hook", (hook, ""), |name: &str, a: Dynamic| {
         call_hook(name, vec![a])
@@ -552,6 +569,19 @@ fn doubles(m: &mut Module) {
         (hook, ""),
         |name: &str, a: Dynamic, b: Dynamic| call_hook(name, vec![a, b]),
     );
+    add(m, "hook", (hook, ""), |name: &str| {
+        call_hook(name, Vec::new())
+    });
+    add(
+        m,
+        "hook",
+        (hook, ""),
+        |name: &str, a: Dynamic, b: Dynamic, c: Dynamic| call_hook(name, vec![a, b, c]),
+    );
+}
+
+/// What stands for the world.
+fn doubles(m: &mut Module) {
     add(
         m,
         "http",

@@ -191,6 +191,16 @@ pub enum TransformVerdict {
     Drop,
 }
 
+/// What a function of a provider answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderVerdict {
+    /// This; `null` where there is nothing to say.
+    Value(serde_json::Value),
+    /// It could not be done, and the caller is told why.
+    Fail(Denial),
+}
+
 /// What `webhook_in` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -8,7 +8,7 @@ use rhai::{AST, Expr, FlowControl, FnCallExpr, FnPtr, Position, ScriptFuncDef, S
 use crate::api::REMOVED;
 use crate::engine::{Known, spaces};
 use crate::error::Finding;
-use crate::hook::{HOOKS, Hook, Lane, nearest};
+use crate::hook::{HOOKS, Hook, Lane, Row, nearest};
 
 /// One file with its tree.
 pub(crate) struct Source<'a> {
@@ -36,6 +36,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) sources: &'a [Source<'a>],
     /// The hooks that are called.
     pub(crate) calls: &'a [Hook],
+    /// Whether the plugin is a provider, so that the functions of one are hooks in it.
+    pub(crate) provider: bool,
     /// Further functions without a namespace: those of unit tests.
     pub(crate) spaces: &'a [&'a str],
 }
@@ -65,14 +67,20 @@ impl Walk<'_> {
             walked.used.append(&mut file.used);
         }
         if let Some(main) = self.sources.first() {
-            hooks(main, self.calls, &mut walked);
-            dead(self.sources, &mut walked);
+            hooks(main, self, &mut walked);
+            dead(self, &mut walked);
         }
         walked
             .findings
             .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         walked.findings.dedup();
         walked
+    }
+
+    /// The rows of what is a hook in this plugin.
+    fn hooks(&self) -> impl Iterator<Item = &'static Row> {
+        let provider = self.provider;
+        HOOKS.iter().filter(move |row| provider || !row.of_provider)
     }
 }
 
@@ -138,14 +146,14 @@ impl Walked {
 }
 
 /// Which hooks there are, and which functions only look like one.
-fn hooks(main: &Source<'_>, calls: &[Hook], walked: &mut Walked) {
+fn hooks(main: &Source<'_>, walk: &Walk<'_>, walked: &mut Walked) {
     for function in main.ast.iter_fn_def() {
         let name = function.name.as_str();
         let at = function.body.start_position();
-        let row = HOOKS.iter().find(|row| row.name == name);
+        let row = walk.hooks().find(|row| row.name == name);
         match row {
             Some(row) if row.parameters.len() == function.params.len() => {
-                if calls.contains(&row.hook) {
+                if walk.calls.contains(&row.hook) {
                     walked.hooks.push(row.hook);
                 } else {
                     walked.findings.push(Finding::at(
@@ -172,7 +180,7 @@ fn hooks(main: &Source<'_>, calls: &[Hook], walked: &mut Walked) {
             None if name.starts_with("on_") => {
                 let finding =
                     Finding::at(main.file, main.text, at, format!("there is no hook {name}"));
-                let near = nearest(name, HOOKS.iter().map(|row| row.name));
+                let near = nearest(name, walk.hooks().map(|row| row.name));
                 walked.findings.push(match near {
                     Some(near) => finding.hint(format!("did you mean {near}?")),
                     None => finding.hint("a function that is no hook must not begin with on_"),
@@ -186,8 +194,8 @@ fn hooks(main: &Source<'_>, calls: &[Hook], walked: &mut Walked) {
 }
 
 /// Warns of functions that nothing calls.
-fn dead(sources: &[Source<'_>], walked: &mut Walked) {
-    for (index, source) in sources.iter().enumerate() {
+fn dead(walk: &Walk<'_>, walked: &mut Walked) {
+    for (index, source) in walk.sources.iter().enumerate() {
         for function in source.ast.iter_fn_def() {
             let name = function.name.as_str();
             let id = (
@@ -195,7 +203,7 @@ fn dead(sources: &[Source<'_>], walked: &mut Walked) {
                 name.to_owned(),
                 function.params.len(),
             );
-            let entry = index == 0 && HOOKS.iter().any(|row| row.name == name);
+            let entry = index == 0 && walk.hooks().any(|row| row.name == name);
             let anonymous = name.starts_with("anon$");
             let test = source.file.starts_with("tests/");
             if !entry

@@ -78,6 +78,8 @@ table! {
         hooks: HooksFile = HooksFile::default(),
         /// Webhooks that go out.
         webhooks: WebhooksFile = WebhooksFile::default(),
+        /// Adapters to clouds, which plugins serve.
+        providers: ProvidersFile = ProvidersFile::default(),
         /// Metrics and status.
         operations: OperationsFile = OperationsFile::default(),
         /// The log.
@@ -110,6 +112,8 @@ table! {
         blobs: DoorFile = DoorFile::default(),
         /// Webhooks that come in for plugins.
         hooks: DoorFile = DoorFile::default(),
+        /// Adapters to clouds.
+        providers: DoorFile = DoorFile::default(),
         /// Health, status, metrics.
         operations: DoorFile = DoorFile::default(),
     }
@@ -505,6 +509,22 @@ table! {
         bodies_kept: Span = Span::seconds(7 * 24 * 3600),
         /// Whether the log holds how answers began.
         log_bodies: bool = false,
+    }
+}
+
+table! {
+    /// `[providers]`
+    ProvidersFile {
+        /// How long a catalogue is served before its cloud is asked again.
+        catalog_ttl: Span = Span::seconds(3600),
+        /// Catalogues that are remembered.
+        catalogs: u32 = 1_000,
+        /// How long an order is remembered, so that the same one is not made twice.
+        orders_kept: Span = Span::seconds(600),
+        /// How long a server that was ordered is told of, though its cloud does not list it.
+        ordering_for: Span = Span::seconds(360),
+        /// Orders that are remembered.
+        orders: u32 = 10_000,
     }
 }
 

@@ -103,6 +103,8 @@ pub struct Settings {
     pub hooks: Hooks,
     /// Webhooks that go out.
     pub webhooks: Webhooks,
+    /// Adapters to clouds.
+    pub providers: Providers,
     /// Metrics and status.
     pub operations: Operations,
     /// The log.
@@ -157,6 +159,8 @@ pub struct Doors {
     pub blobs: Door,
     /// Webhooks that come in for plugins.
     pub hooks: Door,
+    /// Adapters to clouds.
+    pub providers: Door,
     /// Health, status, metrics.
     pub operations: Door,
 }
@@ -503,6 +507,21 @@ pub struct Webhooks {
     pub log_bodies: bool,
 }
 
+/// Settings of adapters to clouds.
+#[derive(Debug, Clone)]
+pub struct Providers {
+    /// How long a catalogue is served before its cloud is asked again.
+    pub catalog_ttl: Duration,
+    /// Catalogues that are remembered.
+    pub catalogs: u64,
+    /// How long an order is remembered.
+    pub orders_kept: Duration,
+    /// How long a server that was ordered is told of, though its cloud does not list it.
+    pub ordering_for: Duration,
+    /// Orders that are remembered.
+    pub orders: u64,
+}
+
 /// Settings of the log.
 #[derive(Debug, Clone)]
 pub struct Log {
@@ -640,6 +659,7 @@ impl Settings {
             files: judge.door("doors.files.prefix", &file.doors.files),
             blobs: judge.door("doors.blobs.prefix", &file.doors.blobs),
             hooks: judge.door("doors.hooks.prefix", &file.doors.hooks),
+            providers: judge.door("doors.providers.prefix", &file.doors.providers),
             operations: judge.door("doors.operations.prefix", &file.doors.operations),
         };
         let limits = judge.limits(&file.limits, machine);
@@ -684,6 +704,7 @@ impl Settings {
             scripts: judge.scripts(&file.scripts, &data_dir),
             hooks: judge.hooks(&file.hooks),
             webhooks: judge.webhooks(&file.webhooks),
+            providers: judge.providers(&file.providers),
             operations: Operations {
                 allow: judge.blocks("operations.allow", &file.operations.allow),
             },
@@ -801,6 +822,16 @@ impl Judge<'_> {
         Outbound {
             allow_networks: self.blocks("outbound.allow_networks", &file.allow_networks),
             ca,
+        }
+    }
+
+    fn providers(&mut self, file: &file::ProvidersFile) -> Providers {
+        Providers {
+            catalog_ttl: self.time("providers.catalog_ttl", file.catalog_ttl),
+            catalogs: self.few("providers.catalogs", file.catalogs, 1).into(),
+            orders_kept: self.time("providers.orders_kept", file.orders_kept),
+            ordering_for: self.time("providers.ordering_for", file.ordering_for),
+            orders: self.few("providers.orders", file.orders, 1).into(),
         }
     }
 

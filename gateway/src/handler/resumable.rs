@@ -235,11 +235,6 @@ impl Turn<'_> {
         }
         match self.mine(&id.to_string()).await {
             Err(ended) if ended.status == StatusCode::GONE => ended,
-            // The same bytes came by two requests, and the other one was first: there is an outcome to be told.
-            Ok(row) if row.state == UploadState::Done => {
-                let text = "Another request just finished this upload. Send the same again to be told what became of it.";
-                Refusal::busy(text, Duration::from_secs(1)).closing()
-            }
             _ => refusal,
         }
     }

@@ -27,6 +27,20 @@ const CALLED: &[Hook] = &[
     Hook::Transform,
     Hook::OnSchedule,
     Hook::WebhookIn,
+    Hook::Meta,
+    Hook::Catalog,
+    Hook::Verify,
+    Hook::ListKeys,
+    Hook::CreateKey,
+    Hook::GetKey,
+    Hook::DeleteKey,
+    Hook::ListServers,
+    Hook::CreateServer,
+    Hook::GetServer,
+    Hook::CancelServer,
+    Hook::InstallKey,
+    Hook::RebootServer,
+    Hook::RenameServer,
 ];
 
 /// How plugins are loaded and run.

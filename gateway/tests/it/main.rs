@@ -5,6 +5,7 @@
     reason = "a test whose scene does not stand cannot go on"
 )]
 
+mod adapters;
 mod admin;
 mod authority;
 mod authorization;

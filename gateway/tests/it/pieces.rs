@@ -674,34 +674,6 @@ async fn a_chunk_that_lost_the_last_answer_gets_it_again() {
 }
 
 #[tokio::test]
-async fn the_same_last_chunk_twice_at_once_is_no_conflict() {
-    let running = Running::start().await;
-    let bytes = noise(2 * MIB, 47);
-    let send = |i: usize| chunk(&running, "1.0", i, 2, &bytes[i * MIB..(i + 1) * MIB]);
-    assert_eq!(running.send(send(0)).await.status, 200);
-    let mut slow = TcpStream::connect(running.address).await.unwrap();
-    let request = send(1).to_bytes();
-    slow.write_all(&request[..request.len() - 1]).await.unwrap();
-    while running.gateway.engine.in_progress() == 0 {
-        tokio::task::yield_now().await;
-    }
-    let done = running.send(send(1)).await;
-    assert_eq!(done.json()["details"]["isComplete"], true);
-    // Its sender is told to ask once more, and then what became of it.
-    slow.write_all(&request[request.len() - 1..]).await.unwrap();
-    let late = read_reply(&mut slow).await;
-    assert!(
-        late.status == 503 && late.header("retry-after") == Some("1") || late.status == 200,
-        "{}",
-        late.head
-    );
-    let again = running.send(send(1)).await;
-    assert_eq!((again.status, again.json()), (200, done.json()));
-    assert!(downloaded(&running, "demo", "1.0").await == bytes);
-    running.stop().await;
-}
-
-#[tokio::test]
 async fn chunks_of_what_would_be_too_long_are_refused_at_the_first_one() {
     let running = Running::start_with(&[("BOXGATE_UPLOADS__MAX_LENGTH", "8MiB")]).await;
     let sent = chunk(&running, "1.0", 5, 10, &noise(MIB, 43));

@@ -13,8 +13,8 @@ use crate::hook::nearest;
 use crate::limits::MAX_RESPONSE_BYTES;
 use crate::verdict::{
     AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, Denial, Directed, DownloadTerms,
-    DownloadVerdict, EventVerdict, HeaderChanges, Redirect, Reply, RouteVerdict, Routing,
-    TransformVerdict, UploadTerms, UploadVerdict, WebhookVerdict,
+    DownloadVerdict, EventVerdict, HeaderChanges, ProviderVerdict, Redirect, Reply, RouteVerdict,
+    Routing, TransformVerdict, UploadTerms, UploadVerdict, WebhookVerdict,
 };
 
 /// An answer that is more than a map.
@@ -28,6 +28,7 @@ pub(crate) enum Answer {
     Quarantine(String),
     Drop,
     Deliver(Directed),
+    Fail(Denial),
 }
 
 impl Answer {
@@ -41,6 +42,7 @@ impl Answer {
             Self::Quarantine(_) => "quarantine(..)",
             Self::Drop => "drop()",
             Self::Deliver(_) => "deliver(..)",
+            Self::Fail(_) => "fail(..)",
         }
     }
 }
@@ -210,6 +212,20 @@ pub(super) fn register(module: &mut Module) {
             Ok(Answer::Deliver(Directed {
                 endpoint: endpoint.to_owned(),
                 data: data.map_err(|e| refusal(format!("deliver: the data {e}")))?,
+            }))
+        },
+    );
+    add(
+        module,
+        "fail",
+        (
+            "A provider could not do it: a status from 400 to 599, and why, for the caller.",
+            "",
+        ),
+        |code: i64, why: &str| -> Made {
+            Ok(Answer::Fail(Denial {
+                status: status(code, |s| (400..600).contains(&s), "fail")?,
+                reason: reason(why),
             }))
         },
     );
@@ -465,6 +481,22 @@ impl Read for RouteVerdict {
                 }))
             }
             _ => Err(odd(value)),
+        }
+    }
+}
+
+impl Read for ProviderVerdict {
+    fn absent() -> Self {
+        Self::Value(serde_json::Value::Null)
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Answer(Answer::Fail(denial)) => Ok(Self::Fail(denial)),
+            Given::Answer(_) => Err(odd(value)),
+            _ => to_json(value)
+                .map(Self::Value)
+                .map_err(|why| format!("the answer {why}")),
         }
     }
 }

@@ -7,7 +7,7 @@ use rhai::{Array, Dynamic, Map, Module};
 
 use super::{add, field};
 use crate::facts::{
-    Blob, Endpoint, Event, Labels, Principal, Request, Response, Text, Tick, Upload,
+    Blob, Context, Endpoint, Event, Labels, Principal, Request, Response, Text, Tick, Upload,
 };
 
 /// A secret: usable as a header, a body or a key, and never readable.
@@ -414,6 +414,22 @@ fn event(module: &mut Module) {
         "time",
         "When it was due, in milliseconds since 1970.",
         |t: &mut Arc<Tick>| t.time_ms,
+    );
+    module.set_custom_type_with_comments::<Arc<Context>>(
+        "Context",
+        &["/// Whom a provider acts for."],
+    );
+    field(
+        module,
+        "auth",
+        "The caller's credentials, each a Secret, by the keys of `credential_fields`.",
+        |c: &mut Arc<Context>| {
+            let secret = |(key, value): (&String, &String)| {
+                let secret = Secret::new(value.as_str().into());
+                (key.as_str().into(), Dynamic::from(secret))
+            };
+            c.auth.iter().map(secret).collect::<Map>()
+        },
     );
 }
 

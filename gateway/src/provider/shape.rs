@@ -1,0 +1,287 @@
+//! Answers of adapters in the published shapes: texts where ids stand, numbers where numbers stand, nothing that callers
+//! would have to guess.
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::refusal::Refusal;
+
+/// What an adapter answered cannot be meant; what is wrong with it is for the operator's log.
+pub fn senseless() -> Refusal {
+    Refusal::new(
+        StatusCode::BAD_GATEWAY,
+        "The cloud could not be reached, or its answer made no sense.",
+    )
+}
+
+/// An id as a text, of a text, a number, or a map that has one.
+pub fn id_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(id) if !id.is_empty() => Some(id.clone()),
+        Value::Number(id) => Some(id.to_string()),
+        Value::Object(map) => map.get("id").filter(|id| !id.is_object()).and_then(id_of),
+        _ => None,
+    }
+}
+
+/// Whether the object is tagged as none of ours: then it is as if it were not there.
+pub fn is_hidden(value: &Value) -> bool {
+    let says_no = |tag: &str| {
+        let tag: String = tag.chars().filter(|c| !c.is_whitespace()).collect();
+        tag.eq_ignore_ascii_case("nanobox:false")
+    };
+    match value.get("tags") {
+        Some(Value::Array(tags)) => tags.iter().filter_map(Value::as_str).any(says_no),
+        Some(Value::Object(labels)) => labels
+            .iter()
+            .any(|(name, value)| says_no(&format!("{name}:{}", shown(value)))),
+        _ => false,
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A key: `id`, `name`, `public_key`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn key(value: &Value) -> Result<Value, String> {
+    let id = id_of(value).ok_or("a key has no id")?;
+    let text = |name: &str| value.get(name).filter(|text| text.is_string());
+    let name = text("name").ok_or("a key has no name")?;
+    let public_key = text("public_key").unwrap_or(&Value::Null);
+    Ok(json!({ "id": id, "name": name, "public_key": public_key }))
+}
+
+/// A server: `id`, `status`, `name`, `external_ip`, `internal_ip`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn server(value: &Value) -> Result<Value, String> {
+    let id = id_of(value).ok_or("a server has no id")?;
+    let status = value.get("status").and_then(Value::as_str);
+    let status = status.ok_or("a server has no status")?;
+    let name = value.get("name").and_then(Value::as_str).unwrap_or(&id);
+    let address = |name: &str| match value.get(name) {
+        Some(Value::String(address)) if !address.is_empty() => Ok(json!(address)),
+        None | Some(Value::Null | Value::String(_)) => Ok(Value::Null),
+        Some(_) => Err(format!("{name} of a server is no text")),
+    };
+    Ok(json!({
+        "id": id, "status": status, "name": name,
+        "external_ip": address("external_ip")?, "internal_ip": address("internal_ip")?,
+    }))
+}
+
+/// A server that its cloud does not list yet.
+pub fn ordering(id: &str) -> Value {
+    json!({ "id": id, "status": "ordering", "name": id, "external_ip": null, "internal_ip": null })
+}
+
+/// A list of keys or servers, without those that are none of ours.
+///
+/// # Errors
+/// What is wrong with one of them.
+pub fn list(value: &Value, one: impl Fn(&Value) -> Result<Value, String>) -> Result<Value, String> {
+    let items = value.as_array().ok_or("a list is no array")?;
+    let ours = items.iter().filter(|item| !is_hidden(item));
+    ours.map(one)
+        .collect::<Result<Vec<_>, _>>()
+        .map(Value::Array)
+}
+
+/// Regions with their plans and sizes. Sizes without a price, and what is empty without them, are left out; cheap ones
+/// come first.
+///
+/// # Errors
+/// What is wrong, and where.
+pub fn catalog(value: &Value) -> Result<Value, String> {
+    let regions = value.as_array().ok_or("the catalogue is no array")?;
+    let regions = regions.iter().map(|region| {
+        let (id, name) = named(region, "a region")?;
+        let plans = items(region, "plans", &id)?.iter().map(|plan| {
+            let (plan_id, name) = named(plan, "a plan")?;
+            let specs = items(plan, "specs", &plan_id)?;
+            let mut sizes = Vec::new();
+            for size in specs {
+                sizes.extend(spec(size)?);
+            }
+            let price = |size: &Value| size["dollars_per_mo"].as_f64().unwrap_or(f64::MAX);
+            sizes.sort_by(|a, b| price(a).total_cmp(&price(b)));
+            let filled = !sizes.is_empty();
+            Ok(filled.then(|| json!({ "id": plan_id, "name": name, "specs": sizes })))
+        });
+        let plans: Vec<Value> = filled(plans)?;
+        let some = !plans.is_empty();
+        Ok(some.then(|| json!({ "id": id, "name": name, "plans": plans })))
+    });
+    filled(regions).map(Value::Array)
+}
+
+fn filled(
+    items: impl Iterator<Item = Result<Option<Value>, String>>,
+) -> Result<Vec<Value>, String> {
+    items.filter_map(Result::transpose).collect()
+}
+
+fn named(value: &Value, what: &str) -> Result<(String, String), String> {
+    let id = id_of(value).ok_or_else(|| format!("{what} has no id"))?;
+    let name = value.get("name").and_then(Value::as_str);
+    let name = name.ok_or_else(|| format!("{what}, {id}, has no name"))?;
+    Ok((id, name.to_owned()))
+}
+
+fn items<'v>(value: &'v Value, name: &str, of: &str) -> Result<&'v Vec<Value>, String> {
+    let items = value.get(name).and_then(Value::as_array);
+    items.ok_or_else(|| format!("{of} has no {name}"))
+}
+
+/// One size; nothing for one without a price, which nobody can order by what it costs.
+fn spec(size: &Value) -> Result<Option<Value>, String> {
+    let id = id_of(size).ok_or("a size has no id")?;
+    let number = |name: &str| size.get(name).and_then(as_number);
+    let needed =
+        |name: &str| number(name).ok_or_else(|| format!("{name} of size {id} is no number"));
+    let (Some(hour), Some(month)) = (number("dollars_per_hr"), number("dollars_per_mo")) else {
+        return Ok(None);
+    };
+    let mut spec = Map::from_iter([
+        ("id".to_owned(), json!(id)),
+        ("ram".to_owned(), needed("ram")?),
+        ("cpu".to_owned(), needed("cpu")?),
+        ("disk".to_owned(), needed("disk")?),
+        // Without a limit, or nobody knows.
+        (
+            "transfer".to_owned(),
+            number("transfer").unwrap_or(Value::Null),
+        ),
+        ("dollars_per_hr".to_owned(), hour),
+        ("dollars_per_mo".to_owned(), month),
+    ]);
+    if let Some(name) = size.get("name").filter(|name| name.is_string()) {
+        spec.insert("name".to_owned(), name.clone());
+    }
+    Ok(Some(Value::Object(spec)))
+}
+
+/// A number, or the text of one: clouds write prices so.
+fn as_number(value: &Value) -> Option<Value> {
+    match value {
+        Value::Number(_) => Some(value.clone()),
+        Value::String(text) => {
+            let number: f64 = text.trim().parse().ok()?;
+            serde_json::Number::from_f64(number).map(Value::Number)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_texts_whatever_they_were() {
+        assert_eq!(id_of(&json!("par1::3")), Some("par1::3".into()));
+        assert_eq!(id_of(&json!(3_164_444)), Some("3164444".into()));
+        assert_eq!(id_of(&json!({ "id": 7 })), Some("7".into()));
+        for none in [
+            json!(""),
+            json!(null),
+            json!({}),
+            json!({ "id": { "id": 7 } }),
+        ] {
+            assert_eq!(id_of(&none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_is_tagged_as_none_of_ours_is_hidden() {
+        for tags in [
+            json!(["a", "Nanobox:false"]),
+            json!({ "Nanobox": "false" }),
+            json!(["nanobox: False"]),
+        ] {
+            assert!(is_hidden(&json!({ "tags": tags })), "{tags}");
+        }
+        for tags in [
+            json!(["Nanobox:true"]),
+            json!({ "Nanobox": true }),
+            json!([]),
+        ] {
+            assert!(!is_hidden(&json!({ "tags": tags })), "{tags}");
+        }
+        assert!(!is_hidden(&json!({})));
+        let servers = json!([
+            { "id": 1, "status": "active", "tags": ["Nanobox:false"] },
+            { "id": 2, "status": "off", "tags": ["Nanobox:true"] },
+        ]);
+        let listed = list(&servers, server).unwrap();
+        assert_eq!(listed.as_array().unwrap().len(), 1);
+        assert_eq!(
+            listed[0],
+            json!({ "id": "2", "status": "off", "name": "2", "external_ip": null, "internal_ip": null })
+        );
+    }
+
+    #[test]
+    fn a_catalogue_has_numbers_and_no_size_without_a_price() {
+        let size = |id: &str, month: Value| {
+            json!({ "id": id, "ram": 512, "cpu": 0.25, "disk": "20", "transfer": "unlimited",
+                    "dollars_per_hr": "0.007", "dollars_per_mo": month })
+        };
+        let plan = |specs: Value| json!({ "id": "p", "name": "Plan", "specs": specs });
+        let region = |plans: Value| json!({ "id": "r", "name": "Region", "plans": plans });
+        let made = catalog(&json!([
+            region(json!([plan(json!([
+                size("b", json!(10)),
+                size("a", json!("5.00")),
+                size("c", json!("Unknown"))
+            ]))])),
+            region(json!([plan(json!([size("c", json!(null))]))])),
+            region(json!([])),
+        ]));
+        let spec = |id: &str, month: Value| {
+            json!({ "id": id, "ram": 512, "cpu": 0.25, "disk": 20.0, "transfer": null,
+                    "dollars_per_hr": 0.007, "dollars_per_mo": month })
+        };
+        let wanted = [spec("a", json!(5.0)), spec("b", json!(10))];
+        assert_eq!(made.unwrap(), json!([region(json!([plan(json!(wanted))]))]));
+        for (wrong, told) in [
+            (json!({}), "no array"),
+            (json!([{ "id": "r" }]), "a region, r, has no name"),
+            (json!([{ "id": "r", "name": "R" }]), "r has no plans"),
+            (
+                json!([region(json!([plan(
+                    json!([{ "id": "a", "dollars_per_hr": 1, "dollars_per_mo": 1 }])
+                )]))]),
+                "ram of size a is no number",
+            ),
+        ] {
+            let why = catalog(&wrong).unwrap_err();
+            assert!(why.contains(told), "{told}: {why}");
+        }
+    }
+
+    #[test]
+    fn servers_and_keys_without_what_callers_need_are_refused() {
+        assert_eq!(
+            server(&json!({ "id": 1 })).unwrap_err(),
+            "a server has no status"
+        );
+        assert_eq!(
+            server(&json!({ "status": "active" })).unwrap_err(),
+            "a server has no id"
+        );
+        let odd = json!({ "id": 1, "status": "active", "internal_ip": 7 });
+        assert!(server(&odd).unwrap_err().contains("internal_ip"));
+        assert_eq!(key(&json!({ "id": 1 })).unwrap_err(), "a key has no name");
+        let short = key(&json!({ "id": 1, "name": "n" })).unwrap();
+        assert_eq!(short, json!({ "id": "1", "name": "n", "public_key": null }));
+    }
+}
