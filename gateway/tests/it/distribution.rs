@@ -112,16 +112,13 @@ async fn what_does_not_work_is_refused_with_what_is_wrong_and_changes_nothing() 
     for (bundle, told) in [
         (&broken, "main.rhai:1:17: there is no variable reqq"),
         (&failing, "test_it: never"),
-        (&greedy, "[scripts.grants.acme] secrets"),
+        (&greedy, "[scripts.grants.acme]\nsecrets = [\"KEY\"]"),
         (&odd, "is no file of a plugin"),
     ] {
         let refused = push(&running, &root, bundle).await;
         let text = String::from_utf8_lossy(&refused.body).into_owned();
         assert_eq!(refused.status, 422, "{text}");
-        let text = refused.json()["message"]
-            .as_str()
-            .unwrap_or(&text)
-            .to_owned();
+        let text = refused.json()["detail"].as_str().unwrap().to_owned();
         assert!(text.contains(told), "{told}: {text}");
         assert_eq!(answer(&running).await, "good");
     }

@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::harness::{Reply, Request, Running, file_path, read_reply};
-use crate::resumable::{TUS_BYTES, tus};
+use crate::resumable::{TUS_BYTES, at_rest, tus};
 use crate::uploads::{downloaded, noise};
 
 const MIB: usize = 1 << 20;
@@ -499,6 +499,7 @@ async fn a_chunk_that_is_cut_is_not_counted_and_a_wrong_whole_publishes_nothing(
     running
         .send(chunk(&running, "1.0", 0, 2, &bytes[..MIB]))
         .await;
+    at_rest(&running).await;
     let mut cut = TcpStream::connect(running.address).await.unwrap();
     let request = chunk(&running, "1.0", 1, 2, &bytes[MIB..]).to_bytes();
     cut.write_all(&request[..request.len() - 1]).await.unwrap();

@@ -390,7 +390,7 @@ async fn asking_without_a_grant_is_refused_with_the_line_to_add() {
     let error = folder.open().status().remove(0).error.unwrap();
     assert!(
         error.contains(
-            r#"[scripts.grants.acme] http = ["https://a.example.org/"], secrets = ["KEY"]"#
+            "[scripts.grants.acme]\nhttp = [\"https://a.example.org/\"]\nsecrets = [\"KEY\"]"
         ),
         "{error}"
     );
