@@ -151,28 +151,25 @@ impl Turn<'_> {
                 }
             }
             Route::AdapterCancel => {
-                self.to_server(Hook::CancelServer, &id("server"), None)
-                    .await?;
-                self.gateway.providers.gave_up(&self.account, &id("server"));
-                self.adapter
-                    .tell("cancelled", &json!({ "id": id("server") }))
-                    .await;
+                let id = id("server");
+                let server = self.to_server(Hook::CancelServer, &id, None).await?;
+                self.gateway.providers.gave_up(&self.account, &id);
+                let name = server.get("name").filter(|name| name.is_string());
+                let name = name.cloned().unwrap_or_else(|| json!(id));
+                // Where it was and how large is known from its order alone.
+                let told = json!({ "server_id": id, "name": name, "region": null, "size": null });
+                self.adapter.tell("cancelled", &told).await;
                 done()
             }
             Route::AdapterReboot => {
                 self.to_server(Hook::RebootServer, &id("server"), None)
                     .await?;
-                self.adapter
-                    .tell("rebooted", &json!({ "id": id("server") }))
-                    .await;
                 done()
             }
             Route::AdapterRename => {
                 let name = needed(&body, &["name"])?.remove(0);
-                let told = json!({ "id": id("server"), "name": name });
                 self.to_server(Hook::RenameServer, &id("server"), Some(json!(name)))
                     .await?;
-                self.adapter.tell("renamed", &told).await;
                 done()
             }
             Route::AdapterInstallKey => {
@@ -215,7 +212,8 @@ impl Turn<'_> {
             let made = at.ask(Hook::CreateServer, &[Value::Object(order)]).await?;
             let id = at.id_of(Hook::CreateServer, &made)?;
             let (region, size) = (&told["region"], &told["size"]);
-            let told = json!({ "id": id, "name": told["name"], "region": region, "size": size });
+            let told =
+                json!({ "server_id": id, "name": told["name"], "region": region, "size": size });
             at.tell("ordered", &told).await;
             Ok(id)
         };
@@ -225,18 +223,19 @@ impl Turn<'_> {
         Ok(response::json(StatusCode::CREATED, &json!({ "id": &*id })))
     }
 
-    /// Does something to a server of ours.
+    /// Does something to a server of ours; tells how it stood before.
     async fn to_server(
         &self,
         function: Hook,
         id: &str,
         more: Option<Value>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Value, Refusal> {
         self.adapter.assert_can(function)?;
-        self.adapter.ours(Hook::GetServer, "server", id).await?;
+        let server = self.adapter.ours(Hook::GetServer, "server", id).await?;
         let mut arguments = vec![json!(id)];
         arguments.extend(more);
-        self.adapter.ask(function, &arguments).await.map(drop)
+        self.adapter.ask(function, &arguments).await?;
+        Ok(server)
     }
 
     async fn list(&self, function: Hook, one: impl Fn(&Value) -> Result<Value, String>) -> Answer {

@@ -117,8 +117,8 @@ const SERVER: &[(&str, Holds)] = &[
     ("provider", Text),
     ("server_id", Text),
     ("name", Text),
-    ("region", Text),
-    ("size", Text),
+    ("region", MaybeText),
+    ("size", MaybeText),
 ];
 
 /// The event by which an endpoint is tried.

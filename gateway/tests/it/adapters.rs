@@ -90,6 +90,14 @@ fn order(name: &str, mood: &str) -> Request {
     ask("POST", "/servers", mood).body(order.to_string().as_bytes())
 }
 
+/// What an event says of a server, beside what all events say.
+fn of_server(data: &str) -> Value {
+    let mut data: Value = serde_json::from_str(data).unwrap();
+    let members = data.as_object_mut().unwrap();
+    assert!(members.remove("occurred_at").is_some() && members.remove("actor").is_some());
+    data
+}
+
 async fn told(running: &Running) -> Value {
     running.get("/told", "").await.json()
 }
@@ -127,6 +135,9 @@ async fn one_order_is_made_however_many_ask_for_the_same() {
     events.retain(|event| event.name == "provider.server.ordered");
     assert_eq!(events.len(), 3);
     assert!(!events.iter().any(|event| event.data.contains("hush")));
+    let data = of_server(&events[0].data);
+    let wanted = json!({ "provider": "cloud", "server_id": "web.1::1", "name": "web.1", "region": "r", "size": "s" });
+    assert_eq!(data, wanted);
     Arc::into_inner(running).unwrap().stop().await;
 }
 
@@ -189,6 +200,14 @@ async fn what_is_tagged_as_none_of_ours_is_not_there_for_any_verb() {
             "{method} {path}"
         );
     }
+    let events = running.gateway.metadata.events(0, 1000).await.unwrap();
+    let mut cancelled = events
+        .iter()
+        .filter(|event| event.name == "provider.server.cancelled");
+    let data = of_server(&cancelled.next().unwrap().data);
+    let wanted = json!({ "provider": "cloud", "server_id": "there::1", "name": "n", "region": null, "size": null });
+    assert_eq!(data, wanted);
+    assert!(cancelled.next().is_none());
     let done = told(&running).await;
     assert_eq!(done["rebooted"], "there::1");
     assert_eq!(done["renamed"], "there::1 x");
