@@ -96,6 +96,7 @@ succeeds "schemathesis finds nothing" timeout 100 "$TOOLS/api/bin/schemathesis" 
     --checks not_a_server_error,content_type_conformance,response_schema_conformance
 
 # --- what no log holds ---
+stop_gateway
 equal "no credential is in the log" 0 "$(grep -c 123abc "$WORK/gateway.log" || true)"
 
 finish

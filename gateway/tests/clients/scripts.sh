@@ -37,6 +37,8 @@ says "script run of no hook: what was meant" 'did you mean route\?'
 equal "before it is looked for" "" "$(seen)"
 equal "reload takes it" loaded "$(reload '' | jq -r '.plugins[0].result')"
 equal "it changes answers" public "$(seen)"
+# Lines are written a moment after their answers.
+eventually 10 grep -q '"plugins":\["acme"\]' "$WORK/gateway.log" || true
 equal "it is in the access log" '["acme"]' "$(grep -o '"plugins":\["acme"\]' "$WORK/gateway.log" | head -n 1 | sed 's/.*://')"
 equal "its calls are counted" 1 "$(curl -s "$URL/metrics" | grep -c '^boxgate_script_calls_total{plugin="acme",hook="route",outcome="answer"} [1-9]')"
 
