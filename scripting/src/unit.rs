@@ -347,20 +347,12 @@ pub(crate) fn shown(value: Dynamic) -> Dynamic {
     let Some(answer) = value.read_lock::<Answer>().map(|a| a.clone()) else {
         return value;
     };
-    if let Answer::Fail(given) = &answer {
-        // As whoever called the provider would have it.
-        let body = json!({ "errors": [given.reason] }).to_string();
-        return Dynamic::from(Arc::new(HttpReply {
-            status: given.status,
-            headers: vec![("content-type".into(), "application/json".into())],
-            body: body.into_bytes(),
-        }));
-    }
     let denial = |kind: &str, denial: &crate::verdict::Denial| json!({"kind": kind, "status": denial.status, "reason": denial.reason});
     from_json(&match &answer {
         Answer::Allow => json!({"kind": "allow"}),
         Answer::Deny(given) => denial("deny", given),
-        Answer::Reject(given) | Answer::Fail(given) => denial("reject", given),
+        Answer::Reject(given) => denial("reject", given),
+        Answer::Fail(given) => denial("fail", given),
         Answer::Quarantine(why) => json!({"kind": "quarantine", "reason": why}),
         Answer::Redirect(given) => {
             json!({"kind": "redirect", "status": given.status, "url": given.url})
@@ -376,6 +368,20 @@ pub(crate) fn shown(value: Dynamic) -> Dynamic {
             json!({"kind": "deliver", "endpoint": directed.endpoint, "data": directed.data})
         }
     })
+}
+
+/// A provider's failure as its caller would have it: with a status, and a document.
+fn failed(value: &Dynamic) -> Option<Dynamic> {
+    let answer = value.read_lock::<Answer>()?;
+    let Answer::Fail(given) = &*answer else {
+        return None;
+    };
+    let body = json!({ "errors": [given.reason] }).to_string();
+    Some(Dynamic::from(Arc::new(HttpReply {
+        status: given.status,
+        headers: vec![("content-type".into(), "application/json".into())],
+        body: body.into_bytes(),
+    })))
 }
 
 /// Checks a hook's answer as the gateway does.
@@ -427,7 +433,7 @@ fn call_hook(name: &str, arguments: Vec<Dynamic>) -> Result<Dynamic, Refused> {
         .answer
         .map_err(|failure| refusal(failure.to_string()))?;
     check_answer(hook, &value).map_err(refusal)?;
-    Ok(shown(value))
+    Ok(failed(&value).unwrap_or_else(|| shown(value)))
 }
 
 /// A webhook comes in by a hook that the manifest names, in tests too.

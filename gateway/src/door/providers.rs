@@ -356,16 +356,8 @@ fn needed(body: &Map<String, Value>, names: &[&str]) -> Result<Vec<String>, Refu
 
 /// A key as adapters are told of it; `name` stands for `id` with some callers.
 fn key_of(body: &Map<String, Value>) -> Result<Value, Refusal> {
-    let named = if body.contains_key("id") {
-        "id"
-    } else {
-        "name"
-    };
-    let named = if body.contains_key(named) {
-        named
-    } else {
-        "id"
-    };
+    let is_renamed = body.contains_key("name") && !body.contains_key("id");
+    let named = if is_renamed { "name" } else { "id" };
     let given = needed(body, &[named, "key"])?;
     Ok(json!({ "name": given[0], "key": given[1] }))
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use boxgate_scripting::bundle::plugins_in;
 use boxgate_scripting::facts::{Blob, Request};
+use boxgate_scripting::plugin::Surroundings;
 use boxgate_scripting::set::State;
+use boxgate_scripting::tool;
 use boxgate_scripting::verdict::{DownloadVerdict, RouteVerdict};
 use boxgate_scripting::{Options, Scripts};
 use serde_json::json;
@@ -51,6 +53,19 @@ fn every_plugin_loads_passes_its_tests_and_says_how_to_use_it() {
             plugin.plugin
         );
     }
+}
+
+#[test]
+fn a_providers_failure_is_told_when_it_is_run_by_hand() {
+    let around = |_: &str| Surroundings {
+        grant_all: true,
+        ..Surroundings::default()
+    };
+    let plugin = Arc::new(tool::check(&shipped().join("example"), around).unwrap());
+    let caller = json!({ "ctx": { "access-token": "invalid" } });
+    let ran = tool::run(&plugin, "verify", &caller).unwrap();
+    let wanted = json!({ "kind": "fail", "status": 401, "reason": "Invalid Access Token" });
+    assert_eq!(ran.answer.unwrap(), wanted);
 }
 
 #[tokio::test]

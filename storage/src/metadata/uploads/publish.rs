@@ -179,21 +179,33 @@ fn whole(upload: &UploadRow) -> Result<BlobMeta> {
 pub(super) async fn equal(metadata: &Metadata, fence: Fence) -> Result<Option<(BlobKey, String)>> {
     const OP: &str = "upload.equal_blob";
     let mut reader = metadata.reader(OP).await?;
-    let row = sqlx::query(concat!(
-        "SELECT ",
-        upload_columns!(),
-        " FROM uploads WHERE id = $1 AND epoch = $2 AND state = 'completing'"
-    ))
-    .bind(fence.id.as_bytes().to_vec())
-    .bind(fence.epoch)
-    .fetch_optional(&mut *reader)
-    .await
-    .at(OP, fence.id)?;
-    let Some(row) = row else { return Ok(None) };
-    let equal = equal_row(&mut reader, &upload_of(&row)?).await?;
+    let upload = whole_upload(&mut reader, OP, fence).await?;
+    let Some(upload) = upload.filter(|upload| upload.state == UploadState::Completing) else {
+        return Ok(None);
+    };
+    let equal = equal_row(&mut reader, &upload).await?;
     equal
         .map(|row| Ok((row.key("x_key")?, row.text("store")?)))
         .transpose()
+}
+
+/// The upload that `fence` names, if all its bytes are there.
+async fn whole_upload(
+    connection: &mut AnyConnection,
+    op: &'static str,
+    fence: Fence,
+) -> Result<Option<UploadRow>> {
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        upload_columns!(),
+        " FROM uploads WHERE id = $1 AND epoch = $2 AND state IN ('completing', 'done')"
+    ))
+    .bind(fence.id.as_bytes().to_vec())
+    .bind(fence.epoch)
+    .fetch_optional(connection)
+    .await
+    .at(op, fence.id)?;
+    row.as_ref().map(upload_of).transpose()
 }
 
 /// What is to stand beside the blob, and its store.
@@ -203,18 +215,9 @@ pub(super) async fn sidecar(
 ) -> Result<Option<(Sidecar, String)>> {
     const OP: &str = "upload.sidecar";
     let mut reader = metadata.reader(OP).await?;
-    let row = sqlx::query(concat!(
-        "SELECT ",
-        upload_columns!(),
-        " FROM uploads WHERE id = $1 AND epoch = $2 AND state IN ('completing', 'done')"
-    ))
-    .bind(fence.id.as_bytes().to_vec())
-    .bind(fence.epoch)
-    .fetch_optional(&mut *reader)
-    .await
-    .at(OP, fence.id)?;
-    let Some(row) = row else { return Ok(None) };
-    let upload = upload_of(&row)?;
+    let Some(upload) = whole_upload(&mut reader, OP, fence).await? else {
+        return Ok(None);
+    };
     let organization = sqlx::query("SELECT name FROM organizations WHERE id = $1")
         .bind(upload.organization.0)
         .fetch_optional(&mut *reader)
