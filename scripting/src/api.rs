@@ -18,6 +18,7 @@ mod event;
 mod inbound;
 pub(crate) mod json;
 mod links;
+pub(crate) mod list;
 mod net;
 mod outside;
 mod replaced;
@@ -41,6 +42,7 @@ pub(crate) fn library(lane: Lane) -> Library {
     codec::register_global(&mut global);
     net::register_global(&mut global);
     outside::register_global(&mut global);
+    list::register(&mut global);
     links::register(&mut global);
     let mut spaces = vec![
         ("json", json::module()),
@@ -173,6 +175,7 @@ fn script_type(name: &str) -> &str {
         ("::Tick", "Tick"),
         ("::Context", "Context"),
         ("::HttpReply", "HttpReply"),
+        ("::List", "List"),
         ("::Bytes", "Bytes"),
         ("FnPtr", "function"),
         ("()", "()"),

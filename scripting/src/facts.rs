@@ -250,6 +250,16 @@ pub struct Context {
     pub auth: BTreeMap<String, String>,
 }
 
+impl Context {
+    /// A text without any of the credentials: clouds that answer what they were asked with may tell them.
+    pub fn without_credentials(&self, text: String) -> String {
+        /// Shorter ones are words, such as the name of a region.
+        const SHORTEST: usize = 6;
+        let long = self.auth.values().filter(|value| value.len() >= SHORTEST);
+        long.fold(text, |text, value| text.replace(value.as_str(), "***"))
+    }
+}
+
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Context")

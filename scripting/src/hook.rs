@@ -208,6 +208,28 @@ impl Hook {
     pub fn waits_its_turn(self) -> bool {
         matches!(self, Self::OnEvent | Self::OnSchedule | Self::Transform)
     }
+
+    /// Whether it is a provider's function that does something, and has nothing to say of it.
+    pub fn returns_nothing(self) -> bool {
+        matches!(
+            self,
+            Self::Verify
+                | Self::DeleteKey
+                | Self::CancelServer
+                | Self::InstallKey
+                | Self::RebootServer
+                | Self::RenameServer
+        )
+    }
+
+    /// Whether it asks a cloud about one thing: many calls wait for that at once, and hold little meanwhile.
+    pub fn asks_a_cloud(self) -> bool {
+        let gathers = matches!(
+            self,
+            Self::Meta | Self::Catalog | Self::ListKeys | Self::ListServers
+        );
+        self.row().of_provider && !gathers
+    }
 }
 
 impl Row {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::watch;
 
 /// Requests of one call.
@@ -14,6 +16,10 @@ pub const MAX_REQUEST_BYTES: usize = 1 << 20;
 pub const MAX_RESPONSE_BYTES: usize = 4 << 20;
 /// Longest time of one request.
 pub const MAX_TIME: Duration = Duration::from_secs(10);
+/// Longest time of one request of a provider: clouds take theirs, and callers of adapters wait for it.
+pub const MAX_CLOUD_TIME: Duration = Duration::from_secs(30);
+/// Most times that a request is sent again.
+pub const MAX_RETRIES: u32 = 3;
 /// Most redirects that are followed.
 pub const MAX_REDIRECTS: usize = 3;
 
@@ -36,6 +42,8 @@ pub struct HttpRequest {
     pub max_bytes: usize,
     /// Redirects to follow; each must be granted too.
     pub redirects: usize,
+    /// How often it is sent again where the other side is busy, failed or away.
+    pub retries: u32,
     /// What the operator granted.
     pub reach: Reach,
     /// Closes when nobody waits for the call any more.
@@ -51,6 +59,26 @@ pub struct HttpReply {
     pub headers: Vec<(String, String)>,
     /// Body.
     pub body: Vec<u8>,
+    /// The body as JSON, once somebody asked.
+    document: OnceLock<Option<Value>>,
+}
+
+impl HttpReply {
+    /// An answer.
+    pub fn new(status: u16, headers: Vec<(String, String)>, body: Vec<u8>) -> Self {
+        Self {
+            status,
+            headers,
+            body,
+            document: OnceLock::new(),
+        }
+    }
+
+    /// The body as JSON, read once however often it is asked for.
+    pub(crate) fn document(&self) -> Option<&Value> {
+        let read = || serde_json::from_slice(&self.body).ok();
+        self.document.get_or_init(read).as_ref()
+    }
 }
 
 /// Why there is no answer.

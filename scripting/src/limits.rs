@@ -19,6 +19,8 @@ pub const COMPILE_TIME: Duration = Duration::from_secs(1);
 /// Stack of a thread that compiles or runs the work lane: values may nest as deep as the size limits allow, and
 /// dropping, comparing and formatting them recurses.
 pub const STACK_BYTES: usize = 8 << 20;
+/// Bytes that a call which asks a cloud about one thing may hold.
+pub const CLOUD_BYTES: usize = 4 << 20;
 /// Most that an operator may raise operations, time and memory by.
 pub const MAX_RAISE: u32 = 10;
 /// Most that an operator may raise the length of texts by.

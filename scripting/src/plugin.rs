@@ -436,7 +436,7 @@ fn host(
         secrets: secrets.into_iter().map(shared).collect(),
         inbound_secrets: compared.into_iter().map(shared).collect(),
         env: named(&manifest.env.names, &around.env),
-        http_reach: Reach::parse(&manifest.http.allow).map_err(wrong)?,
+        http_reach: reach(&manifest, around).map_err(wrong)?,
         settings,
         kv: Arc::clone(&lasting.kv),
         metrics: Arc::clone(&lasting.metrics),
@@ -446,6 +446,17 @@ fn host(
         links: around.links.clone(),
         manifest,
     })
+}
+
+/// Where requests may go: what is asked for and granted, and the origin that an operator set as `api_base`.
+fn reach(manifest: &Manifest, around: &Surroundings) -> Result<Reach, String> {
+    let mut all = manifest.http.allow.clone();
+    if let Some(Value::String(base)) = around.settings.get("api_base") {
+        let origin = url::Url::parse(base).map(|url| url.origin().ascii_serialization());
+        let origin = origin.map_err(|e| format!("api_base: {base:?} is no URL: {e}"))?;
+        all.push(format!("{origin}/"));
+    }
+    Reach::parse(&all)
 }
 
 /// One compiled file.

@@ -7,12 +7,13 @@ use std::time::Duration;
 use rhai::{CallFnOptions, Dynamic, Scope};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
+use crate::api::answer::{is_failure, thrown};
 use crate::call::{Entered, LogLine, called_by, note_cause};
 use crate::error::{Failure, Fault};
 use crate::facts::Event;
 use crate::guard::{Guard, Usage};
 use crate::hook::{Hook, Lane};
-use crate::limits::STACK_BYTES;
+use crate::limits::{CLOUD_BYTES, STACK_BYTES};
 use crate::plugin::Plugin;
 use crate::unit::Scene;
 
@@ -55,7 +56,11 @@ pub(crate) fn call(
     if let Some(event) = arguments.first().and_then(Dynamic::read_lock::<Arc<Event>>) {
         note_cause(event.depth + 1, &event.causes);
     }
-    let guard = Guard::begin(limits, deadline, plugin.live);
+    let mut limits = *limits;
+    if Hook::by_name(function).is_some_and(Hook::asks_a_cloud) {
+        limits.memory_bytes = limits.memory_bytes.min(CLOUD_BYTES);
+    }
+    let guard = Guard::begin(&limits, deadline, plugin.live);
     // A panic of the interpreter or of a host function is that call's failure and no more.
     let done = catch_unwind(AssertUnwindSafe(|| {
         let mut scope = Scope::new();
@@ -72,10 +77,11 @@ pub(crate) fn call(
     drop(guard);
     let gathered = entered.finish();
     let answer = match done {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Failure::of(&error, main, |file| {
-            plugin.bundle.files.get(file).cloned()
-        })),
+        Ok(Ok(value)) => returned(Hook::by_name(function), value)
+            .map_err(|wrong| Failure::new(Fault::Error, main, wrong)),
+        Ok(Err(error)) => thrown(&error).ok_or_else(|| {
+            Failure::of(&error, main, |file| plugin.bundle.files.get(file).cloned())
+        }),
         Err(_panic) => Err(Failure::new(
             Fault::Panic,
             main,
@@ -90,34 +96,84 @@ pub(crate) fn call(
     }
 }
 
+/// What a function returned, where it was to return something. A script's last value is returned, meant or not: what
+/// `verify` returns must be meant, for all but a failure are good credentials.
+fn returned(hook: Option<Hook>, value: Dynamic) -> Result<Dynamic, &'static str> {
+    let is_told = value.is_unit() || is_failure(&value);
+    match hook {
+        Some(Hook::Verify) if !is_told => Err(
+            "verify(ctx) returns () for good credentials, fail(..) for bad ones, and nothing else",
+        ),
+        Some(hook) if hook.returns_nothing() && !is_told => Ok(Dynamic::UNIT),
+        _ => Ok(value),
+    }
+}
+
 /// The permits of the work lane.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    all: Arc<Semaphore>,
-    per_plugin: usize,
+    all: Pool,
+    clouds: Pool,
     queue: Duration,
 }
 
+/// Permits of one kind.
+#[derive(Debug)]
+struct Pool {
+    permits: Arc<Semaphore>,
+    per_plugin: usize,
+}
+
+impl Pool {
+    fn new(permits: usize) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(permits)),
+            per_plugin: (permits / 2).max(1),
+        }
+    }
+
+    fn share(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(self.per_plugin))
+    }
+}
+
 /// The permits of one plugin: at most half of all.
-pub(crate) type Share = Arc<Semaphore>;
+#[derive(Debug, Clone)]
+pub(crate) struct Share {
+    all: Arc<Semaphore>,
+    clouds: Arc<Semaphore>,
+}
 
 impl Workers {
-    pub(crate) fn new(workers: usize, queue: Duration) -> Self {
+    /// As many calls at once as `workers`, and beside them as many as `clouds` that ask a cloud.
+    pub(crate) fn new((workers, clouds): (usize, usize), queue: Duration) -> Self {
         Self {
-            all: Arc::new(Semaphore::new(workers)),
-            per_plugin: (workers / 2).max(1),
+            all: Pool::new(workers),
+            clouds: Pool::new(clouds),
             queue,
         }
     }
 
     pub(crate) fn share(&self) -> Share {
-        Arc::new(Semaphore::new(self.per_plugin))
+        Share {
+            all: self.all.share(),
+            clouds: self.clouds.share(),
+        }
     }
 
-    async fn permits(&self, share: &Share, patient: bool) -> Option<[OwnedSemaphorePermit; 2]> {
+    async fn permits(
+        &self,
+        share: &Share,
+        (hook, patient): (Hook, bool),
+    ) -> Option<[OwnedSemaphorePermit; 2]> {
+        let (own, all) = if hook.asks_a_cloud() {
+            (&share.clouds, &self.clouds)
+        } else {
+            (&share.all, &self.all)
+        };
         let both = async {
-            let own = Arc::clone(share).acquire_owned().await.ok()?;
-            let one = Arc::clone(&self.all).acquire_owned().await.ok()?;
+            let own = Arc::clone(own).acquire_owned().await.ok()?;
+            let one = Arc::clone(&all.permits).acquire_owned().await.ok()?;
             Some([own, one])
         };
         if patient {
@@ -136,7 +192,7 @@ impl Workers {
     ) -> Called {
         let main = plugin.host.main.as_str();
         let deadline = plugin.manifest().deadline(hook);
-        let Some(permits) = self.permits(share, patient).await else {
+        let Some(permits) = self.permits(share, (hook, patient)).await else {
             let text = format!(
                 "no worker was free within {:?} (scripts.queue_wait)",
                 self.queue

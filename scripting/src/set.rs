@@ -64,6 +64,8 @@ pub struct Options {
     pub env: BTreeMap<String, String>,
     /// Calls of the work lane at once.
     pub workers: usize,
+    /// Calls beside them that ask a cloud.
+    pub clouds: usize,
     /// How long a client's call waits for one of them.
     pub queue: Duration,
     /// The client that leaves the machine.
@@ -97,6 +99,7 @@ impl Options {
             secrets: BTreeMap::new(),
             env: BTreeMap::new(),
             workers: 16,
+            clouds: 16,
             queue: Duration::from_millis(250),
             http: None,
             outbox: None,
@@ -346,7 +349,7 @@ impl Scripts {
         let scripts = Self {
             current: ArcSwap::from_pointee(ScriptSet::default()),
             archive: Archive::new(&options.last_good),
-            workers: Workers::new(options.workers, options.queue),
+            workers: Workers::new((options.workers, options.clouds), options.queue),
             options,
             lasting: Mutex::new(BTreeMap::new()),
             reloading: Mutex::new(()),

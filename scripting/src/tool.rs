@@ -155,11 +155,16 @@ pub enum Skeleton {
     Upload,
     /// A webhook that comes in.
     Webhook,
+    /// An adapter to a cloud.
+    Provider,
 }
 
 /// The files of a new plugin: path and text.
 pub fn skeleton(name: &str, kind: Skeleton) -> Vec<(&'static str, String)> {
     let mut manifest = format!("name = \"{name}\"\nversion = \"0.1.0\"\napi = 1\n");
+    if kind == Skeleton::Provider {
+        manifest = include_str!("tool/provider.toml").replace("NAME", name);
+    }
     if kind == Skeleton::Webhook {
         let secret = name.to_uppercase().replace('-', "_");
         // A String takes every write.
@@ -207,6 +212,10 @@ pub fn skeleton(name: &str, kind: Skeleton) -> Vec<(&'static str, String)> {
              fn test_anything_else_is_let_go() {\n    \
              t::eq(t::hook(\"webhook_in\", release(\"deleted\")), #{ ignored: true });\n    \
              t::eq(t::emitted(), []);\n}\n",
+        ),
+        Skeleton::Provider => (
+            include_str!("tool/provider.rhai"),
+            include_str!("tool/provider_tests.rhai"),
         ),
     };
     vec![

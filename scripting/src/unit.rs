@@ -377,11 +377,9 @@ fn failed(value: &Dynamic) -> Option<Dynamic> {
         return None;
     };
     let body = json!({ "errors": [given.reason] }).to_string();
-    Some(Dynamic::from(Arc::new(HttpReply {
-        status: given.status,
-        headers: vec![("content-type".into(), "application/json".into())],
-        body: body.into_bytes(),
-    })))
+    let headers = vec![("content-type".into(), "application/json".into())];
+    let reply = HttpReply::new(given.status, headers, body.into_bytes());
+    Some(Dynamic::from(Arc::new(reply)))
 }
 
 /// Checks a hook's answer as the gateway does.
@@ -454,10 +452,7 @@ fn named_hook(manifest: &Manifest, arguments: &[Dynamic]) -> Result<(), Refused>
 
 fn mock(method: &str, url: &str, answer: &Map) -> Result<(), Refused> {
     let scene = here()?;
-    let mut reply = HttpReply {
-        status: 200,
-        ..HttpReply::default()
-    };
+    let mut reply = HttpReply::new(200, Vec::new(), Vec::new());
     for (name, value) in answer {
         match name.as_str() {
             "status" => {

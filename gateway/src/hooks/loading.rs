@@ -59,6 +59,7 @@ pub fn options(settings: &Settings) -> Options {
         secrets: scripts.secrets.iter().map(secret).collect(),
         env: scripts.env.clone(),
         workers: scripts.workers,
+        clouds: settings.providers.at_once,
         queue: scripts.queue_wait,
         http: None,
         outbox: None,

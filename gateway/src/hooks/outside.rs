@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use boxgate_scripting::http::{HttpClient, HttpFault, HttpReply, HttpRequest};
-use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, LOCATION, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use moka::sync::Cache;
 use tokio::runtime::Handle;
@@ -18,7 +18,7 @@ use crate::outbound::{Caller, Destination, Fault, FaultKind, Incoming, Outbound,
 
 /// How long connecting may take.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
-/// Requests of one plugin at once.
+/// Requests of one plugin at once, unless more of its calls may wait for a cloud.
 const PER_PLUGIN: usize = 32;
 /// Failures in a row after which a host is left alone for a while.
 const FAILURES: u32 = 5;
@@ -29,6 +29,11 @@ const HOSTS: u64 = 1_000;
 /// Counts of pairs of plugin and host; those beyond are counted together.
 const MOST_COUNTED: usize = 1_000;
 
+/// How long the first pause is before something is asked for again; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause that the other side may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// Fields that go along to another origin: any other may be a credential.
 static HARMLESS: [HeaderName; 4] = [ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, USER_AGENT];
 
@@ -37,6 +42,7 @@ static HARMLESS: [HeaderName; 4] = [ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, USER_
 pub struct Outside {
     caller: Caller,
     handle: Handle,
+    per_plugin: usize,
     plugins: Mutex<BTreeMap<String, Arc<Semaphore>>>,
     hosts: Cache<(String, u16), Failures>,
     counted: Mutex<BTreeMap<Count, u64>>,
@@ -59,6 +65,7 @@ impl Outside {
         Self {
             caller: outbound.caller("scripts.allow_networks", opened, CONNECT_TIME),
             handle,
+            per_plugin: PER_PLUGIN.max(settings.providers.at_once / 2),
             plugins: Mutex::default(),
             hosts: Cache::new(HOSTS),
             counted: Mutex::default(),
@@ -85,7 +92,7 @@ impl Outside {
     async fn ask(&self, request: &HttpRequest) -> Result<Incoming, Gone> {
         let share = {
             let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
-            let fresh = || Arc::new(Semaphore::new(PER_PLUGIN));
+            let fresh = || Arc::new(Semaphore::new(self.per_plugin));
             Arc::clone(plugins.entry(request.plugin.clone()).or_insert_with(fresh))
         };
         let _permit = share.acquire().await;
@@ -105,6 +112,26 @@ impl Outside {
             next = followed;
             left -= 1;
         }
+    }
+
+    /// Asks, and as often as the script said once more where the other side is busy, failed or away.
+    async fn ask_again(&self, request: &HttpRequest) -> Result<Incoming, Gone> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..request.retries {
+            let answer = self.ask(request).await;
+            let told = match &answer {
+                Ok(answer) if may_pass(answer.status) => retry_after(&answer.headers),
+                Err(gone) if gone.may_pass() => None,
+                _ => return answer,
+            };
+            // Longer than that nobody waits: then the answer is what it is.
+            if told.is_some_and(|told| told > LONGEST_PAUSE) {
+                return answer;
+            }
+            tokio::time::sleep(told.unwrap_or(pause)).await;
+            pause *= 2;
+        }
+        self.ask(request).await
     }
 
     async fn one(&self, plugin: &str, request: Outgoing) -> Result<Incoming, Gone> {
@@ -150,7 +177,7 @@ impl HttpClient for Outside {
         let mut caller = request.caller.take();
         let asked = async {
             tokio::select! {
-                answer = timeout(time, self.ask(&request)) => answer.unwrap_or_else(|_late| {
+                answer = timeout(time, self.ask_again(&request)) => answer.unwrap_or_else(|_late| {
                     Err(Gone::new("http.timeout", format!("there was no whole answer within {time:?}")))
                 }),
                 () = gone(&mut caller) => Err(Gone::new("http.cancelled", "whoever asked is gone".into())),
@@ -178,6 +205,11 @@ impl Gone {
     fn new(code: &'static str, message: String) -> Self {
         Self(HttpFault { code, message })
     }
+
+    /// Whether asking once more may help.
+    fn may_pass(&self) -> bool {
+        matches!(self.0.code, "http.connect" | "http.broken" | "http.resolve")
+    }
 }
 
 impl From<Fault> for Gone {
@@ -194,6 +226,16 @@ impl From<Fault> for Gone {
         };
         Self::new(code, fault.to_string())
     }
+}
+
+/// Whether asking once more may help.
+fn may_pass(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 fn outgoing(request: &HttpRequest) -> Result<Outgoing, Gone> {
@@ -281,9 +323,6 @@ fn reply(answer: &Incoming) -> HttpReply {
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
         (name.as_str().to_owned(), value)
     };
-    HttpReply {
-        status: answer.status.as_u16(),
-        headers: answer.headers.iter().map(text).collect(),
-        body: answer.body.to_vec(),
-    }
+    let headers = answer.headers.iter().map(text).collect();
+    HttpReply::new(answer.status.as_u16(), headers, answer.body.to_vec())
 }

@@ -95,14 +95,64 @@ pub fn list(value: &Value, one: impl Fn(&Value) -> Result<Value, String>) -> Res
         .map(Value::Array)
 }
 
-/// Regions with their plans and sizes. Sizes without a price, and what is empty without them, are left out; cheap ones
+/// Sizes that name their region and plan themselves, as regions with their plans and sizes, in the order in which they come.
+fn grouped(sizes: &[Value]) -> Result<Value, String> {
+    let mut regions: Vec<Value> = Vec::new();
+    for size in sizes {
+        let mut size = size.clone();
+        let take = |size: &mut Value, name: &str| {
+            let taken = size.as_object_mut().and_then(|size| size.remove(name));
+            taken.ok_or_else(|| format!("a size has no {name}"))
+        };
+        let (region, plan) = (take(&mut size, "region")?, take(&mut size, "plan")?);
+        let region = member(&mut regions, region, "plans");
+        let plan = region["plans"]
+            .as_array_mut()
+            .map(|plans| member(plans, plan, "specs"));
+        let specs = plan.and_then(|plan| plan["specs"].as_array_mut());
+        specs.ok_or("a region or plan is no map")?.push(size);
+    }
+    Ok(Value::Array(regions))
+}
+
+/// That of the same id, or a new one with an empty list of that name.
+fn member<'v>(all: &'v mut Vec<Value>, mut one: Value, list: &str) -> &'v mut Value {
+    let known = all.iter().position(|known| known["id"] == one["id"]);
+    let at = known.unwrap_or_else(|| {
+        if let Some(one) = one.as_object_mut() {
+            one.insert(list.to_owned(), json!([]));
+        }
+        all.push(one);
+        all.len() - 1
+    });
+    &mut all[at]
+}
+
+/// The least memory that a server needs to be set up, in MB.
+const LEAST_RAM: f64 = 128.0;
+
+/// Sizes of a catalogue that no server can be set up on.
+pub fn too_small(catalog: &Value) -> Vec<String> {
+    let items = |value: &Value, name: &str| value[name].as_array().cloned().unwrap_or_default();
+    let plans = catalog.as_array().into_iter().flatten();
+    let plans = plans.flat_map(|region| items(region, "plans"));
+    let sizes = plans.flat_map(|plan| items(&plan, "specs"));
+    let small = sizes.filter(|size| size["ram"].as_f64().is_some_and(|ram| ram < LEAST_RAM));
+    let ids: std::collections::BTreeSet<String> = small.filter_map(|size| id_of(&size)).collect();
+    ids.into_iter().collect()
+}
+
+/// Regions with their plans and sizes, or a list of sizes that each name their `region` and `plan`. Sizes without a price, and what is empty without them, are left out; cheap ones
 /// come first.
 ///
 /// # Errors
 /// What is wrong, and where.
 pub fn catalog(value: &Value) -> Result<Value, String> {
-    let regions = value.as_array().ok_or("the catalogue is no array")?;
-    let regions = regions.iter().map(|region| {
+    let all = value.as_array().ok_or("the catalogue is no array")?;
+    if all.iter().any(|one| one.get("region").is_some()) {
+        return catalog(&grouped(all)?);
+    }
+    let regions = all.iter().map(|region| {
         let (id, name) = named(region, "a region")?;
         let plans = items(region, "plans", &id)?.iter().map(|plan| {
             let (plan_id, name) = named(plan, "a plan")?;
@@ -266,6 +316,38 @@ mod tests {
             let why = catalog(&wrong).unwrap_err();
             assert!(why.contains(told), "{told}: {why}");
         }
+    }
+
+    #[test]
+    fn sizes_that_name_their_region_and_plan_are_put_in_order() {
+        let size = |region: &str, plan: &str, id: &str, ram: u32| {
+            json!({ "id": id, "ram": ram, "cpu": 1, "disk": 1, "dollars_per_hr": 1, "dollars_per_mo": 1,
+                    "region": { "id": region, "name": "R" }, "plan": { "id": plan, "name": "P" } })
+        };
+        let flat = json!([
+            size("a", "p", "1", 64),
+            size("b", "p", "1", 128),
+            size("a", "q", "2", 512),
+            size("a", "p", "3", 512)
+        ]);
+        let made = catalog(&flat).unwrap();
+        let ids = |value: &Value| -> Vec<String> {
+            value
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| one["id"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(ids(&made), ["a", "b"]);
+        assert_eq!(ids(&made[0]["plans"]), ["p", "q"]);
+        assert_eq!(ids(&made[0]["plans"][0]["specs"]), ["1", "3"]);
+        assert_eq!(made[0]["plans"][0]["specs"][0].get("region"), None);
+        assert_eq!(too_small(&made), ["1"]);
+        let odd = json!([{ "id": 1, "region": { "id": "a" } }]);
+        assert_eq!(catalog(&odd).unwrap_err(), "a size has no plan");
+        let odd = json!([{ "id": 1, "region": "a", "plan": "b" }]);
+        assert_eq!(catalog(&odd).unwrap_err(), "a region or plan is no map");
     }
 
     #[test]

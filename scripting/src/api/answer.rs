@@ -47,6 +47,20 @@ impl Answer {
     }
 }
 
+/// A provider's failure that was thrown from within, which is as good as returned.
+pub(crate) fn thrown(error: &EvalAltResult) -> Option<Dynamic> {
+    let EvalAltResult::ErrorRuntime(value, _) = error.unwrap_inner() else {
+        return None;
+    };
+    is_failure(value).then(|| value.clone())
+}
+
+/// Whether it is a provider's failure.
+pub(crate) fn is_failure(value: &Dynamic) -> bool {
+    let answer = value.read_lock::<Answer>();
+    matches!(answer.as_deref(), Some(Answer::Fail(_)))
+}
+
 type Made = Result<Answer, Box<EvalAltResult>>;
 
 /// Longest reason, in bytes.

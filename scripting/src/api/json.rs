@@ -4,6 +4,7 @@ use rhai::{Array, Dynamic, EvalAltResult, Map, Module};
 use serde_json::Value;
 
 use super::add;
+use super::list::List;
 use crate::call::charge;
 use crate::error::refusal;
 
@@ -50,6 +51,9 @@ fn convert(value: &Dynamic, depth: usize) -> Result<Value, String> {
             .map(|(name, item)| Ok((name.to_string(), convert(item, depth - 1)?)))
             .collect();
         return members.map(Value::Object);
+    }
+    if let Some(list) = value.read_lock::<List>() {
+        return Ok(list.to_json());
     }
     Err(format!("a {} has no JSON", value.type_name()))
 }

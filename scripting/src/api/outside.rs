@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhai::{Dynamic, EvalAltResult, ImmutableString, Map, Module};
+use serde_json::Value;
 
 use super::json::{from_json, to_json};
+use super::list::List;
 use super::types::Secret;
 use super::{add, field};
 use crate::call::{caller, count_http, host, may_wait, scene};
@@ -14,8 +16,8 @@ use crate::error::{refusal, too_large};
 use crate::facts::Bytes;
 use crate::guard;
 use crate::http::{
-    HttpReply, HttpRequest, MAX_CALLS, MAX_REDIRECTS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES,
-    MAX_TIME,
+    HttpReply, HttpRequest, MAX_CALLS, MAX_CLOUD_TIME, MAX_REDIRECTS, MAX_REQUEST_BYTES,
+    MAX_RESPONSE_BYTES, MAX_RETRIES, MAX_TIME,
 };
 
 type Answer<T> = Result<T, Box<EvalAltResult>>;
@@ -66,7 +68,7 @@ pub(super) fn register_global(module: &mut Module) {
             if r.body.len() > context.engine().max_string_size() {
                 return Err(too_large("Length of string"));
             }
-            Ok(from_json(&document(&r.body)?))
+            Ok(from_json(document(r)?))
         },
     );
     add(
@@ -74,14 +76,28 @@ pub(super) fn register_global(module: &mut Module) {
         "pick",
         ("One value of its JSON body by a JSON pointer, or ().", ""),
         |r: &mut Reply, pointer: &str| -> Answer<Dynamic> {
-            let document = document(&r.body)?;
+            let document = document(r)?;
             Ok(document.pointer(pointer).map_or(Dynamic::UNIT, from_json))
+        },
+    );
+    add(
+        module,
+        "list",
+        (
+            "The array at a JSON pointer of its body, however long, as a list.",
+            "",
+        ),
+        |r: &mut Reply, pointer: &str| -> Answer<List> {
+            let found = document(r)?.pointer(pointer).and_then(Value::as_array);
+            let found = found.ok_or_else(|| refusal(format!("there is no array at {pointer}")))?;
+            Ok(List::of(found.clone()))
         },
     );
 }
 
-fn document(body: &[u8]) -> Answer<serde_json::Value> {
-    serde_json::from_slice(body).map_err(|e| refusal(format!("the body is no JSON: {e}")))
+fn document(reply: &HttpReply) -> Answer<&Value> {
+    let document = reply.document();
+    document.ok_or_else(|| refusal("the body is no JSON"))
 }
 
 fn fault(code: &str, message: &str) -> Box<EvalAltResult> {
@@ -97,9 +113,14 @@ fn send(method: &str, url: &str, body: &Dynamic, options: &Map) -> Answer<Reply>
     let host = host()?;
     let parsed = url::Url::parse(url).map_err(|e| refusal(format!("http: {url:?}: {e}")))?;
     let mut headers = BTreeMap::new();
-    let mut timeout = MAX_TIME;
+    let longest = if host.manifest.provider.is_some() {
+        MAX_CLOUD_TIME
+    } else {
+        MAX_TIME
+    };
+    let mut timeout = longest;
     let mut max_bytes = MAX_RESPONSE_BYTES;
-    let mut redirects = 0;
+    let (mut redirects, mut retries) = (0, 0);
     for (name, value) in options {
         let number = || {
             let number = value.as_int().ok().and_then(|n| u64::try_from(n).ok());
@@ -113,12 +134,19 @@ fn send(method: &str, url: &str, body: &Dynamic, options: &Map) -> Answer<Reply>
                     headers.insert(name.to_lowercase(), header_value(value)?);
                 }
             }
-            "timeout_ms" => timeout = Duration::from_millis(number()?).min(MAX_TIME),
+            "timeout_ms" => timeout = Duration::from_millis(number()?).min(longest),
             "max_bytes" => {
                 max_bytes = usize::try_from(number()?)
                     .unwrap_or(max_bytes)
                     .min(max_bytes);
             }
+            // Whoever sends it twice may get it done twice; looking twice does no harm.
+            "retries" if method == "GET" => {
+                retries = u32::try_from(number()?)
+                    .unwrap_or(MAX_RETRIES)
+                    .min(MAX_RETRIES);
+            }
+            "retries" => return Err(refusal("http: only a GET is sent again")),
             "redirects" => redirects = usize::try_from(number()?).unwrap_or(0).min(MAX_REDIRECTS),
             other => return Err(refusal(format!("http: unknown option `{other}`"))),
         }
@@ -161,6 +189,7 @@ fn send(method: &str, url: &str, body: &Dynamic, options: &Map) -> Answer<Reply>
         timeout: timeout.min(guard::time_left()),
         max_bytes,
         redirects,
+        retries,
         reach: host.http_reach.clone(),
         caller: caller(),
     };

@@ -8,7 +8,7 @@ use boxgate_scripting::bundle::plugins_in;
 use boxgate_scripting::facts::{Blob, Request};
 use boxgate_scripting::plugin::Surroundings;
 use boxgate_scripting::set::State;
-use boxgate_scripting::tool;
+use boxgate_scripting::tool::{self, Skeleton};
 use boxgate_scripting::verdict::{DownloadVerdict, RouteVerdict};
 use boxgate_scripting::{Options, Scripts};
 use serde_json::json;
@@ -78,6 +78,8 @@ async fn settings_of_operators_do_not_fail_a_plugins_tests() {
         "purge-fastly": {"service": "abc"},
         "purge-cloudflare": {"zone": "abc"},
         "purge-cloudfront": {"distribution": "E2", "tags": true},
+        "digitalocean": {"api_base": "http://127.0.0.1:1", "image": "ubuntu-24-04-x64"},
+        "hetzner": {"network": 456, "dollars_per_euro": 2.0},
         "ci-github": {"boxes": [["other/*", "other", "x"]], "prefix": "x-", "prereleases": true},
     });
     let (scripts, _kept) = open(settings);
@@ -142,5 +144,81 @@ fn recipes_of_the_cookbook_load() {
         let status = Scripts::open(options).unwrap().status().remove(0);
         assert_eq!(status.error, None, "{recipe}");
         assert!(!status.hooks.is_empty(), "{recipe}");
+    }
+}
+
+/// What is wrong with a provider that begins as new ones do and is changed a little.
+fn wrong_with(change: impl Fn(&str, String) -> String) -> Option<String> {
+    let folder = Folder::new();
+    for (file, text) in tool::skeleton("my-cloud", Skeleton::Provider) {
+        folder.write(&format!("my-cloud/{file}"), &change(file, text));
+    }
+    let mut options = folder.options();
+    options.trust_local = true;
+    let scripts = Scripts::open(options).unwrap();
+    scripts.status().remove(0).error
+}
+
+#[test]
+fn a_provider_that_begins_passes_its_tests() {
+    assert_eq!(wrong_with(|_, text| text), None);
+}
+
+#[test]
+fn what_a_provider_returns_without_meaning_it_is_no_good_credential() {
+    let changed = |from: &'static str, to: &'static str| {
+        let wrong = wrong_with(move |file, text| {
+            assert!(file != "main.rhai" || text.contains(from), "{from}");
+            text.replace(from, to)
+        });
+        wrong.unwrap_or_default()
+    };
+    let wrong = changed(
+        "asked(ctx, \"/account\");\n    ()",
+        "asked(ctx, \"/account\").ok",
+    );
+    assert!(wrong.contains("verify(ctx) returns ()"), "{wrong}");
+    // A failure is one from however deep within; anything else that is thrown is none.
+    let wrong = changed("{ throw fail(500, why); }", "{ throw why; }");
+    assert!(wrong.contains("The cloud answers 503."), "{wrong}");
+}
+
+#[test]
+fn an_origin_that_an_operator_sets_is_granted_and_no_other() {
+    let asked = |settings: serde_json::Value| {
+        let folder = Folder::new();
+        let manifest = "[http]\nallow = [\"https://api.example.com/v1/\"]\n\
+                        [schedule]\ncron = \"* * * * *\"\n[settings]\napi_base = \"https://api.example.com/v1\"\nat = \"\"";
+        folder.write("acme/plugin.toml", manifest);
+        let main = "fn on_schedule(tick) { http::get(config::get(\"at\")); }";
+        folder.write("acme/main.rhai", main);
+        let around = |_: &str| Surroundings {
+            grant_all: true,
+            settings: serde_json::from_value(settings.clone()).unwrap(),
+            ..Surroundings::default()
+        };
+        let plugin = Arc::new(tool::check(&folder.plugins().join("acme"), around).unwrap());
+        let ran = tool::run(&plugin, "on_schedule", &json!({})).unwrap();
+        ran.answer.unwrap_err().to_string()
+    };
+    let here = "http://127.0.0.1:8080/x";
+    // What is granted gets as far as the client, which is none here.
+    for (settings, told) in [
+        (
+            json!({ "at": "https://api.example.com/v1/x" }),
+            "http.unavailable",
+        ),
+        (json!({ "at": here }), "http.not_granted"),
+        (
+            json!({ "at": here, "api_base": "http://127.0.0.1:8080/v9" }),
+            "http.unavailable",
+        ),
+        (
+            json!({ "at": here, "api_base": "http://127.0.0.1:8081" }),
+            "http.not_granted",
+        ),
+    ] {
+        let wrong = asked(settings);
+        assert!(wrong.contains(told), "{told}: {wrong}");
     }
 }
