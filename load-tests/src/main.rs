@@ -8,6 +8,7 @@
 
 mod arms;
 mod baseline;
+mod clouds;
 mod content;
 mod error;
 mod gateway;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::clouds::Costs;
 use crate::error::{Failure, Result};
 use crate::play::Options;
 use crate::scenario::Scenario;
@@ -103,6 +105,12 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         recovers: u64,
     },
+    /// Measures what an adapter to a cloud costs beside the cloud.
+    Clouds {
+        /// How many seconds each part takes.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
     /// Shows what `cargo bench` found, beside the build that `--gateway` names.
     Benches,
 }
@@ -169,6 +177,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
             )?;
             return Ok(true);
         }
+        Command::Clouds { seconds } => return clouds(&arguments, *seconds).await,
         Command::Kill { cycles, run } => {
             let series = run.series::<Kill>(*cycles, &arguments);
             let wrong = survived(&arguments, &series, Kill::default()).await?;
@@ -199,6 +208,26 @@ async fn run(arguments: Arguments) -> Result<bool> {
         all_held &= one(&arguments, scenario).await?;
     }
     Ok(all_held)
+}
+
+/// What an adapter costs; figures of a quick run are only shown.
+async fn clouds(arguments: &Arguments, seconds: u64) -> Result<bool> {
+    let seconds = if arguments.quick { 1 } else { seconds };
+    let machine = machine::Machine::look(&arguments.dir)?;
+    let each = Duration::from_secs(seconds);
+    let costs = Costs::measure(&arguments.gateway, &arguments.dir, each).await?;
+    let (text, wrong) = (costs.text(), costs.wrong());
+    say(&text);
+    let command = format!("load-tests clouds --seconds {seconds}");
+    if arguments.quick {
+        return Ok(true);
+    }
+    for what in &wrong {
+        say(&format!("- **missed**: {what}"));
+    }
+    let title = "clouds: what does an adapter cost?";
+    record(arguments, title, &machine, &command, &text)?;
+    Ok(wrong.is_empty())
 }
 
 /// A fresh seed, short enough to be typed.
