@@ -36,7 +36,8 @@ use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, Phase};
 use crate::hooks::{self, Outside, ScriptCatalog, ScriptLinks, UploadGate};
 use crate::joiner::Joiner;
 use crate::outbound::Outbound;
-use crate::provider;
+use crate::provider::orders::Orders;
+use crate::provider::{self, Desk};
 use crate::route::Router;
 use crate::schedule;
 use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
@@ -267,6 +268,12 @@ async fn open_embedded(
             reason: e.to_string(),
         })?;
     Ok(Metadata::open_sqlite(database, options).await?)
+}
+
+/// The key under which accounts at clouds are hashed, the same at all nodes.
+async fn accounts_key(master_key: &MasterKey, metadata: &Metadata) -> Result<[u8; 32], StartError> {
+    let (_, key) = master_key.key_for(metadata, provider::PURPOSE).await?;
+    Ok(*blake3::hash(&key).as_bytes())
 }
 
 /// Warns where another node of the same database was started with other public addresses: all of them make links. The last
@@ -586,6 +593,7 @@ impl App {
         }));
         compare_addresses(&settings, &metadata).await?;
         master_key.key_for(&metadata, link_keys::PURPOSE).await?;
+        let accounts_key = accounts_key(&master_key, &metadata).await?;
         let opened = LinkKeys::open(master_key.clone(), &metadata, clock.now()).await?;
         let link_keys = Arc::new(opened);
         let stores = open_stores(&metadata, &settings, &mut data_dir).await?;
@@ -624,13 +632,15 @@ impl App {
             settings.uploads.joins_in_progress,
             settings.uploads.joins_waiting,
         );
+        let orders = Orders::new(metadata.clone(), &settings.providers, background.clone());
+        let providers = Desk::new(&settings.providers, accounts_key, orders);
         let gateway = Arc::new(Gateway {
             scripts,
             outside,
             upkeep: Upkeep::new(drain.begun()),
             inbox: Inbox::new(settings.hooks.at_once),
             outlet: Outlet::new(&outbound, &settings.webhooks, master_key),
-            providers: provider::Desk::new(&settings.providers, background.clone()),
+            providers,
             admission: Admission::new(&settings),
             link_keys,
             settings,
@@ -694,6 +704,7 @@ impl App {
         let recovered = self.gateway.engine.recover().await?;
         let swept = self.gateway.engine.sweep().await?;
         self.gateway.metadata.release_deliveries().await?;
+        self.gateway.metadata.release_orders().await?;
         let owner = self.gateway.upkeep.owner();
         self.gateway.metadata.release_webhooks(owner).await?;
         tracing::info!(
@@ -787,6 +798,9 @@ async fn sweep(gateway: Arc<Gateway>, ballast: Arc<Ballast>) {
         }
         if let Err(error) = webhook::prune(&gateway).await {
             told("forgetting webhooks", &error);
+        }
+        if let Err(error) = provider::prune(&gateway).await {
+            told("forgetting orders", &error);
         }
         if let Err(error) = gateway.metadata.purge_expired_tokens().await {
             told("forgetting expired tokens", &error);

@@ -59,7 +59,10 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
         .expect("the server gives every request its facts");
     let path = match NormalPath::parse(&asked_for(gateway, &head)) {
         Ok(path) => path,
-        Err(error) => return shaped(Door::BoxVault, Refusal::invalid(error.to_string()), &facts),
+        Err(error) => {
+            let refusal = Refusal::invalid(error.to_string());
+            return shaped(of_nothing(gateway, &head), refusal, &facts);
+        }
     };
     let found = gateway.router.find(&head.method, path.as_str());
     if !hooks::concern(gateway, &found) {

@@ -2,6 +2,7 @@
 //! now, which catalogue is fresh enough. The wire is in `door::providers`, the shapes in `shape`.
 
 pub mod description;
+pub mod orders;
 pub mod shape;
 
 use std::collections::BTreeMap;
@@ -10,17 +11,20 @@ use std::time::Duration;
 
 use boxgate_scripting::provider::Provider;
 use boxgate_storage::clock::UnixMillis;
-use futures_util::future::{BoxFuture, Shared};
-use futures_util::{FutureExt as _, TryFutureExt as _};
 use http::HeaderMap;
 use moka::sync::Cache;
 use serde_json::Value;
 use tokio::sync::Mutex;
-use tokio_util::task::TaskTracker;
 
+use self::orders::Orders;
 use crate::config::settings;
+use crate::gateway::Gateway;
 use crate::refusal::Refusal;
 
+/// What the key is for under which accounts are hashed.
+pub const PURPOSE: &str = "provider_accounts";
+/// Refused credentials that are remembered.
+const REFUSED: u64 = 10_000;
 /// What stands before the key of a credential in a header's name.
 const PREFIX: &str = "auth-";
 
@@ -32,9 +36,14 @@ pub struct Account {
 }
 
 impl Account {
-    /// Of these credentials.
-    pub fn of(provider: &Provider, credentials: &BTreeMap<String, String>) -> Self {
-        let mut hasher = blake3::Hasher::new();
+    /// What its rows are found by.
+    pub fn name(&self) -> String {
+        format!("{}:{}", self.adapter, hex::encode(self.credentials))
+    }
+
+    /// Of these credentials; the key is of this gateway, so that rows give no guess of them away.
+    fn of(key: &[u8; 32], provider: &Provider, credentials: &BTreeMap<String, String>) -> Self {
+        let mut hasher = blake3::Hasher::new_keyed(key);
         for (key, value) in credentials {
             for text in [key, value] {
                 // Lengths keep one text apart from the next.
@@ -89,9 +98,6 @@ pub fn header_of(key: &str) -> String {
     name
 }
 
-/// The outcome of an order, for as many as ask for the same.
-type Ordering = Shared<BoxFuture<'static, Result<Arc<str>, Arc<Refusal>>>>;
-
 /// A catalogue, and since when it is there.
 #[derive(Debug, Default)]
 struct Shelf(Mutex<Option<(UnixMillis, Arc<Value>)>>);
@@ -100,30 +106,50 @@ struct Shelf(Mutex<Option<(UnixMillis, Arc<Value>)>>);
 pub struct Desk {
     catalogs: Cache<(Account, String), Arc<Shelf>>,
     catalog_ttl: Duration,
-    orders: Cache<(Account, String), Ordering>,
-    ordered: Cache<(Account, String), UnixMillis>,
-    ordering_for: Duration,
-    tasks: TaskTracker,
+    refused: Cache<Account, Arc<str>>,
+    key: [u8; 32],
+    /// Orders of servers.
+    pub orders: Orders,
 }
 
 impl std::fmt::Debug for Desk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Desk")
-            .field("orders", &self.orders.entry_count())
+            .field("orders", &self.orders)
             .finish_non_exhaustive()
     }
 }
 
 impl Desk {
-    /// Remembers as much as the settings say; what is ordered goes on in `tasks`.
-    pub fn new(settings: &settings::Providers, tasks: TaskTracker) -> Self {
+    /// Remembers as much as the settings say; accounts are known by a hash under `key`.
+    pub fn new(settings: &settings::Providers, key: [u8; 32], orders: Orders) -> Self {
         Self {
             catalogs: Cache::new(settings.catalogs),
             catalog_ttl: settings.catalog_ttl,
-            orders: remembered(settings.orders, settings.orders_kept),
-            ordered: remembered(settings.orders, settings.ordering_for),
-            ordering_for: settings.ordering_for,
-            tasks,
+            refused: Cache::builder()
+                .max_capacity(REFUSED)
+                .time_to_live(settings.refused_for)
+                .build(),
+            key,
+            orders,
+        }
+    }
+
+    /// Whose credentials they are.
+    pub fn account(&self, provider: &Provider, credentials: &BTreeMap<String, String>) -> Account {
+        Account::of(&self.key, provider, credentials)
+    }
+
+    /// Why a cloud refused these credentials a moment ago, if it did: callers ask every second, and would go on doing so.
+    pub fn refused(&self, account: &Account) -> Option<Arc<str>> {
+        self.refused.get(account)
+    }
+
+    /// Remembers that a cloud refused these credentials, or that it took them.
+    pub fn judged(&self, account: &Account, refused: Option<&str>) {
+        match refused {
+            Some(why) => self.refused.insert(account.clone(), why.into()),
+            None => self.refused.invalidate(account),
         }
     }
 
@@ -163,63 +189,19 @@ impl Desk {
             Err(refusal) => Err(refusal),
         }
     }
-
-    /// The id of the server that an account ordered under a name: one order, however often it is asked for within
-    /// `providers.orders_kept`, and whoever goes away meanwhile.
-    ///
-    /// # Errors
-    /// What `order` answers; then the next one is made anew.
-    pub async fn order(
-        &self,
-        (account, name): (&Account, &str),
-        now: UnixMillis,
-        order: impl Future<Output = Result<String, Refusal>> + Send + 'static,
-    ) -> Result<Arc<str>, Refusal> {
-        let key = (account.clone(), name.to_owned());
-        let ordering = self.orders.get_with(key.clone(), || {
-            let task = self.tasks.spawn(order);
-            let done = task.map_err(|_panicked| shape::senseless());
-            let done = done.and_then(std::future::ready);
-            let done = done.map_ok(Arc::from).map_err(Arc::new);
-            done.boxed().shared()
-        });
-        match ordering.await {
-            Ok(id) => {
-                self.ordered.insert((account.clone(), id.to_string()), now);
-                Ok(id)
-            }
-            Err(refusal) => {
-                self.orders.invalidate(&key);
-                Err(refusal.again())
-            }
-        }
-    }
-
-    /// Whether a server was ordered so short a time ago that its cloud may not list it yet.
-    pub fn is_ordering(&self, account: &Account, id: &str, now: UnixMillis) -> bool {
-        let ordered = self.ordered.get(&(account.clone(), id.to_owned()));
-        ordered.is_some_and(|since| since.plus(self.ordering_for) > now)
-    }
-
-    /// A server that was given up is ordered no more, and its name may be ordered again.
-    pub fn gave_up(&self, account: &Account, id: &str) {
-        self.ordered.invalidate(&(account.clone(), id.to_owned()));
-        let of_it = self.orders.iter().find(|(key, ordering)| {
-            key.0 == *account && matches!(ordering.peek(), Some(Ok(ordered)) if **ordered == *id)
-        });
-        if let Some((key, _)) = of_it {
-            self.orders.invalidate(&*key);
-        }
-    }
 }
 
-/// As many as that at most, each for so long.
-fn remembered<V: Clone + Send + Sync + 'static>(
-    most: u64,
-    time: Duration,
-) -> Cache<(Account, String), V> {
-    Cache::builder()
-        .max_capacity(most)
-        .time_to_live(time)
-        .build()
+/// Orders forgotten in one change of the rows: others write between them.
+const PRUNED_AT_ONCE: u32 = 1_000;
+
+/// Forgets orders that were made longer ago than the settings keep them.
+///
+/// # Errors
+/// When the rows do not answer.
+pub async fn prune(gateway: &Gateway) -> boxgate_storage::error::Result<()> {
+    let kept = gateway.settings.providers.order_log_kept;
+    let until = gateway.clock.now().minus(kept);
+    let metadata = &gateway.metadata;
+    while metadata.prune_orders(until, PRUNED_AT_ONCE).await? == u64::from(PRUNED_AT_ONCE) {}
+    Ok(())
 }

@@ -14,6 +14,7 @@ mod dialect;
 pub mod inbound;
 #[cfg(feature = "conformance")]
 pub mod memory;
+pub mod orders;
 mod orphans;
 pub mod outbox;
 pub mod plugins;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use boxgate_scripting::bundle::{Bundle, is_plugin, plugins_in, valid_name};
 use boxgate_scripting::error::Finding;
-use boxgate_scripting::hook::Lane;
+use boxgate_scripting::hook::{Hook, Lane};
 use boxgate_scripting::plugin::{Plugin, Surroundings};
 use boxgate_scripting::set::{DISABLED_FILE, disabled};
 use boxgate_scripting::tool::{self, Skeleton};
@@ -19,6 +19,7 @@ use super::connect::ConnectArgs;
 use super::{ConfigArgs, Failure, load, runtime, say};
 use crate::hooks::{self, Outside};
 use crate::outbound::Outbound;
+use crate::provider::shape;
 use crate::shipped::{SHIPPED, unpack};
 
 #[derive(Debug, Subcommand)]
@@ -123,6 +124,10 @@ pub(super) struct DocsArgs {
 }
 
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one of them at most is given"
+)]
 pub(super) struct NewArgs {
     /// The directory to make; its last part is the plugin's name.
     path: PathBuf,
@@ -132,6 +137,9 @@ pub(super) struct NewArgs {
     /// Begin with a webhook that comes in instead of routing.
     #[arg(long, conflicts_with_all = ["route", "upload"])]
     webhook: bool,
+    /// Begin with an adapter to a cloud, for Nanobox, instead of routing.
+    #[arg(long, conflicts_with_all = ["route", "upload", "webhook"])]
+    provider: bool,
     /// Begin with routing, as without a flag.
     #[arg(long)]
     route: bool,
@@ -223,12 +231,25 @@ fn missing(options: &Options, plugin: &Plugin) -> Option<String> {
     wanted.then(|| format!("[scripts.grants.{}] {}", manifest.name, missing.join(", ")))
 }
 
+/// Sizes of an adapter's catalogue that are too small; none where the catalogue cannot be had without its cloud.
+fn small_sizes(plugin: &Arc<Plugin>) -> Vec<String> {
+    if plugin.manifest().provider.is_none() {
+        return Vec::new();
+    }
+    let ran = tool::run(plugin, Hook::Catalog.name(), &json!({}));
+    let answer = ran.ok().and_then(|ran| ran.answer.ok());
+    let catalog = answer.and_then(|answer| shape::catalog(&answer).ok());
+    catalog
+        .map(|catalog| shape::too_small(&catalog))
+        .unwrap_or_default()
+}
+
 fn check(args: &CheckArgs) -> Result<(), Failure> {
     let options = options(&args.config)?;
     let mut failed = false;
     for path in chosen(args.dir.as_deref(), &options)? {
         let name = name_of(&path);
-        let checked = tool::check(&path, |name| surroundings(&options, name));
+        let checked = tool::check(&path, |name| surroundings(&options, name)).map(Arc::new);
         let (findings, grant, hooks) = match &checked {
             Ok(plugin) => {
                 let hooks: Vec<&str> = plugin.hooks().iter().map(|h| h.name()).collect();
@@ -236,9 +257,10 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
             }
             Err(findings) => (findings.as_slice(), None, Vec::new()),
         };
+        let small = checked.as_ref().map(small_sizes).unwrap_or_default();
         failed |= checked.is_err();
         if args.json {
-            say(&json!({ "plugin": name, "ok": checked.is_ok(), "findings": findings, "hooks": hooks, "grant": grant }).to_string());
+            say(&json!({ "plugin": name, "ok": checked.is_ok(), "findings": findings, "hooks": hooks, "grant": grant, "small_sizes": small }).to_string());
             continue;
         }
         for finding in findings {
@@ -249,6 +271,12 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
                 "{name} {} is good: {}",
                 plugin.hash(),
                 hooks.join(", ")
+            ));
+        }
+        if !small.is_empty() {
+            let small = small.join(", ");
+            say(&format!(
+                "  warning: no server can be set up in less than 128 MB of memory: {small}"
             ));
         }
         if let Some(grant) = grant {
@@ -475,6 +503,8 @@ fn new(args: &NewArgs) -> Result<(), Failure> {
         Skeleton::Upload
     } else if args.webhook {
         Skeleton::Webhook
+    } else if args.provider {
+        Skeleton::Provider
     } else {
         Skeleton::Route
     };

@@ -518,8 +518,12 @@ pub struct Providers {
     pub orders_kept: Duration,
     /// How long a server that was ordered is told of, though its cloud does not list it.
     pub ordering_for: Duration,
-    /// Orders that are remembered.
-    pub orders: u64,
+    /// How long it is known what was ordered, for what is told of its end.
+    pub order_log_kept: Duration,
+    /// Calls that wait for clouds at once, half of them for one adapter.
+    pub at_once: usize,
+    /// How long credentials that a cloud refused are refused without asking it.
+    pub refused_for: Duration,
 }
 
 /// Settings of the log.
@@ -546,6 +550,8 @@ pub struct Ceiling {
     pub joins: u64,
     /// Calls of scripts on the work lane.
     pub scripts: u64,
+    /// Calls of adapters that wait for clouds.
+    pub clouds: u64,
     /// Webhooks that come in: each as it came, and as its row is written.
     pub hooks: u64,
     /// Connections of HTTP/2 and 3.
@@ -563,6 +569,7 @@ impl Ceiling {
             + self.uploads
             + self.joins
             + self.scripts
+            + self.clouds
             + self.hooks
             + self.h2
             + self.connections
@@ -574,7 +581,7 @@ impl fmt::Display for Ceiling {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, scripts {}, webhooks {}, HTTP/2 and 3 {}, other connections {})",
+            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, scripts {}, clouds {}, webhooks {}, HTTP/2 and 3 {}, other connections {})",
             mib(self.total()),
             mib(self.base),
             mib(self.part_budget),
@@ -582,6 +589,7 @@ impl fmt::Display for Ceiling {
             mib(self.uploads),
             mib(self.joins),
             mib(self.scripts),
+            mib(self.clouds),
             mib(self.hooks),
             mib(self.h2),
             mib(self.connections)
@@ -599,6 +607,8 @@ impl Settings {
         const PER_JOIN: u64 = 4 << 20;
         // What a call may hold, which it is watched for.
         const PER_WORKER: u64 = 16 << 20;
+        // The same of one that asks a cloud.
+        const PER_CLOUD: u64 = 4 << 20;
         const PER_CONNECTION: u64 = 64 << 10;
         // What a record that is not whole, and one that is not sent, wait in.
         const PER_TLS: u64 = 64 << 10;
@@ -620,6 +630,7 @@ impl Settings {
             uploads: uploads * PER_UPLOAD,
             joins: (self.uploads.joins_in_progress as u64).saturating_mul(PER_JOIN),
             scripts: (self.scripts.workers as u64).saturating_mul(PER_WORKER),
+            clouds: (self.providers.at_once as u64).saturating_mul(PER_CLOUD),
             hooks: 2 * (self.hooks.at_once as u64).saturating_mul(self.hooks.body_bytes as u64),
             h2: h2.saturating_mul(u64::from(self.server.h2_window_bytes)),
             connections: others.saturating_mul(per_connection),
@@ -831,8 +842,21 @@ impl Judge<'_> {
             catalogs: self.few("providers.catalogs", file.catalogs, 1).into(),
             orders_kept: self.time("providers.orders_kept", file.orders_kept),
             ordering_for: self.time("providers.ordering_for", file.ordering_for),
-            orders: self.few("providers.orders", file.orders, 1).into(),
+            order_log_kept: self.order_log_kept(file),
+            at_once: self.count("providers.at_once", file.at_once),
+            refused_for: self.time("providers.refused_for", file.refused_for),
         }
+    }
+
+    fn order_log_kept(&mut self, file: &file::ProvidersFile) -> Duration {
+        let kept = self.time("providers.order_log_kept", file.order_log_kept);
+        if file.order_log_kept < file.orders_kept.max(file.ordering_for) {
+            self.wrong(
+                "providers.order_log_kept",
+                "must be at least providers.orders_kept and ordering_for",
+            );
+        }
+        kept
     }
 
     fn hooks(&mut self, file: &file::HooksFile) -> Hooks {

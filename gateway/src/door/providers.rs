@@ -12,8 +12,7 @@ use boxgate_scripting::facts::Context;
 use boxgate_scripting::hook::Hook;
 use boxgate_scripting::provider::{KeyMethod, Provider};
 use boxgate_scripting::verdict::ProviderVerdict;
-use boxgate_storage::metadata::Metadata;
-use boxgate_storage::metadata::outbox::Emission;
+use boxgate_storage::metadata::orders::{Teller, Wanted};
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -73,10 +72,9 @@ pub async fn answer(gateway: &Gateway, mut call: Call) -> Answer {
     };
     let turn = Turn {
         gateway,
-        account: Account::of(&provider, &auth),
+        account: gateway.providers.account(&provider, &auth),
         adapter: Adapter {
             scripts: Arc::clone(&gateway.scripts),
-            metadata: gateway.metadata.clone(),
             provider,
             context: Arc::new(Context { auth }),
             request: call.facts.id().to_owned(),
@@ -96,14 +94,31 @@ struct Turn<'a> {
 #[derive(Clone)]
 struct Adapter {
     scripts: Arc<Scripts>,
-    metadata: Metadata,
     provider: Provider,
     context: Arc<Context>,
     request: String,
 }
 
 impl Turn<'_> {
+    /// Serves it, unless the cloud refused these credentials a moment ago.
     async fn serve(&self, call: &Call, body: Map<String, Value>) -> Answer {
+        let desk = &self.gateway.providers;
+        let verifies = call.row.route == Route::AdapterVerify;
+        if !verifies && let Some(why) = desk.refused(&self.account) {
+            return Err(Refusal::new(StatusCode::UNAUTHORIZED, &*why));
+        }
+        let answer = self.answer(call, body).await;
+        match &answer {
+            Err(refusal) if refusal.status == StatusCode::UNAUTHORIZED => {
+                desk.judged(&self.account, Some(&refusal.message));
+            }
+            Ok(_) if verifies => desk.judged(&self.account, None),
+            _ => {}
+        }
+        answer
+    }
+
+    async fn answer(&self, call: &Call, body: Map<String, Value>) -> Answer {
         let id = |name: &str| call.names.value(name).to_owned();
         let created = |document: &Value| Ok(response::json(StatusCode::CREATED, document));
         let done = || Ok(response::empty(StatusCode::OK));
@@ -134,31 +149,15 @@ impl Turn<'_> {
                 done()
             }
             Route::AdapterCreateServer => self.order(body).await,
-            Route::AdapterShowServer => {
-                let id = id("server");
-                match self.adapter.ours(Hook::GetServer, "server", &id).await {
-                    Ok(server) => created(
-                        &self
-                            .adapter
-                            .meant(Hook::GetServer, shape::server(&server))?,
-                    ),
-                    Err(absent)
-                        if absent.status == StatusCode::NOT_FOUND && self.is_ordering(&id) =>
-                    {
-                        created(&shape::ordering(&id))
-                    }
-                    Err(refusal) => Err(refusal),
-                }
-            }
+            Route::AdapterShowServer => self.show_server(&id("server")).await,
             Route::AdapterCancel => {
                 let id = id("server");
                 let server = self.to_server(Hook::CancelServer, &id, None).await?;
-                self.gateway.providers.gave_up(&self.account, &id);
                 let name = server.get("name").filter(|name| name.is_string());
                 let name = name.cloned().unwrap_or_else(|| json!(id));
-                // Where it was and how large is known from its order alone.
-                let told = json!({ "server_id": id, "name": name, "region": null, "size": null });
-                self.adapter.tell("cancelled", &told).await;
+                let orders = &self.gateway.providers.orders;
+                let teller = self.adapter.teller();
+                orders.gave_up(&self.account, &id, name, teller).await;
                 done()
             }
             Route::AdapterReboot => {
@@ -185,7 +184,20 @@ impl Turn<'_> {
         let at = (self.account.clone(), self.adapter.provider.hash.as_str());
         let fresh = async {
             let catalog = self.adapter.ask(Hook::Catalog, &[]).await?;
-            self.adapter.meant(Hook::Catalog, shape::catalog(&catalog))
+            let catalog = self
+                .adapter
+                .meant(Hook::Catalog, shape::catalog(&catalog))?;
+            let small = shape::too_small(&catalog);
+            if !small.is_empty() {
+                let plugin = self.adapter.provider.plugin.as_str();
+                let sizes = small.join(", ");
+                tracing::warn!(
+                    plugin,
+                    sizes,
+                    "sizes of a catalogue have less than 128 MB of memory"
+                );
+            }
+            Ok(catalog)
         };
         let now = self.gateway.clock.now();
         let catalog = self.gateway.providers.catalog(at, now, fresh).await?;
@@ -200,27 +212,49 @@ impl Turn<'_> {
             &["name", "region", "size"]
         };
         let given = needed(&body, names)?;
-        let name = given[0].clone();
         let order: Map<String, Value> = names
             .iter()
             .zip(&given)
             .map(|(name, value)| ((*name).to_owned(), json!(value)))
             .collect();
-        let at = self.adapter.clone();
-        let told = order.clone();
-        let ordering = async move {
-            let made = at.ask(Hook::CreateServer, &[Value::Object(order)]).await?;
-            let id = at.id_of(Hook::CreateServer, &made)?;
-            let (region, size) = (&told["region"], &told["size"]);
-            let told =
-                json!({ "server_id": id, "name": told["name"], "region": region, "size": size });
-            at.tell("ordered", &told).await;
-            Ok(id)
+        let text = |name: &str| order[name].as_str().unwrap_or_default().to_owned();
+        let wanted = Wanted {
+            account: self.account.name(),
+            name: text("name"),
+            region: text("region"),
+            size: text("size"),
         };
-        let now = self.gateway.clock.now();
-        let of = (&self.account, name.as_str());
-        let id = self.gateway.providers.order(of, now, ordering).await?;
+        let at = self.adapter.clone();
+        let make = move |left| async move { at.make(order, left).await };
+        let orders = &self.gateway.providers.orders;
+        let teller = self.adapter.teller();
+        let id = orders.order(&self.account, wanted, teller, make).await?;
         Ok(response::json(StatusCode::CREATED, &json!({ "id": &*id })))
+    }
+
+    async fn show_server(&self, id: &str) -> Answer {
+        let orders = &self.gateway.providers.orders;
+        let created = |document: &Value| Ok(response::json(StatusCode::CREATED, document));
+        let found = self.adapter.ask(Hook::GetServer, &[json!(id)]).await;
+        let found = match found {
+            Err(absent) if absent.status == StatusCode::NOT_FOUND => Value::Null,
+            found => found?,
+        };
+        if found.is_null() {
+            let now = self.gateway.clock.now();
+            if orders.is_ordering(&self.account, id, now).await? {
+                return created(&shape::ordering(id));
+            }
+        }
+        let server = shown("server", id, found)?;
+        let server = self
+            .adapter
+            .meant(Hook::GetServer, shape::server(&server))?;
+        if server["status"] == "active" {
+            let teller = self.adapter.teller();
+            orders.is_ready(&self.account, id, teller).await;
+        }
+        created(&server)
     }
 
     /// Does something to a server of ours; tells how it stood before.
@@ -243,22 +277,13 @@ impl Turn<'_> {
         let listed = self.adapter.meant(function, shape::list(&all, one))?;
         Ok(response::json(StatusCode::OK, &listed))
     }
-
-    fn is_ordering(&self, id: &str) -> bool {
-        let now = self.gateway.clock.now();
-        self.gateway.providers.is_ordering(&self.account, id, now)
-    }
 }
 
 impl Adapter {
     /// A key or server that is there and is not tagged as none of ours.
     async fn ours(&self, function: Hook, what: &str, id: &str) -> Result<Value, Refusal> {
         let found = self.ask(function, &[json!(id)]).await?;
-        if found.is_null() || shape::is_hidden(&found) {
-            let text = format!("There is no {what} '{id}'.");
-            return Err(Refusal::new(StatusCode::NOT_FOUND, text));
-        }
-        Ok(found)
+        shown(what, id, found)
     }
 
     fn assert_can(&self, function: Hook) -> Result<(), Refusal> {
@@ -281,13 +306,14 @@ impl Adapter {
         {
             Ok(decision) => match decision.verdict {
                 ProviderVerdict::Value(value) => Ok(value),
-                ProviderVerdict::Fail(failed) if failed.status == 429 => {
-                    Err(Refusal::busy(failed.reason, SOON))
-                }
                 ProviderVerdict::Fail(failed) => {
+                    let reason = self.context.without_credentials(failed.reason);
+                    if failed.status == 429 {
+                        return Err(Refusal::busy(reason, SOON));
+                    }
                     let status = StatusCode::from_u16(failed.status);
                     let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
-                    Err(Refusal::new(status, failed.reason))
+                    Err(Refusal::new(status, reason))
                 }
             },
             // It did not run at all.
@@ -319,22 +345,37 @@ impl Adapter {
         self.meant(function, id)
     }
 
-    /// Tells events of what became of a server; what was done is done, whether that goes well or not.
-    async fn tell(&self, what: &str, data: &Value) {
-        let mut data = data.as_object().cloned().unwrap_or_default();
-        data.insert("provider".to_owned(), json!(self.provider.meta.id));
-        let emission = Emission {
-            name: format!("provider.server.{what}"),
+    /// Orders a server. Where somebody may have done so and did not come to say it, it is looked for first.
+    async fn make(&self, order: Map<String, Value>, left: bool) -> Result<String, Refusal> {
+        if left && self.provider.can(Hook::ListServers) {
+            let all = self.ask(Hook::ListServers, &[]).await?;
+            let all = self.meant(Hook::ListServers, shape::list(&all, shape::server))?;
+            let mut all = all.as_array().into_iter().flatten();
+            if let Some(made) = all.find(|server| server["name"] == order["name"]) {
+                return self.id_of(Hook::ListServers, made);
+            }
+        }
+        let made = self
+            .ask(Hook::CreateServer, &[Value::Object(order)])
+            .await?;
+        self.id_of(Hook::CreateServer, &made)
+    }
+
+    fn teller(&self) -> Teller {
+        Teller {
+            provider: self.provider.meta.id.clone(),
             plugin: self.provider.plugin.clone(),
-            data,
-            depth: 0,
-            causes: vec![self.provider.plugin.clone()],
-        };
-        if let Err(error) = self.metadata.emit(emission).await {
-            let error = boxgate_storage::error::chain(&error);
-            tracing::error!(error, what, "an event of an adapter is not told");
         }
     }
+}
+
+/// What was found, unless it is nothing, or tagged as none of ours.
+fn shown(what: &str, id: &str, found: Value) -> Result<Value, Refusal> {
+    if found.is_null() || shape::is_hidden(&found) {
+        let text = format!("There is no {what} '{id}'.");
+        return Err(Refusal::new(StatusCode::NOT_FOUND, text));
+    }
+    Ok(found)
 }
 
 /// Texts that a body must have, in that order; all that are missing are named at once.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use crate::harness::{Reply, Request, Running};
 use crate::scripts::write_plugin;
@@ -20,7 +22,8 @@ const CLOUD: &str = r#"
     fn has(ctx, mood) { ctx.auth["Mood"] == mood }
     fn trouble(ctx) {
         if has(ctx, "broken") { throw `no such thing as ${ctx.auth["api_key"]}`; }
-        if has(ctx, "refused") { return fail(401, "Invalid key"); }
+        if has(ctx, "refused") { kv::incr("refused", 1, 60); return fail(401, "Invalid key"); }
+        if has(ctx, "telltale") { throw fail(403, "hush-hush may not do this"); }
         if has(ctx, "busy") { return fail(429, "Too many requests"); }
         if has(ctx, "odd") { return #{ nothing: true }; }
     }
@@ -42,7 +45,7 @@ const CLOUD: &str = r#"
         trouble(ctx) ?? `${order.name}::${kv::get("orders")}`
     }
     fn get_server(ctx, id) {
-        if id == "theirs" { return #{ id: id, status: "active", tags: #{ Nanobox: "false" } }; }
+        if id.starts_with("theirs") { return #{ id: id, status: "active", tags: #{ Nanobox: "false" } }; }
         if id == "there::1" { return #{ id: 3164444, status: "active", name: "n", internal_ip: "10.0.0.1", password: "p" }; }
         trouble(ctx)
     }
@@ -51,7 +54,7 @@ const CLOUD: &str = r#"
     fn rename_server(ctx, id, name) { kv::set("renamed", `${id} ${name}`, 60); }
     fn route(req) {
         if req.path == "/told" {
-            respond(200, #{ orders: kv::get("orders"), catalogs: kv::get("catalogs"), cancelled: kv::get("cancelled"),
+            respond(200, #{ refused: kv::get("refused"), orders: kv::get("orders"), catalogs: kv::get("catalogs"), cancelled: kv::get("cancelled"),
                 rebooted: kv::get("rebooted"), renamed: kv::get("renamed"), deleted: kv::get("deleted"),
                 seen: req.header("auth-api-key") })
         }
@@ -88,6 +91,18 @@ fn order(name: &str, mood: &str) -> Request {
     let order = json!({ "name": name, "region": "r", "size": "s", "ssh_key": "1" });
     // As the public caller does it: without a type.
     ask("POST", "/servers", mood).body(order.to_string().as_bytes())
+}
+
+/// What was told of servers: what of which, where, and how large.
+async fn of_servers(running: &Running) -> Vec<[Value; 4]> {
+    let events = running.gateway.metadata.events(0, 1000).await.unwrap();
+    let of_servers = events.iter().filter_map(|event| {
+        let what = event.name.strip_prefix("provider.server.")?;
+        let data = of_server(&event.data);
+        let told = |name: &str| data[name].clone();
+        Some([json!(what), told("server_id"), told("region"), told("size")])
+    });
+    of_servers.collect()
 }
 
 /// What an event says of a server, beside what all events say.
@@ -200,6 +215,11 @@ async fn what_is_tagged_as_none_of_ours_is_not_there_for_any_verb() {
             "{method} {path}"
         );
     }
+    // Not even while it would be told of as ordered.
+    let ordered = running.send(order("theirs", "good")).await;
+    assert_eq!(ordered.json()["id"], "theirs::1");
+    let hidden = running.send(ask("GET", "/servers/theirs::1", "good")).await;
+    assert_eq!(hidden.status, 404);
     let events = running.gateway.metadata.events(0, 1000).await.unwrap();
     let mut cancelled = events
         .iter()
@@ -242,6 +262,7 @@ async fn failures_are_told_in_the_callers_shape_and_nothing_of_the_scripts() {
         ("good", 200, ""),
         ("refused", 401, "Invalid key"),
         ("busy", 503, "Too many requests"),
+        ("telltale", 403, "*** may not do this"),
         ("broken", 502, "made no sense"),
     ] {
         let reply = running.send(ask("POST", "/verify", mood)).await;
@@ -277,6 +298,7 @@ async fn failures_are_told_in_the_callers_shape_and_nothing_of_the_scripts() {
         ("GET", "/providers/cloud/servers", 501),
         ("GET", "/providers/nobody/meta", 501),
         ("GET", "/providers/cloud/nothing", 404),
+        ("GET", "/providers/cloud/servers/%5c", 400),
         ("PUT", "/providers/cloud/meta", 405),
     ] {
         let request = Request::new(method, path).header("Auth-Mood", "good");
@@ -292,4 +314,166 @@ async fn failures_are_told_in_the_callers_shape_and_nothing_of_the_scripts() {
     let request = Request::new("GET", "/told").header("Auth-Api-Key", "hush-hush");
     assert_eq!(running.send(request).await.json()["seen"], "***");
     running.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_is_known_after_a_restart_and_told_of_until_its_end() {
+    let running = cloud(&[]).await;
+    let id = json!({ "id": "there::1" });
+    let ordered = running.send(order("there", "good")).await;
+    assert_eq!(ordered.json(), id);
+    let directory = running.stop().await;
+    let running = Running::start_in(directory, &[("BOXGATE_SCRIPTS__CHECK_EVERY", "0s")]).await;
+    let again = running.send(order("there", "good")).await;
+    assert_eq!(again.json(), id);
+    let new = running.send(order("new", "good")).await.json()["id"].clone();
+    let path = format!("/servers/{}", new.as_str().unwrap());
+    let ordering = running.send(ask("GET", &path, "good")).await.json();
+    assert_eq!(ordering["status"], "ordering");
+    // It is there, and is said to be once.
+    for _ in 0..2 {
+        let there = running.send(ask("GET", "/servers/there::1", "good")).await;
+        assert_eq!(there.json()["status"], "active");
+    }
+    let gone = running
+        .send(ask("DELETE", "/servers/there::1", "good"))
+        .await;
+    assert_eq!(gone.status, 200);
+    let told = |what: &str, id: &Value| [json!(what), id.clone(), json!("r"), json!("s")];
+    let there = json!("there::1");
+    let wanted = [
+        told("ordered", &there),
+        told("ordered", &new),
+        told("ready", &there),
+        told("cancelled", &there),
+    ];
+    assert_eq!(of_servers(&running).await, wanted);
+    // Its name may be ordered again, and that of the other not.
+    running.send(order("there", "good")).await;
+    running.send(order("new", "good")).await;
+    assert_eq!(of_servers(&running).await.len(), 5);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn credentials_that_were_refused_are_refused_without_asking_until_they_are_verified_again() {
+    let running = cloud(&[]).await;
+    for _ in 0..3 {
+        let refused = running.send(ask("GET", "/servers/1", "refused")).await;
+        assert_eq!(
+            (refused.status, errors(&refused)),
+            (401, json!(["Invalid key"]))
+        );
+    }
+    assert_eq!(told(&running).await["refused"], 1);
+    for asked in [2, 3] {
+        let verify = running.send(ask("POST", "/verify", "refused")).await;
+        assert_eq!(verify.status, 401);
+        assert_eq!(told(&running).await["refused"], asked);
+    }
+    assert_eq!(running.send(order("web", "refused")).await.status, 401);
+    assert_eq!(told(&running).await["orders"], Value::Null);
+    // Others are asked for.
+    assert_eq!(
+        running.send(ask("POST", "/verify", "good")).await.status,
+        200
+    );
+    running.stop().await;
+}
+
+/// A server outside that keeps whoever asks for `/held/..` waiting until it is let go.
+struct Holding {
+    port: u16,
+    waiting: Arc<tokio::sync::Semaphore>,
+    go: tokio::sync::watch::Sender<bool>,
+}
+
+impl Holding {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let waiting = Arc::new(tokio::sync::Semaphore::new(0));
+        let (go, held) = tokio::sync::watch::channel(false);
+        let arrived = Arc::clone(&waiting);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (mut held, arrived) = (held.clone(), Arc::clone(&arrived));
+                tokio::spawn(async move {
+                    let mut seen = Vec::new();
+                    let mut byte = [0];
+                    while !seen.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).await.is_ok()
+                    {
+                        seen.push(byte[0]);
+                    }
+                    if seen.starts_with(b"GET /held/") {
+                        arrived.add_permits(1);
+                        let _stopped = held.wait_for(|go| *go).await;
+                    }
+                    let answer =
+                        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+                    let _gone = stream.write_all(answer).await;
+                });
+            }
+        });
+        Self { port, waiting, go }
+    }
+
+    fn adapter(&self, id: &str) -> String {
+        CLOUD
+            .replace(r#"id: "cloud""#, &format!("id: {id:?}"))
+            .replace(
+                "    fn get_server(ctx, id) {",
+                &format!(
+                    "    fn get_server(ctx, id) {{
+                    let answer = http::get(`http://127.0.0.1:{}/${{id}}/x`);
+                    return #{{ id: id, status: \"active\", name: answer.text() }};",
+                    self.port
+                ),
+            )
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cloud_that_takes_for_ever_holds_nobody_else_back() {
+    let outside = Holding::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let manifest = format!(
+        "[provider]\n[http]\nallow = [\"http://127.0.0.1:{}/\"]",
+        outside.port
+    );
+    for id in ["slow", "quick"] {
+        write_plugin(directory.path(), id, &manifest, &outside.adapter(id));
+    }
+    let variables = [
+        ("BOXGATE_SCRIPTS__CHECK_EVERY", "0s"),
+        ("BOXGATE_SCRIPTS__TRUST_LOCAL", "true"),
+        ("BOXGATE_SCRIPTS__ALLOW_NETWORKS", "127.0.0.0/8"),
+    ];
+    let running = Arc::new(Running::start_in(directory, &variables).await);
+    let asking = |adapter: &str, id: &str| {
+        let request = Request::new("GET", &format!("/providers/{adapter}/servers/{id}"));
+        let request = request
+            .header("Auth-Api-Key", "k")
+            .header("Auth-Mood", "good");
+        let running = Arc::clone(&running);
+        tokio::spawn(async move { running.send(request).await })
+    };
+    let held: Vec<_> = (0..64).map(|_| asking("slow", "held")).collect();
+    let all = outside.waiting.acquire_many(64).await.unwrap();
+    // All that one adapter may have wait for its cloud; one more is told to come again.
+    let more = asking("slow", "free").await.unwrap();
+    assert_eq!(more.status, 503);
+    assert!(more.header("retry-after").is_some());
+    let others: Vec<_> = (0..64).map(|_| asking("quick", "free")).collect();
+    for other in others {
+        assert_eq!(other.await.unwrap().status, 201);
+    }
+    assert!(held.iter().all(|held| !held.is_finished()));
+    drop(all);
+    outside.go.send_replace(true);
+    for held in held {
+        let reply = held.await.unwrap();
+        assert_eq!((reply.status, &reply.json()["name"]), (201, &json!("{}")));
+    }
+    Arc::into_inner(running).unwrap().stop().await;
 }

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use serde_json::{Map, Value, json};
 
 use super::Metadata;
+use super::orders::Teller;
 use super::sql::{At as _, Columns as _};
 use super::writer::Tx;
 use crate::blob::BlobMeta;
@@ -179,6 +180,23 @@ impl Metadata {
         })
         .await
     }
+}
+
+/// Records what became of a server of an adapter.
+pub(super) async fn provider_server(
+    tx: &mut Tx,
+    what: &str,
+    teller: Teller,
+    told: Value,
+) -> Result<()> {
+    let mut data = members(told);
+    data.insert("provider".to_owned(), json!(teller.provider));
+    let draft = Draft {
+        name: format!("provider.server.{what}").into(),
+        data,
+    };
+    let actor = format!("script:{}", teller.plugin);
+    record(tx, draft, &actor, 0, &[teller.plugin]).await
 }
 
 /// An event that is not recorded yet.

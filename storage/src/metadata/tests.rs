@@ -2,6 +2,7 @@ mod accounts;
 mod catalog;
 mod deletes;
 mod inbound;
+mod orders;
 mod outbox;
 mod tokens;
 mod uploads;

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 const OP: &str = "metadata.transfer";
 
 /// All tables, those first that others refer to.
-const TABLES: [&str; 32] = [
+const TABLES: [&str; 33] = [
     "counters",
     "users",
     "organizations",
@@ -52,6 +52,7 @@ const TABLES: [&str; 32] = [
     "webhook_deliveries",
     "webhook_attempts",
     "webhook_replies",
+    "orders",
 ];
 
 /// Rows that one statement inserts: what is sent at once stays small, trees of large blobs included.

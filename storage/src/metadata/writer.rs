@@ -212,7 +212,7 @@ where
     fn changes(&self) -> Change {
         match self.op {
             // Nor does one to whom events are told.
-            op if op.starts_with("webhook.") => Change::Nothing,
+            op if op.starts_with("webhook.") || op.starts_with("order.") => Change::Nothing,
             // What uploads and upkeep do all the time, to rows that no name leads to.
             "upload.advance" | "upload.hold_piece" | "upload.create" | "upload.take_over"
             | "upload.set_length" | "upload.complete" | "upload.abort" | "upload.purge"
