@@ -60,6 +60,7 @@ pub(crate) struct Gateway {
     address: SocketAddr,
     organization: String,
     key: String,
+    admin: String,
     ready_after: Duration,
 }
 
@@ -72,7 +73,13 @@ struct Running(Child);
 struct Ready {
     url: String,
     organization: String,
+    admin: Admin,
     service_account: ServiceAccount,
+}
+
+#[derive(Debug, Deserialize)]
+struct Admin {
+    token: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -163,6 +170,7 @@ impl Starting {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             organization: String::new(),
             key: String::new(),
+            admin: String::new(),
             ready_after: Duration::ZERO,
         };
         let line = timeout(PATIENCE, line)
@@ -178,6 +186,7 @@ impl Starting {
             .ok_or_else(|| gateway.complaint(&format!("listens on {:?}", ready.url)))?;
         gateway.organization = ready.organization;
         gateway.key = ready.service_account.client_secret;
+        gateway.admin = ready.admin.token;
         let mut tick = interval(Duration::from_millis(1));
         loop {
             tick.tick().await;
@@ -311,6 +320,11 @@ impl Gateway {
     /// A credential that may upload.
     pub(crate) fn key(&self) -> &str {
         &self.key
+    }
+
+    /// The credential of an administrator.
+    pub(crate) fn admin(&self) -> &str {
+        &self.admin
     }
 
     /// Path of a box file.

@@ -105,6 +105,16 @@ pub(crate) async fn get(to: SocketAddr, ask: Ask<'_>) -> Result<Answer> {
     answer(ask.method, &mut stream, |_, _| {}).await
 }
 
+/// Asks with JSON.
+pub(crate) async fn tell(to: SocketAddr, ask: Ask<'_>, body: &serde_json::Value) -> Result<Answer> {
+    let mut stream = TcpStream::connect(to).await?;
+    let body = body.to_string();
+    let kind = [("content-type", "application/json".to_owned())];
+    let head = head_text(to, ask, &kind, Some(body.len() as u64));
+    stream.write_all((head + &body).as_bytes()).await?;
+    answer(ask.method, &mut stream, |_, _| {}).await
+}
+
 /// Sends an upload. A gateway that answers before it has all is heard.
 pub(crate) async fn upload(
     to: SocketAddr,

@@ -21,6 +21,7 @@ mod process;
 mod report;
 mod scenario;
 mod survival;
+mod webhooks;
 mod worker;
 
 use std::io::Write as _;
@@ -39,6 +40,7 @@ use crate::survival::full::Full;
 use crate::survival::kill::Kill;
 use crate::survival::power::Power;
 use crate::survival::series::{Disaster, Series};
+use crate::webhooks::Plan;
 
 /// Loads a running boxgate over HTTP and holds it to its limits.
 #[derive(Debug, Parser)]
@@ -110,6 +112,11 @@ enum Command {
         /// How many seconds each part takes.
         #[arg(long, default_value_t = 10)]
         seconds: u64,
+    },
+    /// Has endpoints be told of what happens: what that costs those who change something, and how fast it goes.
+    Webhooks {
+        #[command(flatten)]
+        plan: Box<Plan>,
     },
     /// Shows what `cargo bench` found, beside the build that `--gateway` names.
     Benches,
@@ -200,6 +207,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
             let full = Full::new(series.seed, Duration::from_secs(*recovers));
             return Ok(survived(&arguments, &series, full).await?.is_empty());
         }
+        Command::Webhooks { plan } => return told(&arguments, plan).await,
         Command::Run { name } => vec![scenario::find(name)?],
         Command::All => scenario::shipped()?,
     };
@@ -228,6 +236,30 @@ async fn clouds(arguments: &Arguments, seconds: u64) -> Result<bool> {
     let title = "clouds: what does an adapter cost?";
     record(arguments, title, &machine, &command, &text)?;
     Ok(wrong.is_empty())
+}
+
+/// Has endpoints be told, and tells of it; whether all held that must.
+async fn told(arguments: &Arguments, plan: &Plan) -> Result<bool> {
+    let machine = machine::Machine::look(&arguments.dir)?;
+    let plan = if arguments.quick {
+        plan.clone().quick()
+    } else {
+        plan.clone()
+    };
+    let command = format!("load-tests webhooks {}", plan.flags());
+    say(&format!("# {command}"));
+    let options = Options {
+        gateway: arguments.gateway.clone(),
+        directory: arguments.dir.clone(),
+    };
+    let outcome = Box::pin(webhooks::play(&options, &plan, arguments.quick)).await?;
+    let text = report::rows(&outcome.rows, &outcome.verdicts);
+    say(&text);
+    let title =
+        "webhooks: what do deliveries cost those who change something, and how fast are they?";
+    record(arguments, title, &machine, &command, &text)?;
+    let mut rulings = outcome.verdicts.iter().map(|verdict| verdict.ruling);
+    Ok(rulings.all(|ruling| ruling != invariants::Ruling::Broken))
 }
 
 /// A fresh seed, short enough to be typed.

@@ -29,6 +29,23 @@ pub(crate) fn text(outcome: &Outcome, verdicts: &[Verdict], arms: &[Arm]) -> Str
         text += &table(arms);
     }
     text.push('\n');
+    text + &judged(verdicts)
+}
+
+/// Names and figures, and what held.
+pub(crate) fn rows(rows: &[(String, String)], verdicts: &[Verdict]) -> String {
+    let rows = rows
+        .iter()
+        .map(|(name, figure)| format!("| {name} | {figure} |\n"));
+    format!(
+        "| what | found |\n|---|---|\n{}\n{}",
+        rows.collect::<String>(),
+        judged(verdicts)
+    )
+}
+
+fn judged(verdicts: &[Verdict]) -> String {
+    let mut text = String::new();
     for verdict in verdicts {
         let word = match verdict.ruling {
             Ruling::Held => "held",
