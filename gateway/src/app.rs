@@ -31,6 +31,7 @@ use crate::ballast::Ballast;
 use crate::config::settings::{Database, StoreSettings};
 use crate::config::{Secret, Settings};
 use crate::door::vagrant::Document;
+use crate::events::stragglers::{self, PassedOver};
 use crate::events::{self, ScriptOutbox};
 use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, Phase};
 use crate::hooks::{self, Outside, ScriptCatalog, ScriptLinks, UploadGate};
@@ -640,6 +641,7 @@ impl App {
             upkeep: Upkeep::new(drain.begun()),
             inbox: Inbox::new(settings.hooks.at_once),
             outlet: Outlet::new(&outbound, &settings.webhooks, master_key),
+            passed_over: PassedOver::default(),
             providers,
             admission: Admission::new(&settings),
             link_keys,
@@ -731,6 +733,7 @@ impl App {
         let plugins = tokio::spawn(hooks::watch(Arc::clone(&gateway)));
         let following = tokio::spawn(hooks::follow(Arc::clone(&gateway)));
         let telling = tokio::spawn(events::run(Arc::clone(&gateway)));
+        let chasing = tokio::spawn(stragglers::run(Arc::clone(&gateway)));
         let ticking = tokio::spawn(schedule::run(Arc::clone(&gateway)));
         let hooked = tokio::spawn(webhook::work::run(Arc::clone(&gateway)));
         let sending = tokio::spawn(webhook::sender::run(Arc::clone(&gateway)));
@@ -754,6 +757,9 @@ impl App {
         }
         if let Err(panicked) = telling.await {
             tracing::error!(error = %panicked, "telling events broke");
+        }
+        if let Err(panicked) = chasing.await {
+            tracing::error!(error = %panicked, "telling plugins that are behind broke");
         }
         if let Err(panicked) = ticking.await {
             tracing::error!(error = %panicked, "schedules broke");

@@ -372,7 +372,7 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::RevokeLinkKey => {
             async move { door::admin::revoke_link_key(gateway, &call).await }.boxed()
         }
-        Route::ListScripts => ready(door::scripts::list(gateway)).boxed(),
+        Route::ListScripts => door::scripts::list(gateway).boxed(),
         Route::ReloadScripts => async move { door::scripts::reload(gateway, &call).await }.boxed(),
         Route::RollbackScript => {
             async move { door::scripts::rollback(gateway, &call).await }.boxed()

@@ -3,9 +3,12 @@
 //!
 //! The outbox is read behind a place that a row keeps (`events`), under a claim that runs out by itself when its node
 //! is killed. The place moves once all plugins were told, in the transaction that keeps the event for endpoints; a kill in
-//! between tells plugins again, and endpoints once. What fails is passed over by the hook's rule, or told again where a
-//! manifest says `closed`.
+//! between tells plugins again, and endpoints once. What fails is passed over by the hook's rule. Where a manifest says
+//! `closed` the plugin falls behind: it gets a place of its own ([`stragglers`]), and nobody waits for it.
 
+pub mod stragglers;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,9 +41,6 @@ const PAGE: u32 = 100;
 const SPREAD_AT_ONCE: usize = 128;
 /// Events forgotten in one change of the rows: others write between them.
 const PRUNED_AT_ONCE: u32 = 1000;
-/// How often an event is told to a plugin that must not miss it and fails, before the others are told what came
-/// after it.
-const MOST_TELLINGS: u32 = 20;
 
 /// Where events of scripts go.
 #[derive(Debug)]
@@ -84,9 +84,8 @@ pub async fn begin(metadata: &Metadata, now: UnixMillis) -> Result<()> {
 /// Tells what happens until the gateway drains.
 pub async fn run(gateway: Arc<Gateway>) {
     let ending = gateway.upkeep.ending();
-    let mut failed = Failed::default();
     while !ending.is_cancelled() {
-        let wait = match page(&gateway, &ending, &mut failed).await {
+        let wait = match page(&gateway, &ending).await {
             Ok(true) => continue,
             Ok(false) => LOOK_EVERY,
             Err(error) => {
@@ -102,26 +101,8 @@ pub async fn run(gateway: Arc<Gateway>) {
     }
 }
 
-/// The event that failed last, and how often in a row.
-#[derive(Debug, Default)]
-struct Failed {
-    seq: i64,
-    times: u32,
-}
-
-impl Failed {
-    /// Notes one more failure; whether it was the last that is waited for.
-    fn again(&mut self, seq: i64) -> bool {
-        if self.seq != seq {
-            *self = Self { seq, times: 0 };
-        }
-        self.times += 1;
-        self.times >= MOST_TELLINGS
-    }
-}
-
 /// Tells one page; true when there may be more.
-async fn page(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed) -> Result<bool> {
+async fn page(gateway: &Gateway, ending: &CancellationToken) -> Result<bool> {
     let metadata = &gateway.metadata;
     // Looked at without a claim first: where nothing happens, nothing is written.
     let place = place(metadata).await?;
@@ -132,12 +113,12 @@ async fn page(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed
     if !metadata.claim(EVENTS, owner, CLAIM).await? {
         return Ok(false);
     }
-    let told = tell(gateway, ending, failed).await;
+    let told = tell(gateway, ending).await;
     metadata.unclaim(EVENTS, owner).await?;
     told
 }
 
-async fn tell(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed) -> Result<bool> {
+async fn tell(gateway: &Gateway, ending: &CancellationToken) -> Result<bool> {
     let metadata = &gateway.metadata;
     // Another node may have moved it before the claim was ours.
     let events = metadata.events(place(metadata).await?, PAGE).await?;
@@ -167,22 +148,15 @@ async fn tell(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed
         if ending.is_cancelled() {
             return Ok(false);
         }
-        let seq = event.seq;
         let data = serde_json::from_str(&event.data).unwrap_or_default();
-        let told = Arc::new(spread::facts_of(&event, data));
-        let asked = gateway.scripts.on_event(&told).await;
+        let facts = Arc::new(spread::facts_of(&event, data));
+        let rows = metadata.stragglers().await?;
+        let behind: BTreeSet<String> = rows.into_iter().map(|row| row.plugin).collect();
+        let told = gateway.scripts.on_event(&facts, &behind).await;
         // A plugin that fails changes nothing for endpoints.
-        let verdict = match asked {
-            Ok(decision) => decision.verdict,
-            Err(error) => {
-                if !failed.again(seq) {
-                    tracing::debug!(%error, "an event is told again, as a plugin must not miss it");
-                    return Ok(false);
-                }
-                tracing::error!(%error, seq, "an event is passed over: a plugin failed {MOST_TELLINGS} times");
-                EventVerdict::default()
-            }
-        };
+        for failed in told.failed {
+            stragglers::fall_behind(gateway, &event, &failed).await?;
+        }
         if claimed.elapsed() > CLAIM / 3 {
             if !metadata
                 .claim(EVENTS, gateway.upkeep.owner(), CLAIM)
@@ -193,8 +167,10 @@ async fn tell(gateway: &Gateway, ending: &CancellationToken, failed: &mut Failed
             claimed = Instant::now();
         }
         let mut spreading = Spreading::new(&gateway.scripts, &subscribers);
-        spreading.add(&event, verdict).await;
-        spread::keep(gateway, EVENTS, spreading.into_spread()).await?;
+        spreading.add(&event, told.verdict).await;
+        let mut spread = spreading.into_spread();
+        spread.left_out = told.left_out;
+        spread::keep(gateway, EVENTS, spread).await?;
     }
     Ok(more)
 }
@@ -215,7 +191,15 @@ pub async fn prune(gateway: &Gateway) -> Result<()> {
         return Ok(());
     }
     let told = place(metadata).await?;
-    while metadata.prune_events(told, until, PRUNED_AT_ONCE).await? == u64::from(PRUNED_AT_ONCE) {}
+    // What stragglers were not told stays as long as they are told it, and no longer.
+    let behind = metadata.stragglers().await?;
+    let slowest = behind.iter().map(|row| row.place).min().unwrap_or(told);
+    let patience = stragglers::patience(&gateway.settings.webhooks.delays);
+    let oldest = until.min(gateway.clock.now().minus(patience));
+    for (told, until) in [(slowest.min(told), until), (told, oldest)] {
+        let most = u64::from(PRUNED_AT_ONCE);
+        while metadata.prune_events(told, until, PRUNED_AT_ONCE).await? == most {}
+    }
     Ok(())
 }
 

@@ -26,6 +26,7 @@ use crate::admission::Admission;
 use crate::auth::link_keys::LinkKeys;
 use crate::config::settings::Settings;
 use crate::door::vagrant::Document;
+use crate::events::stragglers::{self, PassedOver};
 use crate::hooks::Outside;
 use crate::joiner::Joiner;
 use crate::provider;
@@ -84,6 +85,8 @@ pub struct Gateway {
     pub inbox: Inbox,
     /// Webhooks that go out.
     pub outlet: Outlet,
+    /// Events that plugins were passed over for.
+    pub passed_over: PassedOver,
     /// What adapters to clouds remember.
     pub providers: provider::Desk,
     /// Who looks after what is stored at this moment.
@@ -362,6 +365,7 @@ impl Gateway {
             &self.inbox,
         ));
         text.push_str(&crate::webhook::signals::metrics(self).await);
+        text.push_str(&stragglers::metrics(self).await);
         text
     }
 }

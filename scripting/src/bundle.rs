@@ -278,6 +278,17 @@ pub fn is_plugin(folder: &Path) -> bool {
     ["main.rhai", "plugin.toml", "tests"].into_iter().any(has)
 }
 
+/// The plugin that a person means by a path: `main.rhai` of a plugin's folder stands for the folder.
+pub fn meant(path: &Path) -> PathBuf {
+    let main = path.file_name().is_some_and(|name| name == "main.rhai");
+    let Some(folder) = path.canonicalize().ok().filter(|_| main) else {
+        return path.to_owned();
+    };
+    folder
+        .parent()
+        .map_or_else(|| path.to_owned(), Path::to_owned)
+}
+
 /// The plugins of a directory: folders ([`is_plugin`]), and files `*.rhai`, by name.
 ///
 /// # Errors

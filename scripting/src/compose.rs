@@ -1,5 +1,6 @@
 //! Asks every plugin that defines a hook and makes one verdict of their answers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -28,6 +29,17 @@ pub struct Decision<T> {
     pub verdict: T,
     /// The plugins that changed it.
     pub by: Vec<String>,
+}
+
+/// What came of an event that plugins were told.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What they say together.
+    pub verdict: EventVerdict,
+    /// Those that must not miss it, and failed.
+    pub failed: Vec<Unavailable>,
+    /// Those that were not told, as they are behind.
+    pub left_out: Vec<String>,
 }
 
 /// A hook that must not be passed over failed.
@@ -298,21 +310,57 @@ impl Scripts {
         .await
     }
 
-    /// Tells all plugins that something happened. What one says of the data counts for those behind it, too, and one
-    /// that drops it drops it for all.
+    /// Tells all plugins but those that are `behind` that something happened. What one says of the data counts for
+    /// those behind it, too, and one that drops it drops it for all. One that must not miss it and fails changes
+    /// nothing for the others.
+    pub async fn on_event(&self, event: &Arc<Event>, behind: &BTreeSet<String>) -> Told {
+        self.within(async {
+            let mut told = Told::default();
+            let set = HELD.with(Arc::clone);
+            let (all, left_out): (Vec<_>, Vec<_>) = set
+                .of(Hook::OnEvent)
+                .iter()
+                .partition(|entry| !behind.contains(&entry.name));
+            told.left_out = left_out.iter().map(|entry| entry.name.clone()).collect();
+            for entry in all {
+                match self.on_event_of(&entry.name, event).await {
+                    Ok(decision) => {
+                        let (all, one) = (&mut told.verdict, decision.verdict);
+                        all.drop |= one.drop;
+                        all.data = one.data.or(all.data.take());
+                        all.deliver.extend(one.deliver);
+                    }
+                    Err(unavailable) => told.failed.push(unavailable),
+                }
+            }
+            told
+        })
+        .await
+    }
+
+    /// Tells one plugin that something happened.
     ///
     /// # Errors
     /// As [`Scripts::on_download`]: the event is then told again later.
-    pub async fn on_event(&self, event: &Arc<Event>) -> Asked<EventVerdict> {
+    pub async fn on_event_of(&self, plugin: &str, event: &Arc<Event>) -> Asked<EventVerdict> {
         let arguments = || vec![Dynamic::from(Arc::clone(event))];
-        let all_run = |all: &mut EventVerdict, one: EventVerdict| {
-            all.drop |= one.drop;
-            all.data = one.data.or(all.data.take());
-            all.deliver.extend(one.deliver);
-            Next::Go
+        let only_one = |_: &Plugin, all: &mut EventVerdict, one: EventVerdict| {
+            *all = one;
+            Next::Stop
         };
-        self.ask(Hook::OnEvent, false, &event.id, arguments, all_run)
+        let asking = Asking {
+            only: Some(plugin),
+            ..Asking::default()
+        };
+        self.ask_some(Hook::OnEvent, asking, &event.id, arguments, only_one)
             .await
+    }
+
+    /// Whether a plugin of that name is told of events.
+    pub fn hears(&self, plugin: &str) -> bool {
+        let set = self.set();
+        let entries = set.of(Hook::OnEvent).iter();
+        entries.into_iter().any(|entry| entry.name == plugin)
     }
 
     /// Whether a plugin of that name says what an endpoint is sent.
@@ -578,11 +626,7 @@ fn passed_over(
     write: bool,
     failure: Failure,
 ) -> Result<(), Unavailable> {
-    let rule = match &entry.plugin {
-        Some(plugin) => plugin.manifest().on_failure(hook),
-        None => hook.row().on_failure,
-    };
-    let open = match rule {
+    let open = match entry.manifest().on_failure(hook) {
         OnFailure::Open => true,
         OnFailure::ReadsOpen => !write,
         OnFailure::Closed | OnFailure::Held => false,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use rhai::Engine;
 use serde_json::{Value, json};
 
 use crate::api::REMOVED;
@@ -27,10 +28,22 @@ pub struct Function {
     pub fast: bool,
 }
 
+/// Functions that only unit tests have.
+const TESTS: &str = "t";
+
+/// The engine of a lane; that of the work lane has what unit tests have.
+fn described(lane: Lane) -> Engine {
+    let mut engine = engine(lane, &Limits::of(lane));
+    if lane == Lane::Work {
+        engine.register_static_module(TESTS, crate::unit::module());
+    }
+    engine
+}
+
 /// All functions of ours, by namespace and name.
 pub fn functions() -> Vec<Function> {
     let list = |lane: Lane| {
-        engine(lane, &Limits::of(lane)).collect_fn_metadata(
+        described(lane).collect_fn_metadata(
             None,
             |info| {
                 let meta = info.metadata;
@@ -117,12 +130,13 @@ pub fn markdown() -> String {
         if space.as_ref() != Some(&function.space) {
             let title = match function.space.as_str() {
                 "" => "Without a namespace".to_owned(),
+                TESTS => format!("`{TESTS}::`, in unit tests only"),
                 name => format!("`{name}::`"),
             };
             let _ = writeln!(out, "\n## {title}\n");
             space = Some(function.space.clone());
         }
-        let lane = if function.fast {
+        let lane = if function.fast || function.space == TESTS {
             ""
         } else {
             " *work lane only*"
@@ -156,17 +170,25 @@ pub fn metadata() -> Value {
         .map(|f| {
             json!({
                 "space": f.space, "name": f.name, "signature": f.signature, "doc": f.doc,
-                "example": f.example, "lanes": if f.fast { vec!["fast", "work"] } else { vec!["work"] },
+                "example": f.example, "lanes": lanes(f),
             })
         })
         .collect();
     json!({"api": crate::manifest::API, "hooks": hooks, "functions": functions})
 }
 
+/// Where a function may be called; unit tests are no lane of a plugin.
+fn lanes(function: &Function) -> &'static [&'static str] {
+    match (function.fast, function.space.as_str()) {
+        (true, _) => &["fast", "work"],
+        (false, TESTS) => &["test"],
+        (false, _) => &["work"],
+    }
+}
+
 /// Definitions for editors, by file name.
 pub fn definitions(lane: Lane) -> BTreeMap<String, String> {
-    let engine = engine(lane, &Limits::of(lane));
-    engine.definitions().iter_files().collect()
+    described(lane).definitions().iter_files().collect()
 }
 
 #[cfg(test)]
@@ -226,6 +248,10 @@ mod tests {
             .find(|f| f.space == "http" && f.name == "get");
         assert!(get.is_some_and(|f| !f.fast));
         assert!(text.contains("`Request.method: text`"), "{text}");
+        assert!(
+            text.contains("- `t::hook(text, any) -> any`: Calls a hook"),
+            "{text}"
+        );
         assert!(
             definitions(Lane::Fast)
                 .keys()

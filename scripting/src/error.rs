@@ -164,6 +164,36 @@ impl Failure {
         }
     }
 
+    /// Says at least which function it was where the place is not known: the interpreter forgets that of a limit.
+    pub(crate) fn within(
+        mut self,
+        function: &str,
+        text_of: impl Fn(&str) -> Option<String>,
+    ) -> Self {
+        let finding = &mut self.finding;
+        if finding.line > 0 {
+            return self;
+        }
+        let text = text_of(&finding.file).unwrap_or_default();
+        let defines = |line: &str| {
+            let line = line.trim_start();
+            let behind = line.strip_prefix("private ").unwrap_or(line);
+            let name = behind
+                .trim_start()
+                .strip_prefix("fn ")?
+                .trim_start()
+                .strip_prefix(function)?;
+            name.trim_start().starts_with('(').then_some(())
+        };
+        let found = text.lines().position(|line| defines(line).is_some());
+        if let Some(index) = found {
+            finding.line = index + 1;
+            finding.source = text.lines().nth(index).map(shorten);
+            finding.hint = Some(format!("in {function} or what it calls"));
+        }
+        self
+    }
+
     /// Reads what the interpreter says. `text_of` gives the text of a file by the name it was compiled under.
     pub(crate) fn of(
         error: &EvalAltResult,
@@ -288,6 +318,19 @@ mod tests {
         assert_eq!(
             finding.to_string(),
             "main.rhai:2:13: an expression is missing\n  2 |     let x = ;\n    |             ^\n  help: write one"
+        );
+    }
+
+    #[test]
+    fn a_failure_without_a_place_names_the_function() {
+        let text = "// fn route(req) is below\nfn router(x) {}\nfn  route (req) {\n}\n";
+        let failure = Failure::new(Fault::Limit, "main.rhai", "too much");
+        let told = failure
+            .within("route", |_| Some(text.to_owned()))
+            .to_string();
+        assert_eq!(
+            told,
+            "main.rhai:3: too much\n  3 | fn  route (req) {\n  help: in route or what it calls"
         );
     }
 }

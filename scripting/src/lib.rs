@@ -45,5 +45,5 @@ pub mod verdict;
 mod walk;
 
 pub use call::{Level, LogLine};
-pub use compose::{Decision, Unavailable};
+pub use compose::{Decision, Told, Unavailable};
 pub use set::{Options, Scripts, Startup};

@@ -80,7 +80,8 @@ pub(crate) fn call(
         Ok(Ok(value)) => returned(Hook::by_name(function), value)
             .map_err(|wrong| Failure::new(Fault::Error, main, wrong)),
         Ok(Err(error)) => thrown(&error).ok_or_else(|| {
-            Failure::of(&error, main, |file| plugin.bundle.files.get(file).cloned())
+            let text_of = |file: &str| plugin.bundle.files.get(file).cloned();
+            Failure::of(&error, main, text_of).within(function, text_of)
         }),
         Err(_panic) => Err(Failure::new(
             Fault::Panic,

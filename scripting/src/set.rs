@@ -31,7 +31,7 @@ use crate::unit;
 /// What a broken plugin means at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Startup {
-    /// The version that last worked is taken.
+    /// The version that last worked is taken; where none is known, as [`Startup::Without`].
     LastGood,
     /// The gateway does not start.
     Strict,
@@ -162,6 +162,15 @@ pub(crate) struct Entry {
     pub(crate) counters: Arc<BTreeMap<Hook, Counters>>,
     /// Hooks of a plugin that is not loaded, which answer by their failure rule.
     pub(crate) missing: Vec<Hook>,
+    /// What such a plugin says of itself, where that can be read.
+    said: Manifest,
+}
+
+impl Entry {
+    /// What the plugin says of itself.
+    pub(crate) fn manifest(&self) -> &Manifest {
+        self.plugin.as_ref().map_or(&self.said, |p| p.manifest())
+    }
 }
 
 /// All plugins at one time; immutable.
@@ -177,7 +186,7 @@ pub struct ScriptSet {
 impl ScriptSet {
     fn new(mut entries: Vec<Arc<Entry>>, generation: u64) -> Self {
         entries.sort_by(|a, b| {
-            let key = |e: &Entry| e.plugin.as_ref().map_or(100, |p| p.manifest().priority);
+            let key = |e: &Entry| e.manifest().priority;
             (key(a), &a.name).cmp(&(key(b), &b.name))
         });
         let mut by_hook: BTreeMap<Hook, Vec<Arc<Entry>>> = BTreeMap::new();
@@ -522,6 +531,7 @@ impl Scripts {
             share: self.workers.share(),
             counters: self.lasting(name).1,
             missing: Vec::new(),
+            said: Manifest::default(),
         }
     }
 
@@ -580,10 +590,20 @@ impl Scripts {
                 });
                 if entry.plugin.is_some() {
                     entry.state = State::Stale;
-                } else if let (true, Startup::Without, Ok(bundle)) =
-                    (start, self.options.startup, bundle)
+                    return (Arc::new(entry), "failed");
+                }
+                // A gate that never worked stays shut. What is new while the gateway runs changes nothing until it works.
+                let was_missing = old.map_or(&[][..], |old| &old.missing);
+                if let Ok(bundle) = bundle
+                    && (start || !was_missing.is_empty())
                 {
                     entry.missing = written(bundle.text(&bundle.main));
+                    entry.said = Manifest::parse(&bundle.manifest, name).unwrap_or_default();
+                }
+                for hook in was_missing {
+                    if !entry.missing.contains(hook) {
+                        entry.missing.push(*hook);
+                    }
                 }
                 (Arc::new(entry), "failed")
             }
@@ -681,8 +701,7 @@ impl Scripts {
         let set = self.current.load_full();
         let now = now();
         let status = |entry: &Arc<Entry>| {
-            let nothing = Manifest::default();
-            let manifest = entry.plugin.as_ref().map_or(&nothing, |p| p.manifest());
+            let manifest = entry.manifest();
             let hooks = entry.plugin.as_ref().map_or(&[][..], |p| p.hooks());
             let hooks = hooks.iter().chain(&entry.missing).map(|hook| {
                 let counted = entry
@@ -844,9 +863,16 @@ pub fn disabled(dir: &std::path::Path) -> BTreeSet<String> {
 
 /// The hooks that a source seems to define, where it cannot be compiled.
 fn written(text: &str) -> Vec<Hook> {
+    let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let mut names = BTreeSet::new();
+    while let Some(word) = words.next() {
+        if word == "fn" {
+            names.extend(words.by_ref().find(|word| !word.is_empty()));
+        }
+    }
     HOOKS
         .iter()
-        .filter(|row| row.called && text.contains(&format!("fn {}(", row.name)))
+        .filter(|row| row.called && names.contains(row.name))
         .map(|row| row.hook)
         .collect()
 }

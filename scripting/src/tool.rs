@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api::json::{from_json, to_json};
+use crate::archive::Archive;
 use crate::bundle::Bundle;
 use crate::call::LogLine;
 use crate::error::Finding;
@@ -30,6 +31,26 @@ pub fn check(
 ) -> Result<Plugin, Vec<Finding>> {
     let bundle = Bundle::read(path).map_err(|finding| vec![finding])?;
     let around = around(&bundle.name);
+    load(bundle, around, Lasting::default())
+}
+
+/// What is in force of a plugin that stands at `path`, where that is another version: one that was gone back to, or the
+/// last that worked.
+pub fn in_force(archive: &Archive, path: &Path, works: bool) -> Option<Bundle> {
+    let name = path.file_stem()?.to_str()?;
+    let history = archive.history(name);
+    let on_disk = Bundle::read(path).ok().map(|bundle| bundle.hash());
+    if works && (on_disk.is_none() || history.held_back != on_disk) {
+        return None;
+    }
+    archive.get(name, history.hashes.first()?)
+}
+
+/// Loads one that was kept.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check_kept(bundle: Bundle, around: Surroundings) -> Result<Plugin, Vec<Finding>> {
     load(bundle, around, Lasting::default())
 }
 

@@ -514,7 +514,8 @@ fn text(value: &Dynamic) -> String {
     }
 }
 
-fn module() -> Arc<Module> {
+/// What unit tests have beside what plugins have.
+pub(crate) fn module() -> Arc<Module> {
     let mut module = Module::new();
     let m = &mut module;
     add(m, "req", ("A request of a map.", ""), |map: Map| {

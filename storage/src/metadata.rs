@@ -22,6 +22,7 @@ pub mod recent;
 mod schema;
 pub(crate) mod scrub;
 mod sql;
+pub mod stragglers;
 pub mod tokens;
 pub mod transfer;
 pub mod upkeep;

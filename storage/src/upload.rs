@@ -44,7 +44,7 @@ use crate::store::Store;
 
 pub use crate::metadata::uploads::{Keep, Sender, UploadRow};
 pub use engine::UploadEngine;
-pub use gate::{Answer, Gate, Gatekeeping, Passage, Whole};
+pub use gate::{Answer, Gate, Gatekeeping, Passage, Silence, Whole};
 pub use part::PartAssembler;
 pub use pieces::{Cut, MOST_PIECES, PieceWriter, Placed};
 pub use recover::{Recovered, Swept};

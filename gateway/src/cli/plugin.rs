@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use boxgate_scripting::bundle::Bundle;
+use boxgate_scripting::bundle::{Bundle, meant};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::connect::ConnectArgs;
 use super::{Failure, runtime, say};
-use crate::client::plugins::PushedPlugin;
+use crate::client::plugins::{Behind, PushedPlugin};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginCommand {
@@ -66,6 +66,9 @@ pub(super) fn plugin(command: &PluginCommand) -> Result<(), Failure> {
                 } else {
                     for plugin in &plugins {
                         say(&line(plugin));
+                        if let Some(behind) = &plugin.behind {
+                            say(&lag(behind));
+                        }
                     }
                 }
             }
@@ -79,7 +82,8 @@ pub(super) fn plugin(command: &PluginCommand) -> Result<(), Failure> {
 }
 
 async fn push(args: &PushArgs) -> Result<(), Failure> {
-    let bundle = Bundle::read(&args.dir).map_err(|finding| Failure::Usage(finding.to_string()))?;
+    let bundle =
+        Bundle::read(&meant(&args.dir)).map_err(|finding| Failure::Usage(finding.to_string()))?;
     let pushed = args.connect.client()?.push_plugin(&bundle).await?;
     if args.json {
         say(&json!(pushed).to_string());
@@ -99,7 +103,24 @@ fn line(plugin: &PushedPlugin) -> String {
         pushed_by,
         pushed_at,
         versions,
+        behind: _,
     } = plugin;
     let others = versions.len().saturating_sub(1);
     format!("{plugin}  {hash}  by {pushed_by} {pushed_at}  {others} to go back to")
+}
+
+fn lag(behind: &Behind) -> String {
+    let Behind {
+        events,
+        since,
+        tries,
+        next_try_at,
+        error,
+    } = behind;
+    let error = error
+        .as_ref()
+        .map_or(String::new(), |why| format!(": {why}"));
+    format!(
+        "  behind by {events} events since {since}, told again at {next_try_at} after {tries} failures{error}"
+    )
 }

@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use boxgate_scripting::bundle::{Bundle, is_plugin, plugins_in, valid_name};
+use boxgate_scripting::archive::Archive;
+use boxgate_scripting::bundle::{Bundle, is_plugin, meant, plugins_in, valid_name};
 use boxgate_scripting::error::Finding;
 use boxgate_scripting::hook::{Hook, Lane};
+use boxgate_scripting::http::{HttpClient, HttpFault, HttpReply, HttpRequest};
 use boxgate_scripting::plugin::{Plugin, Surroundings};
 use boxgate_scripting::set::{DISABLED_FILE, disabled};
 use boxgate_scripting::tool::{self, Skeleton};
@@ -193,11 +196,11 @@ fn options(config: &ConfigArgs) -> Result<Options, Failure> {
 
 /// The plugins that are meant: one, those of a directory, or those of the configuration.
 fn chosen(dir: Option<&Path>, options: &Options) -> Result<Vec<PathBuf>, Failure> {
-    let dirs = match dir {
-        Some(path) if path.is_file() || is_plugin(path) => {
-            return Ok(vec![path.to_owned()]);
+    let dirs = match dir.map(meant) {
+        Some(path) if path.is_file() || is_plugin(&path) => {
+            return Ok(vec![path]);
         }
-        Some(path) if path.is_dir() => vec![path.to_owned()],
+        Some(path) if path.is_dir() => vec![path],
         Some(path) => return Err(Failure::Usage(format!("{} is no plugin", path.display()))),
         None => options.dirs.clone(),
     };
@@ -307,9 +310,14 @@ fn test(args: &TestArgs) -> Result<(), Failure> {
         Format::Junit => say(&junit(&all)),
     }
     if failures {
-        Err(Failure::Found)
-    } else {
-        Ok(())
+        return Err(Failure::Found);
+    }
+    let any = all
+        .iter()
+        .any(|(_, done)| done.as_ref().is_ok_and(|tests| !tests.is_empty()));
+    match &args.name {
+        Some(name) if !any => Err(Failure::Failed(format!("no test's name holds {name:?}"))),
+        _ => Ok(()),
     }
 }
 
@@ -407,16 +415,34 @@ fn junit(all: &Suites) -> String {
     xml
 }
 
+/// Refuses requests to outside.
+#[derive(Debug, Default)]
+struct Offline {
+    was_asked: AtomicBool,
+}
+
+impl HttpClient for Offline {
+    fn send(&self, _request: HttpRequest) -> Result<HttpReply, HttpFault> {
+        self.was_asked.store(true, Ordering::Relaxed);
+        Err(HttpFault {
+            code: "http.unavailable",
+            message: "nothing is sent without --live".to_owned(),
+        })
+    }
+}
+
 fn run(args: &RunArgs) -> Result<(), Failure> {
     let settings = load(&args.config, None)?;
     let mut options = hooks::options(&settings);
     // Its threads do the sending, for as long as this function runs.
     let runtime = runtime()?;
-    if args.live {
+    let offline = Arc::new(Offline::default());
+    options.http = Some(if args.live {
         let outbound = Outbound::new(&settings.outbound);
-        let outside = Outside::new(&outbound, &settings, runtime.handle().clone());
-        options.http = Some(Arc::new(outside));
-    }
+        Arc::new(Outside::new(&outbound, &settings, runtime.handle().clone()))
+    } else {
+        Arc::clone(&offline) as _
+    });
     let facts = match &args.args {
         None => json!({}),
         Some(path) => {
@@ -426,7 +452,7 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
             serde_json::from_str(&text).map_err(|e| failed(&e))?
         }
     };
-    let loaded = tool::check(&args.plugin, |name| surroundings(&options, name));
+    let loaded = tool::check(&meant(&args.plugin), |name| surroundings(&options, name));
     let plugin = loaded.map(Arc::new).map_err(|findings| {
         let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
         Failure::Failed(texts.join("\n"))
@@ -445,6 +471,11 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
             "{} operations, {:?}, {} bytes of memory at most",
             ran.operations, ran.elapsed, ran.peak_bytes
         ));
+        if offline.was_asked.load(Ordering::Relaxed) {
+            say(
+                "It wanted to send a request, which was refused; with --live it is sent, within its grants.",
+            );
+        }
         match ran.answer {
             Ok(answer) => say(&answer.to_string()),
             Err(finding) => return Err(Failure::Failed(finding.to_string())),
@@ -523,18 +554,25 @@ fn new(args: &NewArgs) -> Result<(), Failure> {
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
     let options = options(&args.config)?;
+    let archive = Archive::new(&options.last_good);
     let mut there = Vec::new();
     for path in chosen(None, &options)? {
         let name = name_of(&path);
         let on = !path
             .parent()
             .is_some_and(|dir| disabled(dir).contains(&name));
-        let loaded = tool::check(&path, |name| surroundings(&options, name));
+        let mut loaded = tool::check(&path, |name| surroundings(&options, name));
         let state = match (&loaded, on) {
             (_, false) => "off",
             (Ok(_), true) => "on",
             (Err(_), true) => "broken",
         };
+        // What a gateway runs is not always what stands there.
+        let other = tool::in_force(&archive, &path, loaded.is_ok()).filter(|_| on);
+        let runs = other.as_ref().map(Bundle::hash);
+        if let Some(bundle) = other {
+            loaded = tool::check_kept(bundle, surroundings(&options, &name));
+        }
         let hooks: Vec<&str> = loaded
             .iter()
             .flat_map(Plugin::hooks)
@@ -545,9 +583,16 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
             .ok()
             .and_then(|plugin| missing(&options, plugin));
         if args.json {
-            say(&json!({ "plugin": name, "path": path, "state": state, "hooks": hooks, "grant": grant }).to_string());
+            say(&json!({ "plugin": name, "path": path, "state": state, "runs": runs, "hooks": hooks, "grant": grant }).to_string());
         } else {
             say(&format!("{name}  {state}  {}", hooks.join(", ")));
+            if let Some(hash) = runs {
+                let why = match state {
+                    "broken" => "the last that worked, as what stands there does not",
+                    _ => "which was gone back to, and not what stands there",
+                };
+                say(&format!("  in force is {hash}, {why}"));
+            }
             if let Some(grant) = grant {
                 say(&format!("  to be granted in boxgate.toml: {grant}"));
             }

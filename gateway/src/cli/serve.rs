@@ -56,8 +56,10 @@ pub(super) async fn serve_until_signalled(app: App) -> Result<(), Failure> {
 
 /// Puts the gateway together.
 pub(super) async fn start(settings: Settings, log: &Log) -> Result<App, Failure> {
+    let ceiling = settings.ceiling();
     tracing::info!(
-        memory_ceiling_bytes = settings.ceiling().total(),
+        memory_ceiling_bytes = ceiling.total(),
+        memory_ceiling = %ceiling,
         data_dir = %settings.data_dir.display(),
         "starting"
     );

@@ -24,6 +24,24 @@ pub struct PushedPlugin {
     pub pushed_at: String,
     /// Versions to go back to, the newest first.
     pub versions: Vec<String>,
+    /// What it was not told yet, where it must miss nothing and failed.
+    #[serde(default)]
+    pub behind: Option<Behind>,
+}
+
+/// How far a plugin is behind.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Behind {
+    /// Events that it was not told.
+    pub events: i64,
+    /// Since when.
+    pub since: String,
+    /// Failures at the next event.
+    pub tries: u32,
+    /// When it is told again.
+    pub next_try_at: String,
+    /// How it failed.
+    pub error: Option<String>,
 }
 
 /// What a push came to.

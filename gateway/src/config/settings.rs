@@ -26,6 +26,7 @@ use super::layers::Environment;
 use super::machine::Machine;
 use super::units::{ByteSize, Span};
 use crate::http::freshness::Ages;
+use crate::webhook::sender;
 
 /// A text that must not be shown; its `Debug` is `***`.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -554,6 +555,8 @@ pub struct Ceiling {
     pub clouds: u64,
     /// Webhooks that come in: each as it came, and as its row is written.
     pub hooks: u64,
+    /// Webhooks that go out: requests on their way, and what is read ahead and not written yet.
+    pub webhooks: u64,
     /// Connections of HTTP/2 and 3.
     pub h2: u64,
     /// All other connections.
@@ -571,6 +574,7 @@ impl Ceiling {
             + self.scripts
             + self.clouds
             + self.hooks
+            + self.webhooks
             + self.h2
             + self.connections
     }
@@ -581,7 +585,7 @@ impl fmt::Display for Ceiling {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, scripts {}, clouds {}, webhooks {}, HTTP/2 and 3 {}, other connections {})",
+            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, scripts {}, clouds {}, webhooks in {}, webhooks out {}, HTTP/2 and 3 {}, other connections {})",
             mib(self.total()),
             mib(self.base),
             mib(self.part_budget),
@@ -591,6 +595,7 @@ impl fmt::Display for Ceiling {
             mib(self.scripts),
             mib(self.clouds),
             mib(self.hooks),
+            mib(self.webhooks),
             mib(self.h2),
             mib(self.connections)
         )
@@ -609,6 +614,8 @@ impl Settings {
         const PER_WORKER: u64 = 16 << 20;
         // The same of one that asks a cloud.
         const PER_CLOUD: u64 = 4 << 20;
+        // A body of 90 KiB, what is read of its answer, and its connection.
+        const PER_ATTEMPT: u64 = 128 << 10;
         const PER_CONNECTION: u64 = 64 << 10;
         // What a record that is not whole, and one that is not sent, wait in.
         const PER_TLS: u64 = 64 << 10;
@@ -632,6 +639,8 @@ impl Settings {
             scripts: (self.scripts.workers as u64).saturating_mul(PER_WORKER),
             clouds: (self.providers.at_once as u64).saturating_mul(PER_CLOUD),
             hooks: 2 * (self.hooks.at_once as u64).saturating_mul(self.hooks.body_bytes as u64),
+            webhooks: (self.webhooks.at_once as u64).saturating_mul(PER_ATTEMPT)
+                + sender::WAITING_BYTES,
             h2: h2.saturating_mul(u64::from(self.server.h2_window_bytes)),
             connections: others.saturating_mul(per_connection),
         }

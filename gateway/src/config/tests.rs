@@ -81,17 +81,18 @@ fn the_part_budget_is_an_eighth_of_memory_within_bounds() {
 fn the_ceiling_is_the_sum_of_its_terms() {
     let settings = settings(
         "[uploads]\npart_budget = \"128MiB\"\nmax_in_progress = 64\njoins_in_progress = 3\n\
-         [cache]\nsize = \"64MiB\"\n[limits]\nconnections = 1064\n[scripts]\nworkers = 1\n[hooks]\nat_once = 8\n[providers]\nat_once = 2\n",
+         [cache]\nsize = \"64MiB\"\n[limits]\nconnections = 1064\n[scripts]\nworkers = 1\n[hooks]\nat_once = 8\n[providers]\nat_once = 2\n\
+         [webhooks]\nat_once = 64\n",
     );
     let ceiling = settings.ceiling();
     assert_eq!(
         ceiling.total(),
-        (96 + 128 + 64 + 32 + 12 + 16 + 8 + 16) * (1 << 20) + 1000 * (64 << 10)
+        (96 + 128 + 64 + 32 + 12 + 16 + 8 + 16 + 8 + 32) * (1 << 20) + 1000 * (64 << 10)
     );
     assert!(
         ceiling
             .to_string()
-            .starts_with("435 MiB (base 96, part budget 128, cache 64, "),
+            .starts_with("475 MiB (base 96, part budget 128, cache 64, "),
         "{ceiling}"
     );
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::boxvault::shape;
 use crate::call::Call;
 use crate::config::settings::Limits;
+use crate::events::stragglers;
 use crate::gateway::Gateway;
 use crate::hooks;
 use crate::http::response;
@@ -21,12 +22,14 @@ const MOST_BYTES: usize = 4 << 20;
 
 /// `GET /api/admin/plugins`.
 pub async fn list(gateway: &Gateway) -> Answer {
+    let mut behind = stragglers::standing(gateway).await?;
     let mut plugins = Vec::new();
     for row in gateway.metadata.plugins().await? {
         let versions = gateway.metadata.plugin_versions(&row.name).await?;
         plugins.push(json!({
             "plugin": row.name, "hash": row.hash, "pushedBy": row.by,
             "pushedAt": shape::time(row.pushed), "versions": versions,
+            "behind": behind.remove(&row.name),
         }));
     }
     Ok(response::json(StatusCode::OK, &plugins))

@@ -4,7 +4,9 @@ use boxgate_scripting::set::RollbackError;
 use http::{Response, StatusCode};
 use serde_json::json;
 
+use super::boxvault::shape;
 use crate::call::Call;
+use crate::events::stragglers;
 use crate::gateway::Gateway;
 use crate::hooks;
 use crate::http::response;
@@ -13,9 +15,19 @@ use crate::server::OutboundBody;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 
-/// `GET /api/admin/scripts`.
-pub fn list(gateway: &Gateway) -> Answer {
-    Ok(response::json(StatusCode::OK, &gateway.scripts.status()))
+/// `GET /api/admin/scripts`: as they stand at this node; `behind` is the cluster's.
+pub async fn list(gateway: &Gateway) -> Answer {
+    let mut behind = stragglers::standing(gateway).await?;
+    let plugins: Vec<_> = gateway
+        .scripts
+        .status()
+        .into_iter()
+        .map(|status| {
+            let more = json!({ "behind": behind.remove(&status.plugin) });
+            shape::with(json!(status), more)
+        })
+        .collect();
+    Ok(response::json(StatusCode::OK, &plugins))
 }
 
 /// `POST /api/admin/scripts/reload?dry_run=true`.

@@ -11,7 +11,7 @@ use boxgate_scripting::hook::Hook;
 use boxgate_scripting::verdict::CompleteVerdict;
 use boxgate_storage::error::chain;
 use boxgate_storage::metadata::Metadata;
-use boxgate_storage::upload::{Answer, Gate, Whole};
+use boxgate_storage::upload::{Answer, Gate, Silence, Whole};
 use tokio::time::{Duration, sleep};
 
 use crate::gateway::Gateway;
@@ -66,13 +66,20 @@ impl Gate for UploadGate {
         self.scripts.defines(Hook::OnUploadComplete)
     }
 
-    async fn ask(&self, whole: &Whole) -> Result<Answer, String> {
+    async fn ask(&self, whole: &Whole) -> Result<Answer, Silence> {
         let blob = Arc::new(self.facts(whole).await?);
         let asked = self.scripts.on_upload_complete(&blob).await;
-        let decision = asked.map_err(|error| error.to_string())?;
+        let mut decision = asked.map_err(|unavailable| Silence {
+            why: unavailable.to_string(),
+            by: Some(unavailable.plugin.clone()),
+        })?;
         Ok(match decision.verdict {
             CompleteVerdict::Publish(labels) => Answer::Publish(labels),
-            CompleteVerdict::Quarantine(why) => Answer::Quarantine(why),
+            CompleteVerdict::Quarantine(why) => Answer::Quarantine {
+                why,
+                // The first to refuse is the last that was asked.
+                by: decision.by.pop(),
+            },
             CompleteVerdict::Reject(denial) => Answer::Reject {
                 why: denial.reason,
                 code: Some(denial.status),

@@ -280,3 +280,15 @@ async fn https_trusts_named_authorities_and_nobody_by_mistake() {
     let other = format!("https://other.example:{port}/");
     assert_eq!(fault(&trusting, get(&other)).await, FaultKind::Tls);
 }
+
+#[test]
+fn the_page_of_hooks_names_every_field_that_no_caller_sets() {
+    let page = include_str!("../../../docs/HOOKS.md");
+    let (_, list) = page
+        .split_once("A request by `http::` has any but")
+        .unwrap();
+    let (list, _) = list.split_once(".\n").unwrap();
+    for name in &OWN_FIELDS {
+        assert!(list.contains(&format!("`{name}`")), "{name}");
+    }
+}

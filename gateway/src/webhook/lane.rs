@@ -41,8 +41,9 @@ pub(super) struct Lane {
     pub(super) aim: Aim,
     delays: Vec<Duration>,
     ready: VecDeque<Due>,
+    ahead_bytes: usize,
     /// On their way, or with an end that is not written.
-    held: HashSet<i64>,
+    pub(super) held: HashSet<i64>,
     flying: usize,
     results: Vec<Settled>,
     /// It took something after a rest: what waits may go at once.
@@ -84,6 +85,7 @@ impl Lane {
             terms,
             aim,
             ready: VecDeque::new(),
+            ahead_bytes: 0,
             held: HashSet::new(),
             flying: 0,
             results: Vec::new(),
@@ -115,7 +117,7 @@ impl Lane {
         self.pace = Pace::new(terms.rate_per_s, now);
         (self.endpoint, self.terms, self.aim) = (row, terms, aim);
         (self.lively, self.over) = (false, None);
-        self.ready.clear();
+        self.clear();
         self.look_at = now;
     }
 
@@ -157,15 +159,24 @@ impl Lane {
             // Whatever waits will do, due or not.
             return Some((UnixMillis(i64::MAX), 1));
         }
-        Some((now, AHEAD + self.held.len()))
+        Some((now, AHEAD))
+    }
+
+    /// Bytes of bodies that are read ahead.
+    pub(super) fn ahead_bytes(&self) -> usize {
+        self.ahead_bytes
+    }
+
+    fn clear(&mut self) {
+        self.ready.clear();
+        self.ahead_bytes = 0;
     }
 
     pub(super) fn fill(&mut self, found: Vec<Due>, asked: usize, at: Instant) {
         self.more = found.len() >= asked && asked > 1;
         self.look_at = at + LOOK_EVERY;
-        let held = &self.held;
-        self.ready
-            .extend(found.into_iter().filter(|due| !held.contains(&due.seq)));
+        self.ahead_bytes += found.iter().map(bytes_of).sum::<usize>();
+        self.ready.extend(found);
     }
 
     /// What is to be sent now.
@@ -175,6 +186,7 @@ impl Lane {
             return None;
         }
         let due = self.ready.pop_front()?;
+        self.ahead_bytes -= bytes_of(&due);
         self.held.insert(due.seq);
         self.flying += 1;
         Some(due)
@@ -202,7 +214,7 @@ impl Lane {
             outcome,
         });
         if self.rests(now) {
-            self.ready.clear();
+            self.clear();
         }
     }
 
@@ -297,6 +309,10 @@ impl Lane {
     fn may_begin(&self, now: UnixMillis) -> bool {
         self.endpoint.lease > now.plus(self.terms.timeout())
     }
+}
+
+fn bytes_of(due: &Due) -> usize {
+    due.body.as_ref().map_or(0, String::len)
 }
 
 fn read(endpoint: &Endpoint, settings: &settings::Webhooks, key: &MasterKey) -> (Terms, Aim) {

@@ -72,7 +72,8 @@ impl Outlet {
         self.news.notify_one();
     }
 
-    pub(super) fn count_skipped(&self, skipped: u64) {
+    /// Counts deliveries that were skipped.
+    pub fn count_skipped(&self, skipped: u64) {
         self.lock().skipped += skipped;
     }
 

@@ -31,6 +31,14 @@ const BLOCKED: &str = "blocked webhooks";
 const LATER: Duration = Duration::from_secs(5);
 /// Endpoints for which it is written down at once what was sent.
 const WRITES: usize = 2;
+/// Bytes of bodies that are read ahead for all endpoints: a page of one may be read beyond it, then a few for each.
+const AHEAD_BYTES: usize = 16 << 20;
+const A_FEW: usize = 4;
+/// Deliveries of all endpoints whose end is not written yet, at most.
+const UNWRITTEN: usize = 8 << 10;
+/// What all of that takes in memory at most, beside requests that are on their way: bodies, a page of the longest ones,
+/// and what is to be written of attempts.
+pub const WAITING_BYTES: u64 = 32 << 20;
 /// How long a stop waits for what is on its way, and for what is to be written.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -175,14 +183,22 @@ impl Desk {
     /// Reads what is due where there is room for it.
     async fn fill(&mut self) -> Result<()> {
         let (metadata, clock) = (&self.gateway.metadata, &self.gateway.clock);
+        let mut ahead: usize = self.lanes.values().map(Lane::ahead_bytes).sum();
         for (id, lane) in &mut self.lanes {
             let Some((until, limit)) = lane.wants(clock.now(), Instant::now()) else {
                 continue;
             };
+            // Where much waits in memory, a few of each endpoint are enough.
+            let limit = if ahead < AHEAD_BYTES {
+                limit
+            } else {
+                limit.min(A_FEW)
+            };
             let found = metadata
-                .due_deliveries(id, lane.order(), until, limit)
+                .due_deliveries(id, lane.order(), (until, limit), &lane.held)
                 .await?;
             lane.fill(found, limit, Instant::now());
+            ahead += lane.ahead_bytes();
         }
         Ok(())
     }
@@ -190,6 +206,8 @@ impl Desk {
     /// Begins what there is room for: one for each endpoint, then the next, going on where it left off.
     fn begin(&mut self) {
         let most = self.gateway.settings.webhooks.at_once;
+        let held: usize = self.lanes.values().map(|lane| lane.held.len()).sum();
+        let most = most.min(UNWRITTEN.saturating_sub(held) + self.attempts.len());
         let mut order = in_turns(&self.lanes, &self.last);
         while !order.is_empty() {
             let mut busy = Vec::with_capacity(order.len());

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use boxgate_scripting::verdict::{EventVerdict, TransformVerdict};
+use boxgate_scripting::verdict::{Directed, EventVerdict, TransformVerdict};
 use boxgate_scripting::{Scripts, facts};
 use boxgate_storage::Result;
 use boxgate_storage::clock::UnixMillis;
@@ -106,6 +106,18 @@ struct Telling<'e> {
     plain: [Option<usize>; 2],
 }
 
+impl<'e> Telling<'e> {
+    fn of(event: &'e Event, told: &Value, data: Value) -> Self {
+        Self {
+            event,
+            message: message_id(event),
+            subject: subject(&event.name, told),
+            data,
+            plain: [None; 2],
+        }
+    }
+}
+
 impl<'s> Spreading<'s> {
     /// Nothing yet, for these.
     pub fn new(scripts: &'s Scripts, subscribers: &'s [Subscriber]) -> Self {
@@ -142,20 +154,27 @@ impl<'s> Spreading<'s> {
         let data = verdict
             .data
             .map_or_else(|| told.clone(), |own| with_common(own, &told));
-        let mut telling = Telling {
-            event,
-            message: message_id(event),
-            subject: subject(&event.name, &told),
-            data,
-            plain: [None; 2],
-        };
+        let mut telling = Telling::of(event, &told, data);
         let wanted = subscribers
             .iter()
             .filter(|one| one.after_event < event.seq && is_for(one, &event.name, &told));
         for subscriber in wanted.filter(|_| !verdict.drop) {
             self.tell(&mut telling, subscriber).await;
         }
-        for directed in verdict.deliver {
+        self.direct(&mut telling, &told, verdict.deliver);
+    }
+
+    /// Adds what a plugin sends to single endpoints of an event, and nothing else of it.
+    pub fn add_directed(&mut self, event: &Event, deliver: Vec<Directed>) {
+        self.spread.up_to = event.seq;
+        let told: Value = serde_json::from_str(&event.data).unwrap_or_default();
+        let mut telling = Telling::of(event, &told, told.clone());
+        self.direct(&mut telling, &told, deliver);
+    }
+
+    fn direct(&mut self, telling: &mut Telling<'_>, told: &Value, deliver: Vec<Directed>) {
+        let (subscribers, event) = (self.subscribers, telling.event);
+        for directed in deliver {
             let Some(subscriber) = subscribers.iter().find(|one| one.id == directed.endpoint)
             else {
                 tracing::warn!(
@@ -165,12 +184,12 @@ impl<'s> Spreading<'s> {
                 );
                 continue;
             };
-            let data = with_common(directed.data, &told);
+            let data = with_common(directed.data, told);
             let body = body::render(subscriber.terms.format, &event.name, event.occurred, data);
             // It is another message than that of the event.
             telling.message = message_id_of(event, &subscriber.id);
             let body = self.keep(body);
-            self.post(&telling, subscriber, body, (None, None));
+            self.post(telling, subscriber, body, (None, None));
         }
     }
 

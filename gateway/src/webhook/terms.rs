@@ -352,6 +352,18 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_hooks_names_every_field_that_is_ours() {
+        let page = include_str!("../../../docs/HOOKS.md");
+        let (_, list) = page.split_once("none that is ours:").unwrap();
+        let (list, _) = list.split_once(".\n").unwrap();
+        let families = OUR_FAMILIES.map(|family| format!("`{family}...`"));
+        let fields = OURS.map(|name| format!("`{name}`"));
+        for name in families.iter().chain(&fields) {
+            assert!(list.contains(name), "{name}");
+        }
+    }
+
+    #[test]
     fn what_the_guide_sends_is_read_with_defaults() {
         let wish = read(&json!({
             "url": "https://your-app.com/webhooks/boxvault",

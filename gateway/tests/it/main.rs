@@ -28,6 +28,7 @@ mod schedules;
 mod scripts;
 mod senders;
 mod stores;
+mod stragglers;
 mod upkeep;
 mod uploads;
 mod webhooks;

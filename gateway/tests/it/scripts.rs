@@ -447,6 +447,7 @@ async fn events_are_told_in_order_and_again_when_a_plugin_must_not_miss_them() {
         ("BOXGATE_SCRIPTS__CHECK_EVERY", "0s"),
         ("BOXGATE_SCRIPTS__TRUST_LOCAL", "true"),
         ("BOXGATE_SCRIPTS__ALLOW_NETWORKS", "127.0.0.0/8"),
+        ("BOXGATE_WEBHOOKS__DELAYS", "0s,1s,1s,1h"),
     ];
     let running = Running::start_in(directory, &variables).await;
     for status in running.gateway.scripts.status() {

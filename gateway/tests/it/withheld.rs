@@ -233,6 +233,13 @@ async fn a_quarantined_upload_is_let_through_by_an_administrator_of_the_platform
         "{}",
         text(&refused)
     );
+    let events = running.gateway.metadata.events(0, 100).await.unwrap();
+    let told = events.iter().find(|e| e.name == "box.quarantined").unwrap();
+    let told: Value = serde_json::from_str(&told.data).unwrap();
+    assert_eq!(
+        json!([told["plugin"], told["reason"]]),
+        json!(["scanner", "a known worm"])
+    );
     let root = running.account("root", PlatformRole::Admin).await;
     let root = running.token(root, TokenKind::Personal, None).await;
     let listed = running

@@ -320,18 +320,15 @@ impl Deed {
             path: &self.path,
             token,
         };
-        let answer = match &self.upload {
-            Some(content) => {
-                let envelope = Envelope {
-                    content_type: "application/octet-stream".to_owned(),
-                    ..Envelope::default()
-                };
-                http::upload(address, ask, content, &envelope).await
-            }
-            None => {
-                let body = json!({"description": format!("the {}th change", self.salt)});
-                http::tell(address, ask, &body).await
-            }
+        let answer = if let Some(content) = &self.upload {
+            let envelope = Envelope {
+                content_type: "application/octet-stream".to_owned(),
+                ..Envelope::default()
+            };
+            http::upload(address, ask, content, &envelope).await
+        } else {
+            let body = json!({"description": format!("the {}th change", self.salt)});
+            http::tell(address, ask, &body).await
         };
         match answer {
             Ok(answer) if answer.status == 200 => Ok(()),

@@ -177,7 +177,7 @@ pub(super) fn register(module: &mut Module) {
         module,
         "allow",
         (
-            "Has nothing against it; grants nothing that the gateway refuses.",
+            "Has nothing against it; grants what the gateway refuses only with a granted `authorize = \"override\"`.",
             "",
         ),
         || Answer::Allow,
@@ -708,5 +708,21 @@ impl Read for HeaderChanges {
             Given::Map(map) => Members::of(&map, &["set", "remove"])?.headers(),
             _ => Err(odd(value)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_hooks_names_every_fixed_header() {
+        let page = include_str!("../../../docs/HOOKS.md");
+        let (_, list) = page.split_once("`set` and `remove` change").unwrap();
+        let (list, _) = list.split_once("A request by `http::`").unwrap();
+        for name in FIXED_HEADERS {
+            assert!(list.contains(&format!("`{name}`")), "{name}");
+        }
+        assert_eq!(list.matches('`').count(), 2 * FIXED_HEADERS.len(), "{list}");
     }
 }

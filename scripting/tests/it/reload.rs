@@ -74,16 +74,53 @@ async fn strict_refuses_to_start_and_without_answers_by_the_failure_rule() {
             .is_err()
     );
 
-    // Nothing is known to fall back on: the plugin is told of, and nothing else notices.
+    // Nothing is known to fall back on.
     options.startup = Startup::LastGood;
     let scripts = Scripts::open(options).unwrap();
     assert_eq!(scripts.status()[0].state, State::Failed);
-    assert!(
-        scripts
-            .authorize(&get, &crate::support::service("acme"))
-            .await
-            .is_ok()
+    let service = crate::support::service("acme");
+    assert!(scripts.authorize(&get, &service).await.is_err());
+}
+
+#[tokio::test]
+async fn a_gate_that_never_worked_stays_shut_until_it_works() {
+    let folder = Folder::with("other", &version(1));
+    let rule = "[hooks.on_delete]\non_failure = \"open\"\n";
+    folder.write("gate/plugin.toml", rule);
+    let broken =
+        "fn  authorize (req, p) { nothing }\nfn on_delete(req, blob) { nothing }\nfn route(req) {}";
+    folder.write("gate/main.rhai", broken);
+    let scripts = folder.open();
+    let get = request("GET", "h", "/");
+    let service = crate::support::service("acme");
+    let failed = scripts.authorize(&get, &service).await.unwrap_err();
+    assert_eq!(
+        (failed.plugin.as_str(), failed.hook.name()),
+        ("gate", "authorize")
     );
+    let put = request("PUT", "h", "/");
+    assert!(scripts.route(&put).await.is_err(), "writes stay out");
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"), "reads go on");
+    let rules = scripts.status()[0]
+        .hooks
+        .iter()
+        .map(|h| (h.hook, h.on_failure))
+        .collect::<Vec<_>>();
+    assert!(rules.contains(&("on_delete", "open")), "{rules:?}");
+
+    // Another save that does not work opens nothing, and forgets no gate.
+    folder.write("gate/main.rhai", "fn on_delete(req, blob) { nothing }");
+    assert_eq!(scripts.reload(false).unwrap()[0].result, "failed");
+    assert!(scripts.authorize(&get, &service).await.is_err());
+    folder.write("gate/main.rhai", "fn authorize(req, p) {}");
+    assert_eq!(scripts.reload(false).unwrap()[0].result, "loaded");
+    assert!(scripts.authorize(&get, &service).await.is_ok());
+    assert!(scripts.route(&put).await.is_ok());
+
+    // What is new while others are asked changes nothing until it works.
+    folder.write("late.rhai", "fn authorize(req, p) { nothing }");
+    scripts.reload(false).unwrap();
+    assert!(scripts.authorize(&get, &service).await.is_ok());
 }
 
 #[tokio::test]

@@ -396,9 +396,9 @@ pub(super) fn box_listed(place: &Place, listed: bool) -> Draft {
     draft(name, place, json!({}), None, None)
 }
 
-/// An upload that is whole is kept out of sight. Which of several plugins said so is not told by what they say together.
-pub(super) fn box_quarantined(place: &Place, reason: &str) -> Draft {
-    let what = json!({"reason": reason, "plugin": null});
+/// An upload that is whole is kept out of sight; `by` is the plugin that said so, or did not answer.
+pub(super) fn box_quarantined(place: &Place, reason: &str, by: Option<&str>) -> Draft {
+    let what = json!({"reason": reason, "plugin": by});
     draft("box.quarantined", place, what, None, None)
 }
 

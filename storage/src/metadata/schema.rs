@@ -10,7 +10,7 @@ use super::sql::At as _;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Number, name and text; a text that was released never changes (its checksum is compared).
-const MIGRATIONS: [(i64, &str, &str); 13] = [
+const MIGRATIONS: [(i64, &str, &str); 14] = [
     (1, "house", include_str!("migrations/0001_house.sql")),
     (2, "pieces", include_str!("migrations/0002_pieces.sql")),
     (3, "joins", include_str!("migrations/0003_joins.sql")),
@@ -23,6 +23,11 @@ const MIGRATIONS: [(i64, &str, &str); 13] = [
     (10, "plugins", include_str!("migrations/0010_plugins.sql")),
     (11, "inbound", include_str!("migrations/0011_inbound.sql")),
     (12, "webhooks", include_str!("migrations/0012_webhooks.sql")),
+    (
+        13,
+        "stragglers",
+        include_str!("migrations/0013_stragglers.sql"),
+    ),
     (14, "orders", include_str!("migrations/0014_orders.sql")),
 ];
 

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 const OP: &str = "metadata.transfer";
 
 /// All tables, those first that others refer to.
-const TABLES: [&str; 33] = [
+const TABLES: [&str; 34] = [
     "counters",
     "users",
     "organizations",
@@ -53,6 +53,7 @@ const TABLES: [&str; 33] = [
     "webhook_attempts",
     "webhook_replies",
     "orders",
+    "stragglers",
 ];
 
 /// Rows that one statement inserts: what is sent at once stays small, trees of large blobs included.

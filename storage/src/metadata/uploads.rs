@@ -402,7 +402,11 @@ impl Gating {
                 due: Some(until),
                 ..said(GateState::Held, failed)
             },
-            GateAnswer::Quarantine { why, is_verdict } => Self {
+            GateAnswer::Quarantine {
+                why,
+                by: _,
+                is_verdict,
+            } => Self {
                 why,
                 is_verdict,
                 ..said(
@@ -436,6 +440,8 @@ pub enum GateAnswer {
     Quarantine {
         /// Why.
         why: String,
+        /// Who says so, or did not answer; told once, and not kept.
+        by: Option<String>,
         /// Whether that was answered; else too often there was no answer.
         is_verdict: bool,
     },

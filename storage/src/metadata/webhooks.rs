@@ -9,6 +9,7 @@ mod replies;
 
 pub use blocked::{Blocked, Unblocked};
 pub use deliveries::{Letter, Spread};
+pub(super) use deliveries::{insert, stands_at};
 pub use lanes::{Due, Order, Outcome, Settled};
 pub use log::{Attempt, Delivery, DeliveryQuery, DeliveryState, Recovery};
 pub use replies::Replied;

@@ -3,6 +3,10 @@
 //! A flush of the disk costs milliseconds and serves any number of changes, so what waits is taken
 //! together: one transaction, each job in a savepoint of its own, one commit, then the answers. A job
 //! that fails takes back its own changes only.
+//!
+//! Work that nobody waits for (what endpoints are sent, what is forgotten) stands in a line of its own, of which one
+//! transaction takes one: whoever waits for an answer waits for one of them at most. It has its turn in every second
+//! transaction, however much else there is.
 
 use std::any::Any;
 use std::fmt;
@@ -66,8 +70,8 @@ impl Tx {
 
 /// The way to the writing task.
 pub(super) struct Writer {
-    // Taken at the close; the task ends when the last sender is gone.
-    queue: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
+    // Taken at the close; the task ends when the last senders are gone.
+    queues: Mutex<Option<Queues<Sender>>>,
     task: Mutex<Option<JoinHandle<()>>>,
     observer: Arc<Mutex<Option<Observer>>>,
 }
@@ -79,7 +83,15 @@ impl Writer {
         options: MetadataOptions,
         changes: Changes,
     ) -> Self {
-        let (sender, queue) = mpsc::channel(QUEUE_JOBS);
+        let (front, from_front) = mpsc::channel(QUEUE_JOBS);
+        let (back, from_back) = mpsc::channel(QUEUE_JOBS);
+        let line = Line {
+            queues: Queues {
+                front: from_front,
+                back: from_back,
+            },
+            is_owed: false,
+        };
         let observer = Arc::new(Mutex::new(None));
         let task = Task {
             connection: Some(connection),
@@ -89,8 +101,8 @@ impl Writer {
             observer: Arc::clone(&observer),
         };
         Self {
-            queue: Mutex::new(Some(sender)),
-            task: Mutex::new(Some(tokio::spawn(task.run(queue)))),
+            queues: Mutex::new(Some(Queues { front, back })),
+            task: Mutex::new(Some(tokio::spawn(task.run(line)))),
             observer,
         }
     }
@@ -110,9 +122,11 @@ impl Writer {
     {
         let unavailable =
             |why: &'static str| Error::new(ErrorKind::Unavailable, op, "database").with_source(why);
-        let queue = lock(&self.queue)
-            .clone()
-            .ok_or_else(|| unavailable("it is closed"))?;
+        let queue = match &*lock(&self.queues) {
+            Some(queues) if is_for_nobody(op) => queues.back.clone(),
+            Some(queues) => queues.front.clone(),
+            None => return Err(unavailable("it is closed")),
+        };
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Work {
             op,
@@ -133,7 +147,7 @@ impl Writer {
 
     /// Commits what waits, then ends the task.
     pub(super) async fn close(&self) {
-        drop(lock(&self.queue).take());
+        drop(lock(&self.queues).take());
         let task = lock(&self.task).take();
         if let Some(task) = task
             && let Err(e) = task.await
@@ -141,6 +155,70 @@ impl Writer {
             tracing::error!(error = %e, "the database's writer failed");
         }
     }
+}
+
+type Sender = mpsc::Sender<Box<dyn Job>>;
+type Receiver = mpsc::Receiver<Box<dyn Job>>;
+
+/// The two lines.
+struct Queues<T> {
+    /// What somebody waits for.
+    front: T,
+    /// What nobody does.
+    back: T,
+}
+
+/// Jobs in the order in which they are done.
+struct Line {
+    queues: Queues<Receiver>,
+    /// Whether the next turn is that of the back.
+    is_owed: bool,
+}
+
+impl Line {
+    /// The first job of the next transaction; `None` when all is done and nobody can ask for more.
+    async fn next(&mut self) -> Option<Box<dyn Job>> {
+        let Queues { front, back } = &mut self.queues;
+        if self.is_owed
+            && let Ok(job) = back.try_recv()
+        {
+            self.is_owed = false;
+            return Some(job);
+        }
+        tokio::select! {
+            biased;
+            Some(job) = front.recv() => {
+                self.is_owed = true;
+                Some(job)
+            }
+            Some(job) = back.recv() => {
+                self.is_owed = false;
+                Some(job)
+            }
+            else => None,
+        }
+    }
+
+    /// What goes along with it.
+    fn more(&mut self) -> Option<Box<dyn Job>> {
+        self.queues.front.try_recv().ok()
+    }
+}
+
+/// Whether nobody waits for what a job of that name does.
+fn is_for_nobody(op: &str) -> bool {
+    matches!(
+        op,
+        "webhook.spread"
+            | "webhook.settle"
+            | "webhook.claim"
+            | "webhook.prune"
+            | "stragglers.catch_up"
+            | "inbound.prune"
+            | "outbox.prune"
+            | "token.purge"
+            | "upload.purge"
+    )
 }
 
 impl fmt::Debug for Writer {
@@ -212,7 +290,12 @@ where
     fn changes(&self) -> Change {
         match self.op {
             // Nor does one to whom events are told.
-            op if op.starts_with("webhook.") || op.starts_with("order.") => Change::Nothing,
+            op if ["webhook.", "stragglers.", "order."]
+                .iter()
+                .any(|prefix| op.starts_with(prefix)) =>
+            {
+                Change::Nothing
+            }
             // What uploads and upkeep do all the time, to rows that no name leads to.
             "upload.advance" | "upload.hold_piece" | "upload.create" | "upload.take_over"
             | "upload.set_length" | "upload.complete" | "upload.abort" | "upload.purge"
@@ -254,10 +337,10 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+    async fn run(mut self, mut line: Line) {
         let mut batch = Vec::with_capacity(BATCH_JOBS);
-        while let Some(first) = queue.recv().await {
-            let result = self.transact(first, &mut queue, &mut batch).await;
+        while let Some(first) = line.next().await {
+            let result = self.transact(first, &mut line, &mut batch).await;
             let mut is_known = true;
             let result = result.map_err(|(e, why)| {
                 is_known = why == UNDONE;
@@ -293,7 +376,7 @@ impl Task {
     async fn transact(
         &mut self,
         first: Box<dyn Job>,
-        queue: &mut mpsc::Receiver<Box<dyn Job>>,
+        line: &mut Line,
         batch: &mut Vec<Box<dyn Job>>,
     ) -> Result<(), (Error, &'static str)> {
         let (mut tx, id) = match self.open().await {
@@ -312,7 +395,7 @@ impl Task {
             }
             batch.push(job);
             if result.is_ok() && batch.len() < BATCH_JOBS {
-                next = queue.try_recv().ok();
+                next = line.more();
             }
         }
         if result.is_ok() && change_of(batch) == Change::Names {

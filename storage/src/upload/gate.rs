@@ -35,7 +35,22 @@ pub trait Gate: Debug + Send + Sync {
     ///
     /// # Errors
     /// Why there is no answer: it is asked again later.
-    async fn ask(&self, whole: &Whole) -> Result<Answer, String>;
+    async fn ask(&self, whole: &Whole) -> Result<Answer, Silence>;
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silence {
+    /// For people.
+    pub why: String,
+    /// Who should have answered, where that is one in particular.
+    pub by: Option<String>,
+}
+
+impl From<String> for Silence {
+    fn from(why: String) -> Self {
+        Self { why, by: None }
+    }
 }
 
 /// An upload that is whole and that nobody sees yet.
@@ -53,7 +68,12 @@ pub enum Answer {
     /// It becomes visible, with these labels on its blob.
     Publish(Labels),
     /// It stays out of sight until somebody lets it through or gives it up.
-    Quarantine(String),
+    Quarantine {
+        /// Why.
+        why: String,
+        /// Who says so, where that is one in particular.
+        by: Option<String>,
+    },
     /// It is dropped with its bytes.
     Reject {
         /// Why.
@@ -221,16 +241,21 @@ impl Inner {
         let id = stored.fence.id;
         let (answer, outcome) = match said {
             Ok(Answer::Publish(labels)) => (GateAnswer::Pass(labels), Outcome::Passed),
-            Ok(Answer::Quarantine(why)) => {
-                tracing::warn!(upload = %id, why, "an upload is quarantined");
+            Ok(Answer::Quarantine { why, by }) => {
+                tracing::warn!(upload = %id, why, by, "an upload is quarantined");
                 let is_verdict = true;
-                (GateAnswer::Quarantine { why, is_verdict }, Outcome::Refused)
+                let answer = GateAnswer::Quarantine {
+                    why,
+                    by,
+                    is_verdict,
+                };
+                (answer, Outcome::Refused)
             }
             Ok(Answer::Reject { why, code }) => {
                 tracing::info!(upload = %id, why, "an upload is rejected");
                 (GateAnswer::Reject { why, code }, Outcome::Refused)
             }
-            Err(why) => {
+            Err(Silence { why, by }) => {
                 let pauses = keeping.map_or(&[][..], |keeping| &keeping.pauses);
                 if let Some(pause) = pauses.get(tries as usize) {
                     tracing::warn!(upload = %id, why, tries, ?pause, "an upload is held, and asked about again");
@@ -242,7 +267,12 @@ impl Inner {
                 } else {
                     tracing::error!(upload = %id, why, tries, "an upload is quarantined: there was no answer");
                     let is_verdict = false;
-                    (GateAnswer::Quarantine { why, is_verdict }, Outcome::Refused)
+                    let answer = GateAnswer::Quarantine {
+                        why,
+                        by,
+                        is_verdict,
+                    };
+                    (answer, Outcome::Refused)
                 }
             }
         };

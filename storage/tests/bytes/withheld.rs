@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use boxgate_storage::backend::faulty::{self, Fault, Faults};
 use boxgate_storage::metadata::uploads::{GateState, Labels, UploadRow, UploadState, Withheld};
-use boxgate_storage::upload::{Answer, Gate, Gatekeeping, Passage, UploadEngine, Whole};
+use boxgate_storage::upload::{Answer, Gate, Gatekeeping, Passage, Silence, UploadEngine, Whole};
 use boxgate_storage::{Error, ErrorKind};
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -24,7 +24,7 @@ const LENGTH: usize = 9 * MIB + 5;
 /// Answers in the order in which they were given to it; without one it lets everything pass.
 #[derive(Debug, Default)]
 struct Doorman {
-    answers: Mutex<VecDeque<Result<Answer, String>>>,
+    answers: Mutex<VecDeque<Result<Answer, Silence>>>,
     asked: AtomicUsize,
     /// Whether each was new.
     news: Mutex<Vec<bool>>,
@@ -39,7 +39,7 @@ impl Gate for Doorman {
         !self.away.load(Ordering::Relaxed)
     }
 
-    async fn ask(&self, whole: &Whole) -> Result<Answer, String> {
+    async fn ask(&self, whole: &Whole) -> Result<Answer, Silence> {
         assert_eq!(whole.row.state, UploadState::Completing);
         assert!(whole.row.digests.is_some());
         self.asked.fetch_add(1, Ordering::Relaxed);
@@ -54,7 +54,7 @@ impl Gate for Doorman {
 }
 
 impl Doorman {
-    fn says(answers: impl IntoIterator<Item = Result<Answer, String>>) -> Arc<Self> {
+    fn says(answers: impl IntoIterator<Item = Result<Answer, Silence>>) -> Arc<Self> {
         Arc::new(Self {
             answers: Mutex::new(answers.into_iter().collect()),
             ..Self::default()
@@ -74,8 +74,8 @@ fn passage(gate: &Arc<Doorman>) -> Passage {
     })
 }
 
-fn silence() -> Result<Answer, String> {
-    Err("the scanner does not answer".to_owned())
+fn silence() -> Result<Answer, Silence> {
+    Err("the scanner does not answer".to_owned().into())
 }
 
 async fn upload(engine: &UploadEngine, bytes: &Bytes) -> Result<(), Error> {
@@ -193,7 +193,12 @@ async fn after_too_many_tries_it_is_quarantined_until_somebody_lets_it_through()
 
 #[tokio::test]
 async fn a_quarantined_upload_ends_by_hand_or_with_its_time() {
-    let worm = || Ok(Answer::Quarantine("a known worm".to_owned()));
+    let worm = || {
+        Ok(Answer::Quarantine {
+            why: "a known worm".to_owned(),
+            by: None,
+        })
+    };
     let bench = Bench::new().await;
     let gate = Doorman::says([worm(), worm()]);
     let engine = bench.gated(passage(&gate));

@@ -143,6 +143,7 @@ pub async fn a_quarantined_upload_waits_for_somebody(rig: &dyn Rig) {
     let (id, fence) = (sent.row.id, sent.fence());
     let bad = || GateAnswer::Quarantine {
         why: "a known worm".to_owned(),
+        by: None,
         is_verdict: true,
     };
     let mine = ask(rig, fence, None).await.expect("nobody else asks");

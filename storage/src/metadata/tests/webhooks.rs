@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use super::*;
 use crate::metadata::webhooks::{
     Change, Changed, DeliveryQuery, DeliveryState, Due, Endpoint, Health, Letter, NewEndpoint,
@@ -42,6 +44,7 @@ async fn spread(house: &House, up_to: i64, endpoint: &str, subjects: &[&str]) ->
             .map(|s| format!("{{\"{s}\":{up_to}}}"))
             .collect(),
         letters: letters.map(|(i, s)| letter(endpoint, s, i)).collect(),
+        left_out: Vec::new(),
     };
     let spread = house.metadata.spread_events(PLACE, spread, MOST);
     spread.await.unwrap()
@@ -53,8 +56,10 @@ async fn claim(house: &House, owner: &str) -> Vec<Endpoint> {
 }
 
 async fn due(house: &House, order: Order) -> Vec<Due> {
-    let now = house.metadata.now();
-    let due = house.metadata.due_deliveries("ep_a", order, now, 10);
+    let (now, held) = (house.metadata.now(), HashSet::new());
+    let due = house
+        .metadata
+        .due_deliveries("ep_a", order, (now, 10), &held);
     due.await.unwrap()
 }
 
@@ -99,6 +104,17 @@ async fn an_event_is_spread_once_and_numbered_for_each_endpoint() {
         .map(|d| (d.sequence, d.tries, d.attempts))
         .collect();
     assert_eq!(told, [(1, 0, 0), (2, 0, 0), (3, 0, 0)]);
+    // What is held is passed by, however few are asked for.
+    let (now, held) = (
+        house.metadata.now(),
+        HashSet::from([due[0].seq, due[2].seq]),
+    );
+    for order in [Order::None, Order::Subject] {
+        let others = house
+            .metadata
+            .due_deliveries("ep_a", order, (now, 1), &held);
+        assert_eq!(others.await.unwrap(), [due[1].clone()]);
+    }
     assert_eq!(claim(&house, "me").await[0].queued, 3);
 }
 

@@ -115,6 +115,10 @@ pub(super) async fn answer(
     answer: GateAnswer,
 ) -> Result<bool> {
     let row = super::rows::row_in(tx, ANSWER, fence.id).await?;
+    let by = match &answer {
+        GateAnswer::Quarantine { by, .. } => by.clone(),
+        _ => None,
+    };
     let tries = row.gate.as_ref().map_or(0, |gating| gating.tries);
     let Gating {
         state,
@@ -168,13 +172,18 @@ pub(super) async fn answer(
         };
     }
     if let (Some(why), Some(target)) = (quarantined, &row.target) {
-        tell_quarantined(tx, &row, target, &why).await?;
+        tell_quarantined(tx, &row, target, (&why, by.as_deref())).await?;
     }
     Ok(true)
 }
 
 /// Emits `box.quarantined`.
-async fn tell_quarantined(tx: &mut Tx, row: &UploadRow, target: &Target, why: &str) -> Result<()> {
+async fn tell_quarantined(
+    tx: &mut Tx,
+    row: &UploadRow,
+    target: &Target,
+    (why, by): (&str, Option<&str>),
+) -> Result<()> {
     let organization = sqlx::query("SELECT name FROM organizations WHERE id = $1")
         .bind(row.organization.0)
         .fetch_one(&mut tx.connection)
@@ -188,7 +197,8 @@ async fn tell_quarantined(tx: &mut Tx, row: &UploadRow, target: &Target, why: &s
         provider: Some(target.provider.clone()),
         architecture: Some(target.architecture.clone()),
     };
-    outbox::append(tx, outbox::box_quarantined(&place, why), &target.actor).await
+    let event = outbox::box_quarantined(&place, why, by);
+    outbox::append(tx, event, &target.actor).await
 }
 
 /// Lets a held or quarantined upload through, whatever was said; false for any other.

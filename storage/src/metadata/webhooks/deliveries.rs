@@ -9,9 +9,9 @@ use sqlx::AssertSqlSafe;
 use super::BY_HAND;
 use crate::clock::UnixMillis;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::Metadata;
 use crate::metadata::sql::{At as _, Columns as _, places};
 use crate::metadata::writer::Tx;
+use crate::metadata::{Metadata, stragglers};
 
 /// One event for one endpoint.
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ pub struct Spread {
     pub bodies: Vec<String>,
     /// To whom.
     pub letters: Vec<Letter>,
+    /// Plugins that are behind and were left out: they are told the last event later.
+    pub left_out: Vec<String>,
 }
 
 impl Metadata {
@@ -54,7 +56,7 @@ impl Metadata {
     pub async fn spread_events(
         &self,
         place: &str,
-        spread: Spread,
+        mut spread: Spread,
         most: u32,
     ) -> Result<Option<u64>> {
         const OP: &str = "webhook.spread";
@@ -64,6 +66,8 @@ impl Metadata {
                 if !move_place(tx, &place, spread.up_to).await? {
                     return Ok(None);
                 }
+                let left_out = std::mem::take(&mut spread.left_out);
+                stragglers::leave(tx, left_out, spread.up_to - 1).await?;
                 insert(tx, spread, i64::from(most)).await.map(Some)
             }
             .boxed()
@@ -75,13 +79,7 @@ impl Metadata {
 /// Moves the place forward; false when it is not behind.
 async fn move_place(tx: &mut Tx, place: &str, up_to: i64) -> Result<bool> {
     const OP: &str = "webhook.place";
-    let row = sqlx::query("SELECT state FROM upkeep WHERE name = $1")
-        .bind(place)
-        .fetch_optional(&mut tx.connection)
-        .await
-        .at(OP, place)?;
-    let state = row.map(|row| row.opt_text("state")).transpose()?.flatten();
-    let stands = state.and_then(|text| text.parse::<i64>().ok());
+    let stands = stands_at(tx, place).await?;
     if stands.is_some_and(|stands| stands >= up_to) {
         return Ok(false);
     }
@@ -98,6 +96,17 @@ async fn move_place(tx: &mut Tx, place: &str, up_to: i64) -> Result<bool> {
     Ok(true)
 }
 
+/// Up to which event all were told, as the place of that name has it.
+pub(in crate::metadata) async fn stands_at(tx: &mut Tx, place: &str) -> Result<Option<i64>> {
+    let row = sqlx::query("SELECT state FROM upkeep WHERE name = $1")
+        .bind(place)
+        .fetch_optional(&mut tx.connection)
+        .await
+        .at("webhook.stands", place)?;
+    let state = row.map(|row| row.opt_text("state")).transpose()?.flatten();
+    Ok(state.and_then(|text| text.parse().ok()))
+}
+
 /// What an endpoint's letters become.
 struct Standing {
     sequence: i64,
@@ -107,7 +116,7 @@ struct Standing {
 }
 
 /// Keeps them; how many were skipped.
-async fn insert(tx: &mut Tx, spread: Spread, most: i64) -> Result<u64> {
+pub(in crate::metadata) async fn insert(tx: &mut Tx, spread: Spread, most: i64) -> Result<u64> {
     let Spread {
         bodies, letters, ..
     } = spread;

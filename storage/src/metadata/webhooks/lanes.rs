@@ -1,6 +1,7 @@
 //! Sending, as rows see it: one node at a time sends for an endpoint, under a claim that runs out by itself; what is due
 //! is read without a change, and what came of it is written for many at once.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -163,7 +164,8 @@ impl Metadata {
         .await
     }
 
-    /// Up to `limit` deliveries for an endpoint that are due by `until`, none before what it must not overtake.
+    /// Up to `limit` deliveries for an endpoint that are due by `until`, none before what it must not overtake, and none
+    /// of those that are `held`.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
@@ -171,46 +173,69 @@ impl Metadata {
         &self,
         endpoint: &str,
         order: Order,
-        until: UnixMillis,
-        limit: usize,
+        (until, limit): (UnixMillis, usize),
+        held: &HashSet<i64>,
     ) -> Result<Vec<Due>> {
         const OP: &str = "webhook.due";
         macro_rules! due {
             ($which:literal) => {
                 concat!(
-                    "SELECT d.seq, d.message, d.event, d.sequence, d.headers, d.due_ms, d.tries, d.attempts,
-                         d.created_ms, b.body AS text
-                     FROM webhook_deliveries d LEFT JOIN webhook_bodies b ON b.seq = d.body
-                     WHERE d.endpoint = $1 AND d.state = 'queued' AND d.due_ms <= $2",
+                    "SELECT seq FROM webhook_deliveries WHERE endpoint = $1 AND state = 'queued' AND due_ms <= $2",
                     $which,
                     " LIMIT $3"
                 )
             };
         }
         let query = match order {
-            Order::None => due!(" ORDER BY d.due_ms, d.seq"),
+            Order::None => due!(" ORDER BY due_ms, seq"),
             Order::Subject => due!(
-                " AND d.seq IN (SELECT MIN(seq) FROM webhook_deliveries
+                " AND seq IN (SELECT MIN(seq) FROM webhook_deliveries
                       WHERE endpoint = $1 AND state IN ('queued', 'blocked') GROUP BY subject)
-                  ORDER BY d.seq"
+                  ORDER BY seq"
             ),
             Order::All => due!(
-                " AND d.seq = (SELECT MIN(seq) FROM webhook_deliveries
+                " AND seq = (SELECT MIN(seq) FROM webhook_deliveries
                       WHERE endpoint = $1 AND state IN ('queued', 'blocked'))
-                  ORDER BY d.seq"
+                  ORDER BY seq"
             ),
         };
         let mut reader = self.reader(OP).await?;
-        sqlx::query(query)
+        let found = sqlx::query(query)
             .bind(endpoint)
             .bind(until.0)
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(i64::try_from(limit + held.len()).unwrap_or(i64::MAX))
             .fetch_all(&mut *reader)
             .await
-            .at(OP, endpoint)?
-            .iter()
-            .map(due_of)
-            .collect()
+            .at(OP, endpoint)?;
+        let mut wanted = Vec::with_capacity(limit);
+        for row in &found {
+            let seq = row.int("seq")?;
+            if wanted.len() < limit && !held.contains(&seq) {
+                wanted.push(seq);
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Bodies are read of these alone.
+        let text = format!(
+            "SELECT d.seq, d.message, d.event, d.sequence, d.headers, d.due_ms, d.tries, d.attempts, d.created_ms,
+                 b.body AS text
+             FROM webhook_deliveries d LEFT JOIN webhook_bodies b ON b.seq = d.body
+             WHERE d.state = 'queued' AND d.seq IN {}",
+            list(wanted.len())
+        );
+        let mut query = sqlx::query(AssertSqlSafe(text));
+        for seq in &wanted {
+            query = query.bind(*seq);
+        }
+        let rows = query.fetch_all(&mut *reader).await.at(OP, endpoint)?;
+        let mut due = rows.iter().map(due_of).collect::<Result<Vec<Due>>>()?;
+        match order {
+            Order::None => due.sort_by_key(|one| (one.due, one.seq)),
+            Order::Subject | Order::All => due.sort_by_key(|one| one.seq),
+        }
+        Ok(due)
     }
 
     /// Writes what came of attempts for one endpoint, and how it answers, if `owner` still sends for it and nobody
