@@ -106,10 +106,10 @@ fn grouped(sizes: &[Value]) -> Result<Value, String> {
         };
         let (region, plan) = (take(&mut size, "region")?, take(&mut size, "plan")?);
         let region = member(&mut regions, region, "plans");
-        let plan = region["plans"]
-            .as_array_mut()
-            .map(|plans| member(plans, plan, "specs"));
-        let specs = plan.and_then(|plan| plan["specs"].as_array_mut());
+        let plans = region.get_mut("plans").and_then(Value::as_array_mut);
+        let plan = plans.map(|plans| member(plans, plan, "specs"));
+        let specs = plan.and_then(|plan| plan.get_mut("specs"));
+        let specs = specs.and_then(Value::as_array_mut);
         specs.ok_or("a region or plan is no map")?.push(size);
     }
     Ok(Value::Array(regions))
