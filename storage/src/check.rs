@@ -246,6 +246,7 @@ impl Stock {
         let subject = match &claim.by {
             Claimant::Blob(_) => Subject::Blob,
             Claimant::Upload(upload) => Subject::Upload(upload.id),
+            Claimant::Apart { upload, .. } => Subject::Upload(*upload),
             Claimant::Trash { .. } => Subject::Trash,
         };
         let names = match claim.by {
@@ -268,6 +269,7 @@ impl Stock {
         match &claim.by {
             Claimant::Blob(blob) => blob_problem(blob).or_else(|| overdue(blob.due?)),
             Claimant::Upload(upload) => self.upload_problem(upload),
+            Claimant::Apart { .. } => None,
             Claimant::Trash { due } => overdue(*due),
         }
     }
@@ -347,6 +349,7 @@ fn extent(claim: &Claim) -> u64 {
         Claimant::Blob(blob) if blob.state == BlobState::Quarantined && blob.refs == 0 => 0,
         Claimant::Blob(blob) if blob.state != BlobState::Deleting => blob.length,
         Claimant::Upload(upload) => upload.offset.max(upload.pieces_end),
+        Claimant::Apart { length, .. } => *length,
         Claimant::Blob(_) | Claimant::Trash { .. } => 0,
     }
 }
@@ -365,7 +368,7 @@ fn verdict(claims: &[Claim], store: &str, stored: &Stored) -> Option<Problem> {
     let expected = extent(claim);
     // A blob is as long as it is; an upload may have more on its way.
     let whole = match &claim.by {
-        Claimant::Blob(_) => true,
+        Claimant::Blob(_) | Claimant::Apart { .. } => true,
         Claimant::Upload(upload) => upload.completing,
         Claimant::Trash { .. } => false,
     };

@@ -119,8 +119,8 @@ pub trait ShareParts: Debug + Send + Sync {
     /// Begins the store's own upload, beside others that may be there under the key. Returns its id.
     async fn begin_shared(&self, key: &BlobKey) -> Result<String>;
 
-    /// Gives up one that the rows do not name.
-    async fn end_shared(&self, key: &BlobKey, id: &str) -> Result<()>;
+    /// Gives up all but the one that the rows name: those of others who came later, or died before they named theirs.
+    async fn end_others(&self, key: &BlobKey, named: &str) -> Result<()>;
 }
 
 /// What the rows kept of an upload for its store.

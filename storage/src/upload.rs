@@ -14,6 +14,7 @@
 //! make durable, B3 move the offset, C0 all is there, C1 final in the store, C2 check, C3 publish.
 
 mod active;
+mod apart;
 mod assembly;
 mod committer;
 mod engine;

@@ -73,6 +73,7 @@ promises! {
     a_piece_that_is_cut_otherwise_is_refused
     the_size_of_pieces_is_fixed_once
     pieces_are_forgotten_with_their_upload
+    what_is_held_apart_goes_with_its_use
     an_upload_without_a_target_holds_its_blob
     a_blob_that_an_upload_holds_is_healed_and_goes_with_its_tenant
 }

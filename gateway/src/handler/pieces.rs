@@ -8,7 +8,6 @@ use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::{Digest, DigestHasher, PieceHasher};
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::uploads::{GateState, HeldPiece, Published, Target, UploadState};
-use boxgate_storage::store::Intake;
 use boxgate_storage::upload::{Cut, PieceWriter, UploadIntent, UploadRow, part_bytes_for};
 use boxgate_storage::{Error, ErrorKind};
 use http::StatusCode;
@@ -239,12 +238,34 @@ impl Turn<'_> {
         let store = self
             .may_begin(organization, Some(&target), most, &chunk.whole)
             .await?;
-        let used = store.as_ref().unwrap_or(&gateway.settings.uploads.store);
-        if gateway.store(used)?.intake == Intake::ByPart {
-            return Err(chunk::not_taken());
-        }
-        // Several chunks at once may all find none: one of them makes it. No other process takes chunks.
+        // Several chunks at once may all find none, here and at other nodes: one of them makes it.
         let _one_at_a_time = gateway.chunk_sessions.lock().await;
+        let owner = gateway.upkeep.owner();
+        let mut tries = 0;
+        while !gateway
+            .metadata
+            .claim(SESSIONS, owner, SESSIONS_FOR)
+            .await?
+        {
+            tries += 1;
+            if tries > SESSIONS_TRIES {
+                return Err(Error::new(ErrorKind::Unavailable, "upload.session", SESSIONS).into());
+            }
+            tokio::time::sleep(SESSIONS_EVERY).await;
+        }
+        let made = self.made(organization, target, chunk, store).await;
+        gateway.metadata.unclaim(SESSIONS, owner).await?;
+        made
+    }
+
+    /// The same, made unless somebody just did.
+    async fn made(
+        &self,
+        organization: OrganizationId,
+        target: Target,
+        chunk: &Chunk,
+        store: Option<String>,
+    ) -> Result<UploadRow, Refusal> {
         if let Some(row) = self.begun(organization, &target, chunk).await? {
             return Ok(row);
         }
@@ -258,7 +279,7 @@ impl Turn<'_> {
             note: Some(chunk.note()),
             ..self.intent(organization, Some(target))
         };
-        Ok(gateway.engine.create(intent).await?)
+        Ok(self.gateway.engine.create(intent).await?)
     }
 
     /// The same, where it was begun already and this chunk does not begin it anew.
@@ -459,6 +480,13 @@ fn done(row: UploadRow, published: Published) -> Progress {
     }
 }
 
+/// The right to begin an upload in chunks, of one node at a time.
+const SESSIONS: &str = "chunk sessions";
+/// How long a node that died keeps it.
+const SESSIONS_FOR: Duration = Duration::from_secs(5);
+/// How often, and after how long each, it is asked for.
+const SESSIONS_TRIES: u32 = 200;
+const SESSIONS_EVERY: Duration = Duration::from_millis(50);
 /// How long a part waits for those before it.
 const WINDOW_WAIT: Duration = Duration::from_secs(10);
 

@@ -180,15 +180,6 @@ pub fn rests(idle: Duration) -> Refusal {
     .closing()
 }
 
-/// For a chunk that comes to a store which takes none.
-pub fn not_taken() -> Refusal {
-    let text = "Chunks are not taken where boxes are kept in a bucket. Send the file as one upload, which can go on \
-                where it was cut, or in parts (POST /files).";
-    Refusal::new(StatusCode::NOT_IMPLEMENTED, text)
-        .code("CHUNKS_NOT_TAKEN")
-        .closing()
-}
-
 fn number(headers: &HeaderMap, name: &http::HeaderName) -> Result<Option<u32>, Refusal> {
     let Some(text) = single(headers, name).map_err(invalid)? else {
         return Ok(None);

@@ -185,6 +185,38 @@ for n in 1 2 3 4 5 6; do
     equal "and at another node" "$(sha256 a.box)" "$(bytes_of $(((n + 1) % 3 + 1)) "many$n")"
 done
 
+# --- BoxVault's chunks, each to another node ---
+
+split -b 5M -d -a 1 a.box chunk.
+CHUNKS=(chunk.?)
+
+# chunk BOX K: sends it to one of the nodes; its answer is in BOX.K.
+chunk() {
+    curl -sS -o "$1.$2" -X POST -H "Authorization: Bearer $CLIENT_SECRET" -H "x-chunk-index: $2" \
+        -H "x-total-chunks: ${#CHUNKS[@]}" -H 'Content-Type: application/octet-stream' --data-binary "@chunk.$2" \
+        "${NODE[$2 % NODES + 1]}/api/organization/$ORG/box/$1/version/1.0/provider/virtualbox/architecture/amd64/file/upload"
+}
+
+# is_joined BOX: one of the answers told that all is there, and it is, at each node.
+is_joined() {
+    local n
+    if grep -qE '"isComplete": ?true' "$1".?; then ok "$1: all chunks are there"; else fail "$1: $(brief "$(cat "$1".?)")"; fi
+    for ((n = 1; n <= NODES; n++)); do
+        equal "$1 is whole at node $n" "$(sha256 a.box)" "$(bytes_of "$n" "$1")"
+    done
+}
+for ((k = 0; k < ${#CHUNKS[@]}; k++)); do
+    chunk in-turn "$k" || fail "chunk $k: $(brief "$(cat "in-turn.$k")")"
+done
+is_joined in-turn
+chunking=()
+for ((k = ${#CHUNKS[@]} - 1; k >= 0; k--)); do
+    chunk at-once "$k" &
+    chunking+=($!)
+done
+wait "${chunking[@]}" || fail "a chunk of those at once"
+is_joined at-once
+
 # --- kill -9 in the middle of an upload, through nginx ---
 
 # holder: sets N to the node to which nginx sends what is about the upload.

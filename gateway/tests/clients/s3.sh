@@ -115,6 +115,15 @@ key=$(objects | head -n 1)
 s3 cp "s3://$BUCKET/$key" object >/dev/null
 matches "aws reads the same bytes" "$(sha256 object)" "$(sha256 small.box) $(sha256 a.box) $(sha256 b.box)"
 
+# --- BoxVault's page, in its order and at once ---
+
+for order in "" --parallel; do
+    succeeds "the page's calls $order" node "$CLIENTS/fixtures/chunks.cjs" a.box "$(file_path page 1.0)" "$CLIENT_SECRET" $order
+    matches "the last of them completes" 'complete true' "$(head -n 1 "$WORK/out")"
+    equal "its bytes" "$(sha256 a.box)" "$(stored_sha256 page 1.0)"
+done
+eventually 60 nothing_but 3 && ok "and nothing is left of the pieces" || fail "stored: $(brief "$(objects)" "$(unfinished)")"
+
 # --- killed within a part, and gone on with in another process ---
 
 head -c $((5 * PART + 77)) /dev/urandom >big.bin
@@ -123,6 +132,7 @@ append big.bin 0 $((PART + 1000))
 answers "up to within the second part" 204
 equal "its offset" "$((PART + 1000))" "$(header upload-offset)"
 equal "its tail is an object of its own" 4 "$(objects | wc -l)"
+run 0 "the check knows whose it is" asked fsck
 tail -c "+$((PART + 1001))" big.bin >rest.bin
 curl -sS --limit-rate 5M -X PATCH -H "Authorization: Bearer $CLIENT_SECRET" -H 'Tus-Resumable: 1.0.0' \
     -H 'Content-Type: application/offset+octet-stream' -H "Upload-Offset: $((PART + 1000))" \

@@ -279,7 +279,7 @@ impl Survey {
 fn due(claim: &Claim) -> Option<UnixMillis> {
     match &claim.by {
         Claimant::Blob(blob) => blob.due.filter(|_| blob.refs == 0),
-        Claimant::Upload(_) => None,
+        Claimant::Upload(_) | Claimant::Apart { .. } => None,
         Claimant::Trash { due } => Some(*due),
     }
 }

@@ -30,6 +30,13 @@ pub enum Claimant {
     Blob(BlobClaim),
     /// An upload that did not end.
     Upload(UploadClaim),
+    /// An upload of which some bytes are under a key of their own: the beginning of a part, or a piece.
+    Apart {
+        /// Which upload.
+        upload: UploadId,
+        /// How many bytes.
+        length: u64,
+    },
     /// Bytes to be removed from then on.
     Trash {
         /// When they may go.
@@ -145,6 +152,16 @@ macro_rules! claims {
                   WHERE q.upload = u.id),
                  u.joins, CASE WHEN u.gate IS NULL THEN 0 ELSE 1 END, 0, 0, u.created_ms, u.updated_ms
              FROM uploads u WHERE u.state NOT IN ('done', 'aborted', 'lost') AND u.key ",
+            $relation,
+            " $1 UNION ALL
+             SELECT u.tail_key, u.store, 'apart', u.id, u.state, u.tail_length, 0, 0, 0, 0, 0, 0,
+                 u.created_ms, u.updated_ms
+             FROM uploads u WHERE u.tail_key ",
+            $relation,
+            " $1 UNION ALL
+             SELECT w.key, u.store, 'apart', u.id, u.state, w.length, 0, 0, 0, 0, 0, 0,
+                 u.created_ms, u.updated_ms
+             FROM pieces w JOIN uploads u ON u.id = w.upload WHERE w.key ",
             $relation,
             " $1 UNION ALL
              SELECT t.key, t.store, 'trash', t.key, 'trash', 0, 0, 0, 0, 0, 0, 0, t.due_ms, t.due_ms
@@ -314,6 +331,10 @@ fn claim_of(row: &AnyRow) -> Result<Claim> {
             created: row.time("created_ms")?,
             updated: row.time("moved_ms")?,
         }),
+        "apart" => Claimant::Apart {
+            upload: row.upload_id("id")?,
+            length: bytes,
+        },
         _ => Claimant::Trash {
             due: row.time("moved_ms")?,
         },

@@ -17,7 +17,7 @@ use super::outbox::Event;
 use super::uploads::{
     Advance, Completion, Fence, GateAnswer, GateState, Gating, HeldPiece, Keep, Ledger, NewUpload,
     Over, Piece, Published, Sender, Source, Target, Trash, UploadRow, UploadState, assert_cut,
-    check_length, check_piece_bytes, check_step, fenced, folded_target, is_alike,
+    assert_kept, check_length, check_piece_bytes, check_step, fenced, folded_target, is_alike,
     refuse_held_ahead,
 };
 use crate::blob::{BlobKey, BlobMeta, UploadId};
@@ -251,19 +251,48 @@ impl Ledger for MemoryLedger {
             return Err(fenced(OP, fence.id));
         }
         assert_cut(OP, &upload.row, &piece)?;
-        let held = upload
-            .pieces
-            .entry(piece.k)
-            .or_insert_with(|| piece.clone());
-        if *held != piece {
+        let apart = upload.row.pieces.is_some_and(|cut| cut.apart);
+        let held = upload.pieces.get(&piece.k);
+        let again = held.is_some();
+        if held.is_some_and(|held| !held.is_same(&piece)) {
             return Err(Error::new(ErrorKind::Conflict, OP, fence.id.to_string()));
         }
+        if let Some(key) = &piece.apart
+            && again
+        {
+            state.hasten(key, now);
+        } else if apart && !again {
+            let kept = piece.apart.is_some_and(|key| state.take_back(&key, now));
+            assert_kept(OP, fence.id, kept)?;
+        }
+        let upload = state.fenced(OP, fence)?;
+        upload.pieces.entry(piece.k).or_insert(piece);
         let count = u32::try_from(upload.pieces.len()).unwrap_or(u32::MAX);
         upload.row.updated = now;
         if let Some(cut) = &mut upload.row.pieces {
             cut.held = count;
         }
         Ok(count)
+    }
+
+    async fn set_aside(&self, key: BlobKey, store: &str, until: UnixMillis) -> Result<()> {
+        let store = store.to_owned();
+        self.state().trash.push((until, Trash { key, store }));
+        Ok(())
+    }
+
+    async fn hasten(&self, key: BlobKey) -> Result<()> {
+        let now = self.clock.now();
+        self.state().hasten(&key, now);
+        Ok(())
+    }
+
+    async fn pass_pieces(&self, id: UploadId) -> Result<()> {
+        let now = self.clock.now();
+        self.state().let_pieces_go(id, now, |piece, offset| {
+            piece.start + piece.length <= offset
+        });
+        Ok(())
     }
 
     async fn piece(&self, id: UploadId, k: u32) -> Result<Option<Piece>> {
@@ -294,7 +323,9 @@ impl Ledger for MemoryLedger {
         let ahead = held.any(|piece| piece.start + piece.length > upload.row.offset);
         refuse_held_ahead(OP, fence.id, ahead)?;
         upload.row.pieces = None;
-        upload.pieces.clear();
+        let now = self.clock.now();
+        state.let_pieces_go(fence.id, now, |_, _| true);
+        state.fenced(OP, fence)?.pieces.clear();
         Ok(())
     }
 

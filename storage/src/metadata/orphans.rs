@@ -115,7 +115,9 @@ async fn condemn(tx: &mut Tx, store: &str, key: &BlobKey) -> Result<bool> {
         "SELECT x.key AS key FROM blobs x WHERE x.key = $1
          UNION ALL SELECT t.key FROM trash t WHERE t.key = $1
          UNION ALL SELECT u.key FROM uploads u WHERE u.key = $1
-             AND u.state IN ('open', 'completing')",
+             AND u.state IN ('open', 'completing')
+         UNION ALL SELECT u.tail_key FROM uploads u WHERE u.tail_key = $1
+         UNION ALL SELECT p.key FROM pieces p WHERE p.key = $1",
     )
     .bind(key.as_bytes().to_vec())
     .fetch_optional(&mut tx.connection)

@@ -10,7 +10,7 @@ use super::sql::At as _;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Number, name and text; a text that was released never changes (its checksum is compared).
-const MIGRATIONS: [(i64, &str, &str); 14] = [
+const MIGRATIONS: [(i64, &str, &str); 15] = [
     (1, "house", include_str!("migrations/0001_house.sql")),
     (2, "pieces", include_str!("migrations/0002_pieces.sql")),
     (3, "joins", include_str!("migrations/0003_joins.sql")),
@@ -29,6 +29,7 @@ const MIGRATIONS: [(i64, &str, &str); 14] = [
         include_str!("migrations/0013_stragglers.sql"),
     ),
     (14, "orders", include_str!("migrations/0014_orders.sql")),
+    (15, "apart", include_str!("migrations/0015_apart.sql")),
 ];
 
 /// Brings the schema up to date, in one transaction: of two processes that start at once, the second

@@ -33,7 +33,7 @@ pub(super) use rows::let_go;
 pub(super) use {
     gate::check_passed,
     joins::{Health, check_source, is_alike},
-    pieces::{assert_cut, check_piece_bytes, refuse_held_ahead},
+    pieces::{assert_cut, assert_kept, check_piece_bytes, refuse_held_ahead},
     rows::{check_length, check_step, fenced, folded_target, too_many},
 };
 
@@ -297,6 +297,8 @@ pub struct Pieces {
     pub bytes: Option<u64>,
     /// How many are whole and durable.
     pub held: u32,
+    /// Whether each is held as bytes of its own until the offset covers it: its store takes nothing out of order.
+    pub apart: bool,
 }
 
 /// A piece that is whole and durable.
@@ -310,6 +312,16 @@ pub struct Piece {
     pub length: u64,
     /// One BLAKE3 subtree value per MiB from its start; the last may stand for less.
     pub values: Vec<[u8; 32]>,
+    /// The key of its bytes where it is held [apart](Pieces::apart); `None` once the offset covers it.
+    pub apart: Option<BlobKey>,
+}
+
+impl Piece {
+    /// Whether both have the same bytes in the same place, wherever these are.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let here = (self.k, self.start, self.length, &self.values);
+        here == (other.k, other.start, other.length, &other.values)
+    }
 }
 
 /// Where a held piece lies.
@@ -570,6 +582,16 @@ pub trait Ledger: Debug + Send + Sync {
 
     /// All held pieces in order, of an upload that was not given up.
     async fn held_pieces(&self, id: UploadId) -> Result<Vec<HeldPiece>>;
+
+    /// Claims a key for bytes of a piece that are about to be stored there: they are removed at `until` unless the
+    /// piece is held by then.
+    async fn set_aside(&self, key: BlobKey, store: &str, until: UnixMillis) -> Result<()>;
+
+    /// Bytes that were set aside and are not held go now.
+    async fn hasten(&self, key: BlobKey) -> Result<()>;
+
+    /// Bytes that are held [apart](Pieces::apart) go to the trash where the offset covers all of their piece.
+    async fn pass_pieces(&self, id: UploadId) -> Result<()>;
 
     /// Forgets the pieces and how the upload is cut: it goes on in order from its offset.
     /// [`crate::ErrorKind::Fenced`] unless the epoch is as given and the upload is open;

@@ -32,6 +32,8 @@ pub(super) struct Assembly {
     pub(super) engine: Arc<Inner>,
     pub(super) stored: Stored,
     pub(super) part_bytes: u64,
+    /// Whether each piece is held as bytes of its own until the offset covers it.
+    apart: bool,
     /// Digests of the whole that were declared.
     pub(super) expected: Vec<Digest>,
     /// Set by whoever takes the upload over or ends it.
@@ -40,7 +42,8 @@ pub(super) struct Assembly {
     pub(super) news: Notify,
     /// Bytes that came, so that room is kept for those that did not.
     numbers: Shared,
-    /// Absent once the follower took it to commit.
+    /// Absent once the follower took it to commit, and where pieces are held apart: then only the follower writes, a
+    /// part at a time.
     sink: Mutex<Option<Box<dyn UploadSink>>>,
     book: Mutex<Book>,
     /// Bytes of each piece but the last, once known.
@@ -140,7 +143,11 @@ impl Assembly {
         let numbers = UploadState::resumed(row.part_bytes, row.length, limit, came);
         let numbers = Shared::new(numbers);
         engine.take_room(row.id, &numbers, Inner::free_bytes(&stored.store).await?)?;
-        let sink = engine.reopened_for_pieces(row, &stored, extent).await?;
+        let sink = if cut.apart {
+            None
+        } else {
+            Some(engine.reopened_for_pieces(row, &stored, extent).await?)
+        };
         let restored = engine.restored(row, &stored, None).await;
         let (hasher, values) = match restored {
             Ok(restored) => restored,
@@ -154,11 +161,12 @@ impl Assembly {
             engine: Arc::clone(engine),
             stored,
             part_bytes: row.part_bytes,
+            apart: cut.apart,
             expected: row.expected.clone(),
             taken_over: CancellationToken::new(),
             news: Notify::new(),
             numbers,
-            sink: Mutex::new(Some(sink)),
+            sink: Mutex::new(sink),
             book: Mutex::new(Book {
                 count: cut.count,
                 length: row.length,
@@ -358,9 +366,25 @@ impl Assembly {
         id
     }
 
-    /// Whether the store holds whole parts: then a piece is followed from memory, or not at all.
+    /// Whether each piece is a part of a store that holds whole parts: then it is followed from memory, or not at all.
     pub(super) fn is_by_part(&self) -> bool {
-        self.stored.store.intake == Intake::ByPart
+        !self.apart && self.stored.store.intake == Intake::ByPart
+    }
+
+    /// Whether each piece is held as bytes of its own until the offset covers it.
+    pub(super) fn is_apart(&self) -> bool {
+        self.apart
+    }
+
+    /// Where the part that begins at `at`, or the upload, ends, once all pieces up to there are held.
+    pub(super) fn whole_part(&self, at: u64) -> Option<u64> {
+        let end = at + self.part_bytes;
+        let end = self.length().map_or(end, |length| end.min(length));
+        let (first, last) = (self.piece_at(at), self.piece_at(end.saturating_sub(1)));
+        let book = self.book();
+        (first..=last)
+            .all(|k| book.held.contains(&k))
+            .then_some(end)
     }
 
     /// Keeps a run for the follower, while there is memory that nobody waits for.
@@ -501,7 +525,15 @@ impl Assembly {
     /// More pieces are recorded than this process knows of.
     pub(super) async fn look_again(&self) -> Result<()> {
         let ledger = &self.engine.options.ledger;
-        let held = ledger.held_pieces(self.stored.fence.id).await?;
+        let id = self.stored.fence.id;
+        let row = ledger.upload(id).await?;
+        let held = ledger.held_pieces(id).await?;
+        if let Some(bytes) = row.as_ref().and_then(|row| row.pieces?.bytes) {
+            self.set_piece_bytes(bytes);
+        }
+        if let Some(length) = row.and_then(|row| row.length) {
+            self.set_length(length);
+        }
         self.book().held.extend(held.iter().map(|piece| piece.k));
         self.news.notify_one();
         Ok(())
@@ -566,7 +598,7 @@ impl Inner {
     ) -> Result<Vec<HeldPiece>> {
         let ledger = &self.options.ledger;
         let mut held = ledger.held_pieces(row.id).await?;
-        if stored.store.intake == Intake::InPlace {
+        if cut.apart || stored.store.intake == Intake::InPlace {
             return Ok(held);
         }
         for k in 0..cut.count {
@@ -588,6 +620,7 @@ impl Inner {
                 start,
                 length,
                 values,
+                apart: None,
             };
             ledger.hold_piece(stored.fence, piece).await?;
             held.push(HeldPiece { k, start, length });

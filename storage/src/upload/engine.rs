@@ -24,7 +24,7 @@ use crate::digest::{ContentHasher, Digest};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::metadata::accounts::OrganizationId;
 use crate::metadata::uploads::{
-    Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Sender, Source, Target, UploadRow,
+    Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Pieces, Sender, Source, Target, UploadRow,
 };
 use crate::store::{Intake, Store, UploadSink};
 
@@ -602,14 +602,19 @@ impl Inner {
         let store_name = store_name.unwrap_or_else(|| self.options.default_store.clone());
         let store = self.store(&store_name)?;
         let part_bytes = part_bytes_for(cut.map_or(length, |cut| cut.length(length)));
-        if store.intake == Intake::ByPart {
-            self.assert_part(part_bytes, cut)?;
+        let by_part = store.intake == Intake::ByPart;
+        if by_part {
+            self.assert_part(part_bytes)?;
         }
         let pieces = cut.map(|cut| {
             cut.pieces(length, part_bytes).ok_or_else(|| {
                 Error::new(ErrorKind::Invalid, "upload.begin", "pieces")
                     .with_source(format!("1 to {MOST_PIECES} pieces make an upload"))
             })
+        });
+        let pieces = pieces.transpose()?.map(|pieces| Pieces {
+            apart: by_part && matches!(cut, Some(Cut::Chunks { .. })),
+            ..pieces
         });
         let limits = self.options.limits;
         let new = NewUpload {
@@ -620,7 +625,7 @@ impl Inner {
             store: store_name.clone(),
             length,
             part_bytes,
-            pieces: pieces.transpose()?,
+            pieces,
             joins,
             target,
             keep,
@@ -685,13 +690,8 @@ impl Inner {
     }
 
     /// Refuses what a store that holds whole parts does not take.
-    fn assert_part(&self, part_bytes: u64, cut: Option<Cut>) -> Result<()> {
+    fn assert_part(&self, part_bytes: u64) -> Result<()> {
         const OP: &str = "upload.begin";
-        if let Some(Cut::Chunks { .. }) = cut {
-            return Err(Error::new(ErrorKind::Invalid, OP, "pieces").with_source(
-                "this store takes pieces only in the size of its parts (POST /files), or a whole upload",
-            ));
-        }
         let memory = self.options.pool.capacity_bytes();
         if part_bytes > memory {
             let limit = longest_in_parts_of(memory);

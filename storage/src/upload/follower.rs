@@ -5,21 +5,29 @@
 //! this; what was not kept is read from the store, once, and held against the values that it was
 //! received with. The BLAKE3 values of a piece that begins at a MiB are those of the blob's tree and are
 //! taken as they are.
+//!
+//! Pieces that are held apart go to the upload's own bytes here, too: a part at a time, once all of it is held, so that
+//! no memory is held while a client is waited for.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use bytes::{Buf as _, Bytes};
+use futures_util::stream::{BoxStream, FuturesUnordered};
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use super::assembly::{Assembly, Front, Kept};
 use super::committer::advance_row;
+use super::part::PartAssembler;
+use super::state::buffers_for;
 use super::stats::{Stage, count};
 use crate::digest::{BLOCK_BYTES, ContentHasher, PieceHasher};
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::metadata::uploads::{Advance, Completion, Piece, Published, UploadState};
 use crate::range::ByteRange;
-use crate::store::Receipt;
+use crate::store::{PartIndex, Receipt};
 
 /// The one that follows an assembly's pieces.
 #[derive(Debug)]
@@ -38,6 +46,20 @@ pub(super) struct Follower {
     published: Option<Published>,
     /// When the row was last asked whether another node did.
     looked: Instant,
+    /// The piece that was read last, if there is more of it.
+    reading: Option<Reading>,
+}
+
+/// A piece that is being read.
+struct Reading {
+    check: Check,
+    /// Where what is `left` begins in the upload.
+    at: u64,
+    /// Where what is still in the stream begins; first before `at`, for the block that this lies in.
+    read: u64,
+    /// What was read and not used yet.
+    left: Bytes,
+    stream: BoxStream<'static, Result<Bytes>>,
 }
 
 /// What other nodes did.
@@ -84,6 +106,7 @@ impl Follower {
             caught_up: false,
             published: None,
             looked: Instant::now(),
+            reading: None,
         }
     }
 
@@ -114,6 +137,9 @@ impl Follower {
 
     /// True once all bytes are followed and committed; false when there is nothing to wait for.
     async fn follow(&mut self) -> Result<bool> {
+        if self.assembly.is_apart() {
+            return self.follow_apart().await;
+        }
         while self.assembly.length() != Some(self.at_piece.at) {
             let k = self.assembly.piece_at(self.at_piece.at);
             let end = self.assembly.place(k).and_then(|(_, end)| end);
@@ -128,7 +154,7 @@ impl Follower {
                     let fenced = Error::new(ErrorKind::Fenced, "upload.follow", subject);
                     self.catch_up(self.at_piece.at, fenced).await?;
                 }
-                Front::Stored(end) => self.read(k, end).await?,
+                Front::Stored(end) => self.read(end).await?,
                 Front::Passed => {
                     self.step();
                     if self.commit(k).await? {
@@ -149,6 +175,147 @@ impl Follower {
             }
         }
         Ok(true)
+    }
+
+    /// The same where pieces are held apart.
+    async fn follow_apart(&mut self) -> Result<bool> {
+        let assembly = Arc::clone(&self.assembly);
+        while assembly.length() != Some(self.place.at) {
+            match assembly.whole_part(self.place.at) {
+                Some(end) => match self.bring(end).await {
+                    // Another node brought it, and what it was made of is gone.
+                    Err(e) if e.kind() == ErrorKind::NotFound => self.brought(e).await?,
+                    brought => brought?,
+                },
+                None if assembly.close_if_idle() => return Ok(false),
+                None => {
+                    self.reading = None;
+                    assembly.news.notified().await;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Brings all up to `end`, which is held apart, to the upload's own bytes: one part, or the rest of the upload.
+    async fn bring(&mut self, end: u64) -> Result<()> {
+        let assembly = Arc::clone(&self.assembly);
+        let (engine, stored) = (&assembly.engine, &assembly.stored);
+        let ledger = &engine.options.ledger;
+        let from = self.place.at;
+        let fenced = || Error::new(ErrorKind::Fenced, "upload.follow", stored.subject());
+        let mut memory = engine.options.pool.reserve(buffers_for(from, end)).await;
+        let row = ledger.upload(stored.fence.id).await?.ok_or_else(fenced)?;
+        if row.epoch != stored.fence.epoch || row.offset != from {
+            return self.catch_up(from, fenced()).await;
+        }
+        let mut sink = engine.reopened_for_pieces(&row, stored, from).await?;
+        let mut assembler = PartAssembler::at(from);
+        let mut runs = FuturesUnordered::new();
+        while self.place.at < end {
+            let bytes = self.stored_bytes(end).await?;
+            self.hash_pieces(&bytes);
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                if assembler.wants_buffer() {
+                    let buffer = memory.take();
+                    assembler.give(buffer.ok_or_else(|| self.damaged("it is longer than a part"))?);
+                }
+                rest = &rest[assembler.push(rest)..];
+                runs.extend(assembler.full().map(|run| sink.write(run)));
+            }
+            tokio::task::yield_now().await;
+        }
+        runs.extend(assembler.rest().map(|run| sink.write(run)));
+        runs.try_collect::<()>().await?;
+        let part = u32::try_from((end - 1) / assembly.part_bytes).unwrap_or(u32::MAX);
+        let started = Instant::now();
+        let receipt = sink.seal(PartIndex(part)).await?;
+        engine.counters.spent(Stage::Seal, started);
+        drop(sink);
+        self.step();
+        if let Some(step) = self.pending.last_mut() {
+            step.receipt = receipt;
+        }
+        if self.commit(assembly.piece_at(end - 1)).await? {
+            self.at_piece = self.place.clone();
+            ledger.pass_pieces(stored.fence.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Goes on from the row where what is held apart is not there any more.
+    async fn brought(&mut self, gone: Error) -> Result<()> {
+        self.pending.clear();
+        self.reading = None;
+        let from = self.at_piece.at;
+        match self.look(from).await? {
+            Other::MovedOn => Ok(()),
+            Other::Ends => self.catch_up(from, gone).await,
+            Other::Nothing => Err(self
+                .damaged("a piece that was held is gone")
+                .with_source(gone)),
+        }
+    }
+
+    /// The next bytes from where the follower is, which the store has; none behind `end`. Each block is found to be what
+    /// was received by the end of its piece.
+    async fn stored_bytes(&mut self, end: u64) -> Result<Bytes> {
+        const UNLIKE: &str = "its bytes are not those that were received";
+        let at = self.place.at;
+        let mut reading = match self.reading.take() {
+            Some(reading) if reading.at == at => reading,
+            _ => self.opened(at).await?,
+        };
+        while reading.left.is_empty() {
+            let chunk = reading.stream.next().await.transpose()?;
+            let Some(mut chunk) = chunk.filter(|chunk| reading.check.update(chunk)) else {
+                return Err(self.damaged(UNLIKE));
+            };
+            let known = usize::try_from(at.saturating_sub(reading.read)).unwrap_or(usize::MAX);
+            reading.read += chunk.len() as u64;
+            chunk.advance(known.min(chunk.len()));
+            reading.left = chunk;
+        }
+        let most = usize::try_from(end - at).unwrap_or(usize::MAX);
+        let bytes = reading.left.split_to(most.min(reading.left.len()));
+        reading.at += bytes.len() as u64;
+        if reading.at < reading.check.end() {
+            self.reading = Some(reading);
+        } else if !reading.check.ends_well() {
+            return Err(self.damaged(UNLIKE));
+        }
+        Ok(bytes)
+    }
+
+    /// Begins to read the piece that holds `at`.
+    async fn opened(&mut self, at: u64) -> Result<Reading> {
+        let assembly = &self.assembly;
+        let stored = &assembly.stored;
+        let k = assembly.piece_at(at);
+        let piece = assembly.engine.options.ledger.piece(stored.fence.id, k);
+        let piece = piece.await?;
+        let piece = piece.ok_or_else(|| self.damaged("its row is gone"))?;
+        let (key, before) = match piece.apart {
+            Some(key) => (key, piece.start),
+            None if assembly.is_apart() => {
+                let kind = ErrorKind::NotFound;
+                return Err(Error::new(kind, "upload.follow", stored.subject()));
+            }
+            None => (stored.key, 0),
+        };
+        let check = Check::new(piece, at);
+        // From the block's start on, so that its value can be compared.
+        let read = check.start();
+        let range = ByteRange::try_new(read - before, check.end() - before);
+        let range = range.ok_or_else(|| self.damaged("it ends early"))?;
+        Ok(Reading {
+            stream: stored.store.read.open(&key, range).await?,
+            check,
+            at,
+            read,
+            left: Bytes::new(),
+        })
     }
 
     /// Waits for news; meanwhile what is kept is given up when others want its memory.
@@ -179,35 +346,13 @@ impl Follower {
     }
 
     /// Reads the rest of the piece in front, up to `end`, and finds it to be what was received.
-    async fn read(&mut self, k: u32, end: u64) -> Result<()> {
-        let assembly = Arc::clone(&self.assembly);
-        let id = assembly.stored.fence.id;
-        let piece = assembly.engine.options.ledger.piece(id, k).await?;
-        let piece = piece.ok_or_else(|| self.damaged("its row is gone"))?;
-        let mut check = Check::new(&piece, self.place.at);
-        // From the block's start on, so that its value can be compared.
-        let from = check.start();
-        let range = ByteRange::try_new(from, end).ok_or_else(|| self.damaged("it ends early"))?;
-        let store = &assembly.stored.store;
-        let mut stream = store.read.open(&assembly.stored.key, range).await?;
-        let mut offset = from;
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk?;
-            if !check.update(&chunk) {
-                return Err(self.damaged("its bytes are not those that were received"));
-            }
-            let known = usize::try_from(self.place.at.saturating_sub(offset)).unwrap_or(usize::MAX);
-            offset += chunk.len() as u64;
-            if let Some(new) = chunk.get(known..) {
-                self.hash_pieces(new);
-            }
+    async fn read(&mut self, end: u64) -> Result<()> {
+        while self.place.at < end {
+            let bytes = self.stored_bytes(end).await?;
+            self.hash_pieces(&bytes);
             tokio::task::yield_now().await;
         }
-        if offset == end && check.ends_well() {
-            Ok(())
-        } else {
-            Err(self.damaged("its bytes are not those that were received"))
-        }
+        Ok(())
     }
 
     fn damaged(&self, why: &'static str) -> Error {
@@ -368,30 +513,30 @@ impl Follower {
     async fn publish(&mut self) -> Result<Published> {
         const OP: &str = "upload.finish";
         let stored = &self.assembly.stored;
+        let engine = &self.assembly.engine;
+        let failed = |kind| Error::new(kind, OP, stored.subject());
         let found = self.place.hasher.finish();
         let sink = self.assembly.take_sink();
-        let sink = sink.ok_or_else(|| Error::new(ErrorKind::Conflict, OP, stored.subject()))?;
         if let Err(e) = found.compare(OP, &stored.subject(), &self.assembly.expected) {
             // C0: what differs from what was declared is nobody's any more.
-            self.assembly.engine.give_up(stored, Some(sink)).await;
+            engine.give_up(stored, sink).await;
             return Err(e);
         }
-        let sink = if self.caught_up && self.assembly.is_by_part() {
+        let by_part = self.assembly.is_by_part();
+        let sink = if self.assembly.is_apart() || (self.caught_up && by_part) {
             // Nothing is on its way any more, and this one knows its own parts only.
             drop(sink);
-            let engine = &self.assembly.engine;
             let row = engine.options.ledger.upload(stored.fence.id).await?;
-            let row = row.ok_or_else(|| Error::new(ErrorKind::Fenced, OP, stored.subject()))?;
+            let row = row.ok_or_else(|| failed(ErrorKind::Fenced))?;
             engine.reopened(&row, stored, row.offset, None).await?
         } else {
-            sink
+            sink.ok_or_else(|| failed(ErrorKind::Conflict))?
         };
         let completion = Completion {
             length: self.place.at,
             blake3: found.blake3,
             sha256: found.sha256,
         };
-        let engine = &self.assembly.engine;
         engine.complete_and_publish(stored, sink, completion).await
     }
 }
@@ -405,23 +550,32 @@ impl Drop for Follower {
     }
 }
 
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading")
+            .field("check", &self.check)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Holds what is read of a piece against the values that it was received with.
 #[derive(Debug)]
-struct Check<'p> {
-    piece: &'p Piece,
+struct Check {
+    piece: Piece,
     hasher: PieceHasher,
     /// Index of the block in which reading began.
     first: usize,
     compared: usize,
 }
 
-impl<'p> Check<'p> {
+impl Check {
     /// Of a piece that is read from the block that holds `at` on.
-    fn new(piece: &'p Piece, at: u64) -> Self {
+    fn new(piece: Piece, at: u64) -> Self {
         let block = (at - piece.start) / BLOCK_BYTES;
         Self {
-            piece,
             hasher: PieceHasher::at_block(piece.start, block),
+            piece,
             first: usize::try_from(block).unwrap_or(usize::MAX),
             compared: 0,
         }
@@ -430,6 +584,10 @@ impl<'p> Check<'p> {
     /// Where to read from.
     fn start(&self) -> u64 {
         self.piece.start + self.first as u64 * BLOCK_BYTES
+    }
+
+    fn end(&self) -> u64 {
+        self.piece.start + self.piece.length
     }
 
     /// False when a block that ended is not as received.

@@ -16,12 +16,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::active::{HASH_AT_LEAST, RUNS_IN_FLIGHT, SLOW, ended};
+use super::apart::Apart;
 use super::assembly::{Assembly, Kept, Sealed, Seat};
 use super::engine::Inner;
 use super::part::PartAssembler;
 use super::state::buffers_for;
 use super::stats::{Stage, count};
-use crate::blob::UploadId;
+use crate::blob::{BlobKey, UploadId};
 use crate::buffer::Reservation;
 use crate::digest::{BLOCK_BYTES, Digest, DigestHasher, PieceHasher};
 use crate::error::{Error, ErrorKind, Result, Retry};
@@ -195,6 +196,8 @@ impl Inner {
         let way = if assembly.holds(k) {
             let piece = self.options.ledger.piece(id, k).await?;
             Way::Compare(piece.ok_or_else(|| Error::new(ErrorKind::Fenced, OP, id.to_string()))?)
+        } else if assembly.is_apart() {
+            Way::Apart(Box::new(Apart::begin(&assembly, length).await?))
         } else {
             Way::Store(Box::new(Storing {
                 assembler: PartAssembler::at(start),
@@ -315,7 +318,7 @@ impl PieceWriter {
     /// As [`Self::write`].
     pub async fn give_memory_back(&mut self) -> Result<()> {
         let work = self.work("upload.write")?;
-        if work.seat.assembly.is_by_part() {
+        if matches!(work.way, Way::Apart(_)) || work.seat.assembly.is_by_part() {
             // It would be held all the same, until its part is whole.
             return Ok(());
         }
@@ -408,8 +411,21 @@ struct Work {
 #[derive(Debug)]
 enum Way {
     Store(Box<Storing>),
+    /// As bytes of its own.
+    Apart(Box<Apart>),
     /// The piece that is held already.
     Compare(Piece),
+}
+
+impl Way {
+    /// What cuts the bytes into buffers, where they are stored.
+    fn assembler(&mut self) -> Option<&mut PartAssembler> {
+        match self {
+            Self::Store(storing) => Some(&mut storing.assembler),
+            Self::Apart(apart) => Some(apart.assembler()),
+            Self::Compare(_) => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -450,15 +466,15 @@ impl Work {
         self.seat.assembly.received(bytes);
         while !chunk.is_empty() {
             self.room().await?;
-            let Way::Store(storing) = &mut self.way else {
+            let Some(assembler) = self.way.assembler() else {
                 return Ok(());
             };
             let started = Instant::now();
-            let copied = storing.assembler.push(&chunk);
+            let copied = assembler.push(&chunk);
+            let full = assembler.is_full();
             engine.counters.spent(Stage::Copy, started);
             count(&self.seat.assembly.stored.copied, copied as u64);
             chunk.advance(copied);
-            let full = storing.assembler.is_full();
             self.hash_pushed(HASH_AT_LEAST);
             if full {
                 self.hand_over().await?;
@@ -484,8 +500,15 @@ impl Work {
     /// Sees to it that there is a buffer to fill.
     async fn room(&mut self) -> Result<()> {
         let assembly = Arc::clone(&self.seat.assembly);
-        let Way::Store(storing) = &mut self.way else {
-            return Ok(());
+        let storing = match &mut self.way {
+            Way::Store(storing) => storing,
+            Way::Apart(apart) => {
+                let started = Instant::now();
+                apart.room().await?;
+                assembly.engine.counters.spent(Stage::Room, started);
+                return Ok(());
+            }
+            Way::Compare(_) => return Ok(()),
         };
         if !storing.assembler.wants_buffer() {
             return Ok(());
@@ -518,10 +541,8 @@ impl Work {
     }
 
     fn hash_pushed(&mut self, at_least: usize) {
-        let Way::Store(storing) = &mut self.way else {
-            return;
-        };
-        if let Some(bytes) = storing.assembler.unhashed(at_least) {
+        let assembler = self.way.assembler();
+        if let Some(bytes) = assembler.and_then(|assembler| assembler.unhashed(at_least)) {
             let started = Instant::now();
             self.hasher.update(bytes);
             if let Some((_, held)) = &mut self.held {
@@ -560,8 +581,10 @@ impl Work {
     async fn hand_over(&mut self) -> Result<()> {
         self.hash_pushed(0);
         let assembly = Arc::clone(&self.seat.assembly);
-        let Way::Store(storing) = &mut self.way else {
-            return Ok(());
+        let storing = match &mut self.way {
+            Way::Store(storing) => storing,
+            Way::Apart(apart) => return apart.hand_over().await,
+            Way::Compare(_) => return Ok(()),
         };
         let started = Instant::now();
         while storing.runs.len() >= RUNS_IN_FLIGHT {
@@ -579,7 +602,7 @@ impl Work {
             match &mut self.way {
                 Way::Store(storing) if assembly.is_by_part() => storing.gathered.push(run),
                 Way::Store(storing) => storing.runs.push(assembly.write(run)),
-                Way::Compare(_) => {}
+                Way::Apart(_) | Way::Compare(_) => {}
             }
             assembly.keep(self.k, kept);
         }
@@ -646,6 +669,13 @@ impl Work {
                     .with_source("other bytes are held in this place"));
             }
             Way::Store(storing) => storing,
+            Way::Apart(apart) => {
+                let started = Instant::now();
+                let key = apart.finish().await?;
+                assembly.engine.counters.spent(Stage::Seal, started);
+                self.hold(&assembly, values, Some(key)).await?;
+                return Ok(false);
+            }
         };
         let started = Instant::now();
         while let Some(written) = storing.runs.next().await {
@@ -658,42 +688,70 @@ impl Work {
         let sealed = assembly.seal(end);
         written.try_collect::<()>().await?;
         let receipt = sealed.await?;
-        let engine = &assembly.engine;
-        engine.counters.spent(Stage::Seal, started);
-        if self.length.is_none() {
-            engine.fix_length(&assembly, end).await?;
+        assembly.engine.counters.spent(Stage::Seal, started);
+        if assembly.is_by_part() {
+            let piece = self.piece(&assembly, values, None).await?;
+            assembly.sealed(Sealed { piece, receipt });
+            assembly.followed(self.k, end).await?;
+        } else {
+            self.hold(&assembly, values, None).await?;
         }
-        let piece = Piece {
+        Ok(false)
+    }
+
+    /// What is to be recorded of the piece, which tells the upload's length where nothing told it before.
+    async fn piece(
+        &mut self,
+        assembly: &Assembly,
+        values: Vec<[u8; 32]>,
+        apart: Option<BlobKey>,
+    ) -> Result<Piece> {
+        if self.length.is_none() {
+            let end = self.start + self.received;
+            assembly.engine.fix_length(assembly, end).await?;
+        }
+        Ok(Piece {
             k: self.k,
             start: self.start,
             length: self.received,
             values,
-        };
-        if assembly.is_by_part() {
-            assembly.sealed(Sealed { piece, receipt });
-            assembly.followed(self.k, end).await?;
-            return Ok(false);
-        }
+            apart,
+        })
+    }
+
+    /// Counts the piece, whose bytes are durable.
+    async fn hold(
+        &mut self,
+        assembly: &Assembly,
+        values: Vec<[u8; 32]>,
+        apart: Option<BlobKey>,
+    ) -> Result<()> {
+        let piece = self.piece(assembly, values, apart).await?;
+        let engine = &assembly.engine;
         let held = engine.record(assembly.stored.fence, piece).await?;
         assembly.arrived(self.k);
         if held as usize > assembly.held() {
             assembly.look_again().await?;
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Lets go of the piece, once nothing of it is on its way to the store any more.
     async fn leave(self: Box<Self>) {
-        if let Way::Store(storing) = self.way {
-            let Storing {
-                assembler,
-                mut runs,
-                held_since: _,
-                memory,
-                gathered,
-            } = *storing;
-            drop((assembler, memory, gathered));
-            while let Some(_given_up) = runs.next().await {}
+        match self.way {
+            Way::Store(storing) => {
+                let Storing {
+                    assembler,
+                    mut runs,
+                    held_since: _,
+                    memory,
+                    gathered,
+                } = *storing;
+                drop((assembler, memory, gathered));
+                while let Some(_given_up) = runs.next().await {}
+            }
+            Way::Apart(apart) => apart.leave().await,
+            Way::Compare(_) => {}
         }
     }
 }
@@ -748,6 +806,7 @@ impl Cut {
             count,
             bytes,
             held: 0,
+            apart: false,
         })
     }
 }

@@ -17,7 +17,7 @@ use super::writer::UploadWriter;
 use crate::blob::UploadId;
 use crate::buffer::Reservation;
 use crate::digest::{BLOCK_BYTES, ContentHasher, Digest, block_value};
-use crate::error::{Error, ErrorKind, Result, chain};
+use crate::error::{Error, ErrorKind, Result, Retry, chain};
 use crate::metadata::uploads::{UploadRow, UploadState as RowState};
 use crate::range::ByteRange;
 use crate::store::{Intake, Kept, UploadSink};
@@ -228,11 +228,14 @@ impl Inner {
             let ledger = &self.options.ledger;
             if ledger.receipts(row.id).await?.upload.is_none() {
                 let mine = shared.begin_shared(&row.key).await?;
-                let named = ledger.name_store_upload(stored.fence, &mine).await;
-                if named.as_ref().ok() != Some(&mine) {
-                    shared.end_shared(&row.key, &mine).await?;
-                }
-                named?;
+                let named = match ledger.name_store_upload(stored.fence, &mine).await {
+                    // Only the answer may be lost: then it is named by now, and others may send to it.
+                    Err(lost) if lost.kind().retry() == Retry::Later => {
+                        ledger.name_store_upload(stored.fence, &mine).await
+                    }
+                    named => named,
+                };
+                shared.end_others(&row.key, &named?).await?;
             }
         }
         self.reopened_as(row, stored, offset, None, true).await

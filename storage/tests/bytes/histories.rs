@@ -72,6 +72,11 @@ enum Step {
     Finish {
         writer: usize,
     },
+    /// Goes on where it stands, with all that is missing, and finishes.
+    Deliver {
+        upload: usize,
+        writer: usize,
+    },
     Head {
         upload: usize,
     },
@@ -218,6 +223,12 @@ impl World {
             Step::Pause { writer } => self.pause(writer).await,
             Step::Drop { writer } => self.drop_writer(writer).await,
             Step::Finish { writer } => self.finish(writer).await,
+            Step::Deliver { upload, writer } => {
+                let upload = upload % self.uploads.len();
+                self.resume(upload, writer, false, None).await;
+                self.append(writer, LENGTH, false).await;
+                self.finish(writer).await;
+            }
             Step::Head { upload } => {
                 self.head(upload % self.uploads.len()).await;
             }
@@ -648,6 +659,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => writer().prop_map(|writer| Step::Pause { writer }),
         3 => writer().prop_map(|writer| Step::Drop { writer }),
         3 => writer().prop_map(|writer| Step::Finish { writer }),
+        2 => (upload(), writer())
+            .prop_map(|(upload, writer)| Step::Deliver { upload, writer }),
         2 => upload().prop_map(|upload| Step::Head { upload }),
         1 => upload().prop_map(|upload| Step::Cancel { upload }),
         1 => (1..40_u8).prop_map(|hours| Step::Pass { hours }),

@@ -135,6 +135,21 @@ impl Ledger for FaultyLedger {
         self.faults.around("ledger.set_piece_bytes", call).await
     }
 
+    async fn set_aside(&self, key: BlobKey, store: &str, until: UnixMillis) -> Result<()> {
+        let call = self.inner.set_aside(key, store, until);
+        self.faults.around("ledger.set_aside", call).await
+    }
+
+    async fn hasten(&self, key: BlobKey) -> Result<()> {
+        let call = self.inner.hasten(key);
+        self.faults.around("ledger.hasten", call).await
+    }
+
+    async fn pass_pieces(&self, id: UploadId) -> Result<()> {
+        let call = self.inner.pass_pieces(id);
+        self.faults.around("ledger.pass_pieces", call).await
+    }
+
     async fn hold_piece(&self, fence: Fence, piece: Piece) -> Result<u32> {
         let call = self.inner.hold_piece(fence, piece);
         self.faults.around("ledger.hold_piece", call).await

@@ -7,6 +7,7 @@
 )]
 
 mod adopt;
+mod apart;
 mod bench;
 mod cache;
 mod check;

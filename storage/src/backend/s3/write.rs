@@ -115,8 +115,8 @@ impl ShareParts for S3 {
         self.begin_one(key, &AtomicU32::new(0)).await
     }
 
-    async fn end_shared(&self, key: &BlobKey, id: &str) -> Result<()> {
-        self.abort_one(key, id).await
+    async fn end_others(&self, key: &BlobKey, named: &str) -> Result<()> {
+        self.abort_parts(key, Some(named)).await
     }
 }
 

@@ -1,8 +1,10 @@
 //! Promises about uploads that arrive in pieces.
 
+use std::time::Duration;
+
 use super::upload::{BLOCK, PART, Sent, new_upload, target};
 use super::{Rig, START};
-use crate::blob::UploadId;
+use crate::blob::{BlobKey, UploadId};
 use crate::error::{ErrorKind, Result};
 use crate::metadata::uploads::{Fence, NewUpload, Piece, Pieces, UploadRow};
 
@@ -26,6 +28,7 @@ async fn begun(rig: &dyn Rig, bytes: Option<u64>) -> Sent {
             count: COUNT,
             bytes,
             held: 0,
+            apart: false,
         }),
         ..new_upload(org, target("web"), bytes.map(|_| LENGTH))
     };
@@ -46,6 +49,7 @@ fn piece_of(sent: &Sent, k: u32) -> Piece {
         values: (start / BLOCK..end.div_ceil(BLOCK))
             .map(|block| sent.value(block))
             .collect(),
+        apart: None,
     }
 }
 
@@ -258,6 +262,7 @@ async fn begun_in(rig: &dyn Rig, like: &Sent) -> Sent {
             count: COUNT,
             bytes: Some(PART),
             held: 0,
+            apart: false,
         }),
         ..new_upload(like.row.organization, target("web"), Some(LENGTH))
     };
@@ -265,4 +270,89 @@ async fn begun_in(rig: &dyn Rig, like: &Sent) -> Sent {
         row: rig.ledger().create(new).await.expect("create"),
         ..like.clone()
     }
+}
+
+/// What is stored for a piece is in the trash until the piece is held, is the upload's own then, and goes again when
+/// the offset covers it or the upload ends.
+pub async fn what_is_held_apart_goes_with_its_use(rig: &dyn Rig) {
+    let ledger = rig.ledger();
+    let org = rig.add_organization("acme").await;
+    let new = NewUpload {
+        pieces: Some(Pieces {
+            count: COUNT,
+            bytes: Some(PART),
+            held: 0,
+            apart: true,
+        }),
+        ..new_upload(org, target("web"), Some(LENGTH))
+    };
+    let store = new.store.clone();
+    let sent = Sent {
+        row: ledger.create(new).await.expect("create"),
+        content: 7,
+        length: LENGTH,
+    };
+    let (id, fence) = (sent.row.id, sent.fence());
+    let until = START.plus(Duration::from_secs(60));
+    let mut aside = Vec::new();
+    for k in 0..3 {
+        let key = BlobKey::random();
+        ledger.set_aside(key, &store, until).await.expect("set");
+        let piece = Piece {
+            apart: Some(key),
+            ..piece_of(&sent, k)
+        };
+        ledger.hold_piece(fence, piece.clone()).await.expect("hold");
+        assert_eq!(ledger.piece(id, k).await.expect("read"), Some(piece));
+        aside.push(key);
+    }
+    // Once more, by somebody who lost the answer, and by one who sent it again: that one's bytes are nobody's.
+    let again = BlobKey::random();
+    ledger.set_aside(again, &store, until).await.expect("set");
+    for key in [aside[2], again] {
+        let piece = Piece {
+            apart: Some(key),
+            ..piece_of(&sent, 2)
+        };
+        let held = ledger.hold_piece(fence, piece).await;
+        assert_eq!(held.expect("it is the same"), 3);
+    }
+    assert_eq!(keys_due(rig).await, [again]);
+
+    // Neither without bytes, nor with those that were removed meanwhile.
+    let late = BlobKey::random();
+    ledger.set_aside(late, &store, until).await.expect("set");
+    rig.clock().advance(Duration::from_secs(61));
+    for key in [None, Some(BlobKey::random()), Some(late)] {
+        let piece = Piece {
+            apart: key,
+            ..piece_of(&sent, 3)
+        };
+        refused(
+            ledger.hold_piece(fence, piece).await,
+            ErrorKind::Unavailable,
+        );
+    }
+    let mut due = [again, late];
+    due.sort_unstable();
+    assert_eq!(keys_due(rig).await, due);
+
+    ledger.advance(fence, sent.step(0)).await.expect("advance");
+    ledger.pass_pieces(id).await.expect("pass");
+    let passed = ledger.piece(id, 0).await.expect("read");
+    assert_eq!(passed, Some(piece_of(&sent, 0)));
+    let mut due = [again, late, aside[0]];
+    due.sort_unstable();
+    assert_eq!(keys_due(rig).await, due);
+    assert!(ledger.abort(id, None).await.expect("abort"));
+    let mut due = vec![again, late, aside[0], aside[1], aside[2], sent.row.key];
+    due.sort_unstable();
+    assert_eq!(keys_due(rig).await, due);
+}
+
+async fn keys_due(rig: &dyn Rig) -> Vec<BlobKey> {
+    let due = rig.ledger().due_trash(100).await.expect("list");
+    let mut keys: Vec<_> = due.iter().map(|trash| trash.key).collect();
+    keys.sort_unstable();
+    keys
 }

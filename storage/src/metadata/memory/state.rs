@@ -185,10 +185,15 @@ impl State {
         row.hash_states.clear();
         row.updated = now;
         upload.parts.clear();
+        let apart: Vec<_> = upload
+            .pieces
+            .values()
+            .filter_map(|piece| piece.apart)
+            .collect();
         upload.pieces.clear();
         let receipts = std::mem::take(&mut upload.receipts);
         let tail = receipts.tail.map(|tail| tail.key);
-        for key in std::iter::once(row.key).chain(tail) {
+        for key in std::iter::once(row.key).chain(tail).chain(apart) {
             let store = row.store.clone();
             self.trash.push((now, Trash { key, store }));
         }
@@ -202,6 +207,44 @@ impl State {
             self.end(waiting, None, UploadState::Aborted, (now, due));
         }
         true
+    }
+
+    /// What is in the trash goes now.
+    pub(super) fn hasten(&mut self, key: &BlobKey, now: UnixMillis) {
+        for (due, trash) in &mut self.trash {
+            if trash.key == *key {
+                *due = now;
+            }
+        }
+    }
+
+    /// Takes bytes out of the trash; false where they are due, or gone.
+    pub(super) fn take_back(&mut self, key: &BlobKey, now: UnixMillis) -> bool {
+        let before = self.trash.len();
+        self.trash
+            .retain(|(due, trash)| trash.key != *key || *due <= now);
+        self.trash.len() < before
+    }
+
+    /// Puts what pieces of an upload hold apart into the trash, where `fits` is true of the piece and the offset.
+    pub(super) fn let_pieces_go(
+        &mut self,
+        id: UploadId,
+        now: UnixMillis,
+        fits: impl Fn(&Piece, u64) -> bool,
+    ) {
+        let Some(upload) = self.uploads.get_mut(&id) else {
+            return;
+        };
+        let (offset, store) = (upload.row.offset, &upload.row.store);
+        for piece in upload.pieces.values_mut() {
+            if fits(piece, offset)
+                && let Some(key) = piece.apart.take()
+            {
+                let store = store.clone();
+                self.trash.push((now, Trash { key, store }));
+            }
+        }
     }
 
     /// What a new upload is joined of, and what of it is whole; refused when it cannot be joined.
@@ -358,6 +401,7 @@ impl State {
         upload.row.published = Some(published.clone());
         upload.parts.clear();
         let receipts = std::mem::take(&mut upload.receipts);
+        self.let_pieces_go(fence.id, now, |_, _| true);
         if let Some(tail) = receipts.tail {
             let store = row.store.clone();
             let key = tail.key;

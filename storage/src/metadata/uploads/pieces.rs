@@ -13,6 +13,8 @@ use crate::metadata::writer::Tx;
 
 pub(super) const CUT: &str = "upload.set_piece_bytes";
 pub(super) const HOLD: &str = "upload.hold_piece";
+pub(super) const ASIDE: &str = "upload.set_aside";
+pub(super) const PASS: &str = "upload.pass_pieces";
 pub(super) const DROP: &str = "upload.drop_pieces";
 
 /// How the upload of that row is cut.
@@ -25,6 +27,7 @@ pub(super) fn cut_of(row: &AnyRow) -> Result<Option<Pieces>> {
         count: u32::try_from(count).map_err(|e| odd("piece_count").with_source(e))?,
         bytes: bytes.map_err(|e| odd("piece_bytes").with_source(e))?,
         held: number(row.int("pieces_held")?, "pieces_held")?,
+        apart: row.truth("pieces_apart")?,
     }))
 }
 
@@ -45,7 +48,7 @@ pub(in crate::metadata) fn check_piece_bytes(
 }
 
 /// Refuses a piece that is none of its upload's: piece k begins at k piece lengths, all but the last
-/// have that length, and there is one value per MiB.
+/// have that length, there is one value per MiB, and only an upload whose pieces are apart has some with keys.
 pub(in crate::metadata) fn assert_cut(
     op: &'static str,
     row: &UploadRow,
@@ -56,6 +59,7 @@ pub(in crate::metadata) fn assert_cut(
         start,
         length,
         values,
+        apart,
     } = piece;
     let fits = row.pieces.is_some_and(|cut| {
         let last = *k == cut.count.saturating_sub(1);
@@ -64,7 +68,8 @@ pub(in crate::metadata) fn assert_cut(
             None => *k == 0 && *start == 0,
         };
         let long = cut.bytes.is_none_or(|bytes| *length == bytes);
-        *k < cut.count && begins && (last || long) && *length > 0
+        let kept = cut.apart || apart.is_none();
+        *k < cut.count && begins && (last || long) && *length > 0 && kept
     });
     let end = start.checked_add(*length);
     let within = end.is_some_and(|end| row.length.is_none_or(|length| end <= length));
@@ -110,9 +115,10 @@ pub(super) async fn hold(tx: &mut Tx, fence: Fence, piece: &Piece) -> Result<u32
     .await
     .at(HOLD, id)?
     .ok_or_else(|| fenced(HOLD, id))?;
-    assert_cut(HOLD, &upload_of(&row)?, piece)?;
+    let upload = upload_of(&row)?;
+    assert_cut(HOLD, &upload, piece)?;
     let inserted = sqlx::query(
-        "INSERT INTO pieces (upload, k, byte_start, length, cvs) VALUES ($1, $2, $3, $4, $5)
+        "INSERT INTO pieces (upload, k, byte_start, length, cvs, key) VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (upload, k) DO NOTHING",
     )
     .bind(id.as_bytes().to_vec())
@@ -120,15 +126,25 @@ pub(super) async fn hold(tx: &mut Tx, fence: Fence, piece: &Piece) -> Result<u32
     .bind(signed(HOLD, piece.start)?)
     .bind(signed(HOLD, piece.length)?)
     .bind(piece.values.concat())
+    .bind(piece.apart.map(|key| key.as_bytes().to_vec()))
     .execute(&mut tx.connection)
     .await
     .at(HOLD, id)?
     .rows_affected();
     if inserted == 0 {
         let held = read(&mut tx.connection, HOLD, id, piece.k).await?;
-        if held.as_ref() != Some(piece) {
+        if !held.is_some_and(|held| held.is_same(piece)) {
             return Err(Error::new(ErrorKind::Conflict, HOLD, id.to_string()));
         }
+        if let Some(key) = &piece.apart {
+            trash::hasten(tx, HOLD, key).await?;
+        }
+    } else if upload.pieces.is_some_and(|cut| cut.apart) {
+        let kept = match &piece.apart {
+            Some(key) => trash::take_back(tx, HOLD, key).await?,
+            None => false,
+        };
+        assert_kept(HOLD, id, kept)?;
     }
     let counted = sqlx::query(
         "UPDATE uploads SET pieces_held = pieces_held + $2 WHERE id = $1 RETURNING pieces_held",
@@ -164,6 +180,21 @@ pub(super) async fn held(metadata: &Metadata, id: UploadId) -> Result<Vec<HeldPi
             })
         })
         .collect()
+}
+
+/// Refuses a piece whose bytes were removed before it was held, since it took so long.
+pub(in crate::metadata) fn assert_kept(op: &'static str, id: UploadId, kept: bool) -> Result<()> {
+    if kept {
+        return Ok(());
+    }
+    let error = Error::new(ErrorKind::Unavailable, op, id.to_string());
+    Err(error.with_source("the piece came so slowly that its bytes are gone"))
+}
+
+pub(super) async fn pass(tx: &mut Tx, id: UploadId) -> Result<()> {
+    let covered = "upload = $1 AND key IS NOT NULL AND byte_start + length <= (
+                       SELECT u.byte_offset FROM uploads u WHERE u.id = $1)";
+    trash::add_apart(tx, PASS, id, covered).await
 }
 
 pub(super) async fn drop_all(tx: &mut Tx, fence: Fence) -> Result<()> {
@@ -205,7 +236,7 @@ async fn read(
     k: u32,
 ) -> Result<Option<Piece>> {
     let row =
-        sqlx::query("SELECT byte_start, length, cvs FROM pieces WHERE upload = $1 AND k = $2")
+        sqlx::query("SELECT byte_start, length, cvs, key FROM pieces WHERE upload = $1 AND k = $2")
             .bind(id.as_bytes().to_vec())
             .bind(i64::from(k))
             .fetch_optional(connection)
@@ -221,6 +252,10 @@ async fn read(
         start: row.unsigned("byte_start")?,
         length: row.unsigned("length")?,
         values: values.to_vec(),
+        apart: match row.opt_bytes("key")? {
+            Some(_) => Some(row.key("key")?),
+            None => None,
+        },
     }))
 }
 

@@ -5,7 +5,7 @@ use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
 use super::rows::{fenced, upload_columns, upload_of};
-use super::{Fence, Published, Target, UploadRow, UploadState, gate, joins, trash};
+use super::{Fence, Published, Target, UploadRow, UploadState, gate, joins, pieces, trash};
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::digest::{Blake3, Sha256};
 use crate::error::{Error, ErrorKind, Result};
@@ -327,6 +327,9 @@ async fn finish(tx: &mut Tx, upload: &UploadRow, published: &Published) -> Resul
     }
     joins::release(tx, OP, upload.id).await?;
     trash::add_tail(tx, OP, upload.id, None).await?;
+    if upload.pieces.is_some_and(|cut| cut.apart) {
+        pieces::pass(tx, upload.id).await?;
+    }
     trash::forget_parts(tx, OP, upload.id).await
 }
 

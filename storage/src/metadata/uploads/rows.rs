@@ -26,7 +26,7 @@ use crate::store::{Receipt, Receipts};
 macro_rules! upload_columns {
     () => {
         "id, account, service, organization, key, store, epoch, state, byte_offset, length, part_bytes,
-         piece_count, piece_bytes, pieces_held, joins, target, keep, note, expected, hash_states, blake3, sha256, answer, held, gate,
+         piece_count, piece_bytes, pieces_held, pieces_apart, joins, target, keep, note, expected, hash_states, blake3, sha256, answer, held, gate,
          gate_due_ms, hook_state, created_ms, updated_ms"
     };
 }
@@ -239,9 +239,9 @@ impl Ledger for Metadata {
                 let row = sqlx::query(concat!(
                     "INSERT INTO uploads (id, account, organization, key, store, epoch, state,
                          byte_offset, length, part_bytes, target, target_folded, keep, note,
-                         expected, created_ms, updated_ms, piece_count, piece_bytes, joins, service)
+                         expected, created_ms, updated_ms, piece_count, piece_bytes, joins, service, pieces_apart)
                      VALUES ($1, $2, $3, $4, $5, 1, 'open', 0, $6, $7, $8, $9, $10, $11, $12, $13,
-                         $13, $14, $15, $16, $17)
+                         $13, $14, $15, $16, $17, $18)
                      RETURNING ",
                     upload_columns!()
                 ))
@@ -262,6 +262,7 @@ impl Ledger for Metadata {
                 .bind(piece_bytes)
                 .bind(signed(OP, new.joins.len() as u64)?)
                 .bind(&new.sender.service)
+                .bind(i64::from(new.pieces.is_some_and(|cut| cut.apart)))
                 .fetch_one(&mut tx.connection)
                 .await
                 .at(OP, new.id)?;
@@ -427,6 +428,26 @@ impl Ledger for Metadata {
 
     async fn held_pieces(&self, id: UploadId) -> Result<Vec<HeldPiece>> {
         pieces::held(self, id).await
+    }
+
+    async fn set_aside(&self, key: BlobKey, store: &str, until: UnixMillis) -> Result<()> {
+        let store = store.to_owned();
+        self.write(pieces::ASIDE, move |tx| {
+            async move { trash::add_due(tx, pieces::ASIDE, &key, &store, until).await }.boxed()
+        })
+        .await
+    }
+
+    async fn hasten(&self, key: BlobKey) -> Result<()> {
+        self.write(pieces::ASIDE, move |tx| {
+            async move { trash::hasten(tx, pieces::ASIDE, &key).await }.boxed()
+        })
+        .await
+    }
+
+    async fn pass_pieces(&self, id: UploadId) -> Result<()> {
+        self.write(pieces::PASS, move |tx| pieces::pass(tx, id).boxed())
+            .await
     }
 
     async fn drop_pieces(&self, fence: Fence) -> Result<()> {

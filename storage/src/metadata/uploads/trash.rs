@@ -76,6 +76,55 @@ pub(in crate::metadata) async fn add_due(
         .map(drop)
 }
 
+/// What is in the trash goes now, whatever its time was.
+pub(super) async fn hasten(tx: &mut Tx, op: &'static str, key: &BlobKey) -> Result<()> {
+    sqlx::query("UPDATE trash SET due_ms = $2 WHERE key = $1")
+        .bind(key.as_bytes().to_vec())
+        .bind(tx.now.0)
+        .execute(&mut tx.connection)
+        .await
+        .at(op, key)
+        .map(drop)
+}
+
+/// Takes bytes out of the trash; false where they are due, or gone.
+pub(super) async fn take_back(tx: &mut Tx, op: &'static str, key: &BlobKey) -> Result<bool> {
+    sqlx::query("DELETE FROM trash WHERE key = $1 AND due_ms > $2")
+        .bind(key.as_bytes().to_vec())
+        .bind(tx.now.0)
+        .execute(&mut tx.connection)
+        .await
+        .at(op, key)
+        .map(|taken| taken.rows_affected() == 1)
+}
+
+/// Puts what pieces of an upload hold apart into the trash, of those that fit a condition on `pieces`.
+pub(super) async fn add_apart(
+    tx: &mut Tx,
+    op: &'static str,
+    id: UploadId,
+    fits: &str,
+) -> Result<()> {
+    let add = format!(
+        "INSERT INTO trash (key, store, due_ms)
+         SELECT p.key, u.store, $2 FROM uploads u,
+             (SELECT key FROM pieces WHERE {fits}) p WHERE u.id = $1"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(add))
+        .bind(id.as_bytes().to_vec())
+        .bind(tx.now.0)
+        .execute(&mut tx.connection)
+        .await
+        .at(op, id)?;
+    let take = format!("UPDATE pieces SET key = NULL WHERE {fits}");
+    sqlx::query(sqlx::AssertSqlSafe(take))
+        .bind(id.as_bytes().to_vec())
+        .execute(&mut tx.connection)
+        .await
+        .at(op, id)
+        .map(drop)
+}
+
 /// Puts the tail of an upload into the trash, if it has one; with an offset only while the upload stands
 /// there. Whoever calls takes it from the upload in the same transaction.
 pub(super) async fn add_tail(
@@ -117,6 +166,7 @@ pub(super) async fn forget_parts(tx: &mut Tx, op: &'static str, id: UploadId) ->
 
 /// Nor are the pieces of one that was given up; those of a finished one tell a piece that is sent again.
 pub(super) async fn forget_pieces(tx: &mut Tx, op: &'static str, id: UploadId) -> Result<()> {
+    add_apart(tx, op, id, "upload = $1 AND key IS NOT NULL").await?;
     sqlx::query("DELETE FROM pieces WHERE upload = $1")
         .bind(id.as_bytes().to_vec())
         .execute(&mut tx.connection)
