@@ -117,10 +117,11 @@ matches "aws reads the same bytes" "$(sha256 object)" "$(sha256 small.box) $(sha
 
 # --- BoxVault's page, in its order and at once ---
 
-for order in "" --parallel; do
-    succeeds "the page's calls $order" node "$CLIENTS/fixtures/chunks.cjs" a.box "$(file_path page 1.0)" "$CLIENT_SECRET" $order
+for order in in-turn --parallel; do
+    page=$(file_path "page$order" 1.0)
+    succeeds "the page's calls, $order" node "$CLIENTS/fixtures/chunks.cjs" a.box "$page" "$CLIENT_SECRET" "$order"
     matches "the last of them completes" 'complete true' "$(head -n 1 "$WORK/out")"
-    equal "its bytes" "$(sha256 a.box)" "$(stored_sha256 page 1.0)"
+    equal "its bytes" "$(sha256 a.box)" "$(stored_sha256 "page$order" 1.0)"
 done
 eventually 60 nothing_but 3 && ok "and nothing is left of the pieces" || fail "stored: $(brief "$(objects)" "$(unfinished)")"
 
