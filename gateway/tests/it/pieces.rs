@@ -172,6 +172,7 @@ async fn killed_before_the_offset_moved() -> (Running, String, Vec<u8>) {
         start: 0,
         length: PART as u64,
         values: hasher.finish(),
+        apart: None,
     };
     let id: UploadId = path.rsplit('/').next().unwrap().parse().unwrap();
     let metadata = &running.gateway.metadata;
