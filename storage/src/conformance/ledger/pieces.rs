@@ -293,7 +293,7 @@ pub async fn what_is_held_apart_goes_with_its_use(rig: &dyn Rig) {
         length: LENGTH,
     };
     let (id, fence) = (sent.row.id, sent.fence());
-    let until = START.plus(Duration::from_secs(60));
+    let until = START.plus(Duration::from_mins(1));
     let mut aside = Vec::new();
     for k in 0..3 {
         let key = BlobKey::random();
