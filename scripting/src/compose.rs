@@ -647,7 +647,10 @@ fn failed(entry: &Entry, hook: Hook, request_id: &str, failure: &Failure, usage:
         return;
     };
     counters.count(failure.fault.name(), usage);
-    counters.breaker.count(true, now);
+    // Where no worker was free, the plugin was not even asked.
+    if failure.fault != Fault::Queue {
+        counters.breaker.count(true, now);
+    }
     let Some(unlogged) = counters.may_log(now) else {
         return;
     };

@@ -42,7 +42,8 @@ pub async fn answer(gateway: &Gateway, mut call: Call) -> Answer {
         Refusal::new(StatusCode::NOT_IMPLEMENTED, text).closing()
     })?;
     call.facts.add_plugins(vec![provider.plugin.clone()]);
-    let base = || gateway.base_url(&call.facts);
+    let prefix = &gateway.settings.doors.providers.prefix;
+    let base = || format!("{}{prefix}", gateway.base_url(&call.facts));
     match call.row.route {
         Route::AdapterMeta => return Ok(response::json(StatusCode::OK, &provider.meta.document)),
         Route::AdapterOpenApi => {

@@ -97,6 +97,8 @@ struct Desk {
     claim_at: Instant,
     /// What plugins there were when blocked deliveries were last asked about, and when.
     asked: (Option<u64>, Instant),
+    /// Behind which delivery of an endpoint the next question goes on, where too many failed.
+    ask_behind: BTreeMap<String, i64>,
     /// Whose turn was last to send, and to be written down.
     last: String,
     wrote: String,
@@ -112,6 +114,7 @@ impl Desk {
             writes: JoinSet::new(),
             claim_at: Instant::now(),
             asked: (None, Instant::now()),
+            ask_behind: BTreeMap::new(),
             last: String::new(),
             wrote: String::new(),
         }
@@ -142,7 +145,10 @@ impl Desk {
         if metadata.has_blocked_deliveries().await?
             && metadata.claim(BLOCKED, owner, LEASE.0).await?
         {
-            let freed = spread::unblock(&self.gateway).await;
+            if known != generation {
+                self.ask_behind.clear();
+            }
+            let freed = spread::unblock(&self.gateway, &mut self.ask_behind).await;
             metadata.unclaim(BLOCKED, owner).await?;
             let freed = freed?;
             if freed > 0 {

@@ -21,6 +21,8 @@ use crate::outbound::Destination;
 
 /// Endpoints read at once.
 const PAGE: u32 = 500;
+/// Blocked deliveries of one endpoint that fail once more before others have their turn.
+const FAILED_AT_ONCE: u32 = 16;
 /// Blocked deliveries read at once.
 const BLOCKED_PAGE: u32 = 50;
 
@@ -185,9 +187,9 @@ impl<'s> Spreading<'s> {
                 continue;
             };
             let data = with_common(directed.data, told);
+            // It is another message than that of the event, and than any other of it to the same endpoint.
+            telling.message = message_id_of(event, &format!("{} {data}", subscriber.id));
             let body = body::render(subscriber.terms.format, &event.name, event.occurred, data);
-            // It is another message than that of the event.
-            telling.message = message_id_of(event, &subscriber.id);
             let body = self.keep(body);
             self.post(telling, subscriber, body, (None, None));
         }
@@ -351,8 +353,8 @@ fn message_id(event: &Event) -> String {
 }
 
 /// The id of what a plugin tells one endpoint beside an event.
-fn message_id_of(event: &Event, endpoint: &str) -> String {
-    let bits = blake3::hash(format!("{} {endpoint}", event.id).as_bytes());
+fn message_id_of(event: &Event, what: &str) -> String {
+    let bits = blake3::hash(format!("{} {what}", event.id).as_bytes());
     ulid(event.occurred, first(bits.as_bytes()))
 }
 
@@ -414,11 +416,13 @@ pub async fn keep(gateway: &Gateway, place: &str, spread: Spread) -> Result<()> 
     Ok(())
 }
 
-/// Asks plugins again about what they failed at, as they may work by now; how many deliveries are on their way.
+/// Asks plugins again about what they failed at, as they may work by now; how many deliveries are on their way. Each
+/// delivery is asked about by itself, whatever becomes of others: which of them waits for which is the lane's. An endpoint
+/// where too many fail goes on at its place of `places` the next time.
 ///
 /// # Errors
 /// When the rows do not answer.
-pub async fn unblock(gateway: &Gateway) -> Result<u64> {
+pub async fn unblock(gateway: &Gateway, places: &mut BTreeMap<String, i64>) -> Result<u64> {
     let mut freed = 0;
     for subscriber in subscribers(&gateway.metadata).await? {
         let Some(plugin) = &subscriber.terms.transform else {
@@ -430,8 +434,8 @@ pub async fn unblock(gateway: &Gateway) -> Result<u64> {
             continue;
         }
         let endpoint = subscriber.facts();
-        let mut after = 0;
-        loop {
+        let (mut after, mut failed) = (places.remove(&subscriber.id).unwrap_or(0), 0);
+        'all: loop {
             let blocked = gateway
                 .metadata
                 .blocked_deliveries(&subscriber.id, after, BLOCKED_PAGE)
@@ -444,10 +448,13 @@ pub async fn unblock(gateway: &Gateway) -> Result<u64> {
                         gateway.metadata.unblock_delivery(one.seq, change).await?;
                         freed += 1;
                     }
-                    // One that fails now keeps those behind it: they are asked about later, too.
                     Err(why) => {
                         tracing::debug!(endpoint = subscriber.id, why, "a delivery stays blocked");
-                        return Ok(freed);
+                        failed += 1;
+                        if failed == FAILED_AT_ONCE {
+                            places.insert(subscriber.id.clone(), one.seq);
+                            break 'all;
+                        }
                     }
                 }
             }
@@ -491,6 +498,8 @@ async fn told_again(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use boxgate_scripting::verdict::Directed;
 
     use super::*;
@@ -603,7 +612,14 @@ mod tests {
             data: json!({"for": endpoint}),
         };
         let more = EventVerdict {
-            deliver: vec![directed("ep_2"), directed("ep_nobody")],
+            deliver: vec![
+                directed("ep_2"),
+                directed("ep_nobody"),
+                Directed {
+                    data: json!({"second": true}),
+                    ..directed("ep_2")
+                },
+            ],
             ..EventVerdict::default()
         };
         let about =
@@ -613,7 +629,12 @@ mod tests {
         let spread = spread(&all, &events).await;
         assert_eq!(
             told(&spread),
-            [("ep_1", "a/b", 0), ("ep_1", "a/b", 1), ("ep_2", "a/b", 2)]
+            [
+                ("ep_1", "a/b", 0),
+                ("ep_1", "a/b", 1),
+                ("ep_2", "a/b", 2),
+                ("ep_2", "a/b", 3)
+            ]
         );
         let data = json!({"short": 1, "occurred_at": "then", "actor": null});
         assert_eq!(
@@ -625,7 +646,8 @@ mod tests {
             "{}",
             spread.bodies[2]
         );
-        assert_ne!(spread.letters[1].message, spread.letters[2].message);
+        let messages: BTreeSet<_> = spread.letters[1..].iter().map(|l| &l.message).collect();
+        assert_eq!(messages.len(), 3, "{messages:?}");
     }
 
     #[tokio::test]

@@ -477,3 +477,21 @@ async fn a_cloud_that_takes_for_ever_holds_nobody_else_back() {
     }
     Arc::into_inner(running).unwrap().stop().await;
 }
+
+#[tokio::test]
+async fn documents_tell_where_the_door_is() {
+    let running = cloud(&[("BOXGATE_DOORS__PROVIDERS__PREFIX", "/clouds")]).await;
+    let document = async |name: &str| {
+        let path = format!("/clouds/providers/cloud/{name}");
+        let reply = running.send(Request::new("GET", &path)).await;
+        assert_eq!(reply.status, 200, "{}", reply.head);
+        reply.json()
+    };
+    let swagger = document("swagger.json").await;
+    assert_eq!(swagger["basePath"], "/clouds/providers/cloud");
+    let url = document("openapi.json").await["servers"][0]["url"].clone();
+    assert!(
+        url.as_str().unwrap().ends_with("/clouds/providers/cloud"),
+        "{url}"
+    );
+}

@@ -945,6 +945,7 @@ async fn a_plugin_says_what_an_endpoint_is_sent_and_what_it_fails_at_waits() {
         assert_eq!(reports[0].result, "loaded", "{reports:?}");
     };
     reload(&main("throw \"no\";")).await;
+    platform.upload("stays", "1.0").await;
     platform.upload("web", "1.1").await;
     let blocked = async || {
         let listed = platform
@@ -952,7 +953,7 @@ async fn a_plugin_says_what_an_endpoint_is_sent_and_what_it_fails_at_waits() {
             .await;
         listed["data"].as_array().unwrap().clone()
     };
-    while blocked().await.is_empty() {
+    while blocked().await.len() < 2 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let one = blocked().await.remove(0);
@@ -967,8 +968,18 @@ async fn a_plugin_says_what_an_endpoint_is_sent_and_what_it_fails_at_waits() {
         .await;
     assert_eq!(refused.status, 409);
     assert_eq!(receiver.got().len(), 1);
-    reload(&good).await;
+    // One that goes on failing holds up its own box, and no other.
+    let heals = good.replace(
+        "#{ data:",
+        "if e.data.box == \"stays\" { throw \"no\"; } #{ data:",
+    );
+    assert_ne!(heals, good);
+    reload(&heals).await;
     let got = receiver.has(2).await.remove(1);
     assert_eq!(got.json()["data"]["text"], "web 1.1 for CI");
+    assert_eq!(blocked().await.len(), 1);
+    reload(&good).await;
+    let got = receiver.has(3).await.remove(2);
+    assert_eq!(got.json()["data"]["text"], "stays 1.0 for CI");
     platform.until(&id, |told| told["queued"] == 0).await;
 }

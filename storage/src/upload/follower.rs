@@ -182,11 +182,11 @@ impl Follower {
         let assembly = Arc::clone(&self.assembly);
         while assembly.length() != Some(self.place.at) {
             match assembly.whole_part(self.place.at) {
-                Some(end) => match self.bring(end).await {
-                    // Another node brought it, and what it was made of is gone.
-                    Err(e) if e.kind() == ErrorKind::NotFound => self.brought(e).await?,
-                    brought => brought?,
-                },
+                Some(end) => {
+                    if let Err(e) = self.bring(end).await {
+                        self.brought(e).await?;
+                    }
+                }
                 None if assembly.close_if_idle() => return Ok(false),
                 None => {
                     self.reading = None;
@@ -244,17 +244,19 @@ impl Follower {
         Ok(())
     }
 
-    /// Goes on from the row where what is held apart is not there any more.
-    async fn brought(&mut self, gone: Error) -> Result<()> {
+    /// Goes on from the row where another node brought it meanwhile: what it was made of goes then, even while it is read
+    /// here, and so does the store's own upload in the end. Else what failed is told.
+    async fn brought(&mut self, failed: Error) -> Result<()> {
         self.pending.clear();
         self.reading = None;
         let from = self.at_piece.at;
         match self.look(from).await? {
             Other::MovedOn => Ok(()),
-            Other::Ends => self.catch_up(from, gone).await,
-            Other::Nothing => Err(self
+            Other::Ends => self.catch_up(from, failed).await,
+            Other::Nothing if failed.kind() == ErrorKind::NotFound => Err(self
                 .damaged("a piece that was held is gone")
-                .with_source(gone)),
+                .with_source(failed)),
+            Other::Nothing => Err(failed),
         }
     }
 
@@ -497,7 +499,7 @@ impl Follower {
             return Ok(published);
         }
         let error = match self.publish().await {
-            Err(e) if self.caught_up => e,
+            Err(e) if self.caught_up || self.assembly.is_apart() => e,
             published => return published,
         };
         for _ in 0..ENDING_LOOKS {

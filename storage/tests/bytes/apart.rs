@@ -151,7 +151,7 @@ async fn what_the_offset_covers_is_gone_and_what_it_does_not_is_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_take_chunks_of_one_upload_at_once() {
-    for round in 0..6 {
+    for round in 0..24 {
         let rig = Rig::new().await;
         let (store, _) = s3::open(rig.reference.options()).await.unwrap();
         let pool = BufferPool::new(64 << 20);
