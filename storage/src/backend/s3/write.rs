@@ -266,10 +266,12 @@ impl S3 {
     ) -> Result<u64> {
         let mut parts = receipts.parts.clone();
         let mut done = self.join_parts(key, id, &parts).await;
-        if let Err(e) = &done
-            && e.kind() == ErrorKind::Damaged
-            && self.retag(key, id, &mut parts).await?
-        {
+        // Another node may send a part once more at this moment, which changes its validator again.
+        for _ in 0..RETAGS {
+            let damaged = done.as_ref().is_err_and(|e| e.kind() == ErrorKind::Damaged);
+            if !damaged || !self.retag(key, id, &mut parts).await? {
+                break;
+            }
             done = self.join_parts(key, id, &parts).await;
         }
         match (done, self.look_at(key).await) {
@@ -387,6 +389,9 @@ fn receipt(op: &'static str, key: &BlobKey, etag: Option<&str>, crc64: u64) -> R
     })?;
     Ok(PartReceipt { etag, crc64 })
 }
+
+/// How often the validators of parts are looked up for one completion.
+const RETAGS: u32 = 5;
 
 /// S3 counts from 1.
 fn number_of(part: PartIndex) -> i32 {
