@@ -5,6 +5,7 @@
 //! over ends it as a whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(super) struct Assembly {
     pub(super) part_bytes: u64,
     /// Whether each piece is held as bytes of its own until the offset covers it.
     apart: bool,
+    /// Whether a piece of this process was the last that was missing.
+    completed_here: AtomicBool,
     /// Digests of the whole that were declared.
     pub(super) expected: Vec<Digest>,
     /// Set by whoever takes the upload over or ends it.
@@ -162,6 +165,7 @@ impl Assembly {
             stored,
             part_bytes: row.part_bytes,
             apart: cut.apart,
+            completed_here: AtomicBool::new(false),
             expected: row.expected.clone(),
             taken_over: CancellationToken::new(),
             news: Notify::new(),
@@ -374,6 +378,17 @@ impl Assembly {
     /// Whether each piece is held as bytes of its own until the offset covers it.
     pub(super) fn is_apart(&self) -> bool {
         self.apart
+    }
+
+    /// Takes note of how many pieces are held, as the row was told by one of this process.
+    pub(super) fn counted(&self, held: u32) {
+        if held == self.count() {
+            self.completed_here.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_completed_here(&self) -> bool {
+        self.completed_here.load(Ordering::Relaxed)
     }
 
     /// Where the part that begins at `at`, or the upload, ends, once all pieces up to there are held.

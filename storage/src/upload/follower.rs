@@ -181,20 +181,44 @@ impl Follower {
     async fn follow_apart(&mut self) -> Result<bool> {
         let assembly = Arc::clone(&self.assembly);
         while assembly.length() != Some(self.place.at) {
-            match assembly.whole_part(self.place.at) {
-                Some(end) => {
-                    if let Err(e) = self.bring(end).await {
-                        self.brought(e).await?;
-                    }
+            let whole = assembly.whole_part(self.place.at);
+            if let Some(end) = whole
+                && self.may_bring().await?
+            {
+                if let Err(e) = self.bring(end).await {
+                    self.brought(e).await?;
                 }
-                None if assembly.close_if_idle() => return Ok(false),
-                None => {
-                    self.reading = None;
-                    assembly.news.notified().await;
-                }
+                continue;
+            }
+            self.reading = None;
+            if assembly.close_if_idle() {
+                return Ok(false);
+            }
+            if assembly.holds_all() {
+                // Another node brings it, and publishes.
+                tokio::time::sleep(LOOK_EVERY).await;
+                self.look(self.at_piece.at).await?;
+            } else {
+                assembly.news.notified().await;
             }
         }
         Ok(true)
+    }
+
+    /// Whether this process is the one to write. Of several nodes that is the one that was told that all pieces are held,
+    /// so that no two send the same part under two validators; and any, once that one did nothing for long.
+    async fn may_bring(&mut self) -> Result<bool> {
+        let engine = &self.assembly.engine;
+        if !engine.options.shared || self.assembly.is_completed_here() {
+            return Ok(true);
+        }
+        if !self.assembly.holds_all() {
+            return Ok(false);
+        }
+        let row = engine.options.ledger.upload(self.assembly.stored.fence.id);
+        let row = row.await?;
+        let stalled = engine.options.clock.now().minus(STALLED);
+        Ok(row.is_none_or(|row| row.updated <= stalled))
     }
 
     /// Brings all up to `end`, which is held apart, to the upload's own bytes: one part, or the rest of the upload.
@@ -609,6 +633,8 @@ impl Check {
     }
 }
 
+/// After how long without a step another node does what one was to do with pieces that are held apart.
+const STALLED: Duration = Duration::from_secs(30);
 /// How often the row is asked whether another node moved it on, while pieces wait here.
 const ROW_EVERY: Duration = Duration::from_millis(500);
 /// Looks at a row that another node is publishing.

@@ -729,6 +729,7 @@ impl Work {
         let piece = self.piece(assembly, values, apart).await?;
         let engine = &assembly.engine;
         let held = engine.record(assembly.stored.fence, piece).await?;
+        assembly.counted(held);
         assembly.arrived(self.k);
         if held as usize > assembly.held() {
             assembly.look_again().await?;

@@ -152,10 +152,11 @@ async fn what_the_offset_covers_is_gone_and_what_it_does_not_is_kept() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_take_chunks_of_one_upload_at_once() {
     for round in 0..24 {
-        let rig = Rig::new().await;
+        let mut rig = Rig::new().await;
+        rig.engine = rig.bench.node_on(rig.store.clone(), &rig.pool);
         let (store, _) = s3::open(rig.reference.options()).await.unwrap();
         let pool = BufferPool::new(64 << 20);
-        let other = rig.bench.engine_on(rig.bench.rig.ledger(), store, &pool);
+        let other = rig.bench.node_on(store, &pool);
         let size = 3 * MIB + 5;
         let bytes = content(6 * size + 77, 16);
         let id = in_chunks(&rig.engine, &bytes, size).await;

@@ -55,7 +55,12 @@ impl Bench {
         assert_eq!(rig.add_organization("acme").await, ACME);
         let memory = MemoryStore::new(capacity_bytes);
         let pool = BufferPool::new(8 << 20);
-        let engine = engine(&rig, rig.ledger(), (memory.store(), Passage::Free), &pool);
+        let engine = engine(
+            &rig,
+            rig.ledger(),
+            (memory.store(), Passage::Free, false),
+            &pool,
+        );
         Self {
             engine,
             rig,
@@ -81,7 +86,7 @@ impl Bench {
         store: Store,
         passage: Passage,
     ) -> UploadEngine {
-        engine(&self.rig, ledger, (store, passage), &self.pool)
+        engine(&self.rig, ledger, (store, passage, false), &self.pool)
     }
 
     /// One on the same clock.
@@ -91,7 +96,13 @@ impl Bench {
         store: Store,
         pool: &BufferPool,
     ) -> UploadEngine {
-        engine(&self.rig, ledger, (store, Passage::Free), pool)
+        engine(&self.rig, ledger, (store, Passage::Free, false), pool)
+    }
+
+    /// One of several nodes on these rows.
+    pub(crate) fn node_on(&self, store: Store, pool: &BufferPool) -> UploadEngine {
+        let ledger = self.rig.ledger();
+        engine(&self.rig, ledger, (store, Passage::Free, true), pool)
     }
 
     /// States of all uploads, open ones first.
@@ -152,14 +163,14 @@ impl Bench {
 fn engine(
     rig: &Arc<dyn Rig>,
     ledger: Arc<dyn Ledger>,
-    (store, passage): (Store, Passage),
+    (store, passage, shared): (Store, Passage, bool),
     pool: &BufferPool,
 ) -> UploadEngine {
     UploadEngine::new(EngineOptions {
         ledger,
         stores: BTreeMap::from([("main".to_owned(), store)]),
         default_store: "main".to_owned(),
-        shared: false,
+        shared,
         pool: pool.clone(),
         clock: Arc::new(RigClock(Arc::clone(rig))),
         max_length_bytes: 512 << 20,
