@@ -326,39 +326,16 @@ impl Metadata {
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
     pub async fn prune_deliveries(&self, until: UnixMillis, limit: u32) -> Result<u64> {
-        const OP: &str = "inbound.prune";
-        // Looked at first: where nothing is due, nothing is written.
-        let mut reader = self.reader(OP).await?;
-        let due = sqlx::query(
-            "SELECT seq FROM inbound WHERE received_ms <= $1
-                 AND (state IN ('done', 'failed') OR (state = 'running' AND head IS NULL)) LIMIT 1",
-        )
-        .bind(until.0)
-        .fetch_optional(&mut *reader)
-        .await
-        .at(OP, "inbound")?;
-        drop(reader);
-        if due.is_none() {
-            return Ok(0);
-        }
-        self.write(OP, move |tx| {
-            async move {
-                let gone = sqlx::query(
-                    "DELETE FROM inbound WHERE seq IN (
-                         SELECT seq FROM inbound WHERE received_ms <= $1
-                             AND (state IN ('done', 'failed') OR (state = 'running' AND head IS NULL))
-                         ORDER BY received_ms LIMIT $2)",
-                )
-                .bind(until.0)
-                .bind(i64::from(limit))
-                .execute(&mut tx.connection)
-                .await
-                .at(OP, "inbound")?;
-                Ok(gone.rows_affected())
-            }
-            .boxed()
-        })
-        .await
+        let fits = "received_ms <= $1
+            AND (state IN ('done', 'failed') OR (state = 'running' AND head IS NULL))";
+        let prune = self.prune(
+            "inbound.prune",
+            "inbound",
+            (fits, "received_ms"),
+            until,
+            limit,
+        );
+        prune.await
     }
 }
 

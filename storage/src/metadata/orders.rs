@@ -272,34 +272,9 @@ impl Metadata {
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
     pub async fn prune_orders(&self, until: UnixMillis, limit: u32) -> Result<u64> {
-        const OP: &str = "order.prune";
-        // Looked at first: where nothing is due, nothing is written.
-        let mut reader = self.reader(OP).await?;
-        let due = sqlx::query("SELECT seq FROM orders WHERE ordered_ms <= $1 LIMIT 1")
-            .bind(until.0)
-            .fetch_optional(&mut *reader)
-            .await
-            .at(OP, "orders")?;
-        drop(reader);
-        if due.is_none() {
-            return Ok(0);
-        }
-        self.write(OP, move |tx| {
-            async move {
-                let gone = sqlx::query(
-                    "DELETE FROM orders WHERE seq IN (
-                         SELECT seq FROM orders WHERE ordered_ms <= $1 ORDER BY ordered_ms LIMIT $2)",
-                )
-                .bind(until.0)
-                .bind(i64::from(limit))
-                .execute(&mut tx.connection)
-                .await
-                .at(OP, "orders")?;
-                Ok(gone.rows_affected())
-            }
-            .boxed()
-        })
-        .await
+        let fits = "ordered_ms <= $1";
+        let prune = self.prune("order.prune", "orders", (fits, "ordered_ms"), until, limit);
+        prune.await
     }
 }
 

@@ -70,6 +70,46 @@ impl Metadata {
         .await
     }
 
+    /// Removes up to `limit` rows of a table, by the column of their age: those that fit a condition in which `$1` is
+    /// `until`. Looked at first: where none does, nothing is written.
+    pub(super) async fn prune(
+        &self,
+        op: &'static str,
+        table: &'static str,
+        (fits, age): (&'static str, &'static str),
+        until: UnixMillis,
+        limit: u32,
+    ) -> Result<u64> {
+        let mut reader = self.reader(op).await?;
+        let look = format!("SELECT seq FROM {table} WHERE {fits} LIMIT 1");
+        let due = sqlx::query(sqlx::AssertSqlSafe(look))
+            .bind(until.0)
+            .fetch_optional(&mut *reader)
+            .await
+            .at(op, table)?;
+        drop(reader);
+        if due.is_none() {
+            return Ok(0);
+        }
+        self.write(op, move |tx| {
+            async move {
+                let remove = format!(
+                    "DELETE FROM {table} WHERE seq IN (
+                         SELECT seq FROM {table} WHERE {fits} ORDER BY {age} LIMIT $2)"
+                );
+                let gone = sqlx::query(sqlx::AssertSqlSafe(remove))
+                    .bind(until.0)
+                    .bind(i64::from(limit))
+                    .execute(&mut tx.connection)
+                    .await
+                    .at(op, table)?;
+                Ok(gone.rows_affected())
+            }
+            .boxed()
+        })
+        .await
+    }
+
     /// What is kept of `name`.
     ///
     /// # Errors
