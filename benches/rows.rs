@@ -43,6 +43,8 @@ impl Rows {
             email: None,
             password_hash: None,
             role: PlatformRole::User,
+            membership: None,
+            by: String::new(),
         });
         let account = account.await.expect("the name is free");
         let name = "bench".parse().expect("it is a name");

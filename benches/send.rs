@@ -187,6 +187,8 @@ async fn owner_of_acme(metadata: &boxgate_storage::metadata::Metadata) -> String
         email: None,
         password_hash: None,
         role: PlatformRole::User,
+        membership: None,
+        by: String::new(),
     };
     let account = metadata.create_account(new).await.expect("it is the first");
     let name = "acme".parse().expect("a name");

@@ -11,6 +11,7 @@ mod destination;
 use std::error::Error as _;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use address::Addresses;
@@ -41,6 +42,8 @@ pub const DNS_TIME: Duration = Duration::from_secs(3);
 pub const TLS_TIME: Duration = Duration::from_secs(5);
 /// Longest head of an answer, in bytes.
 pub const MOST_HEAD_BYTES: usize = 16 << 10;
+/// Interim answers (1xx) that may come before the answer; each has a head like it.
+const MOST_INTERIM: usize = 16;
 /// Most fields in it.
 const MOST_FIELDS: usize = 100;
 /// How long a connection is used again: its address was looked at when it was made.
@@ -335,7 +338,14 @@ impl Caller {
         sent.headers_mut()
             .entry(USER_AGENT)
             .or_insert(HeaderValue::from_static(OURSELVES));
-        let answer = self.pool().request(sent).await.map_err(|e| broken(&e))?;
+        let too_many = endless_interim(&mut sent);
+        let answer = tokio::select! {
+            answer = self.pool().request(sent) => answer.map_err(|e| broken(&e))?,
+            () = too_many.notified() => {
+                let text = format!("more than {MOST_INTERIM} interim answers came instead of an answer");
+                return Err(Fault::new(FaultKind::TooLarge, text));
+            }
+        };
         let (head, mut body) = answer.into_parts();
         let mut read = BytesMut::new();
         while let Some(frame) = body.frame().await {
@@ -384,6 +394,18 @@ impl Caller {
             }
         }
     }
+}
+
+/// Tells when more interim answers came than any server has a use for: the client reads them for ever.
+fn endless_interim(request: &mut Request<Full<Bytes>>) -> Arc<Notify> {
+    let too_many = Arc::new(Notify::new());
+    let (told, seen) = (Arc::clone(&too_many), AtomicUsize::new(0));
+    hyper::ext::on_informational(request, move |_interim| {
+        if seen.fetch_add(1, Ordering::Relaxed) >= MOST_INTERIM {
+            told.notify_one();
+        }
+    });
+    too_many
 }
 
 /// `User-Agent`, unless the caller has its own.

@@ -110,6 +110,8 @@ pub(super) async fn administrator(
             email,
             password_hash,
             role: PlatformRole::Admin,
+            membership: None,
+            by: String::new(),
         };
         metadata.create_account(new).await
     }

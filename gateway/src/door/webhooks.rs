@@ -108,14 +108,14 @@ async fn create_new(gateway: &Gateway, call: &Call, members: Map<String, Value>)
         Some(text) => WebhookSecret::parse(text).map_err(|rule| wrong(rule.to_string()))?,
         None => WebhookSecret::random(),
     };
-    let mut warnings = check_url(gateway, &wish.url).await?;
+    let (url, mut warnings) = check_url(gateway, wish.url).await?;
     check_transform(gateway, &wish.terms)?;
     if secret.is_weak() {
         warnings.push("weak_secret");
     }
     let new = NewEndpoint {
         id: spread::fresh_endpoint_id(),
-        url: wish.url,
+        url,
         options: row_of(&wish.terms)?,
         enabled: wish.enabled.unwrap_or(true),
         secret: secret.seal(&gateway.outlet.key),
@@ -154,10 +154,10 @@ pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
         given
     };
     let wish = Wish::read(members).map_err(wrong)?;
-    let warnings = check_url(gateway, &wish.url).await?;
+    let (url, warnings) = check_url(gateway, wish.url).await?;
     check_transform(gateway, &wish.terms)?;
     let change = Change::Edit {
-        url: wish.url,
+        url,
         options: row_of(&wish.terms)?,
         enabled: wish.enabled,
     };
@@ -315,21 +315,27 @@ fn wrong(why: impl ToString) -> Refusal {
     Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, text).code("INVALID_WEBHOOK")
 }
 
-/// Whether an endpoint may be there; what is odd about it.
-async fn check_url(gateway: &Gateway, url: &str) -> Result<Vec<&'static str>, Refusal> {
-    let to = Destination::parse(url).map_err(|rule| wrong(format!("'url': {rule}")))?;
+/// Whether an endpoint may be there: how its URL is kept, a name of another script in ASCII, and what is odd about it.
+async fn check_url(gateway: &Gateway, url: String) -> Result<(String, Vec<&'static str>), Refusal> {
+    let to = Destination::parse(&url).map_err(|rule| wrong(format!("'url': {rule}")))?;
     if terms::is_denied(&gateway.settings.webhooks.deny_hosts, &to) {
         return Err(wrong(format!(
             "'url': {} is denied (webhooks.deny_hosts)",
             to.host()
         )));
     }
-    match gateway.outlet.caller.check(&to).await {
-        Ok(()) => Ok(Vec::new()),
+    let odd = match gateway.outlet.caller.check(&to).await {
+        Ok(()) => Vec::new(),
         // It may be known later; each attempt looks again.
-        Err(fault) if fault.kind == FaultKind::Resolve => Ok(vec!["unresolved_host"]),
-        Err(fault) => Err(wrong(format!("'url': {fault}")).code("BLOCKED_DESTINATION")),
-    }
+        Err(fault) if fault.kind == FaultKind::Resolve => vec!["unresolved_host"],
+        Err(fault) => return Err(wrong(format!("'url': {fault}")).code("BLOCKED_DESTINATION")),
+    };
+    let url = if url.is_ascii() {
+        url
+    } else {
+        to.url().to_string()
+    };
+    Ok((url, odd))
 }
 
 /// Whether the plugin that an endpoint names says what is sent.

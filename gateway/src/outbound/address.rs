@@ -80,7 +80,9 @@ impl Addresses {
     }
 }
 
-/// The IPv4 address that an IPv6 one stands for: mapped, by 6to4 (RFC 3056) or by NAT64 (RFC 6052).
+/// The IPv4 address that an IPv6 one stands for: mapped, translated (RFC 2765), by 6to4 (RFC 3056) or by NAT64 (RFC 6052).
+/// Others that hold one are refused as they are: compatible, Teredo, and NAT64 of a network's own (RFC 8215), where nobody
+/// knows which bits are it.
 fn unwrapped(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else {
         return ip;
@@ -90,7 +92,9 @@ fn unwrapped(ip: IpAddr) -> IpAddr {
         Ipv4Addr::new(a, b, c, d)
     };
     match v6.segments() {
-        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => last(v6).into(),
+        [0, 0, 0, 0, 0, 0xffff, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..]
+        | [0x64, 0xff9b, 0, 0, 0, 0, ..] => last(v6).into(),
         [0x2002, a, b, ..] => Ipv4Addr::from_bits(u32::from(a) << 16 | u32::from(b)).into(),
         _ => ip,
     }
@@ -158,9 +162,15 @@ mod tests {
             "::ffff:10.0.0.1",
             "::ffff:127.0.0.1",
             "::ffff:169.254.169.254",
+            "::ffff:0:10.0.0.1",
+            "::ffff:0:127.0.0.1",
+            "::ffff:0:169.254.169.254",
             "64:ff9b::a00:1",
             "64:ff9b::7f00:1",
             "64:ff9b:1::1",
+            "64:ff9b:1:a00:0:100::",
+            "2001:0:a00:1:0:0:f5ff:fffe",
+            "::10.0.0.1",
             "2002:a00:1::",
             "2002:7f00:1::1",
             "2002:a9fe:a9fe::",
@@ -193,6 +203,7 @@ mod tests {
             "172.32.0.1",
             "2606:4700::1111",
             "::ffff:1.1.1.1",
+            "::ffff:0:1.1.1.1",
             "64:ff9b::101:101",
         ];
         for ip in public {
@@ -205,6 +216,7 @@ mod tests {
         for ip in [
             "10.1.2.3",
             "::ffff:10.1.2.3",
+            "::ffff:0:10.1.2.3",
             "64:ff9b::a01:203",
             "2002:a01:203::",
         ] {

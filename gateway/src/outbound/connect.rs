@@ -12,6 +12,7 @@ use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -220,9 +221,36 @@ impl Connector {
         let name = ServerName::try_from(host.to_owned()).map_err(|e| failed(e.to_string()))?;
         let connector = TlsConnector::from(self.shared.tls());
         match timeout(TLS_TIME, connector.connect(name, tcp)).await {
-            Ok(done) => done.map_err(|e| failed(e.to_string())),
+            Ok(done) => done.map_err(|e| {
+                tracing::debug!(host, error = %e, "no TLS");
+                failed(why_no_tls(&e).to_owned())
+            }),
             Err(_late) => Err(failed(format!("no agreement within {TLS_TIME:?}"))),
         }
+    }
+}
+
+/// Why TLS was not agreed upon, in words of ours: a certificate names machines that whoever reads logs may not know of.
+fn why_no_tls(error: &std::io::Error) -> &'static str {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref());
+    let Some(error) = inner else {
+        return "the connection broke while TLS was agreed upon";
+    };
+    let rustls::Error::InvalidCertificate(why) = error else {
+        return "it does not speak TLS as we do";
+    };
+    match why {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "its certificate is not for that name"
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate has expired"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate does not count yet"
+        }
+        CertificateError::UnknownIssuer => "nobody who is trusted signed its certificate",
+        _ => "its certificate is not good",
     }
 }
 

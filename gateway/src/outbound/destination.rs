@@ -30,7 +30,9 @@ pub struct Destination {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
     /// Too long, unprintable, or no URL.
-    #[error("it is no URL of at most 2048 printable ASCII characters")]
+    #[error(
+        "it is no URL of at most 2048 printable ASCII characters (its host's name may hold others)"
+    )]
     Unreadable,
     /// Another scheme.
     #[error("its scheme must be https, or http where the network is opened")]
@@ -60,9 +62,12 @@ impl Destination {
     pub fn parse(text: &str) -> Result<Self, BadUrl> {
         // The reader of URLs is forgiving: it drops tabs, turns backslashes and takes 2130706433 for an address.
         // Here what it understood must stand in the text.
-        let plain =
-            text.len() <= LONGEST && text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
-        if !plain {
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
+        let printable = |text: &str| {
+            text.chars()
+                .all(|c| plain(c.encode_utf8(&mut [0; 4])) || !c.is_ascii())
+        };
+        if text.len() > LONGEST || !printable(text) {
             return Err(BadUrl::Unreadable);
         }
         let url = Url::parse(text).map_err(|_malformed| BadUrl::Unreadable)?;
@@ -86,6 +91,13 @@ impl Destination {
             Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
             _ => authority,
         };
+        // Only a host's name may be of any script.
+        let elsewhere = text
+            .split_once(host)
+            .is_none_or(|(before, after)| !plain(before) || !plain(after));
+        if elsewhere {
+            return Err(BadUrl::Unreadable);
+        }
         Self::check_host(&url, host)?;
         match url.port_or_known_default() {
             Some(port) if port == usual || port >= 1024 => Ok(Self { url }),
@@ -103,7 +115,7 @@ impl Destination {
                 if fine { Ok(()) } else { Err(BadUrl::Host) }
             }
             // An escaped or shortened name reads otherwise than it is written.
-            Some(Host::Domain(name)) if same(name) && !name.ends_with('.') && is_name(name) => {
+            Some(Host::Domain(name)) if is_spelled(name, written) && is_name(name) => {
                 if METADATA_NAMES.contains(&name) {
                     return Err(BadUrl::Metadata);
                 }
@@ -170,6 +182,22 @@ impl fmt::Display for Destination {
     }
 }
 
+/// Whether the reader of URLs took a name as it is written, but for labels of other scripts, which it writes in ASCII
+/// (RFC 5891 §4.4). What it takes for letters of ASCII is none.
+fn is_spelled(name: &str, written: &str) -> bool {
+    name.split('.').count() == written.split('.').count()
+        && name
+            .split('.')
+            .zip(written.split('.'))
+            .all(|(label, text)| {
+                if text.is_ascii() {
+                    label.eq_ignore_ascii_case(text)
+                } else {
+                    label.starts_with("xn--")
+                }
+            })
+}
+
 /// RFC 1123 §2.1, with `_`, and not all digits at its end: no reader takes it for an address.
 fn is_name(name: &str) -> bool {
     let label = |label: &str| {
@@ -216,6 +244,16 @@ mod tests {
             ("https://a.exa\tmple/", BadUrl::Unreadable),
             (" https://a.example/", BadUrl::Unreadable),
             ("https://a.example/\u{e9}", BadUrl::Unreadable),
+            ("https://b\u{fc}cher.example/?\u{e9}", BadUrl::Unreadable),
+            ("https://\u{ff11}\u{ff12}\u{ff17}.0.0.1/", BadUrl::Host),
+            ("https://\u{2170}.example/", BadUrl::Host),
+            ("https://a\u{3002}example/", BadUrl::Host),
+            ("https://b\u{fc}cher\u{ff0f}example/", BadUrl::Unreadable),
+            ("https://b\u{fc}cher.example./", BadUrl::Host),
+            (
+                "https://met\u{430}data.google.internal\u{ff20}b/",
+                BadUrl::Unreadable,
+            ),
             ("https://", BadUrl::Unreadable),
             ("//a.example/", BadUrl::Unreadable),
             ("https://u@a.example/", BadUrl::UserInfo),
@@ -251,6 +289,22 @@ mod tests {
         }
         let long = format!("https://a.example/{}", "x".repeat(LONGEST));
         assert_eq!(Destination::parse(&long), Err(BadUrl::Unreadable));
+    }
+
+    #[test]
+    fn a_name_of_another_script_is_asked_for_in_ascii() {
+        for (written, host) in [
+            ("https://b\u{fc}cher.example/x", "xn--bcher-kva.example"),
+            ("https://B\u{dc}CHER.example:8443/", "xn--bcher-kva.example"),
+            (
+                "https://\u{4f8b}\u{3048}.\u{30c6}\u{30b9}\u{30c8}/",
+                "xn--r8jz45g.xn--zckzah",
+            ),
+        ] {
+            let read = Destination::parse(written).unwrap();
+            assert_eq!(read.host(), host, "{written}");
+            assert!(read.url().as_str().is_ascii(), "{written}");
+        }
     }
 
     #[test]

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -217,6 +216,34 @@ async fn answers_end_at_their_bounds() {
 }
 
 #[tokio::test]
+async fn interim_answers_are_passed_over_and_end_the_request_where_they_do_not_end() {
+    let caller = client(&settings(&["127.0.0.0/8"]), &[]);
+    let some = [
+        &b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(MOST_INTERIM),
+        FINE,
+    ]
+    .concat();
+    let trap = Trap::start(some.leak()).await;
+    let url = format!("http://127.0.0.1:{}/", trap.port);
+    assert_eq!(caller.send(get(&url)).await.unwrap().body, "hello");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let asked = stream.read(&mut [0; 1_000]).await.unwrap();
+        assert!(asked > 0);
+        while stream
+            .write_all(b"HTTP/1.1 100 Go on\r\n\r\n")
+            .await
+            .is_ok()
+        {}
+    });
+    assert_eq!(fault(&caller, get(&url)).await, FaultKind::TooLarge);
+    server.await.unwrap();
+}
+
+#[tokio::test]
 async fn fields_that_say_how_a_message_travels_are_refused() {
     let trap = Trap::start(FINE).await;
     let caller = client(&settings(&["127.0.0.0/8"]), &[]);
@@ -278,7 +305,13 @@ async fn https_trusts_named_authorities_and_nobody_by_mistake() {
         StatusCode::OK
     );
     let other = format!("https://other.example:{port}/");
-    assert_eq!(fault(&trusting, get(&other)).await, FaultKind::Tls);
+    let refusal = trusting.send(get(&other)).await.unwrap_err();
+    assert_eq!(refusal.kind, FaultKind::Tls);
+    assert_eq!(
+        refusal.to_string(),
+        "other.example: its certificate is not for that name",
+        "what else it is for is nobody's business"
+    );
 }
 
 #[test]

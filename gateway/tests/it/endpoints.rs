@@ -308,6 +308,17 @@ async fn what_the_guide_makes_is_told_of_a_box_as_the_guide_expects() {
     );
     assert!(text.contains(&line), "{line} is not in\n{text}");
     assert!(text.contains("boxgate_webhook_attempt_seconds_count 1"));
+    let bob = json!({"username": "bob", "password": "secret", "organization": "acme"});
+    let bob = Request::new("POST", "/api/admin/users")
+        .token(&platform.admin)
+        .json(&bob);
+    assert_eq!(platform.running.send(bob).await.status, 201);
+    let told = receiver.has(2).await.remove(1).json();
+    assert_eq!(
+        (&told["event"], &told["data"]["organizations"]),
+        (&json!("user.created"), &json!(["acme"]))
+    );
+    assert_eq!(told["data"]["actor"]["type"], "account", "{told}");
 }
 
 #[tokio::test]
@@ -340,7 +351,13 @@ async fn bad_wishes_are_refused_with_the_rule() {
             json!("https://x.denied.example/"),
             "webhooks.deny_hosts",
         ),
+        (
+            "url",
+            json!("https://b\u{fc}cher.denied.example/"),
+            "xn--bcher-kva.denied.example is denied",
+        ),
         ("secret", json!("short"), "8 to 256"),
+        ("secret", json!("p\u{e4}ssw\u{f6}rter"), "of ASCII"),
         ("headers", json!({"host": "x"}), "not yours"),
         ("surprise", json!(1), "surprise"),
     ] {

@@ -144,6 +144,8 @@ impl Running {
             email: None,
             password_hash: Some(password::hash("secret".into()).await),
             role,
+            membership: None,
+            by: String::new(),
         };
         self.gateway.metadata.create_account(new).await.unwrap().id
     }

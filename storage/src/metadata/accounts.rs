@@ -117,6 +117,10 @@ pub struct NewAccount {
     pub password_hash: Option<String>,
     /// Platform role.
     pub role: PlatformRole,
+    /// The organization that it belongs to from the start.
+    pub membership: Option<(OrganizationId, OrganizationRole)>,
+    /// Who makes it; empty when nobody in particular does.
+    pub by: String,
 }
 
 /// Changes to an account; `None` leaves a field as it is.

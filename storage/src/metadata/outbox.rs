@@ -414,12 +414,13 @@ pub(super) fn webhook_disabled(id: &str, url: &str, reason: &str, since: UnixMil
     }
 }
 
-/// An account was made.
-pub(super) fn user_created(username: &str) -> Draft {
-    // Addresses are not verified by mail, and nobody is born into an organization.
+/// An account was made; `organization` is whose member it is from the start.
+pub(super) fn user_created(username: &str, organization: Option<&str>) -> Draft {
+    // Addresses are not verified by mail.
+    let organizations = Vec::from_iter(organization);
     user(
         "user.created",
-        json!({"username": username, "email_verified": false, "organizations": []}),
+        json!({"username": username, "email_verified": false, "organizations": organizations}),
     )
 }
 

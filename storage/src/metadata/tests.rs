@@ -128,6 +128,8 @@ fn account(username: &str) -> NewAccount {
         email: Some(format!("{username}@example.com")),
         password_hash: None,
         role: PlatformRole::User,
+        membership: None,
+        by: String::new(),
     }
 }
 

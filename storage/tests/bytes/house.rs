@@ -56,6 +56,8 @@ impl House {
             email: None,
             password_hash: None,
             role: PlatformRole::User,
+            membership: None,
+            by: String::new(),
         };
         let account = house.metadata.create_account(ann).await.unwrap().id;
         let name = "acme".parse().unwrap();

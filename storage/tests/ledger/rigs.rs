@@ -95,6 +95,8 @@ impl Sql {
             email: None,
             password_hash: None,
             role: PlatformRole::User,
+            membership: None,
+            by: String::new(),
         };
         let owner = metadata.create_account(ann).await.unwrap().id;
         Self {

@@ -82,14 +82,10 @@ pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
             email: asked.email,
             password_hash,
             role,
+            membership,
+            by: call.principal()?.name().to_owned(),
         })
         .await?;
-    if let Some((organization, role)) = membership {
-        gateway
-            .metadata
-            .set_membership(account.id, organization, role)
-            .await?;
-    }
     Ok(response::json(
         StatusCode::CREATED,
         &shape::account(&account),
@@ -150,10 +146,14 @@ pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
 /// `DELETE /api/admin/users/{user}`.
 pub async fn delete(gateway: &Gateway, call: Call) -> Answer {
     let account = find(gateway, call.names.value("user")).await?;
-    if account.id == call.principal()?.account.id {
+    let by = call.principal()?;
+    if account.id == by.account.id {
         return Err(Refusal::invalid("You cannot delete your own account."));
     }
-    gateway.metadata.delete_account(account.id).await?;
+    gateway
+        .metadata
+        .delete_account(account.id, by.name())
+        .await?;
     Ok(response::json(
         StatusCode::OK,
         &message("User deleted successfully."),

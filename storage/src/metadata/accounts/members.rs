@@ -178,3 +178,24 @@ pub(super) async fn put(
     .at(op, account.0)
     .map(drop)
 }
+
+/// Adds the first membership of a new account; the name of the organization.
+pub(super) async fn join(
+    tx: &mut Tx,
+    op: &'static str,
+    account: AccountId,
+    organization: OrganizationId,
+    role: OrganizationRole,
+) -> Result<String> {
+    let found = sqlx::query("SELECT name FROM organizations WHERE id = $1")
+        .bind(organization.0)
+        .fetch_optional(&mut tx.connection)
+        .await
+        .at(op, organization.0)?;
+    let Some(found) = found else {
+        let what = format!("organization {}", organization.0);
+        return Err(Error::new(ErrorKind::NotFound, op, what));
+    };
+    put(tx, op, account, organization, role).await?;
+    found.text("name")
+}

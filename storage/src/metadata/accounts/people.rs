@@ -4,7 +4,7 @@ use futures_util::FutureExt as _;
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
-use super::{Account, AccountChange, AccountId, NewAccount, PlatformRole};
+use super::{Account, AccountChange, AccountId, NewAccount, PlatformRole, members};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::sql::{At as _, Columns as _};
 use crate::metadata::{Metadata, outbox};
@@ -35,10 +35,11 @@ pub(in crate::metadata) fn account_of(row: &AnyRow) -> Result<Account> {
 }
 
 impl Metadata {
-    /// Makes an account and tells `user.created`.
+    /// Makes an account, a member of an organization where that is given, and tells `user.created`.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when the name is taken (without case).
+    /// [`ErrorKind::Conflict`] when the name is taken (without case);
+    /// [`ErrorKind::NotFound`] when the organization is gone.
     pub async fn create_account(&self, new: NewAccount) -> Result<Account> {
         const OP: &str = "account.create";
         self.write(OP, move |tx| {
@@ -59,7 +60,14 @@ impl Metadata {
                 .execute(&mut tx.connection)
                 .await
                 .at(OP, &new.username)?;
-                outbox::append(tx, outbox::user_created(&new.username), "").await?;
+                let organization = match new.membership {
+                    None => None,
+                    Some((organization, role)) => {
+                        Some(members::join(tx, OP, AccountId(id), organization, role).await?)
+                    }
+                };
+                let draft = outbox::user_created(&new.username, organization.as_deref());
+                outbox::append(tx, draft, &new.by).await?;
                 existing(&mut tx.connection, OP, AccountId(id)).await
             }
             .boxed()
@@ -150,13 +158,14 @@ impl Metadata {
         .await
     }
 
-    /// Removes an account with its memberships and tokens, and tells `user.deleted`; boxes stay with
-    /// their organization.
+    /// Removes an account with its memberships and tokens, and tells `user.deleted` by `by`; boxes
+    /// stay with their organization.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when it is gone.
-    pub async fn delete_account(&self, id: AccountId) -> Result<()> {
+    pub async fn delete_account(&self, id: AccountId, by: &str) -> Result<()> {
         const OP: &str = "account.delete";
+        let by = by.to_owned();
         self.write(OP, move |tx| {
             async move {
                 let account = existing(&mut tx.connection, OP, id).await?;
@@ -171,7 +180,7 @@ impl Metadata {
                         .await
                         .at(OP, &account.username)?;
                 }
-                outbox::append(tx, outbox::user_deleted(&account.username), "").await
+                outbox::append(tx, outbox::user_deleted(&account.username), &by).await
             }
             .boxed()
         })

@@ -84,16 +84,27 @@ async fn a_change_touches_only_the_fields_it_names() {
 #[tokio::test]
 async fn making_and_removing_an_account_is_told() {
     let house = House::new().await;
-    let bob = house.metadata.create_account(account("bob")).await.unwrap();
     let acme = house.acme.id;
-    house
-        .metadata
-        .set_membership(bob.id, acme, OrganizationRole::Member)
-        .await
-        .unwrap();
-    house.metadata.delete_account(bob.id).await.unwrap();
+    let new = NewAccount {
+        membership: Some((acme, OrganizationRole::Member)),
+        by: "Ann".to_owned(),
+        ..account("bob")
+    };
+    let bob = house.metadata.create_account(new).await.unwrap();
+    assert_eq!(house.metadata.members(acme).await.unwrap().len(), 2);
+    let gone = NewAccount {
+        membership: Some((OrganizationId(99), OrganizationRole::Member)),
+        ..account("eve")
+    };
+    let refused = house.metadata.create_account(gone).await;
+    assert_eq!(kind(refused), ErrorKind::NotFound);
     assert_eq!(
-        kind(house.metadata.delete_account(bob.id).await),
+        house.metadata.account_by_username("eve").await.unwrap(),
+        None
+    );
+    house.metadata.delete_account(bob.id, "Ann").await.unwrap();
+    assert_eq!(
+        kind(house.metadata.delete_account(bob.id, "Ann").await),
         ErrorKind::NotFound
     );
     assert_eq!(house.metadata.members(acme).await.unwrap().len(), 1);
@@ -101,8 +112,12 @@ async fn making_and_removing_an_account_is_told() {
     let names: Vec<_> = events.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["user.created", "user.deleted"]);
     assert_eq!(events[0].1["username"], "bob");
-    assert_eq!(events[0].1["organizations"], serde_json::json!([]));
+    assert_eq!(events[0].1["organizations"], serde_json::json!(["Acme"]));
     assert_eq!(events[1].1["username"], "bob");
+    for (name, data) in events {
+        let ann = serde_json::json!({"type": "account", "name": "Ann"});
+        assert_eq!(data["actor"], ann, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -451,7 +451,7 @@ async fn listings_show_what_the_filter_says_by_id() {
         list(BoxFilter::Discover(Some(house.ann.id))).await,
         ["open", "closed"]
     );
-    house.metadata.delete_account(bob.id).await.unwrap();
+    house.metadata.delete_account(bob.id, "").await.unwrap();
     let tree = house
         .metadata
         .box_tree(acme, &name("BOBS"))

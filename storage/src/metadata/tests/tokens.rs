@@ -258,7 +258,11 @@ async fn a_token_needs_its_account_and_organization() {
     );
     let service = token(&house, TokenKind::Service, 1, Some("acme-1"));
     house.metadata.create_token(service).await.unwrap();
-    house.metadata.delete_account(house.ann.id).await.unwrap();
+    house
+        .metadata
+        .delete_account(house.ann.id, "")
+        .await
+        .unwrap();
     assert!(
         house
             .metadata

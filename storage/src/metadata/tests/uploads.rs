@@ -45,7 +45,11 @@ async fn uploads_in_progress_are_listed_with_the_names_behind_them() {
     let named = house.metadata.named_upload(theirs).await.unwrap().unwrap();
     assert_eq!(named.username.as_deref(), Some("Ann"));
     assert_eq!(named.organization, Some("globex".parse().unwrap()));
-    house.metadata.delete_account(house.ann.id).await.unwrap();
+    house
+        .metadata
+        .delete_account(house.ann.id, "")
+        .await
+        .unwrap();
     let named = house.metadata.named_upload(theirs).await.unwrap().unwrap();
     assert_eq!((named.row.id, named.username), (theirs, None));
 }
