@@ -1,5 +1,6 @@
 //! The S3 store: on a strict reference with planned faults.
 
+mod cable;
 pub(crate) mod reference;
 
 use std::time::Duration;
@@ -13,8 +14,10 @@ use boxgate_storage::store::Store;
 use boxgate_storage::upload::{Cut, Placed, UploadEngine, UploadWriter};
 use boxgate_storage::{Error, ErrorKind};
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 
+use self::cable::Cable;
 use self::reference::{Fault, Reference};
 use crate::bench::{Bench, MIB, content, intent, kept};
 
@@ -279,6 +282,31 @@ fn storm_uploads() -> usize {
     told.map_or(24, |told| told.parse().unwrap())
 }
 
+/// So many uploads, some at once; how long they took.
+async fn many(rig: &Rig, numbers: std::ops::Range<usize>) -> Duration {
+    let started = tokio::time::Instant::now();
+    let sending = numbers.map(|number| {
+        let (engine, store, bench) = (&rig.engine, &rig.store, &rig.bench);
+        async move {
+            // No two are equal.
+            let bytes = content(LENGTH + number / 256, number.to_le_bytes()[0]);
+            let published = sent_in_two(engine, &bytes).await.unwrap();
+            assert!(bench.read_back_from(store, &published.blob).await == bytes);
+            // Memory holds what the bucket does.
+            let state = &mut rig.reference.state();
+            let held = state
+                .objects
+                .get_mut(&format!("some/where/blobs/{}", published.blob.key));
+            *held.unwrap() = Bytes::new();
+        }
+    });
+    futures_util::stream::iter(sending)
+        .buffer_unordered(6)
+        .collect::<()>()
+        .await;
+    started.elapsed()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_are_whole_in_bad_weather() {
     let mut rig = Rig::new().await;
@@ -287,32 +315,31 @@ async fn uploads_are_whole_in_bad_weather() {
         slowest_bytes_per_second: u64::MAX,
         ..rig.reference.patience
     };
+    let uploads = storm_uploads();
+    let calm = many(&rig, 0..uploads / 8).await;
+    let cable = Cable::to(&rig.reference.endpoint, 20_261_129).await;
+    rig.reference.endpoint.clone_from(&cable.endpoint);
     rig.restart().await;
     rig.reference.storm(5, 20_261_128);
-    let uploads = storm_uploads();
-    let sending = (0..uploads).map(|number| {
-        let (engine, store, bench) = (&rig.engine, &rig.store, &rig.bench);
-        async move {
-            // No two are equal.
-            let bytes = content(LENGTH + number / 256, number.to_le_bytes()[0]);
-            let published = sent_in_two(engine, &bytes).await.unwrap();
-            assert!(bench.read_back_from(store, &published.blob).await == bytes);
-        }
-    });
-    futures_util::stream::iter(sending)
-        .buffer_unordered(6)
-        .collect::<()>()
-        .await;
+    let stormy = many(&rig, uploads / 8..uploads).await;
     rig.reference.storm(0, 0);
     rig.engine.settled().await;
     rig.engine.sweep().await.unwrap();
     let state = rig.reference.state();
+    eprintln!(
+        "{} of {uploads} uploads in {calm:?} of calm, the others in {stormy:?}; {} of {} calls and {} connections failed",
+        uploads / 8,
+        state.failed,
+        state.calls.len(),
+        cable.broken()
+    );
     let objects = state.objects.keys();
     let sidecars = objects.filter(|name| name.contains("/sidecars/")).count();
     assert_eq!(sidecars, uploads);
     let objects = state.objects.len() - sidecars;
     assert_eq!(objects, uploads, "{:?}", state.objects.keys());
     assert!(state.uploads.is_empty(), "{:?}", state.uploads.keys());
+    assert!(state.failed > 0 && cable.broken() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     OtherEtag,
     /// It is said to happen, and the first object has other bytes afterwards.
     OtherBytes,
+    /// A list of nothing, as of before.
+    Stale,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +53,8 @@ pub(crate) struct State {
     faults: Vec<(&'static str, usize, Fault)>,
     /// Of a hundred calls, so many fail in some way.
     storm: u64,
+    /// Calls that failed.
+    pub(crate) failed: usize,
     dice: u64,
     smallest_part: usize,
     serial: u64,
@@ -68,7 +72,8 @@ pub(crate) struct Upload {
 #[derive(Debug, Clone)]
 pub(crate) struct Reference {
     state: Arc<Mutex<State>>,
-    endpoint: String,
+    /// Where clients look for it.
+    pub(crate) endpoint: String,
     /// Of whoever asks.
     pub(crate) patience: Patience,
 }
@@ -96,6 +101,7 @@ impl State {
                 "complete" => Fault::OkWithError,
                 "get" => Fault::HalfBody,
                 "part" => Fault::OtherEtag,
+                "parts" | "list" | "uploads" => Fault::Stale,
                 _ => Fault::Cut,
             },
         ];
@@ -229,12 +235,17 @@ impl Reference {
                 .iter()
                 .find(|(n, at, _)| (*n, *at) == (name, nth));
             let planned = planned.map(|(_, _, fault)| *fault);
-            planned.or_else(|| state.weather(name))
+            let fault = planned.or_else(|| state.weather(name));
+            state.failed += usize::from(fault.is_some());
+            fault
         };
         match fault {
             Some(Fault::Before(status, code)) => return Ok((fault, error(status, code))),
             Some(Fault::OkWithError) => return Ok((fault, error(200, "InternalError"))),
             Some(Fault::Silent) => std::future::pending().await,
+            Some(Fault::Stale) => {
+                return Ok((fault, xml("<Of><IsTruncated>false</IsTruncated></Of>")));
+            }
             _ => {}
         }
         let done = call.run(&mut self.state());
