@@ -23,6 +23,7 @@ fn route(criterion: &mut Criterion) {
         blobs: open(),
         hooks: open(),
         providers: open(),
+        runtime: open(),
         operations: open(),
     };
     let router = Router::try_new(&doors).expect("no row shadows another");

@@ -28,7 +28,7 @@ use crate::admission::Admission;
 use crate::auth::link_keys::{self, LinkKeys};
 use crate::auth::master_key::{MasterKey, MasterKeyError};
 use crate::ballast::Ballast;
-use crate::config::settings::{Database, StoreSettings};
+use crate::config::settings::{Database, Speaks, StoreSettings};
 use crate::config::{Secret, Settings};
 use crate::door::vagrant::Document;
 use crate::events::stragglers::{self, PassedOver};
@@ -40,6 +40,7 @@ use crate::outbound::Outbound;
 use crate::provider::orders::Orders;
 use crate::provider::{self, Desk};
 use crate::route::Router;
+use crate::runtime::{self, Runtimes};
 use crate::schedule;
 use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
 use crate::telemetry::Telemetry;
@@ -138,6 +139,14 @@ pub enum StartError {
     /// The plugins.
     #[error(transparent)]
     Scripts(#[from] boxgate_scripting::set::OpenError),
+    /// The image of a runtime.
+    #[error("a runtime's image cannot be kept there ({key})")]
+    Runtime {
+        /// The setting.
+        key: String,
+        /// What is wrong.
+        source: std::io::Error,
+    },
     /// A listener cannot be bound.
     #[error("a listener does not work (listeners.address or --listen)")]
     Listen(#[source] std::io::Error),
@@ -294,6 +303,21 @@ async fn compare_addresses(settings: &Settings, metadata: &Metadata) -> Result<(
         );
     }
     Ok(())
+}
+
+/// Opens the images of all runtimes, and warns where their keys travel in the open.
+fn open_runtimes(settings: &Settings, outbound: &Outbound) -> Result<Runtimes, StartError> {
+    let in_the_open = settings
+        .listeners
+        .iter()
+        .any(|l| l.speaks == Speaks::Plain && !l.address.ip().is_loopback());
+    if in_the_open && !settings.runtimes.is_empty() {
+        tracing::warn!(
+            "runtimes are reached by plain http, which shows their keys to the network: set tls = true for \
+             listeners that are not on loopback, or let a proxy in front speak TLS"
+        );
+    }
+    Runtimes::open(settings, outbound).map_err(|(key, source)| StartError::Runtime { key, source })
 }
 
 /// Opens all stores of the settings.
@@ -634,6 +658,7 @@ impl App {
             settings.uploads.joins_waiting,
         );
         let orders = Orders::new(metadata.clone(), &settings.providers, background.clone());
+        let runtimes = open_runtimes(&settings, &outbound)?;
         let providers = Desk::new(&settings.providers, accounts_key, orders);
         let gateway = Arc::new(Gateway {
             scripts,
@@ -643,6 +668,7 @@ impl App {
             outlet: Outlet::new(&outbound, &settings.webhooks, master_key),
             passed_over: PassedOver::default(),
             providers,
+            runtimes,
             admission: Admission::new(&settings),
             link_keys,
             settings,
@@ -735,6 +761,7 @@ impl App {
         let telling = tokio::spawn(events::run(Arc::clone(&gateway)));
         let chasing = tokio::spawn(stragglers::run(Arc::clone(&gateway)));
         let ticking = tokio::spawn(schedule::run(Arc::clone(&gateway)));
+        let images = tokio::spawn(runtime::run(Arc::clone(&gateway)));
         let hooked = tokio::spawn(webhook::work::run(Arc::clone(&gateway)));
         let sending = tokio::spawn(webhook::sender::run(Arc::clone(&gateway)));
         let asking = tokio::spawn(hooks::ask_again(Arc::clone(&gateway)));
@@ -751,6 +778,10 @@ impl App {
         plugins.abort();
         following.abort();
         gateway.joiner.stop().await;
+        gateway.runtimes.end();
+        if let Err(panicked) = images.await {
+            tracing::error!(error = %panicked, "looking after runtimes broke");
+        }
         // It ends with the drain's beginning.
         if let Err(panicked) = upkeep.await {
             tracing::error!(error = %panicked, "upkeep broke");

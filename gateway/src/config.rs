@@ -9,6 +9,7 @@ pub mod connection;
 pub mod file;
 mod layers;
 mod machine;
+pub mod runtime;
 pub mod settings;
 pub mod units;
 

@@ -120,6 +120,9 @@ async fn of_found(
 ) -> Response<OutboundBody> {
     let (row, names) = match found {
         Found::Row(row, names) => (row, names),
+        Found::OtherMethods(Door::Runtime, _) if !is_runtime(gateway, &head) => {
+            return shaped(Door::Runtime, door::runtime::absent(), facts);
+        }
         Found::OtherMethods(door, methods) => {
             let dress = dress(gateway, door, &head);
             let refused = wrong_method(door, &methods, facts);
@@ -128,7 +131,13 @@ async fn of_found(
         Found::Nothing => {
             let refusal = Refusal::new(StatusCode::NOT_FOUND, "There is nothing at this path.")
                 .code("NOT_FOUND");
-            return shaped(of_nothing(gateway, &head), refusal, facts);
+            let door = of_nothing(gateway, &head);
+            let refusal = if door == Door::Runtime {
+                door::runtime::absent()
+            } else {
+                refusal
+            };
+            return shaped(door, refusal, facts);
         }
     };
     facts.set_route(row.route.name());
@@ -143,11 +152,18 @@ fn of_nothing(gateway: &Gateway, head: &http::request::Parts) -> Door {
         .uri
         .path()
         .strip_prefix(gateway.settings.doors.providers.prefix.as_str());
+    let runtime = door::runtime::finds(gateway, head.uri.path());
     if below.is_some_and(|path| path.starts_with("/providers/")) {
         Door::Providers
+    } else if runtime != door::runtime::Found::Elsewhere {
+        Door::Runtime
     } else {
         Door::BoxVault
     }
+}
+
+fn is_runtime(gateway: &Gateway, head: &http::request::Parts) -> bool {
+    door::runtime::finds(gateway, head.uri.path()) == door::runtime::Found::There
 }
 
 /// The path, as it was written. RFC 9110 §9.3.7: `OPTIONS *` asks about the server in general, and what it has
@@ -479,6 +495,10 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         | Route::AdapterInstallKey
         | Route::AdapterReboot
         | Route::AdapterRename => door::providers::answer(gateway, call).boxed(),
+        Route::RuntimeImage | Route::RuntimeDeploy | Route::RuntimePush => {
+            door::runtime::image(gateway, call).boxed()
+        }
+        Route::ListRuntimes => ready(Ok(door::runtime::list(gateway))).boxed(),
         Route::Health => operations::health(gateway).map(Ok).boxed(),
         Route::Live => ready(Ok(operations::live())).boxed(),
         Route::Ready => operations::ready(gateway).map(Ok).boxed(),
@@ -506,6 +526,7 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
         Door::Files => door::files::refuse(&refusal),
         Door::Blobs => door::blobs::refuse(&refusal),
         Door::Providers => door::providers::refuse(&refusal),
+        Door::Runtime => door::runtime::refuse(&refusal),
         Door::Operations | Door::Admin | Door::Hooks => operations::refuse(&refusal),
     };
     // RFC 9110 §15.5.2: a 401 names how to do better.
@@ -544,7 +565,7 @@ fn wrong_method(
         HeaderValue::from_str(&allowed).expect("method names are ASCII"),
     );
     let shape = match door {
-        Door::Files | Door::Providers => door,
+        Door::Files | Door::Providers | Door::Runtime => door,
         _ => Door::BoxVault,
     };
     shaped(shape, refusal, facts)

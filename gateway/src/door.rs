@@ -8,6 +8,7 @@ pub mod hooks;
 pub mod operations;
 pub mod plugins;
 pub mod providers;
+pub mod runtime;
 pub mod scripts;
 pub mod upkeep;
 pub mod vagrant;

@@ -33,6 +33,7 @@ use crate::provider;
 use crate::request::RequestFacts;
 use crate::resumable::Limits;
 use crate::route::Router;
+use crate::runtime::Runtimes;
 use crate::server::Certificate;
 use crate::telemetry::Telemetry;
 use crate::upkeep::Upkeep;
@@ -89,6 +90,8 @@ pub struct Gateway {
     pub passed_over: PassedOver,
     /// What adapters to clouds remember.
     pub providers: provider::Desk,
+    /// What stands in for Sanbox runtimes.
+    pub runtimes: Runtimes,
     /// Who looks after what is stored at this moment.
     pub upkeep: Upkeep,
     /// Where in its life the process is.

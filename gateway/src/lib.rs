@@ -26,6 +26,7 @@ pub mod refusal;
 pub mod request;
 pub mod resumable;
 pub mod route;
+pub mod runtime;
 pub mod schedule;
 pub mod server;
 pub mod shipped;

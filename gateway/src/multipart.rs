@@ -189,6 +189,26 @@ impl Form {
         }
     }
 
+    /// Goes on to the next part, whatever it is, past what was not read of the one before; [`Form::chunk`] reads it as it
+    /// is. `None` at the end of the form, and of its epilogue.
+    ///
+    /// # Errors
+    /// [`FormError`].
+    pub async fn part(&mut self) -> Result<Option<PartHead>, FormError> {
+        loop {
+            match self.event().await? {
+                Event::PartHead(head) => {
+                    self.file = FileState::Plain {
+                        held: VecDeque::new(),
+                    };
+                    return Ok(Some(head));
+                }
+                Event::End => return self.epilogue().await.map(|()| None),
+                Event::Data(_) | Event::PartEnd | Event::NeedMore => {}
+            }
+        }
+    }
+
     /// The next bytes of the file, decoded if they were encoded; `None` at its end.
     ///
     /// # Errors
@@ -249,7 +269,11 @@ impl Form {
                 Event::Data(_) | Event::PartEnd | Event::NeedMore => {}
             }
         }
-        // RFC 2046 §5.1.1: the epilogue means nothing.
+        self.epilogue().await
+    }
+
+    /// Reads what follows the last boundary: it means nothing (RFC 2046 §5.1.1).
+    async fn epilogue(&mut self) -> Result<(), FormError> {
         let mut left = EPILOGUE_BYTES;
         while left > 0
             && let Some(chunk) = self.body.chunk().await?

@@ -16,12 +16,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt as _;
+use futures_util::stream::BoxStream;
 use http::header::{
     ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING,
     UPGRADE, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Collected, Full, Limited, StreamBody};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
@@ -44,6 +47,8 @@ pub const TLS_TIME: Duration = Duration::from_secs(5);
 pub const MOST_HEAD_BYTES: usize = 16 << 10;
 /// Interim answers (1xx) that may come before the answer; each has a head like it.
 const MOST_INTERIM: usize = 16;
+/// Most bytes of the text that a refused body is answered with.
+const MOST_TEXT_BYTES: usize = 64 << 10;
 /// Most fields in it.
 const MOST_FIELDS: usize = 100;
 /// How long a connection is used again: its address was looked at when it was made.
@@ -178,6 +183,29 @@ pub struct Outgoing {
     pub cut: bool,
 }
 
+/// One POST whose body is read as it is sent.
+pub struct OutgoingStream {
+    /// Where to.
+    pub to: Destination,
+    /// Fields; those that say how a message travels are refused.
+    pub headers: HeaderMap,
+    /// Bytes of the body.
+    pub length: u64,
+    /// The body.
+    pub body: BoxStream<'static, std::io::Result<Bytes>>,
+    /// How long nothing may move, either way.
+    pub idle: Duration,
+}
+
+impl fmt::Debug for OutgoingStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutgoingStream")
+            .field("to", &self.to)
+            .field("length", &self.length)
+            .finish_non_exhaustive()
+    }
+}
+
 /// One answer.
 #[derive(Debug, Clone)]
 pub struct Incoming {
@@ -269,6 +297,13 @@ impl Caller {
     #[must_use]
     pub fn through(mut self, proxy: Option<(String, u16)>) -> Self {
         self.connector.through(proxy);
+        self
+    }
+
+    /// The same, that asks by plain http wherever it may go.
+    #[must_use]
+    pub fn plainly(mut self) -> Self {
+        self.connector.plainly();
         self
     }
 
@@ -375,6 +410,71 @@ impl Caller {
                 .get::<FromPublic>()
                 .is_some_and(|from| from.0),
         })
+    }
+
+    /// Sends a long body, on a connection of its own, and reads the answer and how its text begins.
+    ///
+    /// # Errors
+    /// [`Fault`] when there is none; every status is an answer.
+    /// # Cancel safety
+    /// As [`Self::send`].
+    pub async fn post_stream(&self, request: OutgoingStream) -> Result<(StatusCode, Bytes), Fault> {
+        let (to, moved) = (request.to, Arc::new(Notify::new()));
+        let told = Arc::clone(&moved);
+        let body = request.body.map_ok(move |bytes| {
+            told.notify_one();
+            Frame::data(bytes)
+        });
+        let uri = to.uri();
+        let uri = uri.ok_or_else(|| Fault::new(FaultKind::Request, "the URL cannot be sent"))?;
+        let mut sent = Request::post(uri);
+        sent.headers_mut()
+            .map(|headers| {
+                headers.extend(request.headers);
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(request.length));
+                headers.insert(USER_AGENT, HeaderValue::from_static(OURSELVES));
+            })
+            .ok_or_else(|| Fault::new(FaultKind::Request, "the URL cannot be sent"))?;
+        let sent = sent
+            .body(StreamBody::new(body))
+            .map_err(|e| Fault::new(FaultKind::Request, e.to_string()))?;
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(0)
+            .http1_max_buf_size(MOST_HEAD_BYTES)
+            .http1_max_headers(MOST_FIELDS)
+            .build(self.connector.clone());
+        let exchange = async {
+            let answer = client.request(sent).await.map_err(|e| broken(&e))?;
+            let (head, body) = answer.into_parts();
+            // What a refusal says helps, and is not needed.
+            let text = Limited::new(body, MOST_TEXT_BYTES).collect().await;
+            let text = text.map_or_else(|_broken| Bytes::new(), Collected::to_bytes);
+            Ok((head.status, text))
+        };
+        let began = Instant::now();
+        let idle = async { while timeout(request.idle, moved.notified()).await.is_ok() {} };
+        let answer = tokio::select! {
+            answer = exchange => answer,
+            () = idle => {
+                let text = format!("nothing moved for {:?}", request.idle);
+                Err(Fault::new(FaultKind::Timeout, text))
+            }
+        };
+        let status = answer.as_ref().map_or(0, |(status, _)| status.as_u16());
+        let fault = answer.as_ref().err().map_or("", |fault| fault.kind.name());
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (caller, host, bytes) = (self.key, to.host(), request.length);
+        tracing::info!(
+            caller,
+            method = "POST",
+            host,
+            status,
+            fault,
+            duration_ms,
+            bytes,
+            "outbound call"
+        );
+        answer
     }
 
     fn pool(&self) -> Pool {

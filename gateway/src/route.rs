@@ -24,6 +24,8 @@ pub enum Door {
     Hooks,
     /// Adapters to clouds, which plugins serve.
     Providers,
+    /// Images of runtimes.
+    Runtime,
     /// Health, status, metrics.
     Operations,
     /// Our own administrative API; never prefixed.
@@ -260,6 +262,10 @@ pub enum Route {
     AdapterInstallKey,
     AdapterReboot,
     AdapterRename,
+    RuntimeImage,
+    RuntimeDeploy,
+    RuntimePush,
+    ListRuntimes,
     Health,
     Live,
     Ready,
@@ -419,6 +425,14 @@ routes! {
     Providers PATCH "/providers/{provider}/servers/{server}/rename" => AdapterRename, Public, Json, Control, "Give a server another name";
     Providers GET "/providers/{provider}/openapi.json" => AdapterOpenApi, Public, Empty, Control, "The adapter as an OpenAPI 3 document";
     Providers GET "/providers/{provider}/swagger.json" => AdapterSwagger, Public, Empty, Control, "The same in Swagger 2.0";
+    // Images of runtimes. Each has a key of its own, which its door asks for.
+    Runtime GET "/runtime/image" => RuntimeImage, Public, Empty, Download, "The image of the default runtime";
+    Runtime POST "/runtime/image" => RuntimeDeploy, Public, Upload, Upload, "Replace it";
+    Runtime PUT "/runtime/image" => RuntimePush, Public, Json, Control, "Push it to another runtime";
+    Runtime GET "/runtimes/{runtime}/image" => RuntimeImage, Public, Empty, Download, "The image of a runtime";
+    Runtime POST "/runtimes/{runtime}/image" => RuntimeDeploy, Public, Upload, Upload, "Replace it";
+    Runtime PUT "/runtimes/{runtime}/image" => RuntimePush, Public, Json, Control, "Push it to another runtime";
+    Admin GET "/api/admin/runtimes" => ListRuntimes, PlatformAdmin, Empty, Control, "Runtimes, and what was deployed to them last";
     // Operations.
     Operations GET "/health" => Health, Public, Empty, Operations, "Health in brief";
     Operations GET "/api/health" => Health, Public, Empty, Operations, "The same";
@@ -537,6 +551,8 @@ impl Route {
             | Self::AdapterInstallKey
             | Self::AdapterReboot
             | Self::AdapterRename => "adapters",
+            Self::RuntimeImage | Self::RuntimeDeploy | Self::RuntimePush => "runtime_image",
+            Self::ListRuntimes => "admin_runtimes",
             Self::VagrantMetadata => "vagrant_metadata",
             Self::Health | Self::Live | Self::Ready => "health",
             Self::Status => "status",
@@ -719,6 +735,10 @@ fn prefix(doors: &Doors, door: Door) -> Option<&str> {
             .providers
             .enabled
             .then_some(doors.providers.prefix.as_str()),
+        Door::Runtime => doors
+            .runtime
+            .enabled
+            .then_some(doors.runtime.prefix.as_str()),
         Door::Operations => doors
             .operations
             .enabled
@@ -743,6 +763,7 @@ mod tests {
             blobs: open(),
             hooks: open(),
             providers: open(),
+            runtime: open(),
             operations: open(),
         }
     }

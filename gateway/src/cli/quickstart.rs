@@ -40,12 +40,15 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
     let (mut settings, log) = open(&args.serve)?;
     // No load balancer needs time to look elsewhere.
     settings.server.drain_accept = Duration::ZERO;
-    // Receivers that are tried out run here, too.
-    let loopback = ["127.0.0.0/8", "::1"];
-    let opened = loopback
+    // Receivers and runtimes that are tried out run here, too.
+    let loopback: Vec<Cidr> = ["127.0.0.0/8", "::1"]
         .into_iter()
-        .filter_map(|block| block.parse::<Cidr>().ok());
-    settings.webhooks.allow_networks.extend(opened);
+        .filter_map(|block| block.parse().ok())
+        .collect();
+    for runtime in settings.runtimes.values_mut() {
+        runtime.allow_networks.extend_from_slice(&loopback);
+    }
+    settings.webhooks.allow_networks.extend(loopback);
     let certificate = match args.tls {
         Some(TryTls::SelfSigned) => Some(try_tls(&mut settings)?),
         None => None,

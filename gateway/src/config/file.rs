@@ -80,6 +80,8 @@ table! {
         webhooks: WebhooksFile = WebhooksFile::default(),
         /// Adapters to clouds, which plugins serve.
         providers: ProvidersFile = ProvidersFile::default(),
+        /// What stands in for Sanbox runtimes.
+        runtimes: RuntimesFile = RuntimesFile::default(),
         /// Metrics and status.
         operations: OperationsFile = OperationsFile::default(),
         /// The log.
@@ -114,6 +116,8 @@ table! {
         hooks: DoorFile = DoorFile::default(),
         /// Adapters to clouds.
         providers: DoorFile = DoorFile::default(),
+        /// Images of runtimes.
+        runtime: DoorFile = DoorFile::default(),
         /// Health, status, metrics.
         operations: DoorFile = DoorFile::default(),
     }
@@ -529,6 +533,67 @@ table! {
         at_once: usize = 128,
         /// How long credentials that a cloud refused are refused without asking it.
         refused_for: Span = Span::seconds(30),
+    }
+}
+
+/// `[runtimes]`: each by its name. `default` is the one at `/runtime/image`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RuntimesFile(pub BTreeMap<String, RuntimeFile>);
+
+impl Default for RuntimesFile {
+    fn default() -> Self {
+        Self([("default".to_owned(), RuntimeFile::default())].into())
+    }
+}
+
+table! {
+    /// `[runtimes.<name>]`
+    RuntimeFile {
+        /// Whether it is there at all.
+        enabled: bool = false,
+        /// Its key, at least 36 characters.
+        api_key: Secret = Secret::default(),
+        /// A file that holds it.
+        api_key_file: String = String::new(),
+        /// Whether its image may be read, replaced and pushed.
+        allow_deployments: bool = false,
+        /// The image, a plain file.
+        image_file_path: String = "runtimeImage.sbimg".into(),
+        /// Whether copies of the image are made by the clock.
+        do_backups: bool = false,
+        /// When.
+        backup_frequency: String = "@midnight".into(),
+        /// The time zone of that.
+        backup_time_zone: String = "UTC".into(),
+        /// Copies that are kept; 0 keeps all.
+        backup_retention_count: i64 = 10,
+        /// Where they are kept.
+        backup_directory: String = "RuntimeBackups".into(),
+        /// Whether the image before is copied there at each deployment.
+        backup_before_deploy: bool = false,
+        /// Whether every failure of a deployment or push is 500.
+        strict_statuses: bool = false,
+        /// What makes the runtime take a new image.
+        reload: String = "none".into(),
+        /// The program of `reload = "command"` and its arguments.
+        reload_command: Vec<String> = Vec::new(),
+        /// How long it may take.
+        reload_timeout: Span = Span::seconds(60),
+        /// The runtime of `reload = "push"`.
+        reload_target_url: String = String::new(),
+        /// Its key.
+        reload_target_api_key: Secret = Secret::default(),
+        /// A file that holds it.
+        reload_target_api_key_file: String = String::new(),
+        /// Whether the image before is put back where that fails.
+        rollback_on_reload_failure: bool = false,
+        /// Hosts that the image may be pushed to; empty is any that pushes reach.
+        allow_targets: Vec<String> = Vec::new(),
+        /// Networks that pushes reach beside public and private ones.
+        allow_networks: Vec<String> = Vec::new(),
+        /// A `runtime.json` whose `Image` and `RuntimeAPI` count instead of the keys here.
+        import: String = String::new(),
     }
 }
 

@@ -102,7 +102,7 @@ impl Layers {
             .split("__")
             .map(str::to_ascii_lowercase)
             .collect();
-        let parsed = match lookup(schema, &path).or_else(|| lookup_store(schema, &path)) {
+        let parsed = match lookup(schema, &path).or_else(|| lookup_named(schema, &path)) {
             Some(Value::String(_)) => Value::String(value.to_owned()),
             Some(Value::Integer(_)) => match value.trim().parse() {
                 Ok(number) => Value::Integer(number),
@@ -263,10 +263,10 @@ fn lookup<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
 }
 
 /// A key of a store, whatever its name: all have the same keys.
-fn lookup_store<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
+fn lookup_named<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
     match path {
-        [stores, _name, key] if stores == "stores" => {
-            let any = table.get("stores")?.as_table()?.values().next()?;
+        [named, _name, key] if named == "stores" || named == "runtimes" => {
+            let any = table.get(named)?.as_table()?.values().next()?;
             any.as_table()?.get(key)
         }
         _ => None,

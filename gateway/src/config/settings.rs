@@ -24,6 +24,7 @@ use super::cidr::Cidr;
 use super::file::{self, ConfigFile};
 use super::layers::Environment;
 use super::machine::Machine;
+use super::runtime::Runtime;
 use super::units::{ByteSize, Span};
 use crate::http::freshness::Ages;
 use crate::webhook::sender;
@@ -106,6 +107,8 @@ pub struct Settings {
     pub webhooks: Webhooks,
     /// Adapters to clouds.
     pub providers: Providers,
+    /// What stands in for Sanbox runtimes, by name; those that are switched off are not there.
+    pub runtimes: BTreeMap<String, Runtime>,
     /// Metrics and status.
     pub operations: Operations,
     /// The log.
@@ -162,6 +165,8 @@ pub struct Doors {
     pub hooks: Door,
     /// Adapters to clouds.
     pub providers: Door,
+    /// Images of runtimes.
+    pub runtime: Door,
     /// Health, status, metrics.
     pub operations: Door,
 }
@@ -656,6 +661,10 @@ impl Settings {
             }
             store.secret_access_key = Secret::default();
         }
+        for runtime in file.runtimes.0.values_mut() {
+            runtime.api_key = Secret::default();
+            runtime.reload_target_api_key = Secret::default();
+        }
         file.uploads.part_budget = ByteSize(self.uploads.part_budget_bytes);
         file.cache.size = ByteSize(self.cache.size_bytes);
         file.limits.connections = self.limits.connections;
@@ -680,6 +689,7 @@ impl Settings {
             blobs: judge.door("doors.blobs.prefix", &file.doors.blobs),
             hooks: judge.door("doors.hooks.prefix", &file.doors.hooks),
             providers: judge.door("doors.providers.prefix", &file.doors.providers),
+            runtime: judge.door("doors.runtime.prefix", &file.doors.runtime),
             operations: judge.door("doors.operations.prefix", &file.doors.operations),
         };
         let limits = judge.limits(&file.limits, machine);
@@ -725,6 +735,7 @@ impl Settings {
             hooks: judge.hooks(&file.hooks),
             webhooks: judge.webhooks(&file.webhooks),
             providers: judge.providers(&file.providers),
+            runtimes: judge.runtimes(&file.runtimes),
             operations: Operations {
                 allow: judge.blocks("operations.allow", &file.operations.allow),
             },
@@ -738,7 +749,7 @@ impl Settings {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the configuration")]
-fn variable(name: &str) -> Option<String> {
+pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
@@ -785,26 +796,26 @@ fn is_store_name(name: &str) -> bool {
 }
 
 /// Turns texts into values; a wrong one is noted and replaced, so that all are seen.
-struct Judge<'a> {
+pub(super) struct Judge<'a> {
     mistakes: &'a mut Vec<Mistake>,
 }
 
 impl Judge<'_> {
-    fn wrong(&mut self, key: impl Into<String>, text: impl fmt::Display) {
+    pub(super) fn wrong(&mut self, key: impl Into<String>, text: impl fmt::Display) {
         self.mistakes.push(Mistake {
             key: key.into(),
             text: text.to_string(),
         });
     }
 
-    fn not_empty<'t>(&mut self, key: &str, text: &'t str) -> &'t str {
+    pub(super) fn not_empty<'t>(&mut self, key: &str, text: &'t str) -> &'t str {
         if text.is_empty() {
             self.wrong(key, "must not be empty");
         }
         text
     }
 
-    fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy>(
         &mut self,
         key: &str,
         text: &str,
@@ -818,7 +829,7 @@ impl Judge<'_> {
         found.map(|(_, value)| *value)
     }
 
-    fn positive(&mut self, key: &str, number: u64) -> u64 {
+    pub(super) fn positive(&mut self, key: &str, number: u64) -> u64 {
         if number == 0 {
             self.wrong(key, "must be more than 0");
         }
@@ -973,7 +984,7 @@ impl Judge<'_> {
         }
     }
 
-    fn time(&mut self, key: &str, span: Span) -> Duration {
+    pub(super) fn time(&mut self, key: &str, span: Span) -> Duration {
         if span.0.is_zero() {
             self.wrong(key, "must be more than 0");
         }
@@ -1026,7 +1037,7 @@ impl Judge<'_> {
         usize::try_from(size.0).unwrap_or(usize::MAX)
     }
 
-    fn blocks(&mut self, key: &str, texts: &[String]) -> Vec<Cidr> {
+    pub(super) fn blocks(&mut self, key: &str, texts: &[String]) -> Vec<Cidr> {
         let mut blocks = Vec::with_capacity(texts.len());
         for text in texts {
             match text.parse() {
@@ -1305,23 +1316,24 @@ impl Judge<'_> {
 
     fn secret_access_key(&mut self, name: &str, store: &file::StoreFile) -> String {
         let key = format!("stores.{name}.secret_access_key");
-        let (text, path) = (
-            store.secret_access_key.expose(),
+        let text = self.secret(
+            &key,
+            &store.secret_access_key,
             &store.secret_access_key_file,
         );
+        self.not_empty(&key, &text).to_owned()
+    }
+
+    /// A secret that stands at `key`, or in the file of `<key>_file`; empty for none.
+    pub(super) fn secret(&mut self, key: &str, text: &Secret, path: &str) -> String {
         if path.is_empty() {
-            return self.not_empty(&key, text).to_owned();
+            return text.expose().to_owned();
         }
-        if !text.is_empty() {
-            self.wrong(
-                key.clone(),
-                "secret_access_key_file is set too; set one of them",
-            );
+        if !text.expose().is_empty() {
+            self.wrong(key, format!("{key}_file is set too; set one of them"));
         }
         match std::fs::read_to_string(path) {
-            Ok(text) => self
-                .not_empty(&format!("{key}_file"), text.trim())
-                .to_owned(),
+            Ok(text) => text.trim().to_owned(),
             Err(error) => {
                 let why = format!("cannot read {path}: {error}");
                 self.wrong(format!("{key}_file"), why);

@@ -233,7 +233,8 @@ async fn redirect(
 }
 
 /// What of a representation an answer holds.
-pub(super) enum Selected {
+#[derive(Debug)]
+pub enum Selected {
     /// These bytes; its headers say which.
     Content(StatusCode, ByteRange),
     /// None: this is the answer.
@@ -241,7 +242,7 @@ pub(super) enum Selected {
 }
 
 /// What a decision about a representation of `length` bytes comes to; `headers` are its validators.
-pub(super) fn selected(decision: Decision, length: u64, headers: &mut HeaderMap) -> Selected {
+pub fn selected(decision: Decision, length: u64, headers: &mut HeaderMap) -> Selected {
     // 412 and 416 answer a request's own fields: under the URL alone no cache may keep them.
     let (status, headers) = match decision {
         Decision::Full => return Selected::Content(StatusCode::OK, ByteRange::whole(length)),

@@ -141,7 +141,7 @@ async fn emit(
             }
             _ => continue,
         };
-        if let Err(error) = metadata.tell_of_script(name, data).await {
+        if let Err(error) = metadata.tell(name, data).await {
             let error = boxgate_storage::error::chain(&error);
             tracing::warn!(plugin, error, "nobody is told how a plugin stands");
         }

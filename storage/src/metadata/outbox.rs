@@ -148,7 +148,7 @@ impl Metadata {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
-    pub async fn tell_of_script(&self, name: &'static str, data: Value) -> Result<()> {
+    pub async fn tell(&self, name: &'static str, data: Value) -> Result<()> {
         self.write("outbox.tell", move |tx| {
             async move {
                 let draft = Draft {

@@ -1,0 +1,405 @@
+//! `/runtime/image` and `/runtimes/{name}/image`: the Sanbox Runtime API.
+//!
+//! Errors are plain text, and those of PUT that tell of this runtime have no body at all: its clients read statuses.
+
+use std::io::{self, SeekFrom};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use boxgate_storage::range::ByteRange;
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use http::header::{
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED,
+    WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt as _, StreamBody};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::time::sleep;
+use tokio_util::io::ReaderStream;
+
+use crate::call::Call;
+use crate::config::runtime::DEFAULT;
+use crate::gateway::Gateway;
+use crate::handler::download::{Selected, selected};
+use crate::handler::upload::assert_uncoded;
+use crate::http::headers::content_length;
+use crate::http::precondition::{PastEnd, Representation, decide};
+use crate::http::response;
+use crate::multipart::{self, Form, FormLimits};
+use crate::refusal::Refusal;
+use crate::route::Route;
+use crate::runtime::image::{Snapshot, Staged};
+use crate::runtime::push::Target;
+use crate::runtime::{Runtime, date};
+use crate::server::{BoxError, InboundBody, OutboundBody, Piece};
+
+type Answer = Result<Response<OutboundBody>, Refusal>;
+
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"runtime\", Bearer");
+/// How long whoever tried too many keys waits to hear that this one is wrong, too.
+const FAILED_WAIT: Duration = Duration::from_secs(2);
+const READ_BYTES: usize = 256 << 10;
+/// The part of a form that holds the image.
+const FIELD: &str = "image";
+
+/// A refusal as text; one without is a status and nothing else.
+pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
+    if refusal.message.is_empty() {
+        return response::empty(refusal.status);
+    }
+    response::text(refusal.status, refusal.message.clone())
+}
+
+/// What is not there: nothing tells it from a path that never was.
+pub fn absent() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "")
+}
+
+/// Whether the path is that of a runtime's image, and of one that is there.
+pub fn finds(gateway: &Gateway, path: &str) -> Found {
+    let prefix = gateway.settings.doors.runtime.prefix.as_str();
+    let Some(path) = path.strip_prefix(prefix) else {
+        return Found::Elsewhere;
+    };
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let name = match path {
+        "/runtime/image" => Some(DEFAULT),
+        _ => path
+            .strip_prefix("/runtimes/")
+            .and_then(|rest| rest.strip_suffix("/image")),
+    };
+    match name {
+        None => Found::Elsewhere,
+        Some(name) if gateway.runtimes.get(name).is_some() => Found::There,
+        Some(_) => Found::Absent,
+    }
+}
+
+/// What a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// To no runtime.
+    Elsewhere,
+    /// To one that is not there.
+    Absent,
+    /// To one that is.
+    There,
+}
+
+/// GET, HEAD, POST and PUT, in the order of what they are refused for.
+pub async fn image(gateway: &Gateway, call: Call) -> Answer {
+    let name = match call.names.value("runtime") {
+        "" => DEFAULT,
+        name => name,
+    };
+    let Some(runtime) = gateway.runtimes.get(name) else {
+        return Err(absent());
+    };
+    let runtime = Arc::clone(runtime);
+    // The vendor's page has PUT answer these without a body.
+    let silent = call.row.route == Route::RuntimePush;
+    let quietly = |refusal: Refusal| {
+        if silent {
+            Refusal {
+                message: String::new(),
+                ..refusal
+            }
+        } else {
+            refusal
+        }
+    };
+    admit(gateway, &runtime, &call).await.map_err(quietly)?;
+    call.facts
+        .set_principal(format!("runtime:{}", runtime.name));
+    let strict = runtime.settings.strict_statuses;
+    let answered = match call.row.route {
+        Route::RuntimePush => push(gateway, &runtime, call).await,
+        Route::RuntimeDeploy => deploy(gateway, &runtime, call).await,
+        _ => return retrieve(&runtime, &call).await,
+    };
+    answered.map_err(|refusal| {
+        if strict {
+            Refusal {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                ..refusal
+            }
+        } else {
+            refusal
+        }
+    })
+}
+
+/// Who asks, when, and whether that may be asked for.
+async fn admit(gateway: &Gateway, runtime: &Runtime, call: &Call) -> Result<(), Refusal> {
+    let refused = |text: &str| {
+        Refusal::new(StatusCode::UNAUTHORIZED, text).header(WWW_AUTHENTICATE, CHALLENGE)
+    };
+    let (headers, address) = (&call.head.headers, call.facts.client_ip());
+    let now = UNIX_EPOCH + Duration::from_millis(gateway.clock.now().0.unsigned_abs());
+    if let Err(why) = date::check(headers, now) {
+        return Err(refused(why));
+    }
+    if !runtime.key.opens(headers) {
+        let too_many = gateway.admission.sign_in(address).is_err();
+        gateway.admission.sign_in_failed(address);
+        // 429 is none of the statuses that its clients know.
+        if too_many {
+            sleep(FAILED_WAIT).await;
+        }
+        return Err(refused(
+            "The request is not authorized: send the API key as a Bearer token, or by Basic with the user name key.",
+        ));
+    }
+    if !runtime.settings.allow_deployments {
+        let text = "Deployments are not allowed on this runtime (Image.AllowDeployments).";
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
+    }
+    Ok(())
+}
+
+async fn retrieve(runtime: &Runtime, call: &Call) -> Answer {
+    let image = runtime.snapshot().await.map_err(failed)?;
+    let etag = format!("\"{}\"", image.blake3.to_hex());
+    let representation = Representation {
+        etag: &etag,
+        last_modified: Some(image.modified),
+        length: image.length,
+    };
+    let method = &call.head.method;
+    let decision = decide(
+        &representation,
+        method,
+        &call.head.headers,
+        PastEnd::NotSatisfiable,
+    );
+    let mut headers = HeaderMap::from_iter([(ETAG, text(&etag))]);
+    let (status, range) = match selected(decision, image.length, &mut headers) {
+        Selected::Content(status, range) => (status, range),
+        Selected::Nothing(answer) => return Ok(answer),
+    };
+    describe(runtime, image.modified, &mut headers);
+    headers.insert(CONTENT_LENGTH, range.length().into());
+    let mut answer = if method == Method::HEAD {
+        response::empty(status)
+    } else {
+        let body = body(image, range)
+            .await
+            .map_err(|e| failed(e.to_string()))?;
+        let mut answer = Response::new(body);
+        *answer.status_mut() = status;
+        answer
+    };
+    answer.headers_mut().extend(headers);
+    Ok(answer)
+}
+
+fn describe(runtime: &Runtime, modified: SystemTime, headers: &mut HeaderMap) {
+    let name = runtime.image.file_name().replace(['"', '\\'], "_");
+    let disposition = HeaderValue::try_from(format!("attachment; filename=\"{name}\""));
+    headers.insert(
+        CONTENT_DISPOSITION,
+        disposition.unwrap_or(HeaderValue::from_static("attachment")),
+    );
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(LAST_MODIFIED, text(&httpdate::fmt_http_date(modified)));
+}
+
+fn text(text: &str) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The bytes of an opened image. One that another program cuts short breaks the answer: fewer come than were said.
+async fn body(image: Snapshot, range: ByteRange) -> io::Result<OutboundBody> {
+    let mut file = tokio::fs::File::from_std(image.file);
+    file.seek(SeekFrom::Start(range.start())).await?;
+    let bytes = ReaderStream::with_capacity(file.take(range.length()), READ_BYTES);
+    let frames = bytes
+        .map_ok(|bytes| Frame::data(Piece::from(bytes)))
+        .map_err(BoxError::from);
+    Ok(StreamBody::new(frames).boxed_unsync())
+}
+
+async fn deploy(gateway: &Gateway, runtime: &Arc<Runtime>, call: Call) -> Answer {
+    assert_uncoded(&call.head.headers)?;
+    let most = gateway.settings.uploads.max_length_bytes;
+    if content_length(&call.head.headers).is_some_and(|length| length > most) {
+        return Err(too_large(most).closing());
+    }
+    let _permit = gateway.admission.upload().await?;
+    let staged = if multipart::is_form(&call.head.headers) {
+        let limits = FormLimits::of(&gateway.settings);
+        let form = Form::open(&call.head.headers, call.body, limits)?;
+        of_form(runtime, form, most).await?
+    } else {
+        of_body(runtime, call.body, most).await?
+    };
+    if staged.length == 0 {
+        return Err(Refusal::invalid(
+            "The image is empty. Nothing was deployed.",
+        ));
+    }
+    runtime.deploy(gateway, staged).await.map_err(unstored)?;
+    let runtime = Arc::clone(runtime);
+    let mut answer = Response::new(Told(Some(runtime)).boxed_unsync());
+    *answer.status_mut() = StatusCode::ACCEPTED;
+    Ok(answer)
+}
+
+/// An answer without a body; the runtime is told once it is out of hand.
+struct Told(Option<Arc<Runtime>>);
+
+impl Body for Told {
+    type Data = Piece;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Piece>, BoxError>>> {
+        std::task::Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(0)
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.reload();
+        }
+    }
+}
+
+async fn of_body(runtime: &Runtime, mut body: InboundBody, most: u64) -> Result<Staged, Refusal> {
+    let mut staging = Counted::begin(runtime, most).await?;
+    while let Some(bytes) = body.chunk().await? {
+        staging.write(bytes).await?;
+    }
+    staging.finish().await
+}
+
+/// The part `Image`; where there is none of that name, the one file that the form holds.
+async fn of_form(runtime: &Runtime, mut form: Form, most: u64) -> Result<Staged, Refusal> {
+    let mut found: Option<(bool, Staged)> = None;
+    while let Some(part) = form.part().await? {
+        let named = part.name.eq_ignore_ascii_case(FIELD);
+        let meant = found.as_ref().is_some_and(|(named, _)| *named);
+        if !named && (meant || part.filename.is_none()) {
+            continue;
+        }
+        if found.is_some() && named == meant {
+            let text = if named {
+                "The form has a second part named Image. Nothing was deployed."
+            } else {
+                "The form has more than one file and none is named Image. Nothing was deployed."
+            };
+            return Err(Refusal::invalid(text).closing());
+        }
+        // What was taken for it before goes.
+        drop(found.take());
+        let mut staging = Counted::begin(runtime, most).await?;
+        while let Some(bytes) = form.chunk().await? {
+            staging.write(bytes).await?;
+        }
+        found = Some((named, staging.finish().await?));
+    }
+    found.map(|(_, staged)| staged).ok_or_else(|| {
+        Refusal::invalid("The form has no file in a part named Image. Nothing was deployed.")
+    })
+}
+
+/// An image on its way in, and how many bytes it may still have.
+struct Counted {
+    staging: crate::runtime::image::Staging,
+    left: u64,
+    most: u64,
+}
+
+impl Counted {
+    async fn begin(runtime: &Runtime, most: u64) -> Result<Self, Refusal> {
+        let staging = runtime.image.stage().await.map_err(unstored)?;
+        Ok(Self {
+            staging,
+            left: most,
+            most,
+        })
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), Refusal> {
+        let left = self.left.checked_sub(bytes.len() as u64);
+        self.left = left.ok_or_else(|| too_large(self.most).closing())?;
+        self.staging.write(bytes).await.map_err(unstored)
+    }
+
+    async fn finish(self) -> Result<Staged, Refusal> {
+        self.staging.finish().await.map_err(unstored)
+    }
+}
+
+fn too_large(most: u64) -> Refusal {
+    let text =
+        format!("An image has at most {most} bytes here (uploads.max_size). Nothing was deployed.");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
+fn unstored(error: io::Error) -> Refusal {
+    let (status, text) = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
+            StatusCode::INSUFFICIENT_STORAGE,
+            "There is no room for the image where it is kept.".to_owned(),
+        ),
+        _ => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("The image was not stored: {error}."),
+        ),
+    };
+    tracing::error!(%error, "an image was not deployed");
+    Refusal::new(
+        status,
+        format!("{text} The image before is still in place."),
+    )
+    .closing()
+}
+
+async fn push(gateway: &Gateway, runtime: &Runtime, mut call: Call) -> Answer {
+    let limits = &gateway.settings.limits;
+    let what = ("JSON body", "limits.json_body");
+    let text = call
+        .small_body(what, limits.json_body_bytes, limits.json_timeout)
+        .await?;
+    let target = Target::of_document(&text).map_err(|why| {
+        let like = "{\"targetUrl\": \"https://runtime.example.com\", \"targetAPIKey\": \"...\"}";
+        Refusal::invalid(format!("Nothing was pushed: {why}. Send {like}."))
+    })?;
+    runtime.push(gateway, &target).await.map_err(failed)?;
+    Ok(response::empty(StatusCode::ACCEPTED))
+}
+
+fn failed(why: String) -> Refusal {
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, why)
+}
+
+/// `GET /api/admin/runtimes`.
+pub fn list(gateway: &Gateway) -> Response<OutboundBody> {
+    let runtimes: Vec<_> = gateway
+        .runtimes
+        .all()
+        .map(|runtime| runtime.status())
+        .collect();
+    response::json(StatusCode::OK, &json!({ "runtimes": runtimes }))
+}

@@ -1,0 +1,425 @@
+//! The image of a runtime: a plain file, read as it was opened and replaced whole.
+//!
+//! It is the one file that gets its name by a rename: another program reads it under that name.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use boxgate_storage::digest::Blake3;
+use boxgate_storage::durable;
+use bytes::Bytes;
+use tempfile::{NamedTempFile, TempPath};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+/// Frames on their way to the disk.
+const WAITING: usize = 8;
+/// So much is made durable at a time, so that the end of a long image need not wait for all of it.
+const SYNC_EVERY: u64 = 64 << 20;
+const READ_BYTES: usize = 1 << 20;
+/// An image that another program changes is looked at so often before that is a failure.
+const TRIES: usize = 3;
+/// Between the image's name and the end of what is beside it.
+const STAGED: &str = ".staged";
+const BEFORE: &str = ".before";
+
+/// The file, and what is known of its bytes.
+#[derive(Debug)]
+pub struct Image {
+    path: PathBuf,
+    known: Mutex<Option<(Stamp, Blake3)>>,
+    /// Held by whoever hashes it.
+    hashing: tokio::sync::Mutex<()>,
+}
+
+/// By what two states of a file are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<(Self, SystemTime)> {
+        let meta = file.metadata()?;
+        let stamp = Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            length: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        };
+        Ok((stamp, meta.modified()?))
+    }
+
+    /// The same bytes under another name or none.
+    fn renamed(self, other: Self) -> bool {
+        let bytes = |s: Self| (s.device, s.inode, s.length, s.modified);
+        bytes(self) == bytes(other)
+    }
+}
+
+/// The image as it was at one moment: a swap leaves it alone.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Its bytes, from the first.
+    pub file: File,
+    /// How many.
+    pub length: u64,
+    /// When they were written.
+    pub modified: SystemTime,
+    /// Their digest.
+    pub blake3: Blake3,
+}
+
+/// An image on its way in; dropped before it is put in place, it leaves nothing.
+#[derive(Debug)]
+pub struct Staging {
+    frames: mpsc::Sender<Bytes>,
+    writer: JoinHandle<io::Result<Staged>>,
+}
+
+/// An image that is whole and durable, and not yet in its place.
+#[derive(Debug)]
+pub struct Staged {
+    path: TempPath,
+    /// How many bytes.
+    pub length: u64,
+    /// Their digest.
+    pub blake3: Blake3,
+}
+
+impl Image {
+    /// The image at `path`; what a crash left beside it is removed. Blocking.
+    ///
+    /// # Errors
+    /// When its directory is none, or cannot be read.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let this = Self {
+            path: path.to_owned(),
+            known: Mutex::new(None),
+            hashing: tokio::sync::Mutex::new(()),
+        };
+        let prefix = this.beside(STAGED);
+        for entry in fs::read_dir(this.directory())? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let left = name.to_str().is_some_and(|name| name.starts_with(&prefix));
+            if left || name.to_str() == Some(&this.beside(BEFORE)) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(this)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The last part of its path.
+    pub fn file_name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        }
+    }
+
+    /// The name of what belongs to it, hidden from lists.
+    fn beside(&self, what: &str) -> String {
+        format!(".{}{what}", self.file_name())
+    }
+
+    /// The image as it is now; `None` where there is none. Bytes that are not known yet are read first.
+    ///
+    /// # Errors
+    /// When it cannot be read, or never stays the same for as long as that takes.
+    pub async fn snapshot(&self) -> io::Result<Option<Snapshot>> {
+        for _ in 0..TRIES {
+            let path = self.path.clone();
+            let opened = spawn_blocking(move || match File::open(path) {
+                Ok(file) => Stamp::of(&file).map(|(stamp, modified)| Some((file, stamp, modified))),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            });
+            let Some((file, stamp, modified)) = done(opened.await)? else {
+                return Ok(None);
+            };
+            let Some(blake3) = self.digest(&file, stamp).await? else {
+                continue;
+            };
+            return Ok(Some(Snapshot {
+                file,
+                length: stamp.length,
+                modified,
+                blake3,
+            }));
+        }
+        Err(io::Error::other("another program is changing the image"))
+    }
+
+    /// The digest of an opened image; `None` where it changed meanwhile.
+    async fn digest(&self, file: &File, stamp: Stamp) -> io::Result<Option<Blake3>> {
+        if let Some(known) = self.known(stamp) {
+            return Ok(Some(known));
+        }
+        let _alone = self.hashing.lock().await;
+        if let Some(known) = self.known(stamp) {
+            return Ok(Some(known));
+        }
+        let mut file = file.try_clone()?;
+        let hashed = spawn_blocking(move || -> io::Result<_> {
+            let digest = hash(&mut file)?;
+            io::Seek::rewind(&mut file)?;
+            let (after, _) = Stamp::of(&file)?;
+            Ok((after, digest))
+        });
+        let (after, digest) = done(hashed.await)?;
+        if !after.renamed(stamp) {
+            return Ok(None);
+        }
+        self.note(after, digest);
+        Ok(Some(digest))
+    }
+
+    fn known(&self, stamp: Stamp) -> Option<Blake3> {
+        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .filter(|(of, _)| *of == stamp)
+            .map(|(_, digest)| digest)
+    }
+
+    fn note(&self, stamp: Stamp, digest: Blake3) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, digest));
+    }
+
+    /// Begins to take an image in.
+    ///
+    /// # Errors
+    /// When nothing can be written beside the image.
+    pub async fn stage(&self) -> io::Result<Staging> {
+        let (directory, prefix) = (self.directory().to_owned(), self.beside(STAGED));
+        let path = self.path.clone();
+        let made = spawn_blocking(move || {
+            // Whoever reads the image must be able to read the next one.
+            let mode = fs::metadata(path).map_or(0o644, |meta| meta.mode() & 0o777);
+            tempfile::Builder::new()
+                .prefix(&prefix)
+                .permissions(Permissions::from_mode(mode))
+                .tempfile_in(directory)
+        });
+        let file = done(made.await)?;
+        let (frames, coming) = mpsc::channel(WAITING);
+        let writer = spawn_blocking(move || write(file, coming));
+        Ok(Staging { frames, writer })
+    }
+
+    /// Gives an image its place; the one before stays beside it if it may be wanted back. Blocking.
+    ///
+    /// # Errors
+    /// When a step fails; the image before then stays in its place.
+    pub fn put_in_place(&self, staged: Staged, keep: bool) -> io::Result<()> {
+        let before = self.directory().join(self.beside(BEFORE));
+        if let Err(e) = fs::remove_file(&before)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            return Err(e);
+        }
+        if keep
+            && let Err(e) = fs::hard_link(&self.path, &before)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            return Err(e);
+        }
+        let digest = staged.blake3;
+        durable::put_in_place(&staged.path, &self.path)?;
+        // It is gone from there.
+        drop(staged.path.keep());
+        if let Ok((stamp, _)) = File::open(&self.path).and_then(|file| Stamp::of(&file))
+            && stamp.length == staged.length
+        {
+            self.note(stamp, digest);
+        }
+        Ok(())
+    }
+
+    /// Puts the image before back in place; whether there was one. Blocking.
+    ///
+    /// # Errors
+    /// When that fails; the image then stays as it is.
+    pub fn put_back(&self) -> io::Result<bool> {
+        let before = self.directory().join(self.beside(BEFORE));
+        match durable::put_in_place(&before, &self.path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl Staging {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// When the disk failed, or is full.
+    pub async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
+        if self.frames.send(bytes).await.is_ok() {
+            return Ok(());
+        }
+        let ended = done((&mut self.writer).await);
+        Err(ended
+            .err()
+            .unwrap_or_else(|| io::Error::other("the writer ended early")))
+    }
+
+    /// Makes all of it durable.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn finish(self) -> io::Result<Staged> {
+        drop(self.frames);
+        done(self.writer.await)
+    }
+}
+
+/// Writes and hashes what comes, until whoever sends it says that this is all.
+fn write(mut file: NamedTempFile, mut coming: mpsc::Receiver<Bytes>) -> io::Result<Staged> {
+    let (mut hasher, mut length, mut synced) = (blake3::Hasher::new(), 0, 0);
+    while let Some(bytes) = coming.blocking_recv() {
+        file.write_all(&bytes)?;
+        hasher.update(&bytes);
+        length += bytes.len() as u64;
+        if length - synced >= SYNC_EVERY {
+            file.as_file().sync_data()?;
+            synced = length;
+        }
+    }
+    file.as_file().sync_all()?;
+    Ok(Staged {
+        path: file.into_temp_path(),
+        length,
+        blake3: Blake3(*hasher.finalize().as_bytes()),
+    })
+}
+
+fn hash(file: &mut File) -> io::Result<Blake3> {
+    let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; READ_BYTES]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Blake3(*hasher.finalize().as_bytes())),
+            n => hasher.update(&buffer[..n]),
+        };
+    }
+}
+
+/// What work off the reactor came to.
+pub(super) fn done<T>(joined: Result<io::Result<T>, tokio::task::JoinError>) -> io::Result<T> {
+    joined.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn staged(image: &Image, bytes: &'static [u8]) -> Staged {
+        let mut staging = image.stage().await.unwrap();
+        for chunk in bytes.chunks(3) {
+            staging.write(Bytes::from_static(chunk)).await.unwrap();
+        }
+        staging.finish().await.unwrap()
+    }
+
+    fn read(mut snapshot: Snapshot) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        snapshot.file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(snapshot.length, bytes.len() as u64);
+        assert_eq!(snapshot.blake3.0, *blake3::hash(&bytes).as_bytes());
+        bytes
+    }
+
+    fn names(of: &Path) -> Vec<String> {
+        let names = fs::read_dir(of).unwrap();
+        let mut names: Vec<_> = names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_keeps_its_bytes_and_the_next_has_the_new_ones() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("image");
+        let image = Image::open(&path).unwrap();
+        assert!(image.snapshot().await.unwrap().is_none());
+        let first = staged(&image, b"the first image").await;
+        assert!(image.snapshot().await.unwrap().is_none());
+        image.put_in_place(first, false).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        let before = image.snapshot().await.unwrap().unwrap();
+        let second = staged(&image, b"the second").await;
+        image.put_in_place(second, false).unwrap();
+        let after = image.snapshot().await.unwrap().unwrap();
+        assert_eq!(read(before), b"the first image");
+        assert_eq!(read(after), b"the second");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+        assert!(!image.put_back().unwrap());
+        assert_eq!(names(home.path()), ["image"]);
+    }
+
+    #[tokio::test]
+    async fn what_another_program_writes_in_place_is_seen() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("image");
+        let image = Image::open(&path).unwrap();
+        let whole = staged(&image, b"one").await;
+        image.put_in_place(whole, false).unwrap();
+        read(image.snapshot().await.unwrap().unwrap());
+        fs::write(&path, b"two and more").unwrap();
+        assert_eq!(
+            read(image.snapshot().await.unwrap().unwrap()),
+            b"two and more"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_image_before_comes_back_where_it_was_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let image = Image::open(&home.path().join("image")).unwrap();
+        for bytes in [&b"one"[..], b"two", b"three"] {
+            let next = staged(&image, bytes).await;
+            image.put_in_place(next, true).unwrap();
+        }
+        assert!(image.put_back().unwrap());
+        assert_eq!(read(image.snapshot().await.unwrap().unwrap()), b"two");
+        assert!(!image.put_back().unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_put_in_place_leaves_nothing_and_a_crash_until_the_next_start() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("image");
+        let image = Image::open(&path).unwrap();
+        drop(staged(&image, b"dropped").await);
+        assert_eq!(names(home.path()), [""; 0]);
+        let crashed = staged(&image, b"crashed").await;
+        std::mem::drop(crashed.path.keep());
+        fs::write(home.path().join(".image.before"), b"the one before").unwrap();
+        fs::write(home.path().join(".image.stage"), b"another's").unwrap();
+        assert_eq!(names(home.path()).len(), 3);
+        Image::open(&path).unwrap();
+        assert_eq!(names(home.path()), [".image.stage"]);
+    }
+}

@@ -1,0 +1,201 @@
+//! Telling a runtime that it has a new image: after the answer to whoever deployed it, one time for all that came
+//! meanwhile.
+
+use std::io::{self, Read as _, Seek as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use super::image::done;
+use super::{Deployed, ReloadState, Runtime, push};
+use crate::config::runtime::Reload;
+use crate::gateway::Gateway;
+
+/// So much of what a command wrote is kept for people.
+const TOLD_BYTES: u64 = 300;
+/// A command that runs is looked at so often.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Tells a runtime of its images until no more can come.
+pub(super) async fn run(gateway: Arc<Gateway>, runtime: Arc<Runtime>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = runtime.waiting.notified() => {}
+            () = gateway.runtimes.over.cancelled() => return,
+        }
+        // The newest: those before it are nobody's any more.
+        let deployed = runtime.standing().deployed.clone();
+        let Some(deployed) = deployed else { continue };
+        let result = told(&gateway, &runtime, &deployed).await;
+        let state = match result {
+            Ok(()) => ReloadState::Ok,
+            Err(why) => failed(&gateway, &runtime, &deployed, why).await,
+        };
+        let mut standing = runtime.standing();
+        // One that came meanwhile has its own turn.
+        if standing
+            .deployed
+            .as_ref()
+            .is_some_and(|last| last.id == deployed.id)
+        {
+            standing.reload = state;
+        }
+    }
+}
+
+/// What is done where a runtime did not take its image.
+async fn failed(
+    gateway: &Gateway,
+    runtime: &Arc<Runtime>,
+    deployed: &Deployed,
+    why: String,
+) -> ReloadState {
+    tracing::error!(
+        runtime = runtime.name,
+        deploy = deployed.id,
+        error = why,
+        "a runtime did not take its image"
+    );
+    let told_of = runtime.told(deployed, "failed", Some(&why));
+    runtime
+        .tell(&gateway.metadata, "image.reload_failed", told_of)
+        .await;
+    if !runtime.settings.rollback {
+        return ReloadState::Failed(why);
+    }
+    match put_back(runtime, deployed).await {
+        Ok(true) => {
+            tracing::warn!(
+                runtime = runtime.name,
+                deploy = deployed.id,
+                "the image before is back in place"
+            );
+            // Once; whatever comes of it, there is nothing else to go back to.
+            if let Err(again) = told(gateway, runtime, deployed).await {
+                tracing::error!(
+                    runtime = runtime.name,
+                    error = again,
+                    "a runtime did not take the image before"
+                );
+                return ReloadState::RolledBack(format!("{why}; with the image before: {again}"));
+            }
+            ReloadState::RolledBack(why)
+        }
+        Ok(false) => ReloadState::Failed(why),
+        Err(e) => {
+            tracing::error!(runtime = runtime.name, error = %e, "the image before is not back in place");
+            ReloadState::Failed(why)
+        }
+    }
+}
+
+/// Puts the image before back; not where another came meanwhile.
+async fn put_back(runtime: &Arc<Runtime>, deployed: &Deployed) -> std::io::Result<bool> {
+    let _alone = runtime.swap.lock().await;
+    let last = runtime.standing().deployed.clone();
+    if last.is_some_and(|last| last.id != deployed.id) {
+        return Ok(false);
+    }
+    let runtime = Arc::clone(runtime);
+    done(spawn_blocking(move || runtime.image.put_back()).await)
+}
+
+async fn told(gateway: &Gateway, runtime: &Runtime, deployed: &Deployed) -> Result<(), String> {
+    match &runtime.settings.reload {
+        Reload::None => Ok(()),
+        Reload::Command(line, time) => command(runtime, deployed, line, *time).await,
+        Reload::Push(target) => {
+            let image = runtime.snapshot().await?;
+            push::push(&runtime.caller, target, image, gateway.clock.now()).await
+        }
+    }
+}
+
+async fn command(
+    runtime: &Runtime,
+    deployed: &Deployed,
+    line: &[String],
+    time: Duration,
+) -> Result<(), String> {
+    let Some((program, arguments)) = line.split_first() else {
+        return Err("there is no command".to_owned());
+    };
+    // What it is told is the image in place: after a step back that is another than was deployed.
+    let image = runtime.snapshot().await?;
+    let mut running = Command::new(program);
+    running
+        .args(arguments)
+        .env("BOXGATE_IMAGE_PATH", runtime.image.path())
+        .env("BOXGATE_IMAGE_BLAKE3", image.blake3.to_hex())
+        .env("BOXGATE_IMAGE_SIZE", image.length.to_string())
+        .env("BOXGATE_DEPLOY_ID", &deployed.id)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        // All that it starts ends with it.
+        .process_group(0);
+    let ended = run_within(running, time).await;
+    let (status, said) = ended.map_err(|e| format!("{program} cannot be run: {e}"))?;
+    match status {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(format!("{program}: {status} {said}")),
+        None => Err(format!("{program} did not end within {time:?} {said}")),
+    }
+}
+
+/// Runs a command for so long at most; how it ended, `None` where it had to be killed, and how what it complained of
+/// begins.
+async fn run_within(
+    mut command: Command,
+    time: Duration,
+) -> io::Result<(Option<ExitStatus>, String)> {
+    let begun = spawn_blocking(move || {
+        let complaints = tempfile::tempfile()?;
+        let child = command.stderr(complaints.try_clone()?).spawn()?;
+        Ok((Running(child), complaints))
+    });
+    let (mut running, mut complaints) = done(begun.await)?;
+    let until = Instant::now() + time;
+    let mut killed = false;
+    let status = loop {
+        if let Some(status) = running.0.try_wait()? {
+            break status;
+        }
+        if Instant::now() >= until && !killed {
+            running.kill();
+            killed = true;
+        }
+        sleep(LOOK_EVERY).await;
+    };
+    let mut said = Vec::new();
+    complaints.rewind()?;
+    complaints.take(TOLD_BYTES).read_to_end(&mut said)?;
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    Ok(((!killed).then_some(status), said))
+}
+
+/// A command with all that it starts: none of it outlives whoever waits.
+struct Running(Child);
+
+impl Running {
+    fn kill(&self) {
+        let group = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        if let Some(group) = group {
+            // Whoever is left of it.
+            let _gone = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            self.kill();
+        }
+    }
+}

@@ -1,0 +1,320 @@
+#!/usr/bin/env bash
+# The Sanbox Runtime API at /runtime/image, by curl as the vendor's page has it, and by two gateways that push to each other.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+KEY=$(random_hex 24)
+OTHER_KEY=$(random_hex 24)
+mkdir -p "$WORK/one" "$WORK/two"
+IMAGE=$WORK/one/runtimeImage.sbimg
+
+# set_runtime KEY=VALUE...: the settings of the default runtime, in variables of the gateway.
+set_runtime() {
+    local pair
+    for pair in "$@"; do export "BOXGATE_RUNTIMES__DEFAULT__${pair?}"; done
+}
+set_runtime ENABLED=true API_KEY="$KEY" ALLOW_DEPLOYMENTS=true IMAGE_FILE_PATH="$IMAGE"
+
+start_gateway
+RUNTIME=$URL/runtime/image
+
+# ask NAME STATUS [CURL ARGUMENTS...]: the status; the body is in $WORK/body, the head in $WORK/head.
+ask() {
+    local name=$1 status=$2
+    shift 2
+    : >"$WORK/body"
+    equal "$name" "$status" "$(curl -sS -o "$WORK/body" -D "$WORK/head" -w '%{http_code}' "$@" || true)"
+}
+# empty NAME: the last answer had no body.
+empty() { equal "$1: no body" 0 "$(size "$WORK/body")"; }
+# said NAME REGEX: its text.
+said() { matches "$1" "$2" "$(cat "$WORK/body")"; }
+# field NAME: a header of the last answer.
+field() { sed -n "s/^$1: //Ip" "$WORK/head" | tr -d '\r' | tail -n 1; }
+# left: what is beside the image.
+left() { ls -A "$(dirname "$IMAGE")"; }
+good=(-H "Authorization: Bearer $KEY")
+
+# --- who may ask (cases 4 to 8) ---
+
+ask "no image yet" 500 "${good[@]}" "$RUNTIME"
+said "no image yet" 'no image deployed'
+head -c 300000 /dev/urandom >"$WORK/image"
+SUM=$(sha256 "$WORK/image")
+ask "deployed raw" 202 -X POST "${good[@]}" --data-binary "@$WORK/image" "$RUNTIME"
+empty "deployed raw"
+equal "the image is a plain file" "$SUM" "$(sha256 "$IMAGE")"
+equal "and nothing is beside it" runtimeImage.sbimg "$(left)"
+
+for scheme in bearer Bearer BEARER; do
+    ask "$scheme" 200 -H "Authorization: $scheme $KEY" "$RUNTIME"
+done
+equal "its bytes" "$SUM" "$(sha256 "$WORK/body")"
+ask "Basic" 200 -u "key:$KEY" "$RUNTIME"
+ask "basic without padding" 200 -H "Authorization: basic $(printf 'key:%s' "$KEY" | base64 -w 0 | tr -d =)" "$RUNTIME"
+for user in "Key:$KEY" "admin:$KEY" "key:${KEY}x" "key:wrong" "key:"; do
+    ask "not ${user%%:*}:..." 401 -u "$user" "$RUNTIME"
+done
+matches "how to do better" 'Basic realm="runtime", Bearer' "$(field www-authenticate)"
+said "a text that does not tell which" 'not authorized'
+ask "two credentials" 401 "${good[@]}" "${good[@]}" "$RUNTIME"
+ask "none" 401 "$RUNTIME"
+ask "PUT" 401 -X PUT -d '{}' "$RUNTIME"
+empty "401 of PUT"
+
+for date in "$(date -u +%FT%TZ)" "$(date -u -d '-290 seconds' +%FT%TZ)" "$(date -u -d '+290 seconds' +%FT%TZ)" \
+    "$(date -u '+%F %T')" "$(TZ=Asia/Tokyo date +%FT%T%:z)" "$(LC_ALL=C date -u '+%a, %d %b %Y %T GMT')"; do
+    ask "Date: $date" 200 "${good[@]}" -H "Date: $date" "$RUNTIME"
+done
+for date in "$(date -u -d '-310 seconds' +%FT%TZ)" "$(date -u -d '+310 seconds' +%FT%TZ)" yesterday "$(date -u +%F)"; do
+    ask "Date: $date" 401 "${good[@]}" -H "Date: $date" "$RUNTIME"
+    said "it names the header" 'Date'
+done
+
+# --- reading (case 22) ---
+
+ask "the whole" 200 "${good[@]}" "$RUNTIME"
+matches "as a file" 'attachment; filename="runtimeImage.sbimg"' "$(field content-disposition)"
+equal "of bytes" application/octet-stream "$(field content-type)"
+TAG=$(field etag)
+ask "a range" 206 "${good[@]}" -H 'Range: bytes=1000-1999' "$RUNTIME"
+equal "its bytes" "$(tail -c +1001 "$WORK/image" | head -c 1000 | sha256sum)" "$(sha256sum <"$WORK/body")"
+ask "past the end" 416 "${good[@]}" -H 'Range: bytes=900000-' "$RUNTIME"
+ask "known already" 304 "${good[@]}" -H "If-None-Match: $TAG" "$RUNTIME"
+ask "HEAD" 200 -I "${good[@]}" "$RUNTIME"
+equal "its length" 300000 "$(field content-length)"
+ask "with a slash" 200 "${good[@]}" "$RUNTIME/?a=b"
+ask "another method" 405 -X DELETE "${good[@]}" "$RUNTIME"
+matches "which there are" 'GET.*POST.*PUT|POST.*PUT.*GET|GET.*PUT.*POST' "$(field allow)"
+ask "no such runtime" 404 "${good[@]}" "$URL/runtimes/other/image"
+empty "no such runtime"
+
+# --- deploying (cases 10 to 13) ---
+
+for form in "Image=@$WORK/image" "image=@$WORK/image" "file=@$WORK/image"; do
+    head -c 200000 /dev/urandom >"$WORK/image"
+    ask "form: ${form%%=*}" 202 "${good[@]}" -F "$form" "$RUNTIME"
+    equal "its bytes" "$(sha256 "$WORK/image")" "$(sha256 "$IMAGE")"
+done
+head -c 100000 /dev/urandom >"$WORK/other"
+ask "text first, another file beside it" 202 "${good[@]}" -F note=hello -F "other=@$WORK/other" -F "Image=@$WORK/image" -F end=1 "$RUNTIME"
+equal "the part named Image" "$(sha256 "$WORK/image")" "$(sha256 "$IMAGE")"
+# As .NET writes it: a name without quotes, filename* beside filename.
+{
+    printf -- '--b\r\nContent-Disposition: form-data; name=Image; filename=i.sbimg; filename*=utf-8%s%si.sbimg\r\n\r\n' "''" ""
+    cat "$WORK/other"
+    printf '\r\n--b--\r\n'
+} >"$WORK/dotnet"
+ask "a form of .NET" 202 "${good[@]}" -H 'Content-Type: multipart/form-data; boundary="b"' --data-binary "@$WORK/dotnet" "$RUNTIME"
+equal "its bytes" "$(sha256 "$WORK/other")" "$(sha256 "$IMAGE")"
+ask "raw, called a form of words" 202 "${good[@]}" -H 'Content-Type: application/x-www-form-urlencoded' --data-binary "@$WORK/image" "$RUNTIME"
+SUM=$(sha256 "$WORK/image")
+equal "its bytes" "$SUM" "$(sha256 "$IMAGE")"
+
+ask "a form without a file" 400 "${good[@]}" -F note=hello "$RUNTIME"
+said "it says so" 'Image'
+ask "two files" 400 "${good[@]}" -F "a=@$WORK/image" -F "b=@$WORK/other" "$RUNTIME"
+ask "nothing" 400 -X POST "${good[@]}" "$RUNTIME"
+ask "coded" 415 "${good[@]}" -H 'Content-Encoding: gzip' --data-binary "@$WORK/other" "$RUNTIME"
+python3 - "$URL" "$KEY" <<'P'
+import socket, sys, urllib.parse
+url = urllib.parse.urlparse(sys.argv[1])
+with socket.create_connection((url.hostname, url.port)) as s:
+    s.sendall(f"POST /runtime/image HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {sys.argv[2]}\r\nContent-Length: 1000000\r\n\r\n".encode())
+    s.sendall(b"x" * 500000)
+P
+alone() { [[ $(left) == runtimeImage.sbimg ]]; }
+succeeds "what is cut leaves nothing" eventually 20 alone
+equal "the image before is still there" "$SUM" "$(sha256 "$IMAGE")"
+
+# A long one, in chunks and by length, in flat memory; a reader of the image before goes on with it (case 14).
+head -c 1073741824 /dev/zero | openssl enc -aes-128-ctr -K 00 -iv 00 >"$WORK/long" 2>/dev/null
+LONG=$(sha256 "$WORK/long")
+ask "1 GiB by length" 202 -X POST "${good[@]}" -T "$WORK/long" "$RUNTIME"
+curl -sS --limit-rate 400M "${good[@]}" "$RUNTIME" | sha256sum >"$WORK/slow" &
+READER=$!
+reads() { ls -l "/proc/$GATEWAY_PID/fd" | grep -q runtimeImage.sbimg; }
+succeeds "somebody reads it" eventually 20 reads
+ask "1 GiB in chunks" 202 -X POST "${good[@]}" -H 'Transfer-Encoding: chunked' -T "$WORK/long" "$RUNTIME"
+ask "a short one" 202 -X POST "${good[@]}" --data-binary "@$WORK/image" "$RUNTIME"
+wait "$READER"
+matches "the reader has the bytes from before" "$LONG" "$(cat "$WORK/slow")"
+PEAK=$(awk '/VmHWM/ { print int($2 / 1024) }' "/proc/$GATEWAY_PID/status")
+succeeds "memory stays flat ($PEAK MiB)" test "$PEAK" -lt 320
+equal "the short one" "$SUM" "$(sha256 "$IMAGE")"
+
+# --- a kill at any moment leaves the image before or the new one (case 15) ---
+
+for round in 1 2 3 4 5 6; do
+    head -c 40000000 /dev/urandom >"$WORK/next"
+    NEXT=$(sha256 "$WORK/next")
+    curl -sS -o /dev/null -X POST "${good[@]}" -T "$WORK/next" "$RUNTIME" 2>/dev/null &
+    SENDER=$!
+    perl -e "select undef, undef, undef, 0.0$((round * 13))"
+    stop_gateway KILL
+    wait "$SENDER" 2>/dev/null || true
+    start_gateway
+    RUNTIME=$URL/runtime/image
+    GOT=$(curl -sS --fail "${good[@]}" "$RUNTIME" | sha256sum | cut -d' ' -f1)
+    if [[ $GOT == "$SUM" || $GOT == "$NEXT" ]]; then ok "kill $round: one of the two"; else fail "kill $round: neither image"; fi
+    equal "kill $round: nothing beside it" runtimeImage.sbimg "$(left)"
+    SUM=$GOT
+done
+
+# --- two gateways push to each other (cases 16 and 17) ---
+
+ONE_PID=$GATEWAY_PID ONE=$URL
+(
+    set_runtime API_KEY="$OTHER_KEY" IMAGE_FILE_PATH="$WORK/two/image.bin"
+    exec "$GATEWAY" quickstart --data-dir "$WORK/data2" --listen 127.0.0.1:0 --json >"$WORK/ready2" 2>>"$WORK/gateway2.log"
+) &
+TWO_PID=$!
+stop_two() { kill -KILL "$TWO_PID" 2>/dev/null || true; }
+trap 'stop_two; cleanup' EXIT
+eventually 60 test -s "$WORK/ready2"
+TWO=$(head -n 1 "$WORK/ready2" | jq -r .url)
+{
+    printf '{\n  "targetUrl": "%s",\n  "targetAPIKey": "%s",\n}\n' "$TWO" "$OTHER_KEY"
+} >"$WORK/push.json"
+ask "pushed, comma and all" 202 -X PUT "${good[@]}" -H 'Content-Type: application/json' -d "@$WORK/push.json" "$RUNTIME"
+empty "pushed"
+equal "the target serves it" "$SUM" "$(curl -sS -H "Authorization: Bearer $OTHER_KEY" "$TWO/runtime/image" | sha256sum | cut -d' ' -f1)"
+head -c 500000 /dev/urandom >"$WORK/image"
+ask "the other gets a new one" 202 -X POST -H "Authorization: Bearer $OTHER_KEY" --data-binary "@$WORK/image" "$TWO/runtime/image"
+printf '{"TARGETURL":"%s/runtime/image/","targetapikey":"%s"}' "$ONE" "$KEY" >"$WORK/back.json"
+ask "and pushes it back" 202 -X PUT -H "Authorization: Bearer $OTHER_KEY" -d "@$WORK/back.json" "$TWO/runtime/image"
+SUM=$(sha256 "$WORK/image")
+equal "it came" "$SUM" "$(sha256 "$IMAGE")"
+
+push() { ask "$1" 500 -X PUT "${good[@]}" -d "{\"targetUrl\":\"$2\",\"targetAPIKey\":\"${3:-$OTHER_KEY}\"}" "$RUNTIME"; }
+push "a wrong key" "$TWO" "not-the-key-of-that-runtime-at-all-0"
+said "the target's word" '^target answered 401: .*not authorized'
+push "no runtime there" "$TWO/elsewhere"
+said "the target's word" '^target answered 404'
+read -r DEAD < <(free_ports 1)
+push "nobody there" "http://127.0.0.1:$DEAD"
+said "why" 'refused'
+push "a link-local address" "http://169.254.169.254"
+said "which setting would open it" 'allow_networks'
+python3 - >"$WORK/port" 2>/dev/null <<'P' &
+import http.server
+class Odd(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.send_response(302 if "away" in self.path else 200)
+        self.send_header("Location", "http://127.0.0.1:1/")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *_): pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Odd)
+print(server.server_port, flush=True)
+server.serve_forever()
+P
+ODD=$!
+trap 'kill "$ODD" 2>/dev/null; stop_two; cleanup' EXIT
+eventually 20 test -s "$WORK/port"
+push "200 is no success" "http://127.0.0.1:$(cat "$WORK/port")"
+said "the target's word" '^target answered 200'
+push "a redirect is not followed" "http://127.0.0.1:$(cat "$WORK/port")/away"
+said "the target's word" '^target answered 302'
+for body in '' '{' '[]' '{"targetUrl":"http://a.example"}' '{"targetUrl":1,"targetAPIKey":"k"}' '{"targetUrl":"ftp://a.example","targetAPIKey":"k"}' \
+    '{"targetUrl":"http://u:p@a.example","targetAPIKey":"k"}'; do
+    ask "no target: $body" 400 -X PUT "${good[@]}" -d "$body" "$RUNTIME"
+done
+if grep -qF -e "$KEY" -e "$OTHER_KEY" -e not-the-key-of-that "$WORK/gateway.log" "$WORK/gateway2.log"; then fail "a key is in a log"; else ok "no key is in a log"; fi
+stop_two
+
+# --- what is not there, or not allowed (cases 1 to 3), and 500 for all ---
+
+stop_gateway
+set_runtime ALLOW_DEPLOYMENTS=false
+start_gateway
+RUNTIME=$URL/runtime/image
+ask "GET, not allowed" 503 "${good[@]}" "$RUNTIME"
+said "GET, not allowed" 'AllowDeployments'
+ask "POST, not allowed" 503 "${good[@]}" --data-binary "@$WORK/other" "$RUNTIME"
+said "POST, not allowed" 'AllowDeployments'
+ask "PUT, not allowed" 503 -X PUT "${good[@]}" -d "@$WORK/push.json" "$RUNTIME"
+empty "PUT, not allowed"
+ask "a wrong key is said first" 401 -H 'Authorization: Bearer no' "$RUNTIME"
+stop_gateway
+
+set_runtime ENABLED=false ALLOW_DEPLOYMENTS=true
+start_gateway
+RUNTIME=$URL/runtime/image
+for method in GET HEAD POST PUT DELETE PATCH; do
+    how=(-X "$method")
+    [[ $method != HEAD ]] || how=(-I)
+    for who in "Authorization: Bearer $KEY" 'Authorization: Bearer no' 'X-Nobody: here'; do
+        ask "switched off: $method" 404 "${how[@]}" -H "$who" "$RUNTIME"
+        [[ $method == HEAD ]] || empty "switched off: $method"
+        equal "no way in is told" "" "$(field www-authenticate)"
+    done
+done
+stop_gateway
+
+# --- the runtime is told after the answer (cases 18 and 19) ---
+
+set_runtime ENABLED=true STRICT_STATUSES=true RELOAD=command RELOAD_COMMAND="$WORK/reload" ROLLBACK_ON_RELOAD_FAILURE=true
+cat >"$WORK/reload" <<P
+#!/bin/sh
+printf '%s %s %s %s\n' "\$BOXGATE_IMAGE_PATH" "\$BOXGATE_IMAGE_SIZE" "\${#BOXGATE_IMAGE_BLAKE3}" "\${#BOXGATE_DEPLOY_ID}" >>"$WORK/told"
+[ ! -e "$WORK/refuse" ] || { echo 'not this one' >&2; exit 3; }
+P
+chmod +x "$WORK/reload"
+start_gateway
+RUNTIME=$URL/runtime/image
+admin() { curl -sS -H "x-access-token: $ADMIN_TOKEN" "$URL/api/admin/runtimes"; }
+reload_is() { [[ $(admin | jq -r '.runtimes[0].reload') == "$1" ]]; }
+ask "a deployment" 202 -X POST "${good[@]}" --data-binary "@$WORK/other" "$RUNTIME"
+succeeds "the runtime is told" eventually 30 reload_is ok
+equal "what it is told" "$IMAGE 100000 64 32" "$(cat "$WORK/told")"
+touch "$WORK/refuse"
+ask "one that it does not take" 202 -X POST "${good[@]}" --data-binary "@$WORK/image" "$RUNTIME"
+succeeds "the image before comes back" eventually 30 reload_is rolled_back
+equal "its bytes" "$(sha256 "$WORK/other")" "$(sha256 "$IMAGE")"
+equal "and it is told of both" "$IMAGE 500000 64 32
+$IMAGE 100000 64 32" "$(tail -n 2 "$WORK/told")"
+matches "why is kept" 'not this one' "$(admin | jq -r '.runtimes[0].reloadError')"
+ask "500 for all" 500 -X POST "${good[@]}" "$RUNTIME"
+stop_gateway
+rm "$WORK/refuse"
+
+# --- copies by the clock (case 20), and another's configuration (cases 9 and 21) ---
+
+mkdir "$WORK/three"
+cat >"$WORK/three/runtime.json" <<P
+{
+  "Image": {
+    "ImageFilePath": "$WORK/three/shop.sbimg", "DoBackups": true, "BackupFrequency": "@every_second", "BackupRetentionCount": 3,
+    "BackupDirectory": "$WORK/three/Copies", "AllowDeployments": true
+  },
+  "RuntimeAPI": { "Enabled": true, "APIKey": "$KEY" },
+  "HttpWebServer": { "GlobalHeaders": { "X-Frame-Options": "DENY", "Content-Security-Policy": "default-src 'none'" } }
+}
+P
+set_runtime RELOAD=none IMPORT="$WORK/three/runtime.json" API_KEY=
+mkdir "$WORK/three/Copies"
+echo mine >"$WORK/three/Copies/notes.txt"
+start_gateway
+RUNTIME=$URL/runtime/image
+ask "deployed" 202 -X POST "${good[@]}" --data-binary "@$WORK/other" "$RUNTIME"
+copies() { find "$WORK/three/Copies" -name 'shop-*Z*.sbimg' | sort; }
+first() { [[ $(copies | wc -l) -ge 1 ]]; }
+succeeds "copies are made" eventually 30 first
+FIRST=$(copies | head -n 1)
+gone() { [[ ! -e $FIRST ]]; }
+succeeds "the oldest goes" eventually 30 gone
+equal "three are kept" 3 "$(copies | wc -l)"
+equal "whole" "$(sha256 "$WORK/other")" "$(sha256 "$(copies | head -n 1)")"
+equal "what is not ours stays" mine "$(cat "$WORK/three/Copies/notes.txt")"
+ask "its image" 200 "${good[@]}" "$RUNTIME"
+equal "without headers for pages" "" "$(field x-frame-options)$(field content-security-policy)"
+stop_gateway
+
+set_runtime IMPORT= API_KEY="$(random_hex 18 | head -c 35)"
+refuses "a key of 35 characters" 'runtimes.default.api_key.*36' timeout 20 "$GATEWAY" serve --data-dir "$DATA"
+set_runtime API_KEY='RANDOM STRING HERE'
+refuses "the sample's key" 'runtimes.default.api_key' timeout 20 "$GATEWAY" serve --data-dir "$DATA"
+set_runtime API_KEY="$KEY" BACKUP_FREQUENCY='@never'
+refuses "a frequency that is none" 'runtimes.default.backup_frequency' timeout 20 "$GATEWAY" serve --data-dir "$DATA"
+
+finish
