@@ -6,6 +6,7 @@ mod repeat;
 
 pub use log::{delivery, list_deliveries, recover, redeliver, test};
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use boxgate_storage::clock::UnixMillis;
@@ -376,7 +377,7 @@ fn document(gateway: &Gateway, endpoint: &Endpoint, now: UnixMillis) -> Value {
     told.extend(chosen(endpoint));
     let more = json!({
         "enabled": endpoint.enabled, "disabled_reason": endpoint.disabled_reason,
-        "state": state, "state_reason": why, "queued": endpoint.queued,
+        "state": state, "state_reason": why, "queued": endpoint.queued, "blocked": endpoint.blocked,
         "previous_secret_until": previous.map(|(_, until)| shape::time(*until)),
         "last_success_at": health.last_success.map(shape::time), "last_error": health.last_error,
         "failing_since": health.failing_since.map(shape::time),
@@ -386,16 +387,28 @@ fn document(gateway: &Gateway, endpoint: &Endpoint, now: UnixMillis) -> Value {
 }
 
 /// One word for how an endpoint stands, and why.
-pub fn standing(endpoint: &Endpoint, most: u32, now: UnixMillis) -> (&'static str, Option<&str>) {
-    let health = &endpoint.health;
+pub fn standing(
+    endpoint: &Endpoint,
+    most: u32,
+    now: UnixMillis,
+) -> (&'static str, Option<Cow<'_, str>>) {
+    let (health, blocked) = (&endpoint.health, endpoint.blocked);
+    let last_error = || health.last_error.as_deref().map(Cow::from);
     if !endpoint.enabled {
-        ("disabled", endpoint.disabled_reason.as_deref())
+        let why = endpoint.disabled_reason.as_deref().map(Cow::from);
+        ("disabled", why)
     } else if endpoint.queued >= i64::from(most) {
-        ("paused", Some("backlog"))
+        ("paused", Some("backlog".into()))
     } else if health.paused_until > now {
-        ("paused", health.last_error.as_deref())
+        ("paused", last_error())
+    } else if blocked > 0 {
+        let why = format!("{blocked} wait until their plugin says what is sent");
+        ("blocked", Some(why.into()))
+    } else if health.failed > 0 && endpoint.queued > 0 {
+        ("retrying", last_error())
     } else if health.failed > 0 {
-        ("retrying", health.last_error.as_deref())
+        // It did not take the last that it was told, which is not tried any more.
+        ("failing", last_error())
     } else {
         ("ok", None)
     }

@@ -415,6 +415,7 @@ mod tests {
             },
             revision: 1,
             queued: 9,
+            blocked: 0,
             health: Health::default(),
             lease: NOW.plus(Duration::from_mins(1)),
             created: NOW,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct Outlet {
     /// Seals secrets.
     pub key: MasterKey,
     pub(super) news: Arc<Notify>,
+    /// Whether plugins are to be asked at once about what they said nothing of.
+    ask: AtomicBool,
     counted: Mutex<Counted>,
 }
 
@@ -63,6 +66,7 @@ impl Outlet {
             caller: caller.through(settings.egress_proxy.clone()),
             key,
             news: Arc::new(Notify::new()),
+            ask: AtomicBool::new(false),
             counted: Mutex::default(),
         }
     }
@@ -70,6 +74,17 @@ impl Outlet {
     /// Tells that something is to be sent, or to whom.
     pub fn tell(&self) {
         self.news.notify_one();
+    }
+
+    /// Has plugins asked about what they said nothing of, and tells that something is to be sent.
+    pub fn ask(&self) {
+        self.ask.store(true, Ordering::Release);
+        self.tell();
+    }
+
+    /// Whether plugins were to be asked since that was last looked at.
+    pub(super) fn take_ask(&self) -> bool {
+        self.ask.swap(false, Ordering::AcqRel)
     }
 
     /// Counts deliveries that were skipped.

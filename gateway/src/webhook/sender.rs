@@ -137,7 +137,8 @@ impl Desk {
     async fn ask_again(&mut self) -> Result<()> {
         let generation = Some(self.gateway.scripts.generation());
         let (known, at) = self.asked;
-        if known == generation && at.elapsed() < ASK_EVERY {
+        let is_wished = self.gateway.outlet.take_ask();
+        if known == generation && at.elapsed() < ASK_EVERY && !is_wished {
             return Ok(());
         }
         // One node asks, and tells none of it twice.

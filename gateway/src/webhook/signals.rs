@@ -1,5 +1,6 @@
 //! What was counted of webhooks that go out, as Prometheus text; what waits is asked of the rows.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use boxgate_storage::Result;
@@ -11,7 +12,7 @@ use crate::gateway::Gateway;
 use crate::hooks::{Families, escaped};
 
 /// Every word for how an endpoint stands.
-const STATES: [&str; 4] = ["ok", "retrying", "paused", "disabled"];
+const STATES: [&str; 6] = ["ok", "retrying", "failing", "blocked", "paused", "disabled"];
 /// Endpoints that are told of by name.
 const MOST: u32 = 1_000;
 
@@ -38,7 +39,7 @@ pub async fn not_ok(gateway: &Gateway) -> Result<Vec<(String, &'static str, Opti
     let found = gateway.metadata.webhooks(0, MOST).await?;
     let told = found.iter().filter_map(|endpoint| {
         let (state, why) = standing(endpoint, most, now);
-        (state != "ok").then(|| (endpoint.id.clone(), state, why.map(str::to_owned)))
+        (state != "ok").then(|| (endpoint.id.clone(), state, why.map(Cow::into_owned)))
     });
     Ok(told.collect())
 }

@@ -466,6 +466,27 @@ pub async fn unblock(gateway: &Gateway, places: &mut BTreeMap<String, i64>) -> R
     Ok(freed)
 }
 
+/// What the plugin of an endpoint says by now of a delivery that it did not say anything of; as the event told it where
+/// no plugin is asked any more.
+///
+/// # Errors
+/// Why that is not known.
+pub async fn ask_about(
+    gateway: &Gateway,
+    endpoint: &Endpoint,
+    one: &Blocked,
+) -> std::result::Result<Unblocked, String> {
+    let subscriber = subscriber(endpoint).ok_or("what its endpoint wants cannot be read")?;
+    let Some(plugin) = &subscriber.terms.transform else {
+        return Ok(Unblocked::Send {
+            body: None,
+            headers: None,
+        });
+    };
+    let facts = subscriber.facts();
+    told_again(&gateway.scripts, plugin, &facts, &subscriber, one).await
+}
+
 async fn told_again(
     scripts: &Scripts,
     plugin: &str,

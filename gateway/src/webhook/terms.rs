@@ -27,12 +27,13 @@ const STEPS: std::ops::RangeInclusive<usize> = 1..=20;
 const LONGEST_STEP_S: u64 = 7 * 24 * 3600;
 
 /// Members of an answer that a request may bring along, and that change nothing.
-const TOLD: [&str; 12] = [
+const TOLD: [&str; 13] = [
     "id",
     "disabled_reason",
     "state",
     "state_reason",
     "queued",
+    "blocked",
     "previous_secret_until",
     "last_success_at",
     "last_error",

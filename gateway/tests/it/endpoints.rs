@@ -821,6 +821,8 @@ async fn what_was_sent_can_be_sent_once_more_under_the_same_id() {
             told["queued"] == 0 && told["last_error"].is_string()
         })
         .await;
+    let stands = platform.get(&format!("/{id}")).await;
+    assert_eq!(stands["state"], "failing", "nothing waits: {stands}");
     let failed = platform.log(&id).await.remove(0);
     assert_eq!(
         (&failed["status"], &failed["reason"]),
@@ -999,4 +1001,99 @@ async fn a_plugin_says_what_an_endpoint_is_sent_and_what_it_fails_at_waits() {
     let got = receiver.has(3).await.remove(2);
     assert_eq!(got.json()["data"]["text"], "stays 1.0 for CI");
     platform.until(&id, |told| told["queued"] == 0).await;
+}
+
+#[tokio::test]
+async fn what_a_plugin_said_nothing_of_is_never_sent_as_it_is_unless_that_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let plugin = directory.path().to_owned();
+    let write = |text: &str| {
+        let source = format!("fn transform(e, ep) {{ {text} }}");
+        crate::scripts::write_plugin(&plugin, "chat", "", &source);
+    };
+    write("throw \"not now\";");
+    std::fs::write(
+        directory.path().join("boxgate.toml"),
+        "[scripts]\ncheck_every = \"0s\"\ntest = false\n",
+    )
+    .unwrap();
+    let platform = Platform::of(Running::start_in(directory, &[OPEN]).await).await;
+    // The first answer disables the endpoint.
+    let receiver = Receiver::with(|n, _| status(if n == 1 { 410 } else { 200 })).await;
+    let id = platform
+        .endpoint(
+            &receiver.url,
+            json!({"events": ["box.uploaded"], "transform": "chat"}),
+        )
+        .await;
+    let listed = async |state: &str, count: usize| {
+        loop {
+            let place = format!("/{id}/deliveries?status={state}");
+            let found = platform.get(&place).await["data"]
+                .as_array()
+                .unwrap()
+                .clone();
+            if found.len() == count {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let redeliver = async |delivery: &Value, how: Value| {
+        let delivery = delivery["delivery_id"].as_str().unwrap();
+        let place = format!("/deliveries/{delivery}/redeliver");
+        platform.call("POST", &place, how).await
+    };
+    platform.upload("first", "1.0").await;
+    let first = listed("blocked", 1).await.remove(0);
+    let stands = platform.get(&format!("/{id}")).await;
+    assert_eq!(
+        (&stands["state"], &stands["blocked"]),
+        (&json!("blocked"), &json!(1))
+    );
+    let metrics = platform.running.get("/metrics", "").await;
+    let line = format!(r#"boxgate_webhook_endpoint_state{{endpoint="{id}",state="blocked"}} 1"#);
+    assert!(String::from_utf8_lossy(&metrics.body).contains(&line));
+    let refused = redeliver(&first, json!({})).await;
+    let why = String::from_utf8_lossy(&refused.body).into_owned();
+    assert!(refused.status == 409 && why.contains("not now"), "{why}");
+    assert_eq!(redeliver(&first, json!({"raw": true})).await.status, 202);
+    let got = receiver.has(1).await.remove(0);
+    assert_eq!(got.json()["data"]["box"], "first");
+    platform
+        .until(&id, |told| told["state"] == "disabled")
+        .await;
+    platform.upload("second", "1.0").await;
+    platform.upload("third", "1.0").await;
+    let skipped = listed("skipped", 2).await;
+    write("#{ data: #{ said: e.data.box } }");
+    let (scripts, metadata) = (
+        &platform.running.gateway.scripts,
+        &platform.running.gateway.metadata,
+    );
+    let reports = boxgate::hooks::reload(scripts, metadata, false).await;
+    assert_eq!(reports.unwrap()[0].result, "loaded");
+    let enabled = platform
+        .call("POST", &format!("/{id}/enable"), json!({}))
+        .await;
+    assert_eq!(enabled.status, 200);
+    assert_eq!(redeliver(&skipped[0], json!({})).await.status, 202);
+    assert_eq!(receiver.has(2).await[1].json()["data"]["said"], "third");
+    let recover = platform
+        .call(
+            "POST",
+            &format!("/{id}/recover"),
+            json!({"since": "2000-01-01T00:00:00Z", "status": "skipped"}),
+        )
+        .await;
+    assert_eq!(recover.json()["queued"], 1);
+    assert_eq!(receiver.has(3).await[2].json()["data"]["said"], "second");
+    let deleted = platform.call("DELETE", &format!("/{id}"), json!({})).await;
+    assert_eq!(deleted.status, 204);
+    let refused = redeliver(&skipped[0], json!({})).await;
+    let why = String::from_utf8_lossy(&refused.body).into_owned();
+    assert!(
+        refused.status == 410 && why.contains("was deleted"),
+        "{why}"
+    );
 }

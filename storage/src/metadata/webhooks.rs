@@ -11,7 +11,7 @@ pub use blocked::{Blocked, Unblocked};
 pub use deliveries::{Letter, Spread};
 pub(super) use deliveries::{insert, stands_at};
 pub use lanes::{Due, Order, Outcome, Settled};
-pub use log::{Attempt, Delivery, DeliveryQuery, DeliveryState, Recovery};
+pub use log::{Attempt, Delivery, DeliveryQuery, DeliveryState, Recovery, Resend};
 pub use replies::Replied;
 
 use futures_util::FutureExt as _;
@@ -46,6 +46,8 @@ pub struct Endpoint {
     pub revision: i64,
     /// What waits for it.
     pub queued: i64,
+    /// How much of that waits for its script to work.
+    pub blocked: i64,
     /// How it answers.
     pub health: Health,
     /// Until when the node that sends for it may.
@@ -160,7 +162,8 @@ macro_rules! endpoint_columns {
     () => {
         "seq, id, after_event, url, options, enabled, disabled_reason, secret, previous_secret, previous_until_ms, legacy_previous, \
          revision, queued, failed, failing_since_ms, pauses, paused_until_ms, last_success_ms, last_error, lease_ms, \
-         created_ms, updated_ms"
+         created_ms, updated_ms, \
+         (SELECT COUNT(*) FROM webhook_deliveries b WHERE b.endpoint = webhooks.id AND b.state = 'blocked') AS blocked"
     };
 }
 use endpoint_columns;
@@ -475,6 +478,7 @@ fn endpoint_of(row: &AnyRow) -> Result<Endpoint> {
         },
         revision: row.int("revision")?,
         queued: row.int("queued")?,
+        blocked: row.int("blocked")?,
         health: Health {
             failed: few(row, "failed")?,
             failing_since: row.opt_int("failing_since_ms")?.map(UnixMillis),

@@ -2,7 +2,8 @@
 
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::webhooks::{
-    Attempt, Delivery, DeliveryQuery, DeliveryState, Endpoint, Outcome, Recovery, Settled,
+    Attempt, Delivery, DeliveryQuery, DeliveryState, Endpoint, Outcome, Recovery, Resend, Settled,
+    Unblocked,
 };
 use http::StatusCode;
 use serde_json::{Map, Value, json};
@@ -61,34 +62,36 @@ pub async fn delivery(gateway: &Gateway, call: &Call) -> Answer {
     Ok(response::json(StatusCode::OK, &document(&found)))
 }
 
-/// `POST /api/admin/webhooks/deliveries/{delivery}/redeliver`: `{raw?}`; a blocked one goes as it is only if that is said.
+/// `POST /api/admin/webhooks/deliveries/{delivery}/redeliver`: `{raw?}`; what a plugin did not say anything of goes as it
+/// says by now, or as it is if that is said.
 pub async fn redeliver(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: Map<String, Value> = call.json(&gateway.settings.limits).await?;
-    if let Some(name) = asked.keys().find(|name| *name != "raw") {
-        return Err(wrong(format!("unknown field {name:?}; expected 'raw'")));
-    }
     let doing = async {
-        let raw = match asked.get("raw") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(raw)) => *raw,
+        let [raw] = only(&asked, ["raw"])?;
+        let what = match raw {
+            Some(Value::Bool(true)) => Resend::Raw,
+            None | Some(Value::Bool(false)) => Resend::AsSent,
             Some(_) => return Err(wrong("'raw' must be true or false")),
         };
         let (id, by) = (call.names.value("delivery"), call.principal()?.name());
-        match gateway.metadata.redeliver(id, raw, by).await? {
+        let mut done = gateway.metadata.redeliver(id, what, by).await?;
+        if done == Recovery::Blocked {
+            let said = said_by_now(gateway, id).await?;
+            done = gateway.metadata.redeliver(id, said, by).await?;
+        }
+        let gone = |text: String| Err(Refusal::new(StatusCode::GONE, text).code("GONE"));
+        match done {
             Recovery::Queued(_) => {}
+            // Somebody else sent it meanwhile, and it was blocked once more.
+            Recovery::Blocked => return Err(blocked(id, "it is just being asked about")),
             Recovery::Missing => return Err(Refusal::missing("Delivery", id)),
-            Recovery::Blocked => {
-                let text = format!(
-                    "The plugin of delivery '{id}' failed, and what it would send is not known. {{\"raw\": true}} sends \
-                     it as if there was no plugin."
-                );
-                return Err(Refusal::new(StatusCode::CONFLICT, text).code("BLOCKED"));
+            Recovery::EndpointGone => {
+                return gone(format!("The endpoint of delivery '{id}' was deleted."));
             }
             Recovery::BodyGone => {
-                let text = format!(
+                return gone(format!(
                     "What delivery '{id}' sent is not kept any more (webhooks.bodies_kept)."
-                );
-                return Err(Refusal::new(StatusCode::GONE, text).code("GONE"));
+                ));
             }
         }
         gateway.outlet.tell();
@@ -100,27 +103,50 @@ pub async fn redeliver(gateway: &Gateway, mut call: Call) -> Answer {
     repeat::once(gateway, &call, &asked, Box::pin(doing)).await
 }
 
+/// What the plugin of a delivery says of it now.
+async fn said_by_now(gateway: &Gateway, id: &str) -> Result<Resend, Refusal> {
+    // What is no such delivery any more was sent, or forgotten: then it goes as it was sent.
+    let Some((endpoint, one)) = gateway.metadata.raw_delivery(id).await? else {
+        return Ok(Resend::AsSent);
+    };
+    let Some(endpoint) = gateway.metadata.webhook(&endpoint).await? else {
+        return Ok(Resend::AsSent);
+    };
+    match spread::ask_about(gateway, &endpoint, &one).await {
+        Ok(Unblocked::Send { body, headers }) => Ok(Resend::Said { body, headers }),
+        Ok(Unblocked::Drop) => Err(blocked(id, "its plugin does not send it")),
+        Err(why) => Err(blocked(id, &why)),
+    }
+}
+
+fn blocked(id: &str, why: &str) -> Refusal {
+    let text = format!(
+        "What delivery '{id}' would send is not known: {why}. {{\"raw\": true}} sends it as if there was no plugin."
+    );
+    Refusal::new(StatusCode::CONFLICT, text).code("BLOCKED")
+}
+
+/// The members of a request that are given; it must hold no others.
+fn only<'r, const N: usize>(
+    asked: &'r Map<String, Value>,
+    names: [&str; N],
+) -> Result<[Option<&'r Value>; N], Refusal> {
+    if let Some(name) = asked.keys().find(|name| !names.contains(&name.as_str())) {
+        let known = names.map(|name| format!("'{name}'")).join(", ");
+        return Err(wrong(format!("unknown field {name:?}; expected {known}")));
+    }
+    Ok(names.map(|name| asked.get(name).filter(|value| !value.is_null())))
+}
+
 /// `POST /api/admin/webhooks/{webhook}/recover`: `{since, until?, status?}`.
 pub async fn recover(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: Map<String, Value> = call.json(&gateway.settings.limits).await?;
     let doing = async {
-        let text = |name: &str| match asked.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.as_str())),
-            Some(_) => Err(wrong(format!("'{name}' must be text"))),
-        };
-        if let Some(name) = asked
-            .keys()
-            .find(|n| !matches!(n.as_str(), "since" | "until" | "status"))
-        {
-            return Err(wrong(format!(
-                "unknown field {name:?}; expected 'since', 'until' and 'status'"
-            )));
-        }
-        let since = moment("since", text("since")?)?
+        let [since, until, status] = only(&asked, ["since", "until", "status"])?;
+        let since = moment("since", text("since", since)?)?
             .ok_or_else(|| wrong("'since' is missing: from when on"))?;
-        let until = moment("until", text("until")?)?.unwrap_or(UnixMillis(i64::MAX));
-        let state = state(text("status")?)?.unwrap_or(DeliveryState::Failed);
+        let until = moment("until", text("until", until)?)?.unwrap_or(UnixMillis(i64::MAX));
+        let state = state(text("status", status)?)?.unwrap_or(DeliveryState::Failed);
         if !matches!(
             state,
             DeliveryState::Failed | DeliveryState::Skipped | DeliveryState::Delivered
@@ -135,7 +161,7 @@ pub async fn recover(gateway: &Gateway, mut call: Call) -> Answer {
         let Recovery::Queued(queued) = recovered else {
             return Err(Refusal::missing("Webhook", id));
         };
-        gateway.outlet.tell();
+        gateway.outlet.ask();
         Ok((StatusCode::ACCEPTED, json!({ "queued": queued })))
     };
     repeat::once(gateway, &call, &asked, Box::pin(doing)).await
@@ -145,14 +171,8 @@ pub async fn recover(gateway: &Gateway, mut call: Call) -> Answer {
 pub async fn test(gateway: &Gateway, mut call: Call) -> Answer {
     let asked: Map<String, Value> = call.json(&gateway.settings.limits).await?;
     let doing = async {
-        let event = match asked.get("event") {
-            None | Some(Value::Null) => catalogue::TEST,
-            Some(Value::String(event)) => event,
-            Some(_) => return Err(wrong("'event' must be text")),
-        };
-        if let Some(name) = asked.keys().find(|name| *name != "event") {
-            return Err(wrong(format!("unknown field {name:?}; expected 'event'")));
-        }
+        let [event] = only(&asked, ["event"])?;
+        let event = text("event", event)?.unwrap_or(catalogue::TEST);
         let endpoint = existing(gateway, &call).await?;
         Ok((StatusCode::OK, try_once(gateway, &endpoint, event).await?))
     };
@@ -245,6 +265,14 @@ async fn send(
         settings.log_bodies,
     )
     .await
+}
+
+fn text<'v>(name: &str, value: Option<&'v Value>) -> Result<Option<&'v str>, Refusal> {
+    match value {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(wrong(format!("'{name}' must be text"))),
+    }
 }
 
 fn state(word: Option<&str>) -> Result<Option<DeliveryState>, Refusal> {

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use super::*;
 use crate::metadata::webhooks::{
     Change, Changed, DeliveryQuery, DeliveryState, Due, Endpoint, Health, Letter, NewEndpoint,
-    Order, Outcome, Recovery, Settled, Spread,
+    Order, Outcome, Recovery, Resend, Settled, Spread, Unblocked,
 };
 
 const LEASE: Duration = Duration::from_mins(1);
@@ -207,6 +207,85 @@ async fn too_much_that_waits_is_skipped_and_can_be_recovered() {
 }
 
 #[tokio::test]
+async fn a_test_is_not_recovered() {
+    let house = House::new().await;
+    endpoint(&house, "ep_a").await;
+    let test = house
+        .metadata
+        .begin_test("ep_a", ("msg_t", "box.uploaded"), "{}".to_owned());
+    assert!(test.await.unwrap().is_some());
+    let always = (UnixMillis(0), UnixMillis(i64::MAX));
+    let recovered = house
+        .metadata
+        .recover_deliveries("ep_a", DeliveryState::Failed, always, "ann");
+    assert_eq!(recovered.await.unwrap(), Recovery::Queued(0));
+}
+
+#[tokio::test]
+async fn what_its_script_said_nothing_of_is_not_sent_as_the_event_told_it() {
+    let house = House::new().await;
+    endpoint(&house, "ep_a").await;
+    let blocked = |subject| Letter {
+        blocked: Some("it failed".to_owned()),
+        ..letter("ep_a", subject, 0)
+    };
+    let told = Spread {
+        up_to: 1,
+        bodies: vec!["raw".to_owned()],
+        letters: vec![blocked("a"), blocked("b"), blocked("c")],
+        left_out: Vec::new(),
+    };
+    // For the last there is no room.
+    let kept = house.metadata.spread_events(PLACE, told, 2).await.unwrap();
+    assert_eq!(kept, Some(1));
+    let count = async || {
+        let endpoint = house.metadata.webhook("ep_a").await.unwrap().unwrap();
+        (endpoint.queued, endpoint.blocked)
+    };
+    assert_eq!(count().await, (2, 2));
+    let query = DeliveryQuery {
+        endpoint: "ep_a".to_owned(),
+        ..DeliveryQuery::default()
+    };
+    let listed = house.metadata.deliveries(&query, 10).await.unwrap();
+    let redeliver = async |which: usize, what| {
+        let id = &listed[which].id;
+        house.metadata.redeliver(id, what, "ann").await.unwrap()
+    };
+    for which in 0..3 {
+        assert_eq!(redeliver(which, Resend::AsSent).await, Recovery::Blocked);
+    }
+    let always = (UnixMillis(0), UnixMillis(i64::MAX));
+    let recovered =
+        house
+            .metadata
+            .recover_deliveries("ep_a", DeliveryState::Skipped, always, "ann");
+    assert_eq!(recovered.await.unwrap(), Recovery::Queued(1));
+    assert_eq!(count().await, (3, 3));
+    let (endpoint, one) = house
+        .metadata
+        .raw_delivery(&listed[0].id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((endpoint.as_str(), one.body.as_str()), ("ep_a", "raw"));
+    let dropped = house.metadata.unblock_delivery(one.seq, Unblocked::Drop);
+    dropped.await.unwrap();
+    assert_eq!(redeliver(0, Resend::AsSent).await, Recovery::Blocked);
+    let said = Resend::Said {
+        body: Some("said".to_owned()),
+        headers: None,
+    };
+    assert_eq!(redeliver(0, said).await, Recovery::Queued(1));
+    assert_eq!(redeliver(1, Resend::Raw).await, Recovery::Queued(1));
+    assert_eq!(count().await, (3, 1));
+    let due = due(&house, Order::None).await;
+    let bodies: Vec<_> = due.iter().map(|one| one.body.as_deref()).collect();
+    assert_eq!(bodies, [Some("raw"), Some("said")]);
+    assert_eq!(redeliver(0, Resend::AsSent).await, Recovery::Queued(1));
+}
+
+#[tokio::test]
 async fn an_endpoint_that_is_given_up_is_told_to_others_once() {
     let house = House::new().await;
     endpoint(&house, "ep_a").await;
@@ -343,7 +422,7 @@ async fn the_log_outlives_its_endpoint_and_is_forgotten_in_time() {
     assert_eq!(states, [("queued", 0), ("failed", 1), ("delivered", 1)]);
     let again = house
         .metadata
-        .redeliver(&listed[2].id, false, "ann")
+        .redeliver(&listed[2].id, Resend::AsSent, "ann")
         .await
         .unwrap();
     assert_eq!(again, Recovery::Queued(1));
@@ -359,10 +438,10 @@ async fn the_log_outlives_its_endpoint_and_is_forgotten_in_time() {
     assert_eq!(
         house
             .metadata
-            .redeliver(&listed[1].id, false, "ann")
+            .redeliver(&listed[1].id, Resend::AsSent, "ann")
             .await
             .unwrap(),
-        Recovery::Missing
+        Recovery::EndpointGone
     );
     let day = Duration::from_hours(24);
     let prune = async |ended: Duration, sent: Duration| {

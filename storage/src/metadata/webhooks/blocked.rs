@@ -1,6 +1,7 @@
 //! Deliveries whose script failed: they wait until it works, or until somebody sends them without it.
 
 use futures_util::FutureExt as _;
+use sqlx::any::AnyRow;
 
 use super::deliveries::add_body;
 use crate::clock::UnixMillis;
@@ -45,14 +46,11 @@ impl Metadata {
     pub async fn has_blocked_deliveries(&self) -> Result<bool> {
         const OP: &str = "webhook.blocked";
         let mut reader = self.reader(OP).await?;
-        // SQLite takes the index of what waits only if it is asked in that index's words.
-        let found = sqlx::query(
-            "SELECT seq FROM webhook_deliveries
-             WHERE state IN ('queued', 'blocked') AND state = 'blocked' LIMIT 1",
-        )
-        .fetch_optional(&mut *reader)
-        .await
-        .at(OP, "deliveries")?;
+        let found =
+            sqlx::query("SELECT seq FROM webhook_deliveries WHERE state = 'blocked' LIMIT 1")
+                .fetch_optional(&mut *reader)
+                .await
+                .at(OP, "deliveries")?;
         Ok(found.is_some())
     }
 
@@ -71,7 +69,7 @@ impl Metadata {
         sqlx::query(
             "SELECT d.seq, d.message, d.event, d.occurred_ms, b.body AS text
              FROM webhook_deliveries d JOIN webhook_bodies b ON b.seq = d.body
-             WHERE d.endpoint = $1 AND d.state IN ('queued', 'blocked') AND d.state = 'blocked' AND d.seq > $2
+             WHERE d.endpoint = $1 AND d.state = 'blocked' AND d.seq > $2
              ORDER BY d.seq LIMIT $3",
         )
         .bind(endpoint)
@@ -81,16 +79,28 @@ impl Metadata {
         .await
         .at(OP, endpoint)?
         .iter()
-        .map(|row| {
-            Ok(Blocked {
-                seq: row.int("seq")?,
-                message: row.text("message")?,
-                event: row.text("event")?,
-                body: row.text("text")?,
-                occurred: row.time("occurred_ms")?,
-            })
-        })
+        .map(blocked_of)
         .collect()
+    }
+
+    /// A delivery whose script has not said what is sent, with its endpoint, wherever it stands.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn raw_delivery(&self, id: &str) -> Result<Option<(String, Blocked)>> {
+        const OP: &str = "webhook.raw";
+        let mut reader = self.reader(OP).await?;
+        sqlx::query(
+            "SELECT d.endpoint, d.seq, d.message, d.event, d.occurred_ms, b.body AS text
+             FROM webhook_deliveries d JOIN webhook_bodies b ON b.seq = d.body
+             WHERE d.id = $1 AND d.raw = 1",
+        )
+        .bind(id)
+        .fetch_optional(&mut *reader)
+        .await
+        .at(OP, id)?
+        .map(|row| Ok((row.text("endpoint")?, blocked_of(&row)?)))
+        .transpose()
     }
 
     /// Lets a delivery go as its script says, if it still waits for it.
@@ -116,7 +126,7 @@ impl Metadata {
                 let dropped = state == "dropped";
                 let changed = sqlx::query(
                     "UPDATE webhook_deliveries SET state = $2, body = COALESCE($3, body), headers = $4, due_ms = $5,
-                         reason = $6, ended_ms = $7
+                         reason = $6, ended_ms = $7, raw = $8
                      WHERE seq = $1 AND state = 'blocked'",
                 )
                 .bind(seq)
@@ -126,6 +136,7 @@ impl Metadata {
                 .bind(tx.now.0)
                 .bind(dropped.then_some("its script does not send it"))
                 .bind(dropped.then_some(tx.now.0))
+                .bind(i64::from(dropped))
                 .execute(&mut tx.connection)
                 .await
                 .at(OP, seq)?;
@@ -159,7 +170,7 @@ impl Metadata {
         self.write(OP, move |tx| {
             async move {
                 let freed = sqlx::query(
-                    "UPDATE webhook_deliveries SET state = 'queued', due_ms = $2, reason = NULL
+                    "UPDATE webhook_deliveries SET state = 'queued', due_ms = $2, reason = NULL, raw = 0
                      WHERE endpoint = $1 AND state = 'blocked'",
                 )
                 .bind(&endpoint)
@@ -173,4 +184,14 @@ impl Metadata {
         })
         .await
     }
+}
+
+fn blocked_of(row: &AnyRow) -> Result<Blocked> {
+    Ok(Blocked {
+        seq: row.int("seq")?,
+        message: row.text("message")?,
+        event: row.text("event")?,
+        body: row.text("text")?,
+        occurred: row.time("occurred_ms")?,
+    })
 }

@@ -196,8 +196,8 @@ async fn add_deliveries(tx: &mut Tx, rows: &[Row]) -> Result<()> {
     const OP: &str = "webhook.spread";
     let text = format!(
         "INSERT INTO webhook_deliveries (seq, id, endpoint, message, event, subject, sequence, body, headers, state,
-             reason, occurred_ms, due_ms, created_ms, ended_ms, tries, attempts) VALUES {}",
-        places(17, rows.len())
+             reason, occurred_ms, due_ms, created_ms, ended_ms, tries, attempts, raw) VALUES {}",
+        places(18, rows.len())
     );
     let mut query = sqlx::query(AssertSqlSafe(text));
     for row in rows {
@@ -219,7 +219,8 @@ async fn add_deliveries(tx: &mut Tx, rows: &[Row]) -> Result<()> {
             .bind(tx.now.0)
             .bind((row.state == "skipped").then_some(tx.now.0))
             .bind(0_i64)
-            .bind(0_i64);
+            .bind(0_i64)
+            .bind(i64::from(letter.blocked.is_some()));
     }
     query
         .execute(&mut tx.connection)

@@ -9,6 +9,7 @@ use super::{few, find};
 use crate::clock::UnixMillis;
 use crate::error::Result;
 use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit};
 
 /// Where a delivery stands.
@@ -129,12 +130,30 @@ pub struct DeliveryQuery {
 pub enum Recovery {
     /// So many are sent once more.
     Queued(u64),
-    /// There is no such delivery, or no such endpoint any more.
+    /// There is no such delivery, or no such endpoint.
     Missing,
+    /// The endpoint of the delivery was deleted.
+    EndpointGone,
     /// What was sent is forgotten.
     BodyGone,
-    /// Its script failed, and nobody said to send it without.
+    /// Its script did not say what is sent, and nobody said to send it without.
     Blocked,
+}
+
+/// What a delivery is when it is sent once more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resend {
+    /// As it was sent first.
+    AsSent,
+    /// As the event told it, whatever its script would say.
+    Raw,
+    /// As its script says by now: another body and more header fields where there are some.
+    Said {
+        /// What is sent.
+        body: Option<String>,
+        /// More header fields, as JSON.
+        headers: Option<String>,
+    },
 }
 
 macro_rules! delivery_columns {
@@ -199,17 +218,17 @@ impl Metadata {
         Ok(Some(found))
     }
 
-    /// Sends a delivery once more, wherever it stands, by one fresh schedule; a blocked one only if it is to go `raw`.
+    /// Sends a delivery once more, wherever it stands, by one fresh schedule.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
-    pub async fn redeliver(&self, id: &str, raw: bool, actor: &str) -> Result<Recovery> {
+    pub async fn redeliver(&self, id: &str, what: Resend, actor: &str) -> Result<Recovery> {
         const OP: &str = "webhook.redeliver";
         let (id, actor) = (id.to_owned(), actor.to_owned());
         self.write(OP, move |tx| {
             async move {
                 let row = sqlx::query(
-                    "SELECT d.endpoint, d.state, b.seq AS kept
+                    "SELECT d.endpoint, d.state, d.raw, b.seq AS kept
                      FROM webhook_deliveries d LEFT JOIN webhook_bodies b ON b.seq = d.body WHERE d.id = $1",
                 )
                 .bind(&id)
@@ -221,23 +240,15 @@ impl Metadata {
                 };
                 let (endpoint, state) = (row.text("endpoint")?, row.text("state")?);
                 if find(tx, OP, &endpoint).await?.is_none() {
-                    return Ok(Recovery::Missing);
-                }
-                if state == "blocked" && !raw {
-                    return Ok(Recovery::Blocked);
+                    return Ok(Recovery::EndpointGone);
                 }
                 if row.opt_int("kept")?.is_none() {
                     return Ok(Recovery::BodyGone);
                 }
-                sqlx::query(
-                    "UPDATE webhook_deliveries SET state = 'queued', due_ms = $2, tries = 0, reason = NULL,
-                         ended_ms = NULL WHERE id = $1",
-                )
-                .bind(&id)
-                .bind(tx.now.0)
-                .execute(&mut tx.connection)
-                .await
-                .at(OP, &id)?;
+                if row.truth("raw")? && what == Resend::AsSent {
+                    return Ok(Recovery::Blocked);
+                }
+                queue_again(tx, &id, what).await?;
                 let waited = matches!(state.as_str(), "queued" | "blocked");
                 sqlx::query("UPDATE webhooks SET queued = queued + $2 WHERE id = $1")
                     .bind(&endpoint)
@@ -254,7 +265,7 @@ impl Metadata {
     }
 
     /// Sends all of an endpoint's deliveries once more that ended in that state and were kept from `since` on and before
-    /// `until`, in order.
+    /// `until`, in order; no tests, and what its script did not say anything of once it does.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
@@ -273,9 +284,10 @@ impl Metadata {
                     return Ok(Recovery::Missing);
                 }
                 let queued = sqlx::query(
-                    "UPDATE webhook_deliveries SET state = 'queued', due_ms = $2, tries = 0, reason = NULL,
-                         ended_ms = NULL
-                     WHERE endpoint = $1 AND state = $3 AND created_ms >= $4 AND created_ms < $5
+                    "UPDATE webhook_deliveries SET state = CASE WHEN raw = 1 THEN 'blocked' ELSE 'queued' END,
+                         due_ms = $2, tries = 0, ended_ms = NULL,
+                         reason = CASE WHEN raw = 1 THEN 'its script is asked what is sent' END
+                     WHERE endpoint = $1 AND state = $3 AND created_ms >= $4 AND created_ms < $5 AND subject <> ''
                          AND body IN (SELECT seq FROM webhook_bodies)",
                 )
                 .bind(&endpoint)
@@ -301,7 +313,7 @@ impl Metadata {
         .await
     }
 
-    /// Keeps a delivery that is sent once, by its caller and just now: its number, its id, and its number at the
+    /// Keeps a delivery that is about nothing and sent once, by its caller and just now: its number, its id, and its number at the
     /// endpoint; `None` when there is no such endpoint.
     ///
     /// # Errors
@@ -452,6 +464,37 @@ impl Metadata {
         })
         .await
     }
+}
+
+/// Makes a delivery wait to be sent from now on.
+async fn queue_again(tx: &mut Tx, id: &str, what: Resend) -> Result<()> {
+    const OP: &str = "webhook.redeliver";
+    let (said, body, headers) = match what {
+        Resend::AsSent | Resend::Raw => (false, None, None),
+        Resend::Said { body, headers } => (true, body, headers),
+    };
+    let body_seq = match body {
+        Some(text) => {
+            let body_seq = tx.next_id("webhook_bodies").await?;
+            add_body(tx, body_seq, text).await?;
+            Some(body_seq)
+        }
+        None => None,
+    };
+    sqlx::query(
+        "UPDATE webhook_deliveries SET state = 'queued', due_ms = $2, tries = 0, reason = NULL, ended_ms = NULL,
+             raw = 0, body = COALESCE($3, body), headers = CASE WHEN $4 = 1 THEN $5 ELSE headers END
+         WHERE id = $1",
+    )
+    .bind(id)
+    .bind(tx.now.0)
+    .bind(body_seq)
+    .bind(i64::from(said))
+    .bind(headers)
+    .execute(&mut tx.connection)
+    .await
+    .at(OP, id)
+    .map(drop)
 }
 
 async fn attempts(
