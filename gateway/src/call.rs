@@ -130,7 +130,7 @@ impl Call {
             &text
         };
         serde_json::from_slice(text)
-            .map_err(|e| Refusal::invalid(format!("The JSON body is not right: {e}.")))
+            .map_err(|e| Refusal::invalid(format!("The JSON body is not right: {}.", said(&e))))
     }
 
     /// A body that is held whole, within a limit (of that key) and a time.
@@ -201,6 +201,39 @@ fn depth(text: &[u8]) -> usize {
         }
     }
     deepest
+}
+
+/// What is wrong with JSON, in words of JSON: its reader speaks of the types of its own language.
+pub fn said(error: &serde_json::Error) -> String {
+    const WORDS: [(&str, &str); 16] = [
+        ("expected struct ", "expected an object: "),
+        ("expected internally tagged enum ", "expected an object: "),
+        ("expected unit", "expected null"),
+        ("expected a sequence", "expected a list"),
+        ("expected a map", "expected an object"),
+        ("expected a boolean", "expected true or false"),
+        ("expected a string", "expected text"),
+        ("type: sequence", "type: a list"),
+        ("type: map", "type: an object"),
+        ("type: string", "type: text"),
+        ("type: boolean", "type:"),
+        ("type: integer", "type: the number"),
+        ("type: floating point", "type: the number"),
+        ("value: integer", "value: the number"),
+        ("EOF while parsing", "it ends within"),
+        ("enum ", "one of the words of "),
+    ];
+    const NUMBERS: [&str; 10] = [
+        "u8", "u16", "u32", "u64", "usize", "i8", "i16", "i32", "i64", "isize",
+    ];
+    let mut text = error.to_string();
+    for (theirs, ours) in WORDS {
+        text = text.replace(theirs, ours);
+    }
+    for number in NUMBERS {
+        text = text.replace(&format!("expected {number}"), "expected a whole number");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -64,6 +64,9 @@ pub struct Manifest {
     /// What it decides beyond what every plugin may.
     #[serde(default)]
     pub grants: GrantTerms,
+    /// What its calls may use, where that is less than usual.
+    #[serde(default)]
+    pub limits: LimitTerms,
     /// Its metrics.
     #[serde(default)]
     pub metrics: BTreeMap<String, metric::Declared>,
@@ -122,6 +125,62 @@ pub enum Authority {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderTerms {}
+
+/// `[limits]`: each lowers what a call may use in either lane; more than usual changes nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitTerms {
+    /// Steps of the interpreter.
+    pub operations: Option<u64>,
+    /// Milliseconds of processor time.
+    pub cpu_ms: Option<u64>,
+    /// Bytes held.
+    pub memory_bytes: Option<usize>,
+    /// Longest text, in bytes.
+    pub text_bytes: Option<usize>,
+    /// Most elements of an array.
+    pub array: Option<usize>,
+    /// Most entries of a map.
+    pub map: Option<usize>,
+    /// Deepest call.
+    pub depth: Option<usize>,
+    /// Most variables at once.
+    pub variables: Option<usize>,
+}
+
+impl LimitTerms {
+    fn lower(&self, limits: &mut Limits) {
+        fn at_most<T: Ord + Copy>(limit: &mut T, lower: Option<T>) {
+            *limit = lower.map_or(*limit, |lower| lower.min(*limit));
+        }
+        at_most(&mut limits.operations, self.operations);
+        at_most(&mut limits.cpu, self.cpu_ms.map(Duration::from_millis));
+        at_most(&mut limits.memory_bytes, self.memory_bytes);
+        at_most(&mut limits.text_bytes, self.text_bytes);
+        at_most(&mut limits.array, self.array);
+        at_most(&mut limits.map, self.map);
+        at_most(&mut limits.depth, self.depth);
+        at_most(&mut limits.variables, self.variables);
+    }
+
+    /// The limits that are 0: to the interpreter that means none at all.
+    fn zeros(&self) -> Vec<&'static str> {
+        let small = |limit: Option<usize>| limit == Some(0);
+        [
+            ("operations", self.operations == Some(0)),
+            ("cpu_ms", self.cpu_ms == Some(0)),
+            ("memory_bytes", small(self.memory_bytes)),
+            ("text_bytes", small(self.text_bytes)),
+            ("array", small(self.array)),
+            ("map", small(self.map)),
+            ("depth", small(self.depth)),
+            ("variables", small(self.variables)),
+        ]
+        .into_iter()
+        .filter_map(|(name, is_zero)| is_zero.then_some(name))
+        .collect()
+    }
+}
 
 /// `[schedule]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -202,6 +261,9 @@ impl Manifest {
             directory.clone_into(&mut manifest.name);
         }
         let mut wrong = Vec::new();
+        for name in manifest.limits.zeros() {
+            wrong.push(format!("limits.{name} must be at least 1"));
+        }
         if manifest.name != directory {
             wrong.push(format!(
                 "name = {:?}, but the plugin stands in {directory:?}; they must be equal",
@@ -330,6 +392,7 @@ impl Manifest {
         limits.cpu *= times;
         limits.memory_bytes *= times as usize;
         limits.text_bytes *= grant.raise_text.unwrap_or(1).clamp(1, MAX_RAISE_TEXT) as usize;
+        self.limits.lower(&mut limits);
         limits
     }
 }
@@ -461,6 +524,22 @@ mod tests {
         grant.authorize = Some(Authority::Override);
         assert!(manifest.missing(&grant).is_empty());
         assert!(wrong("[grants]\nauthorize = \"all\"").contains("override"));
+    }
+
+    #[test]
+    fn a_manifest_lowers_limits_and_raises_none() {
+        let text = "[limits]\noperations = 100\ncpu_ms = 2\narray = 999999\ndepth = 3";
+        let manifest = Manifest::parse(text, "acme").unwrap();
+        let usual = Limits::of(Lane::Fast);
+        let lowered = Limits {
+            operations: 100,
+            cpu: Duration::from_millis(2),
+            depth: 3,
+            ..usual
+        };
+        assert_eq!(manifest.limits(Lane::Fast, &Grant::default()), lowered);
+        assert!(wrong("[limits]\nmap = 0").contains("limits.map"));
+        assert!(wrong("[limits]\nmemory = 5").contains("memory_bytes"));
     }
 
     #[test]

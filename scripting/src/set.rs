@@ -15,7 +15,7 @@ use crate::catalog::Catalog;
 use crate::error::Finding;
 use crate::event::Outbox;
 use crate::guard::LiveBytes;
-use crate::hook::{HOOKS, Hook};
+use crate::hook::{HOOKS, Hook, OnFailure};
 use crate::http::HttpClient;
 use crate::inbound::{Addressed, Inbound};
 use crate::links::Links;
@@ -594,11 +594,14 @@ impl Scripts {
                 }
                 // A gate that never worked stays shut. What is new while the gateway runs changes nothing until it works.
                 let was_missing = old.map_or(&[][..], |old| &old.missing);
-                if let Ok(bundle) = bundle
-                    && (start || !was_missing.is_empty())
-                {
-                    entry.missing = written(bundle.text(&bundle.main));
-                    entry.said = Manifest::parse(&bundle.manifest, name).unwrap_or_default();
+                match bundle {
+                    Ok(bundle) if start || !was_missing.is_empty() => {
+                        entry.missing = written(bundle.text(&bundle.main));
+                        entry.said = Manifest::parse(&bundle.manifest, name).unwrap_or_default();
+                    }
+                    // It may be any gate.
+                    Err(_unreadable) if start => entry.missing = gates(),
+                    _ => {}
                 }
                 for hook in was_missing {
                     if !entry.missing.contains(hook) {
@@ -858,6 +861,16 @@ pub fn disabled(dir: &std::path::Path) -> BTreeSet<String> {
     text.lines()
         .map(|line| line.trim().to_owned())
         .filter(|l| !l.is_empty())
+        .collect()
+}
+
+/// The hooks that let something through, or not.
+fn gates() -> Vec<Hook> {
+    let rows = HOOKS.iter();
+    // The last two are asked of by the plugin's name.
+    rows.filter(|row| row.called && !row.of_provider && row.on_failure != OnFailure::Open)
+        .map(|row| row.hook)
+        .filter(|hook| !matches!(hook, Hook::Transform | Hook::WebhookIn))
         .collect()
 }
 

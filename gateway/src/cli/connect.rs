@@ -35,6 +35,16 @@ pub(super) struct ConnectArgs {
     client_secret: Option<String>,
 }
 
+/// Flags of what asks a gateway for something and prints it.
+#[derive(Debug, Args)]
+pub(super) struct AskArgs {
+    #[command(flatten)]
+    pub(super) connect: ConnectArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 impl ConnectArgs {
     /// Whether a flag says where the gateway is.
     pub(super) fn names_gateway(&self) -> bool {

@@ -3,16 +3,16 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::connect::ConnectArgs;
+use super::connect::AskArgs;
 use super::{Failure, runtime, say};
 use crate::client::link_keys::LinkKey;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LinkKeyCommand {
     /// List the keys, the newest first.
-    List(AllArgs),
+    List(AskArgs),
     /// Make a key that signs from now on; links of those before it stay good until they expire.
-    Rotate(AllArgs),
+    Rotate(AskArgs),
     /// End all links that a key signed, on every node within two seconds.
     #[command(after_help = "Examples:
   boxgate admin link-key rotate && boxgate admin link-key revoke 1
@@ -22,23 +22,11 @@ The id of a link's key stands at the front of its token: ?token=ID. ...")]
 }
 
 #[derive(Debug, Args)]
-pub(super) struct AllArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct OneArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
+    all: AskArgs,
     /// Id of the key.
     id: String,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) fn link_key(command: &LinkKeyCommand) -> Result<(), Failure> {
@@ -63,8 +51,8 @@ pub(super) fn link_key(command: &LinkKeyCommand) -> Result<(), Failure> {
                 }
             }
             LinkKeyCommand::Revoke(args) => {
-                args.connect.client()?.revoke_link_key(&args.id).await?;
-                if args.json {
+                args.all.connect.client()?.revoke_link_key(&args.id).await?;
+                if args.all.json {
                     say(&json!({ "id": args.id, "state": "revoked" }).to_string());
                 } else {
                     say(&format!("The links of key {} are ended.", args.id));

@@ -6,9 +6,10 @@ use boxgate_scripting::bundle::{Bundle, meant};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::connect::ConnectArgs;
+use super::connect::{AskArgs, ConnectArgs};
 use super::{Failure, runtime, say};
 use crate::client::plugins::{Behind, PushedPlugin};
+use crate::client::scripts::Script;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginCommand {
@@ -21,8 +22,8 @@ It is checked and its tests run before any node sees it. A pushed plugin counts 
 a node's scripts.dirs. What it asks for is granted in each node's boxgate.toml.
 Exit codes: 0 pushed, 1 refused, with what is wrong, 2 called wrongly.")]
     Push(PushArgs),
-    /// List the plugins that were pushed.
-    List(AllArgs),
+    /// List the plugins that were pushed, and those that this node has beside them.
+    List(AskArgs),
     /// Take a plugin off all nodes.
     Remove(OneArgs),
 }
@@ -30,21 +31,9 @@ Exit codes: 0 pushed, 1 refused, with what is wrong, 2 called wrongly.")]
 #[derive(Debug, Args)]
 pub(super) struct PushArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
+    all: AskArgs,
     /// The plugin's folder, or its one file.
     dir: PathBuf,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct AllArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -60,16 +49,12 @@ pub(super) fn plugin(command: &PluginCommand) -> Result<(), Failure> {
         match command {
             PluginCommand::Push(args) => push(args).await?,
             PluginCommand::List(args) => {
-                let plugins = args.connect.client()?.pushed_plugins().await?;
+                let client = args.connect.client()?;
+                let plugins = client.pushed_plugins().await?;
                 if args.json {
                     say(&json!(plugins).to_string());
                 } else {
-                    for plugin in &plugins {
-                        say(&line(plugin));
-                        if let Some(behind) = &plugin.behind {
-                            say(&lag(behind));
-                        }
-                    }
+                    list(&plugins, &client.scripts().await?);
                 }
             }
             PluginCommand::Remove(args) => {
@@ -84,8 +69,8 @@ pub(super) fn plugin(command: &PluginCommand) -> Result<(), Failure> {
 async fn push(args: &PushArgs) -> Result<(), Failure> {
     let bundle =
         Bundle::read(&meant(&args.dir)).map_err(|finding| Failure::Usage(finding.to_string()))?;
-    let pushed = args.connect.client()?.push_plugin(&bundle).await?;
-    if args.json {
+    let pushed = args.all.connect.client()?.push_plugin(&bundle).await?;
+    if args.all.json {
         say(&json!(pushed).to_string());
         return Ok(());
     }
@@ -94,6 +79,25 @@ async fn push(args: &PushArgs) -> Result<(), Failure> {
     }
     say(&format!("{} is pushed at {}.", pushed.plugin, pushed.hash));
     Ok(())
+}
+
+fn list(pushed: &[PushedPlugin], here: &[Script]) {
+    for plugin in pushed {
+        say(&line(plugin));
+        if let Some(behind) = &plugin.behind {
+            say(&lag(behind));
+        }
+    }
+    for script in here {
+        let Script { plugin, hash, .. } = script;
+        if pushed.iter().all(|p| p.plugin != *plugin) {
+            let hash = hash.as_deref().unwrap_or("does not work");
+            say(&format!("{plugin}  {hash}  not pushed, of this node alone"));
+        }
+    }
+    if pushed.is_empty() && here.is_empty() {
+        say("There are no plugins: `boxgate admin plugin push DIR` has all nodes run one.");
+    }
 }
 
 fn line(plugin: &PushedPlugin) -> String {

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::connect::ConnectArgs;
+use super::connect::AskArgs;
 use super::{Failure, runtime, say, say_error};
 use crate::client::webhooks::{Wanted, Webhook, WebhookDelivery};
 
@@ -19,7 +19,7 @@ Names of events: GET /api/admin/webhooks/events, or docs/WEBHOOKS.md. --set take
 ordering, max_in_flight, rate_per_s, timeout_ms, headers, filter, transform, delays_s.")]
     Create(CreateArgs),
     /// List the endpoints, and how they stand.
-    List(AllArgs),
+    List(AskArgs),
     /// Show an endpoint.
     Show(OneArgs),
     /// Change some of what was chosen for an endpoint.
@@ -56,18 +56,9 @@ ordering, max_in_flight, rate_per_s, timeout_ms, headers, filter, transform, del
 }
 
 #[derive(Debug, Args)]
-pub(super) struct AllArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct OneArgs {
     #[command(flatten)]
-    all: AllArgs,
+    all: AskArgs,
     /// Id of the endpoint.
     id: String,
 }
@@ -88,7 +79,7 @@ struct ChosenArgs {
 #[derive(Debug, Args)]
 pub(super) struct CreateArgs {
     #[command(flatten)]
-    all: AllArgs,
+    all: AskArgs,
     #[command(flatten)]
     chosen: ChosenArgs,
     /// Where it is.
@@ -142,7 +133,7 @@ pub(super) struct DeliveriesArgs {
 #[derive(Debug, Args)]
 pub(super) struct RedeliverArgs {
     #[command(flatten)]
-    all: AllArgs,
+    all: AskArgs,
     /// Id of the delivery.
     delivery: String,
 }
@@ -204,7 +195,12 @@ pub(super) fn webhook(command: &WebhookCommand) -> Result<(), Failure> {
             }
             WebhookCommand::List(args) => {
                 let found = args.connect.client()?.webhooks().await?;
-                tell(&found, args.json, || found.iter().map(line).collect());
+                tell(&found, args.json, || {
+                    lines_or(
+                        found.iter().map(line).collect(),
+                        "There are no endpoints: `boxgate admin webhook create URL --event NAME` makes one.",
+                    )
+                });
             }
             WebhookCommand::Show(args) => {
                 let found = args.all.connect.client()?.webhook(&args.id).await?;
@@ -311,7 +307,10 @@ async fn deliveries(args: &DeliveriesArgs) -> Result<(), Failure> {
     let client = args.one.all.connect.client()?;
     let found = client.webhook_deliveries(&args.one.id, &wanted).await?;
     tell(&found, args.one.all.json, || {
-        found.iter().flat_map(lines).collect()
+        lines_or(
+            found.iter().flat_map(lines).collect(),
+            "There are no such deliveries: `boxgate admin webhook test ID` sends an example.",
+        )
     });
     Ok(())
 }
@@ -353,6 +352,15 @@ fn tell(told: &impl Serialize, as_json: bool, lines: impl FnOnce() -> Vec<String
         for line in lines() {
             say(&line);
         }
+    }
+}
+
+/// The lines, or what to do where there are none.
+fn lines_or(lines: Vec<String>, none: &str) -> Vec<String> {
+    if lines.is_empty() {
+        vec![none.to_owned()]
+    } else {
+        lines
     }
 }
 

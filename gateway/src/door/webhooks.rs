@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::webhooks::{Change, Changed, Endpoint, NewEndpoint};
+use futures_util::FutureExt as _;
 use http::header::{ETAG, IF_MATCH};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
@@ -60,10 +61,14 @@ fn page(call: &Call, first: i64) -> Result<(i64, u32), Refusal> {
     let number = |name: &str| call.query(name).map(|text| text.parse::<i64>()).transpose();
     let cursor = number("cursor")
         .map_err(|_odd| Refusal::invalid("'cursor' must be the 'next' of the page before."))?;
-    let limit = number("limit").map_err(|_odd| Refusal::invalid("'limit' must be a number."))?;
-    let limit = limit.map_or(LISTED, |limit| {
-        u32::try_from(limit).unwrap_or(1).clamp(1, MOST_LISTED)
-    });
+    let limit = match number("limit") {
+        Ok(None) => LISTED,
+        Ok(Some(limit @ 1..)) => u32::try_from(limit).map_or(MOST_LISTED, |l| l.min(MOST_LISTED)),
+        Ok(Some(_)) | Err(_) => {
+            let rule = format!("'limit' must be a number from 1 to {MOST_LISTED}.");
+            return Err(Refusal::invalid(rule));
+        }
+    };
     Ok((cursor.unwrap_or(first), limit))
 }
 
@@ -91,15 +96,10 @@ pub fn events(gateway: &Gateway) -> Response<OutboundBody> {
 }
 
 /// `POST /api/admin/webhooks?ping=true`.
-pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
-    let members: Map<String, Value> = call.json(&gateway.settings.limits).await?;
-    let asked = members.clone();
-    repeat::once(
-        gateway,
-        &call,
-        &asked,
-        Box::pin(create_new(gateway, &call, members)),
-    )
+pub async fn create(gateway: &Gateway, call: Call) -> Answer {
+    repeat::once(gateway, call, |gateway, call, asked| {
+        create_new(gateway, call, asked).boxed()
+    })
     .await
 }
 
@@ -194,15 +194,10 @@ pub async fn switch(gateway: &Gateway, call: &Call, on: bool) -> Answer {
 }
 
 /// `POST /api/admin/webhooks/{webhook}/rotate-secret`.
-pub async fn rotate(gateway: &Gateway, mut call: Call) -> Answer {
-    let members: Map<String, Value> = call.json(&gateway.settings.limits).await?;
-    let asked = members.clone();
-    repeat::once(
-        gateway,
-        &call,
-        &asked,
-        Box::pin(rotate_now(gateway, &call, members)),
-    )
+pub async fn rotate(gateway: &Gateway, call: Call) -> Answer {
+    repeat::once(gateway, call, |gateway, call, asked| {
+        rotate_now(gateway, call, asked).boxed()
+    })
     .await
 }
 

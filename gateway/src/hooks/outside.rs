@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use boxgate_scripting::http::{HttpClient, HttpFault, HttpReply, HttpRequest};
-use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use moka::sync::Cache;
 use tokio::runtime::Handle;
@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::config::Settings;
+use crate::http::headers::retry_after;
 use crate::outbound::{Caller, Destination, Fault, FaultKind, Incoming, Outbound, Outgoing};
 
 /// How long connecting may take.
@@ -120,7 +121,9 @@ impl Outside {
         for _ in 0..request.retries {
             let answer = self.ask(request).await;
             let told = match &answer {
-                Ok(answer) if may_pass(answer.status) => retry_after(&answer.headers),
+                Ok(answer) if may_pass(answer.status) => {
+                    retry_after(&answer.headers, SystemTime::now())
+                }
                 Err(gone) if gone.may_pass() => None,
                 _ => return answer,
             };
@@ -231,11 +234,6 @@ impl From<Fault> for Gone {
 /// Whether asking once more may help.
 fn may_pass(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 fn outgoing(request: &HttpRequest) -> Result<Outgoing, Gone> {

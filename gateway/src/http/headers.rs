@@ -1,9 +1,22 @@
 //! Typed reading of the headers that more than one door needs.
 
+use std::time::{Duration, SystemTime};
+
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Bytes of an upload that are there, in answers that name its offset.
 pub const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+
+/// How long `Retry-After` asks to be waited for (RFC 9110 §10.2.3): seconds, or until a date.
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    const LONGEST: u64 = 1 << 32;
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds.min(LONGEST)));
+    }
+    let at = httpdate::parse_http_date(text).ok()?;
+    Some(at.duration_since(now).unwrap_or_default())
+}
 
 /// A media type with its parameters (RFC 9110 §8.3.1).
 #[derive(Debug, Clone, PartialEq, Eq)]

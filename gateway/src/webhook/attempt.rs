@@ -1,13 +1,14 @@
 //! One request to an endpoint, and what its answer means.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use boxgate_storage::clock::UnixMillis;
-use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use super::secret::Signer;
+use crate::http::headers::retry_after;
 use crate::outbound::{Caller, Destination, Incoming, Outgoing};
 
 /// Bytes of an answer that are read: it says nothing that we need.
@@ -167,23 +168,9 @@ fn judge(report: &mut Report, answer: &Incoming, log_bodies: bool, now: UnixMill
         format!("it answered {}", status.as_u16())
     });
     if matches!(status.as_u16(), 429 | 503) {
-        report.wish = answer
-            .headers
-            .get(RETRY_AFTER)
-            .and_then(|value| wish(value, now));
+        let now = UNIX_EPOCH + Duration::from_millis(u64::try_from(now.0).unwrap_or(0));
+        report.wish = retry_after(&answer.headers, now);
     }
-}
-
-/// RFC 9110 §10.2.3: seconds, or a date.
-fn wish(value: &HeaderValue, now: UnixMillis) -> Option<Duration> {
-    let text = value.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds.min(1 << 32)));
-    }
-    let at = httpdate::parse_http_date(text).ok()?;
-    let at = at.duration_since(std::time::UNIX_EPOCH).ok()?;
-    let now = Duration::from_millis(u64::try_from(now.0).ok()?);
-    Some(at.saturating_sub(now))
 }
 
 /// How an answer of text or JSON begins.

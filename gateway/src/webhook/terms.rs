@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::body::Format;
 use super::catalogue;
+use crate::call::said;
 use crate::outbound::Destination;
 
 /// Most names of events.
@@ -184,8 +185,8 @@ impl Wish {
             Some(_) => return Err("'enabled' must be true or false".to_owned()),
         };
         let secret = text("secret", secret)?;
-        let terms: Terms =
-            serde_json::from_value(Value::Object(members)).map_err(|e| e.to_string())?;
+        let terms: Terms = serde_json::from_value(Value::Object(members.clone()))
+            .map_err(|e| why_not(members, &e))?;
         terms.check()?;
         Ok(Self {
             url,
@@ -194,6 +195,23 @@ impl Wish {
             terms,
         })
     }
+}
+
+/// What is wrong with the members of a request, and with which.
+fn why_not(members: Map<String, Value>, all: &serde_json::Error) -> String {
+    for (name, value) in members {
+        let alone = Map::from_iter([(name.clone(), value)]);
+        if let Err(error) = serde_json::from_value::<Terms>(Value::Object(alone)) {
+            let text = said(&error);
+            let names_it = text.contains(&format!("`{name}`"));
+            return if names_it {
+                text
+            } else {
+                format!("'{name}': {text}")
+            };
+        }
+    }
+    said(all)
 }
 
 fn text(name: &str, value: Option<Value>) -> Result<Option<String>, String> {
@@ -398,7 +416,11 @@ mod tests {
         for (name, value, why) in [
             ("events", json!(["box.upload"]), "\"box.uploaded\"?"),
             ("events", json!([]), "1 to 64"),
-            ("events", json!("box.*"), "sequence"),
+            (
+                "events",
+                json!("box.*"),
+                "'events': invalid type: text \"box.*\", expected a list",
+            ),
             ("evnts", json!([]), "unknown field `evnts`"),
             ("enabled", json!("yes"), "true or false"),
             ("secret", json!(7), "'secret' must be text"),

@@ -360,6 +360,16 @@ async fn bad_wishes_are_refused_with_the_rule() {
         ("secret", json!("p\u{e4}ssw\u{f6}rter"), "of ASCII"),
         ("headers", json!({"host": "x"}), "not yours"),
         ("surprise", json!(1), "surprise"),
+        (
+            "rate_per_s",
+            json!("many"),
+            "'rate_per_s': invalid type: text \\\"many\\\", expected a whole number",
+        ),
+        (
+            "headers",
+            json!([1]),
+            "'headers': invalid type: a list, expected an object",
+        ),
     ] {
         let (status, text) = wish(name, value).await;
         assert_eq!(status, 422, "{text}");
@@ -367,6 +377,11 @@ async fn bad_wishes_are_refused_with_the_rule() {
     }
     let (status, text) = wish("secret", json!("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")).await;
     assert_eq!(status, 201, "{text}");
+    for limit in ["0", "-1", "x"] {
+        let place = format!("/api/admin/webhooks?limit={limit}");
+        let refused = platform.running.get(&place, &platform.admin).await;
+        assert_eq!(refused.status, 400, "{limit}");
+    }
     let member = Request::new("GET", "/api/admin/webhooks").token(&platform.running.owner);
     assert_eq!(platform.running.send(member).await.status, 403);
     let events = platform.get("/events").await;

@@ -124,6 +124,29 @@ async fn a_gate_that_never_worked_stays_shut_until_it_works() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_at_a_start_may_be_any_gate() {
+    let folder = Folder::with("other", &version(1));
+    folder.write("gate/main.rhai", "fn authorize(req, p) {}");
+    let source = folder.plugins().join("gate/main.rhai");
+    std::fs::write(&source, [0xff, 0xfe]).unwrap();
+    let scripts = folder.open();
+    let (get, put) = (request("GET", "h", "/"), request("PUT", "h", "/"));
+    let service = crate::support::service("acme");
+    let failed = scripts.authorize(&get, &service).await.unwrap_err();
+    assert_eq!(failed.plugin, "gate");
+    assert!(scripts.route(&put).await.is_err(), "writes stay out");
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"), "reads go on");
+    folder.write("gate/main.rhai", "fn authorize(req, p) {}");
+    assert_eq!(scripts.reload(false).unwrap()[0].result, "loaded");
+    assert!(scripts.authorize(&get, &service).await.is_ok());
+    assert!(scripts.route(&put).await.is_ok());
+    // What cannot be read any more while the gateway runs changes nothing.
+    std::fs::write(&source, [0xff, 0xfe]).unwrap();
+    assert_eq!(scripts.reload(false).unwrap()[0].result, "failed");
+    assert!(scripts.authorize(&get, &service).await.is_ok());
+}
+
+#[tokio::test]
 async fn rollback_holds_until_another_version_stands_there() {
     let folder = Folder::with("acme", &version(1));
     let scripts = folder.open();

@@ -5,10 +5,11 @@ use boxgate_storage::metadata::webhooks::{
     Attempt, Delivery, DeliveryQuery, DeliveryState, Endpoint, Outcome, Recovery, Resend, Settled,
     Unblocked,
 };
+use futures_util::FutureExt as _;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, existing, page, repeat, wrong};
+use super::{Answer, Told, existing, page, repeat, wrong};
 use crate::call::Call;
 use crate::door::boxvault::shape;
 use crate::gateway::Gateway;
@@ -64,43 +65,46 @@ pub async fn delivery(gateway: &Gateway, call: &Call) -> Answer {
 
 /// `POST /api/admin/webhooks/deliveries/{delivery}/redeliver`: `{raw?}`; what a plugin did not say anything of goes as it
 /// says by now, or as it is if that is said.
-pub async fn redeliver(gateway: &Gateway, mut call: Call) -> Answer {
-    let asked: Map<String, Value> = call.json(&gateway.settings.limits).await?;
-    let doing = async {
-        let [raw] = only(&asked, ["raw"])?;
-        let what = match raw {
-            Some(Value::Bool(true)) => Resend::Raw,
-            None | Some(Value::Bool(false)) => Resend::AsSent,
-            Some(_) => return Err(wrong("'raw' must be true or false")),
-        };
-        let (id, by) = (call.names.value("delivery"), call.principal()?.name());
-        let mut done = gateway.metadata.redeliver(id, what, by).await?;
-        if done == Recovery::Blocked {
-            let said = said_by_now(gateway, id).await?;
-            done = gateway.metadata.redeliver(id, said, by).await?;
-        }
-        let gone = |text: String| Err(Refusal::new(StatusCode::GONE, text).code("GONE"));
-        match done {
-            Recovery::Queued(_) => {}
-            // Somebody else sent it meanwhile, and it was blocked once more.
-            Recovery::Blocked => return Err(blocked(id, "it is just being asked about")),
-            Recovery::Missing => return Err(Refusal::missing("Delivery", id)),
-            Recovery::EndpointGone => {
-                return gone(format!("The endpoint of delivery '{id}' was deleted."));
-            }
-            Recovery::BodyGone => {
-                return gone(format!(
-                    "What delivery '{id}' sent is not kept any more (webhooks.bodies_kept)."
-                ));
-            }
-        }
-        gateway.outlet.tell();
-        Ok((
-            StatusCode::ACCEPTED,
-            json!({ "delivery_id": id, "queued": 1 }),
-        ))
+pub async fn redeliver(gateway: &Gateway, call: Call) -> Answer {
+    repeat::once(gateway, call, |gateway, call, asked| {
+        redeliver_now(gateway, call, asked).boxed()
+    })
+    .await
+}
+
+async fn redeliver_now(gateway: &Gateway, call: &Call, asked: Map<String, Value>) -> Told {
+    let [raw] = only(&asked, ["raw"])?;
+    let what = match raw {
+        Some(Value::Bool(true)) => Resend::Raw,
+        None | Some(Value::Bool(false)) => Resend::AsSent,
+        Some(_) => return Err(wrong("'raw' must be true or false")),
     };
-    repeat::once(gateway, &call, &asked, Box::pin(doing)).await
+    let (id, by) = (call.names.value("delivery"), call.principal()?.name());
+    let mut done = gateway.metadata.redeliver(id, what, by).await?;
+    if done == Recovery::Blocked {
+        let said = said_by_now(gateway, id).await?;
+        done = gateway.metadata.redeliver(id, said, by).await?;
+    }
+    let gone = |text: String| Err(Refusal::new(StatusCode::GONE, text).code("GONE"));
+    match done {
+        Recovery::Queued(_) => {}
+        // Somebody else sent it meanwhile, and it was blocked once more.
+        Recovery::Blocked => return Err(blocked(id, "it is just being asked about")),
+        Recovery::Missing => return Err(Refusal::missing("Delivery", id)),
+        Recovery::EndpointGone => {
+            return gone(format!("The endpoint of delivery '{id}' was deleted."));
+        }
+        Recovery::BodyGone => {
+            return gone(format!(
+                "What delivery '{id}' sent is not kept any more (webhooks.bodies_kept)."
+            ));
+        }
+    }
+    gateway.outlet.tell();
+    Ok((
+        StatusCode::ACCEPTED,
+        json!({ "delivery_id": id, "queued": 1 }),
+    ))
 }
 
 /// What the plugin of a delivery says of it now.
@@ -139,44 +143,50 @@ fn only<'r, const N: usize>(
 }
 
 /// `POST /api/admin/webhooks/{webhook}/recover`: `{since, until?, status?}`.
-pub async fn recover(gateway: &Gateway, mut call: Call) -> Answer {
-    let asked: Map<String, Value> = call.json(&gateway.settings.limits).await?;
-    let doing = async {
-        let [since, until, status] = only(&asked, ["since", "until", "status"])?;
-        let since = moment("since", text("since", since)?)?
-            .ok_or_else(|| wrong("'since' is missing: from when on"))?;
-        let until = moment("until", text("until", until)?)?.unwrap_or(UnixMillis(i64::MAX));
-        let state = state(text("status", status)?)?.unwrap_or(DeliveryState::Failed);
-        if !matches!(
-            state,
-            DeliveryState::Failed | DeliveryState::Skipped | DeliveryState::Delivered
-        ) {
-            return Err(wrong("'status' must be failed, skipped or delivered"));
-        }
-        let (id, by) = (call.names.value("webhook"), call.principal()?.name());
-        let recovered = gateway
-            .metadata
-            .recover_deliveries(id, state, (since, until), by)
-            .await?;
-        let Recovery::Queued(queued) = recovered else {
-            return Err(Refusal::missing("Webhook", id));
-        };
-        gateway.outlet.ask();
-        Ok((StatusCode::ACCEPTED, json!({ "queued": queued })))
+pub async fn recover(gateway: &Gateway, call: Call) -> Answer {
+    repeat::once(gateway, call, |gateway, call, asked| {
+        recover_now(gateway, call, asked).boxed()
+    })
+    .await
+}
+
+async fn recover_now(gateway: &Gateway, call: &Call, asked: Map<String, Value>) -> Told {
+    let [since, until, status] = only(&asked, ["since", "until", "status"])?;
+    let since = moment("since", text("since", since)?)?
+        .ok_or_else(|| wrong("'since' is missing: from when on"))?;
+    let until = moment("until", text("until", until)?)?.unwrap_or(UnixMillis(i64::MAX));
+    let state = state(text("status", status)?)?.unwrap_or(DeliveryState::Failed);
+    if !matches!(
+        state,
+        DeliveryState::Failed | DeliveryState::Skipped | DeliveryState::Delivered
+    ) {
+        return Err(wrong("'status' must be failed, skipped or delivered"));
+    }
+    let (id, by) = (call.names.value("webhook"), call.principal()?.name());
+    let recovered = gateway
+        .metadata
+        .recover_deliveries(id, state, (since, until), by)
+        .await?;
+    let Recovery::Queued(queued) = recovered else {
+        return Err(Refusal::missing("Webhook", id));
     };
-    repeat::once(gateway, &call, &asked, Box::pin(doing)).await
+    gateway.outlet.ask();
+    Ok((StatusCode::ACCEPTED, json!({ "queued": queued })))
 }
 
 /// `POST /api/admin/webhooks/{webhook}/test`: `{event?}`; sent now, once, and counted against nobody.
-pub async fn test(gateway: &Gateway, mut call: Call) -> Answer {
-    let asked: Map<String, Value> = call.json(&gateway.settings.limits).await?;
-    let doing = async {
-        let [event] = only(&asked, ["event"])?;
-        let event = text("event", event)?.unwrap_or(catalogue::TEST);
-        let endpoint = existing(gateway, &call).await?;
-        Ok((StatusCode::OK, try_once(gateway, &endpoint, event).await?))
-    };
-    repeat::once(gateway, &call, &asked, Box::pin(doing)).await
+pub async fn test(gateway: &Gateway, call: Call) -> Answer {
+    repeat::once(gateway, call, |gateway, call, asked| {
+        test_now(gateway, call, asked).boxed()
+    })
+    .await
+}
+
+async fn test_now(gateway: &Gateway, call: &Call, asked: Map<String, Value>) -> Told {
+    let [event] = only(&asked, ["event"])?;
+    let event = text("event", event)?.unwrap_or(catalogue::TEST);
+    let endpoint = existing(gateway, call).await?;
+    Ok((StatusCode::OK, try_once(gateway, &endpoint, event).await?))
 }
 
 /// Sends an example to an endpoint and waits for what comes of it.

@@ -23,15 +23,15 @@ const LONGEST: usize = 256;
 static FIELD: HeaderName = HeaderName::from_static("idempotency-key");
 static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// Does what is asked, unless a request of that name was done before.
-pub(super) async fn once(
-    gateway: &Gateway,
-    call: &Call,
-    asked: &Map<String, Value>,
-    doing: BoxFuture<'_, Told>,
-) -> Answer {
+/// What a request asks for with the members of its body.
+pub(super) type Doing =
+    for<'c> fn(&'c Gateway, &'c Call, Map<String, Value>) -> BoxFuture<'c, Told>;
+
+/// Reads what is asked and does it, unless a request of that name was done before.
+pub(super) async fn once(gateway: &Gateway, mut call: Call, doing: Doing) -> Answer {
+    let asked: Map<String, Value> = call.json(&gateway.settings.limits).await?;
     let Some(name) = call.head.headers.get(&FIELD) else {
-        let (status, told) = doing.await?;
+        let (status, told) = doing(gateway, &call, asked).await?;
         return Ok(response::json(status, &told));
     };
     if name.is_empty() || name.len() > LONGEST {
@@ -62,7 +62,7 @@ pub(super) async fn once(
             );
         }
     }
-    match doing.await {
+    match doing(gateway, &call, asked).await {
         Ok((status, told)) => {
             let reply = format!("{} {told}", status.as_u16());
             let sealed = gateway.outlet.key.seal(PURPOSE, reply.as_bytes());
