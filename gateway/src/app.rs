@@ -13,7 +13,7 @@ use boxgate_storage::backend::s3;
 use boxgate_storage::backend::s3::S3Options;
 use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::check::Stock;
-use boxgate_storage::clock::{Clock, SystemClock};
+use boxgate_storage::clock::{Clock, SharedClock, SystemClock};
 use boxgate_storage::durable;
 use boxgate_storage::layer::cache::BlockCache;
 use boxgate_storage::layer::files::FileReads;
@@ -278,6 +278,41 @@ async fn open_embedded(
             reason: e.to_string(),
         })?;
     Ok(Metadata::open_sqlite(database, options).await?)
+}
+
+/// A clock of a machine may be this far off before it is told of.
+const OFF: Duration = Duration::from_secs(30);
+/// The time is asked for so often.
+const AGREE_EVERY: Duration = Duration::from_secs(10);
+
+/// Sets our clock by the one that all nodes share.
+async fn agree(clock: &dyn Clock, metadata: &Metadata) -> boxgate_storage::Result<()> {
+    let Some(told) = metadata.shared_time().await? else {
+        return Ok(());
+    };
+    let ahead = clock.agree(told);
+    if u128::from(ahead.unsigned_abs()) > OFF.as_millis() {
+        tracing::warn!(
+            seconds = ahead / 1_000,
+            "this machine's clock is ahead of the database's by so much (behind, where it is less than 0); the \
+             database's counts for what expires. Set the clock: a bucket may refuse requests signed by it"
+        );
+    }
+    Ok(())
+}
+
+/// Keeps our clock with the one that all nodes share.
+async fn keep_time(gateway: Arc<Gateway>) {
+    let mut every = tokio::time::interval(AGREE_EVERY);
+    loop {
+        every.tick().await;
+        if let Err(error) = agree(&*gateway.clock, &gateway.metadata).await {
+            tracing::debug!(
+                error = boxgate_storage::error::chain(&error),
+                "the time is not told"
+            );
+        }
+    }
 }
 
 /// The key under which accounts at clouds are hashed, the same at all nodes.
@@ -593,7 +628,11 @@ impl App {
     /// # Errors
     /// [`StartError`] names the part and the setting.
     pub async fn start(settings: Settings, telemetry: Arc<Telemetry>) -> Result<Self, StartError> {
-        Box::pin(Self::start_at(settings, telemetry, Arc::new(SystemClock))).await
+        let clock: Arc<dyn Clock> = match &settings.metadata {
+            Database::Embedded => Arc::new(SystemClock),
+            Database::Postgres(_) => Arc::new(SharedClock::default()),
+        };
+        Box::pin(Self::start_at(settings, telemetry, clock)).await
     }
 
     /// The same, by another clock.
@@ -609,6 +648,7 @@ impl App {
         let mut data_dir = DataDir::open(&settings.data_dir)?;
         let ballast = settle_ballast(&data_dir)?;
         let (metadata, master_key) = open_metadata(&settings, Arc::clone(&clock)).await?;
+        agree(&*clock, &metadata).await?;
         let metrics = Arc::clone(&telemetry);
         metadata.on_commit(Arc::new(move |took| {
             metrics
@@ -754,6 +794,7 @@ impl App {
         let gateway = Arc::clone(&self.gateway);
         gateway.enter(Phase::Serving);
         let sweeper = tokio::spawn(sweep(Arc::clone(&gateway), self.ballast));
+        let timekeeper = tokio::spawn(keep_time(Arc::clone(&gateway)));
         let (draining, begun) = (Arc::clone(&gateway), self.drain.begun());
         let upkeep = tokio::spawn(background::run(Arc::clone(&gateway)));
         let plugins = tokio::spawn(hooks::watch(Arc::clone(&gateway)));
@@ -774,6 +815,7 @@ impl App {
         let responder: Arc<dyn Respond> = Arc::clone(&gateway) as _;
         self.server.serve(responder, self.drain).await;
         sweeper.abort();
+        timekeeper.abort();
         watcher.abort();
         plugins.abort();
         following.abort();

@@ -191,16 +191,24 @@ impl From<FormError> for Refusal {
 
 /// The code of a body that did not arrive whole.
 const INCOMPLETE: &str = "UPLOAD_INCOMPLETE";
+/// The code of one that was not read to its end, since the gateway stops.
+const DRAINING: &str = "DRAINING";
+/// After which another node takes it, or this one again.
+const DRAINED_AGAIN: Duration = Duration::from_secs(2);
 
 impl Refusal {
     /// Whether it answers a body that did not arrive whole.
     pub fn is_incomplete(&self) -> bool {
-        self.code == Some(INCOMPLETE)
+        matches!(self.code, Some(INCOMPLETE | DRAINING))
     }
 }
 
 fn body_failed(error: BodyError) -> Refusal {
     match error {
+        BodyError::Draining => {
+            let text = "The gateway is stopping and reads no more of the body. Nothing was published.";
+            return Refusal::busy(text, DRAINED_AGAIN).code(DRAINING).closing();
+        }
         BodyError::Idle => Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
             "No byte of the body came for too long (server.body_idle_timeout). Nothing was published.",

@@ -140,6 +140,7 @@ impl Server {
                 slowest_bytes: server.slowest_rate_bytes,
                 window: server.slowest_rate_window,
             },
+            ending: drain.ending(),
             telemetry: Arc::clone(&self.telemetry),
             rules: self.rules,
         };

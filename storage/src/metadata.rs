@@ -42,7 +42,7 @@ use self::accounts::{Account, AccountId, Membership, Organization, OrganizationI
 use self::catalog::{BlobDigest, BoxRow, HeldBlob, ResolvedFile};
 use self::dialect::{Database, News};
 use self::recent::{Changes, Kind, Recent};
-use self::sql::At as _;
+use self::sql::{At as _, Columns as _};
 use self::tokens::Token;
 use self::writer::{Tx, Writer};
 use crate::blob::BlobKey;
@@ -88,6 +88,8 @@ struct Inner {
     _news: Option<News>,
     /// Whether nobody else changes the rows.
     alone: bool,
+    /// What asks for the time that all processes agree on.
+    clock: Option<&'static str>,
     known: Known,
 }
 
@@ -162,6 +164,7 @@ impl Metadata {
         let readers = database.connect_readers().await?;
         let changes = Changes::default();
         let alone = matches!(database, Database::Sqlite(_));
+        let clock = database.clock();
         let news = database.news(changes.clone());
         let writer = Writer::spawn(connection, database, options.clone(), changes.clone());
         let inner = Arc::new(Inner {
@@ -172,6 +175,7 @@ impl Metadata {
             changes,
             _news: news,
             alone,
+            clock,
         });
         Ok(Self { inner, cause: None })
     }
@@ -202,6 +206,22 @@ impl Metadata {
             .await
             .at(OP, "database")
             .map(drop)
+    }
+
+    /// The time by the database's clock, where several processes share it: what expires and what is due is theirs
+    /// together, and no machine's own clock may decide it.
+    ///
+    /// # Errors
+    /// As [`Self::ping`].
+    pub async fn shared_time(&self) -> Result<Option<UnixMillis>> {
+        const OP: &str = "metadata.clock";
+        let Some(ask) = self.inner.clock else {
+            return Ok(None);
+        };
+        let mut reader = self.reader(OP).await?;
+        let row = sqlx::query(ask).fetch_one(&mut *reader).await;
+        let now = row.at(OP, "database")?.int("now_ms")?;
+        Ok(Some(UnixMillis(now)))
     }
 
     /// Resolves when another process tells that it changed something; never where nobody else does.

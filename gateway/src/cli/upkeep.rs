@@ -140,7 +140,7 @@ pub(super) fn copy(args: &CopyArgs) -> Result<(), Failure> {
     let query = [
         ("from", from.clone()),
         ("to", to.clone()),
-        ("rate", rate.0.to_string()),
+        ("rate", rate.to_string()),
     ];
     let call = (Method::POST, path("copy-store", &query, None));
     let chore = |_: &Settings| Chore::Copy {
@@ -171,7 +171,7 @@ fn path(chore: &str, query: &[(&str, String)], only: Option<&String>) -> String 
 }
 
 pub(super) fn scrub(args: &ScrubArgs) -> Result<(), Failure> {
-    let query = args.rate.map(|rate| ("rate", rate.0.to_string()));
+    let query = args.rate.map(|rate| ("rate", rate.to_string()));
     let path = path("scrub", query.as_slice(), args.part.store.as_ref());
     let chore = |settings: &Settings| Chore::Scrub {
         rate_bytes: args.rate.map_or(settings.scrub.rate_bytes, |rate| rate.0),

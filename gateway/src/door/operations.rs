@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::auth::Principal;
 use crate::call::Call;
+use crate::config::settings::Database;
 use crate::gateway::{Gateway, Phase};
 use crate::http::problem::Problem;
 use crate::http::response;
@@ -80,9 +81,10 @@ pub async fn status(gateway: &Gateway, call: &Call) -> Answer {
         "status": if gateway.phase() == Phase::Serving { "ok" } else { "unavailable" },
     });
     if is_operator(gateway, call) {
-        let dependencies: BTreeMap<String, Value> = gateway
-            .dependencies()
-            .await
+        let found = gateway.dependencies().await;
+        let rows = found.get("database").is_some_and(|d| d.ok);
+        let well = found.values().all(|d| d.ok);
+        let dependencies: BTreeMap<String, Value> = found
             .into_iter()
             .map(|(name, d)| {
                 let space = d
@@ -94,11 +96,18 @@ pub async fn status(gateway: &Gateway, call: &Call) -> Answer {
         body = super::boxvault::shape::with(
             body,
             json!({
-                "uptime_seconds": gateway.uptime().as_secs(), "mode": "embedded",
+                "uptime_seconds": gateway.uptime().as_secs(),
+                "mode": match gateway.settings.metadata {
+                    Database::Embedded => "embedded",
+                    Database::Postgres(_) => "postgres",
+                },
                 "dependencies": dependencies, "uploads_in_progress": gateway.engine.in_progress(),
             }),
         );
-        if let Ok(found) = webhook::signals::not_ok(gateway).await {
+        if !well {
+            body["status"] = "error".into();
+        }
+        if rows && let Ok(found) = webhook::signals::not_ok(gateway).await {
             let told: Vec<Value> = found
                 .into_iter()
                 .map(|(id, state, why)| json!({ "id": id, "state": state, "reason": why }))

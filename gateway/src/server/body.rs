@@ -17,6 +17,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::file::{FileRun, Piece};
 use super::h2;
@@ -37,6 +38,9 @@ pub enum BodyError {
     /// The client went away.
     #[error("the connection was cut before the body's end")]
     Cut,
+    /// The gateway stops, and has no more time for it.
+    #[error("the gateway stops")]
+    Draining,
     /// No byte came for too long.
     #[error("no byte of the body came for too long")]
     Idle,
@@ -77,6 +81,9 @@ pub struct InboundBody {
     pace: Pace,
     facts: Option<Arc<RequestFacts>>,
     failed: Option<BodyError>,
+    ending: CancellationToken,
+    /// Made once there is something to wait for.
+    ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     most_trailers: TrailerLimits,
     trailers: Option<HeaderMap>,
 }
@@ -101,6 +108,7 @@ impl InboundBody {
         state: Arc<ConnState>,
         patience: Patience,
         most_trailers: TrailerLimits,
+        ending: CancellationToken,
         facts: Arc<RequestFacts>,
     ) -> Self {
         Self {
@@ -109,6 +117,8 @@ impl InboundBody {
             pace: Pace::new(patience),
             facts: Some(facts),
             failed: None,
+            ending,
+            ended: None,
             most_trailers,
             trailers: None,
         }
@@ -171,6 +181,8 @@ impl From<Bytes> for InboundBody {
             }),
             facts: None,
             failed: None,
+            ending: CancellationToken::new(),
+            ended: None,
             most_trailers: TrailerLimits {
                 bytes: 0,
                 fields: 0,
@@ -191,6 +203,9 @@ impl Body for InboundBody {
         let this = self.get_mut();
         if let Some(error) = this.failed {
             return Poll::Ready(Some(Err(error)));
+        }
+        if this.ending.is_cancelled() && !this.is_end_stream() {
+            return this.fail(BodyError::Draining);
         }
         let (polled, whole) = match &mut this.source {
             Source::Wire(body) => poll_wire(body, cx),
@@ -225,10 +240,19 @@ impl Body for InboundBody {
             }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => this.fail(error),
-            Poll::Pending => match ready!(this.pace.poll_stalled(cx)) {
-                Stalled::Idle => this.fail(BodyError::Idle),
-                Stalled::TooSlow => this.fail(BodyError::TooSlow),
-            },
+            Poll::Pending => {
+                let token = &this.ending;
+                let ended = this
+                    .ended
+                    .get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
+                if ended.as_mut().poll(cx).is_ready() {
+                    return this.fail(BodyError::Draining);
+                }
+                match ready!(this.pace.poll_stalled(cx)) {
+                    Stalled::Idle => this.fail(BodyError::Idle),
+                    Stalled::TooSlow => this.fail(BodyError::TooSlow),
+                }
+            }
         }
     }
 

@@ -18,6 +18,7 @@ pub struct Drain {
     begun: CancellationToken,
     hurried: CancellationToken,
     closing: CancellationToken,
+    ending: CancellationToken,
     cut: CancellationToken,
     accept: Duration,
     requests: Duration,
@@ -31,6 +32,7 @@ impl Drain {
             begun: CancellationToken::new(),
             hurried: CancellationToken::new(),
             closing: CancellationToken::new(),
+            ending: CancellationToken::new(),
             cut: CancellationToken::new(),
             accept: server.drain_accept,
             requests: server.drain_requests,
@@ -60,6 +62,11 @@ impl Drain {
     /// Cancelled when no more connections are taken and idle ones are closed.
     pub fn closing(&self) -> CancellationToken {
         self.closing.clone()
+    }
+
+    /// Cancelled when bodies that still come are no longer read: what came of them is kept, and they are answered.
+    pub fn ending(&self) -> CancellationToken {
+        self.ending.clone()
     }
 
     /// Cancelled when what still runs is cut.
@@ -98,7 +105,11 @@ impl Drain {
         tokio::select! {
             () = running.wait() => {}
             () = self.patience() => {
-                tracing::warn!(connections = running.len(), "stopping: what still runs is cut");
+                tracing::info!(connections = running.len(), "stopping: bodies are no longer read");
+                self.ending.cancel();
+                if tokio::time::timeout(self.hurry, running.wait()).await.is_err() {
+                    tracing::warn!(connections = running.len(), "stopping: what still runs is cut");
+                }
             }
         }
         self.cut.cancel();

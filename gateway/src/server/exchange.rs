@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::body::{Counted, Ending, InboundBody, OutboundBody, Source, TrailerLimits};
@@ -40,6 +41,8 @@ pub(super) struct Exchange {
     pub(super) telemetry: Arc<Telemetry>,
     /// What is borne of a client's slowness.
     pub(super) patience: Patience,
+    /// Cancelled when bodies are no longer read.
+    pub(super) ending: CancellationToken,
 }
 
 /// How a request came.
@@ -132,6 +135,7 @@ impl Exchange {
             Arc::clone(&state),
             self.patience,
             trailers,
+            self.ending.clone(),
             Arc::clone(&facts),
         );
         // RFC 9110 §15.2: nothing of the kind to a client of HTTP/1.0; hyper cannot on HTTP/2. And who

@@ -135,6 +135,14 @@ impl Database {
         }
     }
 
+    /// Asks for the time (`now_ms`) that all processes of the database agree on; `None` where there is but one.
+    pub(super) fn clock(&self) -> Option<&'static str> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(_) => Some(postgres::CLOCK),
+        }
+    }
+
     /// How long to wait for an answer; `None` where only this machine's disk can be slow.
     pub(super) fn patience(&self) -> Option<Duration> {
         match self {

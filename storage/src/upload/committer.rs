@@ -233,6 +233,10 @@ impl Task {
                     }
                     (Ok(advance), None) => vec![advance],
                     (Err(e), _) => {
+                        // The store gave up what was told to be durable.
+                        if e.kind() == ErrorKind::Gone && outcome.is_ok() {
+                            self.engine.lose_row(self.fence).await;
+                        }
                         outcome = outcome.and(Err(e));
                         Vec::new()
                     }

@@ -8,7 +8,7 @@ use super::stats::{Stage, count};
 use crate::blob::{BlobKey, UploadId};
 use crate::error::{Error, ErrorKind, Result, Retry, chain};
 use crate::metadata::uploads::{
-    Completion, Gating, Keep, Published, Trash, UploadState as RowState,
+    Completion, Fence, Gating, Keep, Published, Trash, UploadState as RowState,
 };
 use crate::store::{Intake, UploadSink};
 
@@ -199,15 +199,23 @@ impl Inner {
     /// Bytes that were committed are gone, so that the upload can never be whole: it ends as `lost`,
     /// since an offset never goes down.
     pub(super) async fn lose(&self, stored: &Stored) {
-        let id = stored.fence.id;
-        match self.options.ledger.lose(stored.fence).await {
+        if self.lose_row(stored.fence).await {
+            self.remove_and_forget(stored).await;
+        }
+    }
+
+    /// The same, for its row alone: what is left of its bytes is removed with the trash.
+    pub(super) async fn lose_row(&self, fence: Fence) -> bool {
+        let id = fence.id;
+        let done = self.options.ledger.lose(fence).await;
+        match &done {
             Ok(()) => {
                 tracing::error!(upload = %id, "stored bytes are lost, and with them the upload");
                 count(&self.counters.uploads_lost, 1);
-                self.remove_and_forget(stored).await;
             }
-            Err(e) => tracing::warn!(upload = %id, error = chain(&e), "lost upload stays open"),
+            Err(e) => tracing::warn!(upload = %id, error = chain(e), "lost upload stays open"),
         }
+        done.is_ok()
     }
 
     /// Ends an upload without a trace, unless it has a newer epoch: the row first, since it may turn

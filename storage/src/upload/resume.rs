@@ -276,7 +276,7 @@ impl Inner {
     /// blob is found before it is whole, which says nothing of its parts.
     pub(super) async fn lost_if_so(&self, stored: &Stored, error: Error) -> Error {
         let lost = match error.kind() {
-            ErrorKind::Damaged => true,
+            ErrorKind::Damaged | ErrorKind::Gone => true,
             ErrorKind::NotFound => stored.store.intake == Intake::InPlace,
             _ => false,
         };

@@ -383,6 +383,93 @@ async fn a_storm_moves_no_offset_and_ends_with_all_uploads_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_answers_in_the_stores_place_is_not_believed() {
+    for (at, status) in [PART + 5, PART]
+        .into_iter()
+        .flat_map(|at| [404, 200, 301, 403].map(|status| (at, status)))
+    {
+        let mut rig = Rig::new().await;
+        rig.reference.patience.tries = 2;
+        rig.restart().await;
+        let bytes = content(LENGTH, 17);
+        let old = bytes.slice(..77);
+        let mut writer = rig.engine.begin(intent(Some(77), vec![])).await.unwrap();
+        send(&mut writer, &old).await;
+        let old = writer.finish().await.unwrap().blob;
+        let intent = kept(Some(LENGTH as u64), vec![]);
+        let id = rig.engine.create(intent).await.unwrap().id;
+        let mut writer = rig.engine.resume(id, 0).await.unwrap();
+        send(&mut writer, &bytes[..at]).await;
+        assert_eq!(writer.pause().await.unwrap(), at as u64);
+        rig.reference.state().instead = Some(status);
+        let failed = match rig.engine.resume(id, at as u64).await {
+            Ok(mut writer) => {
+                send(&mut writer, &bytes[at..2 * PART]).await;
+                writer.pause().await.unwrap_err()
+            }
+            Err(e) => e,
+        };
+        assert_eq!(
+            failed.kind(),
+            ErrorKind::Unavailable,
+            "{status}: {failed:?}"
+        );
+        let other = kept(Some(LENGTH as u64), vec![]);
+        let failed = async {
+            let id = rig.engine.create(other).await?.id;
+            rig.engine.resume(id, 0).await.map(drop)
+        };
+        let failed = failed.await.unwrap_err();
+        assert_eq!(
+            failed.kind(),
+            ErrorKind::Unavailable,
+            "{status}: {failed:?}"
+        );
+        let seen = rig.store.read.stat(&old.key).await.unwrap_err();
+        assert_eq!(seen.kind(), ErrorKind::Unavailable, "{status}: {seen:?}");
+        rig.reference.state().instead = None;
+        let row = rig.engine.head(id).await.unwrap();
+        assert_eq!((row.state, row.offset), (UploadState::Open, at as u64));
+        let mut writer = rig.engine.resume(id, at as u64).await.unwrap();
+        send(&mut writer, &bytes[at..]).await;
+        let published = writer.finish().await.unwrap();
+        assert!(rig.bench.read_back_from(&rig.store, &published.blob).await == bytes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_the_bucket_expired_ends_for_whoever_asks() {
+    let rig = Rig::new().await;
+    let bytes = content(LENGTH, 18);
+    let intent = kept(Some(LENGTH as u64), vec![]);
+    let id = rig.engine.create(intent).await.unwrap().id;
+    let mut writer = rig.engine.resume(id, 0).await.unwrap();
+    send(&mut writer, &bytes[..2 * PART]).await;
+    assert_eq!(writer.pause().await.unwrap(), 2 * PART as u64);
+    rig.reference.state().uploads.clear();
+    let mut writer = rig.engine.resume(id, 2 * PART as u64).await.unwrap();
+    send(&mut writer, &bytes[2 * PART..]).await;
+    assert_eq!(writer.finish().await.unwrap_err().kind(), ErrorKind::Gone);
+    assert_eq!(rig.bench.states().await, [UploadState::Lost]);
+
+    // One that has parts to come as well.
+    let intent = kept(Some(3 * PART as u64), vec![]);
+    let id = rig.engine.create(intent).await.unwrap().id;
+    let mut writer = rig.engine.resume(id, 0).await.unwrap();
+    let long = content(3 * PART, 19);
+    send(&mut writer, &long[..PART]).await;
+    writer.pause().await.unwrap();
+    rig.reference.state().uploads.clear();
+    let mut writer = rig.engine.resume(id, PART as u64).await.unwrap();
+    send(&mut writer, &long[PART..2 * PART]).await;
+    assert_eq!(writer.pause().await.unwrap_err().kind(), ErrorKind::Gone);
+    assert_eq!(
+        rig.engine.head(id).await.unwrap_err().kind(),
+        ErrorKind::Gone
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_stays_away_leaves_the_offset_where_it_was() {
     let mut rig = Rig::new().await;
     let bytes = content(LENGTH, 4);

@@ -5,8 +5,8 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt};
 
 use super::S3;
 use super::retry::Op;
@@ -48,6 +48,10 @@ impl ReadBlob for S3 {
     }
 }
 
+const STAT: &str = "blob.stat";
+/// Whatever else answers 200 in the place of a store, none of it has one.
+const NO_ETAG: &str = "what answers is no store: it gives no ETag";
+
 /// What a store tells of an object.
 pub(super) struct Object {
     pub(super) length: u64,
@@ -56,28 +60,55 @@ pub(super) struct Object {
 }
 
 impl S3 {
+    /// What the store has under a key.
+    ///
+    /// The answer to HEAD has no body, so that a 404 may be anybody's: of a proxy without a backend, or of a bucket that is
+    /// gone for a moment. It counts once GET says the same in the store's own words.
     pub(super) async fn look_at(&self, key: &BlobKey) -> Result<Object> {
-        const OP: &str = "blob.stat";
+        if let Some(found) = self.seems(key).await? {
+            return Ok(found);
+        }
+        let reader = Reader {
+            s3: self.clone(),
+            key: *key,
+        };
+        reader.get(0, 1).await?;
+        Err(Error::new(ErrorKind::Unavailable, STAT, key.to_string())
+            .with_source("the store says that it is not there, and sends it"))
+    }
+
+    /// The same, where nothing hangs on what is not there.
+    pub(super) async fn seems(&self, key: &BlobKey) -> Result<Option<Object>> {
         let name = self.name_of(key);
         let head = self
-            .call(Op::new(OP, key), 0, || {
+            .call(Op::new(STAT, key), 0, || {
                 let head = self.client.head_object().bucket(&self.bucket);
                 let head = head.checksum_mode(ChecksumMode::Enabled);
-                head.key(&name).send()
+                let asked = head.key(&name).send();
+                asked.map(|answer| match answer {
+                    Err(e) if e.raw_response().is_some_and(|a| a.status().as_u16() == 404) => {
+                        Ok(None)
+                    }
+                    answer => answer.map(Some),
+                })
             })
             .await?;
+        let Some(head) = head else {
+            return Ok(None);
+        };
+        let unclear = |what: &str| {
+            Error::new(ErrorKind::Unavailable, STAT, key.to_string()).with_source(what)
+        };
+        head.e_tag().ok_or_else(|| unclear(NO_ETAG))?;
         let length = head.content_length().and_then(|n| u64::try_from(n).ok());
-        let length = length.ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, OP, key.to_string())
-                .with_source("the store told no length")
-        })?;
+        let length = length.ok_or_else(|| unclear("the store told no length"))?;
         // One of parts tells nothing of the bytes as a whole.
         let whole = head.checksum_type() == Some(&ChecksumType::FullObject);
         let crc64 = head.checksum_crc64_nvme().filter(|_| whole);
-        Ok(Object {
+        Ok(Some(Object {
             length,
             crc64: crc64.map(str::to_owned),
-        })
+        }))
     }
 }
 
@@ -97,6 +128,12 @@ impl Reader {
                 get.key(&name).range(&range).send()
             })
             .await?;
+        if got.e_tag().is_none() {
+            return Err(
+                Error::new(ErrorKind::Unavailable, "blob.open", self.key.to_string())
+                    .with_source(NO_ETAG),
+            );
+        }
         if got.content_length() != i64::try_from(end - start).ok() {
             return Err(self.short());
         }

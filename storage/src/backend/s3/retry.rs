@@ -158,7 +158,11 @@ impl Failure {
             None => DisplayErrorContext(error).to_string(),
         };
         let (kind, again) = match (status, code) {
-            (404, _) | (_, "NoSuchUpload") => (ErrorKind::NotFound, false),
+            // Said by whoever keeps the bucket. A 404 without such a word may be anybody's in front of it.
+            (_, "NoSuchKey" | "NoSuchUpload" | "NoSuchLifecycleConfiguration") => {
+                (ErrorKind::NotFound, false)
+            }
+            (_, "NoSuchBucket") => (ErrorKind::Unavailable, false),
             // What comes and goes, or was damaged on the way: the same bytes again are the cure.
             (
                 _,
@@ -172,7 +176,7 @@ impl Failure {
             (416, _) => (ErrorKind::Damaged, false),
             (507, _) | (_, "QuotaExceeded") => (ErrorKind::Full, false),
             // Busy; or no answer at all, or none that can be understood.
-            (0 | 200..=299 | 408 | 429 | 500.., _) => (ErrorKind::Unavailable, true),
+            (0 | 200..=299 | 404 | 408 | 429 | 500.., _) => (ErrorKind::Unavailable, true),
             // Refused for what we are: the operator must act, and clients may come again.
             _ => (ErrorKind::Unavailable, false),
         };

@@ -38,13 +38,9 @@ impl WriteBlob for S3 {
         part_bytes: u64,
         length: Option<u64>,
     ) -> Result<Box<dyn UploadSink>> {
-        match self.stat(key).await {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-            Ok(_) => {
-                let kind = ErrorKind::Conflict;
-                return Err(Error::new(kind, "blob.begin", key.to_string()));
-            }
+        if self.seems(key).await?.is_some() {
+            let kind = ErrorKind::Conflict;
+            return Err(Error::new(kind, "blob.begin", key.to_string()));
         }
         let alone = self.alone(key).await?;
         Ok(Box::new(S3Sink {

@@ -19,6 +19,10 @@ use crate::metadata::sql::{At as _, Columns as _};
 /// Connections of one node that read.
 const READERS: u32 = 8;
 
+/// The time, as one clock tells it to all.
+pub(super) const CLOCK: &str =
+    "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now_ms";
+
 /// How long a node waits for an answer before it gives the connection up. Longer than the server waits
 /// with [`SESSION`]'s limits, so that the server tells what went wrong where it can.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
@@ -276,13 +280,14 @@ pub(super) fn kind_of(code: &str) -> Option<ErrorKind> {
         "53100" => Some(ErrorKind::Full),
         // read_only_sql_transaction: the primary became a standby. idle_in_transaction_session_timeout.
         // lock_not_available.
-        "25006" | "25P03" | "55P03" => Some(ErrorKind::Unavailable),
+        "25006" | "25P03" | "42501" | "55P03" => Some(ErrorKind::Unavailable),
         // character_not_in_repertoire, untranslatable_character: a text holds a NUL.
         "22021" | "22P05" => Some(ErrorKind::Invalid),
         _ => match code.get(..2)? {
-            // Connections, serialization and deadlocks, resources, operators (a stop, a time limit), and
+            // Credentials and the name of the database, which may be mended; connections, serialization and
+            // deadlocks, resources, operators (a stop, a time limit), and
             // the system below.
-            "08" | "40" | "53" | "57" | "58" => Some(ErrorKind::Unavailable),
+            "08" | "28" | "3D" | "40" | "53" | "57" | "58" => Some(ErrorKind::Unavailable),
             _ => None,
         },
     }
@@ -302,6 +307,9 @@ mod tests {
             ("40P01", Some(ErrorKind::Unavailable)), // deadlock_detected
             ("08006", Some(ErrorKind::Unavailable)), // connection_failure
             ("25006", Some(ErrorKind::Unavailable)),
+            ("28P01", Some(ErrorKind::Unavailable)), // invalid_password
+            ("3D000", Some(ErrorKind::Unavailable)), // invalid_catalog_name
+            ("42501", Some(ErrorKind::Unavailable)),
             ("22021", Some(ErrorKind::Invalid)),
             ("23505", None), // unique_violation: the general rules know it
             ("42P01", None), // undefined_table

@@ -53,6 +53,8 @@ pub(crate) struct State {
     faults: Vec<(&'static str, usize, Fault)>,
     /// Of a hundred calls, so many fail in some way.
     storm: u64,
+    /// Somebody else answers in its place, with this and no word of S3.
+    pub(crate) instead: Option<u16>,
     /// Calls that failed.
     pub(crate) failed: usize,
     dice: u64,
@@ -239,6 +241,11 @@ impl Reference {
             state.failed += usize::from(fault.is_some());
             fault
         };
+        if let Some(status) = self.state().instead {
+            let mut answer = Response::new(Full::new("<html>nobody is here</html>".into()));
+            *answer.status_mut() = status.try_into().unwrap();
+            return Ok((None, answer));
+        }
         match fault {
             Some(Fault::Before(status, code)) => return Ok((fault, error(status, code))),
             Some(Fault::OkWithError) => return Ok((fault, error(200, "InternalError"))),
@@ -514,10 +521,12 @@ impl Call {
             Some(range) if range.is_empty() => error(416, "InvalidRange"),
             Some(range) => {
                 let body = Full::new(object.slice(range));
-                Response::builder().status(206).body(body).unwrap()
+                let answer = Response::builder().status(206).header("etag", "\"its\"");
+                answer.body(body).unwrap()
             }
             // Its length is told even where the method takes the body away.
             None => Response::builder()
+                .header("etag", "\"its\"")
                 .header("x-amz-checksum-crc64nvme", crc64(object))
                 .header("x-amz-checksum-type", "FULL_OBJECT")
                 .body(Full::new(object.clone()))
