@@ -699,7 +699,12 @@ impl App {
         );
         let orders = Orders::new(metadata.clone(), &settings.providers, background.clone());
         let runtimes = open_runtimes(&settings, &outbound)?;
-        let providers = Desk::new(&settings.providers, accounts_key, orders);
+        let providers = Desk::new(
+            &settings.providers,
+            accounts_key,
+            orders,
+            background.clone(),
+        );
         let gateway = Arc::new(Gateway {
             scripts,
             outside,

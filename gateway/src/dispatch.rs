@@ -22,7 +22,7 @@ use crate::door::files::dress::Dress;
 use crate::door::{self, boxvault, operations, vagrant, webhooks};
 use crate::gateway::{Gateway, Phase};
 use crate::hooks::{self, Instead, RoutedTo};
-use crate::http::path::NormalPath;
+use crate::http::path::{NormalPath, PathError};
 use crate::http::response;
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
@@ -57,7 +57,7 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
         .get::<Arc<RequestFacts>>()
         .cloned()
         .expect("the server gives every request its facts");
-    let path = match NormalPath::parse(&asked_for(gateway, &head)) {
+    let path = match normal(gateway, &asked_for(gateway, &head)) {
         Ok(path) => path,
         Err(error) => {
             let refusal = Refusal::invalid(error.to_string());
@@ -94,7 +94,7 @@ async fn scripted(
         Err(Instead::Refusal(refusal)) => return shaped(door, refusal, facts),
     };
     if let Some(rewritten) = &routing.rewrite {
-        let path = match NormalPath::parse(rewritten) {
+        let path = match normal(gateway, rewritten) {
             Ok(path) => path,
             Err(error) => return shaped(door, Refusal::invalid(error.to_string()), facts),
         };
@@ -148,12 +148,8 @@ async fn of_found(
 
 /// In whose words it is said that nothing is there: callers of adapters read no others.
 fn of_nothing(gateway: &Gateway, head: &http::request::Parts) -> Door {
-    let below = head
-        .uri
-        .path()
-        .strip_prefix(gateway.settings.doors.providers.prefix.as_str());
     let runtime = door::runtime::finds(gateway, head.uri.path());
-    if below.is_some_and(|path| path.starts_with("/providers/")) {
+    if is_of_adapters(gateway, head.uri.path()) {
         Door::Providers
     } else if runtime != door::runtime::Found::Elsewhere {
         Door::Runtime
@@ -164,6 +160,20 @@ fn of_nothing(gateway: &Gateway, head: &http::request::Parts) -> Door {
 
 fn is_runtime(gateway: &Gateway, head: &http::request::Parts) -> bool {
     door::runtime::finds(gateway, head.uri.path()) == door::runtime::Found::There
+}
+
+fn is_of_adapters(gateway: &Gateway, path: &str) -> bool {
+    let below = path.strip_prefix(gateway.settings.doors.providers.prefix.as_str());
+    below.is_some_and(|path| path.starts_with("/providers/"))
+}
+
+/// The one spelling of a path. Ids of clouds may hold a slash, other names never.
+fn normal(gateway: &Gateway, raw: &str) -> Result<NormalPath, PathError> {
+    if is_of_adapters(gateway, raw) {
+        NormalPath::parse_with_slashes(raw)
+    } else {
+        NormalPath::parse(raw)
+    }
 }
 
 /// The path, as it was written. RFC 9110 §9.3.7: `OPTIONS *` asks about the server in general, and what it has

@@ -2,20 +2,23 @@
 //! now, which catalogue is fresh enough. The wire is in `door::providers`, the shapes in `shape`.
 
 pub mod description;
+pub mod flight;
 pub mod orders;
 pub mod shape;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use boxgate_scripting::provider::Provider;
 use boxgate_storage::clock::UnixMillis;
+use bytes::Bytes;
 use http::HeaderMap;
 use moka::sync::Cache;
-use serde_json::Value;
 use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
 
+use self::flight::Flights;
 use self::orders::Orders;
 use crate::config::settings;
 use crate::gateway::Gateway;
@@ -58,32 +61,45 @@ impl Account {
     }
 }
 
-/// The credentials that came, by the adapter's keys, and the header fields that are missing.
+/// What a request showed of the credentials that an adapter wants.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// Those that came, by the adapter's keys.
+    pub known: BTreeMap<String, String>,
+    /// The header fields that are missing.
+    pub missing: Vec<String>,
+    /// Those that came and are no text in ASCII, which no cloud would be sent.
+    pub unreadable: Vec<String>,
+}
+
+/// The credentials that came.
 ///
 /// Capitals do not count, and `_` and `-` are the same. An empty field is none.
-pub fn credentials(
-    provider: &Provider,
-    headers: &HeaderMap,
-) -> (BTreeMap<String, String>, Vec<String>) {
+pub fn credentials(provider: &Provider, headers: &HeaderMap) -> Shown {
     let plain = |name: &str| name.to_ascii_lowercase().replace('_', "-");
     let mut given = BTreeMap::new();
     for (name, value) in headers {
-        let name = plain(name.as_str());
+        let name = name.as_str();
+        // Most fields of a request are none of these.
+        if name.len() <= PREFIX.len() || !name.is_char_boundary(PREFIX.len()) {
+            continue;
+        }
+        let name = plain(name);
         if let Some(key) = name.strip_prefix(PREFIX)
-            && let Ok(value) = value.to_str()
-            && !value.trim().is_empty()
+            && !value.as_bytes().trim_ascii().is_empty()
         {
-            given.insert(key.to_owned(), value.trim().to_owned());
+            given.insert(key.to_owned(), value);
         }
     }
-    let (mut known, mut missing) = (BTreeMap::new(), Vec::new());
+    let mut shown = Shown::default();
     for key in &provider.meta.credentials {
-        match given.remove(&plain(key)) {
-            Some(value) => drop(known.insert(key.clone(), value)),
-            None => missing.push(header_of(key)),
+        match given.remove(&plain(key)).map(|value| value.to_str()) {
+            Some(Ok(value)) => drop(shown.known.insert(key.clone(), value.trim().to_owned())),
+            Some(Err(_)) => shown.unreadable.push(header_of(key)),
+            None => shown.missing.push(header_of(key)),
         }
     }
-    (known, missing)
+    shown
 }
 
 /// The header field of a credential, as callers write it: `Auth-Access-Token`.
@@ -98,18 +114,45 @@ pub fn header_of(key: &str) -> String {
     name
 }
 
-/// A catalogue, and since when it is there.
+/// A catalogue as it is sent, since when it is there, and the version of the plugin that made it.
+#[derive(Debug, Clone)]
+struct Kept {
+    since: UnixMillis,
+    version: String,
+    text: Bytes,
+}
+
+/// Where a catalogue is kept. Whoever asks a cloud for a new one has the turn.
 #[derive(Debug, Default)]
-struct Shelf(Mutex<Option<(UnixMillis, Arc<Value>)>>);
+struct Shelf {
+    kept: RwLock<Option<Kept>>,
+    turn: Mutex<()>,
+}
+
+impl Shelf {
+    fn kept(&self) -> Option<Kept> {
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        kept.clone()
+    }
+
+    fn keep(&self, kept: Kept) {
+        let mut place = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(kept);
+    }
+}
 
 /// Shared by all adapters of a process.
 pub struct Desk {
-    catalogs: Cache<(Account, String), Arc<Shelf>>,
+    catalogs: Cache<Account, Arc<Shelf>>,
     catalog_ttl: Duration,
     refused: Cache<Account, Arc<str>>,
     key: [u8; 32],
     /// Orders of servers.
-    pub orders: Orders,
+    pub orders: Arc<Orders>,
+    /// Keys that are just being kept, by what makes them the same.
+    pub keys: Flights<(Account, String), Arc<str>>,
+    /// Servers that are just being given up.
+    pub ends: Flights<(Account, String), ()>,
 }
 
 impl std::fmt::Debug for Desk {
@@ -122,7 +165,12 @@ impl std::fmt::Debug for Desk {
 
 impl Desk {
     /// Remembers as much as the settings say; accounts are known by a hash under `key`.
-    pub fn new(settings: &settings::Providers, key: [u8; 32], orders: Orders) -> Self {
+    pub fn new(
+        settings: &settings::Providers,
+        key: [u8; 32],
+        orders: Orders,
+        tasks: TaskTracker,
+    ) -> Self {
         Self {
             catalogs: Cache::new(settings.catalogs),
             catalog_ttl: settings.catalog_ttl,
@@ -131,7 +179,9 @@ impl Desk {
                 .time_to_live(settings.refused_for)
                 .build(),
             key,
-            orders,
+            orders: Arc::new(orders),
+            keys: Flights::new(tasks.clone()),
+            ends: Flights::new(tasks),
         }
     }
 
@@ -153,36 +203,41 @@ impl Desk {
         }
     }
 
-    /// The catalogue of an account, no older than `providers.catalog_ttl`; an old one where there is no new one.
-    /// However many ask, the adapter is asked once.
+    /// The catalogue of an account as JSON, no older than `providers.catalog_ttl` and of this version of the plugin; an old one
+    /// where there is no new one. However many ask, the adapter is asked once.
     ///
     /// # Errors
     /// What `fresh` answers, where there is none at all.
     pub async fn catalog(
         &self,
-        (account, version): (Account, &str),
+        (account, version): (&Account, &str),
         now: UnixMillis,
-        fresh: impl Future<Output = Result<Value, Refusal>>,
-    ) -> Result<Arc<Value>, Refusal> {
-        let key = (account, version.to_owned());
-        let shelf = self.catalogs.get_with(key, Arc::default);
-        let mut held = shelf.0.lock().await;
-        if let Some((since, catalog)) = &*held
-            && since.plus(self.catalog_ttl) > now
-        {
-            return Ok(Arc::clone(catalog));
+        fresh: impl Future<Output = Result<Bytes, Refusal>>,
+    ) -> Result<Bytes, Refusal> {
+        let shelf = self.catalogs.get_with_by_ref(account, Arc::default);
+        let good = |kept: &Kept| kept.since.plus(self.catalog_ttl) > now && kept.version == version;
+        if let Some(kept) = shelf.kept().filter(good) {
+            return Ok(kept.text);
+        }
+        let _turn = shelf.turn.lock().await;
+        let held = shelf.kept();
+        if let Some(kept) = held.clone().filter(good) {
+            return Ok(kept.text);
         }
         match fresh.await {
-            Ok(catalog) => {
-                let catalog = Arc::new(catalog);
-                *held = Some((now, Arc::clone(&catalog)));
-                Ok(catalog)
+            Ok(text) => {
+                shelf.keep(Kept {
+                    since: now,
+                    version: version.to_owned(),
+                    text: text.clone(),
+                });
+                Ok(text)
             }
             // A bad credential gets no catalogue of better days.
-            Err(refusal) if refusal.status.is_server_error() => match &*held {
-                Some((_, old)) => {
+            Err(refusal) if refusal.status.is_server_error() => match held {
+                Some(old) => {
                     tracing::warn!(why = refusal.message, "an old catalogue is served");
-                    Ok(Arc::clone(old))
+                    Ok(old.text)
                 }
                 None => Err(refusal),
             },

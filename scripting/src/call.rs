@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::catalog::{Catalog, MAX_DEEDS};
 use crate::error::{refusal, too_large};
 use crate::event::{MAX_EVENTS, MAX_PURGES, Outbox};
+use crate::facts::Context;
 use crate::http::HttpClient;
 use crate::kv::Store;
 use crate::limits::{MAX_INPUT_BYTES, MAX_LOG_BYTES, MAX_LOG_LINES};
@@ -85,12 +86,13 @@ struct Running {
     host: Arc<Host>,
     gathered: Gathered,
     scene: Option<Arc<Scene>>,
+    context: Option<Arc<Context>>,
 }
 
 thread_local! {
     // A unit test that calls a hook is a call within a call.
     static RUNNING: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
-    // A thread of the work lane makes one call.
+    // A thread of the work lane makes one call at a time.
     static CALLER: RefCell<Option<Waiting>> = const { RefCell::new(None) };
 }
 
@@ -107,6 +109,7 @@ impl Entered {
                     ..Gathered::default()
                 },
                 scene,
+                context: None,
             });
             Self(running.len())
         })
@@ -148,8 +151,22 @@ pub(crate) fn scene() -> Option<Arc<Scene>> {
 }
 
 /// Notes who waits for the calls of this thread.
-pub(crate) fn called_by(caller: Waiting) {
-    CALLER.with_borrow_mut(|waiting| *waiting = Some(caller));
+pub(crate) fn called_by(caller: Option<Waiting>) {
+    CALLER.with_borrow_mut(|waiting| *waiting = caller);
+}
+
+/// Notes on whose behalf the call is.
+pub(crate) fn note_context(context: &Arc<Context>) {
+    RUNNING.with_borrow_mut(|running| {
+        if let Some(last) = running.last_mut() {
+            last.context = Some(Arc::clone(context));
+        }
+    });
+}
+
+/// On whose behalf the call is, where it is for somebody at a cloud.
+pub(crate) fn context() -> Option<Arc<Context>> {
+    RUNNING.with_borrow(|running| running.last().and_then(|r| r.context.clone()))
 }
 
 /// Who waits for the call, where that is known.

@@ -586,7 +586,9 @@ impl Scripts {
                 if let Some(counters) = counters {
                     let outcome = if value.is_unit() { "ok" } else { "answer" };
                     counters.count(outcome, called.usage);
-                    counters.breaker.count(false, now());
+                    if rests(hook) {
+                        counters.breaker.count(false, now());
+                    }
                 }
                 Ok((Arc::clone(plugin), value))
             }
@@ -596,6 +598,12 @@ impl Scripts {
             }
         }
     }
+}
+
+/// Whether a hook rests that mostly fails. A provider's does not: one caller's cloud may answer nonsense, and others have theirs.
+/// Hosts that do not answer rest by themselves.
+fn rests(hook: Hook) -> bool {
+    !hook.row().of_provider
 }
 
 struct UnderWay<'a>(Option<&'a crate::signals::Counters>);
@@ -648,7 +656,7 @@ fn failed(entry: &Entry, hook: Hook, request_id: &str, failure: &Failure, usage:
     };
     counters.count(failure.fault.name(), usage);
     // Where no worker was free, the plugin was not even asked.
-    if failure.fault != Fault::Queue {
+    if failure.fault != Fault::Queue && rests(hook) {
         counters.breaker.count(true, now);
     }
     let Some(unlogged) = counters.may_log(now) else {

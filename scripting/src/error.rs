@@ -267,7 +267,7 @@ fn told(error: &EvalAltResult) -> (Fault, String) {
             match crate::api::json::to_json(value) {
                 Ok(serde_json::Value::String(text)) => text,
                 Ok(value) => value.to_string(),
-                Err(_) => format!("threw a {}", value.type_name()),
+                Err(_) => format!("threw a {}", kind_of(value)),
             },
         ),
         other => {
@@ -279,6 +279,13 @@ fn told(error: &EvalAltResult) -> (Fault, String) {
             (Fault::Error, bare)
         }
     }
+}
+
+/// What a script's author calls the type of a value.
+pub(crate) fn kind_of(value: &rhai::Dynamic) -> &str {
+    let name = value.type_name();
+    let name = name.rsplit("::").next().unwrap_or(name);
+    name.trim_end_matches('>')
 }
 
 /// The token under which the interpreter is told to stop.

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -244,19 +246,64 @@ pub struct Tick {
 
 /// What every function of a provider is told first: on whose behalf it acts.
 #[derive(Clone, Default, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "BTreeMap<String, String>")]
 pub struct Context {
     /// The caller's credentials, by the keys of `credential_fields`. No script reads them.
     pub auth: BTreeMap<String, String>,
+    /// What was done on the caller's behalf.
+    pub(crate) deeds: Arc<Deeds>,
+}
+
+/// What calls on somebody's behalf did outside, as far as others must know.
+#[derive(Debug, Default)]
+pub(crate) struct Deeds {
+    /// Requests that may have changed something.
+    changes: AtomicU32,
+    /// For how many seconds a cloud wants to be left alone.
+    rest: AtomicU64,
+}
+
+impl Deeds {
+    /// A request goes out that may change something.
+    pub(crate) fn begin_change(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It changed nothing: it was not sent, or refused.
+    pub(crate) fn changed_nothing(&self) {
+        self.changes.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A cloud says when it may be asked again.
+    pub(crate) fn told_to_rest(&self, seconds: u64) {
+        self.rest.store(seconds, Ordering::Relaxed);
+    }
+}
+
+impl From<BTreeMap<String, String>> for Context {
+    fn from(auth: BTreeMap<String, String>) -> Self {
+        Self::of(auth)
+    }
 }
 
 impl Context {
-    /// A text without any of the credentials: clouds that answer what they were asked with may tell them.
-    pub fn without_credentials(&self, text: String) -> String {
-        /// Shorter ones are words, such as the name of a region.
-        const SHORTEST: usize = 6;
-        let long = self.auth.values().filter(|value| value.len() >= SHORTEST);
-        long.fold(text, |text, value| text.replace(value.as_str(), "***"))
+    /// For whoever has these credentials.
+    pub fn of(auth: BTreeMap<String, String>) -> Self {
+        Self {
+            auth,
+            deeds: Arc::default(),
+        }
+    }
+
+    /// Whether a request went out that changed something, or of which nobody knows whether it did.
+    pub fn may_have_changed(&self) -> bool {
+        self.deeds.changes.load(Ordering::Relaxed) > 0
+    }
+
+    /// For how long the cloud wants to be left alone, if it said so.
+    pub fn rest(&self) -> Option<Duration> {
+        let seconds = self.deeds.rest.load(Ordering::Relaxed);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 }
 

@@ -28,6 +28,8 @@ pub const MAX_REDIRECTS: usize = 3;
 pub struct HttpRequest {
     /// The plugin that asks.
     pub plugin: String,
+    /// Whether it is a provider.
+    pub cloud: bool,
     /// Method.
     pub method: String,
     /// URL, granted already.
@@ -72,6 +74,15 @@ impl HttpReply {
             body,
             document: OnceLock::new(),
         }
+    }
+
+    /// In how many seconds an answer that says so wants to be asked again.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        if !matches!(self.status, 429 | 503) {
+            return None;
+        }
+        let told = self.headers.iter().find(|(name, _)| name == "retry-after");
+        told?.1.trim().parse().ok()
     }
 
     /// The body as JSON, read once however often it is asked for.

@@ -8,13 +8,14 @@ use rhai::{CallFnOptions, Dynamic, Scope};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::api::answer::{is_failure, thrown};
-use crate::call::{Entered, LogLine, called_by, note_cause};
+use crate::call::{Entered, LogLine, called_by, note_cause, note_context};
 use crate::error::{Failure, Fault};
-use crate::facts::Event;
+use crate::facts::{Context, Event};
 use crate::guard::{Guard, Usage};
 use crate::hook::{Hook, Lane};
-use crate::limits::{CLOUD_BYTES, STACK_BYTES};
+use crate::limits::CLOUD_BYTES;
 use crate::plugin::Plugin;
+use crate::threads::Threads;
 use crate::unit::Scene;
 
 /// A call that ended.
@@ -53,6 +54,13 @@ pub(crate) fn call(
     let main = plugin.host.main.as_str();
     let host = scene.map_or(&plugin.host, |scene| &scene.host);
     let entered = Entered::new(&Arc::clone(host), scene.cloned(), lane == Lane::Work);
+    let context = arguments
+        .first()
+        .and_then(Dynamic::read_lock::<Arc<Context>>)
+        .map(|context| Arc::clone(&context));
+    if let Some(context) = &context {
+        note_context(context);
+    }
     if let Some(event) = arguments.first().and_then(Dynamic::read_lock::<Arc<Event>>) {
         note_cause(event.depth + 1, &event.causes);
     }
@@ -75,8 +83,8 @@ pub(crate) fn call(
     }));
     let usage = guard.usage();
     drop(guard);
-    let gathered = entered.finish();
-    let answer = match done {
+    let mut gathered = entered.finish();
+    let mut answer = match done {
         Ok(Ok(value)) => returned(Hook::by_name(function), value)
             .map_err(|wrong| Failure::new(Fault::Error, main, wrong)),
         Ok(Err(error)) => thrown(&error).ok_or_else(|| {
@@ -89,6 +97,17 @@ pub(crate) fn call(
             format!("{function} panicked"),
         )),
     };
+    if let Some(context) = &context {
+        if let Err(failure) = &mut answer {
+            context.mask_failure(failure);
+        }
+        for line in &mut gathered.log {
+            line.message = context.masked(&line.message).into_owned();
+            if let Some(fields) = &mut line.fields {
+                context.mask(fields);
+            }
+        }
+    }
     Called {
         answer,
         usage,
@@ -116,6 +135,7 @@ pub(crate) struct Workers {
     all: Pool,
     clouds: Pool,
     queue: Duration,
+    threads: Threads,
 }
 
 /// Permits of one kind.
@@ -152,6 +172,7 @@ impl Workers {
             all: Pool::new(workers),
             clouds: Pool::new(clouds),
             queue,
+            threads: Threads::default(),
         }
     }
 
@@ -183,7 +204,7 @@ impl Workers {
         tokio::time::timeout(self.queue, both).await.ok().flatten()
     }
 
-    /// Calls a hook on a thread of its own; its permits are held until that thread ends, whoever waits for it.
+    /// Calls a hook on a thread of its own; its permits are held until it ends there, whoever waits for it.
     pub(crate) async fn call(
         &self,
         plugin: &Arc<Plugin>,
@@ -204,17 +225,15 @@ impl Workers {
         // Dropped with this future: what the script waits for outside is given up then.
         let (_waits, waiting) = watch::channel(());
         let own = Arc::clone(plugin);
-        let spawned = std::thread::Builder::new()
-            .name("script-work".into())
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                called_by(waiting);
-                let called = call(&own, hook.name(), arguments, (Lane::Work, deadline), None);
-                // Whoever waited may be gone.
-                drop(sender.send(called));
-                drop(permits);
-            });
-        if let Err(e) = spawned {
+        let begun = self.threads.run(Box::new(move || {
+            called_by(Some(waiting));
+            let called = call(&own, hook.name(), arguments, (Lane::Work, deadline), None);
+            called_by(None);
+            // Whoever waited may be gone.
+            drop(sender.send(called));
+            drop(permits);
+        }));
+        if let Err(e) = begun {
             return Called::failed(Failure::new(Fault::Queue, main, format!("no thread: {e}")));
         }
         // A host function may end a little after the deadline; one that does not is given up, its permits are not.

@@ -164,9 +164,17 @@ pub(crate) struct Entry {
     pub(crate) missing: Vec<Hook>,
     /// What such a plugin says of itself, where that can be read.
     said: Manifest,
+    /// The id of an adapter that stands in its directory, and that another plugin has.
+    clash: Option<String>,
 }
 
 impl Entry {
+    /// The id of the adapter that it is.
+    fn adapter(&self) -> Option<&str> {
+        let meta = self.plugin.as_ref()?.provider.as_ref()?;
+        Some(&meta.id)
+    }
+
     /// What the plugin says of itself.
     pub(crate) fn manifest(&self) -> &Manifest {
         self.plugin.as_ref().map_or(&self.said, |p| p.manifest())
@@ -425,6 +433,7 @@ impl Scripts {
             });
             entries.push(entry);
         }
+        self.settle(&before, &found, &mut entries, &mut reports, start);
         for old in &before.entries {
             if !found.contains_key(&old.name) {
                 reports.push(Reloaded {
@@ -499,8 +508,11 @@ impl Scripts {
     /// What is wrong with them, its tests included.
     pub fn check(&self, bundle: &Bundle) -> Result<Vec<Finding>, Vec<Finding>> {
         let bundle = bundle.clone().received().map_err(|finding| vec![finding])?;
-        self.load(&bundle, true)
-            .map(|plugin| plugin.warnings().to_vec())
+        let plugin = self.load(&bundle, true)?;
+        match Self::clash_of(&self.current.load(), &plugin) {
+            Some(clash) => Err(vec![clash]),
+            None => Ok(plugin.warnings().to_vec()),
+        }
     }
 
     fn lasting(&self, name: &str) -> Kept {
@@ -532,6 +544,7 @@ impl Scripts {
             counters: self.lasting(name).1,
             missing: Vec::new(),
             said: Manifest::default(),
+            clash: None,
         }
     }
 
@@ -583,34 +596,131 @@ impl Scripts {
             }
             Err(findings) => {
                 entry.findings = findings;
-                let kept = old.and_then(|old| old.plugin.clone());
-                entry.plugin = kept.or_else(|| match self.options.startup {
-                    Startup::LastGood if start => self.archived(name, history.hashes.first()),
-                    _ => None,
-                });
-                if entry.plugin.is_some() {
-                    entry.state = State::Stale;
-                    return (Arc::new(entry), "failed");
-                }
-                // A gate that never worked stays shut. What is new while the gateway runs changes nothing until it works.
-                let was_missing = old.map_or(&[][..], |old| &old.missing);
-                match bundle {
-                    Ok(bundle) if start || !was_missing.is_empty() => {
-                        entry.missing = written(bundle.text(&bundle.main));
-                        entry.said = Manifest::parse(&bundle.manifest, name).unwrap_or_default();
-                    }
-                    // It may be any gate.
-                    Err(_unreadable) if start => entry.missing = gates(),
-                    _ => {}
-                }
-                for hook in was_missing {
-                    if !entry.missing.contains(hook) {
-                        entry.missing.push(*hook);
-                    }
-                }
+                self.fall_back(&mut entry, bundle.as_ref().ok(), old, start, |_| true);
                 (Arc::new(entry), "failed")
             }
         }
+    }
+
+    /// What is in force of a plugin whose new version is not: the one before, if that will do.
+    fn fall_back(
+        &self,
+        entry: &mut Entry,
+        bundle: Option<&Bundle>,
+        old: Option<&Arc<Entry>>,
+        start: bool,
+        will_do: impl Fn(&Plugin) -> bool,
+    ) {
+        let kept = old.and_then(|old| old.plugin.clone());
+        let kept = kept.or_else(|| match self.options.startup {
+            Startup::LastGood if start => {
+                let history = self.archive.history(&entry.name);
+                self.archived(&entry.name, history.hashes.first())
+            }
+            _ => None,
+        });
+        entry.plugin = kept.filter(|plugin| will_do(plugin));
+        if entry.plugin.is_some() {
+            entry.state = State::Stale;
+            return;
+        }
+        entry.state = State::Failed;
+        // A gate that never worked stays shut. What is new while the gateway runs changes nothing until it works.
+        let was_missing = old.map_or(&[][..], |old| &old.missing);
+        match bundle {
+            Some(bundle) if start || !was_missing.is_empty() => {
+                entry.missing = written(bundle.text(&bundle.main));
+                entry.said = Manifest::parse(&bundle.manifest, &entry.name).unwrap_or_default();
+            }
+            // It cannot be read, and may be any gate.
+            None if start => entry.missing = gates(),
+            _ => {}
+        }
+        for hook in was_missing {
+            if !entry.missing.contains(hook) {
+                entry.missing.push(*hook);
+            }
+        }
+    }
+
+    /// Of plugins that are one adapter, one is in force: the one that was, or else the first by name. The others are as if they
+    /// did not work, and are looked at again once the id is free.
+    fn settle(
+        &self,
+        before: &ScriptSet,
+        found: &Found,
+        entries: &mut [Arc<Entry>],
+        reports: &mut [Reloaded],
+        start: bool,
+    ) {
+        let old_of = |name: &str| before.entries.iter().find(|old| old.name == name);
+        let bundle_of = |name: &str| found.get(name).and_then(|(bundle, _)| bundle.as_ref().ok());
+        let mut turns: Vec<usize> = (0..entries.len()).collect();
+        turns.sort_by_key(|at| {
+            let entry = &entries[*at];
+            let was = old_of(&entry.name).and_then(|old| old.adapter());
+            (was.is_none() || was != entry.adapter(), was.is_none())
+        });
+        let turns: Vec<_> = turns
+            .into_iter()
+            .map(|at| (at, Arc::clone(&entries[at])))
+            .collect();
+        let mut owners: BTreeMap<String, String> = BTreeMap::new();
+        let mut put = |at: usize, entry: Entry, result: &'static str| {
+            reports[at].result = result;
+            reports[at].hash = entry.plugin.as_ref().map(|p| p.hash().to_owned());
+            reports[at].findings.clone_from(&entry.findings);
+            entries[at] = Arc::new(entry);
+            Arc::clone(&entries[at])
+        };
+        let mut waiting = Vec::new();
+        for (at, entry) in turns {
+            let name = entry.name.clone();
+            if entry.clash.is_some() {
+                waiting.push((at, Arc::clone(&entry)));
+            }
+            let Some(id) = entry.adapter().map(str::to_owned) else {
+                continue;
+            };
+            let Some(owner) = owners.get(&id) else {
+                owners.insert(id, name);
+                continue;
+            };
+            let mut off = self.entry(&name, entry.generation, entry.on_disk.clone());
+            off.findings = vec![clash(&name, owner, &id)];
+            off.clash = Some(id);
+            let is_free = |plugin: &Plugin| {
+                let meta = plugin.provider.as_ref();
+                meta.is_none_or(|meta| !owners.contains_key(&meta.id))
+            };
+            self.fall_back(&mut off, bundle_of(&name), old_of(&name), start, is_free);
+            let off = put(at, off, "failed");
+            owners.extend(off.adapter().map(|id| (id.to_owned(), name)));
+        }
+        for (at, entry) in waiting {
+            let is_free = entry
+                .clash
+                .as_ref()
+                .is_some_and(|id| !owners.contains_key(id));
+            let bundle = bundle_of(&entry.name).filter(|_| is_free);
+            let Some(Ok(plugin)) = bundle.map(|bundle| self.load(bundle, true)) else {
+                continue;
+            };
+            let mut on = self.entry(&entry.name, before.generation + 1, entry.on_disk.clone());
+            on.findings = plugin.warnings().to_vec();
+            on.plugin = Some(plugin);
+            on.state = State::Ok;
+            let on = put(at, on, "loaded");
+            owners.extend(on.adapter().map(|id| (id.to_owned(), entry.name.clone())));
+        }
+    }
+
+    /// Why a plugin cannot be in force beside the others.
+    fn clash_of(set: &ScriptSet, plugin: &Plugin) -> Option<Finding> {
+        let (id, name) = (&plugin.provider.as_ref()?.id, &plugin.bundle.name);
+        let mut others = set.entries.iter().filter(|entry| entry.name != *name);
+        let owner = others.find(|entry| entry.adapter() == Some(id))?;
+        Some(clash(name, &owner.name, id))
     }
 
     fn load(&self, bundle: &Bundle, fresh: bool) -> Result<Arc<Plugin>, Vec<Finding>> {
@@ -679,6 +789,9 @@ impl Scripts {
             let first = first.unwrap_or_else(|| Finding::of_file("", "failed"));
             RollbackError::Broken(hash.clone(), Box::new(first))
         })?;
+        if let Some(clash) = Self::clash_of(&before, &plugin) {
+            return Err(RollbackError::Broken(hash.clone(), Box::new(clash)));
+        }
         self.archive
             .keep(&bundle, Some(old.on_disk.clone()))
             .map_err(RollbackError::Kept)?;
@@ -853,6 +966,15 @@ impl Scripts {
     pub fn generation(&self) -> u64 {
         self.current.load().generation
     }
+}
+
+fn clash(name: &str, owner: &str, id: &str) -> Finding {
+    let text = format!(
+        "plugin {name} stays off: the id {id:?} of its meta() is that of plugin {owner} already, and /providers/{id} is one adapter"
+    );
+    Finding::of_file("main.rhai", text).hint(format!(
+        "change the id, or switch {owner} off: boxgate script disable {owner}"
+    ))
 }
 
 /// The plugins of a directory that are off.

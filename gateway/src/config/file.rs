@@ -527,12 +527,16 @@ table! {
         orders_kept: Span = Span::seconds(600),
         /// How long a server that was ordered is told of, though its cloud does not list it.
         ordering_for: Span = Span::seconds(360),
+        /// How long an order whose outcome nobody knows is not made again, where its adapter cannot list servers.
+        unknown_for: Span = Span::seconds(3600),
         /// How long it is known what was ordered, for what is told of its end.
         order_log_kept: Span = Span::seconds(90 * 86_400),
         /// Calls that wait for clouds at once, half of them for one adapter.
         at_once: usize = 128,
         /// How long credentials that a cloud refused are refused without asking it.
         refused_for: Span = Span::seconds(30),
+        /// Networks that adapters reach beside `outbound.allow_networks` and `scripts.allow_networks`.
+        allow_networks: Vec<String> = Vec::new(),
     }
 }
 

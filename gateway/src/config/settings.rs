@@ -524,12 +524,16 @@ pub struct Providers {
     pub orders_kept: Duration,
     /// How long a server that was ordered is told of, though its cloud does not list it.
     pub ordering_for: Duration,
+    /// How long an order whose outcome nobody knows is not made again, where its adapter cannot list servers.
+    pub unknown_for: Duration,
     /// How long it is known what was ordered, for what is told of its end.
     pub order_log_kept: Duration,
     /// Calls that wait for clouds at once, half of them for one adapter.
     pub at_once: usize,
     /// How long credentials that a cloud refused are refused without asking it.
     pub refused_for: Duration,
+    /// Networks that adapters reach beside those of all and of plugins.
+    pub allow_networks: Vec<Cidr>,
 }
 
 /// Settings of the log.
@@ -862,18 +866,21 @@ impl Judge<'_> {
             catalogs: self.few("providers.catalogs", file.catalogs, 1).into(),
             orders_kept: self.time("providers.orders_kept", file.orders_kept),
             ordering_for: self.time("providers.ordering_for", file.ordering_for),
+            unknown_for: self.time("providers.unknown_for", file.unknown_for),
             order_log_kept: self.order_log_kept(file),
             at_once: self.count("providers.at_once", file.at_once),
             refused_for: self.time("providers.refused_for", file.refused_for),
+            allow_networks: self.blocks("providers.allow_networks", &file.allow_networks),
         }
     }
 
     fn order_log_kept(&mut self, file: &file::ProvidersFile) -> Duration {
         let kept = self.time("providers.order_log_kept", file.order_log_kept);
-        if file.order_log_kept < file.orders_kept.max(file.ordering_for) {
+        let least = file.orders_kept.max(file.ordering_for);
+        if file.order_log_kept < least.max(file.unknown_for) {
             self.wrong(
                 "providers.order_log_kept",
-                "must be at least providers.orders_kept and ordering_for",
+                "must be at least providers.orders_kept, ordering_for and unknown_for",
             );
         }
         kept

@@ -11,14 +11,18 @@ use boxgate_scripting::error::Fault;
 use boxgate_scripting::facts::Context;
 use boxgate_scripting::hook::Hook;
 use boxgate_scripting::provider::{KeyMethod, Provider};
-use boxgate_scripting::verdict::ProviderVerdict;
+use boxgate_scripting::verdict::{Denial, ProviderVerdict};
+use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::orders::{Teller, Wanted};
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use crate::call::Call;
 use crate::gateway::Gateway;
+use crate::http::path::SLASH;
 use crate::http::response;
+use crate::provider::orders::{Candidates, NotMade, Orders};
 use crate::provider::{Account, credentials, description, shape};
 use crate::refusal::Refusal;
 use crate::route::Route;
@@ -28,6 +32,10 @@ type Answer = Result<Response<OutboundBody>, Refusal>;
 
 /// After which time it is worth asking again where a cloud was asked too often, or no worker was free.
 const SOON: Duration = Duration::from_secs(10);
+/// The longest that callers are told to wait, whatever a cloud says.
+const LONGEST_REST: Duration = Duration::from_hours(1);
+/// How far a cloud's clock may be behind ours.
+const SKEW: Duration = Duration::from_mins(1);
 
 /// A refusal as callers of adapters read it.
 pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
@@ -56,38 +64,87 @@ pub async fn answer(gateway: &Gateway, mut call: Call) -> Answer {
         }
         _ => {}
     }
-    let (auth, missing) = credentials(&provider, &call.head.headers);
-    if !missing.is_empty() && call.row.route != Route::AdapterCatalog {
-        let text = format!("Credentials are missing: {}.", missing.join(", "));
+    let function =
+        function_of(call.row.route).ok_or_else(|| Refusal::missing("Route", call.row.path))?;
+    let told = (provider.meta.id.clone(), Instant::now());
+    let answer = served(gateway, &mut call, provider, function).await;
+    count(gateway, &told, function, &answer);
+    answer
+}
+
+/// The function that a route is for.
+fn function_of(route: Route) -> Option<Hook> {
+    Some(match route {
+        Route::AdapterCatalog => Hook::Catalog,
+        Route::AdapterVerify => Hook::Verify,
+        Route::AdapterListKeys => Hook::ListKeys,
+        Route::AdapterCreateKey => Hook::CreateKey,
+        Route::AdapterShowKey => Hook::GetKey,
+        Route::AdapterDeleteKey => Hook::DeleteKey,
+        Route::AdapterListServers => Hook::ListServers,
+        Route::AdapterCreateServer => Hook::CreateServer,
+        Route::AdapterShowServer => Hook::GetServer,
+        Route::AdapterCancel => Hook::CancelServer,
+        Route::AdapterInstallKey => Hook::InstallKey,
+        Route::AdapterReboot => Hook::RebootServer,
+        Route::AdapterRename => Hook::RenameServer,
+        _ => return None,
+    })
+}
+
+/// Counts what came of a request, and how long it took.
+fn count(gateway: &Gateway, (adapter, begun): &(String, Instant), function: Hook, answer: &Answer) {
+    let outcome = match answer {
+        Ok(_) => "ok",
+        Err(refusal) if refusal.status == StatusCode::SERVICE_UNAVAILABLE => "busy",
+        Err(refusal) if refusal.status.is_server_error() => "failed",
+        Err(_) => "refused",
+    };
+    let metrics = &gateway.telemetry.metrics;
+    let labels = [adapter.as_str(), function.name(), outcome];
+    metrics.provider_requests.with_label_values(&labels).inc();
+    let seconds = begun.elapsed().as_secs_f64();
+    metrics
+        .provider_request_seconds
+        .with_label_values(&labels[..2])
+        .observe(seconds);
+}
+
+async fn served(gateway: &Gateway, call: &mut Call, provider: Provider, function: Hook) -> Answer {
+    let shown = credentials(&provider, &call.head.headers);
+    if !shown.unreadable.is_empty() {
+        let names = shown.unreadable.join(", ");
+        let text = format!("Credentials are no text in ASCII: {names}.");
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, text).closing());
     }
-    let body = match call.row.route {
-        Route::AdapterCreateKey
-        | Route::AdapterInstallKey
-        | Route::AdapterCreateServer
-        | Route::AdapterRename => {
+    if !shown.missing.is_empty() && function != Hook::Catalog {
+        let text = format!("Credentials are missing: {}.", shown.missing.join(", "));
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, text).closing());
+    }
+    let account = gateway.providers.account(&provider, &shown.known);
+    let adapter = Adapter {
+        scripts: Arc::clone(&gateway.scripts),
+        orders: Arc::clone(&gateway.providers.orders),
+        provider,
+        context: Arc::new(Context::of(shown.known)),
+        request: call.facts.id().to_owned(),
+        account,
+    };
+    adapter.assert_can(function)?;
+    let body = match function {
+        Hook::CreateKey | Hook::InstallKey | Hook::CreateServer | Hook::RenameServer => {
             call.json::<Map<String, Value>>(&gateway.settings.limits)
                 .await?
         }
         _ => Map::new(),
     };
-    let turn = Turn {
-        gateway,
-        account: gateway.providers.account(&provider, &auth),
-        adapter: Adapter {
-            scripts: Arc::clone(&gateway.scripts),
-            provider,
-            context: Arc::new(Context { auth }),
-            request: call.facts.id().to_owned(),
-        },
-    };
-    turn.serve(&call, body).await
+    let turn = Turn { gateway, adapter };
+    turn.serve(call, function, body).await
 }
 
 /// One request, at the adapter that it is for.
 struct Turn<'a> {
     gateway: &'a Gateway,
-    account: Account,
     adapter: Adapter,
 }
 
@@ -95,102 +152,104 @@ struct Turn<'a> {
 #[derive(Clone)]
 struct Adapter {
     scripts: Arc<Scripts>,
+    orders: Arc<Orders>,
     provider: Provider,
     context: Arc<Context>,
     request: String,
+    account: Account,
 }
 
 impl Turn<'_> {
     /// Serves it, unless the cloud refused these credentials a moment ago.
-    async fn serve(&self, call: &Call, body: Map<String, Value>) -> Answer {
+    async fn serve(&self, call: &Call, function: Hook, body: Map<String, Value>) -> Answer {
         let desk = &self.gateway.providers;
-        let verifies = call.row.route == Route::AdapterVerify;
-        if !verifies && let Some(why) = desk.refused(&self.account) {
+        let account = &self.adapter.account;
+        let verifies = function == Hook::Verify;
+        if !verifies && let Some(why) = desk.refused(account) {
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, &*why));
         }
-        let answer = self.answer(call, body).await;
+        let answer = self.answer(call, function, body).await;
         match &answer {
             Err(refusal) if refusal.status == StatusCode::UNAUTHORIZED => {
-                desk.judged(&self.account, Some(&refusal.message));
+                desk.judged(account, Some(&refusal.message));
             }
-            Ok(_) if verifies => desk.judged(&self.account, None),
+            Ok(_) if verifies => desk.judged(account, None),
             _ => {}
         }
         answer
     }
 
-    async fn answer(&self, call: &Call, body: Map<String, Value>) -> Answer {
-        let id = |name: &str| call.names.value(name).to_owned();
+    async fn answer(&self, call: &Call, function: Hook, body: Map<String, Value>) -> Answer {
+        // A slash within a name.
+        let id = |name: &str| call.names.value(name).replace(SLASH, "/");
         let created = |document: &Value| Ok(response::json(StatusCode::CREATED, document));
         let done = || Ok(response::empty(StatusCode::OK));
-        match call.row.route {
-            Route::AdapterCatalog => self.catalog().await,
-            Route::AdapterVerify => {
-                self.adapter.ask(Hook::Verify, &[]).await?;
-                done()
+        let adapter = &self.adapter;
+        match function {
+            Hook::Catalog => self.catalog().await,
+            Hook::ListKeys => self.list(Hook::ListKeys, shape::key).await,
+            Hook::ListServers => self.list(Hook::ListServers, shape::server).await,
+            Hook::CreateKey => created(&json!({ "id": &*self.keep_key(key_of(&body)?).await? })),
+            Hook::GetKey => {
+                let key = adapter.ours(Hook::GetKey, "key", &id("key")).await?;
+                created(&adapter.meant(Hook::GetKey, shape::key(&key))?)
             }
-            Route::AdapterListKeys => self.list(Hook::ListKeys, shape::key).await,
-            Route::AdapterListServers => self.list(Hook::ListServers, shape::server).await,
-            Route::AdapterCreateKey => {
-                let made = self.adapter.ask(Hook::CreateKey, &[key_of(&body)?]).await?;
-                created(&json!({ "id": self.adapter.id_of(Hook::CreateKey, &made)? }))
-            }
-            Route::AdapterShowKey => {
-                let key = self.adapter.ours(Hook::GetKey, "key", &id("key")).await?;
-                created(&self.adapter.meant(Hook::GetKey, shape::key(&key))?)
-            }
-            Route::AdapterDeleteKey => {
+            Hook::DeleteKey => {
                 // One without a way to look it up is its function's own matter.
-                if self.adapter.provider.can(Hook::GetKey) {
-                    self.adapter.ours(Hook::GetKey, "key", &id("key")).await?;
+                if adapter.provider.can(Hook::GetKey) {
+                    adapter.ours(Hook::GetKey, "key", &id("key")).await?;
                 }
-                self.adapter
-                    .ask(Hook::DeleteKey, &[json!(id("key"))])
-                    .await?;
+                adapter.ask(Hook::DeleteKey, &[json!(id("key"))]).await?;
                 done()
             }
-            Route::AdapterCreateServer => self.order(body).await,
-            Route::AdapterShowServer => self.show_server(&id("server")).await,
-            Route::AdapterCancel => {
+            Hook::CreateServer => self.order(body).await,
+            Hook::GetServer => self.show_server(&id("server")).await,
+            Hook::CancelServer => {
                 let id = id("server");
-                let server = self.to_server(Hook::CancelServer, &id, None).await?;
-                let name = server.get("name").filter(|name| name.is_string());
-                let name = name.cloned().unwrap_or_else(|| json!(id));
-                let orders = &self.gateway.providers.orders;
-                let teller = self.adapter.teller();
-                orders.gave_up(&self.account, &id, name, teller).await;
+                let own = adapter.clone();
+                let key = (adapter.account.clone(), id.clone());
+                let now = self.gateway.clock.now();
+                let work = || async move { own.give_up(&id, now).await };
+                self.gateway.providers.ends.join(key, work).await?;
                 done()
             }
-            Route::AdapterReboot => {
-                self.to_server(Hook::RebootServer, &id("server"), None)
-                    .await?;
+            Hook::RebootServer => {
+                adapter.to_server(function, &id("server"), None).await?;
                 done()
             }
-            Route::AdapterRename => {
+            Hook::RenameServer => {
+                let id = id("server");
                 let name = needed(&body, &["name"])?.remove(0);
-                self.to_server(Hook::RenameServer, &id("server"), Some(json!(name)))
+                adapter.to_server(function, &id, Some(json!(name))).await?;
+                adapter
+                    .orders
+                    .is_renamed(&adapter.account, &id, &name)
+                    .await;
+                done()
+            }
+            Hook::InstallKey => {
+                let key = key_of(&body)?;
+                adapter
+                    .to_server(function, &id("server"), Some(key))
                     .await?;
                 done()
             }
-            Route::AdapterInstallKey => {
-                self.to_server(Hook::InstallKey, &id("server"), Some(key_of(&body)?))
-                    .await?;
+            function => {
+                adapter.ask(function, &[]).await?;
                 done()
             }
-            _ => Err(Refusal::missing("Route", call.row.path)),
         }
     }
 
     async fn catalog(&self) -> Answer {
-        let at = (self.account.clone(), self.adapter.provider.hash.as_str());
+        let adapter = &self.adapter;
+        let at = (&adapter.account, adapter.provider.hash.as_str());
         let fresh = async {
-            let catalog = self.adapter.ask(Hook::Catalog, &[]).await?;
-            let catalog = self
-                .adapter
-                .meant(Hook::Catalog, shape::catalog(&catalog))?;
+            let catalog = adapter.ask(Hook::Catalog, &[]).await?;
+            let catalog = adapter.meant(Hook::Catalog, shape::catalog(&catalog))?;
             let small = shape::too_small(&catalog);
             if !small.is_empty() {
-                let plugin = self.adapter.provider.plugin.as_str();
+                let plugin = adapter.provider.plugin.as_str();
                 let sizes = small.join(", ");
                 tracing::warn!(
                     plugin,
@@ -198,11 +257,24 @@ impl Turn<'_> {
                     "sizes of a catalogue have less than 128 MB of memory"
                 );
             }
-            Ok(catalog)
+            Ok(catalog.to_string().into())
         };
         let now = self.gateway.clock.now();
         let catalog = self.gateway.providers.catalog(at, now, fresh).await?;
-        Ok(response::json(StatusCode::OK, &*catalog))
+        Ok(response::bytes(StatusCode::OK, response::JSON, catalog))
+    }
+
+    /// Has a key kept. Some clouds keep the same one as often as they are asked at once: so they are asked once.
+    async fn keep_key(&self, key: Value) -> Result<Arc<str>, Refusal> {
+        let own = self.adapter.clone();
+        let text = key["key"].as_str().unwrap_or_default();
+        let material: Vec<&str> = text.split_whitespace().take(2).collect();
+        let at = (own.account.clone(), material.join(" "));
+        let work = || async move {
+            let made = own.ask(Hook::CreateKey, &[key]).await?;
+            own.id_of(Hook::CreateKey, &made).map(Arc::from)
+        };
+        self.gateway.providers.keys.join(at, work).await
     }
 
     async fn order(&self, body: Map<String, Value>) -> Answer {
@@ -213,6 +285,9 @@ impl Turn<'_> {
             &["name", "region", "size"]
         };
         let given = needed(&body, names)?;
+        if with_key {
+            one_line("ssh_key", &given[3])?;
+        }
         let order: Map<String, Value> = names
             .iter()
             .zip(&given)
@@ -220,30 +295,31 @@ impl Turn<'_> {
             .collect();
         let text = |name: &str| order[name].as_str().unwrap_or_default().to_owned();
         let wanted = Wanted {
-            account: self.account.name(),
+            account: self.adapter.account.name(),
             name: text("name"),
             region: text("region"),
             size: text("size"),
         };
-        let at = self.adapter.clone();
-        let make = move |left| async move { at.make(order, left).await };
-        let orders = &self.gateway.providers.orders;
+        let (looks, makes, name) = (self.adapter.clone(), self.adapter.clone(), text("name"));
+        let look = move |since| async move { looks.look(&name, since).await };
+        let make = move || async move { makes.make(order).await };
+        let Adapter {
+            orders, account, ..
+        } = &self.adapter;
         let teller = self.adapter.teller();
-        let id = orders.order(&self.account, wanted, teller, make).await?;
+        let id = orders.order(account, wanted, teller, look, make).await?;
         Ok(response::json(StatusCode::CREATED, &json!({ "id": &*id })))
     }
 
     async fn show_server(&self, id: &str) -> Answer {
-        let orders = &self.gateway.providers.orders;
+        let Adapter {
+            orders, account, ..
+        } = &self.adapter;
         let created = |document: &Value| Ok(response::json(StatusCode::CREATED, document));
-        let found = self.adapter.ask(Hook::GetServer, &[json!(id)]).await;
-        let found = match found {
-            Err(absent) if absent.status == StatusCode::NOT_FOUND => Value::Null,
-            found => found?,
-        };
+        let found = self.adapter.found(Hook::GetServer, id).await?;
         if found.is_null() {
             let now = self.gateway.clock.now();
-            if orders.is_ordering(&self.account, id, now).await? {
+            if orders.is_ordering(account, id, now).await? {
                 return created(&shape::ordering(id));
             }
         }
@@ -251,26 +327,10 @@ impl Turn<'_> {
         let server = self
             .adapter
             .meant(Hook::GetServer, shape::server(&server))?;
-        if server["status"] == "active" {
-            let teller = self.adapter.teller();
-            orders.is_ready(&self.account, id, teller).await;
-        }
+        let is_ready = server["status"] == "active";
+        let teller = self.adapter.teller();
+        orders.is_seen(account, id, is_ready, teller).await;
         created(&server)
-    }
-
-    /// Does something to a server of ours; tells how it stood before.
-    async fn to_server(
-        &self,
-        function: Hook,
-        id: &str,
-        more: Option<Value>,
-    ) -> Result<Value, Refusal> {
-        self.adapter.assert_can(function)?;
-        let server = self.adapter.ours(Hook::GetServer, "server", id).await?;
-        let mut arguments = vec![json!(id)];
-        arguments.extend(more);
-        self.adapter.ask(function, &arguments).await?;
-        Ok(server)
     }
 
     async fn list(&self, function: Hook, one: impl Fn(&Value) -> Result<Value, String>) -> Answer {
@@ -281,10 +341,58 @@ impl Turn<'_> {
 }
 
 impl Adapter {
+    /// What a function finds under an id; null where there is nothing.
+    async fn found(&self, function: Hook, id: &str) -> Result<Value, Refusal> {
+        match self.ask(function, &[json!(id)]).await {
+            Err(absent) if absent.status == StatusCode::NOT_FOUND => Ok(Value::Null),
+            found => found,
+        }
+    }
+
     /// A key or server that is there and is not tagged as none of ours.
     async fn ours(&self, function: Hook, what: &str, id: &str) -> Result<Value, Refusal> {
-        let found = self.ask(function, &[json!(id)]).await?;
+        let found = self.found(function, id).await?;
         shown(what, id, found)
+    }
+
+    /// Does something to a server of ours.
+    async fn to_server(
+        &self,
+        function: Hook,
+        id: &str,
+        more: Option<Value>,
+    ) -> Result<(), Refusal> {
+        self.ours(Hook::GetServer, "server", id).await?;
+        let mut arguments = vec![json!(id)];
+        arguments.extend(more);
+        self.ask(function, &arguments).await.map(drop)
+    }
+
+    /// Gives a server up; also one that was just ordered and is not listed yet.
+    async fn give_up(&self, id: &str, now: UnixMillis) -> Result<(), Refusal> {
+        let Self {
+            orders, account, ..
+        } = self;
+        let found = self.found(Hook::GetServer, id).await?;
+        let name = if found.is_null() && orders.is_ordering(account, id, now).await? {
+            None
+        } else {
+            if found.is_null() {
+                orders.is_gone(account, id).await;
+            }
+            let server = shown("server", id, found)?;
+            let name = server.get("name").filter(|name| name.is_string());
+            Some(name.cloned().unwrap_or_else(|| json!(id)))
+        };
+        let done = self.ask(Hook::CancelServer, &[json!(id)]).await;
+        match &done {
+            Ok(_) => orders.gave_up(account, id, name, self.teller()).await,
+            Err(refusal) if refusal.status == StatusCode::NOT_FOUND => {
+                orders.is_gone(account, id).await;
+            }
+            Err(_) => {}
+        }
+        done.map(drop)
     }
 
     fn assert_can(&self, function: Hook) -> Result<(), Refusal> {
@@ -306,16 +414,11 @@ impl Adapter {
             .await
         {
             Ok(decision) => match decision.verdict {
-                ProviderVerdict::Value(value) => Ok(value),
-                ProviderVerdict::Fail(failed) => {
-                    let reason = self.context.without_credentials(failed.reason);
-                    if failed.status == 429 {
-                        return Err(Refusal::busy(reason, SOON));
-                    }
-                    let status = StatusCode::from_u16(failed.status);
-                    let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
-                    Err(Refusal::new(status, reason))
+                ProviderVerdict::Value(mut value) => {
+                    self.context.mask(&mut value);
+                    Ok(value)
                 }
+                ProviderVerdict::Fail(failed) => Err(self.failed(&failed)),
             },
             // It did not run at all.
             Err(error) if matches!(error.failure.fault, Fault::Queue | Fault::Tripped) => {
@@ -346,20 +449,42 @@ impl Adapter {
         self.meant(function, id)
     }
 
-    /// Orders a server. Where somebody may have done so and did not come to say it, it is looked for first.
-    async fn make(&self, order: Map<String, Value>, left: bool) -> Result<String, Refusal> {
-        if left && self.provider.can(Hook::ListServers) {
-            let all = self.ask(Hook::ListServers, &[]).await?;
-            let all = self.meant(Hook::ListServers, shape::list(&all, shape::server))?;
-            let mut all = all.as_array().into_iter().flatten();
-            if let Some(made) = all.find(|server| server["name"] == order["name"]) {
-                return self.id_of(Hook::ListServers, made);
-            }
+    /// What a plugin said of why it could not.
+    fn failed(&self, failed: &Denial) -> Refusal {
+        let reason = self.context.masked(&failed.reason).into_owned();
+        let status = match failed.status {
+            429 => StatusCode::SERVICE_UNAVAILABLE,
+            status => StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY),
+        };
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let rest = self.context.rest().unwrap_or(SOON);
+            return Refusal::busy(reason, rest.min(LONGEST_REST));
         }
-        let made = self
-            .ask(Hook::CreateServer, &[Value::Object(order)])
-            .await?;
-        self.id_of(Hook::CreateServer, &made)
+        Refusal::new(status, reason)
+    }
+
+    /// Looks for what an order may have come to that somebody made and did not come to say it.
+    async fn look(&self, name: &str, since: UnixMillis) -> Result<Candidates, Refusal> {
+        if !self.provider.can(Hook::ListServers) {
+            return Ok(None);
+        }
+        let all = self.ask(Hook::ListServers, &[]).await?;
+        let found = shape::made_since(&all, name, since.minus(SKEW));
+        self.meant(Hook::ListServers, found).map(Some)
+    }
+
+    /// Orders a server.
+    async fn make(&self, order: Map<String, Value>) -> Result<String, NotMade> {
+        let made = async {
+            let order = [Value::Object(order)];
+            let made = self.ask(Hook::CreateServer, &order).await?;
+            self.id_of(Hook::CreateServer, &made)
+        };
+        made.await.map_err(|refusal| NotMade {
+            // What its plugin says was refused was refused.
+            is_doubtful: refusal.status.is_server_error() && self.context.may_have_changed(),
+            refusal,
+        })
     }
 
     fn teller(&self) -> Teller {
@@ -379,21 +504,29 @@ fn shown(what: &str, id: &str, found: Value) -> Result<Value, Refusal> {
     Ok(found)
 }
 
-/// Texts that a body must have, in that order; all that are missing are named at once.
+/// Texts that a body must have, in that order; all that are missing, and all that are something else, are named at once.
 fn needed(body: &Map<String, Value>, names: &[&str]) -> Result<Vec<String>, Refusal> {
-    let (mut given, mut missing) = (Vec::new(), Vec::new());
+    let (mut given, mut missing, mut odd) = (Vec::new(), Vec::new(), Vec::new());
     for name in names {
         match body.get(*name) {
             Some(Value::String(text)) if !text.trim().is_empty() => given.push(text.clone()),
             Some(Value::Number(number)) => given.push(number.to_string()),
-            _ => missing.push(*name),
+            None | Some(Value::Null | Value::String(_)) => missing.push(*name),
+            Some(_) => odd.push(*name),
         }
     }
-    if missing.is_empty() {
+    let told = [
+        ("Missing in the body", missing),
+        ("No text in the body", odd),
+    ];
+    let told = told.iter().filter(|(_, names)| !names.is_empty());
+    let told: Vec<String> = told
+        .map(|(what, names)| format!("{what}: {}.", names.join(", ")))
+        .collect();
+    if told.is_empty() {
         return Ok(given);
     }
-    let text = format!("Missing in the body: {}.", missing.join(", "));
-    Err(Refusal::new(StatusCode::BAD_REQUEST, text))
+    Err(Refusal::new(StatusCode::BAD_REQUEST, told.join(" ")))
 }
 
 /// A key as adapters are told of it; `name` stands for `id` with some callers.
@@ -401,7 +534,17 @@ fn key_of(body: &Map<String, Value>) -> Result<Value, Refusal> {
     let is_renamed = body.contains_key("name") && !body.contains_key("id");
     let named = if is_renamed { "name" } else { "id" };
     let given = needed(body, &[named, "key"])?;
+    one_line("key", &given[1])?;
     Ok(json!({ "name": given[0], "key": given[1] }))
+}
+
+/// A public key is one line: what follows would be another key, or an option of the first.
+fn one_line(name: &str, key: &str) -> Result<(), Refusal> {
+    if key.trim().contains(['\n', '\r']) {
+        let text = format!("{name} has more than one line, and a public key has one.");
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, text));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -428,5 +571,12 @@ mod tests {
         assert_eq!(key(r#"{"id": "n", "key": "k"}"#).unwrap(), wanted);
         assert_eq!(key(r#"{"name": "n", "key": "k"}"#).unwrap(), wanted);
         assert_eq!(key("{}").unwrap_err(), "Missing in the body: id, key.");
+        assert_eq!(
+            key(r#"{"id": ["n"], "key": null}"#).unwrap_err(),
+            "Missing in the body: key. No text in the body: id."
+        );
+        assert!(key(r#"{"id": "n", "key": " k\n "}"#).is_ok());
+        let two = key(r#"{"id": "n", "key": "k\nk"}"#).unwrap_err();
+        assert!(two.starts_with("key has more than one line"), "{two}");
     }
 }

@@ -42,6 +42,8 @@ static HARMLESS: [HeaderName; 4] = [ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, USER_
 #[derive(Debug)]
 pub struct Outside {
     caller: Caller,
+    /// Of plugins that are adapters.
+    clouds: Caller,
     handle: Handle,
     per_plugin: usize,
     plugins: Mutex<BTreeMap<String, Arc<Semaphore>>>,
@@ -63,8 +65,10 @@ impl Outside {
     /// The client of plugins, whose calls wait on threads of their own for what `handle` runs.
     pub fn new(outbound: &Outbound, settings: &Settings, handle: Handle) -> Self {
         let opened = &settings.scripts.allow_networks;
+        let more = [opened.as_slice(), &settings.providers.allow_networks].concat();
         Self {
             caller: outbound.caller("scripts.allow_networks", opened, CONNECT_TIME),
+            clouds: outbound.caller("providers.allow_networks", &more, CONNECT_TIME),
             handle,
             per_plugin: PER_PLUGIN.max(settings.providers.at_once / 2),
             plugins: Mutex::default(),
@@ -102,7 +106,7 @@ impl Outside {
         loop {
             let here = next.to.clone();
             let sent = next.clone();
-            let answer = self.one(&request.plugin, sent).await?;
+            let answer = self.one(request, sent).await?;
             if left == 0 {
                 return Ok(answer);
             }
@@ -137,7 +141,9 @@ impl Outside {
         self.ask(request).await
     }
 
-    async fn one(&self, plugin: &str, request: Outgoing) -> Result<Incoming, Gone> {
+    async fn one(&self, of: &HttpRequest, request: Outgoing) -> Result<Incoming, Gone> {
+        let plugin = of.plugin.as_str();
+        let caller = if of.cloud { &self.clouds } else { &self.caller };
         let (_, host, port) = request.to.origin();
         let host = host.to_owned();
         let key = (host.clone(), port);
@@ -150,7 +156,7 @@ impl Outside {
                 format!("{host} did not answer {FAILURES} times and is left alone for a while");
             return Err(Gone::new("http.resting", text));
         }
-        let answer = self.caller.send(request).await;
+        let answer = caller.send(request).await;
         let class = match &answer {
             Ok(answer) => format!("{}xx", answer.status.as_u16() / 100),
             Err(fault) => fault.kind.name().to_owned(),

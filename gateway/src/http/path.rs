@@ -9,6 +9,9 @@ pub struct NormalPath {
     trailing_slash: bool,
 }
 
+/// A slash within a name.
+pub const SLASH: &str = "%2F";
+
 /// The rule that a path breaks; its `Display` is for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -43,13 +46,25 @@ impl NormalPath {
     /// # Errors
     /// The rule that is broken.
     pub fn parse(raw: &str) -> Result<Self, PathError> {
+        Self::read(raw, false)
+    }
+
+    /// The same where names may hold a slash: a hidden one is written `%2F` in what comes of it.
+    ///
+    /// # Errors
+    /// The rule that is broken.
+    pub fn parse_with_slashes(raw: &str) -> Result<Self, PathError> {
+        Self::read(raw, true)
+    }
+
+    fn read(raw: &str, with_slashes: bool) -> Result<Self, PathError> {
         if !raw.starts_with('/') {
             return Err(PathError::NotAbsolute);
         }
         let mut text = String::with_capacity(raw.len());
         for segment in raw.split('/').filter(|segment| !segment.is_empty()) {
-            let segment = decode(segment)?;
-            if segment == ".." {
+            let segment = decode(segment, with_slashes)?;
+            if segment.split(SLASH).any(|part| part == "..") {
                 return Err(PathError::DotDot);
             }
             text.push('/');
@@ -88,7 +103,7 @@ impl fmt::Display for NormalPath {
 }
 
 /// RFC 3986 §2.1.
-fn decode(segment: &str) -> Result<String, PathError> {
+fn decode(segment: &str, with_slashes: bool) -> Result<String, PathError> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
     while let Some((first, after)) = rest.split_first() {
@@ -103,6 +118,7 @@ fn decode(segment: &str) -> Result<String, PathError> {
             (*first, false)
         };
         match byte {
+            b'/' if encoded && with_slashes => bytes.extend_from_slice(SLASH.as_bytes()),
             b'/' if encoded => return Err(PathError::EncodedSlash),
             b'\\' => return Err(PathError::Backslash),
             0 => return Err(PathError::Nul),
@@ -155,6 +171,25 @@ mod tests {
         }
         assert!(NormalPath::parse("/a/").unwrap().has_trailing_slash());
         assert!(!NormalPath::parse("/").unwrap().has_trailing_slash());
+    }
+
+    #[test]
+    fn a_slash_within_a_name_stays_within_it_where_names_may_hold_one() {
+        for (raw, want) in [
+            ("/a%2fb/c", Ok("/a%2Fb/c")),
+            ("/%2f", Ok("/%2F")),
+            ("/a..%2f..b", Ok("/a..%2F..b")),
+            ("/a%2f../b", Err(PathError::DotDot)),
+            ("/%2e%2E%2Fb", Err(PathError::DotDot)),
+            ("/a%5cb", Err(PathError::Backslash)),
+        ] {
+            let got = NormalPath::parse_with_slashes(raw);
+            assert_eq!(
+                got.as_ref().map(NormalPath::as_str),
+                want.as_ref().copied(),
+                "{raw}"
+            );
+        }
     }
 
     proptest! {

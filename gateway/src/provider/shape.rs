@@ -1,6 +1,7 @@
 //! Answers of adapters in the published shapes: texts where ids stand, numbers where numbers stand, nothing that callers
 //! would have to guess.
 
+use boxgate_storage::clock::UnixMillis;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -26,16 +27,62 @@ pub fn id_of(value: &Value) -> Option<String> {
 
 /// Whether the object is tagged as none of ours: then it is as if it were not there.
 pub fn is_hidden(value: &Value) -> bool {
-    let says_no = |tag: &str| {
+    has_tag(value, "nanobox:false")
+}
+
+fn has_tag(value: &Value, wanted: &str) -> bool {
+    let is_it = |tag: &str| {
         let tag: String = tag.chars().filter(|c| !c.is_whitespace()).collect();
-        tag.eq_ignore_ascii_case("nanobox:false")
+        tag.eq_ignore_ascii_case(wanted)
     };
     match value.get("tags") {
-        Some(Value::Array(tags)) => tags.iter().filter_map(Value::as_str).any(says_no),
+        Some(Value::Array(tags)) => tags.iter().filter_map(Value::as_str).any(is_it),
         Some(Value::Object(labels)) => labels
             .iter()
-            .any(|(name, value)| says_no(&format!("{name}:{}", shown(value)))),
+            .any(|(name, value)| is_it(&format!("{name}:{}", shown(value)))),
         _ => false,
+    }
+}
+
+/// Whether the object is tagged as ours.
+fn is_ours(value: &Value) -> bool {
+    has_tag(value, "nanobox:true")
+}
+
+/// Ids of the servers of that name, tagged as ours, that were made at that time or later, as far as a list tells. One that
+/// does not tell when it was `created` may be older.
+///
+/// # Errors
+/// What is wrong with the list.
+pub fn made_since(list: &Value, name: &str, since: UnixMillis) -> Result<Vec<String>, String> {
+    let servers = list.as_array().ok_or("a list is no array")?;
+    let is_it = |server: &&Value| {
+        server.get("name").and_then(Value::as_str) == Some(name)
+            && is_ours(server)
+            && !is_hidden(server)
+            && created(server).is_some_and(|created| created >= since)
+    };
+    let ids = servers.iter().filter(is_it).map(id_of);
+    ids.map(|id| id.ok_or_else(|| "a server has no id".to_owned()))
+        .collect()
+}
+
+/// When a server was made: milliseconds since 1970, or a text as of RFC 3339, in UTC where it names no zone.
+fn created(server: &Value) -> Option<UnixMillis> {
+    match server.get("created")? {
+        Value::Number(ms) => ms.as_i64().map(UnixMillis),
+        Value::String(text) => {
+            let zoned = text.parse::<jiff::Timestamp>().ok();
+            let plain = || {
+                let time = text.parse::<jiff::civil::DateTime>().ok()?;
+                time.to_zoned(jiff::tz::TimeZone::UTC)
+                    .ok()
+                    .map(|time| time.timestamp())
+            };
+            let time = zoned.or_else(plain)?;
+            Some(UnixMillis(time.as_millisecond()))
+        }
+        _ => None,
     }
 }
 
@@ -248,6 +295,36 @@ mod tests {
         ] {
             assert_eq!(id_of(&none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn only_a_server_of_ours_that_is_new_may_be_what_an_order_came_to() {
+        let since = UnixMillis(1_700_000_000_000);
+        let server = |id: u32, name: &str, tags: Value, created: Value| json!({ "id": id, "name": name, "tags": tags, "created": created });
+        let ours = || json!(["Nanobox:true"]);
+        let list = json!([
+            server(1, "web", ours(), json!("2023-11-14T22:13:20Z")),
+            server(
+                2,
+                "web",
+                json!({ "Nanobox": true }),
+                json!("2023-11-15T00:13:20+02:00")
+            ),
+            server(3, "web", ours(), json!("2023-11-14T22:13:20")),
+            server(4, "web", ours(), json!(1_700_000_000_000_i64)),
+            server(5, "web", ours(), json!("2023-11-14T22:13:19Z")),
+            server(6, "web", ours(), json!(null)),
+            server(7, "web", json!([]), json!("2030-01-01T00:00:00Z")),
+            server(
+                8,
+                "web",
+                json!(["Nanobox:true", "Nanobox:false"]),
+                json!("2030-01-01T00:00:00Z")
+            ),
+            server(9, "other", ours(), json!("2030-01-01T00:00:00Z")),
+        ]);
+        let found = made_since(&list, "web", since).unwrap();
+        assert_eq!(found, ["1", "2", "3", "4"]);
     }
 
     #[test]

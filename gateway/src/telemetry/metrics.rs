@@ -46,6 +46,8 @@ pub struct Metrics {
     pub metadata_commit_seconds: Histogram,
     pub store_free_bytes: IntGaugeVec,
     pub dependency_state: IntGaugeVec,
+    pub provider_requests: IntCounterVec,
+    pub provider_request_seconds: HistogramVec,
     pub ingest_copied_bytes: IntCounterVec,
     pub upkeep: Upkeep,
     log_lines_dropped: IntGauge,
@@ -282,6 +284,19 @@ impl Metrics {
                 "Whether a dependency answers: 1 yes, 0 no.",
                 &["dependency"],
             ),
+            provider_requests: make.counters(
+                "boxgate_provider_requests_total",
+                "Requests to adapters by operation and outcome: ok, refused (4xx), busy (503), failed (5xx).",
+                &["provider", "operation", "outcome"],
+            ),
+            provider_request_seconds: make.add(HistogramVec::new(
+                HistogramOpts::new(
+                    "boxgate_provider_request_seconds",
+                    "Time that requests to adapters took in seconds, their cloud's included, by operation.",
+                )
+                .buckets(REQUEST_BUCKETS.to_vec()),
+                &["provider", "operation"],
+            )),
             ingest_copied_bytes: make.counters(
                 "boxgate_ingest_copied_bytes_total",
                 "Bytes of uploads copied in user space on their way to a store.",

@@ -54,7 +54,7 @@ SAME='{"id":"other","key":"ssh-rsa AAAAB3NzaC1yc2E other@home"}'
 
 # cloud ADAPTER PREFIX REGION SIZE SIZES: the whole cycle.
 cloud() {
-    local adapter=$1 prefix=$2 region=$3 size=$4 sizes=$5 key ssh_key order id before
+    local adapter=$1 prefix=$2 region=$3 size=$4 sizes=$5 key ssh_key order id before lost
     local base=$URL/providers/$adapter
     order() { jq -cn --arg key "$ssh_key" "{name: \"$1\", region: \"$2\", size: \"$3\", ssh_key: \$key}"; }
 
@@ -148,6 +148,18 @@ told 403 \*\*\* may not'
     called "$adapter: a catalogue is served while the cloud is busy" 200 "$base/catalog"
     control _mood "{\"cloud\":\"$prefix\",\"mood\":\"\"}"
 
+    # --- an order whose answer is lost ---
+    posts() { calls "$prefix" "[.[] | select(.method == \"POST\" and (.body.name // .body.label) == \"$1\")] | length"; }
+    control _mood "{\"cloud\":\"$prefix\",\"mood\":\"taken\"}"
+    called "$adapter: an order whose answer is lost" 502 -d "$(order lost.1 "$region" "$size")" "$base/servers"
+    called "$adapter: the same once more" 201 -d "$(order lost.1 "$region" "$size")" "$base/servers"
+    equal "$adapter: the cloud was asked for one" 1 "$(posts lost.1)"
+    called "$adapter: it is that one" 201 "$base/servers/$(field .id)"
+    equal "$adapter: by its name" lost.1 "$(field .name)"
+    lost=$(field .id)
+    control _mood "{\"cloud\":\"$prefix\",\"mood\":\"\"}"
+    called "$adapter: its end" 200 -X DELETE "$base/servers/$lost"
+
     # --- the end ---
     called "$adapter: the server's end" 200 -X DELETE "$base/servers/$id"
     called "$adapter: it is gone" 404 "$base/servers/$id"
@@ -187,6 +199,22 @@ control _mood '{"cloud":"v1","mood":""}'
 control _release '{"cloud":"v1"}'
 for pid in "${HELD[@]}"; do wait "$pid" || fail "a call that was held broke"; done
 equal "they are answered once their cloud does" '{"errors":["There is no server '"'1'"'."]}' "$(cat held.* | sed 's/}{/}\n{/g' | sort -u)"
+
+# --- a kill in the middle of an order ---
+ORDER='{"name":"killed.1","region":"nyc3","size":"s-1vcpu-1gb","ssh_key":"KEY"}'
+posted() { (($(calls v2 '[.[] | select(.body.name == "killed.1")] | length') == 1)); }
+http -H "Auth-Access-Token: $GOOD" -d "$KEY" "$URL/providers/do/keys"
+ORDER=${ORDER/KEY/$(field .id)}
+control _mood '{"cloud":"v2","mood":"keeps"}'
+curl -sS --max-time 100 -H "Auth-Access-Token: $GOOD" -d "$ORDER" "$URL/providers/do/servers" >killed 2>/dev/null &
+eventually 20 posted
+stop_gateway KILL
+control _mood '{"cloud":"v2","mood":""}'
+start_gateway --config boxgate.toml
+called "an order that a kill cut off" 201 -d "$ORDER" "$URL/providers/do/servers"
+equal "is not made twice" 1 "$(calls v2 '[.[] | select(.body.name == "killed.1")] | length')"
+called "its server" 201 "$URL/providers/do/servers/$(field .id)"
+equal "is that of the first" killed.1 "$(field .name)"
 
 # --- what was told to whom ---
 equal "keys and orders carry what clouds want" '"Nanobox:true"' "$(calls v2 '[.[] | select(.method == "POST" and .path == "droplets")][0].body.tags[0] | tojson')"

@@ -11,7 +11,7 @@ use crate::harness::{Reply, Request, Running};
 use crate::scripts::write_plugin;
 
 /// A cloud within a plugin: what it is to do next is in the credential `mood`.
-const CLOUD: &str = r#"
+pub(crate) const CLOUD: &str = r#"
     fn meta() {
         #{ id: "cloud", name: "Cloud", server_nick_name: "Box", default_region: "r", default_size: "s",
            default_plan: "p", can_reboot: true, can_rename: true, internal_iface: "eth0", external_iface: (),
@@ -26,6 +26,8 @@ const CLOUD: &str = r#"
         if has(ctx, "telltale") { throw fail(403, "hush-hush may not do this"); }
         if has(ctx, "busy") { return fail(429, "Too many requests"); }
         if has(ctx, "odd") { return #{ nothing: true }; }
+        if has(ctx, "shy") { log::warn(`it says hush-hush and shy`, #{ told: "hush-hush" }); throw "no hush-hush for shy"; }
+        if has(ctx, "bare") { throw ctx.auth["api_key"]; }
     }
     fn catalog(ctx) {
         if kv::incr("catalogs", 1, 60) > 1 { throw "the cloud is away"; }
@@ -46,6 +48,7 @@ const CLOUD: &str = r#"
     }
     fn get_server(ctx, id) {
         if id.starts_with("theirs") { return #{ id: id, status: "active", tags: #{ Nanobox: "false" } }; }
+        if id.contains("/") { return #{ id: id, status: "off", name: "hush-hush or shy", internal_ip: "hush-hush" }; }
         if id == "there::1" { return #{ id: 3164444, status: "active", name: "n", internal_ip: "10.0.0.1", password: "p" }; }
         trouble(ctx)
     }
@@ -61,7 +64,7 @@ const CLOUD: &str = r#"
     }
 "#;
 
-async fn cloud(variables: &[(&str, &str)]) -> Running {
+pub(crate) async fn cloud(variables: &[(&str, &str)]) -> Running {
     let directory: TempDir = tempfile::tempdir().unwrap();
     write_plugin(directory.path(), "sky", "[provider]", CLOUD);
     let mut all = vec![("BOXGATE_SCRIPTS__CHECK_EVERY", "0s")];
@@ -73,13 +76,13 @@ async fn cloud(variables: &[(&str, &str)]) -> Running {
     running
 }
 
-fn ask(method: &str, path: &str, mood: &str) -> Request {
+pub(crate) fn ask(method: &str, path: &str, mood: &str) -> Request {
     Request::new(method, &format!("/providers/cloud{path}"))
         .header("AUTH-Api-Key", "hush-hush")
         .header("auth_mood", mood)
 }
 
-fn errors(reply: &Reply) -> Value {
+pub(crate) fn errors(reply: &Reply) -> Value {
     let document = reply.json();
     let kind = reply.header("content-type").unwrap();
     assert!(kind.starts_with("application/json"), "{kind}");

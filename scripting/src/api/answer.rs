@@ -428,7 +428,7 @@ fn odd(value: &Dynamic) -> Wrong {
         Some(answer) => format!("{} is no answer of this hook", answer.name()),
         None => format!(
             "a value of type {} is no answer of this hook",
-            value.type_name()
+            crate::error::kind_of(value)
         ),
     }
 }

@@ -32,7 +32,7 @@ fn bytes(value: &Dynamic) -> Answer<Vec<u8>> {
     } else {
         return Err(refusal(format!(
             "a text or a blob is needed, this is a {}",
-            value.type_name()
+            crate::error::kind_of(value)
         )));
     };
     charge(bytes.len())?;

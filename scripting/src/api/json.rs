@@ -55,7 +55,7 @@ fn convert(value: &Dynamic, depth: usize) -> Result<Value, String> {
     if let Some(list) = value.read_lock::<List>() {
         return Ok(list.to_json());
     }
-    Err(format!("a {} has no JSON", value.type_name()))
+    Err(format!("a {} has no JSON", crate::error::kind_of(value)))
 }
 
 /// A JSON value for a script.

@@ -11,12 +11,12 @@ use super::json::{from_json, to_json};
 use super::list::List;
 use super::types::Secret;
 use super::{add, field};
-use crate::call::{caller, count_http, host, may_wait, scene};
+use crate::call::{caller, context, count_http, host, may_wait, scene};
 use crate::error::{refusal, too_large};
 use crate::facts::Bytes;
 use crate::guard;
 use crate::http::{
-    HttpReply, HttpRequest, MAX_CALLS, MAX_CLOUD_TIME, MAX_REDIRECTS, MAX_REQUEST_BYTES,
+    HttpFault, HttpReply, HttpRequest, MAX_CALLS, MAX_CLOUD_TIME, MAX_REDIRECTS, MAX_REQUEST_BYTES,
     MAX_RESPONSE_BYTES, MAX_RETRIES, MAX_TIME,
 };
 
@@ -182,6 +182,7 @@ fn send(method: &str, url: &str, body: &Dynamic, options: &Map) -> Answer<Reply>
     };
     let request = HttpRequest {
         plugin: host.manifest.name.clone(),
+        cloud: host.manifest.provider.is_some(),
         method: method.to_owned(),
         url: parsed.into(),
         headers,
@@ -193,8 +194,38 @@ fn send(method: &str, url: &str, body: &Dynamic, options: &Map) -> Answer<Reply>
         reach: host.http_reach.clone(),
         caller: caller(),
     };
+    let deeds = context().map(|context| Arc::clone(&context.deeds));
+    let changes = deeds.as_ref().filter(|_| method != "GET");
+    if let Some(changes) = changes {
+        changes.begin_change();
+    }
     let answer = client.send(request);
+    if let Some(changes) = changes.filter(|_| is_refused(&answer)) {
+        changes.changed_nothing();
+    }
+    if let (Some(deeds), Ok(reply)) = (&deeds, &answer)
+        && let Some(seconds) = reply.retry_after()
+    {
+        deeds.told_to_rest(seconds);
+    }
     answer.map(Arc::new).map_err(|e| fault(e.code, &e.message))
+}
+
+/// Whether it is certain that a request changed nothing: it was not sent, or the other side would not have it.
+fn is_refused(answer: &Result<HttpReply, HttpFault>) -> bool {
+    const NOT_SENT: [&str; 6] = [
+        "http.request",
+        "http.blocked_destination",
+        "http.resolve",
+        "http.connect",
+        "http.tls",
+        "http.resting",
+    ];
+    match answer {
+        // 408 may come while it is still worked on (RFC 9110 §15.5.9).
+        Ok(reply) => (400..500).contains(&reply.status) && reply.status != 408,
+        Err(fault) => NOT_SENT.contains(&fault.code),
+    }
 }
 
 fn header_value(value: &Dynamic) -> Answer<String> {

@@ -2,14 +2,21 @@
 
 A cloud answers as the mapping tables of the contract have it. Its mood is what tests set by POST /_mood:
 `busy` 429, `ill` 500, `odd` a JSON that makes no sense, `page` one of HTML, `cut` a connection that ends,
-`told` an error that repeats the token, `held` no answer before POST /_release.
+`told` an error that repeats the token, `held` no answer before POST /_release. What is asked for is done all the same where it is
+`taken`, which ends the connection, or `keeps`, which does not answer.
 """
+import datetime
 import http.server
 import json
 import threading
 import urllib.parse
 
 GOOD = "good-token-0123456789"
+
+
+def now():
+    """The time as clouds write it, without its zone, which is UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class Refused(Exception):
@@ -125,6 +132,11 @@ def handler(clouds):
                 return self.connection.close()
             try:
                 status, document = cloud.answer(self.command, parts, query, body, token)
+                if mood == "keeps" and self.command == "POST":
+                    cloud.released.wait(120)
+                if mood in ("keeps", "taken") and self.command == "POST":
+                    self.close_connection = True
+                    return self.connection.close()
                 self.send(status, document)
             except Refused as refused:
                 self.send(refused.status, cloud.error(refused.status, refused.message, refused.more))

@@ -1,5 +1,5 @@
 """DigitalOcean's API v2, as much of it as an adapter asks."""
-from cloud import Cloud, Refused
+from cloud import Cloud, Refused, now
 
 REGIONS = [
     {"slug": "nyc3", "name": "New York 3", "available": True, "sizes": ["s-1vcpu-1gb"], "features": []},
@@ -69,7 +69,8 @@ class DigitalOcean(Cloud):
         if any(key not in self.keys for key in body["ssh_keys"]):
             raise Refused(422, "You specified invalid SSH key IDs for Droplet creation.")
         assert body["image"] == "ubuntu-22-04-x64"
-        droplet = {"id": self.new_id(), "name": body["name"], "status": "new", "tags": body["tags"], "networks": {"v4": [], "v6": []}}
+        droplet = {"id": self.new_id(), "name": body["name"], "status": "new", "tags": body["tags"],
+                   "created_at": now() + "Z", "networks": {"v4": [], "v6": []}}
         self.servers[droplet["id"]] = droplet
         return 202, {"droplet": droplet, "links": {"actions": [{"id": 1, "rel": "create", "href": "https://..."}]}}
 

@@ -1,5 +1,5 @@
 """Hetzner Cloud's API v1, as much of it as an adapter asks."""
-from cloud import Cloud, Refused
+from cloud import Cloud, Refused, now
 
 LOCATIONS = [
     {"id": 1, "name": "fsn1", "description": "Falkenstein DC Park 1", "country": "DE", "city": "Falkenstein", "network_zone": "eu-central"},
@@ -79,6 +79,7 @@ class Hetzner(Cloud):
         server = {
             "id": self.new_id(), "name": body["name"], "status": "initializing", "labels": body["labels"], "locked": False,
             "public_net": {"ipv4": {"ip": "203.0.113.7"}, "ipv6": {"ip": "2001:db8::/64"}}, "private_net": [],
+            "created": now() + "+00:00",
         }
         self.servers[server["id"]] = server
         action = {"id": 1, "status": "running", "progress": 0, "error": None}

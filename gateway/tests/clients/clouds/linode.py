@@ -1,5 +1,5 @@
 """Linode's API v4, as much of it as an adapter asks."""
-from cloud import Cloud, Refused
+from cloud import Cloud, Refused, now
 
 REGIONS = [
     {"id": "us-east", "label": "Newark, NJ", "country": "us", "capabilities": ["Linodes", "NodeBalancers"], "status": "ok"},
@@ -71,7 +71,8 @@ class Linode(Cloud):
             raise Refused(400, "Label must be unique among your linodes", field="label")
         assert body["image"] == "linode/ubuntu22.04" and len(body["root_pass"]) >= 32 and body["private_ip"] is True
         assert body["authorized_keys"][0].startswith("ssh-")
-        linode = {"id": self.new_id(), "label": body["label"], "status": "provisioning", "ipv4": ["203.0.113.1"], "tags": body["tags"]}
+        linode = {"id": self.new_id(), "label": body["label"], "status": "provisioning", "ipv4": ["203.0.113.1"], "tags": body["tags"],
+                  "created": now()}
         self.servers[linode["id"]] = linode
         return 200, linode
 

@@ -65,7 +65,7 @@ async fn an_order_is_made_once_within_its_time() {
     assert_eq!(take(&house, "a", "web").await, Taken::Made("8".to_owned()));
     for server in ["7", "8"] {
         let ordered = house.metadata.ordered("a", server).await.unwrap();
-        assert!(ordered.is_some_and(|(_, ready)| !ready), "{server}");
+        assert!(ordered.is_some_and(|ordered| !ordered.ready), "{server}");
     }
     assert_eq!(house.metadata.ordered("b", "7").await.unwrap(), None);
 }
@@ -77,16 +77,38 @@ async fn one_that_came_to_nothing_is_made_anew_and_one_that_was_left_is_said_to_
     house.metadata.drop_order(seq).await.unwrap();
     ours(&house, "a", "web").await;
     house.clock.advance(LEASE);
-    let Taken::Left(seq) = take(&house, "a", "web").await else {
+    let begun = house.metadata.inner.options.clock.now().minus(LEASE);
+    let Taken::Left { seq, since, age } = take(&house, "a", "web").await else {
         panic!("whoever had it is gone");
     };
+    assert_eq!((since, age), (begun, LEASE));
     // At the start of a process that is alone nobody else is at it.
     house.metadata.release_orders().await.unwrap();
     match take(&house, "a", "web").await {
-        Taken::Left(again) => assert!(house.metadata.inner.alone && again != seq),
+        Taken::Left {
+            seq: again, since, ..
+        } => {
+            assert!(house.metadata.inner.alone && again != seq);
+            // It is as old as when its cloud was last asked.
+            assert_eq!(since, begun);
+        }
         // Another process may be.
         other => assert!(!house.metadata.inner.alone && other == Taken::UnderWay),
     }
+    // Nobody knows what became of it; then it is made anew, and as old as that.
+    let seq = ours(&house, "a", "doubt").await;
+    house.metadata.leave_order(seq).await.unwrap();
+    house.clock.advance(KEPT);
+    let Taken::Left { seq, age, .. } = take(&house, "a", "doubt").await else {
+        panic!("it may have been made");
+    };
+    assert_eq!(age, KEPT);
+    house.metadata.order_anew(seq).await.unwrap();
+    house.metadata.leave_order(seq).await.unwrap();
+    let Taken::Left { age, .. } = take(&house, "a", "doubt").await else {
+        panic!("it may have been made once more");
+    };
+    assert_eq!(age, Duration::ZERO);
     // What was made is not forgotten by who comes late.
     let seq = ours(&house, "a", "late").await;
     place(&house, seq, "9").await;
@@ -99,26 +121,31 @@ async fn a_server_is_told_of_once_at_each_step() {
     let house = House::new().await;
     let seq = ours(&house, "a", "web").await;
     place(&house, seq, "7").await;
-    for _ in 0..2 {
-        house
-            .metadata
-            .server_is_ready("a", "7", teller())
-            .await
-            .unwrap();
-    }
-    assert!(house.metadata.ordered("a", "7").await.unwrap().unwrap().1);
-    // Nobody ordered these here.
-    house
-        .metadata
-        .server_is_ready("a", "8", teller())
-        .await
-        .unwrap();
-    for server in ["7", "8"] {
-        let renamed = serde_json::json!("renamed");
+    let seen = async |server: &str, is_ready| {
+        let of = ("a", server);
+        let seen = house.metadata.server_is_seen(of, is_ready, teller());
+        seen.await.unwrap();
+    };
+    let stands = async || house.metadata.ordered("a", "7").await.unwrap();
+    assert!(stands().await.is_some_and(|server| !server.seen));
+    seen("7", false).await;
+    assert!(stands().await.is_some_and(|s| s.seen && !s.ready));
+    seen("7", true).await;
+    seen("7", true).await;
+    seen("7", false).await;
+    assert!(stands().await.is_some_and(|s| s.seen && s.ready));
+    // Nobody ordered this one here.
+    seen("8", true).await;
+    for server in ["7", "8", "7", "8"] {
+        let renamed = Some(serde_json::json!("renamed"));
         let of = ("a", server);
         let told = house.metadata.server_is_cancelled(of, renamed, teller());
         told.await.unwrap();
+        seen(server, true).await;
     }
+    assert_eq!(stands().await, None);
+    assert!(house.metadata.is_logged("a", "7").await.unwrap());
+    assert!(!house.metadata.is_logged("b", "7").await.unwrap());
     let null = serde_json::Value::Null;
     let step = |what: &str, name: &str, region| (what.to_owned(), name.into(), region);
     let wanted = [
@@ -130,6 +157,30 @@ async fn a_server_is_told_of_once_at_each_step() {
     assert_eq!(told(&house).await, wanted);
     // Its name is free.
     ours(&house, "a", "web").await;
+}
+
+#[tokio::test]
+async fn the_name_of_what_is_renamed_or_gone_is_free() {
+    let house = House::new().await;
+    for (name, server) in [("one", "1"), ("two", "2")] {
+        let seq = ours(&house, "a", name).await;
+        place(&house, seq, server).await;
+    }
+    let renamed = house.metadata.server_is_renamed("a", "1", "other");
+    renamed.await.unwrap();
+    house.metadata.server_is_gone("a", "2").await.unwrap();
+    let made = Taken::Made("1".to_owned());
+    assert_eq!(take(&house, "a", "other").await, made);
+    for name in ["one", "two"] {
+        ours(&house, "a", name).await;
+    }
+    // Of what is gone nothing more is told.
+    let cancelled = house
+        .metadata
+        .server_is_cancelled(("a", "2"), None, teller());
+    cancelled.await.unwrap();
+    let told = told(&house).await;
+    assert_eq!(told.len(), 2, "{told:?}");
 }
 
 #[tokio::test]
