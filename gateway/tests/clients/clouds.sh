@@ -22,7 +22,7 @@ for plugin in digitalocean hetzner linode; do
     "$GATEWAY" script enable "$plugin" --data-dir "$DATA" >/dev/null
 done
 cat >boxgate.toml <<TOML
-[scripts]
+[providers]
 allow_networks = ["127.0.0.0/8"]
 [scripts.grants.digitalocean]
 http = ["https://api.digitalocean.com/v2/"]
