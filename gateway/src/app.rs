@@ -37,7 +37,6 @@ use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, Phase};
 use crate::hooks::{self, Outside, ScriptCatalog, ScriptLinks, UploadGate};
 use crate::joiner::Joiner;
 use crate::outbound::Outbound;
-use crate::provider::orders::Orders;
 use crate::provider::{self, Desk};
 use crate::route::Router;
 use crate::runtime::{self, Runtimes};
@@ -697,14 +696,9 @@ impl App {
             settings.uploads.joins_in_progress,
             settings.uploads.joins_waiting,
         );
-        let orders = Orders::new(metadata.clone(), &settings.providers, background.clone());
         let runtimes = open_runtimes(&settings, &outbound)?;
-        let providers = Desk::new(
-            &settings.providers,
-            accounts_key,
-            orders,
-            background.clone(),
-        );
+        let rows = metadata.clone();
+        let providers = Desk::new(&settings.providers, accounts_key, rows, &background);
         let gateway = Arc::new(Gateway {
             scripts,
             outside,

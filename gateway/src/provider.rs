@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use boxgate_scripting::provider::Provider;
 use boxgate_storage::clock::UnixMillis;
+use boxgate_storage::metadata::Metadata;
 use bytes::Bytes;
 use http::HeaderMap;
 use moka::sync::Cache;
@@ -168,8 +169,8 @@ impl Desk {
     pub fn new(
         settings: &settings::Providers,
         key: [u8; 32],
-        orders: Orders,
-        tasks: TaskTracker,
+        rows: Metadata,
+        tasks: &TaskTracker,
     ) -> Self {
         Self {
             catalogs: Cache::new(settings.catalogs),
@@ -179,9 +180,9 @@ impl Desk {
                 .time_to_live(settings.refused_for)
                 .build(),
             key,
-            orders: Arc::new(orders),
+            orders: Arc::new(Orders::new(rows, settings, tasks.clone())),
             keys: Flights::new(tasks.clone()),
-            ends: Flights::new(tasks),
+            ends: Flights::new(tasks.clone()),
         }
     }
 

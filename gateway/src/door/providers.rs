@@ -100,12 +100,12 @@ fn count(gateway: &Gateway, (adapter, begun): &(String, Instant), function: Hook
         Err(refusal) if refusal.status.is_server_error() => "failed",
         Err(_) => "refused",
     };
-    let metrics = &gateway.telemetry.metrics;
+    let metrics = &gateway.telemetry.metrics.adapters;
     let labels = [adapter.as_str(), function.name(), outcome];
-    metrics.provider_requests.with_label_values(&labels).inc();
+    metrics.requests.with_label_values(&labels).inc();
     let seconds = begun.elapsed().as_secs_f64();
     metrics
-        .provider_request_seconds
+        .request_seconds
         .with_label_values(&labels[..2])
         .observe(seconds);
 }

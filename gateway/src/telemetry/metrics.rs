@@ -46,8 +46,7 @@ pub struct Metrics {
     pub metadata_commit_seconds: Histogram,
     pub store_free_bytes: IntGaugeVec,
     pub dependency_state: IntGaugeVec,
-    pub provider_requests: IntCounterVec,
-    pub provider_request_seconds: HistogramVec,
+    pub adapters: Adapters,
     pub ingest_copied_bytes: IntCounterVec,
     pub upkeep: Upkeep,
     log_lines_dropped: IntGauge,
@@ -124,6 +123,37 @@ impl Upkeep {
             reason = "whole seconds of this era fit"
         )]
         self.gc_last_run.set(unix_seconds() as i64);
+    }
+}
+
+/// Metrics of adapters to clouds.
+#[expect(
+    missing_docs,
+    reason = "the help text beside each name is its documentation"
+)]
+#[derive(Debug)]
+pub struct Adapters {
+    pub requests: IntCounterVec,
+    pub request_seconds: HistogramVec,
+}
+
+impl Adapters {
+    fn new(make: &Maker) -> Self {
+        Self {
+            requests: make.counters(
+                "boxgate_provider_requests_total",
+                "Requests to adapters by operation and outcome: ok, refused (4xx), busy (503), failed (5xx).",
+                &["provider", "operation", "outcome"],
+            ),
+            request_seconds: make.add(HistogramVec::new(
+                HistogramOpts::new(
+                    "boxgate_provider_request_seconds",
+                    "Time that requests to adapters took in seconds, their cloud's included, by operation.",
+                )
+                .buckets(REQUEST_BUCKETS.to_vec()),
+                &["provider", "operation"],
+            )),
+        }
     }
 }
 
@@ -284,19 +314,7 @@ impl Metrics {
                 "Whether a dependency answers: 1 yes, 0 no.",
                 &["dependency"],
             ),
-            provider_requests: make.counters(
-                "boxgate_provider_requests_total",
-                "Requests to adapters by operation and outcome: ok, refused (4xx), busy (503), failed (5xx).",
-                &["provider", "operation", "outcome"],
-            ),
-            provider_request_seconds: make.add(HistogramVec::new(
-                HistogramOpts::new(
-                    "boxgate_provider_request_seconds",
-                    "Time that requests to adapters took in seconds, their cloud's included, by operation.",
-                )
-                .buckets(REQUEST_BUCKETS.to_vec()),
-                &["provider", "operation"],
-            )),
+            adapters: Adapters::new(&make),
             ingest_copied_bytes: make.counters(
                 "boxgate_ingest_copied_bytes_total",
                 "Bytes of uploads copied in user space on their way to a store.",
