@@ -123,4 +123,24 @@ for version in 1.0.0 9.9.9; do
     equal "kill -9 ($version): uploads go on" "$(sha256 "$WORK/new.box")" "$(stored_sha256 demo 2.0.0)"
 done
 
+# --- SIGTERM during an upload that does not end in time ---
+stop_gateway
+export BOXGATE_SERVER__DRAIN_REQUESTS=1s
+start_gateway
+blobs >"$WORK/blobs.before"
+curl -sS --limit-rate 2M -X POST -H "$KEY" -T "$WORK/new.box" -o "$WORK/drained.json" -D "$WORK/drained.head" -w '%{http_code}' \
+    "$(file_path demo 3.0.0)/upload" >"$WORK/drained" 2>"$WORK/drained.err" &
+drained=$!
+eventually 20 more_on_disk || fail "SIGTERM, no time left: the upload never reached the disk"
+stop_gateway TERM
+equal "SIGTERM, no time left: exit code" 0 "$STOPPED_WITH"
+wait "$drained" || true
+equal "SIGTERM, no time left: the upload is told" 503 "$(cat "$WORK/drained")"
+matches "SIGTERM, no time left: why" 'DRAINING' "$(cat "$WORK/drained.json")"
+matches "SIGTERM, no time left: when to come again" '[Rr]etry-[Aa]fter: [0-9]+' "$(cat "$WORK/drained.head")"
+unset BOXGATE_SERVER__DRAIN_REQUESTS
+start_gateway
+rests() { curl -sS -H "$KEY" "$(file_path demo 3.0.0)/upload" | jq -e '[.uploads[] | select(.kind == "raw")][0].offset > 0'; }
+if eventually 20 rests; then ok "SIGTERM, no time left: what came is kept"; else fail "SIGTERM, no time left: nothing is kept"; fi
+
 finish
