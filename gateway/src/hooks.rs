@@ -227,12 +227,7 @@ pub async fn route(
     }
     let asked = gateway.scripts.route(told).await;
     match noted(known, asked).map_err(Instead::Refusal)? {
-        RouteVerdict::Continue(routing) => {
-            if let Some(store) = &routing.backend {
-                store_exists(gateway, store).map_err(Instead::Refusal)?;
-            }
-            Ok(routing)
-        }
+        RouteVerdict::Continue(routing) => Ok(routing),
         RouteVerdict::Respond(reply) => Err(Instead::Answer(answered(reply))),
         RouteVerdict::Redirect(redirect) => Err(Instead::Answer(redirected(&redirect))),
     }
@@ -245,21 +240,6 @@ pub enum Instead {
     Answer(Response<OutboundBody>),
     /// A refusal, in the shape of its door.
     Refusal(Refusal),
-}
-
-fn store_exists(gateway: &Gateway, store: &str) -> Result<(), Refusal> {
-    gateway.store(store).map(drop).map_err(|error| {
-        tracing::error!(store, "a script names a store that is not configured");
-        Refusal {
-            cause: Some(error),
-            ..Refusal::busy(
-                "A script names a store that is not there. It was logged.",
-                std::time::Duration::from_secs(30),
-            )
-            .code("SCRIPT_UNAVAILABLE")
-            .closing()
-        }
-    })
 }
 
 /// The answer that a script makes.
@@ -332,8 +312,10 @@ pub struct Beginning<'a> {
     pub organization: String,
     /// The name that it is for: box, version, provider, architecture.
     pub target: Option<[&'a str; 4]>,
-    /// Its length in bytes, or the most that it can be, where that is known.
+    /// Its length in bytes, or that of the form around it, where that is known.
     pub length: Option<u64>,
+    /// Whether it comes in a form: then it is counted as it comes.
+    pub in_a_form: bool,
     /// What it is compared with.
     pub checksums: &'a [Digest],
     /// Whether it may be gone on with after a cut.
@@ -344,7 +326,27 @@ pub struct Beginning<'a> {
 #[derive(Debug, Clone)]
 pub struct RoutedTo(pub String);
 
-/// Whether an upload may begin, and the store that scripts choose for it.
+/// What scripts say of an upload that may begin.
+#[derive(Debug, Default)]
+pub struct Terms {
+    /// The store that they choose for it.
+    pub store: Option<String>,
+    /// Most bytes, where they come in a form.
+    pub most: Option<u64>,
+}
+
+/// What a form is longer than the file in it, at most, if its sender wants to know beforehand whether that is too long.
+const FORM_BYTES: u64 = 64 << 10;
+
+/// A file that is longer than a script lets it be.
+pub fn longer_than(most: u64) -> Refusal {
+    let text = format!("The file is larger than {most} bytes, the limit of a script here.");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+        .code("FILE_TOO_LARGE")
+        .closing()
+}
+
+/// Whether an upload may begin, and under which terms of scripts.
 ///
 /// # Errors
 /// The refusal to send.
@@ -353,9 +355,12 @@ pub async fn on_upload_start(
     head: &Parts,
     known: &RequestFacts,
     beginning: Beginning<'_>,
-) -> Result<Option<String>, Refusal> {
+) -> Result<Terms, Refusal> {
     let routed = head.extensions.get::<RoutedTo>();
-    let routed = routed.map(|RoutedTo(store)| store.clone());
+    let routed = Terms {
+        store: routed.map(|RoutedTo(store)| store.clone()),
+        most: None,
+    };
     let Some(told) = head.extensions.get::<Told>() else {
         return Ok(routed);
     };
@@ -382,15 +387,10 @@ pub async fn on_upload_start(
         UploadVerdict::Accept(terms) => terms,
         UploadVerdict::Reject(denial) => return Err(denied(denial)),
     };
-    if let Some(store) = &terms.store {
-        store_exists(gateway, store)?;
-    }
+    let around = if beginning.in_a_form { FORM_BYTES } else { 0 };
     match (terms.max_size, beginning.length) {
-        (Some(most), Some(length)) if length > most => {
-            let text = format!("The file is larger than {most} bytes, the limit of a script here.");
-            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
-                .code("FILE_TOO_LARGE")
-                .closing());
+        (Some(most), Some(length)) if length > most.saturating_add(around) => {
+            return Err(longer_than(most));
         }
         (Some(most), None) => {
             let text =
@@ -412,7 +412,10 @@ pub async fn on_upload_start(
             return Err(Refusal::invalid(text).closing());
         }
     }
-    Ok(terms.store.or(routed))
+    Ok(Terms {
+        store: terms.store.or(routed.store),
+        most: terms.max_size.filter(|_| beginning.in_a_form),
+    })
 }
 
 /// Whether a download may begin, and under which terms.

@@ -326,6 +326,16 @@ impl Caller {
     /// # Cancel safety
     /// Dropping it closes the connection; whether the request arrived is not known.
     pub async fn send(&self, request: Outgoing) -> Result<Incoming, Fault> {
+        self.send_for("", request).await
+    }
+
+    /// Sends a request of a plugin, which the log names.
+    ///
+    /// # Errors
+    /// As [`Caller::send`].
+    /// # Cancel safety
+    /// As [`Caller::send`].
+    pub async fn send_for(&self, plugin: &str, request: Outgoing) -> Result<Incoming, Fault> {
         let began = Instant::now();
         let (method, host) = (request.method.clone(), request.to.host().to_owned());
         let answer = self.within_time(request).await;
@@ -337,6 +347,7 @@ impl Caller {
         };
         tracing::info!(
             caller = self.key,
+            plugin,
             method = method.as_str(),
             host,
             status,

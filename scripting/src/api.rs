@@ -8,6 +8,8 @@ use rhai::{
     RhaiNativeFunc, Shared, Variant,
 };
 
+use crate::error::stopped;
+use crate::guard;
 use crate::hook::Lane;
 
 pub(crate) mod answer;
@@ -200,7 +202,13 @@ fn placed(function: RhaiFunc) -> RhaiFunc {
                 let at = context
                     .as_ref()
                     .map_or(Position::NONE, NativeCallContext::call_position);
-                inner(context, arguments).map_err(|mut error| {
+                let done = inner(context, arguments);
+                // It may have taken long, of whatever it makes no operations.
+                let done = match guard::look_at_the_clock() {
+                    Some(stop) => Err(stopped(stop)),
+                    None => done,
+                };
+                done.map_err(|mut error| {
                     if error.position().is_none() {
                         error.set_position(at);
                     }

@@ -8,7 +8,7 @@ const LEAST_CALLS: u64 = 100;
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(10);
 /// How long a tripped hook rests.
-const REST: Duration = Duration::from_secs(30);
+pub(crate) const REST: Duration = Duration::from_secs(30);
 
 /// Counts the calls of one hook of one plugin. Without a lock: a count that is off by one trips a call later.
 #[derive(Debug)]
@@ -42,8 +42,15 @@ impl Breaker {
         until != 0 && self.at(now) < until
     }
 
-    /// Counts one call.
-    pub(crate) fn count(&self, failed: bool, now: Instant) {
+    /// Begins anew: what is called from now on is another version.
+    pub(crate) fn reset(&self) {
+        for count in [&self.calls, &self.failures, &self.rests_until] {
+            count.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts one call; whether the hook rests from now on.
+    pub(crate) fn count(&self, failed: bool, now: Instant) -> bool {
         let at = self.at(now);
         let window = at / u64::try_from(WINDOW.as_millis()).unwrap_or(1);
         if self.window.swap(window, Ordering::Relaxed) != window {
@@ -52,15 +59,17 @@ impl Breaker {
         }
         let calls = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         if !failed {
-            return;
+            return false;
         }
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if calls >= LEAST_CALLS && failures * 2 >= calls {
+        let trips = calls >= LEAST_CALLS && failures * 2 >= calls;
+        if trips {
             let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
             self.rests_until.store(at + rest, Ordering::Relaxed);
             self.calls.store(0, Ordering::Relaxed);
             self.failures.store(0, Ordering::Relaxed);
         }
+        trips
     }
 }
 
@@ -80,9 +89,11 @@ mod tests {
             breaker.count(true, begin);
         }
         assert!(!breaker.tripped(begin));
-        breaker.count(true, begin);
+        assert!(breaker.count(true, begin));
         assert!(breaker.tripped(begin + REST / 2));
         assert!(!breaker.tripped(begin + REST));
+        breaker.reset();
+        assert!(!breaker.tripped(begin + REST / 2));
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +68,7 @@ impl Bundle {
                 "a plugin's name has 1 to 64 of a-z, 0-9, - and _, and begins with a letter",
             ));
         }
-        if path.is_file() {
+        if path.extension().is_some_and(|e| e == "rhai") && !path.is_dir() {
             let text = read_text(path, &format!("{name}.rhai"))?;
             let mut bundle = Self::of_source(name, "");
             bundle.main = format!("{name}.rhai");
@@ -191,6 +194,36 @@ impl Bundle {
     }
 }
 
+/// What can be seen of a plugin whose sources cannot be taken: enough to tell which gates it has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Glimpse {
+    /// The beginning of its main file, whatever bytes that has; `None` where nothing of it can be read.
+    pub(crate) main: Option<String>,
+    /// Its manifest, where that can be read.
+    pub(crate) manifest: String,
+}
+
+impl Glimpse {
+    /// Of `acme/` or `acme.rhai`.
+    pub(crate) fn of(path: &Path) -> Self {
+        let whole = |path: &Path| {
+            let bytes = read_regular(path, MAX_PLUGIN_BYTES).ok()?;
+            // What is longer may have its gates behind that.
+            (bytes.len() <= MAX_PLUGIN_BYTES).then(|| String::from_utf8_lossy(&bytes).into_owned())
+        };
+        if path.extension().is_some_and(|e| e == "rhai") && !path.is_dir() {
+            return Self {
+                main: whole(path),
+                manifest: String::new(),
+            };
+        }
+        Self {
+            main: whole(&path.join("main.rhai")),
+            manifest: whole(&path.join("plugin.toml")).unwrap_or_default(),
+        }
+    }
+}
+
 /// Most files that a folder of a plugin may hold: tests may be more than modules.
 const MAX_FILES: usize = 256;
 /// Deepest folder within `lib` or `tests`.
@@ -241,20 +274,45 @@ fn confined(root: &Path, file: &str) -> Result<PathBuf, Finding> {
 }
 
 fn read_text(path: &Path, shown: &str) -> Result<String, Finding> {
-    let failed = |e: std::io::Error| Finding::of_file(shown, e.to_string());
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .map_err(failed)?
-        .take(MAX_FILE_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    let bytes = read_regular(path, MAX_FILE_BYTES)
+        .map_err(|error| Finding::of_file(shown, error.to_string()))?;
     if bytes.len() > MAX_FILE_BYTES {
         return Err(Finding::of_file(
             shown,
             format!("is larger than {MAX_FILE_BYTES} bytes"),
         ));
     }
-    String::from_utf8(bytes).map_err(|_binary| Finding::of_file(shown, "is not UTF-8"))
+    let text =
+        String::from_utf8(bytes).map_err(|_binary| Finding::of_file(shown, "is not UTF-8"))?;
+    if text.starts_with('\u{feff}') {
+        let finding = Finding::of_file(shown, "begins with a byte order mark");
+        return Err(finding.hint("save it as UTF-8 without one"));
+    }
+    Ok(text)
+}
+
+/// At most one byte more than `most` of a regular file. Whoever may write there may put a pipe in its place, at which a
+/// reader would wait for ever.
+///
+/// # Errors
+/// When it is no regular file, or cannot be read.
+pub(crate) fn read_regular(path: &Path, most: usize) -> std::io::Result<Vec<u8>> {
+    let no_file = || std::io::Error::other("is no regular file");
+    // To open some things does something to them.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(no_file());
+    }
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = std::fs::File::options()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(no_file());
+    }
+    let mut bytes = Vec::new();
+    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Whether that may be one part of a file's path.
@@ -396,6 +454,41 @@ mod tests {
             .unwrap();
         let refused = Bundle::read(&root).unwrap_err();
         assert!(refused.message.contains("symbolic link"), "{refused}");
+    }
+
+    #[test]
+    fn nobody_waits_at_a_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = |path: &Path| {
+            rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o600.into()).unwrap();
+        };
+        pipe(&dir.path().join("single.rhai"));
+        let refused = Bundle::read(&dir.path().join("single.rhai")).unwrap_err();
+        assert!(refused.message.contains("no regular file"), "{refused}");
+        for file in ["main.rhai", "plugin.toml", "lib/a.rhai", "tests/a.rhai"] {
+            let root = dir.path().join("acme");
+            std::fs::create_dir_all(root.join("lib")).unwrap();
+            std::fs::create_dir_all(root.join("tests")).unwrap();
+            std::fs::write(root.join("main.rhai"), "fn route(req) {}").unwrap();
+            std::fs::remove_file(root.join(file)).ok();
+            pipe(&root.join(file));
+            let refused = Bundle::read(&root).unwrap_err();
+            assert_eq!(
+                (refused.file.as_str(), refused.message.as_str()),
+                (file, "is no regular file")
+            );
+            Glimpse::of(&root);
+            std::fs::remove_dir_all(&root).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_called_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("acme.rhai");
+        std::fs::write(&path, "\u{feff}fn route(req) {}").unwrap();
+        let refused = Bundle::read(&path).unwrap_err();
+        assert!(refused.message.contains("byte order mark"), "{refused}");
     }
 
     #[test]

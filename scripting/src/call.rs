@@ -10,9 +10,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::catalog::{Catalog, MAX_DEEDS};
-use crate::error::{refusal, too_large};
+use crate::error::{refusal, stopped, too_large};
 use crate::event::{MAX_EVENTS, MAX_PURGES, Outbox};
 use crate::facts::Context;
+use crate::guard;
 use crate::http::HttpClient;
 use crate::kv::Store;
 use crate::limits::{MAX_INPUT_BYTES, MAX_LOG_BYTES, MAX_LOG_LINES};
@@ -179,8 +180,14 @@ pub(crate) fn may_wait() -> bool {
     RUNNING.with_borrow(|running| running.last().is_some_and(|r| r.gathered.work))
 }
 
-/// Charges `bytes` of input to what hashes, encodings and patterns may take.
+/// Bytes of input that host functions go through in about the time of an operation.
+const BYTES_AN_OPERATION: usize = 64;
+
+/// Charges `bytes` of input to what hashes, encodings and patterns may take, and to the operations of the call.
 pub(crate) fn charge(bytes: usize) -> Result<(), Refused> {
+    if let Some(stop) = guard::labour((bytes / BYTES_AN_OPERATION) as u64) {
+        return Err(stopped(stop));
+    }
     RUNNING.with_borrow_mut(|running| {
         let Some(last) = running.last_mut() else {
             return Ok(());

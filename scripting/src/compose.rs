@@ -9,11 +9,12 @@ use serde_json::Value;
 
 use crate::api::answer::Read;
 use crate::api::json::from_json;
+use crate::breaker::REST;
 use crate::call::Level;
 use crate::error::{Failure, Fault};
 use crate::facts::{Blob, Context, Endpoint, Event, Principal, Request, Response, Tick, Upload};
 use crate::guard::Usage;
-use crate::hook::{Hook, Lane, OnFailure};
+use crate::hook::{Hook, Lane, OnFailure, nearest};
 use crate::plugin::Plugin;
 use crate::runner::{self, Called};
 use crate::set::{Entry, ScriptSet, Scripts, now};
@@ -513,15 +514,26 @@ impl Scripts {
             let called = self.call_one(entry, (hook, asking.patient), request_id, &arguments);
             match called.await {
                 Ok((plugin, value)) => {
-                    let verdict = match T::read(&value) {
+                    let wrong = |text: String| {
+                        let failure = Failure::new(Fault::Error, &plugin.host.main, text);
+                        failed(entry, hook, request_id, &failure, Usage::default());
+                        failure
+                    };
+                    let mut verdict = match T::read(&value) {
                         Ok(verdict) => verdict,
-                        Err(wrong) => {
-                            let failure = Failure::new(Fault::Error, &plugin.host.main, wrong);
-                            failed(entry, hook, request_id, &failure, Usage::default());
-                            passed_over(entry, hook, asking.write, failure)?;
+                        Err(text) => {
+                            passed_over(entry, hook, asking.write, wrong(text))?;
                             continue;
                         }
                     };
+                    if let Some(text) = self.unknown_store(&mut verdict) {
+                        let failure = wrong(text);
+                        // A store is for uploads: what only reads goes on without.
+                        if asking.write {
+                            passed_over(entry, hook, asking.write, failure)?;
+                            continue;
+                        }
+                    }
                     if verdict == T::absent() {
                         continue;
                     }
@@ -534,6 +546,18 @@ impl Scripts {
             }
         }
         Ok(decision)
+    }
+
+    /// Takes a store's name out of a verdict that is none, and says so.
+    fn unknown_store(&self, verdict: &mut impl Read) -> Option<String> {
+        let known = self.stores()?;
+        let store = verdict.store()?;
+        let name = store.take_if(|name| !known.contains(name))?;
+        let near = nearest(&name, known.iter().map(String::as_str));
+        let near = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
+        Some(format!(
+            "there is no store {name:?} ([stores.{name}]){near}"
+        ))
     }
 
     /// Calls one plugin, counts and logs.
@@ -580,6 +604,9 @@ impl Scripts {
                     .await
             }
         };
+        if let (Some(counters), Some(queued)) = (counters, called.queued) {
+            counters.waited(queued);
+        }
         write_log(entry, hook, request_id, &called);
         match called.answer {
             Ok(value) => {
@@ -656,8 +683,15 @@ fn failed(entry: &Entry, hook: Hook, request_id: &str, failure: &Failure, usage:
     };
     counters.count(failure.fault.name(), usage);
     // Where no worker was free, the plugin was not even asked.
-    if failure.fault != Fault::Queue && rests(hook) {
-        counters.breaker.count(true, now);
+    if failure.fault != Fault::Queue && rests(hook) && counters.breaker.count(true, now) {
+        tracing::error!(
+            plugin = entry.name,
+            hook = hook.name(),
+            hash = entry.plugin.as_ref().map_or("", |p| p.hash()),
+            rests_seconds = REST.as_secs(),
+            error = %failure,
+            "a hook mostly failed and rests"
+        );
     }
     let Some(unlogged) = counters.may_log(now) else {
         return;

@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn every_example_is_true_in_its_lane() {
         let plugin = load(
-            Bundle::of_source("docs", ""),
+            Bundle::of_source("docs", "fn route(req) {}"),
             Surroundings::default(),
             Lasting::default(),
         )

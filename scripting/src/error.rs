@@ -164,6 +164,12 @@ impl Failure {
         }
     }
 
+    /// A call that was stopped, whatever it says itself.
+    pub(crate) fn of_stop(stop: Stop, file: &str) -> Self {
+        let (fault, message) = of_stop(stop);
+        Self::new(fault, file, message)
+    }
+
     /// Says at least which function it was where the place is not known: the interpreter forgets that of a limit.
     pub(crate) fn within(
         mut self,
@@ -245,17 +251,14 @@ impl Failure {
 fn told(error: &EvalAltResult) -> (Fault, String) {
     use EvalAltResult as E;
     match error {
-        E::ErrorTerminated(token, _) => match token.as_int() {
-            Ok(1) => (Fault::Memory, "it held more memory than it may".into()),
-            Ok(2) => (
-                Fault::Limit,
-                "it used more processor time than it may".into(),
-            ),
-            _ => (Fault::Deadline, "it ran past its deadline".into()),
-        },
-        E::ErrorTooManyOperations(_) => {
-            (Fault::Limit, "it took more operations than it may".into())
+        E::ErrorTerminated(token, _) => {
+            let stops = [Stop::Memory, Stop::Cpu, Stop::Operations];
+            let stop = stops
+                .into_iter()
+                .find(|stop| token.as_int() == Ok(number(*stop)));
+            of_stop(stop.unwrap_or(Stop::Deadline))
         }
+        E::ErrorTooManyOperations(_) => of_stop(Stop::Operations),
         E::ErrorTooManyVariables(_) => (Fault::Limit, "it made more variables than it may".into()),
         E::ErrorStackOverflow(_) => (Fault::Limit, "its calls nest deeper than they may".into()),
         E::ErrorDataTooLarge(what, _) => (
@@ -288,13 +291,33 @@ pub(crate) fn kind_of(value: &rhai::Dynamic) -> &str {
     name.trim_end_matches('>')
 }
 
-/// The token under which the interpreter is told to stop.
-pub(crate) fn token(stop: Stop) -> rhai::Dynamic {
-    rhai::Dynamic::from_int(match stop {
+const fn number(stop: Stop) -> i64 {
+    match stop {
         Stop::Deadline => 0,
         Stop::Memory => 1,
         Stop::Cpu => 2,
-    })
+        Stop::Operations => 3,
+    }
+}
+
+fn of_stop(stop: Stop) -> (Fault, String) {
+    let (fault, text) = match stop {
+        Stop::Deadline => (Fault::Deadline, "it ran past its deadline"),
+        Stop::Memory => (Fault::Memory, "it held more memory than it may"),
+        Stop::Cpu => (Fault::Limit, "it used more processor time than it may"),
+        Stop::Operations => (Fault::Limit, "it took more operations than it may"),
+    };
+    (fault, text.to_owned())
+}
+
+/// The token under which the interpreter is told to stop.
+pub(crate) fn token(stop: Stop) -> rhai::Dynamic {
+    rhai::Dynamic::from_int(number(stop))
+}
+
+/// The error by which a host function stops a script, which cannot catch it.
+pub(crate) fn stopped(stop: Stop) -> Box<EvalAltResult> {
+    EvalAltResult::ErrorTerminated(token(stop), Position::NONE).into()
 }
 
 /// A text that a host function refuses with; scripts may catch it.

@@ -285,9 +285,14 @@ impl Manifest {
                 Some(row) => wrong.extend(terms.wrong(row)),
             }
         }
-        for name in manifest.metrics.keys() {
+        for (name, declared) in &manifest.metrics {
             if !metric_name(name) {
                 wrong.push(format!("[metrics] {name}: a name has only a-z, 0-9 and _"));
+            }
+            for label in declared.labels.iter().filter(|label| !label_name(label)) {
+                wrong.push(format!(
+                    "[metrics] {name}: the label {label:?} has other than letters, digits and _, or begins with a digit"
+                ));
             }
         }
         let own = format!("x.{}.", manifest.name);
@@ -408,6 +413,11 @@ fn metric_name(name: &str) -> bool {
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
+fn label_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.chars().all(plain) && name.starts_with(|c: char| !c.is_ascii_digit())
+}
+
 /// Longest deadline of a fast hook that was moved to the work lane: a client waits for it.
 const MOVED_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -511,6 +521,13 @@ mod tests {
         assert!(wrong("[catalog]\nallow = [\"drop:a/b\"]").contains("no verb"));
         assert!(wrong("[schedule]\ncron = \"61 * * * *\"").contains("[schedule] cron"));
         assert!(wrong("[http]\nallow = [\"ftp://a/\"]").contains("ftp://a/"));
+        for label in ["", "1a", "a-b", "a\\\"} 1"] {
+            let text =
+                format!("[metrics]\nseen = {{ type = \"counter\", labels = [\"{label}\"] }}");
+            assert!(wrong(&text).contains("the label"), "{label}");
+        }
+        let good = "[metrics]\nseen = { type = \"counter\", labels = [\"_a1\", \"Bc\"] }";
+        Manifest::parse(good, "acme").unwrap();
         Manifest::parse("[hooks.on_delete]\non_failure = \"open\"", "acme").unwrap();
         Manifest::parse("[hooks.on_download]\non_failure = \"closed\"", "acme").unwrap();
     }

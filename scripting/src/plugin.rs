@@ -12,7 +12,7 @@ use crate::bundle::Bundle;
 use crate::call::{Entered, Host};
 use crate::catalog::Catalog;
 use crate::engine::{self, known};
-use crate::error::{Failure, Finding};
+use crate::error::{Failure, Finding, stopped};
 use crate::event::Outbox;
 use crate::guard::{Guard, LiveBytes};
 use crate::hook::{HOOKS, Hook, Lane};
@@ -54,6 +54,8 @@ pub struct Surroundings {
     pub settings: BTreeMap<String, Value>,
     /// Values of its secrets.
     pub secrets: BTreeMap<String, String>,
+    /// Secrets that cannot be read, and why.
+    pub unreadable_secrets: BTreeMap<String, String>,
     /// Values of its environment variables.
     pub env: BTreeMap<String, String>,
     /// The client that leaves the machine.
@@ -79,6 +81,7 @@ impl Default for Surroundings {
             grant_all: false,
             settings: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            unreadable_secrets: BTreeMap::new(),
             env: BTreeMap::new(),
             http: None,
             outbox: None,
@@ -274,6 +277,15 @@ pub(crate) fn build(
         (&limits[1], around.live),
         &bundle,
     )?;
+    if walked.hooks.is_empty() {
+        // Else a save that lost its text would take a gate away.
+        let finding = Finding::of_file(&bundle.main, NO_HOOK);
+        let hint = format!(
+            "a plugin that is to do nothing is switched off: boxgate script disable {}",
+            bundle.name
+        );
+        return Err(vec![finding.hint(hint)]);
+    }
     let ast = compiled
         .into_iter()
         .next()
@@ -301,6 +313,9 @@ pub(crate) fn build(
         modules,
     })
 }
+
+/// What is wrong with a plugin of which it is known that it has nothing to say.
+pub(crate) const NO_HOOK: &str = "defines no hook";
 
 fn read_manifest(bundle: &Bundle, around: &Surroundings) -> Result<Manifest, Vec<Finding>> {
     let manifest = Manifest::parse(&bundle.manifest, &bundle.name).map_err(|wrong| {
@@ -417,6 +432,11 @@ fn host(
             )));
         }
         settings.insert(name.clone(), value.clone());
+    }
+    for name in manifest.all_secrets() {
+        if let Some(why) = around.unreadable_secrets.get(&name) {
+            return Err(wrong(format!("scripts.secrets.{name}: {why}")));
+        }
     }
     let named = |names: &[String], values: &BTreeMap<String, String>| {
         let mut found = BTreeMap::new();
@@ -684,8 +704,13 @@ fn loading<T>(
     let entered = Entered::new(host, None, false);
     let guard = Guard::begin(limits, limits.cpu, live);
     let done = work();
+    let stop = guard.stopped();
     drop(guard);
     drop(entered);
+    let done = match stop {
+        Some(stop) => done.and_then(|_| Err(stopped(stop))),
+        None => done,
+    };
     done.map_err(|error| {
         let text = |file: &str| bundle.files.get(file).cloned();
         vec![Failure::of(&error, file, text).finding]

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rhai::{CallFnOptions, Dynamic, Scope};
+use rhai::{CallFnOptions, Dynamic, EvalAltResult, Scope};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::api::answer::{is_failure, thrown};
@@ -15,6 +15,7 @@ use crate::guard::{Guard, Usage};
 use crate::hook::{Hook, Lane};
 use crate::limits::CLOUD_BYTES;
 use crate::plugin::Plugin;
+use crate::set::now;
 use crate::threads::Threads;
 use crate::unit::Scene;
 
@@ -29,6 +30,8 @@ pub(crate) struct Called {
     pub(crate) log: Vec<LogLine>,
     /// Lines that were too many.
     pub(crate) log_dropped: usize,
+    /// How long it waited for a worker, where it had to have one.
+    pub(crate) queued: Option<Duration>,
 }
 
 impl Called {
@@ -38,6 +41,7 @@ impl Called {
             usage: Usage::default(),
             log: Vec::new(),
             log_dropped: 0,
+            queued: None,
         }
     }
 }
@@ -82,16 +86,23 @@ pub(crate) fn call(
         )
     }));
     let usage = guard.usage();
+    let stopped = guard.stopped();
     drop(guard);
     let mut gathered = entered.finish();
-    let mut answer = match done {
-        Ok(Ok(value)) => returned(Hook::by_name(function), value)
+    let text_of = |file: &str| plugin.bundle.files.get(file).cloned();
+    let was_stopped =
+        |error: &EvalAltResult| matches!(error.unwrap_inner(), EvalAltResult::ErrorTerminated(..));
+    let mut answer = match (done, stopped) {
+        // Whatever the script made of it.
+        (Ok(Ok(_)), Some(stop)) => Err(Failure::of_stop(stop, main).within(function, text_of)),
+        (Ok(Err(error)), Some(stop)) if !was_stopped(&error) => {
+            Err(Failure::of_stop(stop, main).within(function, text_of))
+        }
+        (Ok(Ok(value)), None) => returned(Hook::by_name(function), value)
             .map_err(|wrong| Failure::new(Fault::Error, main, wrong)),
-        Ok(Err(error)) => thrown(&error).ok_or_else(|| {
-            let text_of = |file: &str| plugin.bundle.files.get(file).cloned();
-            Failure::of(&error, main, text_of).within(function, text_of)
-        }),
-        Err(_panic) => Err(Failure::new(
+        (Ok(Err(error)), _) => thrown(&error)
+            .ok_or_else(|| Failure::of(&error, main, text_of).within(function, text_of)),
+        (Err(_panic), _) => Err(Failure::new(
             Fault::Panic,
             main,
             format!("{function} panicked"),
@@ -113,6 +124,7 @@ pub(crate) fn call(
         usage,
         log: gathered.log,
         log_dropped: gathered.log_dropped,
+        queued: None,
     }
 }
 
@@ -214,12 +226,16 @@ impl Workers {
     ) -> Called {
         let main = plugin.host.main.as_str();
         let deadline = plugin.manifest().deadline(hook);
-        let Some(permits) = self.permits(share, (hook, patient)).await else {
+        let asked = now();
+        let permits = self.permits(share, (hook, patient)).await;
+        let queued = Some(now().saturating_duration_since(asked));
+        let waited = |called: Called| Called { queued, ..called };
+        let Some(permits) = permits else {
             let text = format!(
                 "no worker was free within {:?} (scripts.queue_wait)",
                 self.queue
             );
-            return Called::failed(Failure::new(Fault::Queue, main, text));
+            return waited(Called::failed(Failure::new(Fault::Queue, main, text)));
         };
         let (sender, receiver) = oneshot::channel();
         // Dropped with this future: what the script waits for outside is given up then.
@@ -237,7 +253,7 @@ impl Workers {
             return Called::failed(Failure::new(Fault::Queue, main, format!("no thread: {e}")));
         }
         // A host function may end a little after the deadline; one that does not is given up, its permits are not.
-        match tokio::time::timeout(deadline * 2, receiver).await {
+        waited(match tokio::time::timeout(deadline * 2, receiver).await {
             Ok(Ok(called)) => called,
             Ok(Err(_)) => Called::failed(Failure::new(Fault::Panic, main, "its thread ended")),
             Err(_) => Called::failed(Failure::new(
@@ -245,6 +261,6 @@ impl Workers {
                 main,
                 "a host function did not return in time",
             )),
-        }
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! All plugins behind one atomic pointer: loading, reloading, falling back, rolling back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::archive::Archive;
-use crate::bundle::{Bundle, plugins_in, valid_name};
+use crate::archive::{Archive, Places};
+use crate::bundle::{Bundle, Glimpse, plugins_in, read_regular, valid_name};
 use crate::catalog::Catalog;
 use crate::error::Finding;
 use crate::event::Outbox;
@@ -18,10 +18,11 @@ use crate::guard::LiveBytes;
 use crate::hook::{HOOKS, Hook, OnFailure};
 use crate::http::HttpClient;
 use crate::inbound::{Addressed, Inbound};
+use crate::limits::MAX_FILE_BYTES;
 use crate::links::Links;
 use crate::manifest::{Grant, Manifest};
 use crate::metric::Sample;
-use crate::plugin::{Lasting, Plugin, Surroundings, load};
+use crate::plugin::{Lasting, NO_HOOK, Plugin, Surroundings, load};
 use crate::provider::Provider;
 use crate::runner::{Share, Workers};
 use crate::schedule::Schedule;
@@ -54,12 +55,14 @@ pub struct Options {
     pub test: bool,
     /// Grants by plugin.
     pub grants: BTreeMap<String, Grant>,
-    /// Grants everything that plugins ask for.
+    /// Grants everything that the plugins in `dirs` ask for.
     pub trust_local: bool,
     /// Settings by plugin.
     pub settings: BTreeMap<String, BTreeMap<String, Value>>,
     /// Values of secrets.
     pub secrets: BTreeMap<String, String>,
+    /// Secrets that cannot be read, and why: plugins that name one do not work.
+    pub unreadable_secrets: BTreeMap<String, String>,
     /// Values of environment variables.
     pub env: BTreeMap<String, String>,
     /// Calls of the work lane at once.
@@ -80,6 +83,8 @@ pub struct Options {
     pub live: LiveBytes,
     /// The hooks that the server calls.
     pub calls: Vec<Hook>,
+    /// The stores that scripts may name; `None` is any.
+    pub stores: Option<BTreeSet<String>>,
     /// Plugins that stand in no directory, by name; they count before those that do.
     pub pushed: BTreeMap<String, Bundle>,
 }
@@ -97,6 +102,7 @@ impl Options {
             trust_local: false,
             settings: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            unreadable_secrets: BTreeMap::new(),
             env: BTreeMap::new(),
             workers: 16,
             clouds: 16,
@@ -107,6 +113,7 @@ impl Options {
             links: None,
             live: || 0,
             calls: Surroundings::default().calls,
+            stores: None,
             pushed: BTreeMap::new(),
         }
     }
@@ -118,6 +125,7 @@ impl Options {
             grant_all: self.trust_local,
             settings: self.settings.get(plugin).cloned().unwrap_or_default(),
             secrets: self.secrets.clone(),
+            unreadable_secrets: self.unreadable_secrets.clone(),
             env: self.env.clone(),
             http: self.http.clone(),
             outbox: self.outbox.clone(),
@@ -143,6 +151,8 @@ pub enum State {
     Stale,
     /// What stands in its directory does not work, and nothing older is known.
     Failed,
+    /// It is in force, and one of its hooks rests after too many failures.
+    Tripped,
     /// It is off.
     Disabled,
 }
@@ -332,8 +342,15 @@ pub enum RollbackError {
 /// What is kept of a plugin over its reloads.
 type Kept = (Lasting, Arc<BTreeMap<Hook, Counters>>);
 
-/// What stands in the directories: each plugin's sources, or why they cannot be read, and whether it is off.
-type Found = BTreeMap<String, (Result<Bundle, Finding>, bool)>;
+/// Sources that cannot be taken: why, and what can be seen of them.
+#[derive(Debug)]
+struct Unreadable {
+    finding: Finding,
+    glimpse: Glimpse,
+}
+
+/// What stands in the directories: each plugin's sources, and whether it is off.
+type Found = BTreeMap<String, (Result<Bundle, Unreadable>, bool)>;
 
 /// The scripts of a gateway.
 #[derive(Debug)]
@@ -346,6 +363,8 @@ pub struct Scripts {
     // One reload at a time; calls never wait for it.
     reloading: Mutex<()>,
     pushed: Mutex<BTreeMap<String, Bundle>>,
+    places: Mutex<Places>,
+    reloads: Mutex<BTreeMap<(String, &'static str), u64>>,
 }
 
 #[expect(
@@ -363,9 +382,12 @@ impl Scripts {
     /// [`OpenError`].
     pub fn open(mut options: Options) -> Result<Self, OpenError> {
         let pushed = std::mem::take(&mut options.pushed);
+        let archive = Archive::new(&options.last_good);
         let scripts = Self {
             current: ArcSwap::from_pointee(ScriptSet::default()),
-            archive: Archive::new(&options.last_good),
+            places: Mutex::new(archive.places()),
+            reloads: Mutex::default(),
+            archive,
             workers: Workers::new((options.workers, options.clouds), options.queue),
             options,
             lasting: Mutex::new(BTreeMap::new()),
@@ -417,8 +439,8 @@ impl Scripts {
             .reloading
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let found = self.look()?;
         let before = self.current.load_full();
+        let (found, places) = self.look(&before)?;
         let generation = before.generation + 1;
         let mut reports = Vec::new();
         let mut entries = Vec::new();
@@ -444,44 +466,139 @@ impl Scripts {
                 });
             }
         }
-        let changed = reports.iter().any(|r| r.result != "unchanged");
-        if dry_run || !changed {
+        if dry_run {
+            return Ok(reports);
+        }
+        self.note_places(places);
+        for report in reports.iter().filter(|r| r.result != "unchanged") {
+            self.count_reload(&report.plugin, report.result);
+        }
+        if reports.iter().all(|r| r.result == "unchanged") {
             return Ok(reports);
         }
         for entry in &entries {
             self.remember(entry);
+        }
+        let news = |entry: &&Arc<Entry>| entry.generation == generation;
+        for entry in entries.iter().filter(news) {
+            begin_anew(
+                entry,
+                before.entries.iter().find(|old| old.name == entry.name),
+            );
         }
         self.current
             .store(Arc::new(ScriptSet::new(entries, generation)));
         Ok(reports)
     }
 
-    /// The sources in all directories.
-    fn look(&self) -> Result<Found, OpenError> {
+    /// The sources in all directories, and which plugin stands where.
+    fn look(&self, before: &ScriptSet) -> Result<(Found, Places), OpenError> {
         let mut off = BTreeSet::new();
         for dir in &self.options.dirs {
             off.append(&mut disabled(dir));
         }
         let mut found: Found = BTreeMap::new();
         for (name, bundle) in self.locked_pushed().iter() {
-            let checked = bundle.clone().received();
+            let checked = bundle.clone().received().map_err(|finding| Unreadable {
+                finding,
+                glimpse: Glimpse {
+                    main: Some(bundle.text(&bundle.main).to_owned()),
+                    manifest: bundle.manifest.clone(),
+                },
+            });
             found.insert(name.clone(), (checked, off.contains(name)));
         }
+        let mut places = Places::new();
         for dir in &self.options.dirs {
+            if !dir.exists() {
+                self.left_behind(dir, before, &mut found, &mut places);
+                continue;
+            }
             let paths = plugins_in(dir).map_err(|e| OpenError::Directory(dir.clone(), e))?;
             let off = disabled(dir);
+            let here = places.entry(dir.clone()).or_default();
             for path in paths {
                 let name = path
                     .file_stem()
                     .and_then(|s| s.to_str())
                     .unwrap_or_default();
                 let off = off.contains(name);
+                if !off {
+                    here.insert(name.to_owned());
+                }
+                let read = || {
+                    Bundle::read(&path).map_err(|finding| Unreadable {
+                        finding,
+                        glimpse: Glimpse::of(&path),
+                    })
+                };
                 found
                     .entry(name.to_owned())
-                    .or_insert_with(|| (Bundle::read(&path), off));
+                    .or_insert_with(|| (read(), off));
             }
         }
-        Ok(found)
+        Ok((found, places))
+    }
+
+    /// The plugins of a directory that is not there any more: nobody took them away one by one.
+    fn left_behind(&self, dir: &Path, before: &ScriptSet, found: &mut Found, places: &mut Places) {
+        let names = self.locked_places().get(dir).cloned().unwrap_or_default();
+        for name in &names {
+            let known = before.entries.iter().find(|entry| entry.name == *name);
+            let off = known.is_some_and(|entry| entry.state == State::Disabled);
+            let gone = || {
+                let text = format!("the directory {} is not there", dir.display());
+                let kept = self.archive.history(name);
+                let kept = kept
+                    .in_force()
+                    .and_then(|hash| self.archive.get(name, hash));
+                let finding = Finding::of_file(name, text);
+                Unreadable {
+                    finding: finding.hint("the version that last worked stays in force"),
+                    glimpse: Glimpse {
+                        main: kept.as_ref().map(|b| b.text(&b.main).to_owned()),
+                        manifest: kept.map(|bundle| bundle.manifest).unwrap_or_default(),
+                    },
+                }
+            };
+            found
+                .entry(name.clone())
+                .or_insert_with(|| (Err(gone()), off));
+        }
+        if !names.is_empty() {
+            places.insert(dir.to_owned(), names);
+        }
+    }
+
+    fn count_reload(&self, plugin: &str, result: &'static str) {
+        let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (plugin.to_owned(), result);
+        if reloads.len() < MOST_COUNTED || reloads.contains_key(&key) {
+            *reloads.entry(key).or_default() += 1;
+        }
+    }
+
+    /// How often each plugin was loaded, failed to be, or else changed.
+    pub fn reloads(&self) -> BTreeMap<(String, &'static str), u64> {
+        let reloads = self.reloads.lock();
+        reloads.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn locked_places(&self) -> std::sync::MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps which plugin stands where, for a start without the directory.
+    fn note_places(&self, fresh: Places) {
+        let mut places = self.locked_places();
+        let is_empty = |places: &Places| places.values().all(BTreeSet::is_empty);
+        if *places == fresh || (is_empty(&places) && is_empty(&fresh)) {
+            return;
+        }
+        if let Err(error) = self.archive.keep_places(&fresh) {
+            tracing::warn!(%error, "where plugins stand could not be kept for a restart");
+        }
+        *places = fresh;
     }
 
     fn locked_pushed(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Bundle>> {
@@ -502,13 +619,20 @@ impl Scripts {
         *self.locked_pushed() = pushed;
     }
 
+    pub(crate) fn stores(&self) -> Option<&BTreeSet<String>> {
+        self.options.stores.as_ref()
+    }
+
     /// What is odd about sources that would be taken.
     ///
     /// # Errors
     /// What is wrong with them, its tests included.
     pub fn check(&self, bundle: &Bundle) -> Result<Vec<Finding>, Vec<Finding>> {
         let bundle = bundle.clone().received().map_err(|finding| vec![finding])?;
-        let plugin = self.load(&bundle, true)?;
+        let masked = |findings: Vec<Finding>| -> Vec<Finding> {
+            findings.into_iter().map(|f| self.masked(f)).collect()
+        };
+        let plugin = self.load_as(&bundle, true, true).map_err(masked)?;
         match Self::clash_of(&self.current.load(), &plugin) {
             Some(clash) => Err(vec![clash]),
             None => Ok(plugin.warnings().to_vec()),
@@ -552,7 +676,7 @@ impl Scripts {
     fn one(
         &self,
         name: &str,
-        bundle: &Result<Bundle, Finding>,
+        bundle: &Result<Bundle, Unreadable>,
         disabled: bool,
         old: Option<&Arc<Entry>>,
         generation: u64,
@@ -561,7 +685,7 @@ impl Scripts {
         // What cannot be read has no hash of its own: its error stands for it.
         let on_disk = match bundle {
             Ok(bundle) => bundle.hash(),
-            Err(finding) => finding.to_string(),
+            Err(unreadable) => unreadable.finding.to_string(),
         };
         if let Some(old) = old
             && old.on_disk == on_disk
@@ -576,7 +700,7 @@ impl Scripts {
         }
         let history = self.archive.history(name);
         if history.held_back.as_ref() == Some(&on_disk)
-            && let Some(plugin) = self.archived(name, history.hashes.first())
+            && let Some(plugin) = self.archived(name, history.in_force())
         {
             entry.plugin = Some(plugin);
             entry.state = State::Ok;
@@ -585,7 +709,7 @@ impl Scripts {
         }
         let loaded = match bundle {
             Ok(bundle) => self.load(bundle, true),
-            Err(finding) => Err(vec![finding.clone()]),
+            Err(unreadable) => Err(vec![unreadable.finding.clone()]),
         };
         match loaded {
             Ok(plugin) => {
@@ -596,7 +720,7 @@ impl Scripts {
             }
             Err(findings) => {
                 entry.findings = findings;
-                self.fall_back(&mut entry, bundle.as_ref().ok(), old, start, |_| true);
+                self.fall_back(&mut entry, Some(bundle), old, start, |_| true);
                 (Arc::new(entry), "failed")
             }
         }
@@ -606,7 +730,7 @@ impl Scripts {
     fn fall_back(
         &self,
         entry: &mut Entry,
-        bundle: Option<&Bundle>,
+        bundle: Option<&Result<Bundle, Unreadable>>,
         old: Option<&Arc<Entry>>,
         start: bool,
         will_do: impl Fn(&Plugin) -> bool,
@@ -615,7 +739,7 @@ impl Scripts {
         let kept = kept.or_else(|| match self.options.startup {
             Startup::LastGood if start => {
                 let history = self.archive.history(&entry.name);
-                self.archived(&entry.name, history.hashes.first())
+                self.archived(&entry.name, history.in_force())
             }
             _ => None,
         });
@@ -627,14 +751,22 @@ impl Scripts {
         entry.state = State::Failed;
         // A gate that never worked stays shut. What is new while the gateway runs changes nothing until it works.
         let was_missing = old.map_or(&[][..], |old| &old.missing);
-        match bundle {
-            Some(bundle) if start || !was_missing.is_empty() => {
-                entry.missing = written(bundle.text(&bundle.main));
-                entry.said = Manifest::parse(&bundle.manifest, &entry.name).unwrap_or_default();
-            }
-            // It cannot be read, and may be any gate.
-            None if start => entry.missing = gates(),
-            _ => {}
+        if let Some(bundle) = bundle
+            && (start || !was_missing.is_empty())
+        {
+            let manifest = match bundle {
+                Ok(bundle) => {
+                    let text = bundle.text(&bundle.main);
+                    let idle = entry.findings.iter().any(|f| f.message == NO_HOOK);
+                    entry.missing = if idle { Vec::new() } else { gates(Some(text)) };
+                    &bundle.manifest
+                }
+                Err(unreadable) => {
+                    entry.missing = gates(unreadable.glimpse.main.as_deref());
+                    &unreadable.glimpse.manifest
+                }
+            };
+            entry.said = Manifest::parse(manifest, &entry.name).unwrap_or_default();
         }
         for hook in was_missing {
             if !entry.missing.contains(hook) {
@@ -693,7 +825,13 @@ impl Scripts {
                 let meta = plugin.provider.as_ref();
                 meta.is_none_or(|meta| !owners.contains_key(&meta.id))
             };
-            self.fall_back(&mut off, bundle_of(&name), old_of(&name), start, is_free);
+            self.fall_back(
+                &mut off,
+                found.get(&name).map(|(bundle, _)| bundle),
+                old_of(&name),
+                start,
+                is_free,
+            );
             let off = put(at, off, "failed");
             owners.extend(off.adapter().map(|id| (id.to_owned(), name)));
         }
@@ -723,8 +861,35 @@ impl Scripts {
         Some(clash(name, &owner.name, id))
     }
 
+    /// Loads a plugin; no finding tells a secret.
     fn load(&self, bundle: &Bundle, fresh: bool) -> Result<Arc<Plugin>, Vec<Finding>> {
-        let around = self.options.surroundings(&bundle.name);
+        let pushed = self.locked_pushed().contains_key(&bundle.name);
+        self.load_as(bundle, fresh, pushed)
+            .map_err(|findings| findings.into_iter().map(|f| self.masked(f)).collect())
+    }
+
+    fn masked(&self, mut finding: Finding) -> Finding {
+        for value in self.options.secrets.values().filter(|v| !v.is_empty()) {
+            let mask = |text: &mut String| {
+                if text.contains(value.as_str()) {
+                    *text = text.replace(value.as_str(), "***");
+                }
+            };
+            mask(&mut finding.message);
+            finding.hint.iter_mut().for_each(mask);
+        }
+        finding
+    }
+
+    fn load_as(
+        &self,
+        bundle: &Bundle,
+        fresh: bool,
+        pushed: bool,
+    ) -> Result<Arc<Plugin>, Vec<Finding>> {
+        let mut around = self.options.surroundings(&bundle.name);
+        // What stands in a directory was put there by whoever owns this machine, what was pushed was not.
+        around.grant_all &= !pushed;
         let plugin = load(bundle.clone(), around.clone(), self.lasting(&bundle.name).0)?;
         if fresh && self.options.test {
             let failed: Vec<Finding> = unit::run(bundle, &around, None)?
@@ -749,16 +914,16 @@ impl Scripts {
             return;
         };
         let history = self.archive.history(&entry.name);
-        let first = history.hashes.first().is_some_and(|h| h == plugin.hash());
-        if first && history.held_back.is_none() {
+        let known = history.in_force().is_some_and(|h| h == plugin.hash());
+        if known && history.held_back.is_none() {
             return;
         }
-        if let Err(error) = self.archive.keep(&plugin.bundle, None) {
+        if let Err(error) = self.archive.keep(&plugin.bundle) {
             tracing::warn!(plugin = entry.name, %error, "a plugin that works could not be kept for a restart");
         }
     }
 
-    /// Goes back to a version that worked: `to`, or the one before. It stays in force until another version stands
+    /// Goes back to a version that worked: `to`, or the one before that in force. It stays in force until another version stands
     /// in the plugin's directory.
     ///
     /// # Errors
@@ -778,7 +943,7 @@ impl Scripts {
                 .hashes
                 .iter()
                 .find(|h| h.starts_with(to) && to.len() >= 4),
-            None => history.hashes.iter().find(|h| Some(h.as_str()) != in_force),
+            None => history.before(in_force),
         };
         let hash =
             hash.ok_or_else(|| RollbackError::NoVersion(to.unwrap_or("before").to_owned()))?;
@@ -793,7 +958,7 @@ impl Scripts {
             return Err(RollbackError::Broken(hash.clone(), Box::new(clash)));
         }
         self.archive
-            .keep(&bundle, Some(old.on_disk.clone()))
+            .go_back(name, hash, &old.on_disk)
             .map_err(RollbackError::Kept)?;
         let generation = before.generation + 1;
         let mut entry = self.entry(name, generation, old.on_disk.clone());
@@ -806,9 +971,11 @@ impl Scripts {
             .filter(|e| e.name != name)
             .cloned()
             .collect();
+        begin_anew(&entry, Some(old));
         entries.push(Arc::new(entry));
         self.current
             .store(Arc::new(ScriptSet::new(entries, generation)));
+        self.count_reload(name, "rolled_back");
         Ok(hash.clone())
     }
 
@@ -834,6 +1001,8 @@ impl Scripts {
                     calls: counted.map(|c| c.outcomes).unwrap_or_default(),
                 }
             });
+            let hooks: Vec<_> = hooks.collect();
+            let rests = entry.state == State::Ok && hooks.iter().any(|hook| hook.tripped);
             let error = entry
                 .findings
                 .iter()
@@ -845,10 +1014,10 @@ impl Scripts {
                 version: manifest.version.clone(),
                 hash: entry.plugin.as_ref().map(|p| p.hash().to_owned()),
                 generation: entry.generation,
-                state: entry.state,
+                state: if rests { State::Tripped } else { entry.state },
                 rolled_back: entry.held_back,
                 error: (!error.is_empty()).then_some(error),
-                hooks: hooks.collect(),
+                hooks,
                 grants: serde_json::json!({
                     "http": manifest.http.allow,
                     "secrets": manifest.all_secrets(),
@@ -977,17 +1146,36 @@ fn clash(name: &str, owner: &str, id: &str) -> Finding {
     ))
 }
 
+/// Plugins and results whose reloads are counted: names come and go.
+const MOST_COUNTED: usize = 1_000;
+
+/// What an older version failed at is none of this one's.
+fn begin_anew(entry: &Entry, old: Option<&Arc<Entry>>) {
+    let hash = |entry: &Entry| entry.plugin.as_ref().map(|plugin| plugin.hash.clone());
+    if old.is_some_and(|old| hash(old) == hash(entry)) {
+        return;
+    }
+    for counters in entry.counters.values() {
+        counters.breaker.reset();
+    }
+}
+
 /// The plugins of a directory that are off.
-pub fn disabled(dir: &std::path::Path) -> BTreeSet<String> {
-    let text = std::fs::read_to_string(dir.join(DISABLED_FILE)).unwrap_or_default();
-    text.lines()
+pub fn disabled(dir: &Path) -> BTreeSet<String> {
+    let bytes = read_regular(&dir.join(DISABLED_FILE), MAX_FILE_BYTES).unwrap_or_default();
+    String::from_utf8_lossy(&bytes)
+        .lines()
         .map(|line| line.trim().to_owned())
         .filter(|l| !l.is_empty())
         .collect()
 }
 
-/// The hooks that let something through, or not.
-fn gates() -> Vec<Hook> {
+/// The hooks that let something through, or not: those that can be made out in a text, or else all that there are.
+fn gates(text: Option<&str>) -> Vec<Hook> {
+    let seen = text.map(written).unwrap_or_default();
+    if !seen.is_empty() {
+        return seen;
+    }
     let rows = HOOKS.iter();
     // The last two are asked of by the plugin's name.
     rows.filter(|row| row.called && !row.of_provider && row.on_failure != OnFailure::Open)

@@ -43,7 +43,7 @@ pub fn in_force(archive: &Archive, path: &Path, works: bool) -> Option<Bundle> {
     if works && (on_disk.is_none() || history.held_back != on_disk) {
         return None;
     }
-    archive.get(name, history.hashes.first()?)
+    archive.get(name, history.in_force()?)
 }
 
 /// Loads one that was kept.

@@ -21,7 +21,7 @@ use crate::bundle::Bundle;
 use crate::call::{Entered, Host, LogLine, scene};
 use crate::catalog::{Deed, Verb};
 use crate::engine;
-use crate::error::{Failure, Finding, refusal};
+use crate::error::{Failure, Finding, refusal, stopped};
 use crate::event::Emitted;
 use crate::facts::{Blob, Context, Endpoint, Event, Principal, Request, Response, Tick, Upload};
 use crate::guard::Guard;
@@ -79,15 +79,10 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Scene {
     fn new(plugin: &Arc<Plugin>) -> Self {
         let own = &plugin.host;
-        let mut secrets = own.secrets.clone();
-        for name in &own.manifest.secrets.names {
-            let value = || format!("test-{name}").into();
-            secrets.entry(name.clone()).or_insert_with(value);
-        }
         let host = Host {
             manifest: own.manifest.clone(),
             main: own.main.clone(),
-            secrets,
+            secrets: own.secrets.clone(),
             inbound_secrets: BTreeMap::new(),
             env: own.env.clone(),
             settings: own.settings.clone(),
@@ -239,9 +234,12 @@ pub fn run(
     around: &Surroundings,
     filter: Option<&str>,
 ) -> Result<Vec<Tested>, Vec<Finding>> {
-    // A plugin's tests hold for its defaults, whatever an operator set.
+    // A plugin's tests hold for its defaults, whatever an operator set, and see nothing that is secret.
     let around = Surroundings {
         settings: BTreeMap::new(),
+        secrets: made_up(bundle),
+        unreadable_secrets: BTreeMap::new(),
+        env: BTreeMap::new(),
         ..around.clone()
     };
     let bundle = bundle.clone();
@@ -250,6 +248,16 @@ pub fn run(
     on_own_thread(&main, ALL_TESTS_TIME, move || {
         all(&bundle, &around, filter.as_deref())
     })
+}
+
+/// A value for each secret that a plugin names.
+fn made_up(bundle: &Bundle) -> BTreeMap<String, String> {
+    let manifest = Manifest::parse(&bundle.manifest, &bundle.name).unwrap_or_default();
+    let value = |name: String| {
+        let value = format!("test-{name}");
+        (name, value)
+    };
+    manifest.all_secrets().into_iter().map(value).collect()
 }
 
 fn all(
@@ -308,6 +316,10 @@ fn one(
     let result = constants
         .and_then(|()| engine.call_fn_with_options::<Dynamic>(options, &mut scope, ast, name, ()));
     let usage = guard.usage();
+    let result = match guard.stopped() {
+        Some(stop) => result.and_then(|_| Err(stopped(stop))),
+        None => result,
+    };
     drop(guard);
     drop(entered);
     let failure = result.err().map(|error| {

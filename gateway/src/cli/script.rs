@@ -10,6 +10,7 @@ use boxgate_scripting::bundle::{Bundle, is_plugin, meant, plugins_in, valid_name
 use boxgate_scripting::error::Finding;
 use boxgate_scripting::hook::{Hook, Lane};
 use boxgate_scripting::http::{HttpClient, HttpFault, HttpReply, HttpRequest};
+use boxgate_scripting::manifest::{Grant, Manifest};
 use boxgate_scripting::plugin::{Plugin, Surroundings};
 use boxgate_scripting::set::{DISABLED_FILE, disabled};
 use boxgate_scripting::tool::{self, Skeleton};
@@ -599,17 +600,28 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
         }
         there.push(name);
     }
-    for (name, _) in SHIPPED {
+    for (name, files) in SHIPPED {
         if there.iter().any(|known| known == name) {
             continue;
         }
+        let grant = asked(name, files);
         if args.json {
-            say(&json!({ "plugin": name, "path": null, "state": "shipped", "hooks": [], "grant": null }).to_string());
+            say(&json!({ "plugin": name, "path": null, "state": "shipped", "hooks": [], "grant": grant }).to_string());
         } else {
             say(&format!("{name}  off, comes with boxgate"));
+            if let Some(grant) = grant {
+                say(&format!("  asks for: {grant}"));
+            }
         }
     }
     Ok(())
+}
+
+/// What a plugin that comes with boxgate asks for.
+fn asked(name: &str, files: &[(&str, &str)]) -> Option<String> {
+    let (_, text) = files.iter().find(|(path, _)| *path == "plugin.toml")?;
+    let asked = Manifest::parse(text, name).ok()?.missing(&Grant::default());
+    (!asked.is_empty()).then(|| asked.join(", "))
 }
 
 /// Writes a plugin that comes with boxgate to where plugins are read from; false when none of that name does.

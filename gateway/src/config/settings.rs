@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use boxgate_scripting::limits::{MAX_RAISE, MAX_RAISE_TEXT};
 use boxgate_scripting::manifest::Grant;
 use boxgate_scripting::set::Startup;
 use boxgate_storage::backend::s3::{Patience, S3Options};
@@ -465,6 +466,8 @@ pub struct Scripts {
     pub settings: BTreeMap<String, BTreeMap<String, serde_json::Value>>,
     /// The secrets of plugins.
     pub secrets: BTreeMap<String, Secret>,
+    /// Those that cannot be read, and why: what wants one does not work, and all else does.
+    pub unreadable_secrets: BTreeMap<String, String>,
     /// The environment variables that plugins are granted.
     pub env: BTreeMap<String, String>,
 }
@@ -952,16 +955,26 @@ impl Judge<'_> {
         if file.workers > MOST_WORKERS {
             self.wrong("scripts.workers", format!("must be at most {MOST_WORKERS}"));
         }
-        let mut secrets = BTreeMap::new();
+        let (mut secrets, mut unreadable_secrets) = (BTreeMap::new(), BTreeMap::new());
         for (name, path) in &file.secrets {
             match std::fs::read_to_string(path) {
                 Ok(text) => {
                     secrets.insert(name.clone(), Secret::new(text.trim()));
                 }
-                Err(e) => self.wrong(
-                    format!("scripts.secrets.{name}"),
-                    format!("cannot read {path}: {e}"),
-                ),
+                Err(e) => {
+                    unreadable_secrets.insert(name.clone(), format!("cannot read {path}: {e}"));
+                }
+            }
+        }
+        for (plugin, grant) in &file.grants {
+            for (key, set, most) in [
+                ("raise", grant.raise, MAX_RAISE),
+                ("raise_text", grant.raise_text, MAX_RAISE_TEXT),
+            ] {
+                if set.is_some_and(|times| !(1..=most).contains(&times)) {
+                    let key = format!("scripts.grants.{plugin}.{key}");
+                    self.wrong(key, format!("must be from 1 to {most}"));
+                }
             }
         }
         let granted = file.grants.values().flat_map(|grant| &grant.env);
@@ -988,6 +1001,7 @@ impl Judge<'_> {
             grants: file.grants.clone(),
             settings: file.settings.clone(),
             secrets,
+            unreadable_secrets,
         }
     }
 

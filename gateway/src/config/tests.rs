@@ -284,6 +284,25 @@ fn secrets_come_from_a_variable_or_its_file_and_are_never_shown() {
 }
 
 #[test]
+fn a_plugins_secret_that_cannot_be_read_is_no_mistake_and_a_raise_beyond_bounds_is_one() {
+    let read = settings("[scripts.secrets]\nLOST = \"/nonexistent/secret\"\n");
+    assert!(read.scripts.secrets.is_empty());
+    let why = &read.scripts.unreadable_secrets["LOST"];
+    assert!(why.contains("/nonexistent/secret"), "{why}");
+    for (line, good) in [
+        ("raise = 10", true),
+        ("raise = 11", false),
+        ("raise = 0", false),
+        ("raise_text = 4", true),
+        ("raise_text = 5", false),
+    ] {
+        let text = format!("[scripts.grants.acme]\n{line}\n");
+        let loaded = load_text(&text, &[], Flags::default());
+        assert_eq!(loaded.is_ok(), good, "{line}");
+    }
+}
+
+#[test]
 fn what_is_printed_loads_to_the_same_settings() {
     let first = settings("data_dir = \"/var/lib/boxgate\"\n[auth]\nsession_ttl = \"90s\"\n");
     let printed = print(&first);

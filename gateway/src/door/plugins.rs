@@ -96,10 +96,15 @@ pub async fn roll_back(
         return Ok(None);
     };
     let versions = gateway.metadata.plugin_versions(name).await?;
-    let wanted = versions.into_iter().find(|hash| match to {
-        Some(to) => to.len() >= 4 && hash.starts_with(to),
-        None => *hash != row.hash,
-    });
+    let wanted = if let Some(to) = to {
+        versions
+            .into_iter()
+            .find(|hash| to.len() >= 4 && hash.starts_with(to))
+    } else {
+        // The newest first.
+        let mut older = versions.into_iter().skip_while(|hash| *hash != row.hash);
+        older.nth(1)
+    };
     let none = || {
         let text = format!(
             "There is no version {} to go back to.",
@@ -117,7 +122,9 @@ pub async fn roll_back(
         let text = format!("The version {hash} does not work any more.");
         return Err(Refusal::new(StatusCode::CONFLICT, text).code("NO_ROLLBACK"));
     }
-    gateway.metadata.push_plugin(name, &hash, text, by).await?;
+    if !gateway.metadata.roll_back_plugin(name, &hash, by).await? {
+        return Err(none());
+    }
     here(gateway).await;
     Ok(Some(hash))
 }

@@ -411,14 +411,10 @@ impl Turn<'_> {
             length,
             checksums,
             resumable: true,
+            in_a_form: false,
         };
-        Box::pin(hooks::on_upload_start(
-            self.gateway,
-            self.head,
-            self.facts,
-            beginning,
-        ))
-        .await
+        let asked = hooks::on_upload_start(self.gateway, self.head, self.facts, beginning);
+        Ok(Box::pin(asked).await?.store)
     }
 
     /// An upload of the caller's that outlives its requests, of which nothing else is known.

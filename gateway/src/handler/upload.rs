@@ -85,7 +85,7 @@ pub async fn upload(
     let name = order.file.to_string();
     let writer = match carrier {
         Carrier::Raw(mut body) => {
-            let mut writer = begin(gateway, &order, order.length, (head, facts)).await?;
+            let (mut writer, _) = begin(gateway, &order, order.length, (head, facts)).await?;
             let pumping = tracing::debug_span!("pump", upload_id = %writer.id());
             // The writer counts against the length and the limit by itself.
             let pumped = ingest::pump(&mut body, &mut writer, u64::MAX)
@@ -206,7 +206,7 @@ async fn begin(
     order: &UploadOrder,
     length: Option<u64>,
     (head, facts): (&Parts, &RequestFacts),
-) -> Result<UploadWriter, Refusal> {
+) -> Result<(UploadWriter, Option<u64>), Refusal> {
     let beginning = Beginning {
         organization: order.file.organization.to_string(),
         target: Some([
@@ -219,12 +219,13 @@ async fn begin(
         length: length.or_else(|| content_length(&head.headers)),
         checksums: &order.expected,
         resumable: order.keep == Keep::UntilIdle,
+        in_a_form: length.is_none(),
     };
-    let store = Box::pin(hooks::on_upload_start(gateway, head, facts, beginning)).await?;
+    let terms = Box::pin(hooks::on_upload_start(gateway, head, facts, beginning)).await?;
     let mut writer = gateway
         .engine
         .begin(UploadIntent {
-            store,
+            store: terms.store,
             sender: order.sender.clone(),
             organization: order.organization,
             target: Some(order.target(gateway)),
@@ -238,7 +239,7 @@ async fn begin(
         .await?;
     facts.set_upload(writer.id().to_string());
     writer.supersede()?;
-    Ok(writer)
+    Ok((writer, terms.most))
 }
 
 /// Reads a form: the part `file` goes into the writer, `checksum` and `checksumType` are taken before
@@ -254,8 +255,13 @@ async fn read_form(
     if order.expected.is_empty() {
         order.expected = Vec::from_iter(form_checksum(&form)?);
     }
-    let mut writer = begin(gateway, &order, None, (head, facts)).await?;
+    let (mut writer, most) = begin(gateway, &order, None, (head, facts)).await?;
+    let mut received = 0;
     while let Some(chunk) = ingest::patiently(form.chunk(), &mut writer).await? {
+        received += chunk.len() as u64;
+        if let Some(most) = most.filter(|most| received > *most) {
+            return Err(hooks::longer_than(most));
+        }
         writer.write(chunk).await?;
     }
     form.finish().await?;

@@ -57,6 +57,7 @@ pub fn options(settings: &Settings) -> Options {
         trust_local: scripts.trust_local,
         settings: scripts.settings.clone(),
         secrets: scripts.secrets.iter().map(secret).collect(),
+        unreadable_secrets: scripts.unreadable_secrets.clone(),
         env: scripts.env.clone(),
         workers: scripts.workers,
         clouds: settings.providers.at_once,
@@ -67,6 +68,7 @@ pub fn options(settings: &Settings) -> Options {
         links: None,
         live: live_bytes,
         calls: CALLED.to_vec(),
+        stores: Some(settings.stores.keys().cloned().collect()),
         pushed: std::collections::BTreeMap::new(),
     }
 }

@@ -156,7 +156,7 @@ impl Outside {
                 format!("{host} did not answer {FAILURES} times and is left alone for a while");
             return Err(Gone::new("http.resting", text));
         }
-        let answer = caller.send(request).await;
+        let answer = caller.send_for(plugin, request).await;
         let class = match &answer {
             Ok(answer) => format!("{}xx", answer.status.as_u16() / 100),
             Err(fault) => fault.kind.name().to_owned(),

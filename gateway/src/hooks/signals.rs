@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use boxgate_scripting::Scripts;
 use boxgate_scripting::metric::Kind;
 use boxgate_scripting::set::State;
+use boxgate_scripting::signals::Distribution;
 
 use super::Outside;
 use crate::webhook::inbox::Inbox;
@@ -16,55 +17,16 @@ pub fn metrics(scripts: &Scripts, outside: &Outside, inbox: &Inbox) -> String {
     let mut out = Families::default();
     requests(&mut out, outside);
     webhooks(&mut out, inbox);
-    for counted in scripts.counted() {
-        let hook = counted.hook.name();
-        let labels = format!("plugin=\"{}\",hook=\"{hook}\"", counted.plugin);
-        for (outcome, calls) in &counted.outcomes {
-            let labels = format!("{labels},outcome=\"{outcome}\"");
-            out.add(
-                "boxgate_script_calls_total",
-                "counter",
-                "Calls of scripts by outcome",
-                &labels,
-                calls,
-            );
-        }
-        let seconds = counted.time.as_secs_f64();
+    calls(&mut out, scripts);
+    for ((plugin, result), count) in scripts.reloads() {
+        let labels = format!("plugin=\"{}\",result=\"{result}\"", escaped(&plugin));
+        let doc = "Plugins that were loaded, failed to be, or else changed";
         out.add(
-            "boxgate_script_seconds_total",
+            "boxgate_script_reload_total",
             "counter",
-            "Time spent in scripts",
+            doc,
             &labels,
-            seconds,
-        );
-        out.add(
-            "boxgate_script_operations_total",
-            "counter",
-            "Operations of scripts",
-            &labels,
-            counted.operations,
-        );
-        out.add(
-            "boxgate_script_peak_bytes",
-            "gauge",
-            "The most memory that a call held",
-            &labels,
-            counted.peak_bytes,
-        );
-        out.add(
-            "boxgate_script_inflight",
-            "gauge",
-            "Calls under way",
-            &labels,
-            counted.in_flight,
-        );
-        let tripped = u8::from(counted.tripped);
-        out.add(
-            "boxgate_script_tripped",
-            "gauge",
-            "Whether a hook rests after too many failures",
-            &labels,
-            tripped,
+            count,
         );
     }
     for status in scripts.status() {
@@ -114,6 +76,70 @@ pub fn metrics(scripts: &Scripts, outside: &Outside, inbox: &Inbox) -> String {
         }
     }
     out.text()
+}
+
+/// Calls of hooks.
+fn calls(out: &mut Families, scripts: &Scripts) {
+    for counted in scripts.counted() {
+        let hook = counted.hook.name();
+        let labels = format!("plugin=\"{}\",hook=\"{hook}\"", counted.plugin);
+        for (outcome, calls) in &counted.outcomes {
+            let labels = format!("{labels},outcome=\"{outcome}\"");
+            out.add(
+                "boxgate_script_calls_total",
+                "counter",
+                "Calls of scripts by outcome",
+                &labels,
+                calls,
+            );
+        }
+        let billionth = |units: u64| std::time::Duration::from_nanos(units).as_secs_f64();
+        out.histogram(
+            ("boxgate_script_seconds", "Time spent in scripts"),
+            &labels,
+            &counted.seconds,
+            billionth,
+        );
+        if counted.queued.count > 0 {
+            out.histogram(
+                (
+                    "boxgate_script_queue_seconds",
+                    "Time that calls waited for a worker",
+                ),
+                &labels,
+                &counted.queued,
+                billionth,
+            );
+        }
+        out.histogram(
+            ("boxgate_script_ops", "Operations of scripts"),
+            &labels,
+            &counted.operations,
+            |units| units,
+        );
+        out.add(
+            "boxgate_script_peak_bytes",
+            "gauge",
+            "The most memory that a call held",
+            &labels,
+            counted.peak_bytes,
+        );
+        out.add(
+            "boxgate_script_inflight",
+            "gauge",
+            "Calls under way",
+            &labels,
+            counted.in_flight,
+        );
+        let tripped = u8::from(counted.tripped);
+        out.add(
+            "boxgate_script_tripped",
+            "gauge",
+            "Whether a hook rests after too many failures",
+            &labels,
+            tripped,
+        );
+    }
 }
 
 /// Requests of plugins to outside.
@@ -176,6 +202,27 @@ impl Families {
         } else {
             writeln!(lines, "{name}{{{labels}}} {value}")
         };
+    }
+
+    /// How often something was up to how much; `unit` makes its sum of the units that were added up.
+    fn histogram<T: std::fmt::Display>(
+        &mut self,
+        (name, doc): (&str, &str),
+        labels: &str,
+        told: &Distribution,
+        unit: impl Fn(u64) -> T,
+    ) {
+        let head = || format!("# HELP {name} {doc}.\n# TYPE {name} histogram\n");
+        let lines = self.0.entry(name.to_owned()).or_insert_with(head);
+        for (end, count) in &told.buckets {
+            // A String takes every write.
+            let _ = writeln!(lines, "{name}_bucket{{{labels},le=\"{end}\"}} {count}");
+        }
+        let (count, sum) = (told.count, unit(told.units));
+        let _ = write!(
+            lines,
+            "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}\n"
+        );
     }
 
     /// All of them.

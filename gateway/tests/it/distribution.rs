@@ -88,6 +88,10 @@ async fn a_pushed_plugin_is_live_at_once_and_after_a_restart_and_goes_back() {
     let back = running.send(back).await;
     assert_eq!((back.status, &back.json()["hash"]), (200, &first));
     assert_eq!(answer(&running).await, "one");
+    // Nothing stands before that, and it never goes forward again.
+    let further = Request::new("POST", "/api/admin/scripts/acme/rollback").token(&root);
+    assert_eq!(running.send(further).await.status, 404);
+    assert_eq!(answer(&running).await, "one");
 
     let gone = || Request::new("DELETE", "/api/admin/plugins/acme").token(&root);
     assert_eq!(running.send(gone()).await.status, 204);

@@ -177,6 +177,40 @@ async fn upload_policy_holds_at_every_way_in() {
         .token(&running.owner)
         .header("Upload-Length", "5000");
     assert_eq!(running.send(parts).await.status, 413);
+    // A form is longer than the file in it, which alone counts.
+    for (length, status) in [(1000, 422), (1001, 413), (100_000, 413)] {
+        let file = "7".repeat(length);
+        let form = format!(
+            "--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.box\"\r\n\r\n{file}\r\n--b--\r\n"
+        );
+        let form = upload(&running, "demo")
+            .header("Content-Type", "multipart/form-data; boundary=b")
+            .header("x-checksum", &sum)
+            .header("x-checksum-type", "sha256")
+            .body(form.as_bytes());
+        assert_eq!(running.send(form).await.status, status, "{length}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_a_script_makes_up_costs_uploads_and_no_reads() {
+    let source = r#"fn route(req) { #{ backend: "nowhere" } }"#;
+    let running = with_plugins(&[("typo", source)]).await;
+    assert_eq!(running.upload("demo", "1.0.0", b"box").await.status, 503);
+    let read = running
+        .get("/api/organization/acme/box", &running.owner)
+        .await;
+    assert_eq!(read.status, 200);
+    let metrics = running.get("/metrics", "").await;
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    for wanted in [
+        r#"boxgate_script_calls_total{plugin="typo",hook="route",outcome="error"} 2"#,
+        r#"boxgate_script_seconds_bucket{plugin="typo",hook="route",le="+Inf"}"#,
+        r#"boxgate_script_ops_count{plugin="typo",hook="route"}"#,
+        r#"boxgate_script_reload_total{plugin="typo",result="loaded"} 1"#,
+    ] {
+        assert!(metrics.contains(wanted), "{wanted}\n{metrics}");
+    }
 }
 
 #[tokio::test]

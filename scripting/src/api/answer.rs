@@ -427,7 +427,8 @@ fn odd(value: &Dynamic) -> Wrong {
     match value.read_lock::<Answer>() {
         Some(answer) => format!("{} is no answer of this hook", answer.name()),
         None => format!(
-            "a value of type {} is no answer of this hook",
+            "a value of type {} is no answer of this hook; a function answers with its last value, so one that has \
+             nothing to say ends with `return;`",
             crate::error::kind_of(value)
         ),
     }
@@ -453,17 +454,31 @@ fn given(value: &Dynamic) -> Given<'_> {
     }
 }
 
+/// Checksums that an upload may come with.
+const CHECKSUMS: [&str; 6] = ["md5", "sha1", "sha256", "sha384", "sha512", "blake3"];
+
 /// A verdict that is read of what a script returned.
 pub(crate) trait Read: Sized {
     /// Reads it.
     fn read(value: &Dynamic) -> Result<Self, Wrong>;
     /// As if the plugin were absent.
     fn absent() -> Self;
+    /// The store that it names.
+    fn store(&mut self) -> Option<&mut Option<String>> {
+        None
+    }
 }
 
 impl Read for RouteVerdict {
     fn absent() -> Self {
         Self::Continue(Routing::default())
+    }
+
+    fn store(&mut self) -> Option<&mut Option<String>> {
+        match self {
+            Self::Continue(routing) => Some(&mut routing.backend),
+            Self::Respond(_) | Self::Redirect(_) => None,
+        }
     }
 
     fn read(value: &Dynamic) -> Result<Self, Wrong> {
@@ -535,16 +550,33 @@ impl Read for UploadVerdict {
         Self::Accept(UploadTerms::default())
     }
 
+    fn store(&mut self) -> Option<&mut Option<String>> {
+        match self {
+            Self::Accept(terms) => Some(&mut terms.store),
+            Self::Reject(_) => None,
+        }
+    }
+
     fn read(value: &Dynamic) -> Result<Self, Wrong> {
         match given(value) {
             Given::Nothing => Ok(Self::absent()),
             Given::Answer(Answer::Reject(denial)) => Ok(Self::Reject(denial)),
             Given::Map(map) => {
                 let members = Members::of(&map, &["store", "max_size", "require_checksum"])?;
+                let checksum = members.text("require_checksum")?;
+                if let Some(kind) = &checksum {
+                    let plain = kind.replacen('-', "", 1).to_ascii_lowercase();
+                    if !CHECKSUMS.contains(&plain.as_str()) {
+                        let known = CHECKSUMS.join(", ");
+                        return Err(format!(
+                            "`require_checksum` is one of {known}, not {kind:?}"
+                        ));
+                    }
+                }
                 Ok(Self::Accept(UploadTerms {
                     store: members.text("store")?,
                     max_size: members.number("max_size")?,
-                    require_checksum: members.text("require_checksum")?,
+                    require_checksum: checksum,
                 }))
             }
             _ => Err(odd(value)),

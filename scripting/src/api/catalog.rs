@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::add;
 use super::json::{from_json, to_json};
+use super::list::List;
 use crate::call::{count_deed, host, may_wait, scene};
 use crate::catalog::{Deed, Verb, allows};
 use crate::error::refusal;
@@ -18,21 +19,22 @@ type Answer<T> = Result<T, Box<EvalAltResult>>;
 pub(super) fn module() -> Module {
     let mut module = Module::new();
     let m = &mut module;
-    let doc = "The boxes of an organization that the grant names: box, is_public, created_at, updated_at.";
+    let doc = "The boxes of an organization that the grant names, as a list: box, is_public, created_at, updated_at.";
     add(m, "list", (doc, ""), list);
     let doc = "A box, or (): organization, box, is_public, description, created_at, updated_at, versions.";
     add(m, "lookup", (doc, ""), |organization: &str, name: &str| {
-        perform(Verb::Lookup, &[organization, name], Value::Null)
+        look_up(organization, name)
     });
     let doc = "A version of a box, or (): organization, box, version, status, created_at, and its files as blobs.";
     add(m, "lookup", (doc, ""), lookup);
-    let doc = "A box's versions, the newest first: version, status, created_at, size, files.";
+    let doc =
+        "A box's versions as a list, the newest first: version, status, created_at, size, files.";
     add(
         m,
         "versions",
         (doc, ""),
         |organization: &str, name: &str| {
-            perform(Verb::Versions, &[organization, name], Value::Null)
+            granted(Verb::Versions, &[organization, name], Value::Null).map(listed)
         },
     );
     let doc = "Lists a version to Vagrant; false when it was so already.";
@@ -86,7 +88,30 @@ fn list(organization: &str) -> Answer<Dynamic> {
         let name = one.get("box").and_then(Value::as_str).unwrap_or_default();
         allows(&patterns, Verb::List, organization, name)
     });
-    Ok(from_json(&Value::Array(granted.collect())))
+    Ok(Dynamic::from(List::of(granted.collect())))
+}
+
+/// An array as a list: there may be more rows than an array of the interpreter's holds, each with members of its own.
+fn listed(value: Value) -> Dynamic {
+    match value {
+        Value::Array(rows) => Dynamic::from(List::of(rows)),
+        other => from_json(&other),
+    }
+}
+
+/// A box, with its versions as a list.
+fn look_up(organization: &str, name: &str) -> Answer<Dynamic> {
+    let mut found = granted(Verb::Lookup, &[organization, name], Value::Null)?;
+    let versions = found
+        .as_object_mut()
+        .and_then(|found| found.remove("versions"));
+    let told = from_json(&found);
+    let Some(versions) = versions else {
+        return Ok(told);
+    };
+    let mut told = told.cast::<Map>();
+    told.insert("versions".into(), listed(versions));
+    Ok(told.into())
 }
 
 /// A version with its files, as what other verbs and hooks know: blobs.

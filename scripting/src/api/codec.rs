@@ -14,9 +14,10 @@ use sha2::Digest as _;
 
 use super::add;
 use super::types::Secret;
-use crate::call::{charge, now_ms, scene};
-use crate::error::refusal;
+use crate::call::{charge, may_wait, now_ms, scene};
+use crate::error::{refusal, stopped, too_large};
 use crate::facts::Bytes;
+use crate::guard;
 
 type Text = ImmutableString;
 type Answer<T> = Result<T, Box<EvalAltResult>>;
@@ -274,23 +275,63 @@ pub(super) fn hmac() -> Module {
 
 /// Compiled patterns that are kept. A pattern may come from a request, so this is a bound, not a convenience.
 const PATTERNS: u64 = 256;
-/// Largest program of a pattern, in bytes; two `\w` of all scripts of the world take more than 64 KiB.
-const PATTERN_BYTES: usize = 256 << 10;
+/// Program of a pattern, in bytes: the first that it fits into is taken for its size, the last is the largest. A `\w` of
+/// all scripts of the world takes about 45 KiB, `(?-u:\w)` less than one.
+const PATTERN_BYTES: [usize; 4] = [1 << 10, 4 << 10, 16 << 10, 64 << 10];
+/// Bytes of program times bytes of text that the fast lane searches at once, within its deadline on the slowest of ways.
+const FAST_SEARCH: usize = 1 << 27;
+/// Most matches that one call replaces.
+const MATCHES: usize = 16 << 10;
 
-fn pattern(text: &str) -> Answer<Regex> {
-    static COMPILED: OnceLock<Cache<String, Regex>> = OnceLock::new();
+/// A pattern with the size of its program.
+#[derive(Clone)]
+struct Pattern {
+    regex: Regex,
+    bytes: usize,
+}
+
+fn pattern(text: &str) -> Answer<Pattern> {
+    static COMPILED: OnceLock<Cache<String, Pattern>> = OnceLock::new();
     let compiled = COMPILED.get_or_init(|| Cache::new(PATTERNS));
     if let Some(found) = compiled.get(text) {
         return Ok(found);
     }
-    let built = RegexBuilder::new(text)
-        .size_limit(PATTERN_BYTES)
-        .dfa_size_limit(PATTERN_BYTES)
-        .nest_limit(32)
-        .build()
-        .map_err(|e| refusal(format!("re: {e}")))?;
+    charge(text.len())?;
+    let most = PATTERN_BYTES[PATTERN_BYTES.len() - 1];
+    let build = |bytes: usize| {
+        let mut builder = RegexBuilder::new(text);
+        builder
+            .size_limit(bytes)
+            .dfa_size_limit(most.max(256 << 10))
+            .nest_limit(32);
+        builder.build().map(|regex| Pattern { regex, bytes })
+    };
+    let mut built = build(PATTERN_BYTES[0]);
+    for bytes in &PATTERN_BYTES[1..] {
+        if matches!(built, Err(regex::Error::CompiledTooBig(_))) {
+            built = build(*bytes);
+        }
+    }
+    let built = built.map_err(|error| {
+        refusal(match error {
+            regex::Error::CompiledTooBig(_) => format!(
+                "re: the pattern is larger than {most} bytes as a program; (?-u:\\w) is much smaller than \\w"
+            ),
+            other => format!("re: {other}"),
+        })
+    })?;
     compiled.insert(text.to_owned(), built.clone());
     Ok(built)
+}
+
+/// The pattern, once it may search that text: how long that takes is bounded by the product of both.
+fn search(wanted: &str, given: &str) -> Answer<Regex> {
+    charge(given.len())?;
+    let pattern = pattern(wanted)?;
+    if !may_wait() && pattern.bytes.saturating_mul(given.len()) > FAST_SEARCH {
+        return Err(too_large("Pattern times text"));
+    }
+    Ok(pattern.regex)
 }
 
 pub(super) fn re() -> Module {
@@ -302,21 +343,17 @@ pub(super) fn re() -> Module {
             "Whether a pattern is found; in linear time.",
             "re::is_match(\"^v[0-9]+$\", \"v12\")",
         ),
-        |wanted: &str, given: &str| -> Answer<bool> {
-            charge(given.len())?;
-            Ok(pattern(wanted)?.is_match(given))
-        },
+        |wanted: &str, given: &str| -> Answer<bool> { Ok(search(wanted, given)?.is_match(given)) },
     );
     add(
         &mut module,
         "find",
         (
             "The first match and its groups, or ().",
-            "re::find(\"(\\\\w+)@(\\\\w+)\", \"x a@b\")[2] == \"b\"",
+            "re::find(\"([a-z]+)@([a-z]+)\", \"x a@b\")[2] == \"b\"",
         ),
         |wanted: &str, given: &str| -> Answer<Dynamic> {
-            charge(given.len())?;
-            let found = pattern(wanted)?.captures(given).map(|captures| {
+            let found = search(wanted, given)?.captures(given).map(|captures| {
                 let groups = captures.iter();
                 let groups = groups.map(|g| g.map_or(Dynamic::UNIT, |g| g.as_str().into()));
                 Dynamic::from_array(groups.collect::<Array>())
@@ -331,30 +368,38 @@ pub(super) fn re() -> Module {
             "Replaces every match; `$1` is the first group.",
             "re::replace(\"a(.)\", \"ab ac\", \"$1\") == \"b c\"",
         ),
-        |context: rhai::NativeCallContext,
-         wanted: &str,
-         given: &str,
-         with: &str|
-         -> Answer<String> {
-            charge(given.len())?;
-            let most = context.engine().max_string_size();
-            let pattern = pattern(wanted)?;
-            let mut out = String::new();
-            let mut last = 0;
-            for captures in pattern.captures_iter(given) {
-                let whole = captures.get(0).map_or(0..0, |m| m.range());
-                out.push_str(&given[last..whole.start]);
-                captures.expand(with, &mut out);
-                last = whole.end;
-                if out.len() > most {
-                    return Err(crate::error::too_large("Length of string"));
-                }
-            }
-            out.push_str(&given[last..]);
-            Ok(out)
+        |context: rhai::NativeCallContext, wanted: &str, given: &str, with: &str| {
+            replace(context.engine().max_string_size(), wanted, given, with)
         },
     );
     module
+}
+
+/// Each search may go through the whole text, so that all together take its square: the clock is looked at in between.
+fn replace(most: usize, wanted: &str, given: &str, with: &str) -> Answer<String> {
+    let pattern = search(wanted, given)?;
+    let mut out = String::new();
+    let mut last = 0;
+    for (count, captures) in pattern.captures_iter(given).enumerate() {
+        if count >= MATCHES {
+            return Err(too_large("Matches of a pattern"));
+        }
+        let whole = captures.get(0).map_or(0..0, |m| m.range());
+        out.push_str(&given[last..whole.start]);
+        captures.expand(with, &mut out);
+        last = whole.end;
+        if out.len() > most {
+            return Err(too_large("Length of string"));
+        }
+        if let Some(stop) = guard::labour(1) {
+            return Err(stopped(stop));
+        }
+        if let Some(stop) = guard::look_at_the_clock() {
+            return Err(stopped(stop));
+        }
+    }
+    out.push_str(&given[last..]);
+    Ok(out)
 }
 
 pub(super) fn glob() -> Module {

@@ -6,6 +6,7 @@ mod adapters;
 mod examples;
 mod fuzz;
 mod hostile;
+mod limits;
 mod plugins;
 mod reference;
 mod reload;

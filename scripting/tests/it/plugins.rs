@@ -8,6 +8,7 @@ use boxgate_scripting::Scripts;
 use boxgate_scripting::error::Fault;
 use boxgate_scripting::hook::Hook;
 use boxgate_scripting::manifest::Grant;
+use boxgate_scripting::set::State;
 use boxgate_scripting::verdict::{
     AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict, RouteVerdict,
     Routing, UploadVerdict,
@@ -456,12 +457,20 @@ async fn calls_that_find_no_worker_fail_and_fast_hooks_go_on() {
     );
     assert!(first.is_ok(), "{first:?}");
     assert_eq!(second.unwrap_err().failure.fault, Fault::Queue);
+    let counted = scripts.counted();
+    let of = |hook: Hook| counted.iter().find(|c| c.hook == hook).unwrap();
+    assert_eq!(of(Hook::OnUploadComplete).queued.count, 2);
+    let seconds = &of(Hook::OnUploadComplete).seconds;
+    assert_eq!((seconds.count, seconds.buckets.last().unwrap().1), (2, 2));
+    assert!(seconds.buckets.is_sorted() && seconds.units > 0);
+    assert_eq!(of(Hook::Route).queued.count, 0);
     assert_eq!(route.unwrap().by, ["fast"]);
 }
 
 #[tokio::test]
 async fn hook_that_mostly_fails_rests() {
-    let scripts = Folder::with("acme", "fn authorize(req, p) { throw \"no\" }").open();
+    let folder = Folder::with("acme", "fn authorize(req, p) { throw \"no\" }");
+    let scripts = folder.open();
     let get = request("GET", "h", "/");
     let who = service("acme");
     for _ in 0..100 {
@@ -484,7 +493,17 @@ async fn hook_that_mostly_fails_rests() {
             .fault,
         Fault::Tripped
     );
-    assert!(scripts.status()[0].hooks[0].tripped);
+    let status = scripts.status().remove(0);
+    assert!(status.hooks[0].tripped);
+    assert_eq!(status.state, State::Tripped);
+
+    // What is mended is asked at once.
+    folder.write("acme.rhai", "fn authorize(req, p) { }");
+    scripts.reload(false).unwrap();
+    assert!(scripts.authorize(&get, &who).await.is_ok());
+    assert_eq!(scripts.status()[0].state, State::Ok);
+    let reloads = scripts.reloads();
+    assert_eq!(reloads[&("acme".to_owned(), "loaded")], 2);
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! Reloading: one swap, last good, rollback, restart, unit tests as a gate.
 
 use crate::support::{Folder, request};
+use std::path::Path;
+
+use boxgate_scripting::bundle::Bundle;
 use boxgate_scripting::set::State;
-use boxgate_scripting::verdict::RouteVerdict;
+use boxgate_scripting::verdict::{AuthorizeVerdict, RouteVerdict};
 use boxgate_scripting::{Options, Scripts, Startup};
 
 fn version(n: u32) -> String {
@@ -170,6 +173,13 @@ async fn rollback_holds_until_another_version_stands_there() {
     folder.write("acme.rhai", &version(2));
     scripts.reload(false).unwrap();
     assert_eq!(seen(&scripts).await.as_deref(), Some("2"));
+    // Each time one version further back, and never forward again.
+    for wanted in ["3", "1"] {
+        scripts.rollback("acme", None).unwrap();
+        assert_eq!(seen(&scripts).await.as_deref(), Some(wanted));
+    }
+    assert!(scripts.rollback("acme", None).is_err());
+    assert_eq!(scripts.status()[0].versions.len(), 3);
     assert!(scripts.rollback("acme", Some("ffffffff")).is_err());
     assert!(scripts.rollback("nobody", None).is_err());
 }
@@ -323,4 +333,194 @@ async fn events_are_emitted_within_names_depth_and_kind() {
     };
     let status = Scripts::open(options).unwrap().status().remove(0);
     assert_eq!(status.error, None);
+}
+
+#[tokio::test]
+async fn unit_tests_see_made_up_secrets_and_tell_none() {
+    let folder = Folder::new();
+    let manifest = "[http]\nallow = [\"https://scan.example.net/\"]\n[secrets]\nnames = [\"SCAN\"]\n\
+                    [webhook_in.ci]\nverify = \"github\"\nsecret = \"CI\"";
+    folder.write("acme/plugin.toml", manifest);
+    let asks = "const KEY = secret::get(\"SCAN\");\n\
+                fn webhook_in(req) { http::get(\"https://scan.example.net/\", #{ headers: #{ authorization: KEY } }); return; }";
+    folder.write("acme/main.rhai", asks);
+    let test = |wanted: &str| {
+        let told = "t::http(\"GET\", \"*\", #{ status: 200 }); t::hook(\"webhook_in\", t::req(#{ hook: \"ci\" }));";
+        format!(
+            "fn test_it() {{ {told} t::eq(t::calls()[0].headers.authorization, \"{wanted}\"); }}"
+        )
+    };
+    folder.write("acme/tests/main.rhai", &test("test-SCAN"));
+    let mut options = folder.options();
+    options.trust_local = true;
+    options.secrets = [("SCAN", "hunter2-hunter2"), ("CI", "swordfish")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    let scripts = Scripts::open(options).unwrap();
+    assert_eq!(scripts.status()[0].error, None);
+
+    folder.write("acme/tests/main.rhai", &test("something else"));
+    scripts.reload(false).unwrap();
+    let told = scripts.status().remove(0).error.unwrap();
+    assert!(
+        told.contains("\"test-SCAN\"") && !told.contains("hunter2"),
+        "{told}"
+    );
+    // What a source holds by mistake is not told on either.
+    folder.write(
+        "acme/tests/main.rhai",
+        "fn test_it() { throw \"hunter2-hunter2\"; }",
+    );
+    let report = scripts.reload(false).unwrap().remove(0);
+    assert_eq!(report.findings[0].message, "test_it: ***");
+}
+
+#[tokio::test]
+async fn a_save_that_lost_its_text_takes_no_gate_away() {
+    let folder = Folder::with("gate", "fn authorize(req, p) { deny(\"never\") }");
+    let scripts = folder.open();
+    let (get, service) = (request("GET", "h", "/"), crate::support::service("acme"));
+    for lost in ["", "// fn authorize(req, p)\n", "fn other() {}"] {
+        folder.write("gate.rhai", lost);
+        let report = scripts.reload(false).unwrap().remove(0);
+        assert_eq!(report.result, "failed", "{lost}");
+        assert!(report.findings[0].message.contains("defines no hook"));
+        let verdict = scripts.authorize(&get, &service).await.unwrap().verdict;
+        assert!(matches!(verdict, AuthorizeVerdict::Deny(_)), "{lost}");
+    }
+}
+
+#[tokio::test]
+async fn a_gate_that_cannot_be_read_and_never_worked_stays_shut() {
+    let (get, service) = (request("GET", "h", "/"), crate::support::service("acme"));
+    let gate = "fn authorize(req, p) {}";
+    let utf16: Vec<u8> = gate.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let in_latin = b"// caf\xe9\nfn authorize(req, p) {}".to_vec();
+    let long = format!("{}\n{gate}", "/".repeat(300 << 10)).into_bytes();
+    let put = |bytes: Vec<u8>| move |main: &Path| std::fs::write(main, bytes).unwrap();
+    type Make = Box<dyn FnOnce(&Path)>;
+    let ways: [(&str, Make); 6] = [
+        ("UTF-16", Box::new(put(utf16))),
+        ("Latin-1", Box::new(put(in_latin))),
+        ("long", Box::new(put(long))),
+        (
+            "a folder",
+            Box::new(|main| std::fs::create_dir(main).unwrap()),
+        ),
+        ("nothing", Box::new(|_| {})),
+        (
+            "a link to nothing",
+            Box::new(|main| std::os::unix::fs::symlink("nowhere", main).unwrap()),
+        ),
+    ];
+    for (what, make) in ways {
+        let folder = Folder::new();
+        folder.write("gate/plugin.toml", "");
+        let main = folder.plugins().join("gate/main.rhai");
+        make(&main);
+        let scripts = folder.open();
+        assert_eq!(scripts.status()[0].state, State::Failed, "{what}");
+        assert!(scripts.authorize(&get, &service).await.is_err(), "{what}");
+        // It opens once it works.
+        if main.is_dir() {
+            std::fs::remove_dir(&main).unwrap();
+        } else {
+            std::fs::remove_file(&main).ok();
+        }
+        folder.write("gate/main.rhai", gate);
+        scripts.reload(false).unwrap();
+        assert!(scripts.authorize(&get, &service).await.is_ok(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn plugins_whose_directory_is_gone_stay_in_force() {
+    let folder = Folder::with("acme", &version(1));
+    folder
+        .write("off.rhai", &version(2))
+        .write(".disabled", "off\n");
+    let scripts = folder.open();
+    let away = folder.plugins().with_extension("away");
+    std::fs::rename(folder.plugins(), &away).unwrap();
+    let reports = scripts.reload(false).unwrap();
+    let failed: Vec<_> = reports.iter().filter(|r| r.result == "failed").collect();
+    assert_eq!((failed.len(), failed[0].plugin.as_str()), (1, "acme"));
+    assert!(failed[0].findings[0].message.contains("is not there"));
+    assert_eq!(scripts.status()[0].state, State::Stale);
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"));
+    // It is said once.
+    assert!(
+        scripts
+            .reload(false)
+            .unwrap()
+            .iter()
+            .all(|r| r.result == "unchanged" || r.result == "removed")
+    );
+    drop(scripts);
+
+    let scripts = folder.open();
+    assert_eq!(seen(&scripts).await.as_deref(), Some("1"), "over a start");
+    let mut without = folder.options();
+    without.startup = Startup::Without;
+    let without = Scripts::open(without).unwrap();
+    assert!(without.route(&request("PUT", "h", "/")).await.is_err());
+    std::fs::rename(&away, folder.plugins()).unwrap();
+    scripts.reload(false).unwrap();
+    assert_eq!(scripts.status()[0].state, State::Ok);
+    // What is taken away by itself is removed.
+    std::fs::remove_file(folder.plugins().join("acme.rhai")).unwrap();
+    scripts.reload(false).unwrap();
+    assert_eq!(seen(&scripts).await, None);
+    std::fs::rename(folder.plugins(), &away).unwrap();
+    drop(scripts);
+    assert_eq!(seen(&folder.open()).await, None);
+}
+
+#[test]
+fn what_was_pushed_is_not_trusted_as_what_stands_here() {
+    let folder = Folder::new();
+    let asks = |name: &str| {
+        let mut bundle = Bundle::of_source(name, version(1));
+        bundle.manifest = "[secrets]\nnames = [\"KEY\"]".into();
+        bundle
+    };
+    folder.write("own/plugin.toml", &asks("own").manifest);
+    folder.write("own/main.rhai", &version(1));
+    let mut options = folder.options();
+    options.trust_local = true;
+    options.pushed = [("sent".to_owned(), asks("sent"))].into();
+    let scripts = Scripts::open(options).unwrap();
+    let states: Vec<_> = scripts
+        .status()
+        .into_iter()
+        .map(|s| (s.plugin, s.state))
+        .collect();
+    let wanted = [
+        ("own".to_owned(), State::Ok),
+        ("sent".to_owned(), State::Failed),
+    ];
+    assert_eq!(states, wanted);
+    assert!(scripts.check(&asks("another")).is_err());
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_fails_the_plugins_that_want_it() {
+    let folder = Folder::new();
+    for (name, secret) in [("one", "LOST"), ("two", "KEPT")] {
+        folder.write(
+            &format!("{name}/plugin.toml"),
+            &format!("[secrets]\nnames = [\"{secret}\"]"),
+        );
+        folder.write(&format!("{name}/main.rhai"), &version(1));
+    }
+    let mut options = folder.options();
+    options.trust_local = true;
+    options.unreadable_secrets = [("LOST".to_owned(), "cannot read /a: gone".to_owned())].into();
+    let status = Scripts::open(options).unwrap().status();
+    let lost = status[0].error.as_deref().unwrap();
+    assert!(
+        lost.contains("scripts.secrets.LOST: cannot read /a: gone"),
+        "{lost}"
+    );
+    assert_eq!(status[1].error, None);
 }

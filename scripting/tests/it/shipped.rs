@@ -131,36 +131,37 @@ async fn settings_of_operators_do_not_fail_a_plugins_tests() {
     assert_eq!(redirect.url, "https://eu.example.org/blobs/b3/b3");
 }
 
+/// The blocks of a language in a text.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    let ended = |rest: &'a str| rest.split("```").next().unwrap();
+    text.split(fence.as_str()).skip(1).map(ended).collect()
+}
+
 #[test]
-fn recipes_of_the_cookbook_load() {
+fn recipes_of_the_cookbook_work_as_they_are_printed() {
     let page = include_str!("../../../docs/COOKBOOK.md");
-    let manifest = "[http]\nallow = [\"https://api.fastly.com/service/\", \"https://scanner.example.org/v1/\"]\n[secrets]\nnames = [\"FASTLY_KEY\"]\n\
-                    [settings]\nrows = []\nnetworks = [\"10.0.0.0/8\"]\n";
-    let recipes: Vec<&str> = page.split("```rust").skip(1).collect();
-    assert!(!recipes.is_empty());
-    for recipe in recipes {
-        let recipe = recipe.split("```").next().unwrap();
+    let (mut recipes, mut tested) = (0, 0);
+    for section in page.split("\n## ").skip(1) {
+        let title = section.lines().next().unwrap();
+        let (tests, main): (Vec<&str>, Vec<&str>) = blocks(section, "rust")
+            .into_iter()
+            .partition(|block| block.contains("fn test_"));
+        if main.is_empty() {
+            continue;
+        }
         let folder = Folder::new();
-        let clock = if recipe.contains("fn on_schedule(") {
-            "[schedule]\ncron = \"30 3 * * *\"\n\
-             [catalog]\nallow = [\"list:acme/*\", \"versions:acme/*\", \"delete:acme/*\"]\n"
-        } else {
-            ""
-        };
-        let hook = if recipe.contains("fn webhook_in(") {
-            "[webhook_in.release]\nverify = \"github\"\nsecret = \"CI_SECRET\"\n\
-             [catalog]\nallow = [\"release:acme/*\"]\n"
-        } else {
-            ""
-        };
-        folder.write("recipe/plugin.toml", &format!("{manifest}{clock}{hook}"));
-        folder.write("recipe/main.rhai", recipe);
+        folder.write("recipe/plugin.toml", &blocks(section, "toml").concat());
+        folder.write("recipe/main.rhai", &main.concat());
+        folder.write("recipe/tests/main.rhai", &tests.concat());
         let mut options = folder.options();
         options.trust_local = true;
         let status = Scripts::open(options).unwrap().status().remove(0);
-        assert_eq!(status.error, None, "{recipe}");
-        assert!(!status.hooks.is_empty(), "{recipe}");
+        assert_eq!(status.error, None, "{title}");
+        recipes += 1;
+        tested += tests.len();
     }
+    assert_eq!((recipes, tested), (6, 6));
 }
 
 /// What is wrong with a provider that begins as new ones do and is changed a little.

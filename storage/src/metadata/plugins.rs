@@ -118,6 +118,37 @@ impl Metadata {
         .await
     }
 
+    /// Puts a version in force again that is kept; it stays where it is among the others. False when it is not kept.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn roll_back_plugin(&self, name: &str, hash: &str, actor: &str) -> Result<bool> {
+        const OP: &str = "plugin.rollback";
+        let (name, hash, actor) = (name.to_owned(), hash.to_owned(), actor.to_owned());
+        self.write(OP, move |tx| {
+            async move {
+                let done = sqlx::query(
+                    "UPDATE plugins SET hash = $2, pushed_by = $3, pushed_ms = $4 WHERE name = $1
+                     AND EXISTS (SELECT 1 FROM plugin_bundles WHERE name = $1 AND hash = $2)",
+                )
+                .bind(&name)
+                .bind(&hash)
+                .bind(&actor)
+                .bind(tx.now.0)
+                .execute(&mut tx.connection)
+                .await
+                .at(OP, &name)?;
+                if done.rows_affected() == 0 {
+                    return Ok(false);
+                }
+                audit::record(tx, &actor, OP, &format!("{name} {hash}")).await?;
+                Ok(true)
+            }
+            .boxed()
+        })
+        .await
+    }
+
     /// Takes a plugin off all nodes, with all its versions; false when there is none.
     ///
     /// # Errors
