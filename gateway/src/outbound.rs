@@ -300,10 +300,10 @@ impl Caller {
         self
     }
 
-    /// The same, that asks by plain http wherever it may go.
+    /// The same, that reaches private networks as well, and asks by plain http wherever it may go.
     #[must_use]
-    pub fn plainly(mut self) -> Self {
-        self.connector.plainly();
+    pub fn privately(mut self) -> Self {
+        self.connector.privately();
         self
     }
 

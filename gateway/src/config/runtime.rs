@@ -11,7 +11,7 @@ use super::file::{RuntimeFile, RuntimesFile};
 use super::settings::{Judge, Secret, variable};
 use crate::runtime::backup::Frequency;
 use crate::runtime::key::{SAMPLE, SHORTEST};
-use crate::runtime::push::Target;
+use crate::runtime::push::{Target, document};
 
 /// The runtime at `/runtime/image`.
 pub const DEFAULT: &str = "default";
@@ -216,7 +216,7 @@ fn import(file: &mut RuntimeFile, text: &str) -> Result<(), String> {
         return Err(format!("longer than {LONGEST} bytes"));
     }
     let text = text.trim_start_matches('\u{feff}');
-    let document: Value = json5::from_str(text).map_err(|e| format!("no JSON: {e}"))?;
+    let document = document(text).map_err(|e| format!("no JSON: {e}"))?;
     let member = |section: &str, name: &str| {
         let find = |of: &Value, name: &str| {
             let members = of.as_object()?;

@@ -3,21 +3,23 @@
 //! Errors are plain text, and those of PUT that tell of this runtime have no body at all: its clients read statuses.
 
 use std::io::{self, SeekFrom};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boxgate_storage::range::ByteRange;
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use futures_util::StreamExt as _;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED,
-    WWW_AUTHENTICATE,
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    LAST_MODIFIED, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::BodyExt as _;
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, Take};
 use tokio::time::sleep;
 use tokio_util::io::ReaderStream;
 
@@ -29,6 +31,7 @@ use crate::handler::upload::assert_uncoded;
 use crate::http::headers::content_length;
 use crate::http::precondition::{PastEnd, Representation, decide};
 use crate::http::response;
+use crate::multipart::head::Encoding;
 use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
 use crate::route::Route;
@@ -216,19 +219,57 @@ fn text(text: &str) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// The bytes of an opened image. One that another program cuts short breaks the answer: fewer come than were said.
+/// The bytes of an opened image.
 async fn body(image: Snapshot, range: ByteRange) -> io::Result<OutboundBody> {
     let mut file = tokio::fs::File::from_std(image.file);
     file.seek(SeekFrom::Start(range.start())).await?;
     let bytes = ReaderStream::with_capacity(file.take(range.length()), READ_BYTES);
-    let frames = bytes
-        .map_ok(|bytes| Frame::data(Piece::from(bytes)))
-        .map_err(BoxError::from);
-    Ok(StreamBody::new(frames).boxed_unsync())
+    let left = range.length();
+    Ok(Sent { bytes, left }.boxed_unsync())
+}
+
+/// Bytes on their way out, and how many are still to come: a body that does not know its end is taken for one that broke off.
+struct Sent {
+    bytes: ReaderStream<Take<tokio::fs::File>>,
+    left: u64,
+}
+
+impl Body for Sent {
+    type Data = Piece;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(match ready!(self.bytes.poll_next_unpin(cx)) {
+            Some(Ok(bytes)) => {
+                self.left = self.left.saturating_sub(bytes.len() as u64);
+                Ok(Frame::data(Piece::from(bytes)))
+            }
+            Some(Err(e)) => Err(e.into()),
+            None => Err("another program cut the image short".into()),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
 }
 
 async fn deploy(gateway: &Gateway, runtime: &Arc<Runtime>, call: Call) -> Answer {
     assert_uncoded(&call.head.headers)?;
+    if call.head.headers.contains_key(CONTENT_RANGE) {
+        let text = "A deployment holds the whole image: send it without Content-Range. Nothing was deployed.";
+        return Err(Refusal::invalid(text).closing());
+    }
     let most = gateway.settings.uploads.max_length_bytes;
     if content_length(&call.head.headers).is_some_and(|length| length > most) {
         return Err(too_large(most).closing());
@@ -261,10 +302,10 @@ impl Body for Told {
     type Error = BoxError;
 
     fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Frame<Piece>, BoxError>>> {
-        std::task::Poll::Ready(None)
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
+        Poll::Ready(None)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -307,6 +348,11 @@ async fn of_form(runtime: &Runtime, mut form: Form, most: u64) -> Result<Staged,
             } else {
                 "The form has more than one file and none is named Image. Nothing was deployed."
             };
+            return Err(Refusal::invalid(text).closing());
+        }
+        if part.encoding == Encoding::Base64 {
+            let text =
+                "The image comes as base64 text: send its bytes as they are. Nothing was deployed.";
             return Err(Refusal::invalid(text).closing());
         }
         // What was taken for it before goes.

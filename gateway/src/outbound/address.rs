@@ -36,11 +36,20 @@ const REFUSED: &[&str] = &[
     "ff00::/8",
 ];
 
+/// Networks of an organization's own (RFC 1918, RFC 4193).
+const PRIVATE: &[&str] = &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
+/// Addresses within them at which clouds tell their machines secrets.
+const SECRET: &[&str] = &["fd00:ec2::/32", "fd20:ce::254/128", "fd00:42::42/128"];
+
 /// Where requests may go.
 #[derive(Debug, Clone)]
 pub(super) struct Addresses {
     refused: Vec<Cidr>,
     opened: Vec<Cidr>,
+    /// Reached as if they were public.
+    private: Vec<Cidr>,
+    /// Never among those.
+    secret: Vec<Cidr>,
 }
 
 /// How an address stands.
@@ -63,16 +72,31 @@ impl Addresses {
         Self {
             refused: REFUSED.iter().map(block).collect(),
             opened: opened.to_vec(),
+            private: Vec::new(),
+            secret: SECRET.iter().map(block).collect(),
         }
+    }
+
+    /// Private networks, too.
+    pub(super) fn and_private(mut self) -> Self {
+        let block = |text: &&str| {
+            text.parse()
+                .expect("each row is a block, which a test reads")
+        };
+        self.private = PRIVATE.iter().map(block).collect();
+        self
     }
 
     /// How `address` stands, `own` being where the gateway itself listens.
     pub(super) fn standing(&self, address: SocketAddr, own: &[SocketAddr]) -> Standing {
         let ip = unwrapped(address.ip());
         let within = |blocks: &[Cidr]| blocks.iter().any(|block| block.contains(ip));
+        let private = within(&self.private) && !within(&self.secret);
         if within(&self.opened) {
             Standing::Opened
-        } else if within(&self.refused) || is_own(SocketAddr::new(ip, address.port()), own) {
+        } else if within(&self.refused) && !private
+            || is_own(SocketAddr::new(ip, address.port()), own)
+        {
             Standing::Refused
         } else {
             Standing::Public
@@ -129,6 +153,29 @@ mod tests {
     fn standing(ip: &str, opened: &[&str]) -> Standing {
         let opened: Vec<Cidr> = opened.iter().map(|text| text.parse().unwrap()).collect();
         Addresses::new(&opened).standing(SocketAddr::new(ip.parse().unwrap(), 443), &[])
+    }
+
+    #[test]
+    fn private_networks_are_reached_where_that_is_wanted_but_for_secrets_and_ourselves() {
+        let own = ["10.1.2.3:80".parse().unwrap()];
+        let addresses = Addresses::new(&[]).and_private();
+        for (ip, expected) in [
+            ("10.1.2.4", Standing::Public),
+            ("172.20.0.1", Standing::Public),
+            ("192.168.5.5", Standing::Public),
+            ("fd12:3456::1", Standing::Public),
+            ("::ffff:10.1.2.4", Standing::Public),
+            ("10.1.2.3", Standing::Refused),
+            ("fd00:ec2::254", Standing::Refused),
+            ("fd20:ce::254", Standing::Refused),
+            ("fd00:42::42", Standing::Refused),
+            ("127.0.0.1", Standing::Refused),
+            ("169.254.169.254", Standing::Refused),
+            ("fe80::1", Standing::Refused),
+        ] {
+            let address = SocketAddr::new(ip.parse().unwrap(), 80);
+            assert_eq!(addresses.standing(address, &own), expected, "{ip}");
+        }
     }
 
     #[test]

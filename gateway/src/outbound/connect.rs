@@ -85,9 +85,10 @@ impl Connector {
         self.proxy = proxy;
     }
 
-    /// By plain http wherever it may go, from now on.
-    pub(super) fn plainly(&mut self) {
+    /// To private networks as well, and by plain http wherever it may go, from now on.
+    pub(super) fn privately(&mut self) {
         self.plainly = true;
+        self.addresses = Arc::new((*self.addresses).clone().and_private());
     }
 
     /// Looks a name up and judges what it leads to; nothing where a proxy does that.

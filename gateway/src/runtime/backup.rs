@@ -9,7 +9,7 @@ use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::durable;
 use jiff::Timestamp;
 
-use super::image::Image;
+use super::image::{Image, open_file};
 
 /// The moment in the name of a copy, UTC.
 const MOMENT: &str = "%Y%m%dT%H%M%SZ";
@@ -111,14 +111,23 @@ pub fn copy(
     keep: usize,
     now: UnixMillis,
 ) -> io::Result<Option<PathBuf>> {
-    let mut source = match File::open(image.path()) {
+    let mut source = match open_file(image.path()) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
     };
     durable::make_directory(directory, 0o750)?;
+    let prefix = format!(".{}.backup", image.file_name());
+    // One copy is made at a time: what another left was cut by a crash.
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(&prefix)) {
+            fs::remove_file(entry.path())?;
+        }
+    }
     let mut file = tempfile::Builder::new()
-        .prefix(".backup")
+        .prefix(&prefix)
         .tempfile_in(directory)?;
     io::copy(&mut source, &mut file)?;
     file.as_file().sync_all()?;
@@ -294,6 +303,7 @@ mod tests {
             "other-20200501T120000Z.sbimg",
             "notes",
         ];
+        fs::write(directory.join(".runtime.image.sbimg.backup12"), "half").unwrap();
         for name in foreign {
             fs::write(directory.join(name), name).unwrap();
         }

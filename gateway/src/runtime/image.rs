@@ -2,9 +2,9 @@
 //!
 //! It is the one file that gets its name by a rename: another program reads it under that name.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use boxgate_storage::digest::Blake3;
 use boxgate_storage::durable;
 use bytes::Bytes;
+use rustix::fs::OFlags;
 use tempfile::{NamedTempFile, TempPath};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -97,13 +98,20 @@ pub struct Staged {
 }
 
 impl Image {
-    /// The image at `path`; what a crash left beside it is removed. Blocking.
+    /// The image at `path`, or at what that links to; what a crash left beside it is removed, but for the image before.
+    /// Blocking.
     ///
     /// # Errors
-    /// When its directory is none, or cannot be read.
+    /// When its directory is none, or cannot be read; when something else than a file is there.
     pub fn open(path: &Path) -> io::Result<Self> {
+        let path = match fs::canonicalize(path) {
+            Ok(path) => path,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => path.to_owned(),
+            Err(e) => return Err(e),
+        };
+        assert_file(fs::symlink_metadata(&path))?;
         let this = Self {
-            path: path.to_owned(),
+            path,
             known: Mutex::new(None),
             hashing: tokio::sync::Mutex::new(()),
         };
@@ -111,8 +119,7 @@ impl Image {
         for entry in fs::read_dir(this.directory())? {
             let entry = entry?;
             let name = entry.file_name();
-            let left = name.to_str().is_some_and(|name| name.starts_with(&prefix));
-            if left || name.to_str() == Some(&this.beside(BEFORE)) {
+            if name.to_str().is_some_and(|name| name.starts_with(&prefix)) {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -149,7 +156,7 @@ impl Image {
     pub async fn snapshot(&self) -> io::Result<Option<Snapshot>> {
         for _ in 0..TRIES {
             let path = self.path.clone();
-            let opened = spawn_blocking(move || match File::open(path) {
+            let opened = spawn_blocking(move || match open_file(&path) {
                 Ok(file) => Stamp::of(&file).map(|(stamp, modified)| Some((file, stamp, modified))),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(e) => Err(e),
@@ -213,12 +220,21 @@ impl Image {
         let (directory, prefix) = (self.directory().to_owned(), self.beside(STAGED));
         let path = self.path.clone();
         let made = spawn_blocking(move || {
+            let before = fs::symlink_metadata(path);
+            assert_file(before.as_ref().map_err(|e| e.kind().into()).cloned())?;
             // Whoever reads the image must be able to read the next one.
-            let mode = fs::metadata(path).map_or(0o644, |meta| meta.mode() & 0o777);
-            tempfile::Builder::new()
+            let mode = before.as_ref().map_or(0o644, |meta| meta.mode() & 0o777);
+            let file = tempfile::Builder::new()
                 .prefix(&prefix)
                 .permissions(Permissions::from_mode(mode))
-                .tempfile_in(directory)
+                .tempfile_in(directory)?;
+            if let Ok(before) = before
+                && let Err(e) = fchown(file.as_file(), Some(before.uid()), Some(before.gid()))
+            {
+                // Only root gives files away.
+                tracing::debug!(error = %e, "an image changes its owner");
+            }
+            Ok(file)
         });
         let file = done(made.await)?;
         let (frames, coming) = mpsc::channel(WAITING);
@@ -226,20 +242,19 @@ impl Image {
         Ok(Staging { frames, writer })
     }
 
-    /// Gives an image its place; the one before stays beside it if it may be wanted back. Blocking.
+    /// Gives an image its place; where it may have to give way, the one before stays beside it until it is
+    /// [proved](Self::proved), or the one that was proved last. Blocking.
     ///
     /// # Errors
     /// When a step fails; the image before then stays in its place.
     pub fn put_in_place(&self, staged: Staged, keep: bool) -> io::Result<()> {
-        let before = self.directory().join(self.beside(BEFORE));
-        if let Err(e) = fs::remove_file(&before)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            return Err(e);
-        }
-        if keep
-            && let Err(e) = fs::hard_link(&self.path, &before)
-            && e.kind() != io::ErrorKind::NotFound
+        if !keep {
+            self.proved()?;
+        } else if let Err(e) = fs::hard_link(&self.path, self.before())
+            && !matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+            )
         {
             return Err(e);
         }
@@ -255,17 +270,59 @@ impl Image {
         Ok(())
     }
 
+    fn before(&self) -> PathBuf {
+        self.directory().join(self.beside(BEFORE))
+    }
+
+    /// Whether the image in place was not proved, since a crash came between.
+    pub fn is_unproved(&self) -> bool {
+        self.before().exists()
+    }
+
+    /// That the image in place stays: none before it is wanted any more. Blocking.
+    ///
+    /// # Errors
+    /// When that cannot be removed.
+    pub fn proved(&self) -> io::Result<()> {
+        match fs::remove_file(self.before()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     /// Puts the image before back in place; whether there was one. Blocking.
     ///
     /// # Errors
     /// When that fails; the image then stays as it is.
     pub fn put_back(&self) -> io::Result<bool> {
-        let before = self.directory().join(self.beside(BEFORE));
-        match durable::put_in_place(&before, &self.path) {
+        match durable::put_in_place(&self.before(), &self.path) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(e),
         }
+    }
+}
+
+/// Opens a regular file: what else may be there never waits for somebody.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)?;
+    assert_file(file.metadata())?;
+    Ok(file)
+}
+
+/// Whether that is a file; nothing at all may become one.
+fn assert_file(found: io::Result<Metadata>) -> io::Result<()> {
+    match found {
+        Ok(meta) if meta.is_file() => Ok(()),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "something else than a regular file is there",
+        )),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
     }
 }
 
@@ -395,16 +452,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_image_before_comes_back_where_it_was_kept() {
+    async fn the_image_that_was_proved_last_comes_back() {
         let home = tempfile::tempdir().unwrap();
         let image = Image::open(&home.path().join("image")).unwrap();
-        for bytes in [&b"one"[..], b"two", b"three"] {
+        let first = staged(&image, b"one").await;
+        image.put_in_place(first, true).unwrap();
+        assert!(!image.is_unproved());
+        for bytes in [&b"two"[..], b"three"] {
             let next = staged(&image, bytes).await;
             image.put_in_place(next, true).unwrap();
         }
+        assert!(image.is_unproved());
         assert!(image.put_back().unwrap());
-        assert_eq!(read(image.snapshot().await.unwrap().unwrap()), b"two");
+        assert_eq!(read(image.snapshot().await.unwrap().unwrap()), b"one");
         assert!(!image.put_back().unwrap());
+        let next = staged(&image, b"four").await;
+        image.put_in_place(next, true).unwrap();
+        image.proved().unwrap();
+        assert!(!image.put_back().unwrap());
+        assert_eq!(names(home.path()), ["image"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_is_no_image_and_a_link_leads_to_one() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+        Image::open(&path).unwrap_err();
+        Image::open(home.path()).unwrap_err();
+        let late = home.path().join("late");
+        let image = Image::open(&late).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &late, rustix::fs::Mode::RUSR).unwrap();
+        image.snapshot().await.unwrap_err();
+        image.stage().await.unwrap_err();
+        let (link, target) = (home.path().join("link"), home.path().join("target"));
+        fs::write(&target, "one").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let image = Image::open(&link).unwrap();
+        let next = staged(&image, b"two").await;
+        image.put_in_place(next, false).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"two");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     }
 
     #[tokio::test]
@@ -419,7 +507,7 @@ mod tests {
         fs::write(home.path().join(".image.before"), b"the one before").unwrap();
         fs::write(home.path().join(".image.stage"), b"another's").unwrap();
         assert_eq!(names(home.path()).len(), 3);
-        Image::open(&path).unwrap();
-        assert_eq!(names(home.path()), [".image.stage"]);
+        assert!(Image::open(&path).unwrap().is_unproved());
+        assert_eq!(names(home.path()), [".image.before", ".image.stage"]);
     }
 }

@@ -59,8 +59,7 @@ impl Target {
     /// What is wrong with it.
     pub fn of_document(text: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(text).map_err(|_e| "the body is no UTF-8".to_owned())?;
-        let document: Value =
-            json5::from_str(text).map_err(|e| format!("the body is no JSON: {e}"))?;
+        let document = document(text).map_err(|e| format!("the body is no JSON: {e}"))?;
         let members = document.as_object().ok_or("the body is no JSON object")?;
         let member = |name: &str| {
             let found = members.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
@@ -69,6 +68,20 @@ impl Target {
         };
         Self::parse(member("targetUrl")?, Secret::new(member("targetAPIKey")?))
     }
+}
+
+/// Most objects and lists in a document: the reader's stack grows with each that it is in.
+const NESTED: usize = 256;
+
+/// Reads what the vendor's programs and pages call JSON.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn document(text: &str) -> Result<Value, String> {
+    if text.bytes().filter(|b| matches!(b, b'[' | b'{')).count() > NESTED {
+        return Err(format!("more than {NESTED} objects and lists"));
+    }
+    json5::from_str(text).map_err(|e| e.to_string())
 }
 
 /// Sends the image; it is there, staged, when this returns.
@@ -158,6 +171,7 @@ mod tests {
         for (text, said) in [
             ("", "no JSON"),
             ("[]", "no JSON object"),
+            (&"[".repeat(100_000), "objects and lists"),
             (r#"{"targetUrl": "https://a.example"}"#, "targetAPIKey"),
             (r#"{"targetUrl": 1, "targetAPIKey": "k"}"#, "targetUrl"),
             (

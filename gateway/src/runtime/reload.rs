@@ -34,7 +34,10 @@ pub(super) async fn run(gateway: Arc<Gateway>, runtime: Arc<Runtime>) {
         let Some(deployed) = deployed else { continue };
         let result = told(&gateway, &runtime, &deployed).await;
         let state = match result {
-            Ok(()) => ReloadState::Ok,
+            Ok(()) => {
+                proved(&runtime, &deployed).await;
+                ReloadState::Ok
+            }
             Err(why) => failed(&gateway, &runtime, &deployed, why).await,
         };
         let mut standing = runtime.standing();
@@ -46,6 +49,19 @@ pub(super) async fn run(gateway: Arc<Gateway>, runtime: Arc<Runtime>) {
         {
             standing.reload = state;
         }
+    }
+}
+
+/// The image stays, where no other came meanwhile.
+async fn proved(runtime: &Arc<Runtime>, deployed: &Deployed) {
+    let _alone = runtime.swap.lock().await;
+    let last = runtime.standing().deployed.clone();
+    if last.is_some_and(|last| last.id != deployed.id) {
+        return;
+    }
+    let proving = Arc::clone(runtime);
+    if let Err(e) = done(spawn_blocking(move || proving.image.proved()).await) {
+        tracing::warn!(runtime = runtime.name, error = %e, "the image before stays");
     }
 }
 
@@ -139,6 +155,15 @@ async fn command(
         .stdout(Stdio::null())
         // All that it starts ends with it.
         .process_group(0);
+    // Our own settings hold keys.
+    for name in variables().filter(|name| {
+        name.starts_with("BOXGATE_")
+            && !name.starts_with("BOXGATE_IMAGE_")
+            && name != "BOXGATE_DEPLOY_ID"
+            || name.starts_with("SANBOX_")
+    }) {
+        running.env_remove(name);
+    }
     let ended = run_within(running, time).await;
     let (status, said) = ended.map_err(|e| format!("{program} cannot be run: {e}"))?;
     match status {
@@ -146,6 +171,10 @@ async fn command(
         Some(status) => Err(format!("{program}: {status} {said}")),
         None => Err(format!("{program} did not end within {time:?} {said}")),
     }
+}
+
+fn variables() -> impl Iterator<Item = String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
 }
 
 /// Runs a command for so long at most; how it ended, `None` where it had to be killed, and how what it complained of

@@ -142,6 +142,21 @@ PEAK=$(awk '/VmHWM/ { print int($2 / 1024) }' "/proc/$GATEWAY_PID/status")
 succeeds "memory stays flat ($PEAK MiB)" test "$PEAK" -lt 320
 equal "the short one" "$SUM" "$(sha256 "$IMAGE")"
 
+# Whoever closes afterwards, and is slow, gets all of it.
+head -c 40000000 /dev/urandom >"$WORK/next"
+ask "40 MB" 202 -X POST "${good[@]}" -T "$WORK/next" "$RUNTIME"
+equal "read slowly, to be closed" "$(sha256 "$WORK/next")" \
+    "$(curl -sS --limit-rate 20M -H 'Connection: close' "${good[@]}" "$RUNTIME" | sha256sum | cut -d' ' -f1)"
+equal "by HTTP/1.0" "$(sha256 "$WORK/next")" \
+    "$(curl -sS -0 --limit-rate 20M "${good[@]}" "$RUNTIME" | sha256sum | cut -d' ' -f1)"
+ask "a part of one" 400 -X POST "${good[@]}" -H 'Content-Range: bytes 1000-40000999/40001000' -T "$WORK/next" "$RUNTIME"
+printf -- '--b\r\nContent-Disposition: form-data; name="Image"; filename="i"\r\nContent-Transfer-Encoding: base64\r\n\r\nQUJD\r\n--b--\r\n' >"$WORK/coded"
+ask "base64 text" 400 "${good[@]}" -H 'Content-Type: multipart/form-data; boundary=b' --data-binary "@$WORK/coded" "$RUNTIME"
+python3 -c 'print("[" * 20000, end="")' >"$WORK/deep"
+ask "a document that is nested deep" 400 -X PUT "${good[@]}" --data-binary "@$WORK/deep" "$RUNTIME"
+SUM=$(sha256 "$WORK/next")
+equal "the image stays" "$SUM" "$(sha256 "$IMAGE")"
+
 # --- a kill at any moment leaves the image before or the new one (case 15) ---
 
 for round in 1 2 3 4 5 6; do
@@ -275,6 +290,25 @@ equal "and it is told of both" "$IMAGE 500000 64 32
 $IMAGE 100000 64 32" "$(tail -n 2 "$WORK/told")"
 matches "why is kept" 'not this one' "$(admin | jq -r '.runtimes[0].reloadError')"
 ask "500 for all" 500 -X POST "${good[@]}" "$RUNTIME"
+
+# One that was never told of its image, since the gateway was killed meanwhile, is told at the next start.
+cat >"$WORK/reload" <<P
+#!/bin/sh
+env | grep -E '^(BOXGATE_RUNTIMES|BOXGATE_MASTER)' >>"$WORK/leaked"
+echo started >>"$WORK/begun"
+while [ -e "$WORK/hang" ]; do sleep 0.1; done
+[ ! -e "$WORK/refuse" ] || exit 3
+P
+touch "$WORK/hang"
+ask "one whose runtime hangs" 202 -X POST "${good[@]}" --data-binary "@$WORK/image" "$RUNTIME"
+succeeds "it is being told" eventually 30 test -s "$WORK/begun"
+stop_gateway KILL
+rm "$WORK/hang"
+start_gateway
+RUNTIME=$URL/runtime/image
+succeeds "told again, it does not take it: the image before comes back" eventually 30 reload_is rolled_back
+equal "its bytes" "$(sha256 "$WORK/other")" "$(sha256 "$IMAGE")"
+equal "no setting of ours is told" "" "$(cat "$WORK/leaked")"
 stop_gateway
 rm "$WORK/refuse"
 
