@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +12,7 @@ use std::time::SystemTime;
 
 use boxgate_storage::digest::Blake3;
 use boxgate_storage::durable;
+use boxgate_storage::layer::files::Stamp;
 use bytes::Bytes;
 use rustix::fs::OFlags;
 use tempfile::{NamedTempFile, TempPath};
@@ -35,36 +37,6 @@ pub struct Image {
     known: Mutex<Option<(Stamp, Blake3)>>,
     /// Held by whoever hashes it.
     hashing: tokio::sync::Mutex<()>,
-}
-
-/// By what two states of a file are told apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(file: &File) -> io::Result<(Self, SystemTime)> {
-        let meta = file.metadata()?;
-        let stamp = Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            length: meta.len(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        };
-        Ok((stamp, meta.modified()?))
-    }
-
-    /// The same bytes under another name or none.
-    fn renamed(self, other: Self) -> bool {
-        let bytes = |s: Self| (s.device, s.inode, s.length, s.modified);
-        bytes(self) == bytes(other)
-    }
 }
 
 /// The image as it was at one moment: a swap leaves it alone.
@@ -157,7 +129,11 @@ impl Image {
         for _ in 0..TRIES {
             let path = self.path.clone();
             let opened = spawn_blocking(move || match open_file(&path) {
-                Ok(file) => Stamp::of(&file).map(|(stamp, modified)| Some((file, stamp, modified))),
+                Ok(file) => {
+                    let stamp = Stamp::of(file.as_fd())?;
+                    let modified = file.metadata()?.modified()?;
+                    Ok(Some((file, stamp, modified)))
+                }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(e) => Err(e),
             });
@@ -169,7 +145,7 @@ impl Image {
             };
             return Ok(Some(Snapshot {
                 file,
-                length: stamp.length,
+                length: stamp.length(),
                 modified,
                 blake3,
             }));
@@ -190,11 +166,11 @@ impl Image {
         let hashed = spawn_blocking(move || -> io::Result<_> {
             let digest = hash(&mut file)?;
             io::Seek::rewind(&mut file)?;
-            let (after, _) = Stamp::of(&file)?;
+            let after = Stamp::of(file.as_fd())?;
             Ok((after, digest))
         });
         let (after, digest) = done(hashed.await)?;
-        if !after.renamed(stamp) {
+        if !after.has_bytes_of(stamp) {
             return Ok(None);
         }
         self.note(after, digest);
@@ -262,8 +238,9 @@ impl Image {
         durable::put_in_place(&staged.path, &self.path)?;
         // It is gone from there.
         drop(staged.path.keep());
-        if let Ok((stamp, _)) = File::open(&self.path).and_then(|file| Stamp::of(&file))
-            && stamp.length == staged.length
+        if let Ok(file) = File::open(&self.path)
+            && let Ok(stamp) = Stamp::of(file.as_fd())
+            && stamp.length() == staged.length
         {
             self.note(stamp, digest);
         }

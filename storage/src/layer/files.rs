@@ -68,7 +68,7 @@ struct Proofs {
 
 /// What tells a file that was changed from one that was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     device: u64,
     inode: u64,
     length: u64,
@@ -195,7 +195,11 @@ fn place(index: u64) -> (usize, u64) {
 }
 
 impl Stamp {
-    fn of(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+    /// The file's at this moment.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn of(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
         let stat = rustix::fs::fstat(file)?;
         Ok(Self {
             device: stat.st_dev,
@@ -204,6 +208,17 @@ impl Stamp {
             modified: (stat.st_mtime, stat.st_mtime_nsec.cast_signed()),
             changed: (stat.st_ctime, stat.st_ctime_nsec.cast_signed()),
         })
+    }
+
+    /// Bytes of the file.
+    pub fn length(self) -> u64 {
+        self.length
+    }
+
+    /// Whether it is the same with the same bytes, perhaps under another name or none.
+    pub fn has_bytes_of(self, other: Self) -> bool {
+        let bytes = |s: Self| (s.device, s.inode, s.length, s.modified);
+        bytes(self) == bytes(other)
     }
 }
 

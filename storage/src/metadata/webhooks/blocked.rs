@@ -3,7 +3,7 @@
 use futures_util::FutureExt as _;
 use sqlx::any::AnyRow;
 
-use super::deliveries::add_body;
+use super::deliveries::add_said;
 use crate::clock::UnixMillis;
 use crate::error::Result;
 use crate::metadata::Metadata;
@@ -115,14 +115,7 @@ impl Metadata {
                     Unblocked::Drop => ("dropped", None, None),
                     Unblocked::Send { body, headers } => ("queued", body, headers),
                 };
-                let body_seq = match body {
-                    Some(text) => {
-                        let body_seq = tx.next_id("webhook_bodies").await?;
-                        add_body(tx, body_seq, text).await?;
-                        Some(body_seq)
-                    }
-                    None => None,
-                };
+                let body_seq = add_said(tx, body).await?;
                 let dropped = state == "dropped";
                 let changed = sqlx::query(
                     "UPDATE webhook_deliveries SET state = $2, body = COALESCE($3, body), headers = $4, due_ms = $5,

@@ -273,6 +273,16 @@ pub(super) async fn add_body(tx: &mut Tx, seq: i64, body: String) -> Result<()> 
         .map(drop)
 }
 
+/// Keeps what a script said in a body's place, where it said something.
+pub(super) async fn add_said(tx: &mut Tx, said: Option<String>) -> Result<Option<i64>> {
+    let Some(text) = said else {
+        return Ok(None);
+    };
+    let seq = tx.next_id("webhook_bodies").await?;
+    add_body(tx, seq, text).await?;
+    Ok(Some(seq))
+}
+
 /// An id that nobody guesses.
 pub(super) fn delivery_id() -> Result<String> {
     let mut bits = [0; 16];

@@ -3,7 +3,7 @@
 use futures_util::FutureExt as _;
 use sqlx::any::AnyRow;
 
-use super::deliveries::{add_body, delivery_id};
+use super::deliveries::{add_body, add_said, delivery_id};
 use super::lanes::{Outcome, Settled, note};
 use super::{few, find};
 use crate::clock::UnixMillis;
@@ -473,14 +473,7 @@ async fn queue_again(tx: &mut Tx, id: &str, what: Resend) -> Result<()> {
         Resend::AsSent | Resend::Raw => (false, None, None),
         Resend::Said { body, headers } => (true, body, headers),
     };
-    let body_seq = match body {
-        Some(text) => {
-            let body_seq = tx.next_id("webhook_bodies").await?;
-            add_body(tx, body_seq, text).await?;
-            Some(body_seq)
-        }
-        None => None,
-    };
+    let body_seq = add_said(tx, body).await?;
     sqlx::query(
         "UPDATE webhook_deliveries SET state = 'queued', due_ms = $2, tries = 0, reason = NULL, ended_ms = NULL,
              raw = 0, body = COALESCE($3, body), headers = CASE WHEN $4 = 1 THEN $5 ELSE headers END
