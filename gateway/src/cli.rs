@@ -273,6 +273,7 @@ impl Failure {
 
 /// Runs what was typed.
 pub fn run(cli: Cli) -> ExitCode {
+    boxgate_scripting::panics::keep_quiet();
     let outcome = match cli.command {
         Command::Serve(args) => serve::serve(&args),
         Command::Quickstart(args) => quickstart::quickstart(&args),

@@ -11,6 +11,7 @@ use rhai::{
 use crate::error::stopped;
 use crate::guard;
 use crate::hook::Lane;
+use crate::panics::Calling;
 
 pub(crate) mod answer;
 mod cache;
@@ -202,7 +203,13 @@ fn placed(function: RhaiFunc) -> RhaiFunc {
                 let at = context
                     .as_ref()
                     .map_or(Position::NONE, NativeCallContext::call_position);
+                // The call of a host function counts as a level.
+                let in_hook = context.as_ref().is_some_and(|c| c.call_level() <= 1);
+                let calling = Calling {
+                    at: in_hook.then_some(at),
+                };
                 let done = inner(context, arguments);
+                drop(calling);
                 // It may have taken long, of whatever it makes no operations.
                 let done = match guard::look_at_the_clock() {
                     Some(stop) => Err(stopped(stop)),

@@ -67,7 +67,8 @@ pub(crate) fn engine(lane: Lane, limits: &Limits) -> Engine {
         .set_max_string_size(limits.text_bytes)
         .set_max_array_size(limits.array)
         .set_max_map_size(limits.map)
-        .set_max_call_levels(limits.depth)
+        // The hook itself is no call of the interpreter's.
+        .set_max_call_levels(limits.depth.saturating_sub(1))
         .set_max_variables(limits.variables)
         .set_max_functions(MAX_FUNCTIONS)
         .set_max_modules(MAX_MODULES)

@@ -170,32 +170,26 @@ impl Failure {
         Self::new(fault, file, message)
     }
 
-    /// Says at least which function it was where the place is not known: the interpreter forgets that of a limit.
-    pub(crate) fn within(
+    /// The same, once it is known that the call was stopped: whatever it says itself came of that.
+    pub(crate) fn stopped(mut self, stop: Stop) -> Self {
+        (self.fault, self.finding.message) = of_stop(stop);
+        self.thrown = None;
+        self
+    }
+
+    /// Says at least that it was there, or in what is called from there, where the interpreter does not tell the place.
+    pub(crate) fn at_least(
         mut self,
-        function: &str,
+        (file, place): (&str, Position),
         text_of: impl Fn(&str) -> Option<String>,
     ) -> Self {
-        let finding = &mut self.finding;
-        if finding.line > 0 {
-            return self;
-        }
-        let text = text_of(&finding.file).unwrap_or_default();
-        let defines = |line: &str| {
-            let line = line.trim_start();
-            let behind = line.strip_prefix("private ").unwrap_or(line);
-            let name = behind
-                .trim_start()
-                .strip_prefix("fn ")?
-                .trim_start()
-                .strip_prefix(function)?;
-            name.trim_start().starts_with('(').then_some(())
-        };
-        let found = text.lines().position(|line| defines(line).is_some());
-        if let Some(index) = found {
-            finding.line = index + 1;
-            finding.source = text.lines().nth(index).map(shorten);
-            finding.hint = Some(format!("in {function} or what it calls"));
+        if self.finding.line == 0 && self.finding.file == file {
+            let told = self.finding;
+            let text = text_of(file).unwrap_or_default();
+            self.finding = Finding {
+                hint: told.hint,
+                ..Finding::at(file, &text, place, told.message)
+            };
         }
         self
     }
@@ -352,15 +346,19 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_without_a_place_names_the_function() {
-        let text = "// fn route(req) is below\nfn router(x) {}\nfn  route (req) {\n}\n";
+    fn a_failure_without_a_place_has_at_least_that_of_its_statement() {
+        let text = "fn route(req) {\n    f();\n}\n";
         let failure = Failure::new(Fault::Limit, "main.rhai", "too much");
-        let told = failure
-            .within("route", |_| Some(text.to_owned()))
-            .to_string();
+        let place = Position::new(2, 5);
+        let told = failure.at_least(("main.rhai", place), |_| Some(text.to_owned()));
         assert_eq!(
-            told,
-            "main.rhai:3: too much\n  3 | fn  route (req) {\n  help: in route or what it calls"
+            told.to_string(),
+            "main.rhai:2:5: too much\n  2 |     f();\n    |     ^"
         );
+        // What is known is not put aside.
+        let told = told.at_least(("main.rhai", Position::new(1, 1)), |_| None);
+        assert_eq!((told.finding.line, told.finding.column), (2, 5));
+        let stopped = told.stopped(Stop::Deadline);
+        assert_eq!((stopped.fault, stopped.finding.line), (Fault::Deadline, 2));
     }
 }

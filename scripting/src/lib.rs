@@ -14,6 +14,7 @@
 
 mod api;
 pub mod archive;
+mod body;
 mod breaker;
 pub mod bundle;
 mod call;
@@ -34,6 +35,7 @@ pub mod links;
 pub mod manifest;
 mod mask;
 pub mod metric;
+pub mod panics;
 pub mod plugin;
 pub mod provider;
 mod runner;

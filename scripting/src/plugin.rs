@@ -8,6 +8,7 @@ use rhai::{AST, Dynamic, Engine, EvalAltResult, Module, Position, Scope, Stmt};
 use serde_json::Value;
 
 use crate::api::json::to_json;
+use crate::body::Body;
 use crate::bundle::Bundle;
 use crate::call::{Entered, Host};
 use crate::catalog::Catalog;
@@ -15,13 +16,14 @@ use crate::engine::{self, known};
 use crate::error::{Failure, Finding, stopped};
 use crate::event::Outbox;
 use crate::guard::{Guard, LiveBytes};
-use crate::hook::{HOOKS, Hook, Lane};
+use crate::hook::{HOOKS, Hook, Lane, Row};
 use crate::http::{HttpClient, Reach};
 use crate::kv::Store;
 use crate::limits::{COMPILE_TIME, Limits, STACK_BYTES};
 use crate::links::Links;
 use crate::manifest::{Grant, Manifest};
 use crate::metric::Metrics;
+use crate::panics;
 use crate::provider::{self, Meta};
 use crate::runner;
 use crate::walk::{Source, Walk};
@@ -103,7 +105,7 @@ pub struct Plugin {
     pub(crate) host: Arc<Host>,
     pub(crate) hash: String,
     pub(crate) bundle: Arc<Bundle>,
-    pub(crate) ast: AST,
+    pub(crate) bodies: BTreeMap<&'static str, Body>,
     pub(crate) fast: Engine,
     pub(crate) work: Engine,
     pub(crate) limits: [Limits; 2],
@@ -182,14 +184,14 @@ pub(crate) fn on_own_thread<T: Send + 'static>(
         .name("script-load".into())
         .stack_size(STACK_BYTES)
         .spawn(move || {
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let done = panics::catch(work);
             // Nobody listens once the time was up.
             drop(sender.send(done));
         })
         .map_err(|e| failed(format!("no thread to compile on: {e}")))?;
     match receiver.recv_timeout(most) {
         Ok(Ok(done)) => done,
-        Ok(Err(_panic)) => Err(failed("compiling it panicked".into())),
+        Ok(Err(panicked)) => Err(failed(panicked.text("loading it"))),
         Err(_) => Err(failed(format!("loading it took longer than {most:?}"))),
     }
 }
@@ -286,7 +288,7 @@ pub(crate) fn build(
         );
         return Err(vec![finding.hint(hint)]);
     }
-    let ast = compiled
+    let main = compiled
         .into_iter()
         .next()
         .map(|c| c.ast)
@@ -295,7 +297,7 @@ pub(crate) fn build(
         hash: bundle.hash(),
         bundle: Arc::new(bundle),
         host,
-        ast,
+        bodies: bodies(&walked.hooks, &main),
         fast,
         work,
         limits,
@@ -312,6 +314,20 @@ pub(crate) fn build(
         extras: extra_trees,
         modules,
     })
+}
+
+/// What each hook does.
+fn bodies(hooks: &[Hook], main: &AST) -> BTreeMap<&'static str, Body> {
+    let rows = hooks.iter().map(|hook| hook.row());
+    let body = |row: &'static Row| {
+        let mut functions = main.iter_fn_def();
+        let fits = |f: &&std::sync::Arc<rhai::ScriptFuncDef>| {
+            f.name == row.name && f.params.len() == row.parameters.len()
+        };
+        let function = functions.find(fits)?;
+        Some((row.name, Body::of(function, main)))
+    };
+    rows.filter_map(body).collect()
 }
 
 /// What is wrong with a plugin of which it is known that it has nothing to say.

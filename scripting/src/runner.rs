@@ -1,10 +1,9 @@
 //! One call: on this thread for the fast lane, on a thread of its own within the permits for the work lane.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rhai::{CallFnOptions, Dynamic, EvalAltResult, Scope};
+use rhai::{Dynamic, EvalAltResult};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::api::answer::{is_failure, thrown};
@@ -14,6 +13,7 @@ use crate::facts::{Context, Event};
 use crate::guard::{Guard, Usage};
 use crate::hook::{Hook, Lane};
 use crate::limits::CLOUD_BYTES;
+use crate::panics;
 use crate::plugin::Plugin;
 use crate::set::now;
 use crate::threads::Threads;
@@ -56,6 +56,10 @@ pub(crate) fn call(
 ) -> Called {
     let (engine, limits) = plugin.engine(lane);
     let main = plugin.host.main.as_str();
+    let Some(body) = plugin.bodies.get(function) else {
+        let text = format!("the plugin defines no {function}");
+        return Called::failed(Failure::new(Fault::Error, main, text));
+    };
     let host = scene.map_or(&plugin.host, |scene| &scene.host);
     let entered = Entered::new(&Arc::clone(host), scene.cloned(), lane == Lane::Work);
     let context = arguments
@@ -74,17 +78,7 @@ pub(crate) fn call(
     }
     let guard = Guard::begin(&limits, deadline, plugin.live);
     // A panic of the interpreter or of a host function is that call's failure and no more.
-    let done = catch_unwind(AssertUnwindSafe(|| {
-        let mut scope = Scope::new();
-        let options = CallFnOptions::new().eval_ast(false).rewind_scope(true);
-        engine.call_fn_with_options::<Dynamic>(
-            options,
-            &mut scope,
-            &plugin.ast,
-            function,
-            arguments,
-        )
-    }));
+    let done = panics::catch(|| body.run(engine, arguments));
     let usage = guard.usage();
     let stopped = guard.stopped();
     drop(guard);
@@ -94,19 +88,23 @@ pub(crate) fn call(
         |error: &EvalAltResult| matches!(error.unwrap_inner(), EvalAltResult::ErrorTerminated(..));
     let mut answer = match (done, stopped) {
         // Whatever the script made of it.
-        (Ok(Ok(_)), Some(stop)) => Err(Failure::of_stop(stop, main).within(function, text_of)),
+        (Ok(Ok(_)), Some(stop)) => {
+            Err(Failure::of_stop(stop, main).at_least((main, body.last), text_of))
+        }
         (Ok(Err(error)), Some(stop)) if !was_stopped(&error) => {
-            Err(Failure::of_stop(stop, main).within(function, text_of))
+            let failure = Failure::of(&error, main, text_of).stopped(stop);
+            Err(failure.at_least((main, body.last), text_of))
         }
         (Ok(Ok(value)), None) => returned(Hook::by_name(function), value)
             .map_err(|wrong| Failure::new(Fault::Error, main, wrong)),
-        (Ok(Err(error)), _) => thrown(&error)
-            .ok_or_else(|| Failure::of(&error, main, text_of).within(function, text_of)),
-        (Err(_panic), _) => Err(Failure::new(
-            Fault::Panic,
-            main,
-            format!("{function} panicked"),
-        )),
+        (Ok(Err(error)), _) => thrown(&error).ok_or_else(|| {
+            Failure::of(&error, main, text_of).at_least((main, body.begin), text_of)
+        }),
+        (Err(panicked), _) => {
+            let failure = Failure::new(Fault::Panic, main, panicked.text(function));
+            let at = panicked.called.unwrap_or(body.begin);
+            Err(failure.at_least((main, at), text_of))
+        }
     };
     if let Some(context) = &context {
         if let Err(failure) = &mut answer {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rhai::{AST, Expr, FlowControl, FnCallExpr, FnPtr, Position, ScriptFuncDef, Stmt, StmtBlock};
 
 use crate::api::REMOVED;
+use crate::body::statements;
 use crate::engine::{Known, spaces};
 use crate::error::Finding;
 use crate::hook::{HOOKS, Hook, Lane, Row, nearest};
@@ -319,16 +320,9 @@ impl<'a> File<'a> {
             function.params.len(),
         );
         self.scope = function.params.iter().map(ToString::to_string).collect();
-        // The body's type has no name outside of the interpreter, so its own walk hands out the statements.
-        let mut module = rhai::Module::new();
-        module.set_script_fn(function.clone());
-        let alone = AST::new(Vec::<Stmt>::new(), module);
-        alone.walk(&mut |path| {
-            if let [rhai::ASTNode::Stmt(statement)] = path {
-                self.statement(statement);
-            }
-            true
-        });
+        for statement in statements(function) {
+            self.statement(&statement);
+        }
         self.scope.clear();
     }
 

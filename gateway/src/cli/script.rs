@@ -1,5 +1,6 @@
 //! `boxgate script`: what a person does with plugins. Exit codes: 0 good, 1 findings, 2 called wrongly.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -557,7 +558,21 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     let options = options(&args.config)?;
     let archive = Archive::new(&options.last_good);
     let mut there = Vec::new();
-    for path in chosen(None, &options)? {
+    let all = chosen(None, &options)?;
+    for (name, dir) in gone(&options, &all) {
+        let runs = archive.history(&name).in_force().cloned();
+        let runs = runs.unwrap_or_default();
+        if args.json {
+            say(&json!({ "plugin": name, "path": dir.join(&name), "state": "gone", "runs": runs, "hooks": [], "grant": null }).to_string());
+        } else {
+            say(&format!(
+                "{name}  gone from {}\n  in force is {runs}, the last that worked; boxgate script disable {name} takes it away",
+                dir.display()
+            ));
+        }
+        there.push(name);
+    }
+    for path in all {
         let name = name_of(&path);
         let on = !path
             .parent()
@@ -617,6 +632,23 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Plugins that are not there any more and stay in force, as nobody took them away by themselves, and where they stood.
+fn gone(options: &Options, there: &[PathBuf]) -> BTreeMap<String, PathBuf> {
+    let mut gone = BTreeMap::new();
+    for (dir, names) in Archive::new(&options.last_good).places() {
+        if !options.dirs.contains(&dir) {
+            continue;
+        }
+        let off = disabled(&dir);
+        for name in names.difference(&off) {
+            if !there.iter().any(|path| name_of(path) == *name) {
+                gone.insert(name.clone(), dir.clone());
+            }
+        }
+    }
+    gone
+}
+
 /// What a plugin that comes with boxgate asks for.
 fn asked(name: &str, files: &[(&str, &str)]) -> Option<String> {
     let (_, text) = files.iter().find(|(path, _)| *path == "plugin.toml")?;
@@ -662,9 +694,14 @@ fn switch(args: &NamedArgs, on: bool) -> Result<(), Failure> {
     if on && path.is_none() && unpacked(&args.name, &options)? {
         return Ok(());
     }
-    let dir = path.and_then(|path| path.parent());
+    let gone = gone(&options, &all);
+    let dir = match path {
+        Some(path) => path.parent(),
+        None => gone.get(&args.name).map(PathBuf::as_path),
+    };
     let dir = dir.ok_or_else(|| {
-        let names: Vec<String> = all.iter().map(|path| name_of(path)).collect();
+        let names = all.iter().map(|path| name_of(path));
+        let names: Vec<String> = names.chain(gone.keys().cloned()).collect();
         Failure::Failed(format!(
             "there is no plugin {}; there is: {}",
             args.name,
@@ -683,7 +720,9 @@ fn switch(args: &NamedArgs, on: bool) -> Result<(), Failure> {
 ",
     );
     let file = dir.join(DISABLED_FILE);
-    std::fs::write(&file, text).map_err(|e| Failure::Failed(format!("{}: {e}", file.display())))?;
+    let made = std::fs::create_dir_all(dir);
+    let written = made.and_then(|()| std::fs::write(&file, text));
+    written.map_err(|e| Failure::Failed(format!("{}: {e}", file.display())))?;
     say(&format!(
         "{} is {}.",
         args.name,

@@ -173,6 +173,26 @@ wait "$RECEIVER" 2>/dev/null || true
 rm -r "$PLUGINS/crier"
 reload '' >/dev/null
 
+# --- what held the plugins is emptied, as by a mount that is gone: they stay until they are switched off ---
+BEFORE=$(seen)
+matches "a plugin answers" . "$BEFORE"
+mkdir away
+mv "$PLUGINS"/* away/
+reload '' >/dev/null
+equal "plugins whose directory was emptied stay in force" "$BEFORE" "$(seen)"
+matches "they are told to be stale, and why" 'stale .*holds no plugin any more' \
+    "$(curl -s "$URL/api/admin/scripts" -H "x-access-token: $ADMIN_TOKEN" | jq -r '.[] | select(.plugin == "acme") | .state + " " + .error' | head -n 1)"
+matches "the log says it" 'holds no plugin any more' "$(grep -o 'holds no plugin any more' "$WORK/gateway.log" | head -n 1)"
+run 0 "script list of one that is gone" script list
+says "script list of one that is gone" 'acme  gone from'
+run 0 "script disable of one that is gone" script disable acme
+reload '' >/dev/null
+equal "what is switched off is gone" "" "$(seen)"
+mv away/* "$PLUGINS/"
+run 0 "script enable of one that is back" script enable acme
+reload '' >/dev/null
+equal "it is back" "$BEFORE" "$(seen)"
+
 # --- one that never ends costs itself ---
 printf 'fn on_response(req, res) { loop {} }\n' >"$PLUGINS/hog.rhai"
 reload '' >/dev/null

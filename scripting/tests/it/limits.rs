@@ -134,6 +134,80 @@ async fn an_overrun_within_a_host_function_is_a_deadline() {
     assert_eq!(counted(&scripts, "deadline"), 1);
 }
 
+#[tokio::test]
+async fn what_was_cut_is_known_by_the_statement_of_the_hook() {
+    // Each stands in line 3, and what is meant begins where the mark is.
+    for (manifest, line, says) in [
+        ("", "    for i in 0..1000000 @{}", "operations"),
+        ("", "    let n = 0; loop { @n += 1; }", "operations"),
+        ("", "    let a = [1]; loop { @a[0]; }", "operations"),
+        ("", "    let x = 1; @spin();", "operations"),
+        ("", "    let x = @deep(1);", "nest deeper"),
+        (
+            "",
+            "    let a = [1]; loop { a @+= a; }",
+            "more than it may be",
+        ),
+        (
+            "",
+            "    let s = \"x\"; loop { s @+= s; }",
+            "more than it may be",
+        ),
+        (
+            "",
+            "    let s = \"\"; s.@pad(1000000, \"x\");",
+            "more than it may be",
+        ),
+        ("", "    [2, 1].@map(|x| { loop {} });", "operations"),
+        ("", "    try { @spin() } catch {} req.path;", "operations"),
+        (
+            "[limits]\nvariables = 3",
+            "    let a = 1; let b = 2; @let c = 3;",
+            "more variables",
+        ),
+        (
+            "[hooks.route]\nlane = \"work\"\ndeadline_ms = 1",
+            "    @work();",
+            "deadline",
+        ),
+    ] {
+        let text = line.replace('@', "");
+        let folder = Folder::new();
+        folder.write("acme/plugin.toml", manifest);
+        let main = format!(
+            "fn spin() {{ loop {{}} }} fn deep(n) {{ deep(n + 1) }} fn work() {{ for i in 0..4000000 {{}} }}\nfn route(req) {{\n{text}\n    ()\n}}\n"
+        );
+        folder.write("acme/main.rhai", &main);
+        let scripts = folder.open();
+        assert_eq!(scripts.status()[0].error, None, "{line}");
+        let asked = scripts.route(&request("PUT", "h", "/")).await;
+        let finding = asked.unwrap_err().failure.finding;
+        assert!(finding.message.contains(says), "{line}: {finding}");
+        assert_eq!(
+            (finding.file.as_str(), finding.line),
+            ("main.rhai", 3),
+            "{finding}"
+        );
+        assert_eq!(Some(finding.column - 1), line.find('@'), "{finding}");
+    }
+}
+
+#[tokio::test]
+async fn calls_nest_as_deep_as_they_may_the_hook_among_them() {
+    let scripts = |depth: usize| {
+        let folder = Folder::with(
+            "acme",
+            &format!("fn f(n) {{ if n > 1 {{ f(n - 1) }} }} fn route(req) {{ f({depth}); () }}"),
+        );
+        (folder.open(), folder)
+    };
+    let most = 15;
+    let put = request("PUT", "h", "/");
+    assert!(scripts(most).0.route(&put).await.is_ok());
+    let failure = scripts(most + 1).0.route(&put).await.unwrap_err().failure;
+    assert_eq!(failure.fault, Fault::Limit, "{failure}");
+}
+
 fn counted(scripts: &Scripts, outcome: &str) -> u64 {
     scripts.counted()[0].outcomes[outcome]
 }

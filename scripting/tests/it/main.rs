@@ -7,6 +7,7 @@ mod examples;
 mod fuzz;
 mod hostile;
 mod limits;
+mod panics;
 mod plugins;
 mod reference;
 mod reload;

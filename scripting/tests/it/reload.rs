@@ -187,12 +187,15 @@ async fn rollback_holds_until_another_version_stands_there() {
 #[tokio::test]
 async fn dry_run_tells_and_changes_nothing() {
     let folder = Folder::with("acme", &version(1));
+    folder.write("other.rhai", "fn on_response(req, res) {}");
     let scripts = folder.open();
     folder.write("acme.rhai", &version(2));
     assert_eq!(scripts.reload(true).unwrap()[0].result, "loaded");
     assert_eq!(seen(&scripts).await.as_deref(), Some("1"));
     std::fs::remove_file(folder.plugins().join("acme.rhai")).unwrap();
-    assert_eq!(scripts.reload(false).unwrap()[0].result, "removed");
+    let reports = scripts.reload(false).unwrap();
+    let removed = reports.iter().find(|report| report.plugin == "acme");
+    assert_eq!(removed.unwrap().result, "removed");
     assert_eq!(seen(&scripts).await, None);
 }
 
@@ -474,6 +477,57 @@ async fn plugins_whose_directory_is_gone_stay_in_force() {
     std::fs::rename(folder.plugins(), &away).unwrap();
     drop(scripts);
     assert_eq!(seen(&folder.open()).await, None);
+}
+
+#[tokio::test]
+async fn a_directory_or_folder_that_was_emptied_takes_no_plugin_away() {
+    let folder = Folder::new();
+    for name in ["gate", "other"] {
+        folder.write(
+            &format!("{name}/main.rhai"),
+            "fn authorize(req, p) { deny(\"never\") }",
+        );
+    }
+    let (get, service) = (request("GET", "h", "/"), crate::support::service("acme"));
+    let scripts = folder.open();
+    let states = |scripts: &Scripts| -> Vec<(String, State)> {
+        let all = scripts.status().into_iter();
+        all.map(|status| (status.plugin, status.state)).collect()
+    };
+    // One folder's files are gone, as of a mount of its own.
+    std::fs::remove_file(folder.plugins().join("gate/main.rhai")).unwrap();
+    assert_eq!(scripts.reload(false).unwrap()[0].result, "failed");
+    assert_eq!(states(&scripts)[0], ("gate".to_owned(), State::Stale));
+    let error = scripts.status()[0].error.clone().unwrap();
+    assert!(
+        error.contains("gate is empty") && error.contains("boxgate script disable gate"),
+        "{error}"
+    );
+    // All are gone, over a restart too.
+    std::fs::remove_dir_all(folder.plugins()).unwrap();
+    std::fs::create_dir(folder.plugins()).unwrap();
+    scripts.reload(false).unwrap();
+    drop(scripts);
+    let scripts = folder.open();
+    for status in scripts.status() {
+        assert_eq!(status.state, State::Stale);
+        let error = status.error.unwrap();
+        assert!(error.contains("holds no plugin any more"), "{error}");
+    }
+    let verdict = scripts.authorize(&get, &service).await.unwrap().verdict;
+    assert!(matches!(verdict, AuthorizeVerdict::Deny(_)));
+    // What is to go is named.
+    folder.write(".disabled", "gate\n");
+    scripts.reload(false).unwrap();
+    assert_eq!(states(&scripts), [("other".to_owned(), State::Stale)]);
+    folder.write(".disabled", "gate\nother\n");
+    scripts.reload(false).unwrap();
+    assert!(scripts.set().is_idle());
+    // And it does not come back.
+    folder.write(".disabled", "");
+    scripts.reload(false).unwrap();
+    drop(scripts);
+    assert!(folder.open().set().is_idle());
 }
 
 #[test]
