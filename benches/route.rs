@@ -24,6 +24,7 @@ fn route(criterion: &mut Criterion) {
         hooks: open(),
         providers: open(),
         runtime: open(),
+        boxitory: open(),
         operations: open(),
     };
     let router = Router::try_new(&doors).expect("no row shadows another");

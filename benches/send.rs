@@ -103,6 +103,7 @@ impl Gateway {
             config: None,
             data_dir: Some(directory.path().to_owned()),
             listen: Some("127.0.0.1:0".into()),
+            ..Flags::default()
         };
         let cached = block_mib.map(|mib| {
             [

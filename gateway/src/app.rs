@@ -28,7 +28,8 @@ use crate::admission::Admission;
 use crate::auth::link_keys::{self, LinkKeys};
 use crate::auth::master_key::{MasterKey, MasterKeyError};
 use crate::ballast::Ballast;
-use crate::config::settings::{Database, Speaks, StoreSettings};
+use crate::boxitory::Boxitory;
+use crate::config::settings::{Database, Listener, Speaks, StoreSettings};
 use crate::config::{Secret, Settings};
 use crate::door::vagrant::Document;
 use crate::events::stragglers::{self, PassedOver};
@@ -38,7 +39,7 @@ use crate::hooks::{self, Outside, ScriptCatalog, ScriptLinks, UploadGate};
 use crate::joiner::Joiner;
 use crate::outbound::Outbound;
 use crate::provider::{self, Desk};
-use crate::route::Router;
+use crate::route::{DoorSet, Router};
 use crate::runtime::{self, Runtimes};
 use crate::schedule;
 use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
@@ -314,6 +315,15 @@ async fn keep_time(gateway: Arc<Gateway>) {
     }
 }
 
+/// Has each commit of rows counted.
+fn observe_commits(metadata: &Metadata, telemetry: &Arc<Telemetry>) {
+    let telemetry = Arc::clone(telemetry);
+    metadata.on_commit(Arc::new(move |took| {
+        let seconds = &telemetry.metrics.metadata_commit_seconds;
+        seconds.observe(took.as_secs_f64());
+    }));
+}
+
 /// The key under which accounts at clouds are hashed, the same at all nodes.
 async fn accounts_key(master_key: &MasterKey, metadata: &Metadata) -> Result<[u8; 32], StartError> {
     let (_, key) = master_key.key_for(metadata, provider::PURPOSE).await?;
@@ -352,6 +362,17 @@ fn open_runtimes(settings: &Settings, outbound: &Outbound) -> Result<Runtimes, S
         );
     }
     Runtimes::open(settings, outbound).map_err(|(key, source)| StartError::Runtime { key, source })
+}
+
+/// The routes of all doors, and those of each listener that has not all of them.
+fn compile_routes(settings: &Settings) -> Result<(Router, Vec<Option<Router>>), String> {
+    let doors = &settings.doors;
+    let of_listener = |listener: &Listener| {
+        let apart = listener.doors != DoorSet::ALL;
+        apart.then(|| Router::of(doors, listener.doors)).transpose()
+    };
+    let apart: Result<_, String> = settings.listeners.iter().map(of_listener).collect();
+    Ok((Router::try_new(doors)?, apart?))
 }
 
 /// Opens all stores of the settings.
@@ -648,13 +669,7 @@ impl App {
         let ballast = settle_ballast(&data_dir)?;
         let (metadata, master_key) = open_metadata(&settings, Arc::clone(&clock)).await?;
         agree(&*clock, &metadata).await?;
-        let metrics = Arc::clone(&telemetry);
-        metadata.on_commit(Arc::new(move |took| {
-            metrics
-                .metrics
-                .metadata_commit_seconds
-                .observe(took.as_secs_f64());
-        }));
+        observe_commits(&metadata, &telemetry);
         compare_addresses(&settings, &metadata).await?;
         master_key.key_for(&metadata, link_keys::PURPOSE).await?;
         let accounts_key = accounts_key(&master_key, &metadata).await?;
@@ -687,7 +702,7 @@ impl App {
         let documents = Recent::lists(&metadata, DOCUMENTS_BYTES, |document: &Arc<Document>| {
             document.weight()
         });
-        let router = Router::try_new(&settings.doors).map_err(StartError::Routes)?;
+        let (router, routers) = compile_routes(&settings).map_err(StartError::Routes)?;
         let drain = Drain::new(&settings.server);
         let joiner = Joiner::new(
             metadata.clone(),
@@ -697,6 +712,7 @@ impl App {
             settings.uploads.joins_waiting,
         );
         let runtimes = open_runtimes(&settings, &outbound)?;
+        let boxitory = Boxitory::open(settings.boxitory.as_ref()).await;
         let rows = metadata.clone();
         let providers = Desk::new(&settings.providers, accounts_key, rows, &background);
         let gateway = Arc::new(Gateway {
@@ -717,6 +733,8 @@ impl App {
             chunk_sessions: tokio::sync::Mutex::default(),
             stores,
             router,
+            routers,
+            boxitory,
             telemetry,
             clock,
             background,
@@ -802,6 +820,10 @@ impl App {
         let chasing = tokio::spawn(stragglers::run(Arc::clone(&gateway)));
         let ticking = tokio::spawn(schedule::run(Arc::clone(&gateway)));
         let images = tokio::spawn(runtime::run(Arc::clone(&gateway)));
+        let following_tree = gateway
+            .boxitory
+            .clone()
+            .map(|tree| tokio::spawn(tree.follow()));
         let hooked = tokio::spawn(webhook::work::run(Arc::clone(&gateway)));
         let sending = tokio::spawn(webhook::sender::run(Arc::clone(&gateway)));
         let asking = tokio::spawn(hooks::ask_again(Arc::clone(&gateway)));
@@ -820,6 +842,10 @@ impl App {
         following.abort();
         gateway.joiner.stop().await;
         gateway.runtimes.end();
+        if let (Some(tree), Some(following)) = (&gateway.boxitory, following_tree) {
+            tree.end();
+            following.abort();
+        }
         if let Err(panicked) = images.await {
             tracing::error!(error = %panicked, "looking after runtimes broke");
         }

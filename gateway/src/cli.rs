@@ -50,6 +50,7 @@ enum Command {
   boxgate serve
   boxgate serve --config /etc/boxgate/boxgate.toml
   boxgate serve --data-dir /srv/boxgate --listen 0.0.0.0:3000
+  boxgate serve --boxitory /srv/boxes      in the place of a Boxitory: the tree as it is, on port 8083
 
 Make the first administrator with `boxgate admin bootstrap`. Every flag has a key in the file and a
 BOXGATE_ variable; `boxgate config print` shows what is in force.")]
@@ -141,6 +142,12 @@ struct ServeArgs {
     /// Address of the first listener; port 0 takes a free one [default: 127.0.0.1:3000].
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
+    /// Serve a tree of boxes where it is, as Boxitory does; where no address is said, at 0.0.0.0:8083 and nothing else.
+    #[arg(long, value_name = "DIR")]
+    boxitory: Option<PathBuf>,
+    /// The properties file of the Boxitory in whose place this stands.
+    #[arg(long, value_name = "FILE")]
+    boxitory_properties: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -306,34 +313,55 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 /// Settings for a command that a person waits for; what is odd is told on standard error.
-fn load(config: &ConfigArgs, listen: Option<&str>) -> Result<Settings, Failure> {
-    let (settings, warnings) = read_config(config, listen)?;
+fn load(config: &ConfigArgs) -> Result<Settings, Failure> {
+    read_config(&config.flags()).map(warned)
+}
+
+/// The same for what serves.
+fn load_to_serve(args: &ServeArgs) -> Result<Settings, Failure> {
+    read_config(&args.flags()).map(warned)
+}
+
+fn warned((settings, warnings): (Settings, Vec<Warning>)) -> Settings {
     for warning in warnings {
         say_error(&format!("boxgate: warning: {warning}"));
     }
-    Ok(settings)
+    settings
 }
 
-fn read_config(
-    config: &ConfigArgs,
-    listen: Option<&str>,
-) -> Result<(Settings, Vec<Warning>), Failure> {
-    let flags = Flags {
-        config: config.config.clone(),
-        data_dir: config.data_dir.clone(),
-        listen: listen.map(str::to_owned),
-    };
-    config::load(&flags).map_err(|errors| Failure::Usage(format!("configuration:\n{errors}")))
+impl ConfigArgs {
+    fn flags(&self) -> Flags {
+        Flags {
+            config: self.config.clone(),
+            data_dir: self.data_dir.clone(),
+            ..Flags::default()
+        }
+    }
+}
+
+impl ServeArgs {
+    fn flags(&self) -> Flags {
+        Flags {
+            listen: self.listen.clone(),
+            boxitory: self.boxitory.clone(),
+            boxitory_properties: self.boxitory_properties.clone(),
+            ..self.config.flags()
+        }
+    }
+}
+
+fn read_config(flags: &Flags) -> Result<(Settings, Vec<Warning>), Failure> {
+    config::load(flags).map_err(|errors| Failure::Usage(format!("configuration:\n{errors}")))
 }
 
 fn check(args: &ServeArgs) -> Result<(), Failure> {
-    load(&args.config, args.listen.as_deref())?;
+    load_to_serve(args)?;
     say("The configuration is right.");
     Ok(())
 }
 
 fn print(args: &ServeArgs) -> Result<(), Failure> {
-    let settings = load(&args.config, args.listen.as_deref())?;
+    let settings = load_to_serve(args)?;
     say(config::print(&settings).trim_end());
     Ok(())
 }

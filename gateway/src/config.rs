@@ -4,6 +4,7 @@
 //! to a part is that part's business. Precedence: flag, then `BOXGATE_` variable, then file, then
 //! default. Every mistake is reported with its key, all of them at once.
 
+pub mod boxitory;
 pub mod cidr;
 pub mod connection;
 pub mod file;
@@ -35,6 +36,10 @@ pub struct Flags {
     pub data_dir: Option<PathBuf>,
     /// `--listen`, the address of the first listener.
     pub listen: Option<String>,
+    /// `--boxitory`, key `boxitory.home`.
+    pub boxitory: Option<PathBuf>,
+    /// `--boxitory-properties`, key `boxitory.properties`.
+    pub boxitory_properties: Option<PathBuf>,
 }
 
 /// Something odd that does not keep the program from starting.
@@ -101,7 +106,14 @@ pub fn load_from(
     }
     layers.take_flags(flags, environment.listen.as_deref());
 
-    let (file, mut mistakes, warnings) = layers.resolve();
+    let stands_in = flags.boxitory.is_some() || flags.boxitory_properties.is_some();
+    let stands_alone = stands_in && !layers.say("listeners");
+    let (mut file, mut mistakes, mut warnings) = layers.resolve();
+    let told = (&mut mistakes, &mut warnings);
+    let port = boxitory::take_properties(&mut file.boxitory, &environment.boxitory, told);
+    if stands_alone {
+        file.listeners = vec![boxitory::listener(port)];
+    }
     let settings = Settings::check(file, machine, &environment, &mut mistakes);
     if mistakes.is_empty() {
         Ok((settings, warnings))

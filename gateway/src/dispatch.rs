@@ -61,10 +61,11 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
         Ok(path) => path,
         Err(error) => {
             let refusal = Refusal::invalid(error.to_string());
-            return shaped(of_nothing(gateway, &head), refusal, &facts);
+            return shaped(of_nothing(gateway, &head, &facts), refusal, &facts);
         }
     };
-    let found = gateway.router.find(&head.method, path.as_str());
+    let router = gateway.router_at(&facts);
+    let found = router.find(&head.method, path.as_str());
     if !hooks::concern(gateway, &found) {
         return of_found(gateway, found, head, body, &facts).await;
     }
@@ -98,7 +99,8 @@ async fn scripted(
             Ok(path) => path,
             Err(error) => return shaped(door, Refusal::invalid(error.to_string()), facts),
         };
-        found = gateway.router.find(&head.method, path.as_str());
+        let router = gateway.router_at(facts);
+        found = router.find(&head.method, path.as_str());
     }
     head.extensions.insert(Arc::clone(&told));
     if let Some(store) = &routing.backend {
@@ -123,6 +125,7 @@ async fn of_found(
         Found::OtherMethods(Door::Runtime, _) if !is_runtime(gateway, &head) => {
             return shaped(Door::Runtime, door::runtime::absent(), facts);
         }
+        Found::OtherMethods(Door::Boxitory, _) => return door::boxitory::wrong_method(&head),
         Found::OtherMethods(door, methods) => {
             let dress = dress(gateway, door, &head);
             let refused = wrong_method(door, &methods, facts);
@@ -131,13 +134,11 @@ async fn of_found(
         Found::Nothing => {
             let refusal = Refusal::new(StatusCode::NOT_FOUND, "There is nothing at this path.")
                 .code("NOT_FOUND");
-            let door = of_nothing(gateway, &head);
-            let refusal = if door == Door::Runtime {
-                door::runtime::absent()
-            } else {
-                refusal
+            return match of_nothing(gateway, &head, facts) {
+                Door::Boxitory => door::boxitory::nothing(&head, gateway.clock.now()),
+                Door::Runtime => shaped(Door::Runtime, door::runtime::absent(), facts),
+                door => shaped(door, refusal, facts),
             };
-            return shaped(door, refusal, facts);
         }
     };
     facts.set_route(row.route.name());
@@ -147,12 +148,14 @@ async fn of_found(
 }
 
 /// In whose words it is said that nothing is there: callers of adapters read no others.
-fn of_nothing(gateway: &Gateway, head: &http::request::Parts) -> Door {
+fn of_nothing(gateway: &Gateway, head: &http::request::Parts, facts: &RequestFacts) -> Door {
     let runtime = door::runtime::finds(gateway, head.uri.path());
     if is_of_adapters(gateway, head.uri.path()) {
         Door::Providers
     } else if runtime != door::runtime::Found::Elsewhere {
         Door::Runtime
+    } else if door::boxitory::is_of(gateway, head.uri.path(), facts) {
+        Door::Boxitory
     } else {
         Door::BoxVault
     }
@@ -509,6 +512,9 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
             door::runtime::image(gateway, call).boxed()
         }
         Route::ListRuntimes => ready(Ok(door::runtime::list(gateway))).boxed(),
+        Route::BoxitoryList | Route::BoxitoryBox | Route::BoxitoryLatest | Route::BoxitoryFile => {
+            door::boxitory::answer(gateway, call).boxed()
+        }
         Route::Health => operations::health(gateway).map(Ok).boxed(),
         Route::Live => ready(Ok(operations::live())).boxed(),
         Route::Ready => operations::ready(gateway).map(Ok).boxed(),
@@ -537,6 +543,7 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
         Door::Blobs => door::blobs::refuse(&refusal),
         Door::Providers => door::providers::refuse(&refusal),
         Door::Runtime => door::runtime::refuse(&refusal),
+        Door::Boxitory => door::boxitory::refuse(&refusal),
         Door::Operations | Door::Admin | Door::Hooks => operations::refuse(&refusal),
     };
     // RFC 9110 §15.5.2: a 401 names how to do better.

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod blobs;
+pub mod boxitory;
 pub mod boxvault;
 pub mod files;
 pub mod hooks;

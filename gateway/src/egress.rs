@@ -2,17 +2,22 @@
 //! only when the client's window has room, and that breaks instead of ending when a block is not what was hashed.
 
 use std::future::Future as _;
+use std::io::{self, SeekFrom};
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use boxgate_storage::digest::BLOCK_BYTES;
-use boxgate_storage::layer::files::BlobFile;
+use boxgate_storage::layer::files::{BlobFile, Stamp};
 use boxgate_storage::range::ByteRange;
 use boxgate_storage::{Error, ErrorKind, Result};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, Take};
+use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::gateway::DamageReport;
@@ -260,5 +265,79 @@ impl Drop for FileBody {
         if self.run.as_ref().is_some_and(|run| run.has_failed()) {
             self.damage.report(&gone(&self.file));
         }
+    }
+}
+
+/// Bytes of a plain file that are read at once.
+const READ_BYTES: usize = 256 << 10;
+
+/// A range of a plain file that others write to: as it was when it was opened, or it breaks.
+#[derive(Debug)]
+pub struct PlainBody {
+    bytes: ReaderStream<Take<tokio::fs::File>>,
+    left_bytes: u64,
+    /// The same file, to be looked at, and what it was.
+    watched: std::fs::File,
+    opened: Stamp,
+}
+
+impl PlainBody {
+    /// A body of `range` of a file that was opened just now.
+    ///
+    /// # Errors
+    /// When it cannot be read there.
+    pub async fn open(file: std::fs::File, range: ByteRange) -> io::Result<Self> {
+        let (opened, watched) = (Stamp::of(file.as_fd())?, file.try_clone()?);
+        let mut file = tokio::fs::File::from_std(file);
+        file.seek(SeekFrom::Start(range.start())).await?;
+        Ok(Self {
+            bytes: ReaderStream::with_capacity(file.take(range.length()), READ_BYTES),
+            left_bytes: range.length(),
+            watched,
+            opened,
+        })
+    }
+
+    fn changed(&self) -> Option<BoxError> {
+        match Stamp::of(self.watched.as_fd()) {
+            Ok(stamp) if stamp.has_bytes_of(self.opened) => None,
+            Ok(_) => Some("another program changed the file while it was sent".into()),
+            Err(e) => Some(e.into()),
+        }
+    }
+}
+
+impl Body for PlainBody {
+    type Data = Piece;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Piece>, BoxError>>> {
+        if self.left_bytes == 0 {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(match ready!(self.bytes.poll_next_unpin(cx)) {
+            // After it was read, and before it is sent: no answer is whole whose file changed.
+            Some(Ok(bytes)) => {
+                if let Some(changed) = self.changed() {
+                    Err(changed)
+                } else {
+                    self.left_bytes = self.left_bytes.saturating_sub(bytes.len() as u64);
+                    Ok(Frame::data(Piece::from(bytes)))
+                }
+            }
+            Some(Err(e)) => Err(e.into()),
+            None => Err("another program cut the file short".into()),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left_bytes == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left_bytes)
     }
 }

@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::auth::link_keys::LinkKeys;
+use crate::boxitory::Boxitory;
 use crate::config::settings::Settings;
 use crate::door::vagrant::Document;
 use crate::events::stragglers::{self, PassedOver};
@@ -62,6 +63,8 @@ pub struct Gateway {
     pub stores: BTreeMap<String, Store>,
     /// The route table, compiled.
     pub router: Router,
+    /// The same for each listener, where that has not all doors.
+    pub routers: Vec<Option<Router>>,
     /// The keys of download links.
     pub link_keys: Arc<LinkKeys>,
     /// Plugins.
@@ -92,6 +95,8 @@ pub struct Gateway {
     pub providers: provider::Desk,
     /// What stands in for Sanbox runtimes.
     pub runtimes: Runtimes,
+    /// The tree of boxes that is served where it is, if any.
+    pub boxitory: Option<Arc<Boxitory>>,
     /// Who looks after what is stored at this moment.
     pub upkeep: Upkeep,
     /// Where in its life the process is.
@@ -178,6 +183,12 @@ impl Gateway {
     /// Time since the process started.
     pub fn uptime(&self) -> Duration {
         self.lifecycle.started.elapsed()
+    }
+
+    /// The routes at the listener that a request came to.
+    pub fn router_at(&self, facts: &RequestFacts) -> &Router {
+        let apart = self.routers.get(facts.listener()).and_then(Option::as_ref);
+        apart.unwrap_or(&self.router)
     }
 
     /// The store of that name.

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod app;
 pub mod auth;
 pub mod ballast;
+pub mod boxitory;
 pub mod call;
 pub mod cli;
 pub mod client;

@@ -20,6 +20,7 @@ pub struct RequestFacts {
     client_ip: IpAddr,
     peer_ip: IpAddr,
     authority: String,
+    listener: usize,
     scheme: &'static str,
     started: Instant,
     route: OnceLock<&'static str>,
@@ -38,6 +39,7 @@ impl RequestFacts {
             client_ip,
             peer_ip: client_ip,
             authority: authority.into(),
+            listener: 0,
             scheme: "http",
             started: Instant::now(),
             route: OnceLock::new(),
@@ -46,6 +48,18 @@ impl RequestFacts {
             plugins: Mutex::default(),
             bytes_in: AtomicU64::new(0),
         }
+    }
+
+    /// That the request came to the listener at that place of the configuration.
+    #[must_use]
+    pub fn at(mut self, listener: usize) -> Self {
+        self.listener = listener;
+        self
+    }
+
+    /// The place of the listener that the request came to.
+    pub fn listener(&self) -> usize {
+        self.listener
     }
 
     /// That the request came by `scheme`, as its listener speaks it.

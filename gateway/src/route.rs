@@ -26,10 +26,62 @@ pub enum Door {
     Providers,
     /// Images of runtimes.
     Runtime,
+    /// A tree of boxes that is served where it is.
+    Boxitory,
     /// Health, status, metrics.
     Operations,
     /// Our own administrative API; never prefixed.
     Admin,
+}
+
+/// Some of the doors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DoorSet(u16);
+
+impl DoorSet {
+    /// Each door.
+    pub const ALL: Self = Self(u16::MAX);
+    /// What doors are named.
+    pub const NAMES: &str =
+        "boxvault, vagrant, files, blobs, hooks, providers, runtime, boxitory, operations, admin";
+
+    /// Those of these names; each where none is named.
+    ///
+    /// # Errors
+    /// The name that no door has.
+    pub fn named(names: &[String]) -> Result<Self, &str> {
+        if names.is_empty() {
+            return Ok(Self::ALL);
+        }
+        let mut doors = 0;
+        for name in names {
+            let door = match name.as_str() {
+                "boxvault" => Door::BoxVault,
+                "vagrant" => Door::Vagrant,
+                "files" => Door::Files,
+                "blobs" => Door::Blobs,
+                "hooks" => Door::Hooks,
+                "providers" => Door::Providers,
+                "runtime" => Door::Runtime,
+                "boxitory" => Door::Boxitory,
+                "operations" => Door::Operations,
+                "admin" => Door::Admin,
+                _ => return Err(name),
+            };
+            doors |= Self::only(door).0;
+        }
+        Ok(Self(doors))
+    }
+
+    /// One door and no other.
+    pub const fn only(door: Door) -> Self {
+        Self(1 << door as u16)
+    }
+
+    /// Whether it is one of them.
+    pub const fn contains(self, door: Door) -> bool {
+        self.0 & Self::only(door).0 != 0
+    }
 }
 
 /// Who may call a row. Anything finer (may this caller read that box?) is decided with the row's
@@ -266,6 +318,10 @@ pub enum Route {
     RuntimeDeploy,
     RuntimePush,
     ListRuntimes,
+    BoxitoryList,
+    BoxitoryBox,
+    BoxitoryLatest,
+    BoxitoryFile,
     Health,
     Live,
     Ready,
@@ -433,6 +489,11 @@ routes! {
     Runtime POST "/runtimes/{runtime}/image" => RuntimeDeploy, Public, Upload, Upload, "Replace it";
     Runtime PUT "/runtimes/{runtime}/image" => RuntimePush, Public, Json, Control, "Push it to another runtime";
     Admin GET "/api/admin/runtimes" => ListRuntimes, PlatformAdmin, Empty, Control, "Runtimes, and what was deployed to them last";
+    // A tree of boxes that is served where it is.
+    Boxitory GET "/" => BoxitoryList, Public, Empty, Control, "The boxes of the tree, as a page";
+    Boxitory GET "/{box}" => BoxitoryBox, Public, Empty, Control, "A box's versions, for Vagrant";
+    Boxitory GET "/{box}/latestVersion" => BoxitoryLatest, Public, Empty, Control, "Its highest version, as text";
+    Boxitory GET "/download/{box}/{provider}/{version}" => BoxitoryFile, Public, Empty, Download, "A box file; the version may be latest";
     // Operations.
     Operations GET "/health" => Health, Public, Empty, Operations, "Health in brief";
     Operations GET "/api/health" => Health, Public, Empty, Operations, "The same";
@@ -553,6 +614,8 @@ impl Route {
             | Self::AdapterRename => "adapters",
             Self::RuntimeImage | Self::RuntimeDeploy | Self::RuntimePush => "runtime_image",
             Self::ListRuntimes => "admin_runtimes",
+            Self::BoxitoryList | Self::BoxitoryBox | Self::BoxitoryLatest => "boxitory",
+            Self::BoxitoryFile => "boxitory_download",
             Self::VagrantMetadata => "vagrant_metadata",
             Self::Health | Self::Live | Self::Ready => "health",
             Self::Status => "status",
@@ -637,13 +700,18 @@ impl Router {
     /// # Errors
     /// When two rows would shadow each other; the text names both paths.
     pub fn try_new(doors: &Doors) -> Result<Self, String> {
+        Self::of(doors, DoorSet::ALL)
+    }
+
+    /// The same for those of them that a listener has.
+    ///
+    /// # Errors
+    /// As [`Self::try_new`].
+    pub fn of(doors: &Doors, there: DoorSet) -> Result<Self, String> {
         let mut by_path: BTreeMap<String, Vec<&'static Row>> = BTreeMap::new();
-        for row in ROUTES {
+        for row in ROUTES.iter().filter(|row| there.contains(row.door)) {
             if let Some(prefix) = prefix(doors, row.door) {
-                by_path
-                    .entry(format!("{prefix}{}", row.path))
-                    .or_default()
-                    .push(row);
+                by_path.entry(path_of(prefix, row)).or_default().push(row);
             }
         }
         let mut reserved: Vec<String> = ALSO_RESERVED.iter().map(|&w| w.to_owned()).collect();
@@ -717,6 +785,15 @@ impl Router {
     }
 }
 
+/// Below a prefix, the root of a door is the prefix: no normal path ends with a slash.
+fn path_of(prefix: &str, row: &Row) -> String {
+    match (prefix, row.path) {
+        ("", path) => path.to_owned(),
+        (prefix, "/") => prefix.to_owned(),
+        (prefix, path) => format!("{prefix}{path}"),
+    }
+}
+
 /// What stands before a door's paths; `None` when it is switched off.
 fn prefix(doors: &Doors, door: Door) -> Option<&str> {
     match door {
@@ -739,6 +816,10 @@ fn prefix(doors: &Doors, door: Door) -> Option<&str> {
             .runtime
             .enabled
             .then_some(doors.runtime.prefix.as_str()),
+        Door::Boxitory => doors
+            .boxitory
+            .enabled
+            .then_some(doors.boxitory.prefix.as_str()),
         Door::Operations => doors
             .operations
             .enabled
@@ -764,6 +845,7 @@ mod tests {
             hooks: open(),
             providers: open(),
             runtime: open(),
+            boxitory: open(),
             operations: open(),
         }
     }
@@ -783,6 +865,30 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_has_the_doors_that_it_names_and_each_where_it_names_none() {
+        let named = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+            DoorSet::named(&names).map_err(str::to_owned)
+        };
+        assert_eq!(named(&[]), Ok(DoorSet::ALL));
+        assert_eq!(named(&["vagrant", "attic"]), Err("attic".to_owned()));
+        let alone = named(&["boxitory"]).unwrap();
+        assert_eq!(alone, DoorSet::only(Door::Boxitory));
+        let router = Router::of(&doors(), alone).unwrap();
+        assert!(matches!(
+            router.find(&Method::GET, "/health"),
+            Found::Row(row, _) if row.route == Route::BoxitoryBox
+        ));
+        assert!(matches!(
+            router.find(&Method::GET, "/api/status"),
+            Found::Nothing
+        ));
+        let names: Vec<&str> = DoorSet::NAMES.split(", ").collect();
+        let all = named(&names).unwrap();
+        assert!(ROUTES.iter().all(|row| all.contains(row.door)));
+    }
+
+    #[test]
     fn first_words_of_routes_are_reserved() {
         let router = Router::try_new(&doors()).unwrap();
         for word in ["api", "API", "health", "files", "uploads", "runtimes"] {
@@ -798,7 +904,7 @@ mod tests {
             router.find(&Method::PATCH, "/api/auth/signin"),
             Found::OtherMethods(_, methods) if methods == [Method::POST]
         ));
-        for path in ["/nothing", "/api/nothing", "/API/boxes/x"] {
+        for path in ["/nothing/here/either", "/api/nothing", "/API/boxes/x"] {
             assert!(
                 matches!(router.find(&Method::POST, path), Found::Nothing),
                 "{path}"

@@ -54,7 +54,8 @@ pub trait Respond: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Server {
     listeners: Vec<(TcpListener, Speech)>,
-    endpoints: Vec<quinn::Endpoint>,
+    /// Each with the place of its listener.
+    endpoints: Vec<(quinn::Endpoint, usize)>,
     tls: Option<Arc<Configurations>>,
     certificate: Option<Arc<Certificate>>,
     addresses: Vec<SocketAddr>,
@@ -91,7 +92,7 @@ impl Server {
         let mut listeners = Vec::with_capacity(settings.listeners.len());
         let mut endpoints = Vec::new();
         let mut addresses = Vec::with_capacity(settings.listeners.len());
-        for listener in &settings.listeners {
+        for (index, listener) in settings.listeners.iter().enumerate() {
             let address = listener.address;
             let named = |error: io::Error| {
                 io::Error::new(error.kind(), format!("cannot listen at {address}: {error}"))
@@ -102,10 +103,12 @@ impl Server {
             let (bound, udp) = bind(address, quic.is_some()).await.map_err(named)?;
             let address = bound.local_addr().map_err(named)?;
             if let (Some(tls), Some(udp)) = (quic, udp) {
-                endpoints.push(quic::endpoint(udp, tls, &rules).map_err(named)?);
+                let endpoint = quic::endpoint(udp, tls, &rules).map_err(named)?;
+                endpoints.push((endpoint, index));
             }
             let alternative = quic.map(|_| format!("h3=\":{}\"; ma=86400", address.port()));
             let speech = Speech {
+                listener: index,
                 tls: listener.speaks != Speaks::Plain,
                 alternative: alternative.and_then(|text| text.parse().ok()),
             };
@@ -158,12 +161,12 @@ impl Server {
         for (listener, speech) in self.listeners {
             accepting.spawn(Arc::clone(&acceptor).accept(listener, speech));
         }
-        for endpoint in &self.endpoints {
-            let accept = quic::accept(Arc::clone(&acceptor), endpoint.clone());
+        for (endpoint, listener) in &self.endpoints {
+            let accept = quic::accept(Arc::clone(&acceptor), endpoint.clone(), *listener);
             accepting.spawn(accept);
         }
         drain.run(&accepting, &running).await;
-        for endpoint in &self.endpoints {
+        for (endpoint, _) in &self.endpoints {
             quic::close(endpoint).await;
         }
         drop(watching);

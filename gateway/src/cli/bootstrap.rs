@@ -17,7 +17,7 @@ use crate::auth::{credential, end_sessions, password};
 use crate::route::Router;
 
 pub(super) fn bootstrap(args: &BootstrapArgs) -> Result<(), Failure> {
-    let settings = load(&args.config, None)?;
+    let settings = load(&args.config)?;
     let given = match &args.password_file {
         Some(path) => Some(
             std::fs::read_to_string(path)

@@ -33,7 +33,7 @@ enum Target {
 
 pub(super) fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
     let (Source::Sqlite, Target::Postgres) = (args.from, args.to);
-    let settings = load(&args.config, None)?;
+    let settings = load(&args.config)?;
     let Database::Postgres(url) = &settings.metadata else {
         let text = "metadata.url must name the PostgreSQL database that the rows go to \
                     (or BOXGATE_METADATA__URL)";

@@ -193,7 +193,7 @@ pub(super) fn script(command: &ScriptCommand) -> Result<(), Failure> {
 }
 
 fn options(config: &ConfigArgs) -> Result<Options, Failure> {
-    Ok(hooks::options(&load(config, None)?))
+    Ok(hooks::options(&load(config)?))
 }
 
 /// The plugins that are meant: one, those of a directory, or those of the configuration.
@@ -434,7 +434,7 @@ impl HttpClient for Offline {
 }
 
 fn run(args: &RunArgs) -> Result<(), Failure> {
-    let settings = load(&args.config, None)?;
+    let settings = load(&args.config)?;
     let mut options = hooks::options(&settings);
     // Its threads do the sending, for as long as this function runs.
     let runtime = runtime()?;

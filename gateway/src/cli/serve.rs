@@ -31,7 +31,7 @@ pub(super) struct Log {
 
 /// Reads the configuration and starts the log, which then tells what is odd in it.
 pub(super) fn open(args: &ServeArgs) -> Result<(Settings, Log), Failure> {
-    let (settings, warnings) = read_config(&args.config, args.listen.as_deref())?;
+    let (settings, warnings) = read_config(&args.flags())?;
     let (sink, guard) = telemetry::log::start(&settings.log)
         .map_err(|e| Failure::Usage(format!("cannot write the log (log.file): {e}")))?;
     for warning in warnings {

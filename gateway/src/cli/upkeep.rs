@@ -242,7 +242,7 @@ impl PlaceArgs {
         if self.connect.names_gateway() {
             return self.gateway(call).await;
         }
-        let settings = load(&self.config, None)?;
+        let settings = load(&self.config)?;
         if let Some(strange) = named
             .iter()
             .find(|name| !settings.stores.contains_key(**name))

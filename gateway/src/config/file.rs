@@ -82,6 +82,8 @@ table! {
         providers: ProvidersFile = ProvidersFile::default(),
         /// What stands in for Sanbox runtimes.
         runtimes: RuntimesFile = RuntimesFile::default(),
+        /// A tree of boxes that is served where it is.
+        boxitory: BoxitoryFile = BoxitoryFile::default(),
         /// Metrics and status.
         operations: OperationsFile = OperationsFile::default(),
         /// The log.
@@ -98,6 +100,8 @@ table! {
         tls: bool = false,
         /// Whether the UDP port of the same number speaks HTTP/3.
         h3: bool = false,
+        /// The doors that are there; none named is each that is open.
+        doors: Vec<String> = Vec::new(),
     }
 }
 
@@ -118,6 +122,8 @@ table! {
         providers: DoorFile = DoorFile::default(),
         /// Images of runtimes.
         runtime: DoorFile = DoorFile::default(),
+        /// A tree of boxes that is served where it is.
+        boxitory: DoorFile = DoorFile::default(),
         /// Health, status, metrics.
         operations: DoorFile = DoorFile::default(),
     }
@@ -598,6 +604,40 @@ table! {
         allow_networks: Vec<String> = Vec::new(),
         /// A `runtime.json` whose `Image` and `RuntimeAPI` count instead of the keys here.
         import: String = String::new(),
+    }
+}
+
+table! {
+    /// `[boxitory]`
+    BoxitoryFile {
+        /// The directory of boxes; empty is none.
+        home: String = String::new(),
+        /// A properties file of Boxitory that counts instead of the keys here.
+        properties: String = String::new(),
+        /// What stands before every `url`.
+        host_prefix: String = String::new(),
+        /// What a `url` leads to.
+        path_type: String = "raw".into(),
+        /// Whether versions descend.
+        sort_desc: bool = false,
+        /// The checksums that are told.
+        checksum: String = "disabled".into(),
+        /// Whether computed ones are kept beside their boxes.
+        checksum_persist: bool = true,
+        /// Bytes that are read at once to compute one.
+        checksum_buffer_size: ByteSize = ByteSize::kib(64),
+        /// Versions of a box, from the highest on, whose checksums are computed.
+        checksum_ensure: usize = 1,
+        /// How long an answer waits for those that are computed.
+        checksum_wait: Span = Span::seconds(2),
+        /// Whether versions are seconds since 1970.
+        version_as_timestamp: bool = false,
+        /// Whether a box lists its providers once more, beside its versions.
+        list_providers: bool = false,
+        /// Whether the paths of files are told.
+        local_url: bool = false,
+        /// How often the directories are looked at, whether or not the system told of a change.
+        rescan: Span = Span::seconds(30),
     }
 }
 

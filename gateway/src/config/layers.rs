@@ -36,6 +36,8 @@ pub(super) struct Environment {
     pub(super) listen: Option<String>,
     pub(super) master_key: Option<Secret>,
     pub(super) bootstrap_password: Option<Secret>,
+    /// Variables that may be properties of Boxitory.
+    pub(super) boxitory: Vec<(String, String)>,
 }
 
 /// One value and where it was said.
@@ -66,10 +68,14 @@ impl Layers {
         let mut variables: Vec<_> = variables
             .into_iter()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .filter(|(name, _)| name.starts_with("BOXGATE_"))
             .collect();
         variables.sort();
         for (name, value) in variables {
+            if !name.starts_with("BOXGATE_") {
+                let text = value.into_string().ok().filter(|_| may_be_property(&name));
+                found.boxitory.extend(text.map(|text| (name, text)));
+                continue;
+            }
             let Ok(value) = value.into_string() else {
                 self.mistake(&name, "the value is not valid UTF-8");
                 continue;
@@ -182,6 +188,24 @@ impl Layers {
                 None => self.mistake("--data-dir", "the path is not valid UTF-8"),
             }
         }
+        for (path, key, flag) in [
+            (&flags.boxitory, "home", "--boxitory"),
+            (
+                &flags.boxitory_properties,
+                "properties",
+                "--boxitory-properties",
+            ),
+        ] {
+            match path.as_deref().map(Path::to_str) {
+                None => {}
+                Some(Some(text)) => self.flags.push(Leaf {
+                    path: vec!["boxitory".into(), key.into()],
+                    said_in: format!("boxitory.{key} (from {flag})"),
+                    value: Value::String(text.to_owned()),
+                }),
+                Some(None) => self.mistake(flag, "the path is not valid UTF-8"),
+            }
+        }
         let said = flags
             .listen
             .as_deref()
@@ -208,6 +232,13 @@ impl Layers {
             said_in: format!("listeners (from {said_in})"),
             value: Value::Array(listeners),
         });
+    }
+
+    /// Whether anybody said something below that key.
+    pub(super) fn say(&self, key: &str) -> bool {
+        let said = [&self.file, &self.environment, &self.flags];
+        let mut leaves = said.into_iter().flatten();
+        leaves.any(|leaf| leaf.path.first().is_some_and(|first| first == key))
     }
 
     /// The file that all layers together make, with what was wrong on the way.
@@ -251,6 +282,11 @@ impl Layers {
 pub(super) fn schema() -> Table {
     Table::try_from(ConfigFile::default())
         .expect("a ConfigFile holds only what TOML can say: texts, integers, truth values, tables")
+}
+
+/// Spring reads properties from variables as well, spelled as shells can.
+fn may_be_property(name: &str) -> bool {
+    name.starts_with("BOX_") || name == "SERVER_PORT"
 }
 
 fn lookup<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {

@@ -21,6 +21,7 @@ use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
 use super::Mistake;
+use super::boxitory::Boxitory;
 use super::cidr::Cidr;
 use super::file::{self, ConfigFile};
 use super::layers::Environment;
@@ -28,6 +29,7 @@ use super::machine::Machine;
 use super::runtime::Runtime;
 use super::units::{ByteSize, Span};
 use crate::http::freshness::Ages;
+use crate::route::DoorSet;
 use crate::webhook::sender;
 
 /// A text that must not be shown; its `Debug` is `***`.
@@ -110,6 +112,8 @@ pub struct Settings {
     pub providers: Providers,
     /// What stands in for Sanbox runtimes, by name; those that are switched off are not there.
     pub runtimes: BTreeMap<String, Runtime>,
+    /// The tree of boxes that is served where it is, if any.
+    pub boxitory: Option<Boxitory>,
     /// Metrics and status.
     pub operations: Operations,
     /// The log.
@@ -128,6 +132,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What is spoken there.
     pub speaks: Speaks,
+    /// The doors that are there.
+    pub doors: DoorSet,
 }
 
 /// What a listener speaks.
@@ -168,6 +174,8 @@ pub struct Doors {
     pub providers: Door,
     /// Images of runtimes.
     pub runtime: Door,
+    /// A tree of boxes that is served where it is.
+    pub boxitory: Door,
     /// Health, status, metrics.
     pub operations: Door,
 }
@@ -697,6 +705,7 @@ impl Settings {
             hooks: judge.door("doors.hooks.prefix", &file.doors.hooks),
             providers: judge.door("doors.providers.prefix", &file.doors.providers),
             runtime: judge.door("doors.runtime.prefix", &file.doors.runtime),
+            boxitory: judge.boxitory_door(&file),
             operations: judge.door("doors.operations.prefix", &file.doors.operations),
         };
         let limits = judge.limits(&file.limits, machine);
@@ -743,6 +752,7 @@ impl Settings {
             webhooks: judge.webhooks(&file.webhooks),
             providers: judge.providers(&file.providers),
             runtimes: judge.runtimes(&file.runtimes),
+            boxitory: judge.boxitory(&file.boxitory),
             operations: Operations {
                 allow: judge.blocks("operations.allow", &file.operations.allow),
             },
@@ -1051,7 +1061,13 @@ impl Judge<'_> {
         number.clamp(least, MOST)
     }
 
-    fn size(&mut self, key: &str, size: ByteSize, least: ByteSize, most: ByteSize) -> usize {
+    pub(super) fn size(
+        &mut self,
+        key: &str,
+        size: ByteSize,
+        least: ByteSize,
+        most: ByteSize,
+    ) -> usize {
         if size < least || size > most {
             self.wrong(key, format!("must be {least} to {most}"));
         }
@@ -1118,7 +1134,11 @@ impl Judge<'_> {
                 }
             };
             match listener.address.parse() {
-                Ok(address) => listeners.push(Listener { address, speaks }),
+                Ok(address) => listeners.push(Listener {
+                    address,
+                    speaks,
+                    doors: self.doors_of(index, &listener.doors),
+                }),
                 Err(_) => self.wrong(
                     format!("listeners[{index}].address"),
                     format!(
@@ -1129,6 +1149,19 @@ impl Judge<'_> {
             }
         }
         listeners
+    }
+
+    fn doors_of(&mut self, index: usize, names: &[String]) -> DoorSet {
+        match DoorSet::named(names) {
+            Ok(doors) => doors,
+            Err(name) => {
+                self.wrong(
+                    format!("listeners[{index}].doors"),
+                    format!("no door is named {name:?}; there is {}", DoorSet::NAMES),
+                );
+                DoorSet::ALL
+            }
+        }
     }
 
     /// Whether the files are good is found out when they are read.
@@ -1150,7 +1183,7 @@ impl Judge<'_> {
         })
     }
 
-    fn door(&mut self, key: &str, door: &file::DoorFile) -> Door {
+    pub(super) fn door(&mut self, key: &str, door: &file::DoorFile) -> Door {
         let prefix = door.prefix.trim_end_matches('/');
         let segment_is_good = |segment: &str| {
             !segment.is_empty()

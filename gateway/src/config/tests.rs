@@ -2,6 +2,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::*;
+use crate::route::{Door, DoorSet};
 
 const MACHINE: Machine = Machine {
     memory_bytes: 4 << 30,
@@ -135,6 +136,72 @@ fn listen_sets_the_first_listener_only() {
     let (variable, _) =
         load_text("", &[("BOXGATE_LISTEN", "127.0.0.1:0")], Flags::default()).unwrap();
     assert_eq!(variable.listeners[0].address.port(), 0);
+}
+
+#[test]
+fn a_tree_of_boxes_is_served_alone_where_no_address_is_said() {
+    let flags = Flags {
+        boxitory: Some("/srv/boxes".into()),
+        ..Flags::default()
+    };
+    let addresses = |settings: &Settings| -> Vec<_> {
+        let listeners = settings.listeners.iter();
+        listeners
+            .map(|l| (l.address.to_string(), l.doors))
+            .collect()
+    };
+    let (alone, _) = load_text("", &[], flags.clone()).unwrap();
+    let only = DoorSet::only(Door::Boxitory);
+    assert_eq!(addresses(&alone), [("0.0.0.0:8083".to_owned(), only)]);
+    assert_eq!(alone.boxitory.unwrap().home, Path::new("/srv/boxes"));
+    let variable = [("BOXGATE_LISTEN", "127.0.0.1:9")];
+    let (said, _) = load_text("", &variable, flags.clone()).unwrap();
+    assert_eq!(addresses(&said), [("127.0.0.1:9".to_owned(), DoorSet::ALL)]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("boxitory.properties");
+    std::fs::write(
+        &path,
+        "server.port=8084\nbox.home=/other\nbox.sort_desc=true\n",
+    )
+    .unwrap();
+    let with_properties = Flags {
+        boxitory_properties: Some(path),
+        ..Flags::default()
+    };
+    let environment = [("BOX_HOST_PREFIX", "sftp://h:"), ("BOX_SORT_DESC", "false")];
+    let (told, _) = load_text("", &environment, with_properties.clone()).unwrap();
+    assert_eq!(addresses(&told), [("0.0.0.0:8084".to_owned(), only)]);
+    let tree = told.boxitory.unwrap();
+    assert_eq!(
+        (
+            tree.home.as_path(),
+            tree.host_prefix.as_str(),
+            tree.sort_desc
+        ),
+        (Path::new("/other"), "sftp://h:", false)
+    );
+    let both = Flags {
+        boxitory: flags.boxitory,
+        ..with_properties
+    };
+    let (both, _) = load_text("", &[], both).unwrap();
+    assert_eq!(both.boxitory.unwrap().home, Path::new("/srv/boxes"));
+
+    let (none, _) = load_text("", &[("BOX_HOME", "/x")], Flags::default()).unwrap();
+    assert!(none.boxitory.is_none() && !none.doors.boxitory.enabled);
+    let wrong =
+        "[[listeners]]\ndoors = [\"attic\"]\n[boxitory]\nchecksum = \"crc\"\npath_type = \"ftp\"\n";
+    let wrong = load_text(wrong, &[], Flags::default())
+        .unwrap_err()
+        .to_string();
+    for key in [
+        "listeners[0].doors",
+        "boxitory.checksum",
+        "boxitory.path_type",
+    ] {
+        assert!(wrong.contains(key), "{key}: {wrong}");
+    }
 }
 
 #[test]

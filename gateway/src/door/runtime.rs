@@ -2,15 +2,13 @@
 //!
 //! Errors are plain text, and those of PUT that tell of this runtime have no body at all: its clients read statuses.
 
-use std::io::{self, SeekFrom};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use boxgate_storage::range::ByteRange;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     LAST_MODIFIED, WWW_AUTHENTICATE,
@@ -19,12 +17,11 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, Take};
 use tokio::time::sleep;
-use tokio_util::io::ReaderStream;
 
 use crate::call::Call;
 use crate::config::runtime::DEFAULT;
+use crate::egress::PlainBody;
 use crate::gateway::Gateway;
 use crate::handler::download::{Selected, selected};
 use crate::handler::upload::assert_uncoded;
@@ -35,7 +32,7 @@ use crate::multipart::head::Encoding;
 use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
 use crate::route::Route;
-use crate::runtime::image::{Snapshot, Staged};
+use crate::runtime::image::Staged;
 use crate::runtime::push::Target;
 use crate::runtime::{Runtime, date};
 use crate::server::{BoxError, InboundBody, OutboundBody, Piece};
@@ -45,7 +42,6 @@ type Answer = Result<Response<OutboundBody>, Refusal>;
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"runtime\", Bearer");
 /// How long whoever tried too many keys waits to hear that this one is wrong, too.
 const FAILED_WAIT: Duration = Duration::from_secs(2);
-const READ_BYTES: usize = 256 << 10;
 /// The part of a form that holds the image.
 const FIELD: &str = "image";
 
@@ -189,10 +185,10 @@ async fn retrieve(runtime: &Runtime, call: &Call) -> Answer {
     let mut answer = if method == Method::HEAD {
         response::empty(status)
     } else {
-        let body = body(image, range)
+        let body = PlainBody::open(image.file, range)
             .await
             .map_err(|e| failed(e.to_string()))?;
-        let mut answer = Response::new(body);
+        let mut answer = Response::new(body.boxed_unsync());
         *answer.status_mut() = status;
         answer
     };
@@ -217,51 +213,6 @@ fn describe(runtime: &Runtime, modified: SystemTime, headers: &mut HeaderMap) {
 
 fn text(text: &str) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// The bytes of an opened image.
-async fn body(image: Snapshot, range: ByteRange) -> io::Result<OutboundBody> {
-    let mut file = tokio::fs::File::from_std(image.file);
-    file.seek(SeekFrom::Start(range.start())).await?;
-    let bytes = ReaderStream::with_capacity(file.take(range.length()), READ_BYTES);
-    let left = range.length();
-    Ok(Sent { bytes, left }.boxed_unsync())
-}
-
-/// Bytes on their way out, and how many are still to come: a body that does not know its end is taken for one that broke off.
-struct Sent {
-    bytes: ReaderStream<Take<tokio::fs::File>>,
-    left: u64,
-}
-
-impl Body for Sent {
-    type Data = Piece;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
-        if self.left == 0 {
-            return Poll::Ready(None);
-        }
-        Poll::Ready(Some(match ready!(self.bytes.poll_next_unpin(cx)) {
-            Some(Ok(bytes)) => {
-                self.left = self.left.saturating_sub(bytes.len() as u64);
-                Ok(Frame::data(Piece::from(bytes)))
-            }
-            Some(Err(e)) => Err(e.into()),
-            None => Err("another program cut the image short".into()),
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
 }
 
 async fn deploy(gateway: &Gateway, runtime: &Arc<Runtime>, call: Call) -> Answer {

@@ -50,6 +50,8 @@ pub(super) struct Exchange {
 pub(super) struct Way {
     /// The other end of its connection.
     pub(super) peer: IpAddr,
+    /// Its place among the listeners of the configuration.
+    pub(super) listener: usize,
     /// `http` or `https`.
     pub(super) scheme: &'static str,
     /// Where the same is served by HTTP/3 (RFC 7838), for those who came by TCP.
@@ -93,6 +95,7 @@ impl Exchange {
         let authority = checked.as_ref().map_or("", http::uri::Authority::as_str);
         let facts = Arc::new(
             RequestFacts::new(client, authority)
+                .at(way.listener)
                 .by(way.scheme)
                 .through(way.peer),
         );

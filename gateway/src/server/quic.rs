@@ -90,7 +90,7 @@ fn transport(rules: &Rules) -> TransportConfig {
 }
 
 /// Accepts until no more connections are wanted, then turns away who still comes until `running` is over.
-pub(super) async fn accept(acceptor: Arc<Acceptor>, endpoint: Endpoint) {
+pub(super) async fn accept(acceptor: Arc<Acceptor>, endpoint: Endpoint, listener: usize) {
     let closing = acceptor.drain.closing();
     loop {
         let incoming = tokio::select! {
@@ -98,7 +98,7 @@ pub(super) async fn accept(acceptor: Arc<Acceptor>, endpoint: Endpoint) {
             () = closing.cancelled() => break,
         };
         let Some(incoming) = incoming else { break };
-        begin(&acceptor, incoming);
+        begin(&acceptor, incoming, listener);
     }
     endpoint.set_server_config(None);
 }
@@ -109,7 +109,7 @@ pub(super) async fn close(endpoint: &Endpoint) {
     let _forgotten = tokio::time::timeout(LAST_WORDS, endpoint.wait_idle()).await;
 }
 
-fn begin(acceptor: &Arc<Acceptor>, incoming: Incoming) {
+fn begin(acceptor: &Arc<Acceptor>, incoming: Incoming, listener: usize) {
     // An address that nobody answered from yet may be anybody's: where places get few, it is asked first.
     if acceptor.is_crowded() && incoming.may_retry() && !incoming.remote_address_validated() {
         if incoming.retry().is_err() {
@@ -124,14 +124,14 @@ fn begin(acceptor: &Arc<Acceptor>, incoming: Incoming) {
     let Some(held) = acceptor.hold(incoming.remote_address(), permit) else {
         return incoming.refuse();
     };
-    let life = serve(Arc::clone(acceptor), incoming);
+    let life = serve(Arc::clone(acceptor), incoming, listener);
     acceptor.run(held, async move {
         life.await;
         drop(h2);
     });
 }
 
-async fn serve(acceptor: Arc<Acceptor>, incoming: Incoming) {
+async fn serve(acceptor: Arc<Acceptor>, incoming: Incoming, listener: usize) {
     let rules = &acceptor.exchange.rules;
     let failed = &acceptor.exchange.telemetry.metrics.tls_handshakes_failed;
     let shaking = async { incoming.accept()?.await };
@@ -186,6 +186,7 @@ async fn serve(acceptor: Arc<Acceptor>, incoming: Incoming) {
             Some(Ok(Some(resolver))) => {
                 let way = Way {
                     peer: quic.remote_address().ip().to_canonical(),
+                    listener,
                     scheme: "https",
                     alternative: None,
                 };

@@ -43,6 +43,8 @@ pub(super) struct Acceptor {
 /// What one listener speaks.
 #[derive(Debug, Clone)]
 pub(super) struct Speech {
+    /// Its place among the listeners of the configuration.
+    pub(super) listener: usize,
     pub(super) tls: bool,
     /// Where the same is served by HTTP/3.
     pub(super) alternative: Option<HeaderValue>,
@@ -155,6 +157,7 @@ impl Acceptor {
         };
         let way = Way {
             peer: peer.ip().to_canonical(),
+            listener: speech.listener,
             scheme: if speech.tls { "https" } else { "http" },
             alternative: speech.alternative.clone(),
         };

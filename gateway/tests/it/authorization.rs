@@ -76,7 +76,8 @@ fn is_refusal(status: u16, body: &str) -> bool {
 
 #[tokio::test]
 async fn every_row_answers_every_caller_as_its_policy_says() {
-    let running = Running::start().await;
+    // A door that is there only with a tree.
+    let running = Running::start_with(&[("BOXGATE_BOXITORY__HOME", "/nonexistent")]).await;
     let metadata = running.gateway.metadata.clone();
     let maker = running.member("maker", OrganizationRole::Member).await;
     let reader = running.member("reader", OrganizationRole::Member).await;

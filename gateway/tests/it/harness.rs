@@ -59,6 +59,7 @@ impl Running {
             config: Some(file).filter(|file| file.exists()),
             data_dir: Some(directory.path().join("data")),
             listen: Some("127.0.0.1:0".into()),
+            ..Flags::default()
         };
         let quick = [("BOXGATE_SERVER__DRAIN_ACCEPT", "0s")];
         let is_public = variables

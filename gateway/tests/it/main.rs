@@ -9,6 +9,7 @@ mod adapters;
 mod admin;
 mod authority;
 mod authorization;
+mod boxitory;
 mod callers;
 mod concat;
 mod declared;

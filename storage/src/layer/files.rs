@@ -12,7 +12,7 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::verify::BlobTree;
 use crate::blob::{BlobKey, BlobMeta};
-use crate::digest::{BLOCK_BYTES, block_value};
+use crate::digest::{BLOCK_BYTES, Blake3, block_value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::ByteRange;
 use crate::store::{OpenFile, Store};
@@ -213,6 +213,43 @@ impl Stamp {
     /// Bytes of the file.
     pub fn length(self) -> u64 {
         self.length
+    }
+
+    /// When its bytes, or its entries, were changed last.
+    pub fn modified(self) -> SystemTime {
+        let (seconds, nanoseconds) = self.modified;
+        let since = Duration::from_secs(seconds.unsigned_abs());
+        let whole = if seconds < 0 {
+            UNIX_EPOCH.checked_sub(since)
+        } else {
+            UNIX_EPOCH.checked_add(since)
+        };
+        whole.unwrap_or(UNIX_EPOCH) + Duration::from_nanos(nanoseconds.unsigned_abs())
+    }
+
+    /// All of it in one value, for whoever must not be told more.
+    pub fn digest(self) -> Blake3 {
+        let Self {
+            device,
+            inode,
+            length,
+            modified,
+            changed,
+        } = self;
+        let mut hasher = blake3::Hasher::new();
+        for number in [device, inode, length] {
+            hasher.update(&number.to_be_bytes());
+        }
+        for (seconds, nanoseconds) in [modified, changed] {
+            hasher.update(&seconds.to_be_bytes());
+            hasher.update(&nanoseconds.to_be_bytes());
+        }
+        Blake3(*hasher.finalize().as_bytes())
+    }
+
+    /// Whether it is the same, perhaps with other bytes or another name.
+    pub fn is_same_file(self, other: Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
     }
 
     /// Whether it is the same with the same bytes, perhaps under another name or none.

@@ -1,0 +1,371 @@
+//! `[boxitory]`: a tree of boxes that is served where it is, in our words or in those of Boxitory's properties file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use boxgate_storage::digest::Algorithm;
+
+use super::file::{BoxitoryFile, ConfigFile, ListenerFile};
+use super::settings::{Door, Judge};
+use super::units::ByteSize;
+use super::{Mistake, Warning};
+
+/// The port of a Boxitory that was told none.
+const PORT: u16 = 8083;
+/// Longest properties file, in bytes.
+const LONGEST: usize = 1 << 20;
+/// Largest buffer of a checksum.
+const MOST_BUFFER: ByteSize = ByteSize::mib(16);
+
+/// A tree of boxes and how it is served.
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the file")]
+pub struct Boxitory {
+    /// The directory of boxes, absolute.
+    pub home: PathBuf,
+    /// What stands before every `url`.
+    pub host_prefix: String,
+    /// What a `url` leads to.
+    pub path_type: PathType,
+    /// Whether versions descend.
+    pub sort_desc: bool,
+    /// The checksums that are told, if any.
+    pub checksum: Option<Checksum>,
+    /// Whether computed ones are kept beside their boxes.
+    pub checksum_persist: bool,
+    /// Bytes that are read at once to compute one.
+    pub checksum_buffer_bytes: usize,
+    /// Versions of a box, from the highest on, whose checksums are computed.
+    pub checksum_ensure: usize,
+    /// How long an answer waits for those that are computed.
+    pub checksum_wait: Duration,
+    /// Whether versions are seconds since 1970.
+    pub version_as_timestamp: bool,
+    /// Whether a box lists its providers once more.
+    pub list_providers: bool,
+    /// Whether the paths of files are told.
+    pub local_url: bool,
+    /// How often the directories are looked at.
+    pub rescan: Duration,
+}
+
+/// What a `url` leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathType {
+    /// The file, by its path on this machine.
+    Raw,
+    /// This gateway.
+    Boxitory,
+}
+
+/// Kinds of checksums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    /// MD5.
+    Md5,
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+}
+
+impl Checksum {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sha256, Self::Sha1, Self::Md5];
+
+    /// How it is computed.
+    pub fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Md5 => Algorithm::Md5,
+            Self::Sha1 => Algorithm::Sha1,
+            Self::Sha256 => Algorithm::Sha256,
+        }
+    }
+
+    /// Its name in answers and at the end of file names.
+    pub fn name(self) -> &'static str {
+        self.algorithm().name()
+    }
+}
+
+impl Judge<'_> {
+    pub(super) fn boxitory_door(&mut self, file: &ConfigFile) -> Door {
+        let mut door = self.door("doors.boxitory.prefix", &file.doors.boxitory);
+        door.enabled &= !file.boxitory.home.is_empty();
+        door
+    }
+
+    pub(super) fn boxitory(&mut self, file: &BoxitoryFile) -> Option<Boxitory> {
+        let path_types = [("raw", PathType::Raw), ("boxitory", PathType::Boxitory)];
+        let path_type = self.choice(
+            "boxitory.path_type",
+            &file.path_type.to_ascii_lowercase(),
+            &path_types,
+            "expected \"raw\" or \"boxitory\"",
+        );
+        let checksums = [
+            ("disabled", None),
+            ("md5", Some(Checksum::Md5)),
+            ("sha1", Some(Checksum::Sha1)),
+            ("sha256", Some(Checksum::Sha256)),
+        ];
+        let checksum = self.choice(
+            "boxitory.checksum",
+            &file.checksum.to_ascii_lowercase(),
+            &checksums,
+            "expected \"disabled\", \"md5\", \"sha1\" or \"sha256\"",
+        );
+        let (size, least) = (file.checksum_buffer_size, ByteSize(1));
+        let buffer = self.size("boxitory.checksum_buffer_size", size, least, MOST_BUFFER);
+        let rescan = self.time("boxitory.rescan", file.rescan);
+        if file.home.is_empty() {
+            return None;
+        }
+        let home = std::path::absolute(&file.home);
+        if let Err(why) = &home {
+            self.wrong("boxitory.home", why);
+        }
+        Some(Boxitory {
+            home: home.unwrap_or_default(),
+            host_prefix: file.host_prefix.clone(),
+            path_type: path_type.unwrap_or(PathType::Raw),
+            sort_desc: file.sort_desc,
+            checksum: checksum.flatten(),
+            checksum_persist: file.checksum_persist,
+            checksum_buffer_bytes: buffer,
+            checksum_ensure: file.checksum_ensure,
+            checksum_wait: file.checksum_wait.0,
+            version_as_timestamp: file.version_as_timestamp,
+            list_providers: file.list_providers,
+            local_url: file.local_url,
+            rescan,
+        })
+    }
+}
+
+/// The listener of a gateway that stands in for a Boxitory and for nothing else.
+pub(super) fn listener(port: Option<u16>) -> ListenerFile {
+    ListenerFile {
+        address: format!("0.0.0.0:{}", port.unwrap_or(PORT)),
+        doors: vec!["boxitory".to_owned()],
+        ..ListenerFile::default()
+    }
+}
+
+/// Takes over what the properties file says, where there is one, and what `variables` say in its stead; returns
+/// `server.port`. A tree that is named elsewhere stays.
+pub(super) fn take_properties(
+    file: &mut BoxitoryFile,
+    variables: &[(String, String)],
+    (mistakes, warnings): (&mut Vec<Mistake>, &mut Vec<Warning>),
+) -> Option<u16> {
+    if file.properties.is_empty() {
+        return None;
+    }
+    let path = file.properties.clone();
+    let mut wrong = |text: String| {
+        let key = format!("boxitory.properties ({path})");
+        mistakes.push(Mistake { key, text });
+    };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) if text.len() <= LONGEST => text,
+        Ok(_) => {
+            wrong(format!("longer than {LONGEST} bytes"));
+            return None;
+        }
+        Err(e) => {
+            wrong(format!("cannot read it: {e}"));
+            return None;
+        }
+    };
+    let mut port = None;
+    let variables = variables.iter().cloned();
+    let named = properties(&text).into_iter().chain(variables);
+    let home_was = std::mem::take(&mut file.home);
+    for (name, value) in named {
+        match take(file, &mut port, &name, value.trim()) {
+            Ok(true) => {}
+            Ok(false) => warnings.push(Warning(format!(
+                "the property {name} means nothing here; it is ignored"
+            ))),
+            Err(why) => wrong(format!("{name}: {why}")),
+        }
+    }
+    if !home_was.is_empty() {
+        file.home = home_was;
+    } else if file.home.is_empty() {
+        ".".clone_into(&mut file.home);
+    }
+    port
+}
+
+/// Takes one property, if it is one. Spring reads `box.host_prefix`, `box.hostPrefix` and `BOX_HOST_PREFIX` alike.
+fn take(
+    file: &mut BoxitoryFile,
+    port: &mut Option<u16>,
+    name: &str,
+    value: &str,
+) -> Result<bool, String> {
+    let truth = || match value.to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" | "1" => Ok(true),
+        "false" | "off" | "no" | "0" => Ok(false),
+        _ => Err(format!("{value:?} is neither true nor false")),
+    };
+    let number = || {
+        value
+            .parse::<u32>()
+            .map_err(|_odd| format!("{value:?} is no whole number"))
+    };
+    let folded: String = name
+        .chars()
+        .filter(|c| !matches!(c, '.' | '-' | '_'))
+        .map(|c| c.to_ascii_lowercase())
+        .collect();
+    match folded.as_str() {
+        "serverport" => {
+            let number = number()?;
+            *port = Some(u16::try_from(number).map_err(|_far| format!("{value} is no port"))?);
+        }
+        "boxhome" => value.clone_into(&mut file.home),
+        "boxhostprefix" => value.clone_into(&mut file.host_prefix),
+        "boxpathtype" => value.clone_into(&mut file.path_type),
+        "boxsortdesc" => file.sort_desc = truth()?,
+        "boxchecksum" => value.clone_into(&mut file.checksum),
+        "boxchecksumpersist" => file.checksum_persist = truth()?,
+        "boxchecksumbuffersize" => file.checksum_buffer_size = ByteSize(number()?.into()),
+        "boxchecksumensure" => file.checksum_ensure = number()? as usize,
+        "boxversionastimestamp" => file.version_as_timestamp = truth()?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Names and values, as `java.util.Properties` reads them.
+fn properties(text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let line = line.trim_start_matches([' ', '\t', '\x0c']);
+        if line.is_empty() || line.starts_with(['#', '!']) {
+            continue;
+        }
+        let mut logical = line.to_owned();
+        while ends_escaped(&logical) {
+            logical.pop();
+            let next = lines.next().unwrap_or_default();
+            logical.push_str(next.trim_start_matches([' ', '\t', '\x0c']));
+        }
+        let (name, value) = split(&logical);
+        found.push((unescaped(name), unescaped(value)));
+    }
+    found
+}
+
+/// An odd number of backslashes takes the next line's start in.
+fn ends_escaped(line: &str) -> bool {
+    line.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1
+}
+
+fn split(line: &str) -> (&str, &str) {
+    let is_blank = |c: char| matches!(c, ' ' | '\t' | '\x0c');
+    let mut escaped = false;
+    let end = line.find(|c| {
+        let ends = !escaped && (c == '=' || c == ':' || is_blank(c));
+        escaped = c == '\\' && !escaped;
+        ends
+    });
+    let (name, rest) = line.split_at(end.unwrap_or(line.len()));
+    let rest = rest.trim_start_matches(is_blank);
+    let rest = rest.strip_prefix(['=', ':']).unwrap_or(rest);
+    (name, rest.trim_start_matches(is_blank))
+}
+
+fn unescaped(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c != '\\' {
+            plain.push(c);
+            continue;
+        }
+        match rest.next() {
+            Some('n') => plain.push('\n'),
+            Some('t') => plain.push('\t'),
+            Some('r') => plain.push('\r'),
+            Some('f') => plain.push('\x0c'),
+            Some('u') => {
+                let digits: String = rest.by_ref().take(4).collect();
+                let code = u32::from_str_radix(&digits, 16).ok();
+                plain.push(code.and_then(char::from_u32).unwrap_or('\u{fffd}'));
+            }
+            Some(other) => plain.push(other),
+            None => {}
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_are_read_as_java_reads_them() {
+        let text = "# one\n! two\n\n a = b\nc:d\n e f g\nh\ni=\\\n   j\\\\\nk\\=l=m\\u00e4\n";
+        let pairs = [
+            ("a", "b"),
+            ("c", "d"),
+            ("e", "f g"),
+            ("h", ""),
+            ("i", "j\\"),
+            ("k=l", "mä"),
+        ];
+        let want: Vec<_> = pairs.map(|(n, v)| (n.to_owned(), v.to_owned())).to_vec();
+        assert_eq!(properties(text), want);
+    }
+
+    #[test]
+    fn every_property_has_its_place_in_every_spelling() {
+        let mut file = BoxitoryFile::default();
+        let mut port = None;
+        for (name, value) in [
+            ("server.port", "8084"),
+            ("box.home", "/srv/boxes"),
+            ("box.hostPrefix", "sftp://h:"),
+            ("box.path-type", "BOXITORY"),
+            ("BOX_SORT_DESC", "true"),
+            ("box.checksum", "MD5"),
+            ("box.checksum_persist", "false"),
+            ("box.checksum_buffer_size", "1024"),
+            ("box.checksum_ensure", "3"),
+            ("box.version_as_timestamp", "TRUE"),
+        ] {
+            assert_eq!(take(&mut file, &mut port, name, value), Ok(true), "{name}");
+        }
+        assert_eq!(
+            take(&mut file, &mut port, "spring.banner", "off"),
+            Ok(false)
+        );
+        assert_eq!(port, Some(8084));
+        let want = BoxitoryFile {
+            home: "/srv/boxes".to_owned(),
+            host_prefix: "sftp://h:".to_owned(),
+            path_type: "BOXITORY".to_owned(),
+            sort_desc: true,
+            checksum: "MD5".to_owned(),
+            checksum_persist: false,
+            checksum_buffer_size: ByteSize(1024),
+            checksum_ensure: 3,
+            version_as_timestamp: true,
+            ..BoxitoryFile::default()
+        };
+        assert_eq!(file, want);
+        for (name, value) in [
+            ("box.sort_desc", "maybe"),
+            ("box.checksum_ensure", "-1"),
+            ("server.port", "70000"),
+        ] {
+            assert!(take(&mut file, &mut port, name, value).is_err(), "{name}");
+        }
+    }
+}
