@@ -19,6 +19,7 @@ fn route(criterion: &mut Criterion) {
     let doors = Doors {
         boxvault: open(),
         vagrant: open(),
+        vagrant_cloud: open(),
         files: open(),
         blobs: open(),
         hooks: open(),

@@ -95,6 +95,7 @@ impl Rows {
                 declared: None,
                 actor: "bench".into(),
                 base_url: String::new(),
+                into: None,
             }),
             length: Some(length),
             expected: Vec::new(),

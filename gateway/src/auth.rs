@@ -16,7 +16,7 @@ use boxgate_storage::metadata::accounts::{
     Account, AccountId, Membership, Organization, OrganizationId, OrganizationRole, PlatformRole,
 };
 use boxgate_storage::metadata::catalog::{BlobDigest, BoxRow, HeldBlob};
-use boxgate_storage::metadata::tokens::{Token, TokenKind};
+use boxgate_storage::metadata::tokens::{Token, TokenId, TokenKind};
 use boxgate_storage::metadata::uploads::{NamedUpload, Sender};
 use http::StatusCode;
 
@@ -97,6 +97,18 @@ impl Principal {
     }
 }
 
+/// Whether a listing shows a box. An unpublished one is listed to its maker alone, however readable it is by its name.
+pub fn is_listed(principal: Option<&Principal>, row: &BoxRow) -> bool {
+    match principal {
+        None => row.fields.public && row.fields.published,
+        Some(p) => p.may_read(row) && (row.fields.published || row.account == p.account.id),
+    }
+}
+
+/// A request that acts by the token that asked for its URL: in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct ByTokenOf(pub TokenId);
+
 /// What a policy found out on its way to yes, so that no door looks it up again.
 #[derive(Debug, Default)]
 pub struct Grant {
@@ -149,6 +161,20 @@ pub async fn authenticate_hash(
     hash: &[u8; 32],
 ) -> Result<Option<Principal>, Refusal> {
     match metadata.token_by_hash(hash).await? {
+        Some((token, account)) => principal_of(metadata, token, account).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The account behind a token that is known by its row alone; `None` once it ended.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn authenticate_id(
+    metadata: &Metadata,
+    id: TokenId,
+) -> Result<Option<Principal>, Refusal> {
+    match metadata.token_by_id(id).await? {
         Some((token, account)) => principal_of(metadata, token, account).await.map(Some),
         None => Ok(None),
     }
@@ -324,8 +350,12 @@ pub async fn sender_again(
     head: &http::request::Parts,
     sender: &Sender,
 ) -> Result<Principal, Refusal> {
-    let credential = Credential::find(&head.headers, head.uri.query()).ok_or_else(no_token)?;
-    let principal = authenticate(metadata, &credential).await?;
+    let principal = if let Some(ByTokenOf(id)) = head.extensions.get() {
+        authenticate_id(metadata, *id).await?
+    } else {
+        let credential = Credential::find(&head.headers, head.uri.query());
+        authenticate(metadata, &credential.ok_or_else(no_token)?).await?
+    };
     principal
         .filter(|p| p.sender() == *sender)
         .ok_or_else(bad_token)
@@ -574,7 +604,7 @@ pub async fn on_behalf_of(
     };
     let memberships = metadata.memberships(account.id).await?;
     let token = Token {
-        id: boxgate_storage::metadata::tokens::TokenId(0),
+        id: TokenId(0),
         kind: TokenKind::Session,
         account: account.id,
         organization: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use boxgate_storage::ErrorKind;
 use boxgate_storage::digest::Blake3;
-use boxgate_storage::metadata::catalog::HeldBlob;
+use boxgate_storage::metadata::catalog::{HeldBlob, VersionStatus};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -19,7 +19,7 @@ use crate::door::boxvault::{
     accounts, boxes, files, levels, organizations, service_accounts, sign_in,
 };
 use crate::door::files::dress::Dress;
-use crate::door::{self, boxvault, operations, vagrant, webhooks};
+use crate::door::{self, boxvault, operations, vagrant, vagrant_cloud, webhooks};
 use crate::gateway::{Gateway, Phase};
 use crate::hooks::{self, Instead, RoutedTo};
 use crate::http::path::{NormalPath, PathError};
@@ -156,6 +156,11 @@ fn of_nothing(gateway: &Gateway, head: &http::request::Parts, facts: &RequestFac
         Door::Runtime
     } else if door::boxitory::is_of(gateway, head.uri.path(), facts) {
         Door::Boxitory
+    } else if vagrant_cloud::is_below(
+        &gateway.settings.doors.vagrant_cloud.prefix,
+        head.uri.path(),
+    ) {
+        Door::VagrantCloud
     } else {
         Door::BoxVault
     }
@@ -242,7 +247,7 @@ async fn admitted(
     match &principal {
         Some(principal) => facts.set_principal(principal.name().to_owned()),
         // Its clients know 401; BoxVault's know 403.
-        None if row.door == Door::Files && row.policy != Policy::Public => {
+        None if knows_401(row) => {
             return Err(auth::no_credential());
         }
         None => {}
@@ -267,6 +272,15 @@ async fn admitted(
     dispatch(gateway, call).await
 }
 
+/// Whether a row that needs a credential answers 401 without one: what is not BoxVault's does.
+fn knows_401(row: &Row) -> bool {
+    match row.door {
+        Door::Files => row.policy != Policy::Public,
+        Door::VagrantCloud => matches!(row.policy, Policy::Credential | Policy::EditBox),
+        _ => false,
+    }
+}
+
 /// Who is asking. A bad credential is refused, but where a row needs none, BoxVault's own header with
 /// an expired session reads as nobody.
 async fn caller(
@@ -275,6 +289,11 @@ async fn caller(
     names: &PathNames,
     head: &http::request::Parts,
 ) -> Result<Option<Principal>, Refusal> {
+    if row.route == Route::CloudReceive {
+        return vagrant_cloud::upload::sender(gateway, names)
+            .await
+            .map(Some);
+    }
     if row.policy == Policy::Public {
         return Ok(None);
     }
@@ -489,6 +508,36 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::VagrantMetadata => vagrant::box_metadata(gateway, call).boxed(),
         Route::VagrantFile => vagrant::file(gateway, call).boxed(),
         Route::VagrantDefaultFile => vagrant::default_file(gateway, call).boxed(),
+        Route::CloudAccount => ready(vagrant_cloud::account::show(&call)).boxed(),
+        Route::CloudSignIn => vagrant_cloud::account::sign_in(gateway, call).boxed(),
+        Route::CloudSignOut => {
+            async move { vagrant_cloud::account::sign_out(gateway, &call).await }.boxed()
+        }
+        Route::CloudSecondFactor => ready(Err(vagrant_cloud::account::second_factor())).boxed(),
+        Route::CloudOrganization => vagrant_cloud::account::organization(gateway, call).boxed(),
+        Route::CloudSearch => vagrant_cloud::search::search(gateway, call).boxed(),
+        Route::CloudCreateBox => vagrant_cloud::boxes::create(gateway, call).boxed(),
+        Route::CloudShowBox => vagrant_cloud::boxes::show(gateway, call).boxed(),
+        Route::CloudUpdateBox => vagrant_cloud::boxes::update(gateway, call).boxed(),
+        Route::CloudDeleteBox => vagrant_cloud::boxes::delete(gateway, call).boxed(),
+        Route::CloudCreateVersion => vagrant_cloud::versions::create(gateway, call).boxed(),
+        Route::CloudShowVersion => vagrant_cloud::versions::show(gateway, call).boxed(),
+        Route::CloudUpdateVersion => vagrant_cloud::versions::update(gateway, call).boxed(),
+        Route::CloudDeleteVersion => vagrant_cloud::versions::delete(gateway, call).boxed(),
+        Route::CloudRelease => {
+            vagrant_cloud::versions::set_status(gateway, call, VersionStatus::Active).boxed()
+        }
+        Route::CloudRevoke => {
+            vagrant_cloud::versions::set_status(gateway, call, VersionStatus::Revoked).boxed()
+        }
+        Route::CloudCreateProvider => vagrant_cloud::providers::create(gateway, call).boxed(),
+        Route::CloudShowProvider => vagrant_cloud::providers::show(gateway, call).boxed(),
+        Route::CloudUpdateProvider => vagrant_cloud::providers::update(gateway, call).boxed(),
+        Route::CloudDeleteProvider => vagrant_cloud::providers::delete(gateway, call).boxed(),
+        Route::CloudUpload => vagrant_cloud::upload::url(gateway, call).boxed(),
+        Route::CloudDirectUpload => vagrant_cloud::upload::direct(gateway, call).boxed(),
+        Route::CloudUploaded => vagrant_cloud::upload::complete(gateway, call).boxed(),
+        Route::CloudReceive => vagrant_cloud::upload::receive(gateway, call).boxed(),
         Route::Blob => door::blobs::blob(gateway, call).boxed(),
         Route::BlobOutboard => door::blobs::outboard(gateway, call).boxed(),
         Route::InboundWebhook => door::hooks::receive(gateway, call).boxed(),
@@ -539,6 +588,7 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
     let mut response = match door {
         Door::BoxVault => boxvault::refuse(&refusal),
         Door::Vagrant => vagrant::refuse(&refusal),
+        Door::VagrantCloud => vagrant_cloud::refuse(&refusal),
         Door::Files => door::files::refuse(&refusal),
         Door::Blobs => door::blobs::refuse(&refusal),
         Door::Providers => door::providers::refuse(&refusal),
@@ -582,7 +632,7 @@ fn wrong_method(
         HeaderValue::from_str(&allowed).expect("method names are ASCII"),
     );
     let shape = match door {
-        Door::Files | Door::Providers | Door::Runtime => door,
+        Door::Files | Door::Providers | Door::Runtime | Door::VagrantCloud => door,
         _ => Door::BoxVault,
     };
     shaped(shape, refusal, facts)

@@ -13,4 +13,5 @@ pub mod runtime;
 pub mod scripts;
 pub mod upkeep;
 pub mod vagrant;
+pub mod vagrant_cloud;
 pub mod webhooks;

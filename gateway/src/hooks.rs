@@ -101,6 +101,7 @@ pub fn told(
         Found::Row(row, names) => (row.route.name(), names.all()),
         _ => ("", facts::Labels::new()),
     };
+    let (path, params) = without_upload_token(path, params);
     let authority = known.authority();
     // An IPv6 address has colons of its own.
     let host = match authority.rsplit_once(':') {
@@ -138,6 +139,17 @@ pub fn told(
         query: without_tokens(head.uri.query().unwrap_or_default()).into(),
         ..facts::Request::default()
     })
+}
+
+/// The path of an upload by its URL without what makes that a right, which is nobody's to know.
+fn without_upload_token(path: &str, mut params: facts::Labels) -> (String, facts::Labels) {
+    match path.split_once("/uploads/") {
+        Some((before, _)) if !path.contains("/api/") => {
+            params.remove("upload_token");
+            (format!("{before}/uploads/***"), params)
+        }
+        _ => (path.to_owned(), params),
+    }
 }
 
 /// A query without the credentials that it may carry.

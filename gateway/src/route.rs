@@ -16,6 +16,8 @@ pub enum Door {
     BoxVault,
     /// What Vagrant reads: metadata and box files.
     Vagrant,
+    /// Vagrant Cloud's API, by which boxes are published.
+    VagrantCloud,
     /// Resumable uploads: tus and the IETF's protocol.
     Files,
     /// Blobs under the URLs of their digests.
@@ -42,8 +44,7 @@ impl DoorSet {
     /// Each door.
     pub const ALL: Self = Self(u16::MAX);
     /// What doors are named.
-    pub const NAMES: &str =
-        "boxvault, vagrant, files, blobs, hooks, providers, runtime, boxitory, operations, admin";
+    pub const NAMES: &str = "boxvault, vagrant, vagrant_cloud, files, blobs, hooks, providers, runtime, boxitory, operations, admin";
 
     /// Those of these names; each where none is named.
     ///
@@ -58,6 +59,7 @@ impl DoorSet {
             let door = match name.as_str() {
                 "boxvault" => Door::BoxVault,
                 "vagrant" => Door::Vagrant,
+                "vagrant_cloud" => Door::VagrantCloud,
                 "files" => Door::Files,
                 "blobs" => Door::Blobs,
                 "hooks" => Door::Hooks,
@@ -295,6 +297,30 @@ pub enum Route {
     VagrantMetadata,
     VagrantFile,
     VagrantDefaultFile,
+    CloudAccount,
+    CloudSignIn,
+    CloudSignOut,
+    CloudSecondFactor,
+    CloudOrganization,
+    CloudSearch,
+    CloudCreateBox,
+    CloudShowBox,
+    CloudUpdateBox,
+    CloudDeleteBox,
+    CloudCreateVersion,
+    CloudShowVersion,
+    CloudUpdateVersion,
+    CloudDeleteVersion,
+    CloudRelease,
+    CloudRevoke,
+    CloudCreateProvider,
+    CloudShowProvider,
+    CloudUpdateProvider,
+    CloudDeleteProvider,
+    CloudUpload,
+    CloudDirectUpload,
+    CloudUploaded,
+    CloudReceive,
     Blob,
     BlobOutboard,
     InboundWebhook,
@@ -458,6 +484,66 @@ routes! {
     Vagrant GET "/api/v2/vagrant/{org}/{box}" => VagrantMetadata, ReadBox, Empty, Control, "The same";
     Vagrant GET "/{org}/boxes/{box}/versions/{version}/providers/{provider}" => VagrantDefaultFile, ReadBox, Empty, Download, "{provider}.box: the box of the default architecture";
     Vagrant GET "/{org}/boxes/{box}/versions/{version}/providers/{provider}/{arch}/vagrant.box" => VagrantFile, ReadBox, Empty, Download, "The box; ?b3= pins its digest";
+    // Publishing as to Vagrant Cloud.
+    VagrantCloud GET "/api/v1/authenticate" => CloudAccount, Credential, Empty, Control, "Who is calling";
+    VagrantCloud POST "/api/v1/authenticate" => CloudSignIn, Public, Json, Control, "A token for name and password";
+    VagrantCloud DELETE "/api/v1/authenticate" => CloudSignOut, Credential, Empty, Control, "End the token that it comes with";
+    VagrantCloud POST "/api/v1/two-factor/request-code" => CloudSecondFactor, Public, Json, Control, "Closed: no second factor is asked for";
+    VagrantCloud GET "/api/v1/user/{org}" => CloudOrganization, OptionalStrict, Empty, Control, "An organization with the boxes that the caller may see";
+    VagrantCloud GET "/api/v1/search" => CloudSearch, OptionalStrict, Empty, Control, "Boxes with a released version: ?q&provider&architecture&sort&order&limit&page";
+    VagrantCloud POST "/api/v1/boxes" => CloudCreateBox, Credential, Json, Control, "Make a box";
+    VagrantCloud GET "/api/v1/box/{org}/{box}" => CloudShowBox, ReadBox, Empty, Control, "One box with its versions";
+    VagrantCloud PUT "/api/v1/box/{org}/{box}" => CloudUpdateBox, EditBox, Json, Control, "Change a box";
+    VagrantCloud DELETE "/api/v1/box/{org}/{box}" => CloudDeleteBox, EditBox, Empty, Control, "Delete a box";
+    VagrantCloud POST "/api/v1/box/{org}/{box}/versions" => CloudCreateVersion, EditBox, Json, Control, "Make a version, not released yet";
+    VagrantCloud GET "/api/v1/box/{org}/{box}/version/{version}" => CloudShowVersion, ReadBox, Empty, Control, "One version with its providers";
+    VagrantCloud PUT "/api/v1/box/{org}/{box}/version/{version}" => CloudUpdateVersion, EditBox, Json, Control, "Change a version";
+    VagrantCloud DELETE "/api/v1/box/{org}/{box}/version/{version}" => CloudDeleteVersion, EditBox, Empty, Control, "Delete a version";
+    VagrantCloud PUT "/api/v1/box/{org}/{box}/version/{version}/release" => CloudRelease, EditBox, Empty, Control, "List a version to Vagrant";
+    VagrantCloud PUT "/api/v1/box/{org}/{box}/version/{version}/revoke" => CloudRevoke, EditBox, Empty, Control, "List it no more";
+    VagrantCloud POST "/api/v1/box/{org}/{box}/version/{version}/providers" => CloudCreateProvider, EditBox, Json, Control, "Tell of a box: its provider, architecture and checksum";
+    VagrantCloud GET "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}" => CloudShowProvider, ReadBox, Empty, Control, "Show the default architecture of a provider";
+    VagrantCloud PUT "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}" => CloudUpdateProvider, EditBox, Json, Control, "Change the default architecture of a provider";
+    VagrantCloud DELETE "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}" => CloudDeleteProvider, EditBox, Empty, Control, "Delete the default architecture of a provider";
+    VagrantCloud GET "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}/upload" => CloudUpload, EditBox, Empty, Control, "A URL to send its box to";
+    VagrantCloud GET "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}/upload/direct" => CloudDirectUpload, EditBox, Empty, Control, "The same, with a URL to call behind it";
+    VagrantCloud PUT "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}/upload/complete" => CloudUploaded, EditBox, Empty, Control, "Whether its box is there";
+    VagrantCloud GET "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}/{arch}" => CloudShowProvider, ReadBox, Empty, Control, "Show a provider for one architecture";
+    VagrantCloud PUT "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}/{arch}" => CloudUpdateProvider, EditBox, Json, Control, "Change a provider for one architecture";
+    VagrantCloud DELETE "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}/{arch}" => CloudDeleteProvider, EditBox, Empty, Control, "Delete a provider for one architecture";
+    VagrantCloud GET "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}/{arch}/upload" => CloudUpload, EditBox, Empty, Control, "A URL to send its box to";
+    VagrantCloud GET "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}/{arch}/upload/direct" => CloudDirectUpload, EditBox, Empty, Control, "The same, with a URL to call behind it";
+    VagrantCloud PUT "/api/v1/box/{org}/{box}/version/{version}/provider/{provider}/{arch}/upload/complete" => CloudUploaded, EditBox, Empty, Control, "Whether its box is there";
+    VagrantCloud GET "/api/v2/authenticate" => CloudAccount, Credential, Empty, Control, "Who is calling";
+    VagrantCloud POST "/api/v2/authenticate" => CloudSignIn, Public, Json, Control, "A token for name and password";
+    VagrantCloud DELETE "/api/v2/authenticate" => CloudSignOut, Credential, Empty, Control, "End the token that it comes with";
+    VagrantCloud POST "/api/v2/two-factor/request-code" => CloudSecondFactor, Public, Json, Control, "Closed: no second factor is asked for";
+    VagrantCloud GET "/api/v2/user/{org}" => CloudOrganization, OptionalStrict, Empty, Control, "An organization with the boxes that the caller may see";
+    VagrantCloud GET "/api/v2/search" => CloudSearch, OptionalStrict, Empty, Control, "Boxes with a released version: ?q&provider&architecture&sort&order&limit&page";
+    VagrantCloud POST "/api/v2/boxes" => CloudCreateBox, Credential, Json, Control, "Make a box";
+    VagrantCloud GET "/api/v2/box/{org}/{box}" => CloudShowBox, ReadBox, Empty, Control, "One box with its versions";
+    VagrantCloud PUT "/api/v2/box/{org}/{box}" => CloudUpdateBox, EditBox, Json, Control, "Change a box";
+    VagrantCloud DELETE "/api/v2/box/{org}/{box}" => CloudDeleteBox, EditBox, Empty, Control, "Delete a box";
+    VagrantCloud POST "/api/v2/box/{org}/{box}/versions" => CloudCreateVersion, EditBox, Json, Control, "Make a version, not released yet";
+    VagrantCloud GET "/api/v2/box/{org}/{box}/version/{version}" => CloudShowVersion, ReadBox, Empty, Control, "One version with its providers";
+    VagrantCloud PUT "/api/v2/box/{org}/{box}/version/{version}" => CloudUpdateVersion, EditBox, Json, Control, "Change a version";
+    VagrantCloud DELETE "/api/v2/box/{org}/{box}/version/{version}" => CloudDeleteVersion, EditBox, Empty, Control, "Delete a version";
+    VagrantCloud PUT "/api/v2/box/{org}/{box}/version/{version}/release" => CloudRelease, EditBox, Empty, Control, "List a version to Vagrant";
+    VagrantCloud PUT "/api/v2/box/{org}/{box}/version/{version}/revoke" => CloudRevoke, EditBox, Empty, Control, "List it no more";
+    VagrantCloud POST "/api/v2/box/{org}/{box}/version/{version}/providers" => CloudCreateProvider, EditBox, Json, Control, "Tell of a box: its provider, architecture and checksum";
+    VagrantCloud GET "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}" => CloudShowProvider, ReadBox, Empty, Control, "Show the default architecture of a provider";
+    VagrantCloud PUT "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}" => CloudUpdateProvider, EditBox, Json, Control, "Change the default architecture of a provider";
+    VagrantCloud DELETE "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}" => CloudDeleteProvider, EditBox, Empty, Control, "Delete the default architecture of a provider";
+    VagrantCloud GET "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}/upload" => CloudUpload, EditBox, Empty, Control, "A URL to send its box to";
+    VagrantCloud GET "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}/upload/direct" => CloudDirectUpload, EditBox, Empty, Control, "The same, with a URL to call behind it";
+    VagrantCloud PUT "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}/upload/complete" => CloudUploaded, EditBox, Empty, Control, "Whether its box is there";
+    VagrantCloud GET "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}/{arch}" => CloudShowProvider, ReadBox, Empty, Control, "Show a provider for one architecture";
+    VagrantCloud PUT "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}/{arch}" => CloudUpdateProvider, EditBox, Json, Control, "Change a provider for one architecture";
+    VagrantCloud DELETE "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}/{arch}" => CloudDeleteProvider, EditBox, Empty, Control, "Delete a provider for one architecture";
+    VagrantCloud GET "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}/{arch}/upload" => CloudUpload, EditBox, Empty, Control, "A URL to send its box to";
+    VagrantCloud GET "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}/{arch}/upload/direct" => CloudDirectUpload, EditBox, Empty, Control, "The same, with a URL to call behind it";
+    VagrantCloud PUT "/api/v2/box/{org}/{box}/version/{version}/provider/{provider}/{arch}/upload/complete" => CloudUploaded, EditBox, Empty, Control, "Whether its box is there";
+    VagrantCloud PUT "/uploads/{upload_token}" => CloudReceive, Public, Upload, Upload, "The bytes of a box; the URL is the right to send them";
     // Blobs.
     Blobs GET "/blobs/b3/{b3}" => Blob, ReadBlob, Empty, Download, "The bytes with that BLAKE3 digest";
     Blobs GET "/blobs/b3/{b3}/outboard" => BlobOutboard, ReadBlob, Empty, Download, "BLAKE3's tree above its 1 MiB groups, as bao lays it out";
@@ -582,7 +668,7 @@ impl Route {
             | Self::ShowArchitecture
             | Self::UpdateArchitecture
             | Self::DeleteArchitecture => "architectures",
-            Self::UploadFile => "upload",
+            Self::UploadFile | Self::CloudReceive => "upload",
             Self::CreateUpload
             | Self::UploadOptions
             | Self::UploadOffset
@@ -595,6 +681,29 @@ impl Route {
                 "download"
             }
             Self::BlobOutboard => "outboard",
+            Self::CloudAccount
+            | Self::CloudSignIn
+            | Self::CloudSignOut
+            | Self::CloudSecondFactor
+            | Self::CloudOrganization
+            | Self::CloudSearch
+            | Self::CloudCreateBox
+            | Self::CloudShowBox
+            | Self::CloudUpdateBox
+            | Self::CloudDeleteBox
+            | Self::CloudCreateVersion
+            | Self::CloudShowVersion
+            | Self::CloudUpdateVersion
+            | Self::CloudDeleteVersion
+            | Self::CloudRelease
+            | Self::CloudRevoke
+            | Self::CloudCreateProvider
+            | Self::CloudShowProvider
+            | Self::CloudUpdateProvider
+            | Self::CloudDeleteProvider
+            | Self::CloudUpload
+            | Self::CloudDirectUpload
+            | Self::CloudUploaded => "vagrant_cloud",
             Self::InboundWebhook => "webhook_in",
             Self::AdapterMeta
             | Self::AdapterCatalog
@@ -805,6 +914,10 @@ fn prefix(doors: &Doors, door: Door) -> Option<&str> {
             .vagrant
             .enabled
             .then_some(doors.vagrant.prefix.as_str()),
+        Door::VagrantCloud => doors
+            .vagrant_cloud
+            .enabled
+            .then_some(doors.vagrant_cloud.prefix.as_str()),
         Door::Files => doors.files.enabled.then_some(doors.files.prefix.as_str()),
         Door::Blobs => doors.blobs.enabled.then_some(doors.blobs.prefix.as_str()),
         Door::Hooks => doors.hooks.enabled.then_some(doors.hooks.prefix.as_str()),
@@ -840,6 +953,7 @@ mod tests {
         Doors {
             boxvault: open(),
             vagrant: open(),
+            vagrant_cloud: open(),
             files: open(),
             blobs: open(),
             hooks: open(),

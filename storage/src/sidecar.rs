@@ -136,6 +136,7 @@ mod tests {
                 declared: Some(("SHA256".to_owned(), "ab".to_owned())),
                 actor: "ann".to_owned(),
                 base_url: String::new(),
+                into: None,
             }),
             labels: Labels::from([("os".to_owned(), "debian".to_owned())]),
             published: UnixMillis(7),

@@ -11,6 +11,8 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::Blake3;
 use boxgate_storage::metadata::accounts::AccountId;
+use boxgate_storage::metadata::catalog::ArchitectureId;
+use boxgate_storage::metadata::tokens::TokenId;
 use ring::hmac;
 
 /// Signs and checks download links.
@@ -33,6 +35,15 @@ impl std::fmt::Debug for LinkSigner {
 pub struct LinkClaim {
     /// For whom it was made; `None` for an anonymous reader of a public box.
     pub account: Option<AccountId>,
+}
+
+/// What the URL of an upload stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadClaim {
+    /// Where the bytes go.
+    pub into: ArchitectureId,
+    /// The token by which it was asked for.
+    pub by: TokenId,
 }
 
 impl LinkSigner {
@@ -68,6 +79,25 @@ impl LinkSigner {
         let account: i64 = account.parse().ok()?;
         Some(LinkClaim {
             account: (account != 0).then_some(AccountId(account)),
+        })
+    }
+
+    /// The `token` in the URL of an upload: `key.architecture-token.expiry.signature`; `None` while there is no key.
+    pub fn sign_upload(&self, upload: UploadClaim, expires: UnixMillis) -> Option<String> {
+        let (id, key) = self.keys.first()?;
+        let UploadClaim { into, by } = upload;
+        let claim = format!("{id}.{}-{}.{}", into.0, by.0, expires.0);
+        let signature = hmac::sign(key, &upload_message(&claim));
+        let signature = URL_SAFE_NO_PAD.encode(signature.as_ref());
+        Some(format!("{claim}.{signature}"))
+    }
+
+    /// What the token in the URL of an upload says, if it was signed here and has not expired.
+    pub fn verify_upload(&self, token: &str, now: UnixMillis) -> Option<UploadClaim> {
+        let (into, by) = self.claimed(token, now, upload_message)?.split_once('-')?;
+        Some(UploadClaim {
+            into: ArchitectureId(into.parse().ok()?),
+            by: TokenId(by.parse().ok()?),
         })
     }
 
@@ -110,6 +140,10 @@ impl LinkSigner {
         hmac::verify(key, &message(claim), &signature).ok()?;
         Some(named)
     }
+}
+
+fn upload_message(claim: &str) -> Vec<u8> {
+    format!("PUT\n{claim}\n/uploads").into_bytes()
 }
 
 // No name of a file begins so: it has four slashes.
@@ -190,6 +224,34 @@ mod tests {
         assert_eq!(signer.verify(&token, &file("1.0"), UnixMillis(0)), None);
         let of_file = signer.sign(&file("1.0"), None, UnixMillis(1000)).unwrap();
         assert_eq!(verify(&of_file, &digest, 0), None);
+    }
+
+    #[test]
+    fn the_url_of_an_upload_is_good_for_its_place_and_is_no_link() {
+        let signer = LinkSigner::new([(3, b"secret".to_vec())]);
+        let upload = UploadClaim {
+            into: ArchitectureId(7),
+            by: TokenId(11),
+        };
+        let token = signer.sign_upload(upload, UnixMillis(1000)).unwrap();
+        let verify = |token: &str, now| signer.verify_upload(token, UnixMillis(now));
+        assert_eq!(verify(&token, 1000), Some(upload));
+        assert_eq!(verify(&token, 1001), None);
+        for forged in [
+            token.replacen(".7-11.", ".8-11.", 1),
+            token.replacen(".7-11.", ".7-12.", 1),
+            token.replacen(".1000.", ".9000.", 1),
+            String::new(),
+        ] {
+            assert_eq!(verify(&forged, 0), None, "{forged}");
+        }
+        assert_eq!(signer.verify(&token, &file("1.0"), UnixMillis(0)), None);
+        assert_eq!(
+            signer.verify_blob(&token, &Blake3([7; 32]), UnixMillis(0)),
+            None
+        );
+        let link = signer.sign(&file("1.0"), Some(AccountId(5)), UnixMillis(1000));
+        assert_eq!(verify(&link.unwrap(), 0), None);
     }
 
     #[test]

@@ -80,6 +80,8 @@ table! {
         webhooks: WebhooksFile = WebhooksFile::default(),
         /// Adapters to clouds, which plugins serve.
         providers: ProvidersFile = ProvidersFile::default(),
+        /// Publishing as to Vagrant Cloud.
+        vagrant_cloud: VagrantCloudFile = VagrantCloudFile::default(),
         /// What stands in for Sanbox runtimes.
         runtimes: RuntimesFile = RuntimesFile::default(),
         /// A tree of boxes that is served where it is.
@@ -112,6 +114,8 @@ table! {
         boxvault: DoorFile = DoorFile::default(),
         /// What Vagrant reads.
         vagrant: DoorFile = DoorFile::default(),
+        /// Publishing as to Vagrant Cloud.
+        vagrant_cloud: DoorFile = DoorFile::default(),
         /// Resumable uploads.
         files: DoorFile = DoorFile::default(),
         /// Blobs under the URLs of their digests.
@@ -543,6 +547,26 @@ table! {
         refused_for: Span = Span::seconds(30),
         /// Networks that adapters reach beside `outbound.allow_networks` and `scripts.allow_networks`.
         allow_networks: Vec<String> = Vec::new(),
+    }
+}
+
+table! {
+    /// `[vagrant_cloud]`
+    VagrantCloudFile {
+        /// What becomes of an upload to a released version that has a box already.
+        republish: String = "replace".into(),
+        /// Life of the URL of an upload.
+        upload_ttl: Span = Span::seconds(24 * 3600),
+        /// Life of a token that signing in makes.
+        token_ttl: Span = Span::seconds(365 * 24 * 3600),
+        /// Such tokens of one person.
+        tokens: usize = 100,
+        /// Most boxes on one page of a search.
+        search_limit: u32 = 100,
+        /// What becomes of a box that is not for its provider.
+        inspect: String = "warn".into(),
+        /// Most inflated bytes of a box in gzip that are looked through.
+        inspect_size: ByteSize = ByteSize::mib(64),
     }
 }
 

@@ -110,6 +110,8 @@ pub struct Settings {
     pub webhooks: Webhooks,
     /// Adapters to clouds.
     pub providers: Providers,
+    /// Publishing as to Vagrant Cloud.
+    pub vagrant_cloud: VagrantCloud,
     /// What stands in for Sanbox runtimes, by name; those that are switched off are not there.
     pub runtimes: BTreeMap<String, Runtime>,
     /// The tree of boxes that is served where it is, if any.
@@ -164,6 +166,8 @@ pub struct Doors {
     pub boxvault: Door,
     /// What Vagrant reads.
     pub vagrant: Door,
+    /// Publishing as to Vagrant Cloud.
+    pub vagrant_cloud: Door,
     /// Resumable uploads.
     pub files: Door,
     /// Blobs under the URLs of their digests.
@@ -547,6 +551,36 @@ pub struct Providers {
     pub allow_networks: Vec<Cidr>,
 }
 
+/// Publishing as to Vagrant Cloud.
+#[derive(Debug, Clone)]
+pub struct VagrantCloud {
+    /// Whether an upload may replace the box of a released version.
+    pub republish: bool,
+    /// Life of the URL of an upload.
+    pub upload_ttl: Duration,
+    /// Life of a token that signing in makes.
+    pub token_ttl: Duration,
+    /// Such tokens of one person.
+    pub tokens: usize,
+    /// Most boxes on one page of a search.
+    pub search_limit: u32,
+    /// What becomes of a box that is not for its provider.
+    pub inspect: Inspect,
+    /// Most inflated bytes of a box that are looked through.
+    pub inspect_bytes: u64,
+}
+
+/// What becomes of a box that is not for its provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inspect {
+    /// It is published, and its sender told.
+    Warn,
+    /// It is not published.
+    Refuse,
+    /// Nobody looks.
+    Never,
+}
+
 /// Settings of the log.
 #[derive(Debug, Clone)]
 pub struct Log {
@@ -640,6 +674,10 @@ impl Settings {
         // What a record that is not whole, and one that is not sent, wait in.
         const PER_TLS: u64 = 64 << 10;
         let uploads = self.uploads.max_in_progress as u64;
+        let per_inspection = match self.vagrant_cloud.inspect {
+            Inspect::Never => 0,
+            Inspect::Warn | Inspect::Refuse => crate::inspect::MEMORY_BYTES,
+        };
         let speaks =
             |speaks: &dyn Fn(Speaks) -> bool| self.listeners.iter().any(|l| speaks(l.speaks));
         let has_tls = speaks(&|speaks| speaks != Speaks::Plain);
@@ -654,7 +692,7 @@ impl Settings {
             base: BASE,
             part_budget: self.uploads.part_budget_bytes,
             cache: self.cache.size_bytes,
-            uploads: uploads * PER_UPLOAD,
+            uploads: uploads * (PER_UPLOAD + per_inspection),
             joins: (self.uploads.joins_in_progress as u64).saturating_mul(PER_JOIN),
             scripts: (self.scripts.workers as u64).saturating_mul(PER_WORKER),
             clouds: (self.providers.at_once as u64).saturating_mul(PER_CLOUD),
@@ -700,6 +738,7 @@ impl Settings {
         let doors = Doors {
             boxvault: judge.door("doors.boxvault.prefix", &file.doors.boxvault),
             vagrant: judge.door("doors.vagrant.prefix", &file.doors.vagrant),
+            vagrant_cloud: judge.door("doors.vagrant_cloud.prefix", &file.doors.vagrant_cloud),
             files: judge.door("doors.files.prefix", &file.doors.files),
             blobs: judge.door("doors.blobs.prefix", &file.doors.blobs),
             hooks: judge.door("doors.hooks.prefix", &file.doors.hooks),
@@ -751,6 +790,7 @@ impl Settings {
             hooks: judge.hooks(&file.hooks),
             webhooks: judge.webhooks(&file.webhooks),
             providers: judge.providers(&file.providers),
+            vagrant_cloud: judge.vagrant_cloud(&file.vagrant_cloud),
             runtimes: judge.runtimes(&file.runtimes),
             boxitory: judge.boxitory(&file.boxitory),
             operations: Operations {
@@ -884,6 +924,41 @@ impl Judge<'_> {
             at_once: self.count("providers.at_once", file.at_once),
             refused_for: self.time("providers.refused_for", file.refused_for),
             allow_networks: self.blocks("providers.allow_networks", &file.allow_networks),
+        }
+    }
+
+    fn vagrant_cloud(&mut self, file: &file::VagrantCloudFile) -> VagrantCloud {
+        const GIB: ByteSize = ByteSize(1 << 30);
+        let republish = self.choice(
+            "vagrant_cloud.republish",
+            &file.republish,
+            &[("replace", true), ("refuse", false)],
+            "expected \"replace\" or \"refuse\"",
+        );
+        let inspect = self.choice(
+            "vagrant_cloud.inspect",
+            &file.inspect,
+            &[
+                ("warn", Inspect::Warn),
+                ("refuse", Inspect::Refuse),
+                ("never", Inspect::Never),
+            ],
+            "expected \"warn\", \"refuse\" or \"never\"",
+        );
+        let size = self.size(
+            "vagrant_cloud.inspect_size",
+            file.inspect_size,
+            ByteSize::kib(64),
+            GIB,
+        );
+        VagrantCloud {
+            republish: republish.unwrap_or(true),
+            upload_ttl: self.time("vagrant_cloud.upload_ttl", file.upload_ttl),
+            token_ttl: self.time("vagrant_cloud.token_ttl", file.token_ttl),
+            tokens: self.count("vagrant_cloud.tokens", file.tokens),
+            search_limit: self.few("vagrant_cloud.search_limit", file.search_limit, 1),
+            inspect: inspect.unwrap_or(Inspect::Warn),
+            inspect_bytes: size as u64,
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use boxgate_storage::catalog::{ArchitectureName, BoxRef};
 use boxgate_storage::digest::Blake3;
-use boxgate_storage::metadata::catalog::{BoxTree, ResolvedFile};
+use boxgate_storage::metadata::catalog::{BoxTree, ResolvedFile, VersionStatus};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, USER_AGENT, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -207,7 +207,17 @@ async fn serve(gateway: &Gateway, call: Call, name: BoxRef) -> Answer {
         resolved = gateway.metadata.resolve_former_file(&name, digest).await?;
     }
     let resolved = resolved.ok_or_else(missing)?;
-    let freshness = match (resolved.row.fields.public, &pinned) {
+    let is_unreleased = resolved.version.status == VersionStatus::Unreleased;
+    let principal = call.grant.principal.as_ref();
+    // Its organization may try it out before.
+    if is_unreleased
+        && principal
+            .and_then(|p| p.role_in(resolved.row.organization))
+            .is_none()
+    {
+        return Err(missing());
+    }
+    let freshness = match (resolved.row.fields.public && !is_unreleased, &pinned) {
         (false, _) => Freshness::Private,
         (true, Some(_)) => Freshness::Immutable,
         (true, None) => Freshness::PublicName,

@@ -447,6 +447,7 @@ impl Turn<'_> {
             declared: expected.first().map(upload::shown),
             actor: self.principal.name().to_owned(),
             base_url: self.gateway.base_url(self.facts),
+            into: None,
         }
     }
 

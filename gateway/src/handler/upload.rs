@@ -6,6 +6,7 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
 use boxgate_storage::error::chain;
 use boxgate_storage::metadata::accounts::OrganizationId;
+use boxgate_storage::metadata::catalog::ArchitectureId;
 use boxgate_storage::metadata::uploads::{Published, Sender, Target};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadWriter};
 
@@ -15,6 +16,7 @@ use crate::gateway::Gateway;
 use crate::hooks::{self, Beginning};
 use crate::http::headers::{UPLOAD_OFFSET, content_length};
 use crate::ingest;
+use crate::inspect::{Inspector, Meant, Watched};
 use crate::multipart::{DecodedBase64, Form};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
@@ -42,6 +44,10 @@ pub struct UploadOrder {
     pub length: Option<u64>,
     /// What becomes of it when it is cut.
     pub keep: Keep,
+    /// The architecture that takes it, where nothing is to be made for it.
+    pub into: Option<ArchitectureId>,
+    /// What it is looked into for on its way; nobody looks into what comes in a form.
+    pub meant: Option<Meant>,
 }
 
 /// How the body carries the box.
@@ -87,8 +93,14 @@ pub async fn upload(
         Carrier::Raw(mut body) => {
             let (mut writer, _) = begin(gateway, &order, order.length, (head, facts)).await?;
             let pumping = tracing::debug_span!("pump", upload_id = %writer.id());
+            let meant = order.meant.as_ref();
+            let mut inspector = Inspector::of(meant);
+            let mut watched = Watched {
+                writer: &mut writer,
+                inspector: &mut inspector,
+            };
             // The writer counts against the length and the limit by itself.
-            let pumped = ingest::pump(&mut body, &mut writer, u64::MAX)
+            let pumped = ingest::pump(&mut body, &mut watched, u64::MAX)
                 .instrument(pumping)
                 .await;
             match pumped {
@@ -97,6 +109,9 @@ pub async fn upload(
                 }
                 pumped => pumped?,
             };
+            if let Some(meant) = meant {
+                warnings.extend(objected(meant, inspector, &name)?);
+            }
             writer
         }
         Carrier::Form(form) => {
@@ -133,6 +148,22 @@ pub async fn upload(
         published,
         warnings,
     })
+}
+
+/// What is to be said of a box that was looked into.
+///
+/// # Errors
+/// 422 where one that is not meant for its name is refused.
+fn objected(meant: &Meant, inspector: Inspector, name: &str) -> Result<Option<String>, Refusal> {
+    let Some(text) = meant.objection(&inspector.finish()) else {
+        return Ok(None);
+    };
+    if meant.refuse {
+        let text = format!("{text} Nothing was published (vagrant_cloud.inspect).");
+        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, text).code("BOX_MISMATCH"));
+    }
+    tracing::warn!(file = name, "{text}");
+    Ok(Some(text))
 }
 
 /// Keeps what came of a body that was cut, and tells how much that is and where to go on.
@@ -193,6 +224,7 @@ impl UploadOrder {
             declared: self.expected.first().map(shown),
             actor: self.actor.clone(),
             base_url: self.base_url.clone(),
+            into: self.into.map(|id| id.0),
         }
     }
 }

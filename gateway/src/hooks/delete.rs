@@ -73,6 +73,9 @@ fn deletes_files(route: Route) -> bool {
             | Route::DeleteArchitectures
             | Route::DeleteArchitecture
             | Route::DeleteFile
+            | Route::CloudDeleteBox
+            | Route::CloudDeleteVersion
+            | Route::CloudDeleteProvider
     )
 }
 

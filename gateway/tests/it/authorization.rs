@@ -166,7 +166,10 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
 
 fn destroys_the_scene(row: &Row) -> bool {
     use boxgate::route::Route;
-    matches!(row.route, Route::DeleteOrganization | Route::RefreshToken)
+    matches!(
+        row.route,
+        Route::DeleteOrganization | Route::RefreshToken | Route::CloudSignOut
+    )
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod authority;
 mod authorization;
 mod boxitory;
 mod callers;
+mod cloud;
 mod concat;
 mod declared;
 mod distribution;

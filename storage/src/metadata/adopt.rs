@@ -80,6 +80,7 @@ impl Metadata {
                     declared: row.declared("declared_type", "declared_value")?,
                     actor: String::new(),
                     base_url: String::new(),
+                    into: None,
                 }),
                 labels: blobs::labels_of(row, "labels")?,
                 published: row.time("updated_ms")?,

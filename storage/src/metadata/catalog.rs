@@ -4,6 +4,7 @@
 //! row and the contract's events in the same transaction. Deleting or replacing takes a reference from
 //! the blobs concerned; at none they are doomed.
 
+mod announced;
 mod architectures;
 pub(super) mod blobs;
 mod boxes;
@@ -15,10 +16,13 @@ mod providers;
 pub(super) mod publish;
 pub(super) mod remove;
 mod resolve;
+mod search;
 mod tree;
 mod versions;
 
+pub use announced::{Announcement, Slot, SlotChange};
 pub use holders::{BlobDigest, HeldBlob};
+pub use search::{Search, SortBy};
 
 use super::accounts::{AccountId, OrganizationId, row_id};
 use crate::blob::BlobMeta;
@@ -101,7 +105,8 @@ pub enum VersionStatus {
 }
 
 impl VersionStatus {
-    fn as_str(self) -> &'static str {
+    /// Its word in rows and in answers.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Unreleased => "unreleased",
             Self::Active => "active",
@@ -178,10 +183,21 @@ pub struct ArchitectureRow {
     pub description: Option<String>,
     /// Whether it is the default; at most one of its provider is. The first of a provider is.
     pub default_box: bool,
+    /// What was told of its file before that came.
+    pub announced: Announced,
     /// When it was made.
     pub created: UnixMillis,
     /// When it was last changed.
     pub updated: UnixMillis,
+}
+
+/// What is told of a box before its bytes come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// Another place that serves it.
+    pub url: Option<String>,
+    /// The checksum that uploads to it must have: type in lower case, hexadecimal value.
+    pub checksum: Option<(String, String)>,
 }
 
 /// A file under an architecture, with its blob.

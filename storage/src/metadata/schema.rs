@@ -10,7 +10,7 @@ use super::sql::At as _;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Number, name and text; a text that was released never changes (its checksum is compared).
-const MIGRATIONS: [(i64, &str, &str); 17] = [
+const MIGRATIONS: [(i64, &str, &str); 18] = [
     (1, "house", include_str!("migrations/0001_house.sql")),
     (2, "pieces", include_str!("migrations/0002_pieces.sql")),
     (3, "joins", include_str!("migrations/0003_joins.sql")),
@@ -32,6 +32,11 @@ const MIGRATIONS: [(i64, &str, &str); 17] = [
     (15, "apart", include_str!("migrations/0015_apart.sql")),
     (16, "raw", include_str!("migrations/0016_raw.sql")),
     (17, "ends", include_str!("migrations/0017_ends.sql")),
+    (
+        18,
+        "announced",
+        include_str!("migrations/0018_announced.sql"),
+    ),
 ];
 
 /// Brings the schema up to date, in one transaction: of two processes that start at once, the second

@@ -198,6 +198,30 @@ impl Metadata {
             .transpose()
     }
 
+    /// The unexpired token of that id, and its account; read anew each time.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn token_by_id(&self, id: TokenId) -> Result<Option<(Token, Account)>> {
+        const OP: &str = "token.read";
+        let mut reader = self.reader(OP).await?;
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            token_columns!(),
+            ", ",
+            account_columns!(),
+            " FROM tokens t JOIN users u ON u.id = t.account
+              WHERE t.id = $1 AND (t.expires_ms IS NULL OR t.expires_ms > $2)"
+        ))
+        .bind(id.0)
+        .bind(self.now().0)
+        .fetch_optional(&mut *reader)
+        .await
+        .at(OP, id.0)?;
+        row.map(|row| Ok((token_of(&row)?, account_of(&row)?)))
+            .transpose()
+    }
+
     /// The unexpired service account of that name (without case), with the hash of its key and its
     /// owner.
     ///

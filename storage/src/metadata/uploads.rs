@@ -56,6 +56,10 @@ pub struct Target {
     pub actor: String,
     /// Absolute URL prefix for the `url` of the `box.uploaded` event; may be empty.
     pub base_url: String,
+    /// Row id of the architecture that takes it, where it must be there still: nothing is made for it then, and
+    /// `Gone` is what publishing comes to. A new one of the same name is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub into: Option<i64>,
 }
 
 /// Who sends an upload: nobody else goes on with it, and what two of them send never mixes.
@@ -191,6 +195,7 @@ impl UploadRow {
             // The address is the event's, which is over.
             target: self.target.clone().map(|target| Target {
                 base_url: String::new(),
+                into: None,
                 ..target
             }),
             labels: gate.map_or_else(Labels::new, |gating| gating.labels.clone()),

@@ -206,6 +206,7 @@ pub(crate) fn target() -> Target {
         declared: None,
         actor: "ci".to_owned(),
         base_url: String::new(),
+        into: None,
     }
 }
 

@@ -33,8 +33,10 @@ struct Entry {
     architecture: String,
     #[serde(default)]
     default_architecture: bool,
-    blake3: String,
-    size: u64,
+    #[serde(default)]
+    blake3: Option<String>,
+    #[serde(default)]
+    size: Option<u64>,
 }
 
 /// The file that is wanted.
@@ -91,15 +93,20 @@ impl Listed {
                 .ok_or_else(|| format!("{}; say which architecture", listed()))?,
             _ => return Err(format!("{}; say which provider", listed())),
         };
-        let blake3 = Blake3::from_hex(&one.blake3)
-            .ok_or_else(|| format!("version {} has no BLAKE3 digest", version.version))?;
+        let digest = one.blake3.as_deref().and_then(Blake3::from_hex);
+        let (Some(blake3), Some(length)) = (digest, one.size) else {
+            return Err(format!(
+                "version {} of it is served by another server and has no BLAKE3 digest",
+                version.version
+            ));
+        };
         Ok(Chosen {
             version: version.version.clone(),
             provider: one.name.clone(),
             architecture: one.architecture.clone(),
             url: one.url.clone(),
             blake3,
-            length: one.size,
+            length,
         })
     }
 

@@ -1,14 +1,14 @@
 //! Boxes: listing, reading, making, changing, deleting.
 
 use boxgate_storage::catalog::{BoxName, OrganizationName};
-use boxgate_storage::metadata::catalog::{BoxFields, BoxFilter, BoxRow};
+use boxgate_storage::metadata::catalog::{BoxFields, BoxFilter};
 use http::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::organizations::taken;
 use super::{message, shape};
-use crate::auth::Principal;
+use crate::auth;
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::http::response;
@@ -107,18 +107,10 @@ async fn listing(gateway: &Gateway, call: &Call, filter: BoxFilter) -> Answer {
     let principal = call.grant.principal.as_ref();
     let rows: Vec<Value> = trees
         .iter()
-        .filter(|tree| is_listed(principal, &tree.row))
+        .filter(|tree| auth::is_listed(principal, &tree.row))
         .map(|tree| shape::tree(tree, shape::Detail::Listed))
         .collect();
     Ok(response::json(StatusCode::OK, &Value::Array(rows)))
-}
-
-// An unpublished box is listed to its maker alone, however readable it is by its name.
-pub(super) fn is_listed(principal: Option<&Principal>, row: &BoxRow) -> bool {
-    match principal {
-        None => row.fields.public && row.fields.published,
-        Some(p) => p.may_read(row) && (row.fields.published || row.account == p.account.id),
-    }
 }
 
 /// `GET /api/organization/{org}/box/{box}` for everyone but Vagrant.
@@ -128,7 +120,7 @@ pub async fn show(gateway: &Gateway, call: Call) -> Answer {
         .metadata
         .box_tree(row.organization, &row.name)
         .await?;
-    let tree = tree.ok_or_else(|| crate::auth::no_box(&call.names))?;
+    let tree = tree.ok_or_else(|| auth::no_box(&call.names))?;
     Ok(response::json(
         StatusCode::OK,
         &shape::tree(&tree, shape::Detail::Single),
@@ -189,7 +181,7 @@ pub async fn delete(gateway: &Gateway, call: Call) -> Answer {
         .delete_box(call.row()?.id, call.principal()?.name())
         .await?
     {
-        return Err(crate::auth::no_box(&call.names));
+        return Err(auth::no_box(&call.names));
     }
     Ok(response::json(
         StatusCode::OK,

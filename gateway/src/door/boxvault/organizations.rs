@@ -123,7 +123,7 @@ async fn with_members(
         .await?;
     let visible: Vec<_> = trees
         .iter()
-        .filter(|t| super::boxes::is_listed(Some(principal), &t.row))
+        .filter(|t| crate::auth::is_listed(Some(principal), &t.row))
         .collect();
     let inside = principal.role_in(organization.id).is_some() || principal.is_platform_admin();
     let mut members = Vec::new();

@@ -133,6 +133,8 @@ async fn whole(gateway: &Gateway, call: Call, form: bool, mut expected: Vec<Dige
             Keep::UntilIdle
         },
         length,
+        into: None,
+        meant: None,
         file: file.clone(),
     };
     let message = message_of(&call.head.method);

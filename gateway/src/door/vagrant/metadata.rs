@@ -11,6 +11,8 @@ use boxgate_storage::metadata::catalog::{
 };
 use serde_json::{Value, json};
 
+use crate::markdown;
+
 /// The metadata of a box; `origin` starts every URL in it.
 pub fn render(tree: &BoxTree, origin: &str) -> Value {
     let mut versions: Vec<&VersionTree> = tree.versions.iter().filter(|v| is_listed(v)).collect();
@@ -34,28 +36,28 @@ fn is_listed(version: &VersionTree) -> bool {
             .providers
             .iter()
             .flat_map(|p| &p.architectures)
-            .any(|a| a.file.is_some())
+            .any(|a| a.file.is_some() || a.row.announced.url.is_some())
 }
 
 fn version(tree: &BoxTree, version: &VersionTree, origin: &str) -> Value {
     let mut providers = Vec::new();
     for provider in &version.providers {
-        let mut stored: Vec<(&ArchitectureTree, &FileRow)> = provider
-            .architectures
-            .iter()
-            .filter_map(|a| Some((a, a.file.as_ref()?)))
-            .collect();
+        let mut all: Vec<&ArchitectureTree> = provider.architectures.iter().collect();
         // Vagrant 2.3 knows no architectures and takes the last entry of a name; 2.4 picks its own.
-        stored.sort_by_key(|(a, _)| a.row.default_box);
-        for (architecture, file) in stored {
-            providers.push(entry(tree, version, provider, architecture, file, origin));
+        all.sort_by_key(|a| a.row.default_box);
+        for architecture in all {
+            if let Some(file) = &architecture.file {
+                providers.push(entry(tree, version, provider, architecture, file, origin));
+            } else if let Some(url) = &architecture.row.announced.url {
+                providers.push(elsewhere(provider, architecture, url));
+            }
         }
     }
     let markdown = version.row.fields.description.as_deref();
     json!({
         "version": without_v(version.row.name.as_str()),
         "status": "active",
-        "description_html": markdown.map(html),
+        "description_html": markdown.map(markdown::html),
         "description_markdown": markdown,
         "providers": providers,
     })
@@ -89,6 +91,18 @@ fn entry(
     })
 }
 
+/// A box that another server has.
+fn elsewhere(provider: &ProviderTree, architecture: &ArchitectureTree, url: &str) -> Value {
+    // Vagrant gives up on a type that it does not know, and checks nothing without one.
+    let checksum = architecture.row.announced.checksum.clone();
+    let (kind, value) = checksum.filter(|(kind, _)| kind != "blake3").unzip();
+    json!({
+        "name": provider.row.name.as_str(), "url": url, "checksum": value, "checksum_type": kind,
+        "architecture": architecture.row.name.as_str(),
+        "default_architecture": architecture.row.default_box,
+    })
+}
+
 fn full_name(
     organization: &OrganizationName,
     tree: &BoxTree,
@@ -116,61 +130,6 @@ pub fn file_path(name: &BoxRef, digest: &Blake3) -> String {
         name.architecture,
         digest.to_hex()
     )
-}
-
-/// Markdown as HTML; raw HTML in it is shown as text, and links go to the web or nowhere.
-fn html(markdown: &str) -> String {
-    use pulldown_cmark::{CowStr, Event, Parser, Tag};
-    let events = Parser::new(markdown).map(|event| match event {
-        Event::Html(text) | Event::InlineHtml(text) => Event::Text(text),
-        Event::Start(Tag::Link {
-            link_type,
-            dest_url,
-            title,
-            id,
-        }) => {
-            let dest_url = if is_web(&dest_url) {
-                dest_url
-            } else {
-                CowStr::Borrowed("#")
-            };
-            Event::Start(Tag::Link {
-                link_type,
-                dest_url,
-                title,
-                id,
-            })
-        }
-        Event::Start(Tag::Image {
-            link_type,
-            dest_url,
-            title,
-            id,
-        }) => {
-            let dest_url = if is_web(&dest_url) {
-                dest_url
-            } else {
-                CowStr::Borrowed("#")
-            };
-            Event::Start(Tag::Image {
-                link_type,
-                dest_url,
-                title,
-                id,
-            })
-        }
-        other => other,
-    });
-    let mut out = String::new();
-    pulldown_cmark::html::push_html(&mut out, events);
-    out
-}
-
-fn is_web(url: &str) -> bool {
-    let url = url.trim().to_ascii_lowercase();
-    ["http://", "https://", "mailto:", "#"]
-        .iter()
-        .any(|start| url.starts_with(start))
 }
 
 #[cfg(test)]

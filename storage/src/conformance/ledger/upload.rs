@@ -29,6 +29,7 @@ pub fn target(box_name: &str) -> Target {
         declared: None,
         actor: "ann".to_owned(),
         base_url: "http://127.0.0.1:3000".to_owned(),
+        into: None,
     }
 }
 

@@ -147,7 +147,11 @@ pub(super) async fn find(
         .transpose()
 }
 
-async fn clear_defaults(tx: &mut Tx, op: &'static str, provider_id: ProviderId) -> Result<()> {
+pub(super) async fn clear_defaults(
+    tx: &mut Tx,
+    op: &'static str,
+    provider_id: ProviderId,
+) -> Result<()> {
     sqlx::query(
         "UPDATE architectures SET default_box = 0, updated_ms = $2
          WHERE provider = $1 AND default_box <> 0",
@@ -160,7 +164,7 @@ async fn clear_defaults(tx: &mut Tx, op: &'static str, provider_id: ProviderId) 
     .map(drop)
 }
 
-async fn existing(
+pub(super) async fn existing(
     connection: &mut AnyConnection,
     op: &'static str,
     id: ArchitectureId,

@@ -6,8 +6,8 @@ use sqlx::any::AnyRow;
 
 use super::blobs::labels_of;
 use super::{
-    ArchitectureId, ArchitectureRow, BoxFields, BoxId, BoxRow, FileId, FileRow, ProviderId,
-    ProviderRow, VersionFields, VersionId, VersionRow, VersionStatus,
+    Announced, ArchitectureId, ArchitectureRow, BoxFields, BoxId, BoxRow, FileId, FileRow,
+    ProviderId, ProviderRow, VersionFields, VersionId, VersionRow, VersionStatus,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::accounts::{AccountId, OrganizationId};
@@ -45,6 +45,8 @@ macro_rules! architecture_columns {
     () => {
         "a.id AS a_id, a.provider AS a_provider, a.name AS a_name,
          a.description AS a_description, a.default_box AS a_default_box,
+         a.original_url AS a_original_url, a.expected_type AS a_expected_type,
+         a.expected_value AS a_expected_value,
          a.created_ms AS a_created_ms, a.updated_ms AS a_updated_ms"
     };
 }
@@ -127,6 +129,10 @@ pub(super) fn architecture_of(row: &AnyRow) -> Result<ArchitectureRow> {
         name: row.name("a_name")?,
         description: row.opt_text("a_description")?,
         default_box: row.truth("a_default_box")?,
+        announced: Announced {
+            url: row.opt_text("a_original_url")?,
+            checksum: row.declared("a_expected_type", "a_expected_value")?,
+        },
         created: row.time("a_created_ms")?,
         updated: row.time("a_updated_ms")?,
     })

@@ -125,7 +125,7 @@ pub(super) async fn find(
         .transpose()
 }
 
-async fn existing(
+pub(super) async fn existing(
     connection: &mut AnyConnection,
     op: &'static str,
     id: ProviderId,

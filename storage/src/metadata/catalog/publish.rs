@@ -76,6 +76,30 @@ pub(in crate::metadata) async fn ensure_parents(
     }
 }
 
+/// The architecture of that id, if it is there still.
+///
+/// # Errors
+/// [`ErrorKind::Gone`] where it was removed.
+pub(in crate::metadata) async fn still_there(
+    tx: &mut Tx,
+    op: &'static str,
+    organization: OrganizationId,
+    id: ArchitectureId,
+) -> Result<ArchitectureId> {
+    sqlx::query(
+        "SELECT a.id FROM architectures a JOIN providers p ON p.id = a.provider
+             JOIN versions v ON v.id = p.version JOIN boxes b ON b.id = v.box
+         WHERE a.id = $1 AND b.organization = $2",
+    )
+    .bind(id.0)
+    .bind(organization.0)
+    .fetch_optional(&mut tx.connection)
+    .await
+    .at(op, id.0)?
+    .map(|_there| id)
+    .ok_or_else(|| Error::new(ErrorKind::Gone, op, format!("architecture {}", id.0)))
+}
+
 /// What pointing a name at a blob did.
 #[derive(Debug)]
 pub(in crate::metadata) struct Pointed {

@@ -1,5 +1,6 @@
 //! Boxes with everything below them, in five queries however many there are.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use sqlx::any::AnyRow;
@@ -30,7 +31,7 @@ impl Metadata {
         name: &BoxName,
     ) -> Result<Option<BoxTree>> {
         let which = Which {
-            condition: "b.organization = $1 AND b.folded = $2",
+            condition: "b.organization = $1 AND b.folded = $2".into(),
             number: Some(organization.0),
             text: Some(name.folded()),
         };
@@ -52,8 +53,22 @@ impl Metadata {
             ),
         };
         self.trees(Which {
-            condition,
+            condition: condition.into(),
             number,
+            text: None,
+        })
+        .await
+    }
+
+    /// The boxes of these ids with everything below them, by id; those that are gone are left out.
+    pub(super) async fn trees_of(&self, ids: &[BoxId]) -> Result<Vec<BoxTree>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
+        self.trees(Which {
+            condition: format!("b.id IN ({})", ids.join(", ")).into(),
+            number: None,
             text: None,
         })
         .await
@@ -70,9 +85,9 @@ impl Metadata {
     }
 }
 
-/// Which boxes: a condition on `b` that is a fixed text, and its arguments.
+/// Which boxes: a condition on `b` that is made of fixed texts and numbers, and its arguments.
 struct Which {
-    condition: &'static str,
+    condition: Cow<'static, str>,
     number: Option<i64>,
     text: Option<String>,
 }
@@ -86,7 +101,7 @@ impl Which {
         from: &'static str,
         order: &'static str,
     ) -> Result<Vec<AnyRow>> {
-        let condition = self.condition;
+        let condition = &self.condition;
         let statement = format!("SELECT {columns} FROM {from} WHERE {condition} ORDER BY {order}");
         let mut query = sqlx::query(AssertSqlSafe(statement));
         if let Some(number) = self.number {

@@ -70,6 +70,7 @@ impl House {
                 declared: Some(("SHA256".to_owned(), "ab".repeat(32))),
                 actor: "Ann".to_owned(),
                 base_url: String::new(),
+                into: None,
             }),
             keep: Keep::No,
             note: None,

@@ -9,9 +9,9 @@ use super::{Fence, Published, Target, UploadRow, UploadState, gate, joins, piece
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::digest::{Blake3, Sha256};
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::catalog::FileId;
 use crate::metadata::catalog::blobs::{self, blocks};
-use crate::metadata::catalog::publish::{Names, ensure_parents, point};
+use crate::metadata::catalog::publish::{Names, ensure_parents, point, still_there};
+use crate::metadata::catalog::{ArchitectureId, FileId};
 use crate::metadata::sql::{At as _, Columns as _, odd, signed};
 use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit, outbox};
@@ -50,15 +50,13 @@ pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
 async fn publish_name(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Result<Published> {
     let names = Names::parse(OP, target)?;
     let (blob, is_new) = stored_once(tx, upload).await?;
-    let architecture = ensure_parents(
-        tx,
-        OP,
-        upload.organization,
-        upload.sender.account,
-        &names,
-        target.new_box_public,
-    )
-    .await?;
+    let (organization, account) = (upload.organization, upload.sender.account);
+    let architecture = if let Some(id) = target.into {
+        still_there(tx, OP, organization, ArchitectureId(id)).await?
+    } else {
+        let public = target.new_box_public;
+        ensure_parents(tx, OP, organization, account, &names, public).await?
+    };
     let declared = target.declared.clone();
     let pointed = point(tx, OP, architecture, &blob.key, declared).await?;
     if is_new {

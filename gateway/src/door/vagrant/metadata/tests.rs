@@ -3,8 +3,8 @@ use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::Sha256;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::catalog::{
-    ArchitectureId, ArchitectureRow, BoxFields, BoxId, BoxRow, FileId, ProviderId, ProviderRow,
-    VersionFields, VersionId, VersionRow,
+    Announced, ArchitectureId, ArchitectureRow, BoxFields, BoxId, BoxRow, FileId, ProviderId,
+    ProviderRow, VersionFields, VersionId, VersionRow,
 };
 
 use super::*;
@@ -35,6 +35,7 @@ fn architecture(name: &str, default_box: bool, stored: bool) -> ArchitectureTree
             name: name.parse().unwrap(),
             description: None,
             default_box,
+            announced: Announced::default(),
             created: T,
             updated: T,
         },
