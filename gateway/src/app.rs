@@ -78,7 +78,10 @@ pub enum StartError {
     #[error(transparent)]
     Storage(#[from] boxgate_storage::Error),
     /// The database of `metadata.url`.
-    #[error("the database of metadata.url does not work")]
+    #[error(
+        "cannot use the database of metadata.url: check that PostgreSQL runs, and the host, port, name, user and \
+         password there"
+    )]
     Database(#[source] boxgate_storage::Error),
     /// The rows of an embedded database, on their way to PostgreSQL.
     #[error("the rows were not taken over")]

@@ -33,6 +33,8 @@ use error::Refused;
 const CONNECTING: Duration = Duration::from_secs(10);
 /// Answers are small documents; a longer one is not from a gateway.
 const LONGEST_ANSWER: usize = 4 << 20;
+/// How rustls begins to say that a certificate is not good: it stays so.
+const UNTRUSTED: &str = "invalid peer certificate";
 /// A gateway to its store, or to a mirror that sends on to its own.
 const MOST_REDIRECTS: usize = 3;
 
@@ -216,7 +218,14 @@ impl Client {
 
     /// A call that broke.
     pub(crate) fn broken(&self, error: &reqwest::Error) -> ClientError {
-        self.unreachable(error::root_cause(error))
+        let why = error::root_cause(error);
+        if why.starts_with(UNTRUSTED) {
+            let url = &self.base;
+            return ClientError::Setup(format!(
+                "{url} is not trusted: {why}. Name the certificate of whoever issued its own in SSL_CERT_FILE"
+            ));
+        }
+        self.unreachable(why)
     }
 
     /// A call that came to nothing.

@@ -26,6 +26,9 @@ pub enum Pumped {
 
 /// Where the bytes of a body go.
 pub trait TakeBytes: Send {
+    /// Waits until there is room, if nothing else is known of what comes.
+    fn room(&mut self) -> impl Future<Output = Stored<()>> + Send;
+
     /// Takes one chunk; waits while there is no room.
     fn write(&mut self, chunk: Bytes) -> impl Future<Output = Stored<()>> + Send;
 
@@ -37,6 +40,10 @@ pub trait TakeBytes: Send {
 }
 
 impl TakeBytes for UploadWriter {
+    fn room(&mut self) -> impl Future<Output = Stored<()>> + Send {
+        self.room()
+    }
+
     fn write(&mut self, chunk: Bytes) -> impl Future<Output = Stored<()>> + Send {
         self.write(chunk)
     }
@@ -51,6 +58,11 @@ impl TakeBytes for UploadWriter {
 }
 
 impl TakeBytes for PieceWriter {
+    /// What it needs was reserved with the piece.
+    async fn room(&mut self) -> Stored<()> {
+        Ok(())
+    }
+
     fn write(&mut self, chunk: Bytes) -> impl Future<Output = Stored<()>> + Send {
         self.write(chunk)
     }
@@ -105,6 +117,7 @@ pub async fn pump_telling(
     let mut taken_over = pin!(writer.taken_over());
     let mut left = most;
     loop {
+        writer.room().await?;
         let chunk = tokio::select! {
             biased;
             () = &mut taken_over => {
@@ -162,12 +175,17 @@ pub async fn patiently<E>(
 where
     Refusal: From<E>,
 {
+    writer.room().await?;
     let mut next = pin!(next);
     if let Ok(chunk) = timeout(SILENCE, &mut next).await {
         return Ok(chunk?);
     }
-    writer.give_memory_back().await?;
-    Ok(next.await?)
+    loop {
+        writer.give_memory_back().await?;
+        if let Ok(chunk) = timeout(SILENCE, &mut next).await {
+            return Ok(chunk?);
+        }
+    }
 }
 
 impl From<BodyError> for Refusal {

@@ -346,6 +346,10 @@ pub struct Watched<'w> {
 }
 
 impl TakeBytes for Watched<'_> {
+    fn room(&mut self) -> impl Future<Output = Stored<()>> + Send {
+        self.writer.room()
+    }
+
     async fn write(&mut self, chunk: Bytes) -> Stored<()> {
         let mut rest = &chunk[..];
         while !rest.is_empty() && !self.inspector.is_done() {

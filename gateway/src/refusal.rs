@@ -257,6 +257,9 @@ fn client_text(error: &Error) -> String {
             "The stored bytes are damaged and are not served. Upload the file again to heal it."
                 .into()
         }
+        ErrorKind::Full if error.op().starts_with("metadata.") => {
+            "The database has no room for this. Nothing was lost; try again when whoever runs it made some.".into()
+        }
         ErrorKind::Full => {
             "The store has no room for this. Nothing was lost; try again when there is more.".into()
         }

@@ -111,6 +111,11 @@ impl BufferPool {
         self.shared.in_use.load(Ordering::Relaxed) * CHARGE_BYTES as u64
     }
 
+    /// Whether so many buffers are not to be had at once.
+    pub fn lacks(&self, buffers: usize) -> bool {
+        self.shared.permits.available_permits() < buffers.saturating_mul(CHARGES_PER_BUFFER)
+    }
+
     /// How many wait for memory.
     pub fn waiting(&self) -> u64 {
         self.shared.waiting.load(Ordering::Relaxed)
@@ -140,6 +145,13 @@ impl Shared {
     fn leave(&self, permit: &OwnedSemaphorePermit) {
         let charges = permit.num_permits() as u64;
         self.in_use.fetch_sub(charges, Ordering::Relaxed);
+    }
+
+    /// Lets go of idle memory that does not fit beside what is out: frames are memory of others.
+    fn fit_idle(&self) {
+        let out = usize::try_from(self.in_use.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        let free = (self.capacity * CHARGES_PER_BUFFER).saturating_sub(out);
+        self.idle().truncate(free / CHARGES_PER_BUFFER);
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Aligned>> {
@@ -304,6 +316,7 @@ pub struct Frame {
 impl Frame {
     fn new(home: &Arc<Shared>, bytes: Bytes, permit: OwnedSemaphorePermit) -> Self {
         home.enter(&permit);
+        home.fit_idle();
         Self {
             bytes,
             home: Arc::clone(home),
@@ -387,6 +400,23 @@ mod tests {
         let again = pool.take().await;
         assert_eq!(again.as_slice(), b"");
         assert_eq!(again.memory().as_slice().as_ptr().addr(), address);
+    }
+
+    #[tokio::test]
+    async fn memory_of_frames_and_idle_memory_are_never_more_than_the_budget() {
+        let pool = BufferPool::new(4 << 20);
+        let idle = || pool.shared.idle().len();
+        let all = [(); 4].map(|()| pool.take());
+        drop(futures_util::future::join_all(all).await);
+        assert_eq!(idle(), 4);
+        let mut memory = pool.reserve(4).await;
+        let frame = memory.keep(&Bytes::from(vec![0; CHARGE_BYTES + 1]), 0);
+        assert_eq!(idle(), 3);
+        let more = memory.keep(&Bytes::from(vec![0; 1]), 0);
+        assert_eq!(idle(), 2, "a half does not fit");
+        drop((frame, more));
+        assert_eq!(memory.take().unwrap().len(), 0);
+        assert_eq!(idle(), 1, "what is left is used");
     }
 
     #[tokio::test]

@@ -22,6 +22,7 @@ mod follower;
 mod gate;
 pub mod part;
 mod pieces;
+mod pressure;
 mod publish;
 mod recover;
 mod registry;

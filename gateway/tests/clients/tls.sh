@@ -227,6 +227,12 @@ FILE=$URL/${FILE#*//*/}
 fingerprint() { openssl x509 -noout -fingerprint -sha256 -in "$1" | cut -d= -f2 | tr -d : | tr 'A-F' 'a-f'; }
 served() { handshake -servername localhost | openssl x509 -noout -fingerprint -sha256 | cut -d= -f2 | tr -d : | tr 'A-F' 'a-f'; }
 state() { curl -sS "$URL/api/status" | jq -r '"\(.tls.state) \(.tls.certificate_sha256)"'; }
+CODE=0
+printf 'a small box\n' >"$WORK/small.box"
+WHY=$(cd "$WORK" && env -u SSL_CERT_FILE timeout 60 "$GATEWAY" push small.box "$ORG/untrusted" 1.0.0 virtualbox amd64 \
+    --url "$URL" --token "$CLIENT_SECRET" 2>&1) || CODE=$?
+equal "a push does not try a certificate again that it does not trust" 1 "$CODE"
+matches "and says what to do" 'SSL_CERT_FILE' "$WHY"
 equal "the certificate" "$(fingerprint "$WORK/certificate.pem")" "$(served)"
 curl -sS --fail --http2 --limit-rate 20M -o "$WORK/h2.box" "$FILE" &
 BY_H2=$!

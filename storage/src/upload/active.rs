@@ -3,6 +3,8 @@
 //! Every wait leaves all bytes taken so far in their place, so that a call may be cut anywhere and the
 //! upload can still pause at the last byte that it took.
 
+mod yielding;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::committer::{Committer, PartHashes, Shared};
 use super::engine::{Inner, Stored};
 use super::part::PartAssembler;
+use super::pressure::Holding;
 use super::registry::InProgress;
 use super::state::{Refusal, Step, buffers_for};
 use super::stats::{Counters, Stage, count};
@@ -43,9 +46,14 @@ pub(super) struct Active {
     expected: Vec<Digest>,
     /// What this writer's bytes alone are hashed for, to be compared before any of them is committed.
     held: Option<Held>,
-    sink: Box<dyn UploadSink>,
+    /// Absent while this upload gives way to others.
+    sink: Option<Box<dyn UploadSink>>,
     /// The rest of what is reserved for the current part, where the store holds whole parts.
     memory: Option<Reservation>,
+    /// While memory for a part is held.
+    holding: Option<Holding>,
+    /// When it was given back for others.
+    gave_way: Option<Instant>,
     /// When the current buffer was taken.
     held_since: Instant,
     /// When the last step was given to the committer, or the writer began.
@@ -57,6 +65,8 @@ pub(super) struct Active {
     /// A step that waits for its place with the committer.
     sealing: Option<Sealing>,
     committer: Committer,
+    /// The committed offset.
+    committed: watch::Receiver<u64>,
     health: Health,
     taken_over: CancellationToken,
     in_progress: InProgress,
@@ -103,7 +113,7 @@ impl std::fmt::Debug for Sealing {
 struct Quiet {
     engine: Arc<Inner>,
     stored: Stored,
-    sink: Box<dyn UploadSink>,
+    sink: Option<Box<dyn UploadSink>>,
     unsure: bool,
     in_progress: InProgress,
 }
@@ -140,7 +150,8 @@ impl Active {
             expected,
             memory,
         } = start;
-        Self {
+        let committed = progress.subscribe();
+        let mut active = Self {
             committer: Committer::start(
                 &engine,
                 stored.fence,
@@ -157,8 +168,11 @@ impl Active {
             values,
             expected,
             held: None,
-            sink,
+            sink: Some(sink),
             memory,
+            holding: None,
+            gave_way: None,
+            committed,
             held_since: Instant::now(),
             stepped: Instant::now(),
             tail_stepped: None,
@@ -167,7 +181,9 @@ impl Active {
             health: Health::Whole,
             taken_over,
             in_progress,
-        }
+        };
+        active.hold_memory();
+        active
     }
 
     /// Refuses a call on an upload that was cut within a write or failed.
@@ -259,21 +275,24 @@ impl Active {
     }
 
     pub(super) async fn give_memory_back(&mut self) -> Result<()> {
+        self.health = Health::Cut;
+        let given = self.hand_back().await;
+        self.judge(&given);
+        given
+    }
+
+    async fn hand_back(&mut self) -> Result<()> {
         if self.stored.store.intake == Intake::ByPart {
-            // It would be held all the same, until its part is whole.
-            return Ok(());
+            return self.give_way_if_asked().await;
         }
         self.hash(0);
-        self.health = Health::Cut;
-        let given = match self.tail_stepped {
+        match self.tail_stepped {
             // A client that trickles costs no more commits than one that is slow.
             Some(last) if last.elapsed() < self.engine.options.limits.tail_commit => {
                 self.hand_over().await
             }
             _ => self.commit_tail().await,
-        };
-        self.judge(&given);
-        given
+        }
     }
 
     fn judge<T>(&mut self, outcome: &Result<T>) {
@@ -284,6 +303,7 @@ impl Active {
     }
 
     async fn take(&mut self, mut chunk: Bytes) -> Result<()> {
+        self.come_back().await?;
         while !chunk.is_empty() {
             if self.keep(&mut chunk).await? {
                 continue;
@@ -307,7 +327,7 @@ impl Active {
             self.hash(0);
             self.hand_over().await?;
         }
-        Ok(())
+        self.give_way_if_asked().await
     }
 
     /// Hands over what came and lets it be committed, however little of its part that is: a client that is
@@ -365,11 +385,33 @@ impl Active {
             &piece,
             &self.engine.counters,
         );
+        if let Some(holding) = &self.holding {
+            holding.received(within);
+        }
         let run = self.assembler.frame(frame);
         self.give(run);
         self.settle().await?;
         tokio::task::yield_now().await;
         Ok(true)
+    }
+
+    /// Waits for the memory of the next part before any of its bytes are asked for, where it is short: while many
+    /// wait, none of them holds more than its connection.
+    pub(super) async fn prepare(&mut self) -> Result<()> {
+        if self.stored.store.intake == Intake::InPlace
+            || self.sink.is_none()
+            || self.memory.is_some()
+        {
+            return Ok(());
+        }
+        let at = self.assembler.end();
+        let buffers = buffers_for(at, self.state.lock().part_end(at));
+        if buffers == 0 || !self.engine.options.pool.lacks(buffers) {
+            return Ok(());
+        }
+        let reserved = self.reserved().await;
+        self.judge(&reserved);
+        reserved
     }
 
     /// Sees to it that there is memory for all that the current part still lacks. A part is held until it is
@@ -382,8 +424,10 @@ impl Active {
         let at = self.assembler.end();
         let to = self.state.lock().part_end(at);
         let pool = self.engine.options.pool.clone();
-        let memory = pool.reserve_for_frames(buffers_for(at, to));
+        let engine = Arc::clone(&self.engine);
+        let memory = engine.memory(pool.reserve_for_frames(buffers_for(at, to)));
         self.memory = Some(self.meanwhile(memory).await?);
+        self.hold_memory();
         Ok(())
     }
 
@@ -430,6 +474,9 @@ impl Active {
         let copied = self.assembler.push(chunk);
         counters.spent(Stage::Copy, started);
         count(&self.stored.copied, copied as u64);
+        if let Some(holding) = &self.holding {
+            holding.received(copied);
+        }
         chunk.advance(copied);
         self.hash(HASH_AT_LEAST);
     }
@@ -463,9 +510,16 @@ impl Active {
 
     fn give(&mut self, run: Run) {
         let to = run.end();
-        self.runs.push(self.sink.write(run));
+        let written = self.sink().write(run);
+        self.runs.push(written);
         let step = self.state.lock().hand_over(to);
         self.seal(step);
+    }
+
+    fn sink(&mut self) -> &mut Box<dyn UploadSink> {
+        self.sink
+            .as_mut()
+            .expect("it came back before it takes anything")
     }
 
     /// Lets what was handed over become durable and be committed, in the background.
@@ -477,11 +531,13 @@ impl Active {
         let values = if self.state.lock().ends_part(step.to) {
             // The next part's memory is taken at once or not at all.
             self.memory = None;
+            self.holding = None;
             std::mem::take(&mut self.values)
         } else {
             let open = self.hasher.open_value();
             self.values.iter().copied().chain(open).collect()
         };
+        let sealed = self.sink().seal(PartIndex(step.part));
         self.sealing = Some(Sealing {
             step,
             hashes: PartHashes {
@@ -489,7 +545,7 @@ impl Active {
                 states: self.hasher.states(),
             },
             runs: std::mem::take(&mut self.runs),
-            sealed: self.sink.seal(PartIndex(step.part)),
+            sealed,
             since: Instant::now(),
         });
     }
@@ -554,6 +610,7 @@ impl Active {
         let length =
             ended.map_err(|refusal| refusal.into_error("upload.finish", self.stored.subject()))?;
         self.health = Health::Failed;
+        self.come_back().await?;
         self.hash(0);
         // On a copy: if the rows do not answer, the states at the last byte are needed again.
         let found = self.hasher.clone().finish();
@@ -621,7 +678,9 @@ impl Active {
         };
         if unsure || taken_over.is_cancelled() || committed == handed {
             drop(sink);
-        } else if let Err(e) = sink.pause(committed).await {
+        } else if let Some(sink) = sink
+            && let Err(e) = sink.pause(committed).await
+        {
             tracing::warn!(upload = %stored.fence.id, error = chain(&e), "room is not given back");
         }
     }
@@ -635,7 +694,7 @@ impl Active {
             in_progress: _in_progress,
             ..
         } = self.quiet().await;
-        engine.give_up(&stored, Some(sink)).await;
+        engine.give_up(&stored, sink).await;
     }
 
     /// Commits nothing more and waits for all that is under way.
@@ -680,6 +739,7 @@ impl Active {
                     in_progress: _in_progress,
                     ..
                 } = *self;
+                let sink = sink.ok_or_else(|| self::ended("upload.finish", stored.fence.id))?;
                 engine.complete_and_publish(&stored, sink, completion).await
             }
             // C0: what differs from what was declared is nobody's any more.

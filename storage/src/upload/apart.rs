@@ -85,7 +85,8 @@ impl Apart {
             let at = self.assembler.end();
             let part_end = at - at % self.part_bytes + self.part_bytes;
             let to = self.length.map_or(part_end, |length| length.min(part_end));
-            self.memory = Some(self.engine.options.pool.reserve(buffers_for(at, to)).await);
+            let memory = self.engine.options.pool.reserve(buffers_for(at, to));
+            self.memory = Some(self.engine.memory(memory).await);
         }
         let buffer = self.memory.as_mut().and_then(Reservation::take);
         let buffer = buffer.ok_or_else(|| self.failed("a part is longer than its memory"))?;

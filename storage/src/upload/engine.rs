@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::active::{Active, Start};
 use super::committer::Shared;
 use super::pieces::{Cut, MOST_PIECES, PieceWriter};
+use super::pressure::Holders;
 use super::registry::{Cell, InProgress, Present, Registry};
 use super::state::{MOST_PARTS, UploadState, longest_in_parts_of, part_bytes_for};
 use super::stats::{Counters, EngineStats, Stage};
@@ -47,6 +48,7 @@ impl UploadEngine {
                 background,
                 counters,
                 registry: Registry::default(),
+                holders: Holders::default(),
                 abandoned: Mutex::default(),
             }),
         }
@@ -419,6 +421,8 @@ pub(super) struct Inner {
     pub(super) counters: Counters,
     /// Uploads that this process is busy with; recovery leaves them alone.
     pub(super) registry: Registry,
+    /// Uploads that hold memory for a part.
+    pub(super) holders: Holders,
     /// Uploads whose abort did not reach the rows, with the epoch that they may be aborted at. Never
     /// more than were in progress at once while the rows could not be written.
     abandoned: Mutex<BTreeMap<UploadId, i64>>,

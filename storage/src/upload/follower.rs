@@ -228,7 +228,8 @@ impl Follower {
         let ledger = &engine.options.ledger;
         let from = self.place.at;
         let fenced = || Error::new(ErrorKind::Fenced, "upload.follow", stored.subject());
-        let mut memory = engine.options.pool.reserve(buffers_for(from, end)).await;
+        let memory = engine.options.pool.reserve(buffers_for(from, end));
+        let mut memory = engine.memory(memory).await;
         let row = ledger.upload(stored.fence.id).await?.ok_or_else(fenced)?;
         if row.epoch != stored.fence.epoch || row.offset != from {
             return self.catch_up(from, fenced()).await;

@@ -168,7 +168,7 @@ impl Inner {
             () = seat.replaced() => {
                 Err(Error::new(ErrorKind::Fenced, OP, seat.assembly.stored.subject()))
             }
-            memory = pool.reserve(buffers_for(start, end)) => Ok(Some(memory)),
+            memory = self.memory(pool.reserve(buffers_for(start, end))) => Ok(Some(memory)),
         }
     }
 

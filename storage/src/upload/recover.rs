@@ -150,7 +150,8 @@ impl Inner {
             // C1 again; a store that did it before says so.
             let start = row.offset - row.offset % row.part_bytes;
             let pool = &self.options.pool;
-            let mut memory = pool.reserve(buffers_for(start, row.offset)).await;
+            let memory = pool.reserve(buffers_for(start, row.offset));
+            let mut memory = self.memory(memory).await;
             let sink = self.reopened(row, &stored, row.offset, Some(&mut memory));
             self.commit(&stored, sink.await?).await?;
         }

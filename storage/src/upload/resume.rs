@@ -188,7 +188,7 @@ impl Inner {
 
     /// Memory for the whole part that holds the offset, where the store holds parts: what is stored of it
     /// is read back, and what is missing comes in beside it.
-    async fn memory_for(
+    pub(super) async fn memory_for(
         &self,
         row: &UploadRow,
         stored: &Stored,
@@ -200,7 +200,8 @@ impl Inner {
         }
         let end = state.lock().part_end(row.offset);
         let buffers = buffers_for(start, end);
-        Some(self.options.pool.reserve_for_frames(buffers).await)
+        let memory = self.options.pool.reserve_for_frames(buffers);
+        Some(self.memory(memory).await)
     }
 
     /// The sink, with nothing behind `offset` any more. What it holds of the part is taken from `memory`.

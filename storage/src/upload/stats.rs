@@ -68,6 +68,8 @@ pub struct EngineStats {
     pub uploads_aborted: u64,
     /// Times that an upload was gone on with.
     pub uploads_resumed: u64,
+    /// Times that one gave the memory of its part back since others waited for it.
+    pub uploads_gave_way: u64,
     /// Uploads whose stored bytes turned out to be gone.
     pub uploads_lost: u64,
     /// Blobs and leftovers that were due and are gone.
@@ -100,6 +102,7 @@ pub(super) struct Counters {
     pub(super) uploads_finished: AtomicU64,
     pub(super) uploads_aborted: AtomicU64,
     pub(super) uploads_resumed: AtomicU64,
+    pub(super) uploads_gave_way: AtomicU64,
     pub(super) uploads_lost: AtomicU64,
     pub(super) blobs_removed: AtomicU64,
     pub(super) bytes_removed: AtomicU64,
@@ -128,6 +131,7 @@ impl Counters {
             uploads_finished: read(&self.uploads_finished),
             uploads_aborted: read(&self.uploads_aborted),
             uploads_resumed: read(&self.uploads_resumed),
+            uploads_gave_way: read(&self.uploads_gave_way),
             uploads_lost: read(&self.uploads_lost),
             blobs_removed: read(&self.blobs_removed),
             bytes_removed: read(&self.bytes_removed),

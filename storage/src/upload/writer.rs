@@ -105,6 +105,22 @@ impl UploadWriter {
         self.enter("upload.release")?.release().await
     }
 
+    /// Waits while no memory is to be had for what [`Self::write`] would take next, so that nobody holds a chunk
+    /// meanwhile. Without waiting it does nothing.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn room(&mut self) -> Result<()> {
+        let mut active = self.enter("upload.write")?;
+        tokio::select! {
+            biased;
+            () = self.cell.taken_over.cancelled() => Err(self.fenced("upload.write")),
+            ready = active.prepare() => ready,
+        }
+    }
+
     /// Takes one chunk of any size; waits while memory or the store has no room.
     ///
     /// # Errors

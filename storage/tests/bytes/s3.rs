@@ -9,13 +9,13 @@ use boxgate_storage::backend::s3::{self, Checksum, Patience, Rules};
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::conformance::store as contract;
-use boxgate_storage::metadata::uploads::{Published, UploadState};
+use boxgate_storage::metadata::uploads::{Keep, Published, UploadState};
 use boxgate_storage::store::Store;
-use boxgate_storage::upload::{Cut, Placed, UploadEngine, UploadWriter};
+use boxgate_storage::upload::{Cut, Placed, UploadEngine, UploadIntent, UploadWriter};
 use boxgate_storage::{Error, ErrorKind};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 
 use self::cable::Cable;
 use self::reference::{Fault, Reference};
@@ -670,6 +670,142 @@ async fn many_uploads_share_memory_for_one_part_without_waiting_for_each_other_f
     let all = futures_util::future::join_all(uploads);
     tokio::time::timeout(PATIENCE, all).await.expect("all end");
     assert_eq!(rig.pool.in_use_bytes(), 0);
+}
+
+/// How a client sends that needs a part's memory and does not fill it.
+#[derive(Debug, Clone, Copy)]
+enum Slow {
+    /// It sends nothing more; its request looks after it once a second.
+    Silent,
+    /// A few bytes at a time.
+    Trickling,
+}
+
+/// What the request of such a client does until it is told to end; the bytes before `at` are there.
+async fn slowly(
+    how: Slow,
+    writer: &mut UploadWriter,
+    bytes: &[u8],
+    mut at: usize,
+    until: tokio_util::sync::CancellationToken,
+) -> usize {
+    let mut often = tokio::time::interval(Duration::from_millis(100));
+    while !until.is_cancelled() {
+        often.tick().await;
+        match how {
+            Slow::Silent => writer.give_memory_back().await.unwrap(),
+            // The one that gave way takes nothing more before the others were served.
+            Slow::Trickling if writer.committed_bytes() == at as u64 => {
+                writer.give_memory_back().await.unwrap();
+            }
+            Slow::Trickling => {
+                send(writer, &bytes[at..at + 10]).await;
+                at += 10;
+            }
+        }
+    }
+    at
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_sends_slowly_gives_the_memory_of_its_part_to_those_who_wait_for_it() {
+    for (how, lingers) in [
+        (Slow::Silent, Keep::UntilIdle),
+        (Slow::Trickling, Keep::UntilIdle),
+        (Slow::Silent, Keep::No),
+    ] {
+        // As much as one part takes.
+        let rig = Rig::with_memory(PART as u64).await;
+        let bytes = content(LENGTH, 9);
+        let all = Some(LENGTH as u64);
+        let slow = UploadIntent {
+            keep: lingers,
+            ..intent(all, vec![])
+        };
+        let mut slow = rig.engine.begin(slow).await.unwrap();
+        // Within a part, and within a block; the part before is there.
+        let at = PART + 3 * MIB + 77;
+        send(&mut slow, &bytes[..at]).await;
+        let served = tokio_util::sync::CancellationToken::new();
+        let others = async {
+            for salt in 1..3 {
+                let other = content(LENGTH, salt);
+                let mut writer = rig.engine.begin(intent(all, vec![])).await.unwrap();
+                send(&mut writer, &other).await;
+                writer.finish().await.unwrap();
+            }
+            served.cancel();
+        };
+        let both =
+            async { tokio::join!(slowly(how, &mut slow, &bytes, at, served.clone()), others) };
+        let both = tokio::time::timeout(PATIENCE, both).await;
+        let (at, ()) = both.expect("others are served");
+        assert_eq!(rig.engine.stats().uploads_gave_way, 1, "{how:?}");
+        assert_eq!(rig.pool.in_use_bytes(), 0, "{how:?}");
+        assert_eq!(slow.committed_bytes(), at as u64, "{how:?}");
+        // It goes on where it was.
+        send(&mut slow, &bytes[at..]).await;
+        slow.finish().await.unwrap();
+        rig.engine.settled().await;
+        rig.engine.sweep().await.unwrap();
+        let blob = rig.bench.published().await.unwrap();
+        assert!(rig.bench.read_back_from(&rig.store, &blob).await == bytes);
+        // Itself and the two that it replaced; nothing is left of what it kept apart.
+        let state = rig.reference.state();
+        let blobs = state.objects.keys().filter(|name| name.contains("/blobs/"));
+        assert_eq!(blobs.count(), 3, "{:?}", state.objects.keys());
+        assert!(state.uploads.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_gave_way_may_pause_end_and_be_given_up() {
+    let rig = Rig::with_memory(PART as u64).await;
+    let bytes = content(PART + MIB, 10);
+    let ends: [&dyn Fn(UploadWriter) -> futures_util::future::BoxFuture<'static, ()>; 3] = [
+        &|writer| {
+            async move { assert_eq!(writer.pause().await.unwrap(), (PART + 77) as u64) }.boxed()
+        },
+        &|writer| async move { writer.abort().await }.boxed(),
+        &|writer| async move { drop(writer) }.boxed(),
+    ];
+    for end in ends {
+        let whole = Some(bytes.len() as u64);
+        let id = rig.engine.create(kept(whole, vec![])).await.unwrap().id;
+        let mut slow = rig.engine.resume(id, 0).await.unwrap();
+        send(&mut slow, &bytes[..PART + 77]).await;
+        let before = rig.engine.stats().uploads_gave_way;
+        let gave_way = async {
+            let mut often = tokio::time::interval(Duration::from_millis(100));
+            while rig.engine.stats().uploads_gave_way == before {
+                often.tick().await;
+                slow.give_memory_back().await.unwrap();
+            }
+        };
+        let mut asking = rig
+            .engine
+            .begin(intent(Some(PART as u64), vec![]))
+            .await
+            .unwrap();
+        let both = async {
+            let asks = async {
+                send(&mut asking, &bytes[..PART]).await;
+                asking.abort().await;
+            };
+            tokio::join!(gave_way, asks)
+        };
+        tokio::time::timeout(PATIENCE, both)
+            .await
+            .expect("it gives way");
+        end(slow).await;
+        rig.engine.settled().await;
+        assert_eq!(rig.pool.in_use_bytes(), 0);
+        rig.engine.cancel(id).await.unwrap();
+        rig.engine.sweep().await.unwrap();
+        let state = rig.reference.state();
+        assert!(state.objects.is_empty(), "{:?}", state.objects.keys());
+        assert!(state.uploads.is_empty());
+    }
 }
 
 /// Begins an upload in parts.

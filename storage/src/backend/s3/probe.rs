@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 
 use super::body::Segments;
 use super::checksum::{Checksum, Sum};
-use super::retry::Op;
+use super::retry::{Op, setting_of};
 use super::{Found, Rules, S3};
 use crate::blob::BlobKey;
 use crate::error::{Error, ErrorKind, Result, chain};
@@ -142,24 +142,18 @@ impl S3 {
     fn hint(&self, error: Error) -> Error {
         let why = chain(&error);
         let bucket = &self.bucket;
-        let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
-        let hint = if has(&["NoSuchBucket", "InvalidBucketName"]) {
-            format!("bucket: there is no {bucket:?}")
-        } else if has(&["InvalidAccessKeyId", "No such key"]) {
-            "access_key_id: unknown to the store".to_owned()
-        } else if has(&["SignatureDoesNotMatch", "Invalid signature"]) {
-            "secret_access_key: does not belong to access_key_id".to_owned()
-        } else if has(&[
-            "AuthorizationHeaderMalformed",
-            "IllegalLocationConstraint",
-            "PermanentRedirect",
-        ]) {
-            "region: not the bucket's".to_owned()
-        } else if has(&["AccessDenied", "Forbidden"]) {
-            format!("access_key_id: may not write to and read from {bucket:?}")
-        } else {
-            "endpoint: does not answer as an S3 store does".to_owned()
+        let setting = setting_of(&why);
+        let what = match setting {
+            "bucket" => format!("there is no {bucket:?}"),
+            "access_key_id" if why.contains("AccessDenied") || why.contains("Forbidden") => {
+                format!("may not write to and read from {bucket:?}")
+            }
+            "access_key_id" => "unknown to the store".to_owned(),
+            "secret_access_key" => "does not belong to access_key_id".to_owned(),
+            "region" => "not the bucket's".to_owned(),
+            _ => "does not answer as an S3 store does".to_owned(),
         };
+        let hint = format!("{setting}: {what}");
         Error::new(error.kind(), OP, hint).with_source(error)
     }
 }

@@ -3,12 +3,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use tokio::time::Instant;
 
 use super::S3;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, chain};
 
 /// What is called, and for which thing.
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +58,9 @@ impl S3 {
             let pause = self.pause(tried);
             let over = started.elapsed() + pause > patience.in_all;
             if !failure.again || tried >= patience.tries || over || !self.retries.take() {
-                return Err(Error::new(failure.kind, op.name, op.subject.to_string())
-                    .with_source(failure.why));
+                let kind = failure.kind;
+                let why = failure.why_of(&self.bucket);
+                return Err(Error::new(kind, op.name, op.subject.to_string()).with_source(why));
             }
             tracing::debug!(
                 op = op.name,
@@ -155,7 +156,7 @@ impl Failure {
         let why = match service.and_then(|e| e.message()) {
             Some(message) => format!("{status} {code}: {message}"),
             None if service.is_some() => format!("{status} {code}"),
-            None => DisplayErrorContext(error).to_string(),
+            None => chain(error),
         };
         let (kind, again) = match (status, code) {
             // Said by whoever keeps the bucket. A 404 without such a word may be anybody's in front of it.
@@ -181,6 +182,46 @@ impl Failure {
             _ => (ErrorKind::Unavailable, false),
         };
         Self { kind, again, why }
+    }
+
+    /// With the bucket and the setting to look at, where no word of the store's says all.
+    fn why_of(self, bucket: &str) -> String {
+        let Self { kind, again, why } = self;
+        match kind {
+            ErrorKind::Unavailable if again => {
+                format!("bucket {bucket:?} does not answer well: {why}")
+            }
+            ErrorKind::Unavailable => {
+                let setting = setting_of(&why);
+                format!("bucket {bucket:?} refuses (look at its {setting}): {why}")
+            }
+            _ => why,
+        }
+    }
+}
+
+/// Which setting a failure of a call makes one look at.
+pub(super) fn setting_of(why: &str) -> &'static str {
+    let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
+    if has(&["NoSuchBucket", "InvalidBucketName"]) {
+        "bucket"
+    } else if has(&["SignatureDoesNotMatch", "Invalid signature"]) {
+        "secret_access_key"
+    } else if has(&[
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraint",
+        "PermanentRedirect",
+    ]) {
+        "region"
+    } else if has(&[
+        "InvalidAccessKeyId",
+        "No such key",
+        "AccessDenied",
+        "Forbidden",
+    ]) {
+        "access_key_id"
+    } else {
+        "endpoint"
     }
 }
 
