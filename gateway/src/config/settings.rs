@@ -660,8 +660,8 @@ impl Settings {
     /// The most memory the process takes; ordinary load stays near the first three terms.
     pub fn ceiling(&self) -> Ceiling {
         const BASE: u64 = 96 << 20;
-        // hyper's read buffer grows to 400 KiB for a fast body, and one frame waits beside it.
-        const PER_UPLOAD: u64 = 512 << 10;
+        // What was read, a frame that waits beside it, and the rest of one that the part before had no room for.
+        const PER_UPLOAD: u64 = 3 * boxgate_storage::buffer::CHARGE_BYTES as u64;
         // A block on its way, one that is read ahead, and what is behind them in the writer.
         const PER_JOIN: u64 = 4 << 20;
         // What a call may hold, which it is watched for.

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use boxgate_storage::buffer::CHARGE_BYTES;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request};
@@ -255,6 +256,7 @@ impl Acceptor {
             state: Arc::clone(&state),
         };
         let mut connection = http1::Builder::new()
+            .max_buf_size(CHARGE_BYTES.max(rules.limits.head_bytes))
             .timer(timer)
             // Only switches the timer on; the times are the timer's own.
             .header_read_timeout(server.head_timeout)

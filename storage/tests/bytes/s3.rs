@@ -147,8 +147,8 @@ async fn frames_go_to_the_bucket_as_they_arrived_unless_they_are_small_or_pin_to
         // The rest in the last part is less than a frame that is worth it.
         (&[500 << 10][..], 12_345..12_346),
         (&[10_000], LENGTH as u64..LENGTH as u64 + 1),
-        // Each pins half a MiB, and a part has an eighth more than its bytes.
-        (&[100_000], 12 << 20..17 << 20),
+        // Each pins more than it holds, and a part has an eighth more than its bytes.
+        (&[70_000], 4 << 20..16 << 20),
         (&[700_000, 10, 65_536, 1_300_000, 65_535], 1..15 << 20),
     ] {
         let rig = Rig::new().await;
