@@ -81,7 +81,11 @@ impl Boxitory {
             let (boxes, files) = index.size();
             let milliseconds = begun.elapsed().as_millis();
             let home = settings.home.display();
-            tracing::info!(%home, boxes, files, milliseconds, "a tree of boxes is served");
+            if index.home().is_some() {
+                tracing::info!(%home, boxes, files, milliseconds, "a tree of boxes is served");
+            } else {
+                tracing::error!(%home, "there is no such tree of boxes; it is looked for now and then (boxitory.rescan)");
+            }
             let checksums = settings.checksum.map(|kind| {
                 let (persist, buffer) = (settings.checksum_persist, settings.checksum_buffer_bytes);
                 Arc::new(Checksums::new(kind, persist, buffer))

@@ -110,9 +110,9 @@ pub fn load_from(
     let stands_alone = stands_in && !layers.say("listeners");
     let (mut file, mut mistakes, mut warnings) = layers.resolve();
     let told = (&mut mistakes, &mut warnings);
-    let port = boxitory::take_properties(&mut file.boxitory, &environment.boxitory, told);
+    let place = boxitory::take_properties(&mut file.boxitory, &environment.boxitory, told);
     if stands_alone {
-        file.listeners = vec![boxitory::listener(port)];
+        file.listeners = vec![boxitory::listener(place)];
     }
     let settings = Settings::check(file, machine, &environment, &mut mistakes);
     if mistakes.is_empty() {

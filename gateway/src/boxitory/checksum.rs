@@ -7,11 +7,13 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use boxgate_storage::digest::DigestHasher;
 use boxgate_storage::layer::files::Stamp;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::tree::Home;
@@ -25,6 +27,8 @@ const LONGEST: u64 = 4 << 10;
 const REMEMBERED: u64 = 100_000;
 /// A box that changes while it is read is read so often.
 const TRIES: usize = 3;
+/// A box that was written to since is perhaps on its way still: its checksum is told, and kept beside it only later.
+const SETTLED: Duration = Duration::from_secs(10);
 const SEPARATOR: &str = "  ";
 
 /// Computes checksums, each once however many ask.
@@ -118,7 +122,7 @@ impl Checksums {
         over
     }
 
-    fn compute_now(&self, home: &Home, key: &Key) -> io::Result<()> {
+    fn compute_now(self: &Arc<Self>, home: &Arc<Home>, key: &Key) -> io::Result<()> {
         let (box_name, file_name) = (&*key.0, &*key.1);
         for _ in 0..TRIES {
             let mut file = home.open_file(box_name, file_name)?;
@@ -130,19 +134,49 @@ impl Checksums {
             if !after.has_bytes_of(before) {
                 continue;
             }
-            if self.persist {
-                match keep(home, box_name, file_name, self.kind, &hex) {
-                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                    Err(error) => {
-                        tracing::warn!(%error, r#box = box_name, file = file_name, "a checksum is not kept");
-                    }
-                    Ok(()) => {}
+            let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
+            let hex: Arc<str> = hex.into();
+            self.known.insert(key.clone(), (after, Arc::clone(&hex)));
+            match SETTLED.checked_sub(age) {
+                _ if !self.persist => {}
+                None => self.keep(home, key, &hex),
+                Some(later) => {
+                    let keeping = Arc::clone(self).keep_later(Arc::clone(home), key.clone(), later);
+                    tokio::spawn(keeping);
                 }
             }
-            self.known.insert(key.clone(), (after, hex.into()));
             return Ok(());
         }
         Err(io::Error::other("it changes while it is read"))
+    }
+
+    /// Keeps the checksum of a box beside it, if the box is then what it was.
+    async fn keep_later(self: Arc<Self>, home: Arc<Home>, key: Key, after: Duration) {
+        if timeout(after, self.over.cancelled()).await.is_ok() {
+            return;
+        }
+        let keeping = spawn_blocking(move || {
+            let Some((stamp, hex)) = self.known.get(&key) else {
+                return;
+            };
+            if home.stamp_beside(&key.0, &key.1) == Some(stamp) {
+                self.keep(&home, &key, &hex);
+            }
+        });
+        if let Err(error) = keeping.await {
+            tracing::error!(%error, "keeping a checksum broke");
+        }
+    }
+
+    /// Keeps a checksum beside its box. Blocking.
+    fn keep(&self, home: &Home, (box_name, file_name): &Key, hex: &str) {
+        match keep(home, box_name, file_name, self.kind, hex) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                tracing::warn!(%error, r#box = %box_name, file = %file_name, "a checksum is not kept");
+            }
+            Ok(()) => {}
+        }
     }
 
     /// The digest in hexadecimal; `None` where the process ends.

@@ -1,5 +1,6 @@
 //! `[boxitory]`: a tree of boxes that is served where it is, in our words or in those of Boxitory's properties file.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -143,47 +144,55 @@ impl Judge<'_> {
     }
 }
 
+/// Where a Boxitory listens, as far as it was told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    address: Option<IpAddr>,
+    port: Option<u16>,
+}
+
 /// The listener of a gateway that stands in for a Boxitory and for nothing else.
-pub(super) fn listener(port: Option<u16>) -> ListenerFile {
+pub(super) fn listener(place: Place) -> ListenerFile {
+    let address = place.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
     ListenerFile {
-        address: format!("0.0.0.0:{}", port.unwrap_or(PORT)),
+        address: SocketAddr::new(address, place.port.unwrap_or(PORT)).to_string(),
         doors: vec!["boxitory".to_owned()],
         ..ListenerFile::default()
     }
 }
 
 /// Takes over what the properties file says, where there is one, and what `variables` say in its stead; returns
-/// `server.port`. A tree that is named elsewhere stays.
+/// where it listens. A tree that is named elsewhere stays.
 pub(super) fn take_properties(
     file: &mut BoxitoryFile,
     variables: &[(String, String)],
     (mistakes, warnings): (&mut Vec<Mistake>, &mut Vec<Warning>),
-) -> Option<u16> {
+) -> Place {
+    let mut place = Place::default();
     if file.properties.is_empty() {
-        return None;
+        return place;
     }
     let path = file.properties.clone();
     let mut wrong = |text: String| {
         let key = format!("boxitory.properties ({path})");
         mistakes.push(Mistake { key, text });
     };
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) if text.len() <= LONGEST => text,
+    let text = match std::fs::read(&path) {
+        Ok(bytes) if bytes.len() <= LONGEST => text_of(bytes),
         Ok(_) => {
             wrong(format!("longer than {LONGEST} bytes"));
-            return None;
+            return place;
         }
         Err(e) => {
             wrong(format!("cannot read it: {e}"));
-            return None;
+            return place;
         }
     };
-    let mut port = None;
     let variables = variables.iter().cloned();
     let named = properties(&text).into_iter().chain(variables);
     let home_was = std::mem::take(&mut file.home);
     for (name, value) in named {
-        match take(file, &mut port, &name, value.trim()) {
+        match take(file, &mut place, &name, value.trim()) {
             Ok(true) => {}
             Ok(false) => warnings.push(Warning(format!(
                 "the property {name} means nothing here; it is ignored"
@@ -196,13 +205,23 @@ pub(super) fn take_properties(
     } else if file.home.is_empty() {
         ".".clone_into(&mut file.home);
     }
-    port
+    place
+}
+
+/// UTF-8, or Latin-1 as Java has always read it.
+fn text_of(bytes: Vec<u8>) -> String {
+    let text = String::from_utf8(bytes)
+        .unwrap_or_else(|e| e.into_bytes().into_iter().map(char::from).collect());
+    match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
 }
 
 /// Takes one property, if it is one. Spring reads `box.host_prefix`, `box.hostPrefix` and `BOX_HOST_PREFIX` alike.
 fn take(
     file: &mut BoxitoryFile,
-    port: &mut Option<u16>,
+    place: &mut Place,
     name: &str,
     value: &str,
 ) -> Result<bool, String> {
@@ -213,7 +232,7 @@ fn take(
     };
     let number = || {
         value
-            .parse::<u32>()
+            .parse::<u64>()
             .map_err(|_odd| format!("{value:?} is no whole number"))
     };
     let folded: String = name
@@ -221,10 +240,23 @@ fn take(
         .filter(|c| !matches!(c, '.' | '-' | '_'))
         .map(|c| c.to_ascii_lowercase())
         .collect();
+    let ours = folded.starts_with("box") || matches!(&*folded, "serverport" | "serveraddress");
+    if ours && value.contains("${") {
+        return Err(format!(
+            "{value:?} refers to another property: write what that is"
+        ));
+    }
     match folded.as_str() {
         "serverport" => {
             let number = number()?;
-            *port = Some(u16::try_from(number).map_err(|_far| format!("{value} is no port"))?);
+            place.port = Some(u16::try_from(number).map_err(|_far| format!("{value} is no port"))?);
+        }
+        "serveraddress" => {
+            let address = match value {
+                "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
+                value => value.parse(),
+            };
+            place.address = Some(address.map_err(|_odd| format!("{value:?} is no address"))?);
         }
         "boxhome" => value.clone_into(&mut file.home),
         "boxhostprefix" => value.clone_into(&mut file.host_prefix),
@@ -232,8 +264,13 @@ fn take(
         "boxsortdesc" => file.sort_desc = truth()?,
         "boxchecksum" => value.clone_into(&mut file.checksum),
         "boxchecksumpersist" => file.checksum_persist = truth()?,
-        "boxchecksumbuffersize" => file.checksum_buffer_size = ByteSize(number()?.into()),
-        "boxchecksumensure" => file.checksum_ensure = number()? as usize,
+        // One that is larger gains nothing.
+        "boxchecksumbuffersize" => {
+            file.checksum_buffer_size = ByteSize(number()?).min(MOST_BUFFER);
+        }
+        "boxchecksumensure" => {
+            file.checksum_ensure = usize::try_from(number()?).unwrap_or(usize::MAX);
+        }
         "boxversionastimestamp" => file.version_as_timestamp = truth()?,
         _ => return Ok(false),
     }
@@ -325,28 +362,37 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_utf_8_with_or_without_a_mark_or_latin_1() {
+        assert_eq!(text_of(b"\xef\xbb\xbfa=\xc3\xa4".to_vec()), "a=ä");
+        assert_eq!(text_of(b"# gr\xf6\xdfe".to_vec()), "# größe");
+    }
+
+    #[test]
     fn every_property_has_its_place_in_every_spelling() {
         let mut file = BoxitoryFile::default();
-        let mut port = None;
+        let mut place = Place::default();
         for (name, value) in [
             ("server.port", "8084"),
+            ("server.address", "127.0.0.1"),
             ("box.home", "/srv/boxes"),
             ("box.hostPrefix", "sftp://h:"),
             ("box.path-type", "BOXITORY"),
             ("BOX_SORT_DESC", "true"),
             ("box.checksum", "MD5"),
             ("box.checksum_persist", "false"),
-            ("box.checksum_buffer_size", "1024"),
+            ("box.checksum_buffer_size", "99999999999"),
             ("box.checksum_ensure", "3"),
             ("box.version_as_timestamp", "TRUE"),
         ] {
-            assert_eq!(take(&mut file, &mut port, name, value), Ok(true), "{name}");
+            assert_eq!(take(&mut file, &mut place, name, value), Ok(true), "{name}");
         }
         assert_eq!(
-            take(&mut file, &mut port, "spring.banner", "off"),
+            take(&mut file, &mut place, "spring.banner", "${off}"),
             Ok(false)
         );
-        assert_eq!(port, Some(8084));
+        let address = listener(place).address;
+        assert_eq!(address, "127.0.0.1:8084");
+        assert_eq!(listener(Place::default()).address, "0.0.0.0:8083");
         let want = BoxitoryFile {
             home: "/srv/boxes".to_owned(),
             host_prefix: "sftp://h:".to_owned(),
@@ -354,7 +400,7 @@ mod tests {
             sort_desc: true,
             checksum: "MD5".to_owned(),
             checksum_persist: false,
-            checksum_buffer_size: ByteSize(1024),
+            checksum_buffer_size: MOST_BUFFER,
             checksum_ensure: 3,
             version_as_timestamp: true,
             ..BoxitoryFile::default()
@@ -364,8 +410,10 @@ mod tests {
             ("box.sort_desc", "maybe"),
             ("box.checksum_ensure", "-1"),
             ("server.port", "70000"),
+            ("server.address", "here"),
+            ("box.home", "${HOME:/tmp}/boxes"),
         ] {
-            assert!(take(&mut file, &mut port, name, value).is_err(), "{name}");
+            assert!(take(&mut file, &mut place, name, value).is_err(), "{name}");
         }
     }
 }

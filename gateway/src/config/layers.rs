@@ -286,7 +286,7 @@ pub(super) fn schema() -> Table {
 
 /// Spring reads properties from variables as well, spelled as shells can.
 fn may_be_property(name: &str) -> bool {
-    name.starts_with("BOX_") || name == "SERVER_PORT"
+    name.starts_with("BOX_") || matches!(name, "SERVER_PORT" | "SERVER_ADDRESS")
 }
 
 fn lookup<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {

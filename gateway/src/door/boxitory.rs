@@ -260,8 +260,9 @@ fn validators(etag: &str) -> HeaderMap {
     HeaderMap::from_iter([(ETAG, etag), (CACHE_CONTROL, FRESHNESS)])
 }
 
+/// HTTP has no dates before 1970.
 fn date(moment: SystemTime) -> HeaderValue {
-    let text = httpdate::fmt_http_date(moment);
+    let text = httpdate::fmt_http_date(moment.max(SystemTime::UNIX_EPOCH));
     HeaderValue::from_str(&text).expect("dates are ASCII")
 }
 

@@ -208,6 +208,8 @@ fn describe(runtime: &Runtime, modified: SystemTime, headers: &mut HeaderMap) {
         HeaderValue::from_static("application/octet-stream"),
     );
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    // HTTP has no dates before 1970.
+    let modified = modified.max(SystemTime::UNIX_EPOCH);
     headers.insert(LAST_MODIFIED, text(&httpdate::fmt_http_date(modified)));
 }
 

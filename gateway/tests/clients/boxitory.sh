@@ -209,6 +209,8 @@ gets "10: latest" /vm2/latestVersion 200 17
 rm -rf "$H"
 put empty/empty_1_vb.box
 put vm/vm_1_vb.box blabol
+# What was written a moment ago may be on its way still.
+touch -d '1 minute ago' "$H/vm/vm_1_vb.box"
 put lines/lines_1_vb.box $'123456789\n987654321\nabcdefghi'
 put fake/fake_1_vb.box blabol
 put fake/fake_1_vb.box.md5 'fake_checksum  fake_1_vb.box'

@@ -505,6 +505,7 @@ async fn a_box_that_never_rests_has_no_checksum_and_keeps_nobody_waiting() {
     assert_eq!(provider["checksum"], serde_json::Value::Null);
     writing.cancel();
     writer.join().unwrap();
+    age(&tree, "vm/vm_1_vb.box");
     let has_checksum =
         |reply: &Reply| reply.json()["versions"][0]["providers"][0]["checksum"].is_string();
     let reply = until(&running, "/vm", has_checksum).await;
@@ -520,6 +521,38 @@ async fn a_box_that_never_rests_has_no_checksum_and_keeps_nobody_waiting() {
     .await;
     let kept = fs::read_to_string(tree.path("vm/vm_1_vb.box.sha256")).unwrap();
     assert_eq!(kept, format!("{want}  vm_1_vb.box"));
+    running.stop().await;
+}
+
+/// Dates a file back, before HTTP has dates: nobody writes to it any more.
+fn age(tree: &Tree, name: &str) {
+    let file = fs::File::options().write(true).open(tree.path(name));
+    let long_ago = std::time::SystemTime::UNIX_EPOCH - std::time::Duration::from_hours(1);
+    file.unwrap().set_modified(long_ago).unwrap();
+}
+
+#[tokio::test]
+async fn the_checksum_of_a_box_that_may_be_on_its_way_is_told_and_not_kept() {
+    let tree = Tree::new(&[("vm/vm_1_vb.box", "blab")]);
+    let kept = tree.path("vm/vm_1_vb.box.md5");
+    let running = serve(&tree, &[("CHECKSUM", "md5"), ("CHECKSUM_WAIT", "30s")]).await;
+    let reply = get(&running, "/vm").await;
+    let provider = &reply.json()["versions"][0]["providers"][0];
+    assert!(provider["checksum"].is_string());
+    assert!(!kept.exists());
+    tree.write("vm/vm_1_vb.box", "blabol");
+    age(&tree, "vm/vm_1_vb.box");
+    let all = "f34835fa588de624b2782bd5307c344c";
+    until(&running, "/vm", |reply| text(reply).contains(all)).await;
+    until(&running, "/vm", |_| kept.exists()).await;
+    assert_eq!(
+        fs::read_to_string(&kept).unwrap(),
+        format!("{all}  vm_1_vb.box")
+    );
+    let reply = get(&running, "/download/vm/vb/1").await;
+    assert_eq!(reply.status, 200);
+    let date = reply.header("last-modified");
+    assert_eq!(date, Some("Thu, 01 Jan 1970 00:00:00 GMT"));
     running.stop().await;
 }
 
