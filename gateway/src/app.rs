@@ -809,6 +809,15 @@ impl App {
         self.drain.clone()
     }
 
+    /// Lets go of all that it holds, without having served.
+    pub async fn close(self) {
+        let gateway = self.gateway;
+        gateway.engine.settled().await;
+        gateway.background.close();
+        gateway.background.wait().await;
+        gateway.metadata.close().await;
+    }
+
     /// Serves until [`Self::drain`] is signalled and gone through.
     pub async fn serve(self) {
         let gateway = Arc::clone(&self.gateway);

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod connect;
+mod import;
 mod link_key;
 mod migrate;
 mod plugin;
@@ -202,6 +203,9 @@ its way. Each blob is read from the new store once it is there, proved again, an
 the old store has of it goes a day later. Set uploads.store first, so that nothing new comes into the old one.
 Exit codes: 0 nothing is left in the old store, 1 something is, 2 could not be done.")]
     CopyStore(upkeep::CopyArgs),
+    /// Bring what another kind of server serves.
+    #[command(subcommand)]
+    Import(import::ImportCommand),
     /// Take the rows of an installation from its data directory into PostgreSQL.
     #[command(after_help = "Examples:
   BOXGATE_MASTER_KEY_FILE=/srv/boxgate/master.key boxgate admin migrate --from sqlite --to postgres \\
@@ -292,6 +296,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Pull(args) => pull::pull(&args),
         Command::Admin(AdminCommand::Bootstrap(args)) => bootstrap::bootstrap(&args),
         Command::Admin(AdminCommand::CopyStore(args)) => upkeep::copy(&args),
+        Command::Admin(AdminCommand::Import(command)) => import::import(&command),
         Command::Admin(AdminCommand::Migrate(args)) => migrate::migrate(&args),
         Command::Admin(AdminCommand::Upload(command)) => upload::upload(&command),
         Command::Admin(AdminCommand::LinkKey(command)) => link_key::link_key(&command),

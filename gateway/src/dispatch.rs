@@ -412,6 +412,7 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::CheckStock => ready(door::upkeep::check(gateway, &call)).boxed(),
         Route::CollectGarbage => ready(door::upkeep::collect(gateway, &call)).boxed(),
         Route::ScrubStock => ready(door::upkeep::scrub(gateway, &call)).boxed(),
+        Route::ImportBoxitory => ready(door::upkeep::import_boxitory(gateway, &call)).boxed(),
         Route::CopyStock => ready(door::upkeep::copy(gateway, &call)).boxed(),
         Route::ListLinkKeys => door::admin::list_link_keys(gateway).boxed(),
         Route::RotateLinkKey => {

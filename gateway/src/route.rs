@@ -217,6 +217,7 @@ pub enum Route {
     CollectGarbage,
     ScrubStock,
     CopyStock,
+    ImportBoxitory,
     ListLinkKeys,
     RotateLinkKey,
     RevokeLinkKey,
@@ -382,6 +383,7 @@ routes! {
     Admin POST "/api/admin/gc" => CollectGarbage, PlatformAdmin, Empty, Control, "Remove what nobody holds: ?dry_run=true&remove_many_orphans=true&store=NAME";
     Admin POST "/api/admin/scrub" => ScrubStock, PlatformAdmin, Empty, Control, "Read all stored bytes against their digests: ?rate=SIZE&store=NAME";
     Admin POST "/api/admin/copy-store" => CopyStock, PlatformAdmin, Empty, Control, "Take the boxes of one store to another: ?from=NAME&to=NAME&rate=SIZE";
+    Admin POST "/api/admin/import/boxitory" => ImportBoxitory, PlatformAdmin, Empty, Control, "Take a tree of boxes into the catalog: ?dir=DIR&organization=NAME&architecture=NAME";
     // Keys of download links.
     Admin GET "/api/admin/link-keys" => ListLinkKeys, PlatformAdmin, Empty, Control, "Keys of download links, the newest first";
     Admin POST "/api/admin/link-keys" => RotateLinkKey, PlatformAdmin, Empty, Control, "Make a key that signs from now on; links of those before it stay good";
@@ -609,7 +611,8 @@ impl Route {
             | Self::CheckStock
             | Self::CollectGarbage
             | Self::ScrubStock
-            | Self::CopyStock => "admin_upkeep",
+            | Self::CopyStock
+            | Self::ImportBoxitory => "admin_upkeep",
             Self::ListLinkKeys | Self::RotateLinkKey | Self::RevokeLinkKey => "admin_link_keys",
             Self::ListScripts | Self::ReloadScripts | Self::RollbackScript => "admin_scripts",
             Self::ListPlugins | Self::PushPlugin | Self::RemovePlugin => "admin_plugins",

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::line::Line;
+use crate::boxitory::import::{self, Import};
 use crate::telemetry::Telemetry;
 
 /// Lines that wait for a slow reader; the work then waits too.
@@ -57,6 +58,8 @@ pub enum Chore {
         /// Bytes in a second; 0 is as many as come.
         rate_bytes: u64,
     },
+    /// A tree of boxes, taken into the catalog.
+    Import(Import),
 }
 
 /// Who looks after a gateway's stores at this moment: each kind of work runs once at a time.
@@ -67,6 +70,7 @@ pub struct Upkeep {
     collections: Arc<Semaphore>,
     scrubs: Arc<Semaphore>,
     copies: Arc<Semaphore>,
+    imports: Arc<Semaphore>,
     owner: String,
     ending: CancellationToken,
 }
@@ -84,6 +88,7 @@ impl Upkeep {
             collections: Arc::new(Semaphore::new(1)),
             scrubs: Arc::new(Semaphore::new(1)),
             copies: Arc::new(Semaphore::new(1)),
+            imports: Arc::new(Semaphore::new(1)),
             owner: crate::auth::credential::fresh(),
             ending,
         }
@@ -97,6 +102,7 @@ impl Upkeep {
             Chore::Collect { .. } => &self.collections,
             Chore::Scrub { .. } => &self.scrubs,
             Chore::Copy { .. } => &self.copies,
+            Chore::Import(_) => &self.imports,
         };
         Arc::clone(turns).try_acquire_owned().ok().map(Turn)
     }
@@ -234,6 +240,31 @@ async fn perform(
             tracing::info!(from, to, ?copied, "boxes copied to another store");
             Ok(Line::Copied(copied.into()))
         }
+        Chore::Import(ref import) => Ok(bring(stock, import, &mut listener).await),
+    }
+}
+
+/// Brings a tree of boxes.
+async fn bring(stock: &Stock, import: &Import, listener: &mut Listener) -> Line {
+    let tell = |told| {
+        let line = match told {
+            import::Told::Left(path, why) => {
+                tracing::warn!(path, why, "a file of the tree was not brought");
+                Some(Line::Left(line::Left { path, why }))
+            }
+            import::Told::Progress(imported) => {
+                listener.now_and_then(|| Line::Importing(imported.into()))
+            }
+        };
+        listener.hear(line)
+    };
+    match import.clone().run(stock.clone(), tell).await {
+        Ok(imported) => {
+            let (home, by) = (import.home.display(), &import.actor);
+            tracing::info!(%home, by, ?imported, "a tree of boxes was taken into the catalog");
+            Line::Imported(imported.into())
+        }
+        Err(why) => Line::Failed(why),
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -93,7 +94,8 @@ impl Costs {
         let mut answered = [0; 3];
         for _ in 0..ROUNDS {
             for (path, answered) in paths.into_iter().zip(&mut answered) {
-                *answered += count(ours, path, each / 2, gateway.key()).await?;
+                let path = [path.to_owned()];
+                *answered += count(ours, &path, each / 2, gateway.key()).await?;
             }
         }
         #[expect(clippy::cast_precision_loss, reason = "requests of a run fit 52 bits")]
@@ -176,7 +178,7 @@ async fn start(program: &Path, directory: &Path, cloud: SocketAddr) -> Result<Ga
 }
 
 /// A small public box, whose metadata is what all is compared with.
-async fn publish(gateway: &Gateway) -> Result<()> {
+pub(crate) async fn publish(gateway: &Gateway) -> Result<()> {
     let path = format!("{}/upload", gateway.file_path("demo", "1.0.0"));
     let ask = Ask {
         method: "POST",
@@ -318,16 +320,26 @@ async fn beside(to: SocketAddr, path: &'static str, each: Duration, key: &str) -
     Ok(all)
 }
 
-/// How many requests are answered.
-async fn count(to: SocketAddr, path: &str, each: Duration, key: &str) -> Result<u64> {
+/// How many requests are answered; callers ask for the paths in turn, each from another one on.
+pub(crate) async fn count(
+    to: SocketAddr,
+    paths: &[String],
+    each: Duration,
+    key: &str,
+) -> Result<u64> {
+    let paths: Arc<[String]> = paths.into();
     let mut callers = JoinSet::new();
-    for _ in 0..CALLERS {
+    for nth in 0..CALLERS {
         let mut caller = Caller::connect(to, key).await?;
-        let path = path.to_owned();
+        let paths = Arc::clone(&paths);
         callers.spawn(async move {
             let (mut answered, ends) = (0, Instant::now() + each);
-            while Instant::now() < ends {
-                caller.ask(&path).await?;
+            let turns = paths.iter().cycle().skip(nth * paths.len() / CALLERS);
+            for path in turns {
+                if Instant::now() >= ends {
+                    break;
+                }
+                caller.ask(path).await?;
                 answered += 1;
             }
             Ok::<u64, Failure>(answered)

@@ -29,6 +29,11 @@ impl Block {
         Self(bytes.into())
     }
 
+    /// Its bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Fresh random bytes.
     pub(crate) fn random() -> Self {
         let mut bytes = vec![0; BLOCK_BYTES];

@@ -8,6 +8,7 @@
 
 mod arms;
 mod baseline;
+mod boxitory;
 mod clouds;
 mod content;
 mod error;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::boxitory::Measured;
 use crate::clouds::Costs;
 use crate::error::{Failure, Result};
 use crate::play::Options;
@@ -113,6 +115,12 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// Measures what serving and importing a tree of boxes costs.
+    Boxitory {
+        /// How many seconds each part takes.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
     /// Has endpoints be told of what happens: what that costs those who change something, and how fast it goes.
     Webhooks {
         #[command(flatten)]
@@ -185,6 +193,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
             return Ok(true);
         }
         Command::Clouds { seconds } => return clouds(&arguments, *seconds).await,
+        Command::Boxitory { seconds } => return tree(&arguments, *seconds).await,
         Command::Kill { cycles, run } => {
             let series = run.series::<Kill>(*cycles, &arguments);
             let wrong = survived(&arguments, &series, Kill::default()).await?;
@@ -235,6 +244,27 @@ async fn clouds(arguments: &Arguments, seconds: u64) -> Result<bool> {
     }
     let title = "clouds: what does an adapter cost?";
     record(arguments, title, &machine, &command, &text)?;
+    Ok(wrong.is_empty())
+}
+
+/// What a tree of boxes costs; figures of a quick run are only shown.
+async fn tree(arguments: &Arguments, seconds: u64) -> Result<bool> {
+    let seconds = if arguments.quick { 1 } else { seconds };
+    let machine = machine::Machine::look(&arguments.dir)?;
+    let each = Duration::from_secs(seconds);
+    let quick = arguments.quick;
+    let measured = Measured::measure(&arguments.gateway, &arguments.dir, each, quick).await?;
+    say(&measured.text());
+    if quick {
+        return Ok(true);
+    }
+    let wrong = measured.wrong();
+    for what in &wrong {
+        say(&format!("- **missed**: {what}"));
+    }
+    let command = format!("load-tests boxitory --seconds {seconds}");
+    let title = "boxitory: what does a tree of boxes cost?";
+    record(arguments, title, &machine, &command, &measured.text())?;
     Ok(wrong.is_empty())
 }
 

@@ -85,6 +85,16 @@ impl Stock {
         }
     }
 
+    /// The rows.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// What takes uploads in.
+    pub fn engine(&self) -> &UploadEngine {
+        &self.engine
+    }
+
     /// What of it is in one store, or should be; `None` is all.
     #[must_use]
     pub fn only(self, store: Option<String>) -> Self {

@@ -60,11 +60,11 @@ impl Home {
         })
     }
 
-    /// Names of what may be the directories of boxes. Those that no URL could name are left out.
+    /// Names of what may be the directories of boxes; `left_out` is told of those that no URL could name.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn names(&self) -> io::Result<Vec<String>> {
+    pub fn names(&self, mut left_out: impl FnMut(&OsStr)) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -74,8 +74,8 @@ impl Home {
             }
             match entry.file_name().into_string() {
                 Ok(name) if is_nameable(&name) => names.push(name),
-                Ok(name) => tracing::debug!(name, "no URL can name this directory"),
-                Err(name) => tracing::debug!(?name, "no URL can name this directory"),
+                Ok(name) => left_out(name.as_ref()),
+                Err(name) => left_out(&name),
             }
         }
         Ok(names)
@@ -91,6 +91,18 @@ impl Home {
     /// # Errors
     /// When it cannot be read.
     pub fn list(&self, box_name: &str) -> io::Result<Option<Listing>> {
+        self.list_telling(box_name, |_name, _why| {})
+    }
+
+    /// The same; `left_out` is told of files that look like boxes and are none, and why.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub fn list_telling(
+        &self,
+        box_name: &str,
+        mut left_out: impl FnMut(&OsStr, &str),
+    ) -> io::Result<Option<Listing>> {
         let directory = self.directory(box_name);
         let stamp = match stamp_of_directory(&directory) {
             Ok(stamp) => stamp,
@@ -103,13 +115,20 @@ impl Home {
             let file_name = entry.file_name();
             let parsed = file_name.to_str().and_then(|n| name::parse(box_name, n));
             let Some((version, provider)) = parsed else {
+                if Path::new(&file_name).extension() == Some(OsStr::new("box")) {
+                    left_out(&file_name, "its name is not BOX_VERSION_PROVIDER.box");
+                }
                 continue;
             };
-            let kind = entry.file_type()?;
-            let is_box =
-                kind.is_file() || kind.is_symlink() && self.open_path(box_name, &file_name).is_ok();
-            if is_box {
-                found.push((version.into(), provider.into()));
+            // What is no link need not be looked at.
+            let looked = if entry.file_type()?.is_file() {
+                Ok(())
+            } else {
+                self.open_path(box_name, &file_name).map(drop)
+            };
+            match looked {
+                Ok(()) => found.push((version.into(), provider.into())),
+                Err(error) => left_out(&file_name, &error.to_string()),
             }
         }
         found.sort_by(|a, b| name::compare(&a.0, &b.0).then_with(|| a.1.cmp(&b.1)));
@@ -308,7 +327,7 @@ mod tests {
         symlink("loop", home.directory("loop")).unwrap();
         fs::write(home.directory("f25").join("f"), "f").unwrap();
         fs::write(home.directory("file"), "f").unwrap();
-        let mut names = home.names().unwrap();
+        let mut names = home.names(|_| ()).unwrap();
         names.sort();
         assert_eq!(names, ["f25", "linked", "loop"]);
         assert_eq!(versions(&home, "linked").len(), 3);
@@ -327,7 +346,9 @@ mod tests {
         }
         fs::create_dir(home.path.join("back\\slash")).unwrap();
         fs::create_dir(home.path.join(OsStr::from_bytes(b"\xff\xfe"))).unwrap();
-        let mut names = home.names().unwrap();
+        let mut left_out = 0;
+        let mut names = home.names(|_| left_out += 1).unwrap();
+        assert_eq!(left_out, 2);
         names.sort();
         let mut want: Vec<&str> = odd.into_iter().chain(["f25"]).collect();
         want.sort_unstable();

@@ -125,7 +125,8 @@ impl Watch {
             }
         };
         self.watch_home(&home);
-        let names = match home.names() {
+        let unnameable = |name: &OsStr| tracing::debug!(?name, "no URL can name this directory");
+        let names = match home.names(unnameable) {
             Ok(names) => names,
             Err(error) => {
                 tracing::error!(%error, home = %path.display(), "the tree of boxes cannot be read");

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use boxgate_storage::check::Brake;
 
 use super::connect::ConnectArgs;
+use super::import;
 use super::{ConfigArgs, Failure, load, runtime, say, upload};
 use crate::app::{Premises, StartError};
 use crate::client::ClientError;
@@ -157,7 +158,7 @@ pub(super) fn copy(args: &CopyArgs) -> Result<(), Failure> {
 }
 
 /// Where a gateway is asked for a chore.
-fn path(chore: &str, query: &[(&str, String)], only: Option<&String>) -> String {
+pub(super) fn path(chore: &str, query: &[(&str, String)], only: Option<&String>) -> String {
     let only = only.map(|store| ("store", store));
     let pairs = query.iter().map(|(key, value)| (*key, value)).chain(only);
     let mut path = format!("/api/admin/{chore}");
@@ -286,7 +287,7 @@ impl PlaceArgs {
 }
 
 /// All that goes wrong with a call leaves the question open.
-fn cannot_look(error: ClientError) -> Failure {
+pub(super) fn cannot_look(error: ClientError) -> Failure {
     match Failure::from(error) {
         Failure::Failed(text) | Failure::Again(text) => Failure::CannotLook(text),
         failure => failure,
@@ -306,7 +307,7 @@ impl Source {
 }
 
 /// Lines for people, or for programs as they are.
-struct Printer {
+pub(super) struct Printer {
     json: bool,
     bar: ProgressBar,
     findings: u64,
@@ -314,7 +315,7 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool) -> Self {
         Self {
             json,
             // It shows itself on a terminal only.
@@ -324,7 +325,7 @@ impl Printer {
         }
     }
 
-    fn print(&mut self, line: &Line) {
+    pub(super) fn print(&mut self, line: &Line) {
         match line {
             Line::Adopting(adopting) => {
                 self.adopting = Some(*adopting);
@@ -349,6 +350,13 @@ impl Printer {
                 self.bar.set_length(copied.total_bytes);
                 self.bar.set_position(copied.bytes);
             }
+            Line::Importing(imported) => {
+                if self.bar.length().is_none() {
+                    self.bar.set_style(reading());
+                }
+                self.bar.set_length(imported.total_bytes);
+                self.bar.set_position(imported.bytes);
+            }
             Line::Failed(_) => self.bar.finish_and_clear(),
             _ if self.json => {
                 let text = serde_json::to_string(line);
@@ -372,6 +380,11 @@ impl Printer {
             Line::Collected(collected) => self.last(&swept(collected)),
             Line::Scrubbed(scrubbed) => self.last(&read(scrubbed)),
             Line::Copied(copied) => self.last(&moved(copied)),
+            Line::Left(left) => {
+                let text = format!("not brought    {}: {}", left.path, left.why);
+                self.bar.suspend(|| say(&text));
+            }
+            Line::Imported(imported) => self.last(&import::brought(imported)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Upkeep over the administrative API: the lines of `upkeep`, sent as they come.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::boxitory::import::Import;
 use crate::call::Call;
 use crate::config::ByteSize;
 use crate::gateway::Gateway;
@@ -77,6 +79,32 @@ pub fn copy(gateway: &Gateway, call: &Call) -> Answer {
     let by = call.principal()?.name();
     tracing::info!(by, ?chore, "boxes are copied to another store on request");
     run(gateway, call, chore)
+}
+
+/// `POST /api/admin/import/boxitory?dir=DIR&organization=ORG&architecture=ARCH`: a tree on the gateway's machine.
+pub fn import_boxitory(gateway: &Gateway, call: &Call) -> Answer {
+    let value = |key: &str| {
+        let missing = || Refusal::invalid(format!("'{key}' must be given."));
+        call.query(key)
+            .filter(|v| !v.is_empty())
+            .ok_or_else(missing)
+    };
+    let home = PathBuf::from(value("dir")?);
+    if !home.is_absolute() {
+        return Err(Refusal::invalid("'dir' must be an absolute path."));
+    }
+    let import = Import {
+        home,
+        organization: value("organization")?.parse().map_err(Refusal::name)?,
+        architecture: value("architecture")?.parse().map_err(Refusal::name)?,
+        new_box_public: gateway.settings.catalog.new_box_public,
+        actor: call.principal()?.name().to_owned(),
+    };
+    tracing::info!(
+        ?import,
+        "a tree of boxes is taken into the catalog on request"
+    );
+    run(gateway, call, Chore::Import(import))
 }
 
 fn rate(call: &Call) -> Result<Option<u64>, Refusal> {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use boxgate_storage::check::{self, OrphanLimits, Subject};
 use serde::{Deserialize, Serialize};
 
+use crate::boxitory::import;
+
 /// One line: `{"finding":{...}}`, and so on. The last one is an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,6 +31,12 @@ pub enum Line {
     Copying(Copied),
     /// What one store held is in another.
     Copied(Copied),
+    /// Something of a tree of boxes was not brought.
+    Left(Left),
+    /// How far bringing it is.
+    Importing(Imported),
+    /// All of a tree was brought that could be.
+    Imported(Imported),
     /// It ended early, and why.
     Failed(String),
 }
@@ -123,6 +131,32 @@ pub struct Copied {
     pub uploads: u64,
 }
 
+/// Something of a tree of boxes that was not brought.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Where it is in the tree.
+    pub path: String,
+    /// Why.
+    pub why: String,
+}
+
+/// How much of a tree of boxes was brought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Files that were brought.
+    pub files: u64,
+    /// Their bytes, and those on their way.
+    pub bytes: u64,
+    /// Files that were there already.
+    pub there: u64,
+    /// Files of the tree.
+    pub total_files: u64,
+    /// Bytes that are to be brought, as far as that is known.
+    pub total_bytes: u64,
+    /// What was not brought.
+    pub left: u64,
+}
+
 /// What a sweep did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collected {
@@ -173,11 +207,14 @@ impl Line {
             | Self::Adopting(_)
             | Self::Checking(_)
             | Self::Scrubbing(_)
-            | Self::Copying(_) => false,
+            | Self::Copying(_)
+            | Self::Left(_)
+            | Self::Importing(_) => false,
             Self::Checked(_)
             | Self::Collected(_)
             | Self::Scrubbed(_)
             | Self::Copied(_)
+            | Self::Imported(_)
             | Self::Failed(_) => true,
         }
     }
@@ -275,6 +312,27 @@ impl From<check::Copied> for Copied {
             damaged,
             left,
             uploads,
+        }
+    }
+}
+
+impl From<import::Imported> for Imported {
+    fn from(imported: import::Imported) -> Self {
+        let import::Imported {
+            files,
+            bytes,
+            there,
+            total_files,
+            total_bytes,
+            left,
+        } = imported;
+        Self {
+            files,
+            bytes,
+            there,
+            total_files,
+            total_bytes,
+            left,
         }
     }
 }

@@ -350,4 +350,41 @@ head -c 300000 all >part
 curl -sS -C - "http://127.0.0.1:$FRONT/boxes/download/f26/virtualbox/2" -o part
 equal "a download that is gone on with" "$(sha256 box2)" "$(sha256 part)"
 
+# --- the tree, taken into the catalog: beside a running gateway, and without one ---
+
+stop_gateway
+rm "$H/f26/f26_2_virtualbox.box.sha256"
+printf '2;;;the second\n' >"$H/f26/descriptions.csv"
+put odd/odd.box
+DATA=$WORK/data2
+start_gateway
+run 1 "import into a running gateway" "$GATEWAY" admin import boxitory "$H" --organization "$ORG" --url "$URL" --token "$ADMIN_TOKEN"
+says "what was brought" '2 files brought'
+says "what was not, and why" 'odd/odd.box: its name is not BOX_VERSION_PROVIDER.box'
+vagrant_add "$ORG/f26" 2
+equal "the installed disk" "$(box_disk box2)" "$(vagrant_disk "$ORG/f26" 2)"
+http -H "Authorization: Bearer $CLIENT_SECRET" "$BASE/box/f26/version/2"
+equal "with its description" "the second" "$(field .description)"
+rm -r "$H/odd"
+run 2 "while it runs, its data directory is asked for by address" "$GATEWAY" admin import boxitory "$H" --organization "$ORG" --data-dir "$DATA"
+stop_gateway
+head -c 300000000 /dev/urandom >"$H/f26/f26_3_virtualbox.box"
+SUM=$(sha256 "$H/f26/f26_3_virtualbox.box")
+IMPORT=("$GATEWAY" admin import boxitory "$H" --organization "$ORG" --data-dir "$DATA")
+"${IMPORT[@]}" >cut.out 2>&1 &
+PID=$!
+some_bytes() { [[ $(find "$DATA/blobs" -type f -size +10M | wc -l) -ge 1 ]]; }
+eventually 60 some_bytes || fail "nothing comes: $(brief "$(cat cut.out)")"
+kill -9 "$PID"
+wait "$PID" 2>/dev/null || true
+run 0 "import without a gateway, after a cut" "${IMPORT[@]}"
+says "what was missing" '1 files brought, [0-9.]+ MiB; 2 were there'
+run 0 "once more" "${IMPORT[@]}"
+says "nothing is missing" '0 files brought, 0 B; 3 were there'
+run 2 "for nobody" "$GATEWAY" admin import boxitory "$H" --organization nobody --data-dir "$DATA"
+says "it says so" 'no organization is named nobody'
+run 2 "of nothing" "$GATEWAY" admin import boxitory "$WORK/nowhere" --organization "$ORG" --data-dir "$DATA"
+start_gateway
+equal "its bytes" "$SUM" "$(stored_sha256 f26 3)"
+
 finish

@@ -5,7 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use boxgate_storage::metadata::accounts::PlatformRole;
+use boxgate_storage::metadata::tokens::TokenKind;
 use rustix::fs::{CWD, Mode, mkfifoat};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -680,4 +683,177 @@ async fn below_a_prefix_it_shadows_nobody_and_beside_the_others_only_its_own_wor
         b"404 box [acme] does not exist"
     );
     beside.stop().await;
+}
+
+/// The lines of an import into `acme`, and its last one.
+async fn import(running: &Running, token: &str, dir: &Path) -> (Vec<Value>, Value) {
+    let path = format!(
+        "/api/admin/import/boxitory?dir={}&organization=acme&architecture=amd64",
+        dir.display()
+    );
+    let reply = running.send(Request::new("POST", &path).token(token)).await;
+    assert_eq!(reply.status, 200, "{}", text(&reply));
+    let said = text(&reply);
+    // Chunks of the answer have lines of their own.
+    let lines = said
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut lines: Vec<Value> = lines.filter(Value::is_object).collect();
+    let last = lines.pop().unwrap();
+    (lines, last)
+}
+
+/// What was not brought, with the reasons.
+fn left(lines: &[Value]) -> Vec<String> {
+    let left = lines.iter().filter_map(|line| line.get("left"));
+    let mut left: Vec<String> = left
+        .map(|left| {
+            format!(
+                "{}: {}",
+                left["path"].as_str().unwrap(),
+                left["why"].as_str().unwrap()
+            )
+        })
+        .collect();
+    left.sort();
+    left
+}
+
+#[tokio::test]
+async fn a_tree_is_taken_into_the_catalog_whole_once_and_nothing_is_replaced() {
+    let outside = Tree::new(&[("secret", "secret")]);
+    let md5 = "f34835fa588de624b2782bd5307c344c";
+    for (path, bytes) in [
+        ("f25/f25_1_virtualbox.box", "one"),
+        ("f25/f25_2_virtualbox.box", "two"),
+        ("f25/f25_2_libvirt.box", "two, too"),
+        ("f25/descriptions.csv", "1;;;first\n2;;;second\n9;;;none\n"),
+        ("good/good_1_vb.box", "blabol"),
+        ("good/good_1_vb.box.md5", &format!("{md5}  good_1_vb.box")),
+        ("bad/bad_1_vb.box", "balbol"),
+        ("bad/bad_1_vb.box.md5", &format!("{md5}  bad_1_vb.box")),
+        ("empty/empty_1_vb.box", ""),
+        ("a b/a b_1_vb.box", "its name has a space"),
+        ("F25/F25_1_virtualbox.box", "the same in capitals"),
+        ("odd/odd.box", "no version"),
+    ] {
+        outside.write(&format!("home/{path}"), bytes);
+    }
+    let home = outside.path("home");
+    symlink("/dev/zero", home.join("odd/odd_1_vb.box")).unwrap();
+    symlink("../../secret", home.join("odd/odd_2_vb.box")).unwrap();
+    mkfifoat(CWD, home.join("odd/odd_3_vb.box"), Mode::RUSR).unwrap();
+    let running = Running::start().await;
+    let root = running.account("root", PlatformRole::Admin).await;
+    let root = running.token(root, TokenKind::Personal, None).await;
+    // What is in the catalog stays.
+    assert_eq!(running.upload("taken", "1", b"ours").await.status, 200);
+    outside.write("home/taken/taken_1_virtualbox.box", "theirs, not ours");
+
+    let (lines, last) = import(&running, &root, &home).await;
+    let imported = &last["imported"];
+    assert_eq!(
+        (&imported["files"], &imported["there"]),
+        (&4.into(), &0.into()),
+        "{last}"
+    );
+    let not_brought = left(&lines);
+    let want = [
+        ("a b/a b_1_vb.box", "the catalog takes no such name"),
+        (
+            "bad/bad_1_vb.box",
+            "its bytes are not those of the checksum beside it",
+        ),
+        ("empty/empty_1_vb.box", "it is empty"),
+        (
+            "f25/f25_1_virtualbox.box",
+            "another file has its name in other letters",
+        ),
+        ("odd/odd.box", "its name is not BOX_VERSION_PROVIDER.box"),
+        ("odd/odd_1_vb.box", "it is no regular file"),
+        ("odd/odd_2_vb.box", "a link that leaves the tree"),
+        ("odd/odd_3_vb.box", "it is no regular file"),
+        (
+            "taken/taken_1_virtualbox.box",
+            "the catalog has another file of that name",
+        ),
+    ];
+    assert_eq!(imported["left"], want.len());
+    for ((path, why), line) in want.iter().zip(&not_brought) {
+        assert!(
+            line.starts_with(path) && line.contains(why),
+            "{path} {why}: {line}"
+        );
+    }
+    let file =
+        |name: &str| format!("/api/organization/acme/{name}/architecture/amd64/file/download");
+    for (name, bytes) in [
+        (
+            "box/f25/version/1/provider/virtualbox",
+            "the same in capitals",
+        ),
+        ("box/f25/version/2/provider/virtualbox", "two"),
+        ("box/f25/version/2/provider/libvirt", "two, too"),
+        ("box/good/version/1/provider/vb", "blabol"),
+        ("box/taken/version/1/provider/virtualbox", "ours"),
+    ] {
+        let reply = running.get(&file(name), &running.owner).await;
+        assert_eq!(
+            (reply.status, text(&reply).as_str()),
+            (200, bytes),
+            "{name}"
+        );
+    }
+    let version = running
+        .get("/api/organization/acme/box/F25/version/2", &running.owner)
+        .await;
+    assert_eq!(version.json()["description"], "second");
+
+    // Once more: nothing but what is new, or was not right.
+    outside.write("home/f25/f25_3_virtualbox.box", "three");
+    outside.write("home/bad/bad_1_vb.box", "blabol");
+    let (_, last) = import(&running, &root, &home).await;
+    let imported = &last["imported"];
+    assert_eq!(
+        (&imported["files"], &imported["there"]),
+        (&2.into(), &4.into()),
+        "{last}"
+    );
+    assert_eq!(imported["bytes"], "three".len() + "blabol".len());
+    let stored = running.stored_files().len();
+    let (_, last) = import(&running, &root, &home).await;
+    assert_eq!(last["imported"]["files"], 0);
+    assert_eq!(running.stored_files().len(), stored);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_import_is_for_administrators_and_says_what_it_cannot_find() {
+    let running = Running::start().await;
+    let root = running.account("root", PlatformRole::Admin).await;
+    let root = running.token(root, TokenKind::Personal, None).await;
+    let path = "/api/admin/import/boxitory?organization=acme&architecture=amd64&dir=";
+    let ask = |dir: &str, token: &str| {
+        running.send(Request::new("POST", &format!("{path}{dir}")).token(token))
+    };
+    assert_eq!(ask("/tmp", &running.owner).await.status, 403);
+    assert_eq!(ask("", &root).await.status, 400);
+    assert_eq!(ask("relative/path", &root).await.status, 400);
+    let reply = ask("/nonexistent", &root).await;
+    assert!(
+        text(&reply).contains("/nonexistent cannot be read"),
+        "{}",
+        text(&reply)
+    );
+    let reply = Request::new(
+        "POST",
+        "/api/admin/import/boxitory?organization=nobody&architecture=amd64&dir=/tmp",
+    );
+    let reply = running.send(reply.token(&root)).await;
+    assert!(
+        text(&reply).contains("no organization is named nobody"),
+        "{}",
+        text(&reply)
+    );
+    running.stop().await;
 }

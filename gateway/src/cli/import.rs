@@ -1,0 +1,199 @@
+//! `boxgate admin import`: what another kind of server serves, brought into the catalog by the gateway that runs, or from
+//! here while none does.
+
+use std::path::PathBuf;
+
+use boxgate_storage::catalog::{ArchitectureName, OrganizationName};
+use clap::{Args, Subcommand};
+use http::Method;
+use indicatif::HumanBytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::connect::ConnectArgs;
+use super::upkeep::{Printer, cannot_look, path};
+use super::{ConfigArgs, Failure, load, runtime};
+use crate::app::{App, StartError};
+use crate::boxitory::import::Import;
+use crate::client::upkeep::Lines;
+use crate::config::Settings;
+use crate::config::settings::{Database, Listener, Speaks};
+use crate::gateway::Phase;
+use crate::route::DoorSet;
+use crate::telemetry::Telemetry;
+use crate::upkeep::line::{Imported, Line};
+use crate::upkeep::{self, Chore, Job};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ImportCommand {
+    /// Take a tree of boxes, as Boxitory serves it, into the catalog.
+    #[command(after_help = "Examples:
+  boxgate admin import boxitory /srv/boxes --organization acme --data-dir /srv/boxgate
+  boxgate admin import boxitory /srv/boxes --organization acme --url http://127.0.0.1:3000 --token TOKEN
+
+Works beside a running gateway as `boxgate fsck` does; the tree is then one of the gateway's machine. Each file becomes
+ORG/box/version/provider/ARCHITECTURE, with the description that stands in descriptions.csv, verified by the checksums that
+stand beside it. What the catalog has already stays, and is not brought again: the same command goes on after a cut. The tree
+is left as it is.
+Exit codes: 0 all of it is there, 1 something was not brought (each is named, with the reason), 2 could not be done.")]
+    Boxitory(BoxitoryArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BoxitoryArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The directory of boxes.
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// The organization that the boxes become part of; it must exist.
+    #[arg(long, value_name = "NAME")]
+    organization: String,
+    /// The architecture that they are for, which a tree does not tell.
+    #[arg(long, value_name = "NAME", default_value = "amd64")]
+    architecture: String,
+    /// Print JSON, one document a line.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn import(command: &ImportCommand) -> Result<(), Failure> {
+    let ImportCommand::Boxitory(args) = command;
+    let usage = |e: boxgate_storage::catalog::NameError| Failure::Usage(e.to_string());
+    let organization: OrganizationName = args.organization.parse().map_err(usage)?;
+    let architecture: ArchitectureName = args.architecture.parse().map_err(usage)?;
+    let home = std::path::absolute(&args.dir)
+        .map_err(|e| Failure::Usage(format!("{}: {e}", args.dir.display())))?;
+    let Some(dir) = home.to_str() else {
+        return Err(Failure::Usage("the path is not valid UTF-8".into()));
+    };
+    let query = [
+        ("dir", dir.to_owned()),
+        ("organization", organization.to_string()),
+        ("architecture", architecture.to_string()),
+    ];
+    let place = path("import/boxitory", &query, None);
+    let import = Import {
+        home,
+        organization,
+        architecture,
+        new_box_public: false,
+        actor: "import".to_owned(),
+    };
+    match runtime()?.block_on(args.tell(place, import))? {
+        Line::Imported(imported) if imported.left == 0 => Ok(()),
+        Line::Failed(why) => Err(Failure::CannotLook(why)),
+        _ => Err(Failure::Found),
+    }
+}
+
+/// Where the lines come from.
+enum Source {
+    Gateway(Box<Lines>),
+    Here(Box<App>, mpsc::Receiver<Line>),
+}
+
+impl BoxitoryArgs {
+    /// Has it done, prints what is told, and returns the outcome.
+    async fn tell(&self, place: String, import: Import) -> Result<Line, Failure> {
+        let mut source = self.source(place, import).await?;
+        let mut printer = Printer::new(self.json);
+        let last = loop {
+            let line = match &mut source {
+                Source::Gateway(lines) => lines.next().await.map_err(cannot_look)?,
+                Source::Here(_, told) => {
+                    let ended = || Failure::CannotLook("a defect ended it".into());
+                    told.recv().await.ok_or_else(ended)?
+                }
+            };
+            printer.print(&line);
+            if line.is_last() {
+                break line;
+            }
+        };
+        if let Source::Here(app, _) = source {
+            app.close().await;
+        }
+        Ok(last)
+    }
+
+    async fn source(&self, place: String, import: Import) -> Result<Source, Failure> {
+        if self.connect.names_gateway() {
+            return self.gateway(place).await;
+        }
+        let settings = load(&self.config)?;
+        if matches!(settings.metadata, Database::Embedded)
+            && !settings.data_dir.join("boxgate.db").exists()
+        {
+            let data_dir = settings.data_dir.display();
+            return Err(Failure::CannotLook(format!(
+                "no gateway ever ran on {data_dir} (data_dir)"
+            )));
+        }
+        match Box::pin(here(settings, import)).await {
+            Ok(source) => Ok(source),
+            Err(StartError::InUse { path }) => self.gateway(place).await.map_err(|failure| {
+                let Failure::Usage(missing) = failure else {
+                    return failure;
+                };
+                let path = path.display();
+                Failure::Usage(format!(
+                    "a gateway runs on {path} and is to be asked: {missing}"
+                ))
+            }),
+            Err(error) => Err(Failure::CannotLook(boxgate_storage::error::chain(&error))),
+        }
+    }
+
+    async fn gateway(&self, place: String) -> Result<Source, Failure> {
+        let lines = self.connect.client()?.lines(Method::POST, &place).await;
+        Ok(Source::Gateway(Box::new(lines.map_err(cannot_look)?)))
+    }
+}
+
+/// Does it with all that a gateway has, plugins too, but for its doors.
+async fn here(mut settings: Settings, mut import: Import) -> Result<Source, StartError> {
+    settings.listeners = vec![Listener {
+        address: ([127, 0, 0, 1], 0).into(),
+        speaks: Speaks::Plain,
+        doors: DoorSet::ALL,
+    }];
+    settings.tls = None;
+    settings.boxitory = None;
+    settings.doors.boxitory.enabled = false;
+    import.new_box_public = settings.catalog.new_box_public;
+    let app = Box::pin(App::start(settings, Telemetry::silent())).await?;
+    app.recover().await?;
+    let gateway = app.gateway();
+    gateway.enter(Phase::Serving);
+    let job = Job {
+        stock: gateway.stock(),
+        chore: Chore::Import(import),
+        turn: None,
+        ending: CancellationToken::new(),
+        telemetry: None,
+    };
+    let told = upkeep::tell(job, &gateway.background);
+    Ok(Source::Here(Box::new(app), told))
+}
+
+/// What was brought, what was there, and what is neither.
+pub(super) fn brought(imported: &Imported) -> String {
+    let Imported {
+        files,
+        bytes,
+        there,
+        left,
+        ..
+    } = *imported;
+    let left = match left {
+        0 => String::new(),
+        _ => format!(" {left} were not brought."),
+    };
+    format!(
+        "{files} files brought, {}; {there} were there.{left}",
+        HumanBytes(bytes)
+    )
+}
