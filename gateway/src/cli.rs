@@ -149,6 +149,9 @@ struct ServeArgs {
     /// The properties file of the Boxitory in whose place this stands.
     #[arg(long, value_name = "FILE")]
     boxitory_properties: Option<PathBuf>,
+    /// Where plugins are read from, in place of scripts.dirs; may be given more than once.
+    #[arg(long, value_name = "DIR")]
+    plugins: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -350,6 +353,7 @@ impl ServeArgs {
             listen: self.listen.clone(),
             boxitory: self.boxitory.clone(),
             boxitory_properties: self.boxitory_properties.clone(),
+            plugins: self.plugins.clone(),
             ..self.config.flags()
         }
     }

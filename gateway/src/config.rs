@@ -40,6 +40,8 @@ pub struct Flags {
     pub boxitory: Option<PathBuf>,
     /// `--boxitory-properties`, key `boxitory.properties`.
     pub boxitory_properties: Option<PathBuf>,
+    /// `--plugins`, key `scripts.dirs`.
+    pub plugins: Vec<PathBuf>,
 }
 
 /// Something odd that does not keep the program from starting.

@@ -1,6 +1,10 @@
 //! The pumps of a download: verified blocks, or ranges of a file whose blocks are, into a response body that is polled
 //! only when the client's window has room, and that breaks instead of ending when a block is not what was hashed.
 
+mod slow;
+
+pub use slow::SlowBody;
+
 use std::future::Future as _;
 use std::io::{self, SeekFrom};
 use std::os::fd::AsFd as _;

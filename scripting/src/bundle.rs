@@ -97,6 +97,9 @@ impl Bundle {
         for folder in ["lib", "tests"] {
             list(&root, folder, &mut found, 0)?;
         }
+        if root.join(SNAPSHOTS).exists() {
+            found.push(SNAPSHOTS.to_owned());
+        }
         let mut total = 0;
         for file in found {
             let text = read_text(&confined(&root, &file)?, &file)?;
@@ -151,7 +154,8 @@ impl Bundle {
                 .all(|part| !part.starts_with('.') && valid_part(part));
             let placed =
                 *file == self.main || file.starts_with("lib/") || file.starts_with("tests/");
-            let script = Path::new(file).extension().is_some_and(|e| e == "rhai");
+            let script =
+                file == SNAPSHOTS || Path::new(file).extension().is_some_and(|e| e == "rhai");
             if !plain || !placed || !script {
                 return wrong(file, "is no file of a plugin".into());
             }
@@ -189,7 +193,7 @@ impl Bundle {
     pub fn tests(&self) -> impl Iterator<Item = (&str, &str)> {
         self.files
             .iter()
-            .filter(|(path, _)| path.starts_with("tests/"))
+            .filter(|(path, _)| path.starts_with("tests/") && *path != SNAPSHOTS)
             .map(|(path, text)| (path.as_str(), text.as_str()))
     }
 }
@@ -224,6 +228,8 @@ impl Glimpse {
     }
 }
 
+/// What `t::snapshot` saw when it was right.
+pub const SNAPSHOTS: &str = "tests/snapshots.json";
 /// Most files that a folder of a plugin may hold: tests may be more than modules.
 const MAX_FILES: usize = 256;
 /// Deepest folder within `lib` or `tests`.

@@ -173,11 +173,7 @@ impl Scripts {
                 }
                 (UploadVerdict::Accept(terms), UploadVerdict::Accept(more)) => {
                     terms.store = terms.store.take().or(more.store);
-                    // Of two bounds the tighter holds for both.
-                    terms.max_size = match (terms.max_size, more.max_size) {
-                        (Some(a), Some(b)) => Some(a.min(b)),
-                        (a, b) => a.or(b),
-                    };
+                    terms.max_size = tighter(terms.max_size, more.max_size);
                     terms.require_checksum =
                         terms.require_checksum.take().or(more.require_checksum);
                     Next::Go
@@ -241,6 +237,7 @@ impl Scripts {
                         }
                         (a, b) => a.or(b),
                     };
+                    terms.rate_bps = tighter(terms.rate_bps, more.rate_bps);
                     Next::Go
                 }
                 (_, one) => {
@@ -640,6 +637,14 @@ impl Drop for UnderWay<'_> {
         if let Some(counters) = self.0 {
             counters.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// Of two bounds the tighter holds for both.
+fn tighter(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }
 

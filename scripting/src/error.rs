@@ -278,6 +278,11 @@ fn told(error: &EvalAltResult) -> (Fault, String) {
     }
 }
 
+/// What the interpreter or a host function says, without the place.
+pub(crate) fn text_of(error: &EvalAltResult) -> String {
+    told(error).1
+}
+
 /// What a script's author calls the type of a value.
 pub(crate) fn kind_of(value: &rhai::Dynamic) -> &str {
     let name = value.type_name();

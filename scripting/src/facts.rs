@@ -230,7 +230,10 @@ pub struct Endpoint {
     /// What its owner says of it.
     pub description: Text,
     /// The host that it is at.
-    pub host: Text,
+    #[serde(alias = "host")]
+    pub url_host: Text,
+    /// The names of events that it wants: `box.uploaded`, `box.*`, `*`.
+    pub events: Vec<Text>,
     /// How bodies are laid out: `compat` or `standard`.
     pub format: Text,
 }
@@ -250,6 +253,10 @@ pub struct Tick {
 pub struct Context {
     /// The caller's credentials, by the keys of `credential_fields`. No script reads them.
     pub auth: BTreeMap<String, String>,
+    /// The request's id.
+    pub id: Text,
+    /// What its path names.
+    pub params: Labels,
     /// What was done on the caller's behalf.
     pub(crate) deeds: Arc<Deeds>,
 }
@@ -291,8 +298,16 @@ impl Context {
     pub fn of(auth: BTreeMap<String, String>) -> Self {
         Self {
             auth,
-            deeds: Arc::default(),
+            ..Self::default()
         }
+    }
+
+    /// The same, in a request.
+    #[must_use]
+    pub fn within(mut self, id: &str, params: Labels) -> Self {
+        self.id = id.into();
+        self.params = params;
+        self
     }
 
     /// Whether a request went out that changed something, or of which nobody knows whether it did.

@@ -157,7 +157,7 @@ hooks! {
     Authorize "authorize"("req", "principal") Fast 5 ms, Closed, AllAgree, called, "(), allow(), deny(..)", "Narrows what the gateway itself allows";
     OnUploadStart "on_upload_start"("upload") Fast 5 ms, Closed may_open, AllAgree, called, "(), #{store, max_size, require_checksum}, reject(..)", "Before the first byte of an upload is read";
     OnUploadComplete "on_upload_complete"("blob") Work 10_000 ms, Held, AllAgree, called, "(), #{labels}, quarantine(why), reject(..)", "Bytes are durable and verified, and not yet visible";
-    OnDownload "on_download"("req", "blob") Fast 5 ms, Open, AllAgree, called, "(), #{set, remove, cache}, deny(..), redirect", "Before the first byte of a download";
+    OnDownload "on_download"("req", "blob") Fast 5 ms, Open, AllAgree, called, "(), #{set, remove, cache, rate_bps}, deny(..), redirect", "Before the first byte of a download";
     OnDelete "on_delete"("req", "blob") Fast 5 ms, Closed may_open, AllAgree, called, "(), deny(..)", "Before a file is deleted";
     OnResponse "on_response"("req", "res") Fast 2 ms, Open, AllRun, called, "(), #{set, remove}", "The head of an answer, before it is sent";
     OnEvent "on_event"("event") Work 5_000 ms, Open, AllRun, called, "(), drop(), #{data}, [deliver(..)]", "Something happened; told once it is durable, at least once, in order";

@@ -186,6 +186,20 @@ impl Reach {
         })
     }
 
+    /// Whether a URL that goes on behind this one may lie within.
+    pub fn may_begin(&self, url: &url::Url) -> bool {
+        let origin = |target: &Target| {
+            let only = Target {
+                path: "/".into(),
+                ..target.clone()
+            };
+            let path = url.path();
+            let on_the_way = target.path.starts_with(path) || path.starts_with(&target.path);
+            on_the_way && Self(vec![only]).allows(url)
+        };
+        self.0.iter().any(origin)
+    }
+
     /// What is asked for in `self` and not granted in `granted`.
     pub fn beyond(wanted: &[String], granted: &[String]) -> Vec<String> {
         wanted

@@ -32,6 +32,7 @@ pub mod inbound;
 pub mod kv;
 pub mod limits;
 pub mod links;
+mod literal;
 pub mod manifest;
 mod mask;
 pub mod metric;

@@ -21,6 +21,7 @@ use crate::http::{HttpClient, Reach};
 use crate::kv::Store;
 use crate::limits::{COMPILE_TIME, Limits, STACK_BYTES};
 use crate::links::Links;
+use crate::literal::Named;
 use crate::manifest::{Grant, Manifest};
 use crate::metric::Metrics;
 use crate::panics;
@@ -72,6 +73,8 @@ pub struct Surroundings {
     pub live: LiveBytes,
     /// The hooks that the server calls: one that it does not is refused, lest a plugin promises what nobody keeps.
     pub calls: Vec<Hook>,
+    /// The stores that answers may name, where one that is none is a mistake of the plugin's; `None` is any.
+    pub stores: Option<BTreeSet<String>>,
     /// The version of boxgate.
     pub boxgate: String,
 }
@@ -95,6 +98,7 @@ impl Default for Surroundings {
                 .filter(|row| row.called)
                 .map(|row| row.hook)
                 .collect(),
+            stores: None,
             boxgate: env!("CARGO_PKG_VERSION").into(),
         }
     }
@@ -255,20 +259,24 @@ pub(crate) fn build(
     };
     let mut walked = walk.run();
     walked.lanes(&sources[0], |hook| host.manifest.lane(hook));
+    let named = Named {
+        manifest: &host.manifest,
+        reach: &host.http_reach,
+        stores: around.stores.as_ref(),
+    };
+    walked
+        .findings
+        .append(&mut named.findings(&sources, &walked.hooks));
     let (fatal, warnings): (Vec<_>, Vec<_>) = walked.findings.into_iter().partition(|f| f.fatal);
     if !fatal.is_empty() {
         return Err(fatal);
     }
     let (manifest, main) = (&host.manifest, bundle.main.as_str());
     let half = half_a_schedule(manifest, &walked.hooks, main)
-        .or_else(|| half_a_webhook(manifest, &walked.hooks, main));
+        .or_else(|| half_a_webhook(manifest, &walked.hooks, main))
+        .or_else(|| half_an_authority(manifest, &walked.hooks));
     if let Some(finding) = half {
         return Err(vec![finding]);
-    }
-    if host.manifest.overrides() && !walked.hooks.contains(&Hook::Authorize) {
-        let text =
-            "[grants] authorize is for authorize(req, principal), which the plugin does not define";
-        return Err(vec![Finding::of_file("plugin.toml", text)]);
     }
 
     let mut fast = engine::engine(Lane::Fast, &limits[0]);
@@ -384,6 +392,14 @@ fn half_a_schedule(manifest: &Manifest, hooks: &[Hook], main: &str) -> Option<Fi
         }
         _ => None,
     }
+}
+
+/// A word against the gateway's that nobody speaks.
+fn half_an_authority(manifest: &Manifest, hooks: &[Hook]) -> Option<Finding> {
+    let text =
+        "[grants] authorize is for authorize(req, principal), which the plugin does not define";
+    let is_half = manifest.overrides() && !hooks.contains(&Hook::Authorize);
+    is_half.then(|| Finding::of_file("plugin.toml", text))
 }
 
 /// A hook for webhooks that calls nothing, or a function that none calls.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::api::add;
 use crate::api::answer::{Answer, Read};
 use crate::api::json::{from_json, to_json};
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, SNAPSHOTS};
 use crate::call::{Entered, Host, LogLine, scene};
 use crate::catalog::{Deed, Verb};
 use crate::engine;
@@ -63,6 +63,7 @@ pub(crate) struct Scene {
     presigned: Mutex<Option<String>>,
     settings: Mutex<BTreeMap<String, Value>>,
     operations: AtomicU64,
+    snapshots: Snapshots,
 }
 
 #[derive(Debug)]
@@ -77,7 +78,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Scene {
-    fn new(plugin: &Arc<Plugin>) -> Self {
+    fn new(plugin: &Arc<Plugin>, snapshots: Snapshots) -> Self {
         let own = &plugin.host;
         let host = Host {
             manifest: own.manifest.clone(),
@@ -108,6 +109,7 @@ impl Scene {
             presigned: Mutex::default(),
             settings: Mutex::default(),
             operations: AtomicU64::new(0),
+            snapshots,
         }
     }
 
@@ -234,6 +236,30 @@ pub fn run(
     around: &Surroundings,
     filter: Option<&str>,
 ) -> Result<Vec<Tested>, Vec<Finding>> {
+    ran(bundle, around, filter, false).map(|(tests, _)| tests)
+}
+
+/// The same, and takes what `t::snapshot` sees as right: the text of [`SNAPSHOTS`] as it is to be, `None` where there are none.
+///
+/// # Errors
+/// As [`run`].
+pub fn update(
+    bundle: &Bundle,
+    around: &Surroundings,
+    filter: Option<&str>,
+) -> Result<(Vec<Tested>, Option<String>), Vec<Finding>> {
+    let (tests, kept) = ran(bundle, around, filter, true)?;
+    let text = serde_json::to_string_pretty(&kept);
+    let text = text.map_err(|e| vec![Finding::of_file(SNAPSHOTS, e.to_string())])?;
+    Ok((tests, (!kept.is_empty()).then(|| text + "\n")))
+}
+
+fn ran(
+    bundle: &Bundle,
+    around: &Surroundings,
+    filter: Option<&str>,
+    update: bool,
+) -> Result<(Vec<Tested>, Kept), Vec<Finding>> {
     // A plugin's tests hold for its defaults, whatever an operator set, and see nothing that is secret.
     let around = Surroundings {
         settings: BTreeMap::new(),
@@ -246,7 +272,7 @@ pub fn run(
     let filter = filter.map(str::to_owned);
     let main = bundle.main.clone();
     on_own_thread(&main, ALL_TESTS_TIME, move || {
-        all(&bundle, &around, filter.as_deref())
+        all(&bundle, &around, filter.as_deref(), update)
     })
 }
 
@@ -264,16 +290,20 @@ fn all(
     bundle: &Bundle,
     around: &Surroundings,
     filter: Option<&str>,
-) -> Result<Vec<Tested>, Vec<Finding>> {
+    update: bool,
+) -> Result<(Vec<Tested>, Kept), Vec<Finding>> {
+    let known = known(bundle)?;
     let extras: Vec<Extra<'_>> = bundle
         .tests()
         .map(|(file, text)| Extra { file, text })
         .collect();
     if extras.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), known));
     }
     let built = build(bundle.clone(), around, &Lasting::default(), &extras)?;
     let plugin = Arc::new(built.plugin);
+    let mut kept = known.clone();
+    let known = Arc::new(known);
     let mut done = Vec::new();
     for (extra, (ast, imports)) in extras.iter().zip(&built.extras) {
         let mut engine = engine::engine(Lane::Work, &Limits::of(Lane::Work));
@@ -291,11 +321,19 @@ fn all(
         names.sort();
         for name in names {
             if filter.is_none_or(|filter| name.contains(filter)) {
-                done.push(one(&engine, ast, extra, &name, &plugin));
+                let own = format!("{} {name} ", extra.file);
+                let snapshots = Snapshots::new(own.clone(), Arc::clone(&known), update);
+                let scene = Arc::new(Scene::new(&plugin, snapshots));
+                let tested = one(&engine, ast, extra, &name, &scene);
+                if tested.failure.is_none() {
+                    kept.retain(|key, _| !key.starts_with(&own));
+                    kept.append(&mut locked(&scene.snapshots.taken));
+                }
+                done.push(tested);
             }
         }
     }
-    Ok(done)
+    Ok((done, kept))
 }
 
 fn one(
@@ -303,11 +341,11 @@ fn one(
     ast: &rhai::AST,
     extra: &Extra<'_>,
     name: &str,
-    plugin: &Arc<Plugin>,
+    scene: &Arc<Scene>,
 ) -> Tested {
-    let scene = Arc::new(Scene::new(plugin));
+    let plugin = &scene.plugin;
     let host = Arc::clone(&scene.host);
-    let entered = Entered::new(&host, Some(Arc::clone(&scene)), true);
+    let entered = Entered::new(&host, Some(Arc::clone(scene)), true);
     let guard = Guard::begin(&Limits::of(Lane::Work), TEST_TIME, plugin.live);
     let mut scope = Scope::new();
     // Constants of the file are made anew for each test.
@@ -682,6 +720,56 @@ fn doubles(m: &mut Module) {
     );
 }
 
+/// Values of `t::snapshot` by file, test and turn.
+type Kept = BTreeMap<String, Value>;
+
+/// What `t::snapshot` of one test is compared with.
+#[derive(Debug)]
+struct Snapshots {
+    own: String,
+    known: Arc<Kept>,
+    update: bool,
+    taken: Mutex<Kept>,
+}
+
+impl Snapshots {
+    fn new(own: String, known: Arc<Kept>, update: bool) -> Self {
+        Self {
+            own,
+            known,
+            update,
+            taken: Mutex::default(),
+        }
+    }
+
+    fn take(&self, value: Value) -> Result<(), String> {
+        let mut taken = locked(&self.taken);
+        let key = format!("{}{}", self.own, taken.len() + 1);
+        let known = self.known.get(&key);
+        let wrong = match known {
+            _ if self.update => None,
+            Some(known) if *known == value => None,
+            Some(known) => Some(format!("this is {value}, and its snapshot {known}")),
+            None => Some(format!("this is {value}, and has no snapshot yet")),
+        };
+        taken.insert(key, value);
+        match wrong {
+            Some(wrong) => Err(format!(
+                "{wrong}; if it is right: boxgate script test --update"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What was kept.
+fn known(bundle: &Bundle) -> Result<Kept, Vec<Finding>> {
+    let Some(text) = bundle.files.get(SNAPSHOTS) else {
+        return Ok(Kept::new());
+    };
+    serde_json::from_str(text).map_err(|e| vec![Finding::of_file(SNAPSHOTS, e.to_string())])
+}
+
 /// What a test claims.
 fn assertions(m: &mut Module) {
     add(
@@ -740,6 +828,18 @@ fn assertions(m: &mut Module) {
                     }
                 }
             }
+        },
+    );
+    add(
+        m,
+        "snapshot",
+        (
+            "Fails unless it is what it was when `boxgate script test --update` took it.",
+            "",
+        ),
+        |value: Dynamic| -> Result<(), Refused> {
+            let value = to_json(&value).map_err(|e| refusal(format!("t::snapshot: {e}")))?;
+            here()?.snapshots.take(value).map_err(refusal)
         },
     );
     add(

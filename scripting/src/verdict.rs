@@ -132,6 +132,8 @@ pub struct DownloadTerms {
     pub headers: HeaderChanges,
     /// How long it may be kept.
     pub cache: Option<Caching>,
+    /// Bits of it that go out in a second, at most.
+    pub rate_bps: Option<u64>,
 }
 
 /// What `on_download` answers.

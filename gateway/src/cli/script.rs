@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use boxgate_scripting::archive::Archive;
-use boxgate_scripting::bundle::{Bundle, is_plugin, meant, plugins_in, valid_name};
+use boxgate_scripting::bundle::{Bundle, SNAPSHOTS, is_plugin, meant, plugins_in, valid_name};
 use boxgate_scripting::error::Finding;
 use boxgate_scripting::hook::{Hook, Lane};
 use boxgate_scripting::http::{HttpClient, HttpFault, HttpReply, HttpRequest};
@@ -39,7 +39,8 @@ Exit codes: 0 all is well, 1 findings, 2 called wrongly.")]
     /// Run the unit tests of plugins.
     #[command(after_help = "Examples:
   boxgate script test plugins/acme
-  boxgate script test -k bad_token --format junit > report.xml")]
+  boxgate script test -k bad_token --format junit > report.xml
+  boxgate script test plugins/acme --update")]
     Test(TestArgs),
     /// Call one hook of a plugin by hand, within its limits.
     #[command(after_help = "Examples:
@@ -90,6 +91,9 @@ pub(super) struct TestArgs {
     /// How to print.
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
+    /// Take what the snapshots of tests see as right, and keep it in tests/snapshots.json.
+    #[arg(long)]
+    update: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -233,7 +237,16 @@ fn missing(options: &Options, plugin: &Plugin) -> Option<String> {
     let granted = options.grants.get(&manifest.name).cloned();
     let missing = manifest.missing(&granted.unwrap_or_default());
     let wanted = !missing.is_empty() && !options.trust_local;
-    wanted.then(|| format!("[scripts.grants.{}] {}", manifest.name, missing.join(", ")))
+    let lines = missing.join("\n");
+    wanted.then(|| format!("[scripts.grants.{}]\n{lines}", manifest.name))
+}
+
+/// Says which lines are to be added, as they are written there.
+fn say_grant(grant: Option<&String>) {
+    if let Some(grant) = grant {
+        let lines = grant.replace('\n', "\n  ");
+        say(&format!("  to be granted in boxgate.toml:\n  {lines}"));
+    }
 }
 
 /// Sizes of an adapter's catalogue that are too small; none where the catalogue cannot be had without its cloud.
@@ -254,7 +267,11 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let mut failed = false;
     for path in chosen(args.dir.as_deref(), &options)? {
         let name = name_of(&path);
-        let checked = tool::check(&path, |name| surroundings(&options, name)).map(Arc::new);
+        let around = |name: &str| Surroundings {
+            stores: options.stores.clone(),
+            ..surroundings(&options, name)
+        };
+        let checked = tool::check(&path, around).map(Arc::new);
         let (findings, grant, hooks) = match &checked {
             Ok(plugin) => {
                 let hooks: Vec<&str> = plugin.hooks().iter().map(|h| h.name()).collect();
@@ -263,7 +280,8 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
             Err(findings) => (findings.as_slice(), None, Vec::new()),
         };
         let small = checked.as_ref().map(small_sizes).unwrap_or_default();
-        failed |= checked.is_err();
+        // What stands where the gateway looks is not loaded without its grants.
+        failed |= checked.is_err() || (args.dir.is_none() && grant.is_some());
         if args.json {
             say(&json!({ "plugin": name, "ok": checked.is_ok(), "findings": findings, "hooks": hooks, "grant": grant, "small_sizes": small }).to_string());
             continue;
@@ -284,9 +302,7 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
                 "  warning: no server can be set up in less than 128 MB of memory: {small}"
             ));
         }
-        if let Some(grant) = grant {
-            say(&format!("  to be granted in boxgate.toml: {grant}"));
-        }
+        say_grant(grant.as_ref());
     }
     if failed { Err(Failure::Found) } else { Ok(()) }
 }
@@ -297,9 +313,19 @@ fn test(args: &TestArgs) -> Result<(), Failure> {
     for path in chosen(args.dir.as_deref(), &options)? {
         let name = name_of(&path);
         let around = surroundings(&options, &name);
-        let done = Bundle::read(&path)
-            .map_err(|finding| vec![finding])
-            .and_then(|bundle| unit::run(&bundle, &around, args.name.as_deref()));
+        let filter = args.name.as_deref();
+        let read = Bundle::read(&path).map_err(|finding| vec![finding]);
+        let done = if args.update {
+            match read.and_then(|bundle| unit::update(&bundle, &around, filter)) {
+                Ok((tests, snapshots)) => {
+                    keep(&path, snapshots.as_deref())?;
+                    Ok(tests)
+                }
+                Err(findings) => Err(findings),
+            }
+        } else {
+            read.and_then(|bundle| unit::run(&bundle, &around, filter))
+        };
         all.push((name, done));
     }
     let failures = all.iter().any(|(_, done)| match done {
@@ -321,6 +347,17 @@ fn test(args: &TestArgs) -> Result<(), Failure> {
         Some(name) if !any => Err(Failure::Failed(format!("no test's name holds {name:?}"))),
         _ => Ok(()),
     }
+}
+
+/// Writes a plugin's snapshots, or takes the file away where there are none.
+fn keep(plugin: &Path, snapshots: Option<&str>) -> Result<(), Failure> {
+    let file = plugin.join(SNAPSHOTS);
+    let done = match snapshots {
+        Some(text) => std::fs::write(&file, text),
+        None if file.exists() => std::fs::remove_file(&file),
+        None => Ok(()),
+    };
+    done.map_err(|e| Failure::Failed(format!("{}: {e}", file.display())))
 }
 
 /// A plugin and what became of its tests.
@@ -609,9 +646,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
                 };
                 say(&format!("  in force is {hash}, {why}"));
             }
-            if let Some(grant) = grant {
-                say(&format!("  to be granted in boxgate.toml: {grant}"));
-            }
+            say_grant(grant.as_ref());
         }
         there.push(name);
     }
@@ -667,10 +702,8 @@ fn unpacked(name: &str, options: &Options) -> Result<bool, Failure> {
         return Ok(false);
     };
     say(&format!("{name} is written to {} and on.", path.display()));
-    if let Ok(plugin) = tool::check(&path, |name| surroundings(options, name))
-        && let Some(grant) = missing(options, &plugin)
-    {
-        say(&format!("  to be granted in boxgate.toml: {grant}"));
+    if let Ok(plugin) = tool::check(&path, |name| surroundings(options, name)) {
+        say_grant(missing(options, &plugin).as_ref());
     }
     Ok(true)
 }
@@ -695,8 +728,13 @@ fn switch(args: &NamedArgs, on: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let gone = gone(&options, &all);
+    let kept = Archive::new(&options.last_good).history(&args.name);
     let dir = match path {
         Some(path) => path.parent(),
+        // One that was pushed stands in no directory; what is off in one is off.
+        None if !gone.contains_key(&args.name) && kept.in_force().is_some() => {
+            options.dirs.first().map(PathBuf::as_path)
+        }
         None => gone.get(&args.name).map(PathBuf::as_path),
     };
     let dir = dir.ok_or_else(|| {

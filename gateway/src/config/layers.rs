@@ -206,6 +206,18 @@ impl Layers {
                 Some(None) => self.mistake(flag, "the path is not valid UTF-8"),
             }
         }
+        if !flags.plugins.is_empty() {
+            let dirs = flags.plugins.iter();
+            let dirs = dirs.map(|dir| dir.to_str().map(|text| Value::String(text.to_owned())));
+            match dirs.collect::<Option<Vec<_>>>() {
+                Some(dirs) => self.flags.push(Leaf {
+                    path: vec!["scripts".into(), "dirs".into()],
+                    said_in: "scripts.dirs (from --plugins)".into(),
+                    value: Value::Array(dirs),
+                }),
+                None => self.mistake("--plugins", "the path is not valid UTF-8"),
+            }
+        }
         let said = flags
             .listen
             .as_deref()

@@ -123,6 +123,18 @@ fn a_flag_beats_a_variable_which_beats_the_file_which_beats_the_default() {
 }
 
 #[test]
+fn plugins_are_read_from_where_the_flag_says() {
+    let file = "[scripts]\ndirs = [\"/file\"]\n";
+    let flags = Flags {
+        plugins: vec!["/a".into(), "/b".into()],
+        ..Flags::default()
+    };
+    let dirs = |flags| load_text(file, &[], flags).unwrap().0.scripts.dirs;
+    assert_eq!(dirs(flags), [Path::new("/a"), Path::new("/b")]);
+    assert_eq!(dirs(Flags::default()), [Path::new("/file")]);
+}
+
+#[test]
 fn listen_sets_the_first_listener_only() {
     let file =
         "[[listeners]]\naddress = \"127.0.0.1:1\"\n[[listeners]]\naddress = \"127.0.0.1:2\"\n";

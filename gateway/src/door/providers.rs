@@ -126,7 +126,7 @@ async fn served(gateway: &Gateway, call: &mut Call, provider: Provider, function
         scripts: Arc::clone(&gateway.scripts),
         orders: Arc::clone(&gateway.providers.orders),
         provider,
-        context: Arc::new(Context::of(shown.known)),
+        context: Arc::new(Context::of(shown.known).within(call.facts.id(), call.names.all())),
         request: call.facts.id().to_owned(),
         account,
     };

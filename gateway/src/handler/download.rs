@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use sha2::Digest as _;
 
-use crate::egress::{BlobBody, FileBody};
+use crate::egress::{BlobBody, FileBody, SlowBody};
 use crate::gateway::Gateway;
 use crate::hooks::{self, Instead};
 use crate::http::digest::{
@@ -137,14 +137,14 @@ pub async fn serve(
         return Err(damaged());
     }
     if !hooks::are_asked(head) {
-        return answer(gateway, head, download).await;
+        return answer(gateway, head, download, None).await;
     }
     let terms = match Box::pin(hooks::on_download(gateway, head, &download)).await {
         Ok(terms) => terms,
         Err(Instead::Answer(answer)) => return Ok(answer),
         Err(Instead::Refusal(refusal)) => return Err(refusal),
     };
-    let mut answer = Box::pin(answer(gateway, head, download)).await?;
+    let mut answer = Box::pin(answer(gateway, head, download, terms.rate_bps)).await?;
     hooks::on_terms(&mut answer, &terms);
     Ok(answer)
 }
@@ -153,6 +153,7 @@ async fn answer(
     gateway: &Gateway,
     head: &Parts,
     download: Download,
+    rate_bps: Option<u64>,
 ) -> Result<Response<OutboundBody>, Refusal> {
     let blob = download.blob;
     let etag = download.etag();
@@ -177,13 +178,18 @@ async fn answer(
     if head.method == Method::HEAD {
         return Ok(with_headers(status, headers));
     }
-    if let Some(answer) = redirect(gateway, head, &download, status, range).await? {
+    // Neither a store nor the kernel is told how fast it may be.
+    if rate_bps.is_none()
+        && let Some(answer) = redirect(gateway, head, &download, status, range).await?
+    {
         return Ok(answer);
     }
     let wanted = Wanted::parse(&head.headers, &WANT_CONTENT_DIGEST);
     let sender = head.extensions.get::<FileSender>();
     // A digest of bytes that are not in memory would have to be made of a second read.
-    let as_file = range.length() >= FILE_FROM && (wanted.is_none() || range.length() > BLOCK_BYTES);
+    let as_file = rate_bps.is_none()
+        && range.length() >= FILE_FROM
+        && (wanted.is_none() || range.length() > BLOCK_BYTES);
     let (origin, first, body) = match sender.filter(|_| as_file) {
         Some(sender) => open_file(gateway, &download, range, sender).await?,
         None => open(gateway, &download, range).await?,
@@ -195,6 +201,10 @@ async fn answer(
     if let (0, Some(file)) = (range.start(), download.file) {
         gateway.count_download(file);
     }
+    let body = match rate_bps {
+        Some(rate) => SlowBody::new(body, rate).boxed_unsync(),
+        None => body,
+    };
     Ok(with_body(status, headers, body))
 }
 

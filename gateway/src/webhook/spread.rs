@@ -50,7 +50,13 @@ impl Subscriber {
         Arc::new(facts::Endpoint {
             id: self.id.as_str().into(),
             description: self.terms.description.as_str().into(),
-            host: self.host.as_str().into(),
+            url_host: self.host.as_str().into(),
+            events: self
+                .terms
+                .events
+                .iter()
+                .map(|e| e.as_str().into())
+                .collect(),
             format: format.into(),
         })
     }

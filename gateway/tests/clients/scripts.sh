@@ -33,6 +33,24 @@ says "script run over and over: percentiles" '50% .*99% '
 run 2 "script run of no hook" "$GATEWAY" script run "$ACME" rout
 says "script run of no hook: what was meant" 'did you mean route\?'
 
+# --- what cannot be as it is written out, and what tests see for the first time ---
+mkdir -p literal snap/tests
+printf 'fn route(req) {\n  if req.tls { return #{ bakend: "main" }; }\n  let k = secret::get("KEY");\n  #{ backend: "nowhere" }\n}\n' >literal/main.rhai
+run 1 "script check of what cannot be" script check literal
+says "script check of what cannot be: a key" 'literal/main\.rhai:2:[0-9]+: the answer has the key `bakend`.*did you mean `backend`'
+says "script check of what cannot be: a secret" 'literal/main\.rhai:3:[0-9]+: plugin\.toml does not name "KEY" in \[secrets\]'
+says "script check of what cannot be: the lines to add" 'boxgate\.toml: \[scripts\.grants\.literal\] secrets = \["KEY"\]'
+says "script check of what cannot be: a store" 'literal/main\.rhai:4:[0-9]+: there is no store "nowhere"'
+printf 'fn route(req) { #{ cache: 5 } }\n' >snap/main.rhai
+printf 'fn test_it() { t::snapshot(t::hook("route", t::req(#{}))); }\n' >snap/tests/main.rhai
+run 1 "script test without a snapshot" script test snap
+says "script test without a snapshot: what to do" 'has no snapshot yet; if it is right: boxgate script test --update'
+run 0 "script test --update" script test snap --update
+run 0 "script test with it" script test snap
+sed -i 's/5/6/' snap/main.rhai
+run 1 "script test with another" script test snap
+says "script test with another: both are told" 'this is \{"cache":6\}, and its snapshot \{"cache":5\}'
+
 # --- it is live without a restart ---
 equal "before it is looked for" "" "$(seen)"
 equal "reload takes it" loaded "$(reload '' | jq -r '.plugins[0].result')"
@@ -102,6 +120,12 @@ says "plugin push of a broken one: what is wrong" 'main\.rhai:1:17: there is no 
 equal "it changes nothing" two "$(curl -s "$URL/pushed")"
 run 0 "script rollback of a pushed one" "$GATEWAY" script rollback pushed --url "$URL" --token "$ADMIN_TOKEN"
 equal "the version before answers, too" one "$(curl -s "$URL/pushed")"
+run 0 "script disable of a pushed one" script disable pushed
+reload '' >/dev/null
+equal "it is off at this node" 404 "$(curl -s -o /dev/null -w '%{http_code}' "$URL/pushed")"
+run 0 "script enable of a pushed one" script enable pushed
+reload '' >/dev/null
+equal "and on again" one "$(curl -s "$URL/pushed")"
 run 0 "plugin list" plugin list
 says "plugin list" 'pushed  [0-9a-f]{16}  by .* 1 to go back to'
 run 0 "plugin remove" plugin remove pushed

@@ -221,6 +221,7 @@ async fn downloads_are_redirected_refused_and_dressed_and_a_failure_lets_them_go
                 "mirror" => redirect("https://mirror.example.org/" + blob.blake3),
                 "no" => deny(451, "not in your country"),
                 "dress" => #{ set: #{ "x-size": `${blob.size}`, "x-box": blob.box }, cache: "bypass" },
+                "slow" => #{ rate_bps: 400 },
                 "fail" => { throw "oops"; }
                 "loop" => { loop {} }
                 _ => ()
@@ -251,6 +252,11 @@ async fn downloads_are_redirected_refused_and_dressed_and_a_failure_lets_them_go
         dressed.header("cache-control"),
         Some("private, no-store, no-transform")
     );
+    // 50 bytes in a second, two at once: the last goes out after four fiftieths of it, and never earlier.
+    let begun = tokio::time::Instant::now();
+    let slow = get("slow").await;
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(80));
+    assert_eq!((slow.status, slow.body.as_slice()), (200, &b"a box"[..]));
     for what in ["fail", "loop", "nothing"] {
         let plain = get(what).await;
         assert_eq!(

@@ -70,15 +70,52 @@ const MAX_ENTRIES: usize = 32;
 /// Longest name or value of a label, tag or header field, in bytes.
 const MAX_ENTRY_BYTES: usize = 1_024;
 
-fn status(
-    status: i64,
-    allowed: impl Fn(u16) -> bool,
-    what: &str,
-) -> Result<u16, Box<EvalAltResult>> {
-    u16::try_from(status)
-        .ok()
-        .filter(|s| allowed(*s))
-        .ok_or_else(|| refusal(format!("{what}: status {status} is not allowed here")))
+/// A status that an answer may have.
+pub(crate) fn status_of(answer: &str, status: i64) -> Result<u16, Wrong> {
+    let allowed = |s: &u16| match answer {
+        "deny" => matches!(s, 401 | 403 | 404 | 409 | 429 | 451),
+        "reject" => (400..500).contains(s),
+        "fail" => (400..600).contains(s),
+        "redirect" => matches!(s, 301 | 302 | 303 | 307 | 308),
+        _ => (200..600).contains(s) && *s != 304,
+    };
+    let status_here = u16::try_from(status).ok().filter(allowed);
+    status_here.ok_or_else(|| format!("{answer}: status {status} is not allowed here"))
+}
+
+fn status(answer: &str, status: i64) -> Result<u16, Box<EvalAltResult>> {
+    status_of(answer, status).map_err(refusal)
+}
+
+/// An answer of the function of that name, if it makes one.
+pub(crate) fn sample(function: &str) -> Option<Answer> {
+    let denial = || Denial {
+        status: 403,
+        reason: String::new(),
+    };
+    let text = String::new;
+    Some(match function {
+        "respond" => Answer::Respond(Reply {
+            status: 200,
+            body: Vec::new(),
+            headers: BTreeMap::new(),
+        }),
+        "redirect" => Answer::Redirect(Redirect {
+            status: 302,
+            url: text(),
+        }),
+        "allow" => Answer::Allow,
+        "deny" => Answer::Deny(denial()),
+        "reject" => Answer::Reject(denial()),
+        "quarantine" => Answer::Quarantine(text()),
+        "drop" => Answer::Drop,
+        "deliver" => Answer::Deliver(Directed {
+            endpoint: text(),
+            data: serde_json::Value::Null,
+        }),
+        "fail" => Answer::Fail(denial()),
+        _ => return None,
+    })
 }
 
 fn reason(text: &str) -> String {
@@ -90,15 +127,14 @@ fn reason(text: &str) -> String {
 }
 
 fn denial(code: i64, why: &str) -> Result<Denial, Box<EvalAltResult>> {
-    let allowed = |s| matches!(s, 401 | 403 | 404 | 409 | 429 | 451);
     Ok(Denial {
-        status: status(code, allowed, "deny")?,
+        status: status("deny", code)?,
         reason: reason(why),
     })
 }
 
 fn respond(code: i64, body: &Dynamic, headers: &Map) -> Made {
-    let code = status(code, |s| (200..600).contains(&s) && s != 304, "respond")?;
+    let code = status("respond", code)?;
     let mut headers = texts("headers", headers).map_err(refusal)?;
     let (body, kind) = if body.is_unit() {
         (Vec::new(), None)
@@ -127,7 +163,7 @@ fn respond(code: i64, body: &Dynamic, headers: &Map) -> Made {
     }))
 }
 
-fn redirect(url: &str, code: i64) -> Made {
+pub(crate) fn redirect(url: &str, code: i64) -> Made {
     let plain = url.bytes().all(|b| b.is_ascii_graphic());
     let absolute =
         url.starts_with("https://") || url.starts_with("http://") || url.starts_with('/');
@@ -137,11 +173,7 @@ fn redirect(url: &str, code: i64) -> Made {
         ));
     }
     Ok(Answer::Redirect(Redirect {
-        status: status(
-            code,
-            |s| matches!(s, 301 | 302 | 303 | 307 | 308),
-            "redirect",
-        )?,
+        status: status("redirect", code)?,
         url: url.to_owned(),
     }))
 }
@@ -200,7 +232,7 @@ pub(super) fn register(module: &mut Module) {
         ("Refuses an upload with a status from 400 to 499.", ""),
         |code: i64, why: &str| -> Made {
             Ok(Answer::Reject(Denial {
-                status: status(code, |s| (400..500).contains(&s), "reject")?,
+                status: status("reject", code)?,
                 reason: reason(why),
             }))
         },
@@ -238,7 +270,7 @@ pub(super) fn register(module: &mut Module) {
         ),
         |code: i64, why: &str| -> Made {
             Ok(Answer::Fail(Denial {
-                status: status(code, |s| (400..600).contains(&s), "fail")?,
+                status: status("fail", code)?,
                 reason: reason(why),
             }))
         },
@@ -614,10 +646,11 @@ impl Read for DownloadVerdict {
             Given::Answer(Answer::Deny(denial)) => Ok(Self::Deny(denial)),
             Given::Answer(Answer::Redirect(redirect)) => Ok(Self::Redirect(redirect)),
             Given::Map(map) => {
-                let members = Members::of(&map, &["set", "remove", "cache"])?;
+                let members = Members::of(&map, &["set", "remove", "cache", "rate_bps"])?;
                 Ok(Self::Serve(DownloadTerms {
                     headers: members.headers()?,
                     cache: members.cache()?,
+                    rate_bps: members.number("rate_bps")?,
                 }))
             }
             _ => Err(odd(value)),

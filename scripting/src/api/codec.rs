@@ -285,12 +285,12 @@ const MATCHES: usize = 16 << 10;
 
 /// A pattern with the size of its program.
 #[derive(Clone)]
-struct Pattern {
+pub(crate) struct Pattern {
     regex: Regex,
     bytes: usize,
 }
 
-fn pattern(text: &str) -> Answer<Pattern> {
+pub(crate) fn pattern(text: &str) -> Answer<Pattern> {
     static COMPILED: OnceLock<Cache<String, Pattern>> = OnceLock::new();
     let compiled = COMPILED.get_or_init(|| Cache::new(PATTERNS));
     if let Some(found) = compiled.get(text) {

@@ -90,6 +90,13 @@ pub(super) fn register_global(module: &mut Module) {
     );
 }
 
+/// A network, or one address.
+pub(crate) fn network(text: &str) -> Answer<ipnet::IpNet> {
+    ipnet::IpNet::from_str(text)
+        .or_else(|_| IpAddr::from_str(text).map(Into::into))
+        .map_err(|_bad| refusal(format!("net::contains: {text:?} is no network")))
+}
+
 pub(super) fn module() -> Module {
     let mut module = Module::new();
     add(
@@ -100,9 +107,7 @@ pub(super) fn module() -> Module {
             "net::contains(\"10.20.0.0/16\", \"10.20.1.2\")",
         ),
         |network: &str, address: &str| -> Answer<bool> {
-            let network = ipnet::IpNet::from_str(network)
-                .or_else(|_| IpAddr::from_str(network).map(Into::into))
-                .map_err(|_bad| refusal(format!("net::contains: {network:?} is no network")))?;
+            let network = self::network(network)?;
             // An address that is not known lies within no network.
             Ok(IpAddr::from_str(address).is_ok_and(|a| network.contains(&a.to_canonical())))
         },

@@ -9,6 +9,7 @@ use super::{add, field};
 use crate::facts::{
     Blob, Context, Endpoint, Event, Labels, Principal, Request, Response, Text, Tick, Upload,
 };
+use crate::guard::time_left;
 
 /// A secret: usable as a header, a body or a key, and never readable.
 #[derive(Clone)]
@@ -399,9 +400,17 @@ fn event(module: &mut Module) {
         "What its owner says of it.",
         |e: &mut P| e.description.clone(),
     );
-    field(module, "host", "The host that it is at.", |e: &mut P| {
-        e.host.clone()
-    });
+    for name in ["url_host", "host"] {
+        field(module, name, "The host that it is at.", |e: &mut P| {
+            e.url_host.clone()
+        });
+    }
+    field(
+        module,
+        "events",
+        "The names of events that it wants.",
+        |e: &mut P| -> Array { e.events.iter().map(|name| name.clone().into()).collect() },
+    );
     field(
         module,
         "format",
@@ -430,6 +439,20 @@ fn event(module: &mut Module) {
             };
             c.auth.iter().map(secret).collect::<Map>()
         },
+    );
+    type C = Arc<Context>;
+    field(module, "id", "The request's id.", |c: &mut C| c.id.clone());
+    field(
+        module,
+        "params",
+        "What the request's path names.",
+        |c: &mut C| labels(&c.params),
+    );
+    field(
+        module,
+        "deadline_ms",
+        "Milliseconds that the call may still take.",
+        |_: &mut C| i64::try_from(time_left().as_millis()).unwrap_or(i64::MAX),
     );
 }
 

@@ -152,7 +152,7 @@ pub(crate) const CORPUS: &[(&str, &str, &str)] = &[
     ("a sea of lines", "loop { log::info(\"line\"); }", ""),
     (
         "metrics that were never declared",
-        "loop { metric::count(\"n\", 1); }",
+        "let name = \"n\"; loop { metric::count(name, 1); }",
         "",
     ),
     ("numbers that overflow", "let n = 1; loop { n *= 3; }", ""),

@@ -26,7 +26,8 @@ const FACTS: &[(&str, &str)] = &[
     ),
     ("Response", ".status .cache header header_names"),
     ("Event", ".name .data .id .time .depth causes"),
-    ("Endpoint", ".id .description .host .format"),
+    ("Endpoint", ".id .description .url_host .events .format"),
+    ("Context", ".auth .id .params .deadline_ms"),
     ("Tick", ".time"),
     ("HttpReply", ".status .ok .body header text json pick"),
 ];

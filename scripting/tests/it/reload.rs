@@ -297,9 +297,9 @@ async fn events_are_emitted_within_names_depth_and_kind() {
         r#"fn on_event(e) {
                switch e.name {
                    "float" => event::emit("x.acme.seen", #{ share: 0.5 }),
-                   "other" => event::emit("x.acme.other", #{}),
+                   "other" => event::emit("x.acme." + e.name, #{}),
                    "many" => { for i in 0..17 { event::emit("x.acme.seen", #{ i: i }); } },
-                   "answer" => "something",
+                   "answer" => e.name,
                    _ => event::emit("x.acme.seen", #{ of: e.name, share: config::get("share") }),
                }
            }"#,
