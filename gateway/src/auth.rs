@@ -15,7 +15,9 @@ use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::accounts::{
     Account, AccountId, Membership, Organization, OrganizationId, OrganizationRole, PlatformRole,
 };
-use boxgate_storage::metadata::catalog::{BlobDigest, BoxRow, HeldBlob};
+use boxgate_storage::metadata::catalog::{
+    BlobDigest, BoxRow, BoxTree, HeldBlob, VersionRow, VersionStatus,
+};
 use boxgate_storage::metadata::tokens::{Token, TokenId, TokenKind};
 use boxgate_storage::metadata::uploads::{NamedUpload, Sender};
 use http::StatusCode;
@@ -103,6 +105,24 @@ pub fn is_listed(principal: Option<&Principal>, row: &BoxRow) -> bool {
         None => row.fields.public && row.fields.published,
         Some(p) => p.may_read(row) && (row.fields.published || row.account == p.account.id),
     }
+}
+
+/// Whether a version that is not released is the caller's to see: it is its organization's business.
+pub fn sees(
+    principal: Option<&Principal>,
+    organization: OrganizationId,
+    version: &VersionRow,
+) -> bool {
+    version.status != VersionStatus::Unreleased
+        || principal.is_some_and(|p| p.role_in(organization).is_some())
+}
+
+/// The box without what is not the caller's to see of it.
+pub fn shown(principal: Option<&Principal>, mut tree: BoxTree) -> BoxTree {
+    let organization = tree.row.organization;
+    tree.versions
+        .retain(|v| sees(principal, organization, &v.row));
+    tree
 }
 
 /// A request that acts by the token that asked for its URL: in its extensions.

@@ -15,6 +15,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, USER_AGENT, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
+use crate::auth;
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::handler::download::{self, Download, with_body, with_headers};
@@ -209,12 +210,7 @@ async fn serve(gateway: &Gateway, call: Call, name: BoxRef) -> Answer {
     let resolved = resolved.ok_or_else(missing)?;
     let is_unreleased = resolved.version.status == VersionStatus::Unreleased;
     let principal = call.grant.principal.as_ref();
-    // Its organization may try it out before.
-    if is_unreleased
-        && principal
-            .and_then(|p| p.role_in(resolved.row.organization))
-            .is_none()
-    {
+    if !auth::sees(principal, resolved.row.organization, &resolved.version) {
         return Err(missing());
     }
     let freshness = match (resolved.row.fields.public && !is_unreleased, &pinned) {

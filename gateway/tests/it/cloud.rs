@@ -106,6 +106,23 @@ async fn a_box_is_nobodys_to_see_until_it_is_released_and_no_more_once_it_is_rev
         "/acme/boxes/demo/versions/1.0.0/providers/virtualbox/unknown/vagrant.box?b3={}",
         blake3::hash(&bytes).to_hex()
     );
+    let vault = "/api/organization/acme/box/demo/version/1.0.0";
+    let below = format!("{vault}/provider/virtualbox/architecture/unknown/file");
+    let by_digest = format!("/blobs/b3/{}", blake3::hash(&bytes).to_hex());
+    let (download, info) = (format!("{below}/download"), format!("{below}/info"));
+    for path in [vault, &info, &download, &by_digest] {
+        assert_eq!(running.get(path, "").await.status, 404, "{path}");
+        assert_eq!(
+            running.get(path, &running.owner).await.status,
+            200,
+            "{path}"
+        );
+    }
+    let listed = running.get("/api/discover", "").await.json();
+    assert_eq!(listed[0]["versions"], json!([]), "{listed}");
+    let early = format!("{BOX}/version/1.0.0/revoke");
+    let early = call(&running, "PUT", &early, json!({})).await;
+    assert_eq!(early.status, 422, "nothing to revoke");
     for path in [file, &pinned] {
         assert_eq!(
             running.get(path, "").await.status,
@@ -138,6 +155,8 @@ async fn a_box_is_nobodys_to_see_until_it_is_released_and_no_more_once_it_is_rev
     }
     assert!(fetched(&running).await.unwrap() == bytes);
     assert!(running.get(file, "").await.body == bytes);
+    assert!(running.get(&download, "").await.body == bytes);
+    assert!(running.get(&by_digest, "").await.body == bytes);
     let found = running
         .get("/api/v2/search?q=ACME/dem&provider=virtualbox", "")
         .await

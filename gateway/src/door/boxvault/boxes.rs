@@ -106,9 +106,9 @@ async fn listing(gateway: &Gateway, call: &Call, filter: BoxFilter) -> Answer {
     let trees = gateway.metadata.box_trees(filter).await?;
     let principal = call.grant.principal.as_ref();
     let rows: Vec<Value> = trees
-        .iter()
+        .into_iter()
         .filter(|tree| auth::is_listed(principal, &tree.row))
-        .map(|tree| shape::tree(tree, shape::Detail::Listed))
+        .map(|tree| shape::tree(&auth::shown(principal, tree), shape::Detail::Listed))
         .collect();
     Ok(response::json(StatusCode::OK, &Value::Array(rows)))
 }
@@ -121,6 +121,7 @@ pub async fn show(gateway: &Gateway, call: Call) -> Answer {
         .box_tree(row.organization, &row.name)
         .await?;
     let tree = tree.ok_or_else(|| auth::no_box(&call.names))?;
+    let tree = auth::shown(call.grant.principal.as_ref(), tree);
     Ok(response::json(
         StatusCode::OK,
         &shape::tree(&tree, shape::Detail::Single),

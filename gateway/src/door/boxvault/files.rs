@@ -2,7 +2,7 @@
 
 use boxgate_storage::ErrorKind;
 use boxgate_storage::clock::UnixMillis;
-use boxgate_storage::metadata::catalog::{FileRow, ResolvedFile};
+use boxgate_storage::metadata::catalog::{FileRow, ResolvedFile, VersionStatus};
 use http::header::{CACHE_CONTROL, REFERRER_POLICY};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
@@ -81,9 +81,11 @@ fn no_store(mut response: Response<OutboundBody>) -> Response<OutboundBody> {
 pub async fn download(gateway: &Gateway, call: Call) -> Answer {
     let file = call.box_ref()?;
     let resolved = gateway.metadata.resolve_file(&file).await?;
+    let resolved = resolved.filter(|found| shown(&call, found));
     let resolved = resolved.ok_or_else(|| Refusal::missing("File", &file.to_string()))?;
+    let is_released = resolved.version.status != VersionStatus::Unreleased;
     let by_link = call.query("token").is_some();
-    let freshness = if resolved.row.fields.public && !by_link {
+    let freshness = if resolved.row.fields.public && is_released && !by_link {
         Freshness::PublicName
     } else {
         Freshness::Private
@@ -145,10 +147,17 @@ pub async fn delete(gateway: &Gateway, call: Call) -> Answer {
     ))
 }
 
+/// Whether the caller may know of it.
+fn shown(call: &Call, found: &ResolvedFile) -> bool {
+    let principal = call.grant.principal.as_ref();
+    auth::sees(principal, found.row.organization, &found.version)
+}
+
 async fn stored(gateway: &Gateway, call: &Call) -> Result<FileRow, Refusal> {
     let name = call.box_ref()?;
     let found: Option<ResolvedFile> = gateway.metadata.read_file(&name).await?;
     found
+        .filter(|found| shown(call, found))
         .map(|f| f.file)
         .ok_or_else(|| Refusal::missing("File", &name.to_string()))
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::boxes::given;
 use super::{message, shape};
+use crate::auth;
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::http::response;
@@ -88,6 +89,8 @@ async fn versions_of(gateway: &Gateway, call: &Call) -> Result<Vec<VersionTree>,
         .metadata
         .box_tree(row.organization, &row.name)
         .await?;
+    let principal = call.grant.principal.as_ref();
+    let tree = tree.map(|tree| auth::shown(principal, tree));
     Ok(tree.map(|t| t.versions).unwrap_or_default())
 }
 

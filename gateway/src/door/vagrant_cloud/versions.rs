@@ -101,6 +101,12 @@ pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
 /// `PUT V/release`, `PUT V/revoke`: the same again changes nothing.
 pub async fn set_status(gateway: &Gateway, call: Call, status: VersionStatus) -> Answer {
     let (_, version) = version_of(gateway, &call).await?;
+    if status == VersionStatus::Revoked && version.row.status == VersionStatus::Unreleased {
+        return Err(Refusal::invalid(format!(
+            "Version '{}' was never released, so there is nothing to revoke.",
+            version.row.name
+        )));
+    }
     let actor = call.principal()?.name();
     let metadata = &gateway.metadata;
     metadata

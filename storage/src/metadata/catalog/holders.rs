@@ -42,13 +42,13 @@ pub struct HeldBlob {
     pub public_holders: Vec<(String, String)>,
 }
 
-/// The way up from a blob to the boxes that hold it, as far as `$2`, narrowed to `$3`, may read them.
+/// The way up from a blob to the boxes that hold it, in versions that are released or its members', as far as `$2`, narrowed to `$3`, may read them.
 macro_rules! held_by_box {
     ($digest:literal) => {
         concat!(
             "SELECT ",
             blob_columns!(),
-            ", b.is_public AS is_public, o.folded AS organization, b.folded AS box_name
+            ", CASE WHEN b.is_public = 1 AND v.status <> 'unreleased' THEN 1 ELSE 0 END AS is_public, o.folded AS organization, b.folded AS box_name
              FROM blobs x JOIN files f ON f.blob = x.key
                  JOIN architectures a ON a.id = f.architecture
                  JOIN providers p ON p.id = a.provider
@@ -57,11 +57,11 @@ macro_rules! held_by_box {
                  JOIN organizations o ON o.id = b.organization
              WHERE x.",
             $digest,
-            " = $1 AND (b.is_public = 1 OR EXISTS (
+            " = $1 AND ((b.is_public = 1 AND v.status <> 'unreleased') OR EXISTS (
                  SELECT 1 FROM memberships m WHERE m.account = $2
                      AND m.organization = b.organization
                      AND (m.organization = $3 OR CAST($3 AS BIGINT) = 0)))
-             ORDER BY b.is_public DESC, x.state, f.id LIMIT $4"
+             ORDER BY is_public DESC, x.state, f.id LIMIT $4"
         )
     };
 }
