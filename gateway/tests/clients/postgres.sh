@@ -16,7 +16,7 @@ export BOXGATE_MASTER_KEY=$KEY BOXGATE_PUBLIC_URL=http://boxes.example.com
 BOXGATE_METADATA__URL=mysql://a:hush@b/c run 2 "a database of another kind" serve
 says "the one that works is named" 'metadata.url: expected .*postgres://USER@HOST/DATABASE'
 BOXGATE_METADATA__URL=postgres://nobody@127.0.0.1:9/boxes run 1 "nobody answers" serve
-says "the setting is named" 'the database of metadata.url does not work.*refused'
+says "the setting is named" 'cannot use the database of metadata.url.*refused'
 BOXGATE_METADATA__URL=${SERVER/\/postgres\?//nowhere?} run 1 "no such database" serve
 says "it is named" 'metadata.url.*"nowhere" does not exist'
 run 0 "config print" "$GATEWAY" config print
