@@ -64,7 +64,7 @@ impl Metadata {
         let direction = if search.ascending { "ASC" } else { "DESC" };
         let statement = format!(
             "SELECT b.id AS b_id, (
-                 SELECT COALESCE(SUM(f.downloads), 0) FROM versions v
+                 SELECT CAST(COALESCE(SUM(f.downloads), 0) AS BIGINT) FROM versions v
                      JOIN providers p ON p.version = v.id JOIN architectures a ON a.provider = p.id
                      JOIN files f ON f.architecture = a.id WHERE v.box = b.id) AS downloads
              FROM boxes b JOIN organizations o ON o.id = b.organization
@@ -72,7 +72,7 @@ impl Metadata {
                  AND (b.is_public = 1 OR EXISTS (
                      SELECT 1 FROM memberships m WHERE m.account = $1
                          AND m.organization = b.organization
-                         AND ($2 = 0 OR m.organization = $2)))
+                         AND (CAST($2 AS BIGINT) = 0 OR m.organization = $2)))
                  AND (LOWER(o.name || '/' || b.name) LIKE $3 ESCAPE '!'
                      OR LOWER(COALESCE(b.short_description, '')) LIKE $3 ESCAPE '!')
                  AND EXISTS (
