@@ -75,6 +75,7 @@ class Gateway:
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="boxgate-suite."))
         self.data = self.work / "data"
         self.settings = {}
+        self.flags = []
         self.listen = "127.0.0.1:0"
         self.process = None
 
@@ -91,7 +92,7 @@ class Gateway:
     def start(self):
         log = open(self.work / "gateway.log", "ab")
         self.process = subprocess.Popen(
-            [BOXGATE, "quickstart", "--data-dir", self.data, "--listen", self.listen, "--json"],
+            [BOXGATE, "quickstart", "--data-dir", self.data, "--listen", self.listen, "--json", *self.flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
