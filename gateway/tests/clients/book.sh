@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# The handbook: mdBook builds it, every page is in it, every link of it leads somewhere, and the blocks of its pages marked
+# `<!-- test: NAME -->` run as they are printed, in order and in one folder. Two things are not as printed: port 3000 is a
+# free one, and /srv is a folder here. `systemctl stop` is a SIGTERM.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# --- the book ---
+succeeds "mdbook builds it" "$TOOLS/checks/bin/mdbook" build "$ROOT/docs" --dest-dir "$WORK/book"
+equal "mdbook warns of nothing" 0 "$(grep -ciE 'warn|error' "$WORK/out" || true)"
+matches "it has its first page" 'Quick start' "$(cat "$WORK/book/index.html" "$WORK/book/QUICKSTART.html" 2>/dev/null | head -c 200000)"
+equal "every page is in it" "" "$(comm -23 <(cd "$ROOT/docs" && find . -name '*.md' -not -name SUMMARY.md | sed 's|^\./||' | sort) \
+    <(grep -o '([^)]*\.md)' "$ROOT/docs/SUMMARY.md" | tr -d '()' | sort))"
+lost_links() {
+    python3 - "$ROOT" <<'PYTHON'
+import pathlib, re, sys
+root = pathlib.Path(sys.argv[1])
+anchor = lambda text: re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", text).strip().lower()).replace(" ", "-")
+anchors = lambda page: {anchor(h) for h in re.findall(r"^#+ (.*)$", page.read_text(), re.M)}
+for page in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        file, _, part = link.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        if not there.exists() or (part and there.suffix == ".md" and part not in anchors(there)):
+            print(f"{page.relative_to(root)}: {link}")
+PYTHON
+}
+equal "every link leads somewhere" "" "$(lost_links)"
+
+# --- its pages ---
+mkdir "$WORK/bin"
+ln -s "$GATEWAY" "$WORK/bin/boxgate"
+export PATH="$WORK/bin:$PATH" BOXGATE_LISTEN=127.0.0.1:0
+
+# block PAGE NAME: the code that follows the mark, with this run's address and folders.
+block() {
+    awk -v mark="<!-- test: $2 -->" '
+        $0 == mark { found = 1; next }
+        found && /^```/ { if (inside) exit; inside = 1; next }
+        inside { print }' "$ROOT/docs/$1.md" |
+        sed -e "s|--listen 127\.0\.0\.1:3000|--listen 127.0.0.1:0|; s|http://127\.0\.0\.1:3000|${URL:-}|g; s|/srv/boxgate|$PLACE/srv|g"
+}
+
+spoke() {
+    grep -qE '127\.0\.0\.1:[0-9]+' "$PLACE.printed" || ! kill -0 "$GATEWAY_PID"
+}
+
+# service PAGE NAME: runs a block whose last command stays; sets URL.
+service() {
+    : >"$PLACE.printed"
+    block "$1" "$2" | sed '$ s/^/exec /' >"$PLACE.sh"
+    env -C "$PLACE" bash -euo pipefail "$PLACE.sh" >"$PLACE.printed" 2>>"$WORK/gateway.log" </dev/null &
+    GATEWAY_PID=$!
+    eventually 60 spoke || true
+    URL=http://$(grep -ohE '127\.0\.0\.1:[0-9]+' "$PLACE.printed" | head -n 1 || true)
+    succeeds "$1, $2: it answers" curl -sS --fail --retry 20 --retry-connrefused --retry-delay 1 "$URL/livez"
+}
+
+for page in QUICKSTART FAQ OPERATIONS; do
+    PLACE=$WORK/$page
+    mkdir "$PLACE"
+    # What one block exports, the next one has, as in one terminal.
+    : >"$PLACE.exports"
+    mapfile -t names < <(sed -n 's/^<!-- test: \([a-z0-9-]*\) -->$/\1/p' "$ROOT/docs/$page.md")
+    equal "$page: each block of sh is run" "$(grep -c '^```sh$' "$ROOT/docs/$page.md")" "${#names[@]}"
+    for name in "${names[@]}"; do
+        last=$(block "$page" "$name" | tail -n 1)
+        if [[ $last =~ ^boxgate\ (quickstart|serve) ]]; then
+            service "$page" "$name"
+        elif [[ $last == "systemctl stop boxgate" ]]; then
+            stop_gateway TERM
+            equal "$page, $name: it stops" 0 "$STOPPED_WITH"
+        else
+            { cat "$PLACE.exports"; block "$page" "$name"; printf 'export -p >%q\n' "$PLACE.exports"; } >"$PLACE.sh"
+            succeeds "$page, $name" env -C "$PLACE" bash -euo pipefail "$PLACE.sh"
+        fi
+    done
+    stop_gateway TERM
+    equal "$page: it stops when told" 0 "$STOPPED_WITH"
+done
+
+finish
