@@ -107,13 +107,13 @@ pub fn is_listed(principal: Option<&Principal>, row: &BoxRow) -> bool {
     }
 }
 
-/// Whether a version that is not released is the caller's to see: it is its organization's business.
+/// Whether a version is the caller's to see: one that is not released, or was revoked, is its organization's business.
 pub fn sees(
     principal: Option<&Principal>,
     organization: OrganizationId,
     version: &VersionRow,
 ) -> bool {
-    version.status != VersionStatus::Unreleased
+    version.status == VersionStatus::Active
         || principal.is_some_and(|p| p.role_in(organization).is_some())
 }
 

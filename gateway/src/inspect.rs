@@ -1,8 +1,8 @@
 //! Looks into a box while it comes in: for its `metadata.json`, by the names in its archive.
 //!
 //! A plain tar is read by its headers, whose members are skipped; one in gzip as far as a number of inflated bytes.
-//! Anything else (zip, xz, no archive at all) is not looked into. Nothing is kept but one header and the document, and
-//! nothing is read twice: the bytes are those on their way to the store.
+//! Other archives (zip, xz) are known by their first bytes and not looked into; what is none is told. Nothing is kept but
+//! one header and the document, and nothing is read twice: the bytes are those on their way to the store.
 
 use std::io::Write as _;
 
@@ -17,6 +17,8 @@ use crate::ingest::TakeBytes;
 
 /// A record of tar, which all its lengths are multiples of.
 const RECORD: usize = 512;
+/// First bytes that tell archives apart.
+const MAGIC: usize = 6;
 /// Longest `metadata.json`.
 const MOST_METADATA: u64 = 64 << 10;
 /// What one inspection holds: a record, the document, and what inflates.
@@ -44,6 +46,10 @@ pub enum Finding {
     Silent,
     /// Its archive or its `metadata.json` cannot be read.
     Broken(&'static str),
+    /// It is no archive that Vagrant could unpack: an error page, perhaps.
+    NoArchive,
+    /// It is an archive that is not looked into here.
+    Closed(&'static str),
     /// Nobody looked, or not far enough.
     Unknown,
 }
@@ -94,19 +100,23 @@ impl Inspector {
         let (looked_at, finding) = match &mut self.0 {
             State::Done(_) => return bytes.len(),
             State::Begin(head, most) => {
-                let (first, most) = (head.first().or(bytes.first()).copied(), *most);
-                let taken = bytes.len().min(2 - head.len());
+                let most = *most;
+                let taken = bytes.len().min(MAGIC - head.len());
                 head.extend_from_slice(&bytes[..taken]);
-                if head.len() < 2 {
+                if head.len() < MAGIC {
                     return taken;
                 }
                 let head = std::mem::take(head);
-                if first == Some(0x1f) && head[1] == 0x8b {
+                if let Some(kind) = closed(&head) {
+                    self.0 = State::Done(Finding::Closed(kind));
+                    return taken;
+                }
+                if head.starts_with(&[0x1f, 0x8b]) {
                     self.0 = State::Gzip(Box::new(MultiGzDecoder::new(Scan::new(most))));
                 } else {
                     self.0 = State::Tar(Scan::new(u64::MAX));
                 }
-                // Both take two bytes whole.
+                // Both take so few bytes whole.
                 self.step(&head);
                 return taken;
             }
@@ -133,7 +143,7 @@ impl Inspector {
     pub fn finish(self) -> Finding {
         match self.0 {
             State::Done(finding) => finding,
-            State::Begin(..) => Finding::Unknown,
+            State::Begin(..) => Finding::NoArchive,
             State::Tar(scan) => scan.finish(),
             State::Gzip(mut inflating) => match inflating.try_finish() {
                 Ok(()) => std::mem::replace(inflating.get_mut(), Scan::new(0)).finish(),
@@ -218,7 +228,7 @@ impl Scan {
             let ends = if self.seen_a_header {
                 Finding::Silent
             } else {
-                Finding::Unknown
+                Finding::NoArchive
             };
             self.finding = Some(ends);
             return;
@@ -227,7 +237,7 @@ impl Scan {
             self.finding = Some(if self.seen_a_header {
                 Finding::Broken("its archive is damaged")
             } else {
-                Finding::Unknown
+                Finding::NoArchive
             });
             return;
         };
@@ -251,7 +261,7 @@ impl Scan {
     fn finish(self) -> Finding {
         match (self.finding, self.at) {
             (Some(finding), _) => finding,
-            (None, _) if !self.seen_a_header => Finding::Unknown,
+            (None, _) if !self.seen_a_header => Finding::NoArchive,
             (None, At::Header(held)) if held.is_empty() => Finding::Silent,
             (None, _) => Finding::Broken("its archive ends within a file"),
         }
@@ -271,6 +281,22 @@ impl std::io::Write for Scan {
 
 fn shorter(bytes: usize, left: u64) -> usize {
     usize::try_from(left).map_or(bytes, |left| left.min(bytes))
+}
+
+/// The name of an archive that is not looked into, by its first bytes.
+fn closed(head: &[u8]) -> Option<&'static str> {
+    const KINDS: [(&[u8], &str); 6] = [
+        (b"PK\x03\x04", "zip"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"BZh", "bzip2"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"7z\xbc\xaf\x27\x1c", "7z"),
+        (b"LZIP", "lzip"),
+    ];
+    let mut kinds = KINDS.iter();
+    kinds
+        .find(|(magic, _)| head.starts_with(magic))
+        .map(|(_, kind)| *kind)
 }
 
 /// Name and length of the member that a header tells of, if it is one.
@@ -307,6 +333,13 @@ impl Meant {
     pub fn objection(&self, finding: &Finding) -> Option<String> {
         match finding {
             Finding::Unknown => None,
+            // Only whoever refuses must know; Vagrant may well take it.
+            Finding::Closed(kind) => self.refuse.then(|| {
+                format!("The box is packed by {kind}, which is not looked into here: pack it as tar or tar.gz.")
+            }),
+            Finding::NoArchive => Some(
+                "What was sent is no archive (tar, tar.gz, zip) that Vagrant could unpack.".into(),
+            ),
             Finding::Silent => {
                 Some("The box has no metadata.json, without which Vagrant does not take it.".into())
             }
@@ -456,12 +489,20 @@ mod tests {
         for other in [
             &b""[..],
             b"P",
-            b"PK\x03\x04zip",
+            b"<html><body>502 Bad Gateway</body></html>",
             &[0; 4096],
             &[9; 4096],
             b"short",
         ] {
-            assert_eq!(found(other), Finding::Unknown, "{other:?}");
+            assert_eq!(found(other), Finding::NoArchive, "{other:?}");
+            assert_eq!(found(&gzip(other)), Finding::NoArchive, "{other:?} in gzip");
+        }
+        for (other, kind) in [
+            (&b"PK\x03\x04zip"[..], "zip"),
+            (b"\xfd7zXZ\0...", "xz"),
+            (b"BZh91AY", "bzip2"),
+        ] {
+            assert_eq!(found(other), Finding::Closed(kind));
         }
     }
 
@@ -488,6 +529,13 @@ mod tests {
         assert!(!objects(says("virtualbox", None)) && !objects(says("virtualbox", Some("AMD64"))));
         assert!(objects(says("libvirt", None)) && objects(says("virtualbox", Some("arm64"))));
         assert!(objects(Finding::Silent) && objects(Finding::Broken("x")));
-        assert!(!objects(Finding::Unknown));
+        assert!(objects(Finding::NoArchive));
+        assert!(!objects(Finding::Unknown) && !objects(Finding::Closed("zip")));
+        let strict = Meant {
+            refuse: true,
+            ..meant.clone()
+        };
+        assert!(strict.objection(&Finding::Closed("zip")).is_some());
+        assert!(strict.objection(&Finding::Unknown).is_none());
     }
 }

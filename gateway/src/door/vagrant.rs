@@ -208,12 +208,12 @@ async fn serve(gateway: &Gateway, call: Call, name: BoxRef) -> Answer {
         resolved = gateway.metadata.resolve_former_file(&name, digest).await?;
     }
     let resolved = resolved.ok_or_else(missing)?;
-    let is_unreleased = resolved.version.status == VersionStatus::Unreleased;
+    let is_released = resolved.version.status == VersionStatus::Active;
     let principal = call.grant.principal.as_ref();
     if !auth::sees(principal, resolved.row.organization, &resolved.version) {
         return Err(missing());
     }
-    let freshness = match (resolved.row.fields.public && !is_unreleased, &pinned) {
+    let freshness = match (resolved.row.fields.public && is_released, &pinned) {
         (false, _) => Freshness::Private,
         (true, Some(_)) => Freshness::Immutable,
         (true, None) => Freshness::PublicName,

@@ -86,6 +86,13 @@ vagrant box remove myorg/demo --all --force >/dev/null 2>&1 || true
 refuses "publish as nobody" '.' timeout 60 vagrant cloud publish --force --release myorg/demo 9.0.0 virtualbox "$WORK/one.box" </dev/null
 refuses "publish into an organization of others" '.' cloud publish --force --release others/demo 1.0.0 virtualbox "$WORK/one.box"
 
+# A tag as it is: found again by the spelling that it was published by, and Vagrant's to add without the letter.
+for file in one two; do
+    succeeds "publish v3.0.0 ($file)" cloud publish --force --release myorg/tagged v3.0.0 virtualbox "$WORK/$file.box"
+done
+installed myorg/tagged 3.0.0 "$WORK/two.box"
+vagrant box remove myorg/tagged --all --force >/dev/null 2>&1 || true
+
 # --- one step at a time ---
 succeeds "box create" cloud box create --short-description tiny --description words --no-private myorg/steps
 refuses "box create again" 'taken|exists|Failed' cloud box create myorg/steps
@@ -96,6 +103,8 @@ succeeds "version create" cloud version create --description one myorg/steps 2.0
 succeeds "version update" cloud version update --description uno myorg/steps 2.0.0
 succeeds "provider create" cloud provider create myorg/steps virtualbox 2.0.0
 succeeds "provider upload" cloud provider upload myorg/steps virtualbox 2.0.0 "$WORK/gzip.box"
+refuses "provider update --url where a box is stored" 'is stored here' cloud provider update \
+    myorg/steps virtualbox 2.0.0 "$URL/elsewhere.box"
 succeeds "provider upload, direct" cloud provider upload --direct myorg/steps virtualbox 2.0.0 "$WORK/gzip.box"
 succeeds "provider update" cloud provider update --checksum "$(sha256 "$WORK/gzip.box")" --checksum-type sha256 \
     myorg/steps virtualbox 2.0.0
@@ -114,6 +123,8 @@ matches "finds what is public" 'myorg/steps' "$(cat "$WORK/out")"
 succeeds "version revoke" cloud version revoke --force myorg/steps 2.0.0
 vagrant box remove myorg/steps --all --force >/dev/null 2>&1 || true
 refuses "a revoked version is not added" '.' vagrant box add myorg/steps
+http "$URL/myorg/boxes/steps/versions/2.0.0/providers/virtualbox.box"
+answers "nor fetched by its URL" 404
 succeeds "provider delete" cloud provider delete --force myorg/steps virtualbox 2.0.0
 succeeds "version delete" cloud version delete --force myorg/steps 2.0.0
 succeeds "box delete" cloud box delete --force myorg/steps
@@ -229,6 +240,7 @@ at -H 'Content-Type: application/json' -d "@$WORK/long.json" "$URL/api/v1/box/my
 answers "POST versions, too long" 413 '"success":false'
 ask "a checksum of no known type" 422 POST $WIRE/providers '{"provider":{"name":"x","checksum":"00","checksum_type":"crc32"}}'
 ask "an address that is none" 422 POST $WIRE/providers '{"provider":{"name":"x","url":"/etc/passwd"}}'
+ask "an address with a password" 422 POST $WIRE/providers '{"provider":{"name":"x","url":"https://a:b@boxes.example/x.box"}}'
 ask "an architecture that is a route" 422 POST $WIRE/providers '{"provider":{"name":"x","architecture":"upload"}}'
 ask "two-factor" 422 POST /v1/two-factor/request-code '{"two_factor":{"delivery_method":"sms"}}'
 ask "the service account's key is not ended here" 422 DELETE /v1/authenticate
@@ -247,8 +259,8 @@ for file in two gzip; do
     matches "is said to be one" "provider 'virtualbox', not 'libvirt'" "$(field '.warnings[0]')"
 done
 head -c 100000 /dev/urandom >"$WORK/noise"
-put "what is no archive is not looked into" 200 "$WORK/noise" "$upload"
-equal "and nothing is said" null "$(field .warnings)"
+put "what is no archive is published, too" 200 "$WORK/noise" "$upload"
+matches "and said to be none" 'no archive' "$(field '.warnings[0]')"
 succeeds "no log line holds a token" eval '! grep -qF -e "$CLIENT_SECRET" -e "${upload##*/}" "$WORK/gateway.log"'
 
 # Where the gateway is told to, it refuses such a box, and what would replace a released one.
@@ -260,8 +272,11 @@ start_gateway
 ask "a version that is not released" 200 POST /v1/box/myorg/wire/versions '{"version":{"version":"2.0.0"}}'
 ask "a provider" 200 POST /v1/box/myorg/wire/version/2.0.0/providers '{"provider":{"name":"libvirt"}}'
 ask "its URL" 200 GET /v1/box/myorg/wire/version/2.0.0/provider/libvirt/upload
-put "inspect = refuse" 422 "$WORK/gzip.box" "$(field .upload_path)"
+upload=$(field .upload_path)
+put "inspect = refuse" 422 "$WORK/gzip.box" "$upload"
 matches "says why" "not 'libvirt'" "$(field '.errors[0]')"
+printf '<html><body>502 Bad Gateway</body></html>' >"$WORK/page.box"
+put "inspect = refuse, an error page" 422 "$WORK/page.box" "$upload"
 ask "nothing was published" 200 GET /v1/box/myorg/wire/version/2.0.0/provider/libvirt
 equal "no checksum" null "$(field .checksum)"
 put "republish = refuse, by a URL of before the restart" 422 "$WORK/one.box" "$released"

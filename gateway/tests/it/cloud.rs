@@ -173,6 +173,11 @@ async fn a_box_is_nobodys_to_see_until_it_is_released_and_no_more_once_it_is_rev
         running.get("/api/v1/search?q=demo", "").await.json()["boxes"],
         json!([])
     );
+    for path in [file, &pinned, &download, &info, &by_digest] {
+        assert_eq!(running.get(path, "").await.status, 404, "{path}");
+        let own = running.get(path, &running.owner).await;
+        assert_eq!(own.status, 200, "{path}");
+    }
     let events = running.gateway.metadata.events(0, 1000).await.unwrap();
     let named = |name: &str| events.iter().filter(|event| event.name == name).count();
     assert_eq!(
@@ -442,25 +447,128 @@ async fn architectures_of_one_provider_come_and_go_by_themselves() {
         listed(&tree),
         [("arm64".to_owned(), true), ("amd64".to_owned(), false)]
     );
-    // Who names none means the default, and takes away no other.
+    // Who names none means the default; to delete one of several it must be named.
     assert_eq!(
         done(&running, "GET", PROVIDER).await["architecture"],
         "arm64"
     );
+    let unnamed = call(&running, "DELETE", PROVIDER, json!({})).await;
+    assert_eq!(unnamed.status, 422);
+    assert!(text(&unnamed).contains("arm64"), "{}", text(&unnamed));
+    let file = "/acme/boxes/demo/versions/1.0.0/providers/virtualbox.box";
+    assert!(running.get(file, &running.owner).await.body == arm);
+    let none = json!({"provider": {"default_architecture": false}});
+    let unset = call(&running, "PUT", &way, none).await.json();
+    assert_eq!(unset["default_architecture"], false);
+    let tree = done(&running, "GET", BOX).await;
     assert_eq!(
-        done(&running, "DELETE", PROVIDER).await["architecture"],
+        listed(&tree),
+        [("amd64".to_owned(), true), ("arm64".to_owned(), false)],
+        "another is the default then"
+    );
+    let default = json!({"provider": {"default_architecture": true}});
+    call(&running, "PUT", &way, default).await;
+    assert_eq!(
+        done(&running, "DELETE", &way).await["architecture"],
         "arm64"
+    );
+    assert_eq!(
+        done(&running, "GET", PROVIDER).await["default_architecture"],
+        true
     );
     assert_eq!(
         done(&running, "GET", PROVIDER).await["architecture"],
         "amd64"
     );
-    let file = "/acme/boxes/demo/versions/1.0.0/providers/virtualbox.box";
     assert!(running.get(file, &running.owner).await.body == amd);
     done(&running, "DELETE", PROVIDER).await;
     assert_eq!(
         done(&running, "GET", BOX).await["versions"][0]["providers"],
         json!([])
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_stored_box_is_not_told_to_be_elsewhere_nor_by_whose_password() {
+    let running = Running::start().await;
+    let upload = announced(&running, json!({})).await;
+    let provider = |more: Value| json!({ "provider": more });
+    let secret = provider(json!({"url": "https://ann:secret@boxes.example/x.box"}));
+    let refused = call(&running, "PUT", PROVIDER, secret).await;
+    assert_eq!(refused.status, 422);
+    assert!(!text(&refused).contains("secret"), "{}", text(&refused));
+    let elsewhere = provider(json!({"url": "https://boxes.example/x.box"}));
+    let told = call(&running, "PUT", PROVIDER, elsewhere.clone()).await;
+    assert_eq!(
+        (told.status, told.json()["hosted"].clone()),
+        (200, json!(false))
+    );
+    let bytes = noise(1 << 20, 13);
+    assert_eq!(put(&running, &upload, &bytes).await.status, 200);
+    assert_eq!(done(&running, "GET", PROVIDER).await["hosted"], true);
+    let again = call(&running, "PUT", PROVIDER, elsewhere).await;
+    assert_eq!(again.status, 200, "it repeats what is known");
+    let other = provider(json!({"url": "https://boxes.example/y.box"}));
+    let refused = call(&running, "PUT", PROVIDER, other).await;
+    assert_eq!(refused.status, 422);
+    assert!(
+        text(&refused).contains("is stored here"),
+        "{}",
+        text(&refused)
+    );
+    let sum = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+    let next = provider(json!({"checksum": sum(b"next"), "checksum_type": "sha256"}));
+    let told = call(&running, "PUT", PROVIDER, next).await.json();
+    assert_eq!(told["checksum"], json!(sum(&bytes)));
+    assert!(
+        told["warnings"][0]
+            .as_str()
+            .unwrap()
+            .contains("next upload")
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_version_is_shown_here_as_it_was_spelled_so_that_clients_find_it_again() {
+    let running = Running::start().await;
+    announced(&running, json!({})).await;
+    let versions = format!("{BOX}/versions");
+    let version = |name: &str| json!({"version": {"version": name}});
+    let made = call(&running, "POST", &versions, version("v2.0.0")).await;
+    assert_eq!(made.json()["version"], "v2.0.0", "{}", text(&made));
+    let tree = done(&running, "GET", BOX).await;
+    assert_eq!(tree["versions"][0]["version"], "v2.0.0");
+    let other = call(&running, "POST", &versions, version("2.0.0")).await;
+    assert_eq!(other.status, 422);
+    assert!(text(&other).contains("here 'v2.0.0'"), "{}", text(&other));
+    for spelling in ["v2.0.0", "2.0.0"] {
+        let found = done(&running, "GET", &format!("{BOX}/version/{spelling}")).await;
+        assert_eq!(found["number"], "v2.0.0");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_box_is_refused_where_boxes_are_looked_into() {
+    let running = Running::start_with(&[("BOXGATE_VAGRANT_CLOUD__INSPECT", "refuse")]).await;
+    let upload = announced(&running, json!({})).await;
+    for (bytes, why) in [
+        (
+            &b"<html><body>502 Bad Gateway</body></html>"[..],
+            "no archive",
+        ),
+        (&[7; 2000], "no archive"),
+        (b"PK\x03\x04 and so on", "packed by zip"),
+    ] {
+        let refused = put(&running, &upload, bytes).await;
+        assert_eq!(refused.status, 422);
+        assert!(text(&refused).contains(why), "{}", text(&refused));
+    }
+    assert_eq!(
+        done(&running, "GET", PROVIDER).await["checksum"],
+        Value::Null
     );
     running.stop().await;
 }

@@ -83,7 +83,7 @@ pub async fn download(gateway: &Gateway, call: Call) -> Answer {
     let resolved = gateway.metadata.resolve_file(&file).await?;
     let resolved = resolved.filter(|found| shown(&call, found));
     let resolved = resolved.ok_or_else(|| Refusal::missing("File", &file.to_string()))?;
-    let is_released = resolved.version.status != VersionStatus::Unreleased;
+    let is_released = resolved.version.status == VersionStatus::Active;
     let by_link = call.query("token").is_some();
     let freshness = if resolved.row.fields.public && is_released && !by_link {
         Freshness::PublicName

@@ -6,13 +6,16 @@ use boxgate_storage::metadata::catalog::{
     VersionTree,
 };
 use http::{Response, StatusCode, Uri};
+use serde_json::{Value, json};
 
 use super::Answer;
 use super::body::Fields;
 use super::boxes::taken;
 use super::shape::{self, Roots};
+use super::upload::refuse_to_replace;
 use super::versions::{tag, version_of};
 use crate::call::Call;
+use crate::door::boxvault::shape::with;
 use crate::gateway::Gateway;
 use crate::handler::upload::declared;
 use crate::http::response;
@@ -77,12 +80,15 @@ fn default_of(provider: &ProviderTree) -> Option<&ArchitectureTree> {
 }
 
 fn answered(gateway: &Gateway, call: &Call, place: &Place) -> Response<OutboundBody> {
+    response::json(StatusCode::OK, &document(gateway, call, place))
+}
+
+fn document(gateway: &Gateway, call: &Call, place: &Place) -> Value {
     let roots = Roots::of(gateway, call);
     let file = place.architecture.file.as_ref();
     let rows = (&place.provider.row, &place.architecture.row, file);
     let above = (tag(&place.tree), &place.version.row);
-    let document = shape::a_provider(&roots, (&above.0, above.1), rows);
-    response::json(StatusCode::OK, &document)
+    shape::a_provider(&roots, (&above.0, above.1), rows)
 }
 
 /// What is told of a box, on top of what was told before.
@@ -93,7 +99,8 @@ fn announced(sent: &Fields, before: Announced) -> Result<Announced, Refusal> {
     };
     if url.as_ref().is_some_and(|url| !is_web(url)) {
         return Err(Refusal::invalid(
-            "'url' must be the whole http or https address of a box, at most 2048 characters.",
+            "'url' must be the whole http or https address of a box, without a name or password in it (everybody who \
+             may see the box is told of it), at most 2048 characters.",
         ));
     }
     let (value, kind) = (sent.text("checksum")?, sent.text("checksum_type")?);
@@ -115,7 +122,8 @@ fn is_web(url: &str) -> bool {
     let parsed: Option<Uri> = url.parse().ok();
     url.len() <= MAX_URL
         && parsed.is_some_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.authority().is_some_and(|a| !a.as_str().contains('@'))
         })
 }
 
@@ -198,6 +206,16 @@ pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
     if before.announced.checksum.is_none() && repeats(&announced, file, before) {
         announced.checksum = None;
     }
+    let is_stored = file.is_some();
+    if is_stored && announced.url.is_some() && announced.url != before.announced.url {
+        return Err(Refusal::invalid(
+            "A box is stored here, and is served. Delete this provider first, then tell where another server has one.",
+        ));
+    }
+    let is_told_of_next = is_stored && announced.checksum != before.announced.checksum;
+    if is_told_of_next && announced.checksum.is_some() {
+        refuse_to_replace(gateway, place.version.row.status, true)?;
+    }
     let change = SlotChange {
         provider,
         architecture,
@@ -207,7 +225,13 @@ pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
     let actor = call.principal()?.name();
     let changed = gateway.metadata.change_slot(before.id, change, actor).await;
     (place.provider.row, place.architecture.row) = changed.map_err(|e| taken(e, "That name"))?;
-    Ok(answered(gateway, &call, &place))
+    let mut document = document(gateway, &call, &place);
+    if is_told_of_next {
+        let text = "The box that is stored keeps its own checksum, which is shown; the one that was told is compared \
+                    with the next upload.";
+        document = with(document, json!({ "warnings": [text] }));
+    }
+    Ok(response::json(StatusCode::OK, &document))
 }
 
 /// Whether a checksum is that of the stored box, as clients send back what they were shown: nothing is said of the next
@@ -220,9 +244,20 @@ fn repeats(
     file.is_some() && announced.checksum == shape::shown_checksum(row, file)
 }
 
-/// `DELETE P`: answered with what it was. The provider goes with its last architecture.
+/// `DELETE P`: answered with what it was. The provider goes with its last architecture. Of several one must be named:
+/// clients that clean up after a failure name the provider alone, and mean another than the default that is served.
 pub async fn delete(gateway: &Gateway, call: Call) -> Answer {
     let place = place_of(gateway, &call).await?;
+    let all = &place.provider.architectures;
+    if call.names.value("arch").is_empty() && all.len() > 1 {
+        let names: Vec<&str> = all.iter().map(|a| a.row.name.as_str()).collect();
+        return Err(Refusal::invalid(format!(
+            "Provider '{}' has several architectures ({}): name the one to delete (/api/v2/.../provider/{}/ARCHITECTURE).",
+            place.provider.row.name,
+            names.join(", "),
+            place.provider.row.name
+        )));
+    }
     let answer = answered(gateway, &call, &place);
     let actor = call.principal()?.name();
     let metadata = &gateway.metadata;

@@ -1,6 +1,6 @@
 //! Vagrant Cloud's JSON. Times are ISO-8601 with milliseconds: to its clients a thing without `created_at` does not exist.
 
-use boxgate_storage::catalog::version::{compare, is_listable, without_v};
+use boxgate_storage::catalog::version::{compare, is_listable};
 use boxgate_storage::metadata::catalog::{
     ArchitectureRow, ArchitectureTree, BoxTree, FileRow, ProviderRow, ProviderTree, VersionRow,
     VersionStatus, VersionTree,
@@ -105,7 +105,8 @@ pub fn version(roots: &Roots, tag: &str, tree: &VersionTree) -> Value {
 
 /// A version with these providers.
 pub fn version_row(roots: &Roots, tag: &str, row: &VersionRow, providers: &[Value]) -> Value {
-    let name = without_v(row.name.as_str());
+    // As it was made: clients look for it by that spelling, and would make it again.
+    let name = row.name.as_str();
     let markdown = row.fields.description.as_deref();
     let url = format!("{}/box/{tag}/version/{name}", roots.api);
     json!({
@@ -140,10 +141,7 @@ pub fn a_provider(
         let (org, name) = tag.split_once('/').unwrap_or((tag, ""));
         format!(
             "{}/{org}/boxes/{name}/versions/{}/providers/{}/{}/vagrant.box",
-            roots.boxes,
-            without_v(version.name.as_str()),
-            provider.name,
-            architecture.name
+            roots.boxes, version.name, provider.name, architecture.name
         )
     };
     let elsewhere = announced.url.clone().filter(|_| file.is_none());

@@ -79,12 +79,21 @@ fn private(document: &Value) -> http::Response<crate::server::OutboundBody> {
 
 async fn free_place(gateway: &Gateway, call: &Call) -> Result<Place, Refusal> {
     let place = place_of(gateway, call).await?;
-    let released = place.version.row.status == VersionStatus::Active;
-    refuse_to_replace(gateway, released && place.architecture.file.is_some())?;
+    let is_stored = place.architecture.file.is_some();
+    refuse_to_replace(gateway, place.version.row.status, is_stored)?;
     Ok(place)
 }
 
-fn refuse_to_replace(gateway: &Gateway, is_taken: bool) -> Result<(), Refusal> {
+/// Refuses another box where a released version has one, if that is not to be.
+///
+/// # Errors
+/// 422, which ends the connection.
+pub fn refuse_to_replace(
+    gateway: &Gateway,
+    status: VersionStatus,
+    is_stored: bool,
+) -> Result<(), Refusal> {
+    let is_taken = is_stored && status == VersionStatus::Active;
     if !is_taken || gateway.settings.vagrant_cloud.republish {
         return Ok(());
     }
@@ -153,8 +162,7 @@ pub async fn receive(gateway: &Gateway, mut call: Call) -> Answer {
     auth::may_publish(&gateway.metadata, publisher, place.0, place.1)
         .await
         .map_err(Refusal::closing)?;
-    let released = slot.version.status == VersionStatus::Active;
-    refuse_to_replace(gateway, released && slot.is_stored)?;
+    refuse_to_replace(gateway, slot.version.status, slot.is_stored)?;
     let headers = &call.head.headers;
     upload::assert_uncoded(headers)?;
     let length = content_length(headers);

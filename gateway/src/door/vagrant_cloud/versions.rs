@@ -56,15 +56,25 @@ pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
     let row = gateway
         .metadata
         .create_version(call.row()?.id, &name, status, fields, actor)
-        .await
-        .map_err(|e| taken(e, &format!("Version '{name}'")))?;
+        .await;
     let tree = tree_of(gateway, &call).await?;
+    let row = row.map_err(|e| taken(e, &spelled(&tree, &name)))?;
     let roots = Roots::of(gateway, &call);
     let mut document = shape::version_row(&roots, &tag(&tree), &row, &[]);
     if let Some(warning) = version_warning(&name) {
         document = with(document, json!({ "warnings": [warning] }));
     }
     Ok(response::json(StatusCode::OK, &document))
+}
+
+/// A version that is there, with the spelling that it has there.
+fn spelled(tree: &BoxTree, name: &VersionName) -> String {
+    let mut rows = tree.versions.iter().map(|v| &v.row);
+    let there = rows.find(|row| row.name.folded() == name.folded());
+    match there {
+        Some(row) if row.name != *name => format!("Version '{name}' (here '{}')", row.name),
+        _ => format!("Version '{name}'"),
+    }
 }
 
 /// `GET V`.

@@ -26,7 +26,7 @@ pub struct Announcement {
     pub provider: ProviderName,
     /// Its architecture.
     pub architecture: ArchitectureName,
-    /// Whether it becomes the default of its provider; the first does in any case.
+    /// Whether it becomes the default of its provider; where that has none it does in any case.
     pub default_box: bool,
     /// What is told of it.
     pub announced: Announced,
@@ -39,7 +39,7 @@ pub struct SlotChange {
     pub provider: Option<ProviderName>,
     /// Another name of its architecture.
     pub architecture: Option<ArchitectureName>,
-    /// Whether it is the default; setting it clears the siblings'.
+    /// Whether it is the default; setting it clears the siblings', clearing it gives it on to one of them.
     pub default_box: Option<bool>,
     /// What is told of it from now on.
     pub announced: Announced,
@@ -235,8 +235,8 @@ async fn set_default(
     id: ArchitectureId,
     default_box: bool,
 ) -> Result<()> {
+    let row = architectures::existing(&mut tx.connection, op, id).await?;
     if default_box {
-        let row = architectures::existing(&mut tx.connection, op, id).await?;
         architectures::clear_defaults(tx, op, row.provider_id).await?;
     }
     sqlx::query("UPDATE architectures SET default_box = $2, updated_ms = $3 WHERE id = $1")
@@ -245,8 +245,11 @@ async fn set_default(
         .bind(tx.now.0)
         .execute(&mut tx.connection)
         .await
-        .at(op, id.0)
-        .map(drop)
+        .at(op, id.0)?;
+    if default_box {
+        return Ok(());
+    }
+    architectures::give_default_on(tx, op, row.provider_id, id).await
 }
 
 async fn set_announced(

@@ -1,4 +1,5 @@
-//! Architectures: made and changed. At most one of a provider is its default.
+//! Architectures: made and changed. One of a provider is its default, another when that one goes or is none any more;
+//! only a provider's last may be made none.
 
 use futures_util::FutureExt as _;
 use sqlx::AnyConnection;
@@ -12,8 +13,7 @@ use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit, outbox};
 
 impl Metadata {
-    /// Makes an architecture. With `default_box` the siblings lose theirs; the first of a provider is
-    /// the default in any case.
+    /// Makes an architecture. With `default_box` the siblings lose theirs; where none is the default it is in any case.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when it exists, [`ErrorKind::NotFound`] when the provider is gone.
@@ -42,7 +42,8 @@ impl Metadata {
         .await
     }
 
-    /// Replaces the description, and name and default flag if given (setting it clears the siblings').
+    /// Replaces the description, and name and default flag if given (setting it clears the siblings', clearing it gives
+    /// it on to one of them).
     /// Emits `box.updated`.
     ///
     /// # Errors
@@ -79,6 +80,9 @@ impl Metadata {
                 .execute(&mut tx.connection)
                 .await
                 .at(OP, id.0)?;
+                if default_box == Some(false) {
+                    give_default_on(tx, OP, before.provider_id, id).await?;
+                }
                 let place = Level::Architecture(id)
                     .existing_place(&mut tx.connection, OP)
                     .await?;
@@ -102,13 +106,15 @@ pub(super) async fn insert(
     description: Option<String>,
     default_box: bool,
 ) -> Result<ArchitectureId> {
-    let first = sqlx::query("SELECT id FROM architectures WHERE provider = $1 LIMIT 1")
-        .bind(provider_id.0)
-        .fetch_optional(&mut tx.connection)
-        .await
-        .at(op, name)?
-        .is_none();
-    if default_box && !first {
+    let only = sqlx::query(
+        "SELECT id FROM architectures WHERE provider = $1 AND default_box <> 0 LIMIT 1",
+    )
+    .bind(provider_id.0)
+    .fetch_optional(&mut tx.connection)
+    .await
+    .at(op, name)?
+    .is_none();
+    if default_box && !only {
         clear_defaults(tx, op, provider_id).await?;
     }
     let id = tx.next_id("architectures").await?;
@@ -122,7 +128,7 @@ pub(super) async fn insert(
     .bind(name.as_str())
     .bind(name.folded())
     .bind(description)
-    .bind(i64::from(default_box || first))
+    .bind(i64::from(default_box || only))
     .bind(tx.now.0)
     .execute(&mut tx.connection)
     .await
@@ -157,6 +163,32 @@ pub(super) async fn clear_defaults(
          WHERE provider = $1 AND default_box <> 0",
     )
     .bind(provider_id.0)
+    .bind(tx.now.0)
+    .execute(&mut tx.connection)
+    .await
+    .at(op, provider_id.0)
+    .map(drop)
+}
+
+/// Where a provider has no default, makes one of its architectures that, but for one: the oldest of those that have a box.
+pub(super) async fn give_default_on(
+    tx: &mut Tx,
+    op: &'static str,
+    provider_id: ProviderId,
+    but: ArchitectureId,
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE architectures SET default_box = 1, updated_ms = $3
+         WHERE id = (
+                 SELECT a.id FROM architectures a LEFT JOIN files f ON f.architecture = a.id
+                 WHERE a.provider = $1 AND a.id <> $2
+                 ORDER BY CASE WHEN f.id IS NULL AND a.original_url IS NULL THEN 1 ELSE 0 END, a.id
+                 LIMIT 1)
+             AND NOT EXISTS (
+                 SELECT 1 FROM architectures d WHERE d.provider = $1 AND d.default_box <> 0)",
+    )
+    .bind(provider_id.0)
+    .bind(but.0)
     .bind(tx.now.0)
     .execute(&mut tx.connection)
     .await

@@ -48,7 +48,7 @@ macro_rules! held_by_box {
         concat!(
             "SELECT ",
             blob_columns!(),
-            ", CASE WHEN b.is_public = 1 AND v.status <> 'unreleased' THEN 1 ELSE 0 END AS is_public, o.folded AS organization, b.folded AS box_name
+            ", CASE WHEN b.is_public = 1 AND v.status = 'active' THEN 1 ELSE 0 END AS is_public, o.folded AS organization, b.folded AS box_name
              FROM blobs x JOIN files f ON f.blob = x.key
                  JOIN architectures a ON a.id = f.architecture
                  JOIN providers p ON p.id = a.provider
@@ -57,7 +57,7 @@ macro_rules! held_by_box {
                  JOIN organizations o ON o.id = b.organization
              WHERE x.",
             $digest,
-            " = $1 AND ((b.is_public = 1 AND v.status <> 'unreleased') OR EXISTS (
+            " = $1 AND ((b.is_public = 1 AND v.status = 'active') OR EXISTS (
                  SELECT 1 FROM memberships m WHERE m.account = $2
                      AND m.organization = b.organization
                      AND (m.organization = $3 OR CAST($3 AS BIGINT) = 0)))

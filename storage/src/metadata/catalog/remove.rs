@@ -4,7 +4,7 @@ use futures_util::FutureExt as _;
 use sqlx::AssertSqlSafe;
 
 use super::columns::Level;
-use super::{ArchitectureId, BoxId, ProviderId, VersionId};
+use super::{ArchitectureId, BoxId, ProviderId, VersionId, architectures};
 use crate::digest::Blake3;
 use crate::error::Result;
 use crate::metadata::accounts::OrganizationId;
@@ -50,7 +50,8 @@ impl Metadata {
         .await
     }
 
-    /// Removes an architecture and its file; false when it is gone already.
+    /// Removes an architecture and its file; another of its provider is the default if it was. False when it is gone
+    /// already.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
@@ -101,7 +102,17 @@ impl Metadata {
                     return Ok(false);
                 };
                 let (_, old) = digests(tx, scope).await?;
+                let above = match level {
+                    Level::Architecture(id) => {
+                        let row = architectures::existing(&mut tx.connection, op, id).await?;
+                        Some((row.provider_id, id))
+                    }
+                    _ => None,
+                };
                 under(tx, scope).await?;
+                if let Some((provider, gone)) = above {
+                    architectures::give_default_on(tx, op, provider, gone).await?;
+                }
                 outbox::append(tx, outbox::box_deleted(&place, old), &actor).await?;
                 audit::record(tx, &actor, op, &place.path()).await?;
                 Ok(true)
@@ -136,7 +147,7 @@ impl Scope {
 }
 
 /// The architectures in a scope.
-fn architectures(condition: &str) -> String {
+fn below(condition: &str) -> String {
     format!(
         "SELECT a.id FROM architectures a JOIN providers p ON p.id = a.provider
              JOIN versions v ON v.id = p.version JOIN boxes b ON b.id = v.box WHERE {condition}"
@@ -156,7 +167,7 @@ async fn run(tx: &mut Tx, id: i64, statement: String) -> Result<()> {
 /// Takes the files in a scope from their names.
 async fn files_under(tx: &mut Tx, scope: Scope) -> Result<()> {
     let (condition, id) = scope.condition();
-    let architectures = architectures(condition);
+    let architectures = below(condition);
     for statement in [
         format!(
             "UPDATE blobs SET refs = refs - (
@@ -180,7 +191,7 @@ async fn files_under(tx: &mut Tx, scope: Scope) -> Result<()> {
 pub(in crate::metadata) async fn under(tx: &mut Tx, scope: Scope) -> Result<()> {
     files_under(tx, scope).await?;
     let (condition, id) = scope.condition();
-    let architectures = architectures(condition);
+    let architectures = below(condition);
     run(
         tx,
         id,
@@ -256,7 +267,7 @@ async fn digests(tx: &mut Tx, scope: Scope) -> Result<(usize, Option<Blake3>)> {
     let statement = format!(
         "SELECT x.blake3 FROM files f JOIN blobs x ON x.key = f.blob
          WHERE f.architecture IN ({}) LIMIT 2",
-        architectures(condition)
+        below(condition)
     );
     let rows = sqlx::query(AssertSqlSafe(statement))
         .bind(id)

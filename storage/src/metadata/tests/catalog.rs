@@ -226,8 +226,33 @@ async fn the_first_architecture_is_the_default_until_another_is_made_so() {
     );
     assert_eq!(defaults().await, ["amd64"]);
     assert!(update(first.id, None).await.default_box, "left as it was");
+    let none = update(first.id, Some(false)).await;
+    assert!(!none.default_box);
+    assert_eq!(
+        defaults().await,
+        ["arm64"],
+        "the oldest of the others: none has a box"
+    );
+    // It goes to one that has a box before others.
+    let of = async |text: &str| {
+        let tree = house.metadata.box_tree(house.acme.id, &name("web")).await;
+        let tree = tree.unwrap().unwrap();
+        let mut all = tree.versions[0].providers[0].architectures.iter();
+        let found = all.find(|a| a.row.name.as_str() == text);
+        found.unwrap().row.id
+    };
+    let delete = async |text: &str| {
+        let id = of(text).await;
+        house.metadata.delete_architecture(id, "Ann").await.unwrap()
+    };
+    assert!(delete("arm64").await);
+    assert_eq!(defaults().await, ["amd64"]);
+    assert!(delete("riscv64").await);
+    assert_eq!(defaults().await, ["amd64"], "it had none to give on");
     update(first.id, Some(false)).await;
-    assert!(defaults().await.is_empty());
+    assert!(defaults().await.is_empty(), "the last may be none");
+    make("mips", false).await.unwrap();
+    assert_eq!(defaults().await, ["mips"]);
     let gone = house
         .metadata
         .update_architecture(ArchitectureId(99), None, None, None, "Ann")
