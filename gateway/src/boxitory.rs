@@ -7,7 +7,6 @@
 pub mod checksum;
 pub mod describe;
 pub mod document;
-pub mod import;
 pub mod index;
 pub mod name;
 pub mod tree;

@@ -47,7 +47,7 @@ use crate::http::freshness::{CACHE_TAG, CDN_CACHE_CONTROL, SURROGATE_KEY};
 use crate::http::response;
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
-use crate::route::{Door, Found, Route, Row};
+use crate::route::{Door, Found, Route, Row, free_box_name};
 use crate::server::OutboundBody;
 
 /// What plugins are told of a request.
@@ -368,6 +368,10 @@ pub async fn on_upload_start(
     known: &RequestFacts,
     beginning: Beginning<'_>,
 ) -> Result<Terms, Refusal> {
+    // Each upload comes by here, and may make its box.
+    if let Some([box_name, ..]) = beginning.target {
+        free_box_name(box_name).map_err(|text| Refusal::invalid(text).closing())?;
+    }
     let routed = head.extensions.get::<RoutedTo>();
     let routed = Terms {
         store: routed.map(|RoutedTo(store)| store.clone()),

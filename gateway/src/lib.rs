@@ -17,6 +17,7 @@ pub mod gateway;
 pub mod handler;
 pub mod hooks;
 pub mod http;
+pub mod import;
 pub mod ingest;
 pub mod inspect;
 pub mod joiner;

@@ -806,6 +806,26 @@ const ALSO_RESERVED: &[&str] = &[
     "uploads",
 ];
 
+/// Whether a box may be named so: the second word of a route is no box of any organization.
+///
+/// # Errors
+/// Why not, for whoever chose the name.
+pub fn free_box_name(name: &str) -> Result<(), String> {
+    let is_taken = ROUTES.iter().any(|row| {
+        let mut words = row.path.split('/').skip(1);
+        let (first, second, more) = (words.next(), words.next(), words.next());
+        first.is_some_and(|first| first.starts_with('{'))
+            && second.is_some_and(|second| second.eq_ignore_ascii_case(name))
+            && more.is_none()
+    });
+    if is_taken {
+        return Err(format!(
+            "box {name:?} is reserved: it is the second word of a route. Choose another name."
+        ));
+    }
+    Ok(())
+}
+
 impl Router {
     /// Compiles the rows of the enabled doors.
     ///
@@ -887,6 +907,11 @@ impl Router {
                 None => Found::Nothing,
             },
         }
+    }
+
+    /// Names that no organization may have, folded.
+    pub fn reserved(&self) -> &[String] {
+        &self.reserved
     }
 
     /// Whether an organization of that name would be shadowed by a route.
@@ -971,13 +996,135 @@ mod tests {
     fn no_row_shadows_another_and_every_row_finds_itself() {
         let router = Router::try_new(&doors()).unwrap();
         for row in ROUTES {
-            let path = row.path.replace(['{', '}'], "");
+            let path = example(row);
             match router.find(&row.method, &path) {
                 Found::Row(found, _) => {
                     assert_eq!((found.route, found.path), (row.route, row.path), "{path}");
                 }
                 other => panic!("{path}: {other:?}"),
             }
+        }
+    }
+
+    /// How a door is reached in the settings; each but that of administration, which is always there.
+    type Of = fn(&mut Doors) -> &mut crate::config::settings::Door;
+    const DOORS: [(Door, Of); 10] = [
+        (Door::BoxVault, |doors| &mut doors.boxvault),
+        (Door::Vagrant, |doors| &mut doors.vagrant),
+        (Door::VagrantCloud, |doors| &mut doors.vagrant_cloud),
+        (Door::Files, |doors| &mut doors.files),
+        (Door::Blobs, |doors| &mut doors.blobs),
+        (Door::Hooks, |doors| &mut doors.hooks),
+        (Door::Providers, |doors| &mut doors.providers),
+        (Door::Runtime, |doors| &mut doors.runtime),
+        (Door::Boxitory, |doors| &mut doors.boxitory),
+        (Door::Operations, |doors| &mut doors.operations),
+    ];
+
+    /// A path that a row takes, with the names of its values for values.
+    fn example(row: &Row) -> String {
+        row.path.replace(['{', '}'], "")
+    }
+
+    fn leads_to(router: &Router, row: &Row, path: &str) -> bool {
+        matches!(router.find(&row.method, path), Found::Row(found, _) if found.route == row.route)
+    }
+
+    #[test]
+    fn each_door_is_switched_off_and_moved_by_itself() {
+        for (door, of) in DOORS {
+            let mut without = doors();
+            of(&mut without).enabled = false;
+            let without = Router::try_new(&without).unwrap();
+            let mut moved = doors();
+            of(&mut moved).prefix = "/moved/away".to_owned();
+            let moved = Router::try_new(&moved).unwrap();
+            assert!(moved.is_reserved("moved"), "{door:?}");
+            for row in ROUTES {
+                let path = example(row);
+                if row.door != door {
+                    assert!(leads_to(&without, row, &path), "{path} without {door:?}");
+                    assert!(leads_to(&moved, row, &path), "{path}, {door:?} moved");
+                    continue;
+                }
+                let away = path_of("/moved/away", row).replace(['{', '}'], "");
+                assert!(leads_to(&moved, row, &away), "{away}");
+                for router in [&without, &moved] {
+                    let found = router.find(&row.method, &path);
+                    let is_there = matches!(found, Found::Row(found, _) if found.door == door);
+                    assert!(!is_there, "{path} of {door:?}");
+                }
+            }
+        }
+    }
+
+    /// A path that both take, and the values that names of the first have in it.
+    fn in_common(row: &Row, other: &Row) -> Option<(String, Vec<(&'static str, &'static str)>)> {
+        let (mut path, mut values) = (String::new(), Vec::new());
+        let (mut a, mut b) = (row.path.split('/').skip(1), other.path.split('/').skip(1));
+        loop {
+            let (ours, theirs) = match (a.next(), b.next()) {
+                (None, None) => return Some((path, values)),
+                (Some(ours), Some(theirs)) => (ours, theirs),
+                _ => return None,
+            };
+            let word = match (ours.starts_with('{'), theirs.starts_with('{')) {
+                (true, true) => "x",
+                (true, false) => {
+                    values.push((ours.trim_matches(['{', '}']), theirs));
+                    theirs
+                }
+                (false, true) => ours,
+                (false, false) if ours == theirs => ours,
+                (false, false) => return None,
+            };
+            path = format!("{path}/{word}");
+        }
+    }
+
+    #[test]
+    fn what_another_row_takes_away_from_a_row_are_names_that_nothing_can_have() {
+        let router = Router::try_new(&doors()).unwrap();
+        let mut looked_at = 0;
+        for row in ROUTES {
+            // The names of a tree are somebody else's: docs say how to keep it apart.
+            for other in ROUTES.iter().filter(|_| row.door != Door::Boxitory) {
+                let Some((path, values)) = in_common(row, other) else {
+                    continue;
+                };
+                if values.is_empty() || leads_to(&router, row, &path) {
+                    continue;
+                }
+                looked_at += 1;
+                let is_refused = |&(name, value): &(&str, &str)| match name {
+                    "org" => router.is_reserved(value),
+                    "box" => free_box_name(value).is_err(),
+                    // Refused where providers are told of.
+                    "arch" => value == "upload",
+                    // Numbers, and random digits.
+                    "id" | "user" | "upload" | "webhook" | "key" => {
+                        value.chars().any(|c| !c.is_ascii_hexdigit())
+                    }
+                    _ => false,
+                };
+                assert!(
+                    values.iter().any(is_refused),
+                    "{path}: {} is taken away from {} by names that may be: {values:?}",
+                    other.path,
+                    row.path
+                );
+            }
+        }
+        assert!(looked_at > 10, "{looked_at}");
+    }
+
+    #[test]
+    fn a_box_is_not_named_like_the_second_word_of_a_route() {
+        for word in ["latestVersion", "latestversion"] {
+            assert!(free_box_name(word).is_err(), "{word}");
+        }
+        for word in ["demo", "boxes", "versions", "download"] {
+            assert!(free_box_name(word).is_ok(), "{word}");
         }
     }
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::line::Line;
-use crate::boxitory::import::{self, Import};
+use crate::import::{self, Import};
 use crate::telemetry::Telemetry;
 
 /// Lines that wait for a slow reader; the work then waits too.
@@ -58,7 +58,7 @@ pub enum Chore {
         /// Bytes in a second; 0 is as many as come.
         rate_bytes: u64,
     },
-    /// A tree of boxes, taken into the catalog.
+    /// What another kind of server holds, taken into the catalog.
     Import(Import),
 }
 
@@ -244,12 +244,12 @@ async fn perform(
     }
 }
 
-/// Brings a tree of boxes.
+/// Brings what another kind of server holds.
 async fn bring(stock: &Stock, import: &Import, listener: &mut Listener) -> Line {
     let tell = |told| {
         let line = match told {
             import::Told::Left(path, why) => {
-                tracing::warn!(path, why, "a file of the tree was not brought");
+                tracing::warn!(path, why, "it was not brought");
                 Some(Line::Left(line::Left { path, why }))
             }
             import::Told::Progress(imported) => {
@@ -260,8 +260,8 @@ async fn bring(stock: &Stock, import: &Import, listener: &mut Listener) -> Line 
     };
     match import.clone().run(stock.clone(), tell).await {
         Ok(imported) => {
-            let (home, by) = (import.home.display(), &import.actor);
-            tracing::info!(%home, by, ?imported, "a tree of boxes was taken into the catalog");
+            let (home, by) = (import.home().display(), import.actor());
+            tracing::info!(%home, by, ?imported, "what another server held was taken into the catalog");
             Line::Imported(imported.into())
         }
         Err(why) => Line::Failed(why),

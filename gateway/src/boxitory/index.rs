@@ -1,6 +1,7 @@
 //! What is in the tree, held in memory: each box with its versions, and what was written of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -19,6 +20,8 @@ pub struct Index {
     shelves: RwLock<HashMap<Box<str>, Arc<Shelf>>>,
     turns: AtomicU64,
     page: Mutex<Option<(u64, Arc<Document>)>>,
+    /// Files that are not served, which is said of each once.
+    told: Mutex<HashSet<String>>,
 }
 
 /// One box, as its directory was listed last.
@@ -39,6 +42,8 @@ struct Written {
     document: Option<Arc<Document>>,
 }
 
+/// Files of which it is said that they are not served; of more nothing is.
+const MOST_TOLD: usize = 1000;
 /// Times of files are those of the clock's last tick: two changes within it look alike.
 const TICK: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -121,7 +126,8 @@ impl Index {
             return Ok(());
         }
         let listed = SystemTime::now();
-        match home.list(box_name) {
+        let left_out = |file: &OsStr, why: &str| self.tell_once(box_name, file, why);
+        match home.list(box_name, left_out) {
             Ok(Some(Listing { stamp, versions })) if !versions.is_empty() => {
                 let is_new = before.as_ref().is_none_or(|b| b.versions != versions);
                 let shelf = Arc::new(Shelf {
@@ -147,6 +153,16 @@ impl Index {
                 self.remove(box_name);
                 Err(error)
             }
+        }
+    }
+
+    /// Says once of a file that it looks like a box and is none.
+    fn tell_once(&self, box_name: &str, file: &OsStr, why: &str) {
+        let path = format!("{box_name}/{}", file.to_string_lossy());
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MOST_TOLD && !told.contains(&path) {
+            tracing::warn!(path, "not served: {why}");
+            told.insert(path);
         }
     }
 

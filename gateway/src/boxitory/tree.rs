@@ -86,19 +86,12 @@ impl Home {
         self.path.join(box_name)
     }
 
-    /// What the directory of a box holds; `None` where no directory is.
+    /// What the directory of a box holds; `None` where no directory is. `left_out` is told of files that look like boxes
+    /// and are none, and why.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn list(&self, box_name: &str) -> io::Result<Option<Listing>> {
-        self.list_telling(box_name, |_name, _why| {})
-    }
-
-    /// The same; `left_out` is told of files that look like boxes and are none, and why.
-    ///
-    /// # Errors
-    /// As [`Self::list`].
-    pub fn list_telling(
+    pub fn list(
         &self,
         box_name: &str,
         mut left_out: impl FnMut(&OsStr, &str),
@@ -268,7 +261,7 @@ mod tests {
     }
 
     fn versions(home: &Home, box_name: &str) -> Vec<(String, Vec<String>)> {
-        let listing = home.list(box_name).unwrap().unwrap();
+        let listing = home.list(box_name, |_name, _why| {}).unwrap().unwrap();
         let texts = |v: Version| {
             let providers = v.providers.iter().map(ToString::to_string);
             (v.digits.to_string(), providers.collect())
@@ -331,9 +324,9 @@ mod tests {
         names.sort();
         assert_eq!(names, ["f25", "linked", "loop"]);
         assert_eq!(versions(&home, "linked").len(), 3);
-        assert!(home.list("loop").unwrap().is_none());
-        assert!(home.list("file").unwrap().is_none());
-        assert!(home.list("nowhere").unwrap().is_none());
+        assert!(home.list("loop", |_name, _why| {}).unwrap().is_none());
+        assert!(home.list("file", |_name, _why| {}).unwrap().is_none());
+        assert!(home.list("nowhere", |_name, _why| {}).unwrap().is_none());
     }
 
     #[test]

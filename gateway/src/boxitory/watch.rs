@@ -106,9 +106,20 @@ impl Watch {
         let Some(home) = home else {
             return self.look_at_all(&of.index, &of.settings.home);
         };
-        for name in names.boxes {
+        for name in self.with_twins(names.boxes) {
             self.look_at(&of.index, &home, &name, Look::Within);
         }
+    }
+
+    /// Those boxes, and all others whose directories are the same ones: the system tells of a directory by one name.
+    fn with_twins(&self, mut names: HashSet<Box<str>>) -> HashSet<Box<str>> {
+        let watched = self.watched();
+        let stamps = names.iter().filter_map(|name| watched.boxes.get(name));
+        let changed: HashSet<_> = stamps.map(|stamp| stamp.identity()).collect();
+        let all = watched.boxes.iter();
+        let twins = all.filter(|(_, stamp)| changed.contains(&stamp.identity()));
+        names.extend(twins.map(|(name, _)| name.clone()));
+        names
     }
 
     /// Looks at all directories, and reads those that are not as they were. Blocking.
@@ -172,7 +183,11 @@ impl Watch {
     /// A directory that was made anew is watched anew.
     fn watch_box(&self, home: &Home, name: &str) {
         let Ok(now) = home.stamp(name) else {
-            self.watched().boxes.remove(name);
+            let gone = self.watched().boxes.remove(name);
+            // What the system told by this name it is to tell by another one of the same directory.
+            for twin in self.twins_of(gone) {
+                let _is_told = self.watch(&home.directory(&twin));
+            }
             return;
         };
         let before = self.watched().boxes.get(name).copied();
@@ -184,6 +199,13 @@ impl Watch {
         } else {
             self.watched().boxes.remove(name);
         }
+    }
+
+    fn twins_of(&self, gone: Option<Stamp>) -> Vec<Box<str>> {
+        let watched = self.watched();
+        let all = watched.boxes.iter();
+        let twins = all.filter(|(_, stamp)| gone.is_some_and(|gone| gone.is_same_file(**stamp)));
+        twins.map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether the system tells of that directory from now on.

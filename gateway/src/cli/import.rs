@@ -1,7 +1,7 @@
 //! `boxgate admin import`: what another kind of server serves, brought into the catalog by the gateway that runs, or from
 //! here while none does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use boxgate_storage::catalog::{ArchitectureName, OrganizationName};
 use clap::{Args, Subcommand};
@@ -14,12 +14,14 @@ use super::connect::ConnectArgs;
 use super::upkeep::{Printer, cannot_look, path};
 use super::{ConfigArgs, Failure, load, runtime};
 use crate::app::{App, StartError};
-use crate::boxitory::import::Import;
 use crate::client::upkeep::Lines;
 use crate::config::Settings;
 use crate::config::settings::{Database, Listener, Speaks};
 use crate::gateway::Phase;
-use crate::route::DoorSet;
+use crate::import::Import;
+use crate::import::boxitory::Tree;
+use crate::import::boxvault::{Database as Foreign, Vault};
+use crate::route::{DoorSet, Router};
 use crate::telemetry::Telemetry;
 use crate::upkeep::line::{Imported, Line};
 use crate::upkeep::{self, Chore, Job};
@@ -37,6 +39,20 @@ stand beside it. What the catalog has already stays, and is not brought again: t
 is left as it is.
 Exit codes: 0 all of it is there, 1 something was not brought (each is named, with the reason), 2 could not be done.")]
     Boxitory(BoxitoryArgs),
+    /// Take what a BoxVault holds into the catalog: people, organizations, keys and boxes.
+    #[command(after_help = "Examples:
+  boxgate admin import boxvault --files /var/lib/boxvault/boxes --database mysql://boxvault:PASSWORD@localhost/boxvault
+  boxgate admin import boxvault --files ./boxes --database ./boxvault.sqlite --data-dir /srv/boxgate
+  boxgate admin import boxvault --files ./boxes
+
+Works on a data directory that no gateway runs on (with PostgreSQL and a bucket beside running ones). Stop the BoxVault, or
+let nobody publish meanwhile; nothing of it is changed. `--database @FILE` reads the address from a file, so that nobody
+sees its password. Passwords and the keys of service accounts stay good. Each file is compared with its length and
+checksum in the database. Without a database only files are brought, to organizations that are there.
+Whoever and whatever is here by a name already stays as it is, and is taken for the same: the same command goes on after a
+cut, and brings what came meanwhile.
+Exit codes: 0 all of it is there, 1 something was not brought (each is named, with the reason), 2 could not be done.")]
+    Boxvault(BoxvaultArgs),
 }
 
 #[derive(Debug, Args)]
@@ -59,13 +75,76 @@ pub(super) struct BoxitoryArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct BoxvaultArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The directory of its boxes (`box_storage_directory`).
+    #[arg(long, value_name = "DIR")]
+    files: PathBuf,
+    /// Its database: `mysql://USER:PASSWORD@HOST/DATABASE`, or the path of a SQLite file; @FILE holds either.
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    /// Print JSON, one document a line.
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn import(command: &ImportCommand) -> Result<(), Failure> {
-    let ImportCommand::Boxitory(args) = command;
+    let outcome = match command {
+        ImportCommand::Boxitory(args) => boxitory(args)?,
+        ImportCommand::Boxvault(args) => boxvault(args)?,
+    };
+    match outcome {
+        Line::Imported(imported) if imported.left == 0 => Ok(()),
+        Line::Failed(why) => Err(Failure::CannotLook(why)),
+        _ => Err(Failure::Found),
+    }
+}
+
+fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(dir).map_err(|e| Failure::Usage(format!("{}: {e}", dir.display())))
+}
+
+fn boxvault(args: &BoxvaultArgs) -> Result<Line, Failure> {
+    let database = args.database.as_deref().map(|text| {
+        let Some(path) = text.strip_prefix('@') else {
+            return Foreign::named(text);
+        };
+        let read = std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
+        Foreign::named(read.trim())
+    });
+    let database = database
+        .transpose()
+        .map_err(|e| Failure::Usage(format!("--database: {e}")))?;
+    let settings = load(&args.config)?;
+    let router = Router::try_new(&settings.doors).map_err(Failure::Usage)?;
+    let import = Import::BoxVault(Vault {
+        files: absolute(&args.files)?,
+        database,
+        reserved: router.reserved().iter().cloned().collect(),
+        new_box_public: false,
+        actor: "import".to_owned(),
+    });
+    runtime()?.block_on(async {
+        had_rows(&settings)?;
+        let begun = Box::pin(here(settings, import)).await;
+        let source = begun.map_err(|error| match error {
+            StartError::InUse { path } => Failure::CannotLook(format!(
+                "a gateway runs on {}: stop it for the time of the import",
+                path.display()
+            )),
+            error => Failure::CannotLook(boxgate_storage::error::chain(&error)),
+        })?;
+        listen(source, args.json).await
+    })
+}
+
+fn boxitory(args: &BoxitoryArgs) -> Result<Line, Failure> {
     let usage = |e: boxgate_storage::catalog::NameError| Failure::Usage(e.to_string());
     let organization: OrganizationName = args.organization.parse().map_err(usage)?;
     let architecture: ArchitectureName = args.architecture.parse().map_err(usage)?;
-    let home = std::path::absolute(&args.dir)
-        .map_err(|e| Failure::Usage(format!("{}: {e}", args.dir.display())))?;
+    let home = absolute(&args.dir)?;
     let Some(dir) = home.to_str() else {
         return Err(Failure::Usage("the path is not valid UTF-8".into()));
     };
@@ -75,18 +154,17 @@ pub(super) fn import(command: &ImportCommand) -> Result<(), Failure> {
         ("architecture", architecture.to_string()),
     ];
     let place = path("import/boxitory", &query, None);
-    let import = Import {
+    let import = Import::Boxitory(Tree {
         home,
         organization,
         architecture,
         new_box_public: false,
         actor: "import".to_owned(),
-    };
-    match runtime()?.block_on(args.tell(place, import))? {
-        Line::Imported(imported) if imported.left == 0 => Ok(()),
-        Line::Failed(why) => Err(Failure::CannotLook(why)),
-        _ => Err(Failure::Found),
-    }
+    });
+    runtime()?.block_on(async {
+        let source = args.source(place, import).await?;
+        listen(source, args.json).await
+    })
 }
 
 /// Where the lines come from.
@@ -95,43 +173,48 @@ enum Source {
     Here(Box<App>, mpsc::Receiver<Line>),
 }
 
-impl BoxitoryArgs {
-    /// Has it done, prints what is told, and returns the outcome.
-    async fn tell(&self, place: String, import: Import) -> Result<Line, Failure> {
-        let mut source = self.source(place, import).await?;
-        let mut printer = Printer::new(self.json);
-        let last = loop {
-            let line = match &mut source {
-                Source::Gateway(lines) => lines.next().await.map_err(cannot_look)?,
-                Source::Here(_, told) => {
-                    let ended = || Failure::CannotLook("a defect ended it".into());
-                    told.recv().await.ok_or_else(ended)?
-                }
-            };
-            printer.print(&line);
-            if line.is_last() {
-                break line;
+/// Prints what is told, and returns the outcome.
+async fn listen(mut source: Source, json: bool) -> Result<Line, Failure> {
+    let mut printer = Printer::new(json);
+    let last = loop {
+        let line = match &mut source {
+            Source::Gateway(lines) => lines.next().await.map_err(cannot_look)?,
+            Source::Here(_, told) => {
+                let ended = || Failure::CannotLook("a defect ended it".into());
+                told.recv().await.ok_or_else(ended)?
             }
         };
-        if let Source::Here(app, _) = source {
-            app.close().await;
+        printer.print(&line);
+        if line.is_last() {
+            break line;
         }
-        Ok(last)
+    };
+    if let Source::Here(app, _) = source {
+        app.close().await;
     }
+    Ok(last)
+}
 
+/// Nothing is made where nobody expects it.
+fn had_rows(settings: &Settings) -> Result<(), Failure> {
+    if matches!(settings.metadata, Database::Embedded)
+        && !settings.data_dir.join("boxgate.db").exists()
+    {
+        let data_dir = settings.data_dir.display();
+        return Err(Failure::CannotLook(format!(
+            "no gateway ever ran on {data_dir} (data_dir)"
+        )));
+    }
+    Ok(())
+}
+
+impl BoxitoryArgs {
     async fn source(&self, place: String, import: Import) -> Result<Source, Failure> {
         if self.connect.names_gateway() {
             return self.gateway(place).await;
         }
         let settings = load(&self.config)?;
-        if matches!(settings.metadata, Database::Embedded)
-            && !settings.data_dir.join("boxgate.db").exists()
-        {
-            let data_dir = settings.data_dir.display();
-            return Err(Failure::CannotLook(format!(
-                "no gateway ever ran on {data_dir} (data_dir)"
-            )));
-        }
+        had_rows(&settings)?;
         match Box::pin(here(settings, import)).await {
             Ok(source) => Ok(source),
             Err(StartError::InUse { path }) => self.gateway(place).await.map_err(|failure| {
@@ -163,7 +246,7 @@ async fn here(mut settings: Settings, mut import: Import) -> Result<Source, Star
     settings.tls = None;
     settings.boxitory = None;
     settings.doors.boxitory.enabled = false;
-    import.new_box_public = settings.catalog.new_box_public;
+    import.set_new_box_public(settings.catalog.new_box_public);
     let app = Box::pin(App::start(settings, Telemetry::silent())).await?;
     app.recover().await?;
     let gateway = app.gateway();
@@ -182,6 +265,7 @@ async fn here(mut settings: Settings, mut import: Import) -> Result<Source, Star
 /// What was brought, what was there, and what is neither.
 pub(super) fn brought(imported: &Imported) -> String {
     let Imported {
+        rows,
         files,
         bytes,
         there,
@@ -192,8 +276,12 @@ pub(super) fn brought(imported: &Imported) -> String {
         0 => String::new(),
         _ => format!(" {left} were not brought."),
     };
+    let rows = match rows {
+        0 => String::new(),
+        _ => format!("{rows} people, organizations, keys, boxes and their versions made. "),
+    };
     format!(
-        "{files} files brought, {}; {there} were there.{left}",
+        "{rows}{files} files brought, {}; {there} were there.{left}",
         HumanBytes(bytes)
     )
 }

@@ -1,7 +1,7 @@
 //! `[boxitory]`: a tree of boxes that is served where it is, in our words or in those of Boxitory's properties file.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use boxgate_storage::digest::Algorithm;
@@ -96,7 +96,7 @@ impl Judge<'_> {
         door
     }
 
-    pub(super) fn boxitory(&mut self, file: &BoxitoryFile) -> Option<Boxitory> {
+    pub(super) fn boxitory(&mut self, file: &BoxitoryFile, data_dir: &Path) -> Option<Boxitory> {
         let path_types = [("raw", PathType::Raw), ("boxitory", PathType::Boxitory)];
         let path_type = self.choice(
             "boxitory.path_type",
@@ -125,6 +125,12 @@ impl Judge<'_> {
         let home = std::path::absolute(&file.home);
         if let Err(why) = &home {
             self.wrong("boxitory.home", why);
+        }
+        if let (Ok(home), Ok(data_dir)) = (&home, std::path::absolute(data_dir))
+            && data_dir.starts_with(home)
+        {
+            let text = "it would be in the tree of boxes (boxitory.home), which is left as it is: name a directory elsewhere";
+            self.wrong("data_dir", text);
         }
         Some(Boxitory {
             home: home.unwrap_or_default(),

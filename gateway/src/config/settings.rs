@@ -792,7 +792,7 @@ impl Settings {
             providers: judge.providers(&file.providers),
             vagrant_cloud: judge.vagrant_cloud(&file.vagrant_cloud),
             runtimes: judge.runtimes(&file.runtimes),
-            boxitory: judge.boxitory(&file.boxitory),
+            boxitory: judge.boxitory(&file.boxitory, &data_dir),
             operations: Operations {
                 allow: judge.blocks("operations.allow", &file.operations.allow),
             },

@@ -14,10 +14,11 @@ use http_body_util::{BodyExt as _, StreamBody};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::boxitory::import::Import;
 use crate::call::Call;
 use crate::config::ByteSize;
 use crate::gateway::Gateway;
+use crate::import::Import;
+use crate::import::boxitory::Tree;
 use crate::refusal::Refusal;
 use crate::server::{OutboundBody, Piece};
 use crate::upkeep::line::Line;
@@ -93,7 +94,7 @@ pub fn import_boxitory(gateway: &Gateway, call: &Call) -> Answer {
     if !home.is_absolute() {
         return Err(Refusal::invalid("'dir' must be an absolute path."));
     }
-    let import = Import {
+    let tree = Tree {
         home,
         organization: value("organization")?.parse().map_err(Refusal::name)?,
         architecture: value("architecture")?.parse().map_err(Refusal::name)?,
@@ -101,10 +102,10 @@ pub fn import_boxitory(gateway: &Gateway, call: &Call) -> Answer {
         actor: call.principal()?.name().to_owned(),
     };
     tracing::info!(
-        ?import,
+        ?tree,
         "a tree of boxes is taken into the catalog on request"
     );
-    run(gateway, call, Chore::Import(import))
+    run(gateway, call, Chore::Import(Import::Boxitory(tree)))
 }
 
 fn rate(call: &Call) -> Result<Option<u64>, Refusal> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use boxgate_storage::check::{self, OrphanLimits, Subject};
 use serde::{Deserialize, Serialize};
 
-use crate::boxitory::import;
+use crate::import;
 
 /// One line: `{"finding":{...}}`, and so on. The last one is an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,25 +131,28 @@ pub struct Copied {
     pub uploads: u64,
 }
 
-/// Something of a tree of boxes that was not brought.
+/// Something of another server that was not brought.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
-    /// Where it is in the tree.
+    /// Where it is, or what it is.
     pub path: String,
     /// Why.
     pub why: String,
 }
 
-/// How much of a tree of boxes was brought.
+/// How much of another server was brought.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Imported {
+    /// People, organizations, keys, boxes and what is below them that were made.
+    #[serde(default)]
+    pub rows: u64,
     /// Files that were brought.
     pub files: u64,
     /// Their bytes, and those on their way.
     pub bytes: u64,
     /// Files that were there already.
     pub there: u64,
-    /// Files of the tree.
+    /// Files that are to be there.
     pub total_files: u64,
     /// Bytes that are to be brought, as far as that is known.
     pub total_bytes: u64,
@@ -319,6 +322,7 @@ impl From<check::Copied> for Copied {
 impl From<import::Imported> for Imported {
     fn from(imported: import::Imported) -> Self {
         let import::Imported {
+            rows,
             files,
             bytes,
             there,
@@ -327,6 +331,7 @@ impl From<import::Imported> for Imported {
             left,
         } = imported;
         Self {
+            rows,
             files,
             bytes,
             there,

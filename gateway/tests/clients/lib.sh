@@ -22,8 +22,9 @@ GATEWAY_PID=
 PASSED=0
 FAILED=0
 
+# cleanup [CODE]: what a suite leaves; it ends with CODE, or as the last command did.
 cleanup() {
-    local code=$?
+    local code=${1-$?}
     [[ -z $GATEWAY_PID ]] || stop_gateway KILL 2>/dev/null || true
     if [[ -n $KEEP ]]; then
         echo "kept: $WORK"

@@ -41,3 +41,13 @@ make_postgres() {
         --encoding=UTF8 --locale=C --no-sync) >"$1/initdb.log" || { cat "$1/initdb.log" >&2; return 1; }
     POSTGRES=("${as[@]}" "$PG_BIN/postgres" -D "$1/data" -k "$1")
 }
+
+# make_mariadb FOLDER: a new database server's files in FOLDER/data, reached by the socket FOLDER/s alone. FOLDER must be
+# short, as above. Sets MARIADB, the command that runs its server; whoever runs it is its administrator.
+make_mariadb() {
+    command -v mariadbd >/dev/null || { echo "MariaDB is missing: apt-get install mariadb-server-core mariadb-client-core" >&2; return 1; }
+    mariadb-install-db --no-defaults --datadir="$1/data" --user="$(id -un)" --auth-root-authentication-method=socket \
+        --auth-root-socket-user="$(id -un)" --skip-test-db >"$1/install.log" 2>&1 || { cat "$1/install.log" >&2; return 1; }
+    MARIADB=(mariadbd --no-defaults --datadir="$1/data" --socket="$1/s" --user="$(id -un)" --pid-file="$1/pid"
+        --skip-networking --innodb-flush-log-at-trx-commit=0 --innodb-buffer-pool-size=32M)
+}

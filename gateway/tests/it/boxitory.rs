@@ -703,6 +703,37 @@ async fn import(running: &Running, token: &str, dir: &Path) -> (Vec<Value>, Valu
     (lines, last)
 }
 
+#[tokio::test]
+async fn what_changes_in_a_directory_changes_for_all_names_of_it() {
+    let tree = Tree::new(&[
+        ("store/b_1_vb.box", "one"),
+        ("home/other/other_1_vb.box", ""),
+    ]);
+    for name in ["a", "b"] {
+        symlink("../store", tree.path(&format!("home/{name}"))).unwrap();
+    }
+    tree.write("store/a_1_vb.box", "one, too");
+    let home = tree.path("home");
+    // Nothing is found by looking.
+    let running = serve_at(home.to_str().unwrap(), &[("RESCAN", "24h")]).await;
+    for name in ["a", "b"] {
+        assert_eq!(versions(&running, name).await, ["1"]);
+    }
+    for name in ["a", "b"] {
+        tree.write(&format!("store/{name}_2_vb.box"), "two");
+    }
+    for name in ["a", "b"] {
+        let path = format!("/{name}/latestVersion");
+        until(&running, &path, |reply| reply.body == b"2").await;
+    }
+    // The system may have told of it by the name that goes.
+    fs::remove_file(home.join("b")).unwrap();
+    until(&running, "/b", |reply| reply.status == 404).await;
+    tree.write("store/a_3_vb.box", "three");
+    until(&running, "/a/latestVersion", |reply| reply.body == b"3").await;
+    running.stop().await;
+}
+
 /// What was not brought, with the reasons.
 fn left(lines: &[Value]) -> Vec<String> {
     let left = lines.iter().filter_map(|line| line.get("left"));

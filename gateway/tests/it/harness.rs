@@ -258,6 +258,7 @@ pub(crate) fn file_path(box_name: &str, version: &str) -> String {
 }
 
 /// A request, written as given.
+#[derive(Debug)]
 pub(crate) struct Request {
     head: String,
     body: Vec<u8>,

@@ -15,6 +15,7 @@ mod cloud;
 mod concat;
 mod declared;
 mod distribution;
+mod doors;
 mod downloads;
 mod endpoints;
 mod files;

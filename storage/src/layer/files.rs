@@ -249,7 +249,12 @@ impl Stamp {
 
     /// Whether it is the same, perhaps with other bytes or another name.
     pub fn is_same_file(self, other: Self) -> bool {
-        (self.device, self.inode) == (other.device, other.inode)
+        self.identity() == other.identity()
+    }
+
+    /// What tells it from all other files: device and inode.
+    pub fn identity(self) -> (u64, u64) {
+        (self.device, self.inode)
     }
 
     /// Whether it is the same with the same bytes, perhaps under another name or none.

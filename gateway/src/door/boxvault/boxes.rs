@@ -13,6 +13,7 @@ use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::http::response;
 use crate::refusal::Refusal;
+use crate::route::free_box_name;
 use crate::server::OutboundBody;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
@@ -137,6 +138,7 @@ pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
         ));
     };
     let name: BoxName = text.parse().map_err(Refusal::name)?;
+    free_box_name(text).map_err(Refusal::invalid)?;
     let fields = asked.onto(BoxFields::default())?;
     let principal = call.principal()?;
     let row = gateway
@@ -166,6 +168,12 @@ pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
         .map(str::parse::<BoxName>)
         .transpose()
         .map_err(Refusal::name)?;
+    if let Some(name) = name
+        .as_ref()
+        .filter(|name| name.folded() != row.name.folded())
+    {
+        free_box_name(name.as_str()).map_err(Refusal::invalid)?;
+    }
     let fields = asked.onto(row.fields.clone())?;
     let changed = gateway
         .metadata

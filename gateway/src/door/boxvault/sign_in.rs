@@ -45,10 +45,8 @@ pub async fn sign_in(gateway: &Gateway, mut call: Call) -> Answer {
     if let Some(answer) = service_session(gateway, &username, &secret).await? {
         return Ok(answer);
     }
-    let account = gateway.metadata.account_by_username(&username).await?;
-    let stored = account.as_ref().and_then(|a| a.password_hash.clone());
-    let right = password::verify(secret, stored).await;
-    let Some(account) = account.filter(|_| right) else {
+    let account = password::account(&gateway.metadata, &username, secret).await?;
+    let Some(account) = account else {
         gateway.admission.sign_in_failed(address);
         return Ok(wrong_credentials());
     };

@@ -52,10 +52,8 @@ pub async fn sign_in(gateway: &Gateway, mut call: Call) -> Answer {
         call.facts.set_principal(login);
         return Ok(response::json(StatusCode::OK, &document));
     }
-    let account = gateway.metadata.account_by_username(&login).await?;
-    let stored = account.as_ref().and_then(|a| a.password_hash.clone());
-    let right = password::verify(secret, stored).await;
-    let Some(account) = account.filter(|_| right) else {
+    let account = password::account(&gateway.metadata, &login, secret).await?;
+    let Some(account) = account else {
         gateway.admission.sign_in_failed(address);
         return Err(Refusal::new(
             StatusCode::UNAUTHORIZED,

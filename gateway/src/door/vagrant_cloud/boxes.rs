@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::http::response;
 use crate::refusal::Refusal;
-use crate::route::{PathNames, Policy};
+use crate::route::{PathNames, Policy, free_box_name};
 
 /// Longest `short_description` in characters.
 const MAX_SHORT_DESCRIPTION: usize = 255;
@@ -70,6 +70,7 @@ fn onto(sent: &Fields, mut fields: BoxFields) -> Result<BoxFields, Refusal> {
 pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
     let sent = Fields::read(&mut call, &gateway.settings.limits, "box").await?;
     let name: BoxName = sent.required("name")?.parse().map_err(Refusal::name)?;
+    free_box_name(name.as_str()).map_err(Refusal::invalid)?;
     let organization = match sent.given("username")? {
         Some(text) => text.parse().map_err(Refusal::name)?,
         None => only_organization(call.principal()?)?,
@@ -135,6 +136,12 @@ pub async fn update(gateway: &Gateway, mut call: Call) -> Answer {
         .map(|text| text.parse::<BoxName>())
         .transpose()
         .map_err(Refusal::name)?;
+    if let Some(name) = name
+        .as_ref()
+        .filter(|name| name.folded() != row.name.folded())
+    {
+        free_box_name(name.as_str()).map_err(Refusal::invalid)?;
+    }
     let fields = onto(&sent, row.fields.clone())?;
     let row = gateway
         .metadata

@@ -33,11 +33,21 @@ impl Metadata {
     /// # Errors
     /// [`ErrorKind::Unavailable`] when the database does not answer.
     pub async fn count_download(&self, id: FileId) -> Result<()> {
+        self.add_downloads(id, 1).await
+    }
+
+    /// Counts so many downloads.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn add_downloads(&self, id: FileId, more: u64) -> Result<()> {
         const OP: &str = "file.count_download";
+        let more = i64::try_from(more).unwrap_or(0);
         self.write(OP, move |tx| {
             async move {
-                sqlx::query("UPDATE files SET downloads = downloads + 1 WHERE id = $1")
+                sqlx::query("UPDATE files SET downloads = downloads + $2 WHERE id = $1")
                     .bind(id.0)
+                    .bind(more)
                     .execute(&mut tx.connection)
                     .await
                     .at(OP, id.0)

@@ -4,8 +4,8 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::super::name;
-use super::super::tree::Home;
+use crate::boxitory::name;
+use crate::boxitory::tree::Home;
 
 /// All of a tree.
 pub(super) struct Survey {
@@ -44,7 +44,7 @@ pub(super) fn survey(path: &Path) -> io::Result<Survey> {
     names.sort();
     let mut files = Vec::new();
     for box_name in names {
-        let listed = home.list_telling(&box_name, |file_name, why| {
+        let listed = home.list(&box_name, |file_name, why| {
             let path = format!("{box_name}/{}", file_name.to_string_lossy());
             left.push((path, why.to_owned()));
         });

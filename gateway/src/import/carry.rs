@@ -1,0 +1,305 @@
+//! One file into the catalog: an upload like any other, two at a time.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use boxgate_storage::ErrorKind;
+use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::check::Stock;
+use boxgate_storage::digest::{Blake3, Digest};
+use boxgate_storage::error::chain;
+use boxgate_storage::layer::files::Stamp;
+use boxgate_storage::metadata::accounts::OrganizationId;
+use boxgate_storage::metadata::catalog::FileRow;
+use boxgate_storage::metadata::uploads::Target;
+use boxgate_storage::upload::{Keep, Sender, UploadIntent, UploadWriter};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_blocking};
+
+use super::{Report, Told};
+use crate::handler::upload::shown;
+
+/// Files that are read and written at once: one waits for the disk while the other is hashed.
+const AT_ONCE: usize = 2;
+const READ_BYTES: usize = 1 << 20;
+/// Reads that are ahead of the writer.
+const AHEAD: usize = 4;
+/// Progress is not told more often.
+const TOLD_EVERY: Duration = Duration::from_millis(200);
+
+/// Where a file is. All of it blocks.
+pub(super) trait Source: Send + Sync {
+    /// Opens it, once it is sure to be one that may be read.
+    fn open(&self) -> io::Result<File>;
+    /// Digests that it must have, as far as others know.
+    fn expected(&self) -> Vec<Digest>;
+}
+
+/// A file that is to have a name in the catalog.
+#[derive(Clone)]
+pub(super) struct Freight {
+    /// Where it is, for people.
+    pub(super) path: String,
+    pub(super) name: BoxRef,
+    pub(super) organization: OrganizationId,
+    /// On whose behalf it is sent.
+    pub(super) sender: Sender,
+    pub(super) length: u64,
+    pub(super) modified: SystemTime,
+    /// How often it was downloaded elsewhere.
+    pub(super) downloads: u64,
+    pub(super) source: Arc<dyn Source>,
+}
+
+/// What all files have in common.
+pub(super) struct Carrier {
+    pub(super) stock: Stock,
+    /// Whether everybody may read boxes that are made for files.
+    pub(super) new_box_public: bool,
+    /// Who has it done, for events and the audit.
+    pub(super) actor: String,
+    /// Bytes that were brought or are on their way.
+    pub(super) bytes: AtomicU64,
+}
+
+/// What became of a file.
+enum Outcome {
+    Brought,
+    There,
+    Left(String),
+    /// Nor will others be.
+    Over(String),
+}
+
+/// Brings all files.
+///
+/// # Errors
+/// Why it ended early.
+pub(super) async fn carry(
+    carrier: Carrier,
+    files: Vec<Freight>,
+    report: &mut Report<'_>,
+) -> Result<(), String> {
+    report.imported.total_files += files.len() as u64;
+    report.imported.total_bytes += files.iter().map(|file| file.length).sum::<u64>();
+    let carrier = Arc::new(carrier);
+    let mut waiting = files.into_iter();
+    let mut running = JoinSet::new();
+    let mut every = tokio::time::interval(TOLD_EVERY);
+    loop {
+        while running.len() < AT_ONCE
+            && let Some(file) = waiting.next()
+        {
+            let carrier = Arc::clone(&carrier);
+            running.spawn(async move {
+                let outcome = carrier.take(&file).await;
+                (file, outcome)
+            });
+        }
+        let ended = tokio::select! {
+            ended = running.join_next() => ended,
+            _ = every.tick() => {
+                report.imported.bytes = carrier.bytes.load(Ordering::Relaxed);
+                let imported = report.imported;
+                report.tell(Told::Progress(imported)).await;
+                continue;
+            }
+        };
+        let Some(ended) = ended else { break };
+        let (file, outcome) = ended.map_err(|e| format!("a defect ended it: {e}"))?;
+        match outcome {
+            Outcome::Brought => report.imported.files += 1,
+            Outcome::There => {
+                report.imported.there += 1;
+                report.imported.total_bytes -= file.length;
+            }
+            Outcome::Left(why) => {
+                report.imported.total_bytes -= file.length;
+                report.left(file.path, why).await;
+            }
+            Outcome::Over(why) => return Err(format!("{}: {why}", file.path)),
+        }
+    }
+    report.imported.bytes = carrier.bytes.load(Ordering::Relaxed);
+    Ok(())
+}
+
+impl Carrier {
+    async fn take(&self, file: &Freight) -> Outcome {
+        if file.length == 0 {
+            return Outcome::Left("it is empty".to_owned());
+        }
+        match self.is_there(file).await {
+            Ok(false) => {}
+            Ok(true) => return Outcome::There,
+            Err(outcome) => return outcome,
+        }
+        let mut counted = 0;
+        match Box::pin(self.bring(file, &mut counted)).await {
+            Ok(()) => Outcome::Brought,
+            Err(outcome) => {
+                self.bytes.fetch_sub(counted, Ordering::Relaxed);
+                outcome
+            }
+        }
+    }
+
+    async fn stored(&self, file: &Freight) -> Result<Option<(FileRow, bool)>, Outcome> {
+        let resolved = self.stock.metadata().resolve_file(&file.name).await;
+        let resolved = resolved.map_err(|e| Outcome::Over(chain(&e)))?;
+        Ok(resolved.map(|found| (found.file, found.quarantined)))
+    }
+
+    /// Whether the catalog has the file already; one that is older than the one to bring is compared by its bytes.
+    async fn is_there(&self, file: &Freight) -> Result<bool, Outcome> {
+        // Sending what is damaged once more heals it.
+        let Some((there, false)) = self.stored(file).await? else {
+            return Ok(false);
+        };
+        let differs = || Outcome::Left("the catalog has another file of that name".to_owned());
+        if there.blob.length != file.length {
+            return Err(differs());
+        }
+        let modified = file.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let published = u128::from(there.updated.0.unsigned_abs());
+        if modified.as_millis() < published {
+            return Ok(true);
+        }
+        let source = Arc::clone(&file.source);
+        let hashed = spawn_blocking(move || hash(&*source)).await;
+        let hashed = hashed.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+        match hashed {
+            Ok(digest) if digest == there.blob.blake3 => Ok(true),
+            Ok(_) => Err(differs()),
+            Err(error) => Err(Outcome::Left(format!("it cannot be read: {error}"))),
+        }
+    }
+
+    /// Sends a file through, as an upload.
+    async fn bring(&self, file: &Freight, counted: &mut u64) -> Result<(), Outcome> {
+        let unreadable = |error: io::Error| Outcome::Left(format!("it cannot be read: {error}"));
+        let source = Arc::clone(&file.source);
+        let opening = spawn_blocking(move || {
+            let opened = source.open()?;
+            let stamp = Stamp::of(opened.as_fd())?;
+            Ok((opened, stamp, source.expected()))
+        });
+        let opened = opening.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        let (opened, stamp, expected) = opened.map_err(unreadable)?;
+        let watched = opened.try_clone().map_err(unreadable)?;
+        let intent = UploadIntent {
+            store: None,
+            sender: file.sender.clone(),
+            organization: file.organization,
+            target: Some(self.target(&file.name, expected.first())),
+            length: Some(stamp.length()),
+            expected,
+            cut: None,
+            keep: Keep::No,
+            note: None,
+        };
+        let mut writer = self.stock.engine().begin(intent).await.map_err(refused)?;
+        let (pieces, mut read) = mpsc::channel(AHEAD);
+        let reader = spawn_blocking(move || send(opened, stamp.length(), &pieces));
+        while let Some(piece) = read.recv().await {
+            let length = Bytes::len(&piece) as u64;
+            writer.write(piece).await.map_err(refused)?;
+            *counted += length;
+            self.bytes.fetch_add(length, Ordering::Relaxed);
+        }
+        let sent = reader.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        sent.map_err(unreadable)?;
+        let after = Stamp::of(watched.as_fd()).map_err(|e| unreadable(e.into()))?;
+        if !after.has_bytes_of(stamp) {
+            UploadWriter::abort(writer).await;
+            return Err(Outcome::Left("it changed while it was read".to_owned()));
+        }
+        writer.finish().await.map_err(refused)?;
+        if file.downloads > 0
+            && let Some((there, _)) = self.stored(file).await?
+        {
+            let counted = self.stock.metadata();
+            let counted = counted.add_downloads(there.id, file.downloads).await;
+            counted.map_err(|e| Outcome::Over(chain(&e)))?;
+        }
+        Ok(())
+    }
+
+    fn target(&self, name: &BoxRef, declared: Option<&Digest>) -> Target {
+        Target {
+            box_name: name.name.to_string(),
+            version: name.version.to_string(),
+            provider: name.provider.to_string(),
+            architecture: name.architecture.to_string(),
+            new_box_public: self.new_box_public,
+            declared: declared.map(shown),
+            actor: self.actor.clone(),
+            base_url: String::new(),
+            into: None,
+        }
+    }
+}
+
+/// Reads a file from its first byte on, up to the length that it had.
+fn send(mut file: File, length: u64, pieces: &mpsc::Sender<Bytes>) -> io::Result<()> {
+    let mut left = length;
+    while left > 0 {
+        let most = left.min(READ_BYTES as u64);
+        let mut piece = Vec::with_capacity(READ_BYTES);
+        let read = file.by_ref().take(most).read_to_end(&mut piece)? as u64;
+        if read < most {
+            return Err(io::Error::other("another program cut it short"));
+        }
+        left -= read;
+        if pieces.blocking_send(piece.into()).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn hash(source: &dyn Source) -> io::Result<Blake3> {
+    let mut opened = source.open()?;
+    let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; READ_BYTES]);
+    loop {
+        match opened.read(&mut buffer)? {
+            0 => return Ok(Blake3(*hasher.finalize().as_bytes())),
+            n => hasher.update(&buffer[..n]),
+        };
+    }
+}
+
+/// What the engine's refusal means for this file, and for those behind it.
+#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
+fn refused(error: boxgate_storage::Error) -> Outcome {
+    match error.kind() {
+        ErrorKind::DigestMismatch => {
+            Outcome::Left("its bytes are not those of the checksum beside it".to_owned())
+        }
+        ErrorKind::Withheld => Outcome::Left(format!(
+            "a plugin does not let it through yet ({}); boxgate admin upload list shows it",
+            chain(&error)
+        )),
+        ErrorKind::TooLarge { limit } => Outcome::Left(format!(
+            "it is longer than {limit} bytes (uploads.max_length)"
+        )),
+        ErrorKind::Invalid
+        | ErrorKind::NotFound
+        | ErrorKind::Conflict
+        | ErrorKind::Forbidden
+        | ErrorKind::LengthMismatch { .. }
+        | ErrorKind::OffsetMismatch { .. }
+        | ErrorKind::Fenced
+        | ErrorKind::Gone => Outcome::Left(chain(&error)),
+        ErrorKind::TooMany { .. }
+        | ErrorKind::Damaged
+        | ErrorKind::Full
+        | ErrorKind::Unavailable
+        | ErrorKind::Internal => Outcome::Over(chain(&error)),
+    }
+}
