@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use boxgate_storage::catalog::NameError;
 use boxgate_storage::metadata::uploads::{GateState, Gating, Withheld};
+use boxgate_storage::upload::GIVES_WAY;
 use boxgate_storage::{Error, ErrorKind};
 use http::header::{CONNECTION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -264,6 +265,9 @@ fn client_text(error: &Error) -> String {
             "The store has no room for this. Nothing was lost; try again when there is more.".into()
         }
         ErrorKind::Withheld => HELD.into(),
+        ErrorKind::Unavailable if error.op() == GIVES_WAY => {
+            "This part came so slowly that its memory went to others who wait. Send it again soon.".into()
+        }
         ErrorKind::Unavailable => "A part of the server does not answer. Try again soon.".into(),
         ErrorKind::Internal => "Something broke on our side. It was logged; try again.".into(),
     }

@@ -72,6 +72,17 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
+impl Answer {
+    /// Status and the begin of the body, for messages.
+    pub(crate) fn in_short(&self) -> String {
+        let text: String = String::from_utf8_lossy(&self.body)
+            .chars()
+            .take(300)
+            .collect();
+        format!("{} {text}", self.status)
+    }
+}
+
 /// Headers as they came.
 #[derive(Debug, Default)]
 pub(crate) struct Headers(Vec<(String, String)>);

@@ -48,7 +48,7 @@ pub use crate::metadata::uploads::{Keep, Sender, UploadRow};
 pub use engine::UploadEngine;
 pub use gate::{Answer, Gate, Gatekeeping, Passage, Silence, Whole};
 pub use part::PartAssembler;
-pub use pieces::{Cut, MOST_PIECES, PieceWriter, Placed};
+pub use pieces::{Cut, GIVES_WAY, MOST_PIECES, PieceWriter, Placed};
 pub use recover::{Recovered, Swept};
 pub use state::{Refusal, Step, UploadState, part_bytes_for};
 pub use stats::{EngineStats, Stage};

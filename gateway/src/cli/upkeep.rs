@@ -424,6 +424,7 @@ fn moved(copied: &Copied) -> String {
         bytes,
         damaged,
         left,
+        waiting,
         uploads,
         ..
     } = *copied;
@@ -434,6 +435,13 @@ fn moved(copied: &Copied) -> String {
     if damaged > 0 {
         lines.push(format!("{damaged} are damaged or missing and stay."));
     }
+    if waiting > 0 {
+        lines.push(format!(
+            "{waiting} blobs stay for now: they were moved a short while ago, and what they left behind goes within a \
+             day. Do it again then."
+        ));
+    }
+    let left = left.saturating_sub(waiting);
     if left > 0 {
         lines.push(format!(
             "{left} blobs are in the first one still: damaged ones, those that nothing holds, which go within a day, \

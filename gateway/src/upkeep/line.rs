@@ -127,6 +127,8 @@ pub struct Copied {
     pub damaged: u64,
     /// Blobs that are in the first store still.
     pub left: u64,
+    /// Of those, the ones that were moved a short while ago: they may go on once what they left behind is gone.
+    pub waiting: u64,
     /// Uploads in progress there.
     pub uploads: u64,
 }
@@ -306,6 +308,7 @@ impl From<check::Copied> for Copied {
             total_bytes,
             damaged,
             left,
+            waiting,
             uploads,
         } = copied;
         Self {
@@ -314,6 +317,7 @@ impl From<check::Copied> for Copied {
             total_bytes,
             damaged,
             left,
+            waiting,
             uploads,
         }
     }

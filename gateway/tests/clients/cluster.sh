@@ -360,7 +360,7 @@ if [[ -n $CLUSTER_APART ]]; then
             matches "cut $way the $peer: another node tells what is durable" '^[1-9][0-9]+$' "$STANDS"
             at "${PATCH[@]}" -H "Upload-Offset: $STANDS" --data-binary @<(tail -c "+$((STANDS + 1))" a.box) "$OTHER$UPLOAD"
             answers "and takes the rest" 204
-            if goes_on; then ok "and boxes are published through nginx"; else fail "nothing goes on: $(brief "$(tail -qn 1 refused.*)")"; fi
+            if goes_on; then ok "and boxes are published through nginx"; else fail "cut $way the $peer, at $SECONDS s nothing goes on: $(tail -qn 5 refused.* | sed -E 's/\{.*\}//' | tr '\n' ' ')"; fi
             cluster mend
             eventually "$GRACE" is_ready 1 || fail "the node is not ready again"
             hear_slow

@@ -88,7 +88,7 @@ loader() {
 
 # refused NAME WHAT...: writes it down, and paces the next try, if there is to be one.
 refused() {
-    echo "${*:2}" >>"refused.$1"
+    echo "${*:2} at $SECONDS s" >>"refused.$1"
     [[ ! -e over ]] || exit 1
     sleep 0.2
 }
@@ -111,7 +111,7 @@ more_than() { (($(acknowledged) > $1)); }
 
 # goes_on: whether boxes are published from now on.
 goes_on() {
-    eventually 90 more_than "$(($(acknowledged) + 3))"
+    eventually 150 more_than "$(($(acknowledged) + 3))"
 }
 
 # unload: lets them end.

@@ -1,6 +1,9 @@
 //! One client: a few uploads under way, the names it published, and what must hold of both.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use super::chance::Chance;
 use super::name::{Found, Name};
@@ -16,6 +19,10 @@ const UNDER_WAY: usize = 3;
 const PARKED: usize = 12;
 /// The shortest upload in bytes.
 const SHORTEST: u64 = 64 << 10;
+/// How long the first upload of a client makes no progress before that is told.
+const STANDS_STILL: Duration = Duration::from_mins(1);
+/// Between two requests that brought no progress.
+const AGAIN: Duration = Duration::from_millis(20);
 /// How much longer the longest upload in parts is than that of others.
 const PARTS_LONGER: u64 = 5;
 
@@ -105,19 +112,29 @@ impl Client {
 
     /// Brings what is under way to its end, without cutting anything.
     pub(crate) async fn complete(mut self, wire: Wire) -> Self {
-        // A step that leads nowhere is a defect of either side; each upload has a bounded number.
-        let mut steps = 0;
+        let (mut moved, mut progress) = (Instant::now(), None);
         while !self.uploads.is_empty() && self.tally.wrong.is_empty() {
-            steps += 1;
-            if steps > 10_000 {
-                let labels: Vec<_> = self.uploads.iter().map(|u| u.label.as_str()).collect();
-                let text = format!("these do not come to an end: {}", labels.join("; "));
-                self.tally.wrong(text);
-            }
             if self.uploads[0].state == State::Parked {
                 self.check_one(0, &wire).await;
             } else if self.step(0, &wire, false).await.is_none() {
                 break;
+            }
+            let first = self.uploads.first();
+            let now = first.map(|first| (self.uploads.len(), first.progress()));
+            if now != progress {
+                (moved, progress) = (Instant::now(), now);
+            } else if moved.elapsed() < STANDS_STILL {
+                // A client as it should be asks again a little later.
+                sleep(AGAIN).await;
+            } else {
+                // What leads nowhere is a defect of either side.
+                let labels = self
+                    .uploads
+                    .iter()
+                    .map(|u| format!("{} ({})", u.label, u.heard));
+                let text = labels.collect::<Vec<_>>().join("; ");
+                self.tally
+                    .wrong(format!("these do not come to an end: {text}"));
             }
         }
         self

@@ -117,6 +117,7 @@ fn answered(heard: Heard, u: &mut Upload, what: &str, tally: &mut Tally) -> Opti
     match heard {
         Heard::Answer(answer) => {
             tally.answer(&format!("{} {what}", u.protocol.word()), answer.status);
+            u.heard = format!("{what}: {}", answer.in_short());
             return Some(Some(answer));
         }
         Heard::Cut => {

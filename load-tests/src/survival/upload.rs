@@ -70,6 +70,8 @@ pub(crate) struct Upload {
     pub(crate) parts: Parts,
     /// Its pieces, where it is joined of those.
     pub(crate) joined: Joined,
+    /// The last answer, for messages.
+    pub(crate) heard: String,
     /// What is next.
     pub(crate) state: State,
 }
@@ -97,6 +99,7 @@ impl Upload {
             begun_anew: 0,
             parts: Parts::default(),
             joined: Joined::default(),
+            heard: String::from("nothing"),
             state: State::Fresh,
         }
     }
@@ -114,6 +117,15 @@ impl Upload {
     /// How many.
     pub(crate) fn length(&self) -> u64 {
         self.stored.content.length()
+    }
+
+    /// How far it got, in numbers that differ once it got further.
+    pub(crate) fn progress(&self) -> (State, u64, u64) {
+        (
+            self.state,
+            self.told,
+            self.joined.told().max(self.parts.told()),
+        )
     }
 
     /// What is left to send.
@@ -152,8 +164,7 @@ impl Upload {
         if again && answer.headers.get("retry-after").is_some() {
             return;
         }
-        let text = String::from_utf8_lossy(&answer.body);
-        self.wrong(tally, &format!("{what}: {} {text}", answer.status));
+        self.wrong(tally, &format!("{what}: {}", answer.in_short()));
     }
 
     /// Where it stands was told, and goes on from there.

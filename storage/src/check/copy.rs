@@ -34,8 +34,11 @@ pub struct Copied {
     pub total_bytes: u64,
     /// Blobs that could not be read as they were hashed, and stay.
     pub damaged: u64,
-    /// Blobs that are in the first store still: damaged ones, those that nothing holds, and what was published since.
+    /// Blobs that are in the first store still: damaged ones, those that nothing holds, those
+    /// that wait, and what was published since.
     pub left: u64,
+    /// Of those, the ones that were moved a short while ago: they may go on once what they left behind is gone.
+    pub waiting: u64,
     /// Uploads in progress there.
     pub uploads: u64,
 }
@@ -103,8 +106,13 @@ impl Stock {
             tell(CopyTold::Progress(copied)).await;
             after = place_behind(blob.meta.key);
         }
-        (copied.left, copied.uploads) = self.metadata.left_in(ways.from).await?;
-        Ok(copied)
+        let left = self.metadata.left_in(ways.from).await?;
+        Ok(Copied {
+            left: left.blobs,
+            waiting: left.waiting,
+            uploads: left.uploads,
+            ..copied
+        })
     }
 }
 

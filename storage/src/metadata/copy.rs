@@ -9,8 +9,19 @@ use super::uploads::trash;
 use crate::blob::BlobKey;
 use crate::error::Result;
 
-/// Blobs of the store `$1` that something holds. One that came from where it is to go, a short while ago, still has
-/// bytes in the trash there, and waits until they are gone.
+/// What a store holds still.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LeftIn {
+    /// Blobs.
+    pub(crate) blobs: u64,
+    /// Of those, the ones that were moved a short while ago, and wait until the bytes they left behind are gone.
+    pub(crate) waiting: u64,
+    /// Uploads in progress.
+    pub(crate) uploads: u64,
+}
+
+/// Blobs of the store `$1` that something holds. One that was moved a short while ago still has bytes in the trash of
+/// the store it came from, and waits until they are gone.
 macro_rules! to_copy {
     () => {
         " FROM blobs x WHERE x.store = $1 AND x.state = 'live'
@@ -53,12 +64,14 @@ impl Metadata {
         .unsigned("bytes")
     }
 
-    /// Blobs and uploads in progress that a store holds.
-    pub(crate) async fn left_in(&self, store: &str) -> Result<(u64, u64)> {
+    /// What a store holds still.
+    pub(crate) async fn left_in(&self, store: &str) -> Result<LeftIn> {
         const OP: &str = "blob.next";
         let mut reader = self.reader(OP).await?;
         let row = sqlx::query(
             "SELECT (SELECT COUNT(*) FROM blobs WHERE store = $1 AND state <> 'deleting') AS blobs,
+                 (SELECT COUNT(*) FROM blobs x WHERE x.store = $1 AND x.state = 'live'
+                     AND EXISTS (SELECT 1 FROM trash t WHERE t.key = x.key)) AS waiting,
                  (SELECT COUNT(*) FROM uploads WHERE store = $1
                      AND state IN ('open', 'completing')) AS uploads",
         )
@@ -66,7 +79,11 @@ impl Metadata {
         .fetch_one(&mut *reader)
         .await
         .at(OP, "blobs")?;
-        Ok((row.unsigned("blobs")?, row.unsigned("uploads")?))
+        Ok(LeftIn {
+            blobs: row.unsigned("blobs")?,
+            waiting: row.unsigned("waiting")?,
+            uploads: row.unsigned("uploads")?,
+        })
     }
 
     /// The bytes of a blob are in another store, too: it is read from there, and what the first one has goes when

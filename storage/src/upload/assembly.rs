@@ -77,6 +77,8 @@ struct Book {
     tracks: HashMap<u32, Track>,
     /// Where the store holds whole parts: pieces that are durable and that the follower did not pass.
     sealed: BTreeMap<u32, Sealed>,
+    /// When one of those gave way to others that want its memory.
+    gave_way: Option<Instant>,
     next_track: u64,
 }
 
@@ -180,6 +182,7 @@ impl Assembly {
                 claims: HashMap::new(),
                 tracks: HashMap::new(),
                 sealed: BTreeMap::new(),
+                gave_way: None,
                 next_track: 0,
             }),
             piece_bytes: watch::Sender::new(cut.bytes),
@@ -516,19 +519,24 @@ impl Assembly {
         }
     }
 
-    /// Gives a piece up that waits for those before it; where memory is short, the last of them only.
-    fn gives_way(&self, k: u32, last_only: bool) -> bool {
+    /// Gives a piece up that waits for those before it; where memory is short, the last of them only, and one
+    /// after the other: whoever waits needs a moment to take what the one before gave back.
+    fn gives_way(&self, k: u32, memory_is_short: bool) -> bool {
         if k == self.piece_at(self.committed()) {
             return false;
         }
         let mut book = self.book();
-        let last = book.sealed.keys().next_back() == Some(&k);
-        let gives = last || !last_only;
-        if gives {
-            book.sealed.remove(&k);
-            book.tracks.remove(&k);
+        let now = Instant::now();
+        if memory_is_short {
+            let last = book.sealed.keys().next_back() == Some(&k);
+            if !last || book.gave_way.is_some_and(|at| now - at < SLOW) {
+                return false;
+            }
+            book.gave_way = Some(now);
         }
-        gives
+        book.sealed.remove(&k);
+        book.tracks.remove(&k);
+        true
     }
 
     /// A piece is whole and recorded.

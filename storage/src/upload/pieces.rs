@@ -20,6 +20,7 @@ use super::apart::Apart;
 use super::assembly::{Assembly, Kept, Sealed, Seat};
 use super::engine::Inner;
 use super::part::PartAssembler;
+use super::pressure::Holding;
 use super::state::buffers_for;
 use super::stats::{Stage, count};
 use crate::blob::{BlobKey, UploadId};
@@ -30,6 +31,8 @@ use crate::metadata::uploads::{Fence, Piece, Pieces, Published, UploadState};
 use crate::store::Run;
 
 const OP: &str = "upload.piece";
+/// The operation in the error of a piece that came so slowly that its memory went to others.
+pub const GIVES_WAY: &str = "upload.give_way";
 
 impl Inner {
     pub(super) async fn piece(
@@ -199,11 +202,14 @@ impl Inner {
         } else if assembly.is_apart() {
             Way::Apart(Box::new(Apart::begin(&assembly, length).await?))
         } else {
+            let memory = self.memory_of_piece(&seat, start, length).await?;
+            let bytes = length.unwrap_or(assembly.part_bytes);
             Way::Store(Box::new(Storing {
                 assembler: PartAssembler::at(start),
                 runs: FuturesUnordered::new(),
                 held_since: Instant::now(),
-                memory: self.memory_of_piece(&seat, start, length).await?,
+                holding: memory.is_some().then(|| self.holders.enter_piece(bytes)),
+                memory,
                 gathered: Vec::new(),
             }))
         };
@@ -318,12 +324,16 @@ impl PieceWriter {
     /// As [`Self::write`].
     pub async fn give_memory_back(&mut self) -> Result<()> {
         let work = self.work("upload.write")?;
-        if matches!(work.way, Way::Apart(_)) || work.seat.assembly.is_by_part() {
+        if matches!(work.way, Way::Apart(_)) {
             // It would be held all the same, until its part is whole.
             return Ok(());
         }
         work.whole = false;
-        let given = work.hand_over().await;
+        let given = if work.seat.assembly.is_by_part() {
+            work.goes_on()
+        } else {
+            work.hand_over().await
+        };
         work.whole = given.is_ok();
         given
     }
@@ -437,6 +447,8 @@ struct Storing {
     held_since: Instant,
     /// What is reserved for the rest of the piece, where the store holds whole parts.
     memory: Option<Reservation>,
+    /// This one among all that hold such memory.
+    holding: Option<Holding>,
     /// The runs so far, which such a store gets at once: what is cut leaves it nothing.
     gathered: Vec<Run>,
 }
@@ -457,6 +469,7 @@ impl Work {
             return Err(longer(self.seat.assembly.stored.fence.id, self.most, given));
         }
         self.received = given;
+        self.goes_on()?;
         let engine = Arc::clone(&self.seat.assembly.engine);
         count(&engine.counters.bytes_received, bytes);
         if matches!(self.way, Way::Compare(_)) {
@@ -475,6 +488,11 @@ impl Work {
             engine.counters.spent(Stage::Copy, started);
             count(&self.seat.assembly.stored.copied, copied as u64);
             chunk.advance(copied);
+            if let Way::Store(storing) = &self.way
+                && let Some(holding) = &storing.holding
+            {
+                holding.received(copied);
+            }
             self.hash_pushed(HASH_AT_LEAST);
             if full {
                 self.hand_over().await?;
@@ -485,6 +503,24 @@ impl Work {
             self.hand_over().await?;
         }
         Ok(())
+    }
+
+    /// Ends a piece that was asked to give the memory of its part to others who wait for it.
+    fn goes_on(&self) -> Result<()> {
+        let Way::Store(storing) = &self.way else {
+            return Ok(());
+        };
+        let engine = &self.seat.assembly.engine;
+        let asked = storing.holding.as_ref().is_some_and(Holding::is_asked);
+        if !asked || engine.options.pool.waiting() == 0 {
+            return Ok(());
+        }
+        count(&engine.counters.uploads_gave_way, 1);
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            GIVES_WAY,
+            self.subject(),
+        ))
     }
 
     fn is_slow_while_others_wait(&self) -> bool {
@@ -746,9 +782,10 @@ impl Work {
                     mut runs,
                     held_since: _,
                     memory,
+                    holding,
                     gathered,
                 } = *storing;
-                drop((assembler, memory, gathered));
+                drop((assembler, memory, holding, gathered));
                 while let Some(_given_up) = runs.next().await {}
             }
             Way::Apart(apart) => apart.leave().await,

@@ -2,7 +2,8 @@
 //!
 //! Where a store takes whole parts, whoever began one holds memory for all of it, however slowly its client
 //! sends. When memory has been short for a second, the upload that would hold it for longest is asked to give
-//! way: it commits what it has of its part as a tail and goes on from there once there is memory again.
+//! way: it commits what it has of its part as a tail and goes on from there once there is memory again. One of many
+//! pieces of an upload has no tail, so it must come very slowly to be asked, and ends then.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,6 +35,8 @@ struct Holder {
     received: AtomicU64,
     /// Not asked before that.
     spared_until: Instant,
+    /// Not asked if all of the part would be there within this time.
+    soon: Duration,
     asked: AtomicBool,
 }
 
@@ -53,11 +56,21 @@ fn lock(list: &Mutex<List>) -> MutexGuard<'_, List> {
 impl Holders {
     /// Enters one that holds memory for a part of which `lacking` bytes did not come yet.
     pub(super) fn enter(&self, lacking: u64, spared_until: Instant) -> Holding {
+        self.add(lacking, spared_until, SOON)
+    }
+
+    /// Enters one that loses what it has of a part of so many bytes when it gives way.
+    pub(super) fn enter_piece(&self, bytes: u64) -> Holding {
+        self.add(bytes, Instant::now() + PIECE_SPARED, PIECE_SOON)
+    }
+
+    fn add(&self, lacking: u64, spared_until: Instant, soon: Duration) -> Holding {
         let holder = Arc::new(Holder {
             since: Instant::now(),
             lacking,
             received: AtomicU64::new(0),
             spared_until,
+            soon,
             asked: AtomicBool::new(false),
         });
         let mut list = lock(&self.0);
@@ -99,7 +112,7 @@ impl Holder {
         let lacking = self.lacking.saturating_sub(received);
         let left = held.as_millis() * u128::from(lacking) / u128::from(received.max(1));
         let left = Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX));
-        (left >= SOON).then_some(left)
+        (left >= self.soon).then_some(left)
     }
 }
 
@@ -144,6 +157,9 @@ impl Inner {
 const SHORT_FOR: Duration = Duration::from_secs(1);
 /// Whoever has all of its part within this time is not asked: that is as soon as it could give way.
 const SOON: Duration = Duration::from_secs(2);
+/// How long a piece has before it is asked at all, and how soon all of one must be there that is not.
+const PIECE_SPARED: Duration = Duration::from_secs(5);
+const PIECE_SOON: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {
@@ -177,6 +193,22 @@ mod tests {
         holders.ask_slowest();
         assert!(!fast.is_asked(), "it will have all of its part soon");
         assert!(!spared.is_asked(), "it gave way a moment ago");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_piece_is_asked_once_it_proved_to_be_very_slow() {
+        let holders = Holders::default();
+        let (silent, slow) = (holders.enter_piece(PART), holders.enter_piece(PART));
+        tokio::time::advance(PIECE_SPARED / 2).await;
+        holders.ask_slowest();
+        assert!(!silent.is_asked(), "it just began");
+        tokio::time::advance(PIECE_SPARED / 2).await;
+        slow.received(2 << 20);
+        holders.ask_slowest();
+        assert!(silent.is_asked() && !slow.is_asked());
+        tokio::time::advance(SHORT_FOR).await;
+        holders.ask_slowest();
+        assert!(!slow.is_asked(), "all of it is there within a minute");
     }
 
     #[tokio::test(start_paused = true)]

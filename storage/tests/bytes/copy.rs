@@ -135,6 +135,7 @@ async fn what_is_held_is_in_the_other_store_and_the_rest_is_told() {
         total_bytes: bytes as u64,
         damaged: 2,
         left: 3,
+        waiting: 0,
         uploads: 1,
     };
     assert_eq!(copied, expected);
@@ -178,7 +179,7 @@ async fn a_blob_goes_back_once_nothing_of_it_is_in_the_trash_there() {
     let key = two.house.put("web", &content(MIB, 1)).await.blob.key;
     assert_eq!(two.copy(OUT).await.0.blobs, 1);
     let (waits, _) = two.copy(BACK).await;
-    assert_eq!((waits.blobs, waits.left), (0, 1));
+    assert_eq!((waits.blobs, waits.left, waits.waiting), (0, 1, 1));
     two.pass().await;
     assert_eq!(two.copy(BACK).await.0.blobs, 1);
     two.pass().await;

@@ -45,6 +45,11 @@ impl Part {
 }
 
 impl Joined {
+    /// Bytes of its pieces that were told to be there.
+    pub(crate) fn told(&self) -> u64 {
+        self.pieces.iter().map(|part| part.told).sum()
+    }
+
     /// Blobs that whole pieces are.
     pub(crate) fn blobs(&self) -> u64 {
         self.pieces.iter().filter(|part| part.is_whole()).count() as u64

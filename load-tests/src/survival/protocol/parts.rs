@@ -35,6 +35,11 @@ impl Parts {
         }
     }
 
+    /// How many are told to be held.
+    pub(crate) fn told(&self) -> u64 {
+        self.held.len() as u64
+    }
+
     fn count(&self, length: u64) -> u64 {
         length.div_ceil(self.bytes.max(1))
     }
