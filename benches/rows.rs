@@ -8,7 +8,7 @@ use boxgate_storage::buffer::BufferPool;
 use boxgate_storage::clock::SystemClock;
 use boxgate_storage::metadata::accounts::{AccountId, NewAccount, OrganizationId, PlatformRole};
 use boxgate_storage::metadata::memory::MemoryLedger;
-use boxgate_storage::metadata::uploads::{Sender, Target};
+use boxgate_storage::metadata::uploads::{Labels, Sender, Target};
 use boxgate_storage::metadata::{Ledger, Metadata, MetadataOptions};
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, Keep, UploadEngine, UploadIntent, UploadLimits};
@@ -96,10 +96,12 @@ impl Rows {
                 actor: "bench".into(),
                 base_url: String::new(),
                 into: None,
+                labels: Labels::new(),
             }),
             length: Some(length),
             expected: Vec::new(),
             keep: Keep::No,
+            part_bytes: None,
             cut: None,
             note: None,
         }

@@ -36,6 +36,8 @@ use boxgate_scripting::verdict::{
 use boxgate_scripting::{Decision, Unavailable};
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::{Algorithm, Digest};
+use boxgate_storage::metadata::uploads::{Labels, Target};
+use boxgate_storage::upload::UploadIntent;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
@@ -345,6 +347,25 @@ pub struct Terms {
     pub store: Option<String>,
     /// Most bytes, where they come in a form.
     pub most: Option<u64>,
+    /// Bytes of a part.
+    pub part_bytes: Option<u64>,
+    /// Labels of what it becomes.
+    pub labels: Labels,
+}
+
+impl Terms {
+    /// The upload under these terms.
+    pub fn bind(self, intent: UploadIntent) -> UploadIntent {
+        UploadIntent {
+            store: self.store,
+            part_bytes: self.part_bytes,
+            target: intent.target.map(|target| Target {
+                labels: self.labels,
+                ..target
+            }),
+            ..intent
+        }
+    }
 }
 
 /// What a form is longer than the file in it, at most, if its sender wants to know beforehand whether that is too long.
@@ -375,7 +396,7 @@ pub async fn on_upload_start(
     let routed = head.extensions.get::<RoutedTo>();
     let routed = Terms {
         store: routed.map(|RoutedTo(store)| store.clone()),
-        most: None,
+        ..Terms::default()
     };
     let Some(told) = head.extensions.get::<Told>() else {
         return Ok(routed);
@@ -431,6 +452,8 @@ pub async fn on_upload_start(
     Ok(Terms {
         store: terms.store.or(routed.store),
         most: terms.max_size.filter(|_| beginning.in_a_form),
+        part_bytes: terms.part_size,
+        labels: terms.labels,
     })
 }
 

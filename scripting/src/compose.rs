@@ -1,6 +1,6 @@
 //! Asks every plugin that defines a hook and makes one verdict of their answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -176,6 +176,8 @@ impl Scripts {
                     terms.max_size = tighter(terms.max_size, more.max_size);
                     terms.require_checksum =
                         terms.require_checksum.take().or(more.require_checksum);
+                    terms.part_size = terms.part_size.take().or(more.part_size);
+                    add(&mut terms.labels, more.labels);
                     Next::Go
                 }
                 (UploadVerdict::Reject(_), _) => Next::Stop,
@@ -197,9 +199,7 @@ impl Scripts {
             arguments,
             |all, one| match (&mut *all, one) {
                 (CompleteVerdict::Publish(labels), CompleteVerdict::Publish(more)) => {
-                    for (name, value) in more {
-                        labels.entry(name).or_insert(value);
-                    }
+                    add(labels, more);
                     Next::Go
                 }
                 (_, one) => {
@@ -637,6 +637,13 @@ impl Drop for UnderWay<'_> {
         if let Some(counters) = self.0 {
             counters.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// Adds what is not there: who says it first counts.
+fn add(all: &mut BTreeMap<String, String>, more: BTreeMap<String, String>) {
+    for (name, value) in more {
+        all.entry(name).or_insert(value);
     }
 }
 

@@ -101,6 +101,10 @@ pub struct UploadTerms {
     pub max_size: Option<u64>,
     /// The type of checksum that must come with it.
     pub require_checksum: Option<String>,
+    /// Bytes of a part of it.
+    pub part_size: Option<u64>,
+    /// Labels of what it becomes.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What `on_upload_start` answers.

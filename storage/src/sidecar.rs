@@ -137,6 +137,7 @@ mod tests {
                 actor: "ann".to_owned(),
                 base_url: String::new(),
                 into: None,
+                labels: Labels::new(),
             }),
             labels: Labels::from([("os".to_owned(), "debian".to_owned())]),
             published: UnixMillis(7),

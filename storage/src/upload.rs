@@ -130,6 +130,8 @@ pub struct UploadIntent {
     pub length: Option<u64>,
     /// Digests that the client declared; algorithms beyond BLAKE3 and SHA-256 are hashed on demand.
     pub expected: Vec<Digest>,
+    /// Bytes of a part, if somebody asks for more than its length needs: up to the next power of two.
+    pub part_bytes: Option<u64>,
     /// How it is cut, if it comes in pieces and not from its first byte on.
     pub cut: Option<Cut>,
     /// What becomes of it when its writer ends before it is whole.

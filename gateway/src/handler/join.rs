@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::metadata::uploads::UploadState;
-use boxgate_storage::upload::{Keep, UploadIntent, UploadRow};
+use boxgate_storage::upload::{UploadIntent, UploadRow};
 use boxgate_storage::{Error, ErrorKind};
 use http::StatusCode;
 
@@ -57,20 +57,15 @@ impl Turn<'_> {
         if length == Some(0) && target.is_some() {
             return Err(Refusal::empty_box().closing());
         }
-        let store = self
+        let terms = self
             .may_begin(organization, target.as_ref(), length, &create.expected)
             .await?;
-        let intent = UploadIntent {
-            store,
-            sender: self.principal.sender(),
-            organization,
-            target,
+        let intent = terms.bind(UploadIntent {
             length,
             expected: create.expected,
-            cut: None,
-            keep: Keep::UntilIdle,
             note,
-        };
+            ..self.intent(organization, target)
+        });
         let made = self.gateway.engine.create_joined(intent, sources).await;
         let row = made.map_err(|error| of_a_piece(error, &rows))?;
         self.facts.set_upload(row.id.to_string());

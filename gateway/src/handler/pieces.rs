@@ -13,6 +13,7 @@ use boxgate_storage::{Error, ErrorKind};
 use http::StatusCode;
 
 use super::resumable::{Progress, Turn};
+use crate::hooks::Terms;
 use crate::ingest::{self, Pumped};
 use crate::refusal::Refusal;
 use crate::resumable::chunk::{self, Chunk};
@@ -54,28 +55,36 @@ impl Turn<'_> {
     /// The refusal to send; then nothing is made.
     pub async fn create_in_parts(&self, create: Create) -> Result<(Progress, u64), Refusal> {
         self.fits(create.length, None)?;
-        self.part_fits_a_request(create.length)?;
         let (organization, target) = self.owner(&create).await?;
         let checksums = &create.expected;
-        let store = self
+        let terms = self
             .may_begin(organization, target.as_ref(), create.length, checksums)
             .await?;
-        let intent = UploadIntent {
-            store,
+        let mut intent = terms.bind(UploadIntent {
             length: create.length,
             expected: create.expected,
             cut: Some(Cut::Parts),
             ..self.intent(organization, target)
-        };
+        });
+        if self
+            .part_fits_a_request(create.length, intent.part_bytes)
+            .is_err()
+        {
+            // A script's wish; without it the limit decides.
+            intent.part_bytes = None;
+        }
+        self.part_fits_a_request(create.length, intent.part_bytes)?;
         let row = self.gateway.engine.create(intent).await?;
         self.facts.set_upload(row.id.to_string());
         Ok((self.standing(&row), row.part_bytes))
     }
 
     /// Refuses an upload whose parts are longer than what one request may carry.
-    fn part_fits_a_request(&self, length: Option<u64>) -> Result<(), Refusal> {
+    fn part_fits_a_request(&self, length: Option<u64>, wanted: Option<u64>) -> Result<(), Refusal> {
         let limits = self.gateway.upload_limits();
-        let part = part_bytes_for(length).min(length.unwrap_or(u64::MAX));
+        let wanted = wanted.unwrap_or(0).checked_next_power_of_two();
+        let part = part_bytes_for(length).max(wanted.unwrap_or(u64::MAX));
+        let part = part.min(length.unwrap_or(u64::MAX));
         match limits.max_append_size {
             Some(most) if part > most => {
                 let text = format!(
@@ -235,7 +244,7 @@ impl Turn<'_> {
         let most = chunk
             .size()
             .map(|size| size.saturating_mul(u64::from(chunk.total)));
-        let store = self
+        let terms = self
             .may_begin(organization, Some(&target), most, &chunk.whole)
             .await?;
         // Several chunks at once may all find none, here and at other nodes: one of them makes it.
@@ -253,7 +262,7 @@ impl Turn<'_> {
             }
             tokio::time::sleep(SESSIONS_EVERY).await;
         }
-        let made = self.made(organization, target, chunk, store).await;
+        let made = self.made(organization, target, chunk, terms).await;
         gateway.metadata.unclaim(SESSIONS, owner).await?;
         made
     }
@@ -264,13 +273,12 @@ impl Turn<'_> {
         organization: OrganizationId,
         target: Target,
         chunk: &Chunk,
-        store: Option<String>,
+        terms: Terms,
     ) -> Result<UploadRow, Refusal> {
         if let Some(row) = self.begun(organization, &target, chunk).await? {
             return Ok(row);
         }
-        let intent = UploadIntent {
-            store,
+        let intent = terms.bind(UploadIntent {
             expected: chunk.whole.clone(),
             cut: Some(Cut::Chunks {
                 count: chunk.total,
@@ -278,7 +286,7 @@ impl Turn<'_> {
             }),
             note: Some(chunk.note()),
             ..self.intent(organization, Some(target))
-        };
+        });
         Ok(self.gateway.engine.create(intent).await?)
     }
 

@@ -10,7 +10,9 @@ use boxgate_storage::blob::UploadId;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::accounts::{Organization, OrganizationId};
-use boxgate_storage::metadata::uploads::{GateState, Gating, Published, Target, UploadState};
+use boxgate_storage::metadata::uploads::{
+    GateState, Gating, Labels, Published, Target, UploadState,
+};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadRow, UploadWriter};
 use boxgate_storage::{Error, ErrorKind};
 use http::header::LOCATION;
@@ -22,7 +24,7 @@ use super::{join, upload};
 use crate::auth::{self, Grant, Principal};
 use crate::config::settings::Uploads;
 use crate::gateway::Gateway;
-use crate::hooks::{self, Beginning};
+use crate::hooks::{self, Beginning, Terms};
 use crate::http::headers::UPLOAD_OFFSET;
 use crate::ingest::{self, Pumped, Telling};
 use crate::refusal::Refusal;
@@ -97,16 +99,15 @@ impl Turn<'_> {
         let most = create
             .length
             .or(body_length.filter(|_| create.ends == Ends::Here));
-        let store = self
+        let terms = self
             .may_begin(organization, target.as_ref(), most, &create.expected)
             .await?;
-        let intent = UploadIntent {
-            store,
+        let intent = terms.bind(UploadIntent {
             length: create.length,
             expected: create.expected,
             note: create.note,
             ..self.intent(organization, target)
-        };
+        });
         let row = self.gateway.engine.create(intent).await?;
         self.facts.set_upload(row.id.to_string());
         let whole = is_whole(create.ends, row.length, 0);
@@ -385,14 +386,14 @@ impl Turn<'_> {
         }
     }
 
-    /// Whether scripts let an upload begin, and the store that they choose for it.
+    /// Whether scripts let an upload begin, and under which terms.
     pub(super) async fn may_begin(
         &self,
         organization: OrganizationId,
         target: Option<&Target>,
         length: Option<u64>,
         checksums: &[boxgate_storage::digest::Digest],
-    ) -> Result<Option<String>, Refusal> {
+    ) -> Result<Terms, Refusal> {
         let memberships = self.principal.memberships.iter();
         let mut named = memberships.filter(|m| m.organization == organization);
         let beginning = Beginning {
@@ -414,7 +415,7 @@ impl Turn<'_> {
             in_a_form: false,
         };
         let asked = hooks::on_upload_start(self.gateway, self.head, self.facts, beginning);
-        Ok(Box::pin(asked).await?.store)
+        Box::pin(asked).await
     }
 
     /// An upload of the caller's that outlives its requests, of which nothing else is known.
@@ -430,6 +431,7 @@ impl Turn<'_> {
             target,
             length: None,
             expected: Vec::new(),
+            part_bytes: None,
             cut: None,
             keep: Keep::UntilIdle,
             note: None,
@@ -448,6 +450,7 @@ impl Turn<'_> {
             actor: self.principal.name().to_owned(),
             base_url: self.gateway.base_url(self.facts),
             into: None,
+            labels: Labels::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use boxgate_storage::digest::Digest;
 use boxgate_storage::error::chain;
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::catalog::ArchitectureId;
-use boxgate_storage::metadata::uploads::{Published, Sender, Target};
+use boxgate_storage::metadata::uploads::{Labels, Published, Sender, Target};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadWriter};
 
 use tracing::Instrument as _;
@@ -225,6 +225,7 @@ impl UploadOrder {
             actor: self.actor.clone(),
             base_url: self.base_url.clone(),
             into: self.into.map(|id| id.0),
+            labels: Labels::new(),
         }
     }
 }
@@ -254,24 +255,27 @@ async fn begin(
         in_a_form: length.is_none(),
     };
     let terms = Box::pin(hooks::on_upload_start(gateway, head, facts, beginning)).await?;
+    let most = terms.most;
+    let intent = terms.bind(UploadIntent {
+        store: None,
+        sender: order.sender.clone(),
+        organization: order.organization,
+        target: Some(order.target(gateway)),
+        length,
+        expected: order.expected.clone(),
+        keep: order.keep,
+        part_bytes: None,
+        cut: None,
+        note: Some(BY_NAME.to_owned()),
+    });
     let mut writer = gateway
         .engine
-        .begin(UploadIntent {
-            store: terms.store,
-            sender: order.sender.clone(),
-            organization: order.organization,
-            target: Some(order.target(gateway)),
-            length,
-            expected: order.expected.clone(),
-            keep: order.keep,
-            cut: None,
-            note: Some(BY_NAME.to_owned()),
-        })
+        .begin(intent)
         .instrument(tracing::debug_span!("begin"))
         .await?;
     facts.set_upload(writer.id().to_string());
     writer.supersede()?;
-    Ok((writer, terms.most))
+    Ok((writer, most))
 }
 
 /// Reads a form: the part `file` goes into the writer, `checksum` and `checksumType` are taken before

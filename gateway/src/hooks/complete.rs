@@ -55,6 +55,7 @@ impl UploadGate {
             blob.version = target.version.as_str().into();
             blob.provider = target.provider.as_str().into();
             blob.architecture = target.architecture.as_str().into();
+            blob.labels.clone_from(&target.labels);
         }
         Ok(blob)
     }

@@ -15,7 +15,7 @@ use boxgate_storage::error::chain;
 use boxgate_storage::layer::files::Stamp;
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::catalog::FileRow;
-use boxgate_storage::metadata::uploads::Target;
+use boxgate_storage::metadata::uploads::{Labels, Target};
 use boxgate_storage::upload::{Keep, Sender, UploadIntent, UploadWriter};
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -199,6 +199,7 @@ impl Carrier {
             target: Some(self.target(&file.name, expected.first())),
             length: Some(stamp.length()),
             expected,
+            part_bytes: None,
             cut: None,
             keep: Keep::No,
             note: None,
@@ -241,6 +242,7 @@ impl Carrier {
             actor: self.actor.clone(),
             base_url: String::new(),
             into: None,
+            labels: Labels::new(),
         }
     }
 }

@@ -39,6 +39,7 @@ impl Scene {
             target: None,
             length: None,
             expected: Vec::new(),
+            part_bytes: None,
             cut: None,
             keep: Keep::UntilIdle,
             note: None,

@@ -170,6 +170,7 @@ impl Running {
             target: None,
             length: Some(100),
             expected: Vec::new(),
+            part_bytes: None,
             cut: None,
             keep: Keep::UntilIdle,
             note: None,

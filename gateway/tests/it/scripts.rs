@@ -193,6 +193,42 @@ async fn upload_policy_holds_at_every_way_in() {
 }
 
 #[tokio::test]
+async fn an_upload_begins_in_parts_and_with_labels_that_scripts_choose() {
+    let first = r#"
+        fn on_upload_start(u) {
+            if u.size > 40_000_000 { #{ part_size: 20_000_000, labels: #{ from: u.principal.name, kind: "big" } } }
+            else { #{ part_size: 1, labels: #{ kind: "small" } } }
+        }
+    "#;
+    let second =
+        r#"fn on_upload_start(u) { #{ part_size: 1 << 40, labels: #{ kind: "never", more: 1 } } }"#;
+    let last = r#"
+        fn on_upload_complete(blob) {
+            if blob.labels.more != "1" { return reject(422, "no labels"); }
+            #{ labels: #{ kind: blob.labels.kind + "!" } }
+        }
+        fn on_download(req, blob) { #{ set: #{ "x-labels": blob.labels.kind + " " + blob.labels.more } } }
+    "#;
+    let running = with_plugins(&[("a", first), ("b", second), ("c", last)]).await;
+    let begun = |length: u64| {
+        let target = "?target=acme/demo/1.0.0/virtualbox/amd64";
+        Request::new("POST", &format!("/files{target}"))
+            .token(&running.owner)
+            .header("Upload-Length", &length.to_string())
+    };
+    for (length, part) in [(50_000_000, "33554432"), (1000, "8388608")] {
+        let answer = running.send(begun(length)).await;
+        assert_eq!(answer.status, 201);
+        assert_eq!(answer.header("upload-part-size"), Some(part));
+    }
+    assert_eq!(running.upload("demo", "1.0.0", b"box").await.status, 200);
+    let path = format!("{}/download", file_path("demo", "1.0.0"));
+    let got = running.get(&path, &running.owner).await;
+    let labels = got.header("x-labels").map(str::to_owned);
+    assert_eq!(labels.as_deref(), Some("small! 1"));
+}
+
+#[tokio::test]
 async fn a_store_that_a_script_makes_up_costs_uploads_and_no_reads() {
     let source = r#"fn route(req) { #{ backend: "nowhere" } }"#;
     let running = with_plugins(&[("typo", source)]).await;

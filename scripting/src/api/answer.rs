@@ -594,7 +594,16 @@ impl Read for UploadVerdict {
             Given::Nothing => Ok(Self::absent()),
             Given::Answer(Answer::Reject(denial)) => Ok(Self::Reject(denial)),
             Given::Map(map) => {
-                let members = Members::of(&map, &["store", "max_size", "require_checksum"])?;
+                let members = Members::of(
+                    &map,
+                    &[
+                        "store",
+                        "max_size",
+                        "require_checksum",
+                        "part_size",
+                        "labels",
+                    ],
+                )?;
                 let checksum = members.text("require_checksum")?;
                 if let Some(kind) = &checksum {
                     let plain = kind.replacen('-', "", 1).to_ascii_lowercase();
@@ -609,6 +618,8 @@ impl Read for UploadVerdict {
                     store: members.text("store")?,
                     max_size: members.number("max_size")?,
                     require_checksum: checksum,
+                    part_size: members.number("part_size")?,
+                    labels: members.texts("labels")?,
                 }))
             }
             _ => Err(odd(value)),

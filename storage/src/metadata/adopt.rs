@@ -9,7 +9,7 @@ use super::accounts::{AccountId, OrganizationId, organizations};
 use super::catalog::blobs::{self, blocks};
 use super::catalog::publish::{Names, ensure_parents, point};
 use super::sql::{At as _, Columns as _, odd, signed};
-use super::uploads::{Target, let_go};
+use super::uploads::{Labels, Target, let_go};
 use super::writer::Tx;
 use super::{Metadata, audit};
 use crate::blob::{BlobKey, BlobMeta, UploadId};
@@ -81,6 +81,7 @@ impl Metadata {
                     actor: String::new(),
                     base_url: String::new(),
                     into: None,
+                    labels: Labels::new(),
                 }),
                 labels: blobs::labels_of(row, "labels")?,
                 published: row.time("updated_ms")?,

@@ -60,6 +60,9 @@ pub struct Target {
     /// `Gone` is what publishing comes to. A new one of the same name is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub into: Option<i64>,
+    /// Labels that its blob gets, beside those that it passes the gate with.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// Who sends an upload: nobody else goes on with it, and what two of them send never mixes.
@@ -180,6 +183,15 @@ pub struct UploadRow {
 }
 
 impl UploadRow {
+    /// What its blob is labelled with: as it began, and as it passed the gate, whose word counts more.
+    pub(super) fn labels(&self) -> Labels {
+        let begun = self.target.iter().flat_map(|target| &target.labels);
+        let passed = self.gate.iter().flat_map(|gating| &gating.labels);
+        let all = begun.chain(passed);
+        all.map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+
     /// What stands beside the blob that it led to.
     pub(super) fn sidecar(
         &self,
@@ -187,7 +199,6 @@ impl UploadRow {
         organization: String,
         published: UnixMillis,
     ) -> Sidecar {
-        let gate = self.gate.as_ref();
         Sidecar {
             upload: self.id,
             blob,
@@ -196,9 +207,10 @@ impl UploadRow {
             target: self.target.clone().map(|target| Target {
                 base_url: String::new(),
                 into: None,
+                labels: Labels::new(),
                 ..target
             }),
-            labels: gate.map_or_else(Labels::new, |gating| gating.labels.clone()),
+            labels: self.labels(),
             published,
             of_rows: false,
         }

@@ -15,7 +15,9 @@ use super::committer::Shared;
 use super::pieces::{Cut, MOST_PIECES, PieceWriter};
 use super::pressure::Holders;
 use super::registry::{Cell, InProgress, Present, Registry};
-use super::state::{MOST_PARTS, UploadState, longest_in_parts_of, part_bytes_for};
+use super::state::{
+    LARGEST_PART, MOST_PARTS, SMALLEST_PART, UploadState, longest_in_parts_of, part_bytes_for,
+};
 use super::stats::{Counters, EngineStats, Stage};
 use super::writer::UploadWriter;
 use super::{EngineOptions, Recovered, Swept, UploadIntent};
@@ -599,17 +601,22 @@ impl Inner {
             target,
             length,
             expected,
+            part_bytes: wanted,
             cut,
             keep,
             note,
         } = intent;
         let store_name = store_name.unwrap_or_else(|| self.options.default_store.clone());
         let store = self.store(&store_name)?;
-        let part_bytes = part_bytes_for(cut.map_or(length, |cut| cut.length(length)));
+        let needed = part_bytes_for(cut.map_or(length, |cut| cut.length(length)));
         let by_part = store.intake == Intake::ByPart;
         if by_part {
-            self.assert_part(part_bytes)?;
+            self.assert_part(needed)?;
         }
+        let part_bytes = match wanted {
+            None => needed,
+            Some(wanted) => self.part_bytes_of(wanted, by_part).max(needed),
+        };
         let pieces = cut.map(|cut| {
             cut.pieces(length, part_bytes).ok_or_else(|| {
                 Error::new(ErrorKind::Invalid, "upload.begin", "pieces")
@@ -666,6 +673,18 @@ impl Inner {
             state,
             in_progress,
         })
+    }
+
+    /// What a part has that somebody wants to have so many bytes.
+    pub(super) fn part_bytes_of(&self, wanted: u64, by_part: bool) -> u64 {
+        let budget = self.options.pool.capacity_bytes().max(SMALLEST_PART);
+        let most = if by_part {
+            1 << budget.ilog2()
+        } else {
+            LARGEST_PART
+        };
+        let wanted = wanted.checked_next_power_of_two().unwrap_or(u64::MAX);
+        wanted.clamp(SMALLEST_PART, LARGEST_PART.min(most))
     }
 
     /// A2.

@@ -248,6 +248,8 @@ pub(super) fn longest_in_parts_of(bytes: u64) -> u64 {
 
 /// Below this a commit per part costs more than it saves on a cut.
 pub const SMALLEST_PART: u64 = 8 << 20;
+/// No more is lost by a cut than this, whoever asks for larger parts.
+pub const LARGEST_PART: u64 = 1 << 30;
 /// Parts of an upload whose length nobody told; it may grow to [`MOST_PARTS`] of them.
 pub const UNKNOWN_LENGTH_PART: u64 = 16 << 20;
 /// S3 takes no more; a local store obeys the same, so that an upload fits either.

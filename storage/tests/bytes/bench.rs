@@ -14,7 +14,7 @@ use boxgate_storage::digest::Digest;
 use boxgate_storage::layer::verify::{self, BlobTree};
 use boxgate_storage::metadata::Ledger;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
-use boxgate_storage::metadata::uploads::{Sender, Target, UploadState};
+use boxgate_storage::metadata::uploads::{Labels, Sender, Target, UploadState};
 use boxgate_storage::range::ByteRange;
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{
@@ -207,6 +207,7 @@ pub(crate) fn target() -> Target {
         actor: "ci".to_owned(),
         base_url: String::new(),
         into: None,
+        labels: Labels::new(),
     }
 }
 
@@ -218,6 +219,7 @@ pub(crate) fn intent(length: Option<u64>, expected: Vec<Digest>) -> UploadIntent
         target: Some(target()),
         length,
         expected,
+        part_bytes: None,
         cut: None,
         keep: Keep::No,
         note: None,

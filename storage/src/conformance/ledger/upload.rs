@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::metadata::Ledger;
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::uploads::{
-    Advance, Completion, Fence, Keep, MostOpen, NewUpload, Published, Sender, Target, UploadRow,
+    Advance, Completion, Fence, Keep, Labels, MostOpen, NewUpload, Published, Sender, Target,
+    UploadRow,
 };
 use crate::store::Receipt;
 
@@ -30,6 +31,7 @@ pub fn target(box_name: &str) -> Target {
         actor: "ann".to_owned(),
         base_url: "http://127.0.0.1:3000".to_owned(),
         into: None,
+        labels: Labels::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::metadata::catalog::{
     ArchitectureId, BoxFields, BoxFilter, BoxId, BoxRow, VersionFields, VersionStatus,
 };
 use crate::metadata::uploads::{
-    Advance, Completion, Fence, Keep, MostOpen, NewUpload, Published, Sender, Target,
+    Advance, Completion, Fence, Keep, Labels, MostOpen, NewUpload, Published, Sender, Target,
 };
 use crate::store::Receipt;
 
@@ -71,6 +71,7 @@ impl House {
                 actor: "Ann".to_owned(),
                 base_url: String::new(),
                 into: None,
+                labels: Labels::new(),
             }),
             keep: Keep::No,
             note: None,

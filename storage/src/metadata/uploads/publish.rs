@@ -135,7 +135,7 @@ pub(super) async fn close(tx: &mut Tx, id: UploadId) -> Result<bool> {
     Ok(closed.rows_affected() == 1)
 }
 
-/// The blob that holds the upload's bytes, with the labels that it passed with: an equal one that the tenant
+/// The blob that holds the upload's bytes, with its labels: an equal one that the tenant
 /// has, or a new row; then the second value is true.
 async fn stored_once(tx: &mut Tx, upload: &UploadRow) -> Result<(BlobMeta, bool)> {
     let (blob, is_new) = match equal_blob(tx, upload).await? {
@@ -145,9 +145,7 @@ async fn stored_once(tx: &mut Tx, upload: &UploadRow) -> Result<(BlobMeta, bool)
         }
         None => (insert_blob(tx, upload).await?, true),
     };
-    if let Some(gating) = &upload.gate {
-        blobs::label(tx, OP, &blob.key, &gating.labels).await?;
-    }
+    blobs::label(tx, OP, &blob.key, &upload.labels()).await?;
     Ok((blob, is_new))
 }
 

@@ -10,7 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// A connection breaks somewhere in its first so many bytes: once in about eight parts of 8 MiB.
 const LONGEST: u64 = 128 << 20;
-const FIRST: u64 = 8 << 20;
+/// The first one does within its first request, whatever that is.
+const FIRST: u64 = 256;
 /// What a crawling connection passes on in a second.
 const CRAWL_BYTES: usize = 1 << 10;
 /// Seconds of that, before nothing comes any more.
@@ -45,7 +46,6 @@ impl Cable {
         };
         tokio::spawn(async move {
             let mut dice = fastrand::Rng::with_seed(seed);
-            // The first is sure to break.
             let mut longest = FIRST;
             while let Ok((client, _)) = listener.accept().await {
                 let after = dice.u64(..std::mem::replace(&mut longest, LONGEST));
