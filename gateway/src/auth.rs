@@ -7,6 +7,7 @@ pub mod credential;
 pub mod link;
 pub mod link_keys;
 pub mod master_key;
+pub mod origin;
 pub mod password;
 
 use boxgate_storage::catalog::{BoxName, OrganizationName};

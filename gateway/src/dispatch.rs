@@ -51,7 +51,7 @@ fn kept_private(mut response: Response<OutboundBody>) -> Response<OutboundBody> 
 }
 
 async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<OutboundBody> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let facts = head
         .extensions
         .get::<Arc<RequestFacts>>()
@@ -66,12 +66,36 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
     };
     let router = gateway.router_at(&facts);
     let found = router.find(&head.method, path.as_str());
+    if let Some(origin) = &gateway.settings.server.origin
+        && !origin.admits(&mut head.headers)
+        && !is_our_own(&found, &facts)
+    {
+        let text = "This server is reached by another address.";
+        let refusal = Refusal::new(StatusCode::FORBIDDEN, text).code("NOT_THROUGH_CDN");
+        return shaped(
+            of_nothing(gateway, &head, &facts),
+            refusal.closing(),
+            &facts,
+        );
+    }
     if !hooks::concern(gateway, &found) {
         return of_found(gateway, found, head, body, &facts).await;
     }
     // What scripts need on the way is more than a request without them.
     let asking = scripted(gateway, found, path.as_str(), head, body, &facts);
     Box::pin(gateway.scripts.within(asking)).await
+}
+
+/// Whether a request is of those that no CDN passes on: probes and scrapes, and administrators on this machine.
+fn is_our_own(found: &Found, facts: &RequestFacts) -> bool {
+    match found {
+        Found::Row(row, _) => match row.door {
+            Door::Operations => true,
+            Door::Admin => facts.peer_ip().is_loopback(),
+            _ => false,
+        },
+        _ => false,
+    }
 }
 
 /// The same, with scripts asked where it goes and what its answer is to look like.

@@ -180,6 +180,8 @@ pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[Cidr], by: &Clien
         return known;
     }
     let (name, parse): (_, fn(&str) -> Option<IpAddr>) = match by {
+        // It was told before the first request.
+        ClientIp::ProxyProtocol => return known,
         ClientIp::Forwarded => (http::header::FORWARDED, forwarded_for),
         ClientIp::Header(name) => (name.clone(), address),
     };

@@ -13,13 +13,14 @@ mod interim;
 mod linger;
 mod pace;
 mod peers;
+mod proxy;
 mod quic;
 mod socket;
 mod tcp;
 mod tls;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -32,7 +33,7 @@ pub use file::{FilePiece, FileRun, FileSender, Piece, SharedFile};
 pub use interim::Interim;
 pub use tls::{Certificate, CertificateError, CertificateStatus};
 
-use crate::config::settings::Speaks;
+use crate::config::settings::{ClientIp, Speaks};
 use crate::config::{Settings, settings};
 use crate::telemetry::Telemetry;
 use exchange::Exchange;
@@ -71,6 +72,19 @@ struct Rules {
     trusted_proxies: Vec<crate::config::Cidr>,
 }
 
+impl Rules {
+    /// Whether that address is a proxy's whose word counts.
+    fn trusts(&self, address: IpAddr) -> bool {
+        let mut blocks = self.trusted_proxies.iter();
+        blocks.any(|block| block.contains(address))
+    }
+
+    /// Whether a connection from there must begin by saying for whom it is.
+    fn expects_proxy_header(&self, peer: IpAddr) -> bool {
+        self.server.client_ip == ClientIp::ProxyProtocol && self.trusts(peer)
+    }
+}
+
 impl Server {
     /// Binds every listener of the configuration; those that speak TLS with `certificate`.
     ///
@@ -86,9 +100,11 @@ impl Server {
             limits: settings.limits.clone(),
             trusted_proxies: settings.trusted_proxies.clone(),
         });
-        let tls = certificate
-            .as_ref()
-            .map(|c| Arc::new(Configurations::new(c)));
+        let client_ca = settings.tls.as_ref().map_or(&[][..], |tls| &tls.client_ca);
+        let tls = match &certificate {
+            Some(certificate) => Some(Arc::new(Configurations::try_new(certificate, client_ca)?)),
+            None => None,
+        };
         let mut listeners = Vec::with_capacity(settings.listeners.len());
         let mut endpoints = Vec::new();
         let mut addresses = Vec::with_capacity(settings.listeners.len());

@@ -16,6 +16,7 @@ pub(super) fn certificate(data_dir: &Path, address: SocketAddr) -> Result<Tls, F
         certificate: directory.join("self-signed.pem"),
         key: directory.join("self-signed-key.pem"),
         check_every: None,
+        client_ca: Vec::new(),
     };
     if tls.certificate.exists() && tls.key.exists() {
         return Ok(tls);

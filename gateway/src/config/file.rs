@@ -217,8 +217,14 @@ table! {
 table! {
     /// `[server]`
     ServerFile {
-        /// The header in which a trusted proxy names its client.
+        /// How a trusted proxy names its client.
         client_ip: String = "x-forwarded-for".into(),
+        /// What a request must show to have come through the CDN.
+        origin_secret: Secret = Secret::default(),
+        /// A file that holds it; each of its lines is good.
+        origin_secret_file: String = String::new(),
+        /// The header that it stands in.
+        origin_secret_header: String = "x-origin-secret".into(),
         /// How long connections are still taken after the signal to stop.
         drain_accept: Span = Span::seconds(5),
         /// How long running requests get after that.
@@ -257,6 +263,8 @@ table! {
         key: String = String::new(),
         /// How often the two are looked at for a new certificate; 0 is only at SIGHUP.
         check_every: Span = Span::seconds(10),
+        /// A file with certificates of authorities, one of which must have issued the client's, PEM.
+        client_ca: String = String::new(),
     }
 }
 

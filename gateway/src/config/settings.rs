@@ -28,6 +28,7 @@ use super::layers::Environment;
 use super::machine::Machine;
 use super::runtime::Runtime;
 use super::units::{ByteSize, Span};
+use crate::auth::origin::{self, Origin};
 use crate::http::freshness::Ages;
 use crate::route::DoorSet;
 use crate::webhook::sender;
@@ -225,20 +226,24 @@ pub struct Catalog {
     pub new_box_public: bool,
 }
 
-/// Which header of a trusted proxy names its client.
+/// How a trusted proxy names its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientIp {
     /// `Forwarded` (RFC 7239).
     Forwarded,
     /// `X-Forwarded-For`, or another header with a list of addresses.
     Header(HeaderName),
+    /// None: it opens each connection by the PROXY protocol.
+    ProxyProtocol,
 }
 
 /// Settings of connections.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// Which header of a trusted proxy names its client.
+    /// How a trusted proxy names its client.
     pub client_ip: ClientIp,
+    /// What a request must show to have come through the CDN; `None` where nobody asks.
+    pub origin: Option<Origin>,
     /// How long connections are still taken after the signal to stop.
     pub drain_accept: Duration,
     /// How long running requests get after that.
@@ -276,6 +281,8 @@ pub struct Tls {
     pub key: PathBuf,
     /// How often they are looked at; `None` is only when asked to.
     pub check_every: Option<Duration>,
+    /// The authorities whose certificates clients must show; none is asked for where there are none.
+    pub client_ca: Vec<CertificateDer<'static>>,
 }
 
 /// Whether base64 text is decoded without being declared.
@@ -714,6 +721,7 @@ impl Settings {
             }
             store.secret_access_key = Secret::default();
         }
+        file.server.origin_secret = Secret::default();
         for runtime in file.runtimes.0.values_mut() {
             runtime.api_key = Secret::default();
             runtime.reload_target_api_key = Secret::default();
@@ -747,6 +755,7 @@ impl Settings {
             boxitory: judge.boxitory_door(&file),
             operations: judge.door("doors.operations.prefix", &file.doors.operations),
         };
+        judge.spoken_for(&file);
         let limits = judge.limits(&file.limits, machine);
         let listeners = judge.listeners(&file.listeners);
         let tls = judge.tls(&file.tls, &listeners);
@@ -894,23 +903,25 @@ impl Judge<'_> {
     }
 
     fn outbound(&mut self, file: &file::OutboundFile) -> Outbound {
-        let mut ca = Vec::new();
-        if !file.ca_file.is_empty() {
-            let read = CertificateDer::pem_file_iter(&file.ca_file)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            match read {
-                Ok(found) if !found.is_empty() => ca = found,
-                Ok(_none) => self.wrong("outbound.ca_file", "holds no certificate in PEM"),
-                Err(e) => self.wrong(
-                    "outbound.ca_file",
-                    format!("cannot read {}: {e}", file.ca_file),
-                ),
-            }
-        }
         Outbound {
             allow_networks: self.blocks("outbound.allow_networks", &file.allow_networks),
-            ca,
+            ca: self.authorities("outbound.ca_file", &file.ca_file),
         }
+    }
+
+    /// The certificates of a PEM file; none where no file is named.
+    fn authorities(&mut self, key: &str, path: &str) -> Vec<CertificateDer<'static>> {
+        if path.is_empty() {
+            return Vec::new();
+        }
+        let read =
+            CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        match read {
+            Ok(found) if !found.is_empty() => return found,
+            Ok(_none) => self.wrong(key, "holds no certificate in PEM"),
+            Err(e) => self.wrong(key, format!("cannot read {path}: {e}")),
+        }
+        Vec::new()
     }
 
     fn providers(&mut self, file: &file::ProvidersFile) -> Providers {
@@ -1251,10 +1262,12 @@ impl Judge<'_> {
                 );
             }
         }
+        let client_ca = self.authorities("tls.client_ca", &tls.client_ca);
         needed.then(|| Tls {
             certificate: PathBuf::from(&tls.certificate),
             key: PathBuf::from(&tls.key),
             check_every,
+            client_ca,
         })
     }
 
@@ -1486,6 +1499,7 @@ impl Judge<'_> {
             h2_ping_timeout: self.time("server.h2_ping_timeout", server.h2_ping_timeout),
             h3_idle_timeout: self.time("server.h3_idle_timeout", server.h3_idle_timeout),
             client_ip: self.client_ip(&server.client_ip),
+            origin: self.origin(server),
             drain_accept: self.time_or_none("server.drain_accept", server.drain_accept),
             drain_requests: self.time_or_none("server.drain_requests", server.drain_requests),
             drain_hurried: self.time_or_none("server.drain_hurried", server.drain_hurried),
@@ -1502,21 +1516,53 @@ impl Judge<'_> {
         let x_forwarded_for = ClientIp::Header(HeaderName::from_static("x-forwarded-for"));
         match text.to_ascii_lowercase().as_str() {
             "forwarded" => ClientIp::Forwarded,
-            "proxy-protocol" => {
-                self.wrong("server.client_ip", "\"proxy-protocol\" is not there yet");
-                x_forwarded_for
-            }
+            "proxy-protocol" => ClientIp::ProxyProtocol,
             name => {
                 if let Ok(name) = name.parse() {
                     return ClientIp::Header(name);
                 }
                 self.wrong(
                     "server.client_ip",
-                    "expected \"forwarded\", \"x-forwarded-for\" or the name of a header",
+                    "expected \"forwarded\", \"x-forwarded-for\", the name of a header or \"proxy-protocol\"",
                 );
                 x_forwarded_for
             }
         }
+    }
+
+    /// Who speaks the PROXY protocol must be named: it is asked of nobody else.
+    fn spoken_for(&mut self, file: &ConfigFile) {
+        let by = file.server.client_ip.to_ascii_lowercase();
+        if by == "proxy-protocol" && file.trusted_proxies.is_empty() {
+            self.wrong(
+                "trusted_proxies",
+                "must name who speaks the PROXY protocol (server.client_ip)",
+            );
+        }
+    }
+
+    fn origin(&mut self, server: &file::ServerFile) -> Option<Origin> {
+        let key = "server.origin_secret";
+        let text = self.secret(key, &server.origin_secret, &server.origin_secret_file);
+        let secrets: Vec<&str> = text.lines().map(str::trim).collect();
+        if text.is_empty() && server.origin_secret_file.is_empty() {
+            return None;
+        }
+        if secrets.iter().any(|s| s.len() < origin::SHORTEST) || secrets.is_empty() {
+            let least = origin::SHORTEST;
+            self.wrong(
+                key,
+                format!("must have {least} characters or more, each line of them"),
+            );
+        }
+        let Ok(header) = server.origin_secret_header.parse() else {
+            self.wrong(
+                "server.origin_secret_header",
+                "expected the name of a header",
+            );
+            return None;
+        };
+        Some(Origin::new(header, secrets))
     }
 
     fn uploads(&mut self, uploads: &file::UploadsFile, machine: Machine) -> Uploads {

@@ -404,14 +404,28 @@ fn the_header_that_names_the_client_is_chosen_by_name() {
         of("CF-Connecting-IP"),
         ClientIp::Header("cf-connecting-ip".parse().unwrap())
     );
-    assert!(
-        load_text(
-            "[server]\nclient_ip = \"proxy-protocol\"\n",
-            &[],
-            Flags::default()
-        )
-        .is_err()
-    );
+    let text = "[server]\nclient_ip = \"proxy-protocol\"\n";
+    let named = format!("trusted_proxies = [\"10.0.0.1\"]\n{text}");
+    let server = settings(&named).server;
+    assert_eq!(server.client_ip, ClientIp::ProxyProtocol);
+    let refused = load_text(text, &[], Flags::default()).unwrap_err();
+    assert!(refused.to_string().contains("trusted_proxies"), "{refused}");
+}
+
+#[test]
+fn the_secret_of_an_origin_is_long_and_never_shown() {
+    let with = |secret: &str| format!("[server]\norigin_secret = \"{secret}\"\n");
+    assert!(settings("").server.origin.is_none());
+    let secret = "0123456789abcdef";
+    let good = settings(&with(secret));
+    assert!(good.server.origin.is_some());
+    assert!(!print(&good).contains(secret));
+    assert!(load_text(&with("short"), &[], Flags::default()).is_err());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secrets");
+    std::fs::write(&file, format!("{secret}\n{secret}2\n")).unwrap();
+    let from_file = format!("[server]\norigin_secret_file = \"{}\"\n", file.display());
+    assert!(settings(&from_file).server.origin.is_some());
 }
 
 #[test]

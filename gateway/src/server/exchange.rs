@@ -50,6 +50,8 @@ pub(super) struct Exchange {
 pub(super) struct Way {
     /// The other end of its connection.
     pub(super) peer: IpAddr,
+    /// For whom that speaks, where it said so when the connection began.
+    pub(super) client: Option<IpAddr>,
     /// Its place among the listeners of the configuration.
     pub(super) listener: usize,
     /// `http` or `https`.
@@ -86,12 +88,10 @@ impl Exchange {
         let requests = &self.telemetry.metrics.http_requests;
         requests.with_label_values(&[named(version)]).inc();
         let checked = framing::check(&head, rules.limits.uri_bytes, rules.limits.header_fields);
-        let client = client_ip(
-            way.peer,
-            &head.headers,
-            &rules.trusted_proxies,
-            &rules.server.client_ip,
-        );
+        let client = way.client.unwrap_or_else(|| {
+            let (trusted, by) = (&rules.trusted_proxies, &rules.server.client_ip);
+            client_ip(way.peer, &head.headers, trusted, by)
+        });
         let authority = checked.as_ref().map_or("", http::uri::Authority::as_str);
         let facts = Arc::new(
             RequestFacts::new(client, authority)

@@ -185,6 +185,7 @@ async fn serve(acceptor: Arc<Acceptor>, incoming: Incoming, listener: usize) {
             }
             Some(Ok(Some(resolver))) => {
                 let way = Way {
+                    client: None,
                     peer: quic.remote_address().ip().to_canonical(),
                     listener,
                     scheme: "https",

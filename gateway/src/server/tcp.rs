@@ -1,6 +1,6 @@
 //! One listener's loop and one TCP connection's life: plain, or TLS with the version that ALPN names.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
@@ -25,6 +26,7 @@ use super::exchange::{Answer, Arrived, Exchange, Way};
 use super::h2;
 use super::linger::{ConnState, HeadTimer, Wire};
 use super::peers::{Peers, Place};
+use super::proxy;
 use super::socket::{Carrier, Socket};
 use super::tls::{self, Configurations};
 
@@ -121,23 +123,25 @@ impl Acceptor {
     /// A place for a connection from `peer`, unless its address has its share.
     pub(super) fn hold(&self, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Option<Held> {
         let exchange = &self.exchange;
-        let address = peer.ip().to_canonical();
-        let trusted = &exchange.rules.trusted_proxies;
-        let place = if trusted.iter().any(|block| block.contains(address)) {
-            None
-        } else {
-            let Some(place) = self.peers.take(address) else {
-                self.refused("address");
-                return None;
-            };
-            Some(place)
-        };
+        let place = self.place(peer.ip().to_canonical())?;
         exchange.telemetry.metrics.connections.inc();
         Some(Held {
             _permit: permit,
             _place: place,
             exchange: Arc::clone(exchange),
         })
+    }
+
+    /// A place among the connections from one address, unless that has its share; trusted proxies need none.
+    fn place(&self, address: IpAddr) -> Option<Option<Place>> {
+        if self.exchange.rules.trusts(address) {
+            return Some(None);
+        }
+        let place = self.peers.take(address);
+        if place.is_none() {
+            self.refused("address");
+        }
+        place.map(Some)
     }
 
     /// Counts a connection that was closed at once.
@@ -158,6 +162,7 @@ impl Acceptor {
         };
         let way = Way {
             peer: peer.ip().to_canonical(),
+            client: None,
             listener: speech.listener,
             scheme: if speech.tls { "https" } else { "http" },
             alternative: speech.alternative.clone(),
@@ -181,12 +186,47 @@ impl Acceptor {
         });
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, way: Way) {
+    /// Hears from a balancer that passes bytes on for whom it does, and takes a place for that client; `None` where the
+    /// connection must end.
+    async fn introduced(&self, stream: &mut TcpStream, way: &mut Way) -> Option<Option<Place>> {
+        let rules = &self.exchange.rules;
+        if !rules.expects_proxy_header(way.peer) {
+            return Some(None);
+        }
+        let hearing = timeout(rules.server.handshake_timeout, proxy::client(stream));
+        let cut = self.drain.cut();
+        let heard = tokio::select! {
+            heard = hearing => heard,
+            () = cut.cancelled() => return None,
+        };
+        match heard {
+            Ok(Ok(Some(client))) => {
+                let client = client.to_canonical();
+                way.client = Some(client);
+                self.place(client)
+            }
+            Ok(Ok(None)) => Some(None),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, peer = %way.peer, "a proxy did not say for whom it speaks");
+                self.refused("proxy_protocol");
+                None
+            }
+            Err(_elapsed) => {
+                self.refused("proxy_protocol");
+                None
+            }
+        }
+    }
+
+    async fn serve(self: Arc<Self>, mut stream: TcpStream, mut way: Way) {
         // Answers are written whole; waiting for more would only delay the last packet.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection was gone before it began");
             return;
         }
+        let Some(_place) = self.introduced(&mut stream, &mut way).await else {
+            return;
+        };
         let patience = self.exchange.patience;
         let Some(configurations) = self.tls.as_ref().filter(|_| way.scheme == "https") else {
             let state = Arc::new(ConnState::plain());

@@ -9,10 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest as _, Sha256};
 
@@ -274,7 +276,18 @@ pub(super) struct Configurations {
 }
 
 impl Configurations {
-    pub(super) fn new(certificate: &Arc<Certificate>) -> Self {
+    /// With `client_ca`, only clients are let in that show a certificate of one of these authorities.
+    ///
+    /// # Errors
+    /// When one of them is no certificate of an authority.
+    pub(super) fn try_new(
+        certificate: &Arc<Certificate>,
+        client_ca: &[CertificateDer<'static>],
+    ) -> io::Result<Self> {
+        let clients = clients(client_ca).map_err(|error| {
+            let why = format!("tls.client_ca: {error}");
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        })?;
         let with = |alpn: &[&[u8]]| {
             let mut config =
                 ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -284,19 +297,35 @@ impl Configurations {
                         rustls::DEFAULT_VERSIONS
                     })
                     .expect("ring has suites of both versions")
-                    .with_no_client_auth()
+                    .with_client_cert_verifier(Arc::clone(&clients))
                     .with_cert_resolver(Arc::clone(certificate) as _);
             config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
             // No byte is taken before the handshake is over: who sent it could be repeating another.
             config.max_early_data_size = 0;
             config
         };
-        Self {
+        Ok(Self {
             both: Arc::new(with(&[b"h2", b"http/1.1"])),
             http1: Arc::new(with(&[b"http/1.1"])),
             quic: with(H3),
-        }
+        })
     }
+}
+
+/// Who judges what clients show.
+fn clients(
+    authorities: &[CertificateDer<'static>],
+) -> Result<Arc<dyn ClientCertVerifier>, Box<dyn std::error::Error + Send + Sync>> {
+    if authorities.is_empty() {
+        return Ok(WebPkiClientVerifier::no_client_auth());
+    }
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone())?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    let built = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+    Ok(built)
 }
 
 const H3: &[&[u8]] = &[b"h3"];

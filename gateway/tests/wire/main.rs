@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
+mod proxy;
 mod tls;
 
 use std::io::ErrorKind;

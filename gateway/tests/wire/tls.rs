@@ -26,6 +26,7 @@ fn write_certificate(directory: &Path) -> settings::Tls {
         certificate: directory.join("certificate.pem"),
         key: directory.join("key.pem"),
         check_every: Some(Duration::from_millis(20)),
+        client_ca: Vec::new(),
     };
     std::fs::write(&tls.key, made.signing_key.serialize_pem()).unwrap();
     std::fs::write(&tls.certificate, made.cert.pem()).unwrap();
