@@ -1,4 +1,10 @@
-//! Who gets to use what there is only so much of: upload bodies at once, tries to sign in.
+//! Who gets to use what there is only so much of: requests in a second and at once, upload bodies at once, tries to
+//! sign in.
+
+pub mod rates;
+pub mod request;
+pub mod shaper;
+pub mod turns;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,6 +17,10 @@ use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use self::rates::Rates;
+use self::shaper::{Limit, Shaper};
+use self::turns::Turns;
+use crate::config::rates::Rate;
 use crate::config::settings::Settings;
 use crate::handler::outboard;
 use crate::refusal::Refusal;
@@ -19,6 +29,8 @@ use crate::refusal::Refusal;
 const FAILURE_WINDOW: Duration = Duration::from_mins(1);
 /// Addresses whose failed tries are remembered at once; the oldest are forgotten first.
 const FAILURE_ADDRESSES: u64 = 100_000;
+/// How long one is remembered who was right about an upload: as long as a client may be silent in between.
+const SENDER_FOR: Duration = Duration::from_mins(10);
 
 /// Permits of this node.
 #[derive(Debug)]
@@ -30,6 +42,16 @@ pub struct Admission {
     queue_wait: Duration,
     failures: Cache<IpAddr, Arc<AtomicU32>>,
     failures_per_window: u32,
+    /// Who may ask how often.
+    rates: Rates,
+    /// Who may send how many bytes.
+    inbound: Shaper,
+    /// Who may be sent how many.
+    outbound: Shaper,
+    /// Who may have how much worked on.
+    turns: Arc<Turns>,
+    /// Hashes of the credentials of those who were right about an upload lately.
+    senders: Cache<[u8; 32], ()>,
 }
 
 impl Admission {
@@ -45,7 +67,23 @@ impl Admission {
                 .time_to_live(FAILURE_WINDOW)
                 .build(),
             failures_per_window: settings.auth.login_failures_per_minute,
+            rates: Rates::new(&settings.rates, settings.limits.rate_keys),
+            inbound: shaper(settings, settings.limits.bytes_in, |rate| rate.bytes_in),
+            outbound: shaper(settings, settings.limits.bytes_out, |rate| rate.bytes_out),
+            turns: Turns::new(
+                settings.limits.requests_at_once,
+                settings.limits.requests_wait,
+            ),
+            senders: Cache::builder()
+                .max_capacity(settings.limits.rate_keys)
+                .time_to_idle(SENDER_FOR)
+                .build(),
         }
+    }
+
+    /// How many askers each policy remembers.
+    pub fn rate_keys(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.rates.keys()
     }
 
     /// The right to send one upload body, in the order of asking; given back when dropped. Who waits
@@ -126,6 +164,15 @@ impl Admission {
             .get_with(network(address), || Arc::new(AtomicU32::new(0)))
             .fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn shaper(settings: &Settings, node: u64, bytes: fn(&Rate) -> u64) -> Shaper {
+    let limits = settings.rates.iter().map(|rate| Limit {
+        per: rate.per,
+        classes: rate.classes.clone(),
+        bytes: bytes(rate),
+    });
+    Shaper::new(node, limits.collect())
 }
 
 /// What counts as one address: an IPv6 host owns a whole /64.

@@ -10,6 +10,7 @@ pub mod connection;
 pub mod file;
 mod layers;
 mod machine;
+pub mod rates;
 pub mod runtime;
 pub mod settings;
 pub mod units;

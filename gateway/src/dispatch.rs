@@ -11,8 +11,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
 use tracing::Instrument as _;
 
+use crate::admission::request::{self as counted, Counting};
 use crate::auth::{self, Credential, Grant, Principal, credential::Place};
 use crate::call::Call;
 use crate::door::boxvault::{
@@ -20,6 +22,7 @@ use crate::door::boxvault::{
 };
 use crate::door::files::dress::Dress;
 use crate::door::{self, boxvault, operations, vagrant, vagrant_cloud, webhooks};
+use crate::egress::ShapedBody;
 use crate::gateway::{Gateway, Phase};
 use crate::hooks::{self, Instead, RoutedTo};
 use crate::http::path::{NormalPath, PathError};
@@ -27,7 +30,7 @@ use crate::http::response;
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::route::{Class, Door, Found, PathNames, Policy, Route, Row};
-use crate::server::{InboundBody, OutboundBody, Respond};
+use crate::server::{FileSender, InboundBody, OutboundBody, Respond};
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 
@@ -36,8 +39,16 @@ impl Respond for Gateway {
         self: Arc<Self>,
         request: Request<InboundBody>,
     ) -> BoxFuture<'static, Response<OutboundBody>> {
+        let facts = RequestFacts::of(&request);
         // A large future, which is thus made in its place and never moved.
-        async move { kept_private(Box::pin(answer(&self, request)).await) }.boxed()
+        async move {
+            let mut answer = kept_private(Box::pin(answer(&self, request)).await);
+            if let Some(facts) = facts {
+                counted::tell(&facts, &mut answer);
+            }
+            answer
+        }
+        .boxed()
     }
 }
 
@@ -72,11 +83,10 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
     {
         let text = "This server is reached by another address.";
         let refusal = Refusal::new(StatusCode::FORBIDDEN, text).code("NOT_THROUGH_CDN");
-        return shaped(
-            of_nothing(gateway, &head, &facts),
-            refusal.closing(),
-            &facts,
-        );
+        return not_admitted(gateway, &found, &head, refusal.closing(), &facts);
+    }
+    if let Err(refusal) = counted::arrived(gateway, &found, &mut head, &facts) {
+        return not_admitted(gateway, &found, &head, refusal, &facts);
     }
     if !hooks::concern(gateway, &found) {
         return of_found(gateway, found, head, body, &facts).await;
@@ -84,6 +94,25 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
     // What scripts need on the way is more than a request without them.
     let asking = scripted(gateway, found, path.as_str(), head, body, &facts);
     Box::pin(gateway.scripts.within(asking)).await
+}
+
+/// A refusal before anything is done for a request, in the shape of its door.
+fn not_admitted(
+    gateway: &Gateway,
+    found: &Found,
+    head: &http::request::Parts,
+    refusal: Refusal,
+    facts: &RequestFacts,
+) -> Response<OutboundBody> {
+    let door = match found {
+        Found::Row(row, _) => {
+            facts.set_route(row.route.name());
+            row.door
+        }
+        Found::OtherMethods(door, _) => *door,
+        Found::Nothing => of_nothing(gateway, head, facts),
+    };
+    put_on(dress(gateway, door, head), shaped(door, refusal, facts))
 }
 
 /// Whether a request is of those that no CDN passes on: probes and scrapes, and administrators on this machine.
@@ -276,24 +305,42 @@ async fn admitted(
         }
         None => {}
     }
+    let counting = Counting::of(&head);
+    let counting = counting.as_ref();
+    // Held until there is an answer to begin with.
+    let _turn = counted::identified(gateway, counting, principal.as_ref(), facts).await?;
     let grant = if let Some(blob) = linked_blob(gateway, row, &names, &head).await? {
         Grant::of_blob(blob)
     } else {
         granted(gateway, row, principal, &names, &mut head, facts).await?
     };
+    counted::granted(gateway, counting, &grant, facts)?;
     if hooks::are_asked(&head) {
         let asking = hooks::authorize(gateway, &mut head, grant.principal.as_ref(), facts);
         Box::pin(asking).await?;
     }
+    let (inbound, outbound) = counted::meters(gateway, counting, &grant, facts);
+    if outbound.is_some() {
+        // The kernel is not told how fast it may be.
+        head.extensions.remove::<FileSender>();
+    }
     let call = Call {
         head,
-        body,
+        body: match inbound {
+            Some(meter) => body.measured(meter),
+            None => body,
+        },
         row,
         names,
         grant,
         facts: Arc::clone(facts),
     };
-    dispatch(gateway, call).await
+    let answer = dispatch(gateway, call).await;
+    counted::answered(gateway, counting, &answer);
+    Ok(match outbound {
+        Some(meter) => answer?.map(|body| ShapedBody::new(body, meter).boxed_unsync()),
+        None => answer?,
+    })
 }
 
 /// Whether a row that needs a credential answers 401 without one: what is not BoxVault's does.

@@ -354,6 +354,14 @@ impl Gateway {
             let counter = metrics.cache_blocks.with_label_values(&[what]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }
+        for (policy, keys) in self.admission.rate_keys() {
+            let keys = i64::try_from(keys).unwrap_or(i64::MAX);
+            metrics
+                .admission
+                .rate_keys
+                .with_label_values(&[policy])
+                .set(keys);
+        }
         let held = i64::try_from(cache.held_bytes).unwrap_or(i64::MAX);
         metrics.cache_held_bytes.set(held);
         let files = self

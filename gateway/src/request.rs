@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use http::HeaderMap;
 use tokio::time::Instant;
 
+use crate::admission::rates::Standing;
 use crate::config::Cidr;
 use crate::config::settings::ClientIp;
 
@@ -27,6 +28,7 @@ pub struct RequestFacts {
     principal: OnceLock<String>,
     upload: OnceLock<String>,
     plugins: Mutex<Vec<String>>,
+    standing: Mutex<Option<Standing>>,
     bytes_in: AtomicU64,
 }
 
@@ -46,6 +48,7 @@ impl RequestFacts {
             principal: OnceLock::new(),
             upload: OnceLock::new(),
             plugins: Mutex::default(),
+            standing: Mutex::default(),
             bytes_in: AtomicU64::new(0),
         }
     }
@@ -98,6 +101,18 @@ impl RequestFacts {
     pub fn plugins(&self) -> Vec<String> {
         let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
         plugins.clone()
+    }
+
+    /// Notes where it stands by a limit; the tightest counts.
+    pub fn stands(&self, standing: Standing) {
+        let mut known = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Standing::tighter(known.take(), Some(standing));
+    }
+
+    /// Where it stands by the tightest limit that it was counted by.
+    pub fn standing(&self) -> Option<Standing> {
+        let known = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
     }
 
     /// `http` or `https`, as it came to this process.

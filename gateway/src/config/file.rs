@@ -8,6 +8,7 @@ use std::time::Duration;
 use boxgate_scripting::manifest::Grant;
 use serde::{Deserialize, Serialize};
 
+use super::rates::RatesFile;
 use super::settings::Secret;
 use super::units::{ByteSize, Span};
 
@@ -70,6 +71,8 @@ table! {
         auth: AuthFile = AuthFile::default(),
         /// Limits.
         limits: LimitsFile = LimitsFile::default(),
+        /// How many requests each may make in a second.
+        rates: RatesFile = RatesFile::default(),
         /// Requests to outside.
         outbound: OutboundFile = OutboundFile::default(),
         /// Plugins.
@@ -431,6 +434,18 @@ table! {
         connections: usize = 0,
         /// Connections from one address.
         connections_per_address: usize = 256,
+        /// Requests of one asker that are worked on at once.
+        requests_at_once: usize = 64,
+        /// How long a request beyond them waits for its turn.
+        requests_wait: Span = Span::seconds(10),
+        /// Askers that each policy of `[rates]` remembers.
+        rate_keys: u32 = 20_000,
+        /// Bytes of all bodies together that come in, in a second; 0 is as many as come.
+        bytes_in: ByteSize = ByteSize(0),
+        /// The same of those that go out.
+        bytes_out: ByteSize = ByteSize(0),
+        /// Addresses whose requests are not counted.
+        rate_exempt: Vec<String> = vec!["127.0.0.0/8".into(), "::1".into()],
         /// Connections of HTTP/2 and 3 at once.
         h2_connections: usize = 500,
         /// Requests at once on one of them.

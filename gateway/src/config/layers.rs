@@ -313,7 +313,7 @@ fn lookup<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
 /// A key of a store, whatever its name: all have the same keys.
 fn lookup_named<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
     match path {
-        [named, _name, key] if named == "stores" || named == "runtimes" => {
+        [named, _name, key] if ["stores", "runtimes", "rates"].contains(&named.as_str()) => {
             let any = table.get(named)?.as_table()?.values().next()?;
             any.as_table()?.get(key)
         }

@@ -26,8 +26,10 @@ use super::cidr::Cidr;
 use super::file::{self, ConfigFile};
 use super::layers::Environment;
 use super::machine::Machine;
+use super::rates::Rate;
 use super::runtime::Runtime;
 use super::units::{ByteSize, Span};
+use crate::admission::rates;
 use crate::auth::origin::{self, Origin};
 use crate::http::freshness::Ages;
 use crate::route::DoorSet;
@@ -101,6 +103,8 @@ pub struct Settings {
     pub auth: Auth,
     /// Limits.
     pub limits: Limits,
+    /// How many requests each may make in a second.
+    pub rates: Vec<Rate>,
     /// Requests to outside.
     pub outbound: Outbound,
     /// Plugins.
@@ -426,6 +430,18 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at once from one address (IPv6: from one /64).
     pub connections_per_address: usize,
+    /// Requests of one asker that are worked on at once.
+    pub requests_at_once: usize,
+    /// How long a request beyond them waits for its turn.
+    pub requests_wait: Duration,
+    /// Askers that each policy of `[rates]` remembers.
+    pub rate_keys: u64,
+    /// Bytes of all bodies together that come in, in a second; 0 is as many as come.
+    pub bytes_in: u64,
+    /// The same of those that go out.
+    pub bytes_out: u64,
+    /// Addresses whose requests are not counted.
+    pub rate_exempt: Vec<Cidr>,
     /// Connections of HTTP/2 and 3 at once.
     pub h2_connections: usize,
     /// Requests at once on one of them.
@@ -610,6 +626,8 @@ pub struct Ceiling {
     pub uploads: u64,
     /// Blocks of pieces that are being joined.
     pub joins: u64,
+    /// Askers whose requests are counted.
+    pub rates: u64,
     /// Calls of scripts on the work lane.
     pub scripts: u64,
     /// Calls of adapters that wait for clouds.
@@ -632,6 +650,7 @@ impl Ceiling {
             + self.cache
             + self.uploads
             + self.joins
+            + self.rates
             + self.scripts
             + self.clouds
             + self.hooks
@@ -646,13 +665,14 @@ impl fmt::Display for Ceiling {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, scripts {}, clouds {}, webhooks in {}, webhooks out {}, HTTP/2 and 3 {}, other connections {})",
+            "{} MiB (base {}, part budget {}, cache {}, uploads {}, joins {}, rates {}, scripts {}, clouds {}, webhooks in {}, webhooks out {}, HTTP/2 and 3 {}, other connections {})",
             mib(self.total()),
             mib(self.base),
             mib(self.part_budget),
             mib(self.cache),
             mib(self.uploads),
             mib(self.joins),
+            mib(self.rates),
             mib(self.scripts),
             mib(self.clouds),
             mib(self.hooks),
@@ -701,6 +721,8 @@ impl Settings {
             cache: self.cache.size_bytes,
             uploads: uploads * (PER_UPLOAD + per_inspection),
             joins: (self.uploads.joins_in_progress as u64).saturating_mul(PER_JOIN),
+            // The last one is of those who send uploads.
+            rates: (self.rates.len() as u64 + 1) * self.limits.rate_keys * rates::KEY_BYTES,
             scripts: (self.scripts.workers as u64).saturating_mul(PER_WORKER),
             clouds: (self.providers.at_once as u64).saturating_mul(PER_CLOUD),
             hooks: 2 * (self.hooks.at_once as u64).saturating_mul(self.hooks.body_bytes as u64),
@@ -794,6 +816,7 @@ impl Settings {
             },
             auth: judge.auth(&file.auth),
             limits,
+            rates: judge.rates(&file.rates),
             outbound: judge.outbound(&file.outbound),
             scripts: judge.scripts(&file.scripts, &data_dir),
             hooks: judge.hooks(&file.hooks),
@@ -1757,6 +1780,12 @@ impl Judge<'_> {
                 "limits.connections_per_address",
                 limits.connections_per_address,
             ),
+            requests_at_once: self.count("limits.requests_at_once", limits.requests_at_once),
+            requests_wait: self.time("limits.requests_wait", limits.requests_wait),
+            rate_keys: self.rate_keys(limits.rate_keys),
+            bytes_in: limits.bytes_in.0,
+            bytes_out: limits.bytes_out.0,
+            rate_exempt: self.blocks("limits.rate_exempt", &limits.rate_exempt),
             h2_connections: self.count("limits.h2_connections", limits.h2_connections),
             h2_streams: self.few("limits.h2_streams", limits.h2_streams, 1),
             h2_header_list_bytes: u32::try_from(self.size(

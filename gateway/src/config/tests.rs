@@ -82,18 +82,18 @@ fn the_part_budget_is_an_eighth_of_memory_within_bounds() {
 fn the_ceiling_is_the_sum_of_its_terms() {
     let settings = settings(
         "[uploads]\npart_budget = \"128MiB\"\nmax_in_progress = 64\njoins_in_progress = 3\n\
-         [cache]\nsize = \"64MiB\"\n[limits]\nconnections = 1064\n[scripts]\nworkers = 1\n[hooks]\nat_once = 8\n[providers]\nat_once = 2\n\
+         [cache]\nsize = \"64MiB\"\n[limits]\nconnections = 1064\nrate_keys = 2048\n[scripts]\nworkers = 1\n[hooks]\nat_once = 8\n[providers]\nat_once = 2\n\
          [webhooks]\nat_once = 64\n",
     );
     let ceiling = settings.ceiling();
     assert_eq!(
         ceiling.total(),
-        (96 + 128 + 64 + (24 + 12) + 12 + 16 + 8 + 16 + 8 + 32) * (1 << 20) + 1000 * (64 << 10)
+        (96 + 128 + 64 + (24 + 12) + 12 + 4 + 16 + 8 + 16 + 8 + 32) * (1 << 20) + 1000 * (64 << 10)
     );
     assert!(
         ceiling
             .to_string()
-            .starts_with("479 MiB (base 96, part budget 128, cache 64, "),
+            .starts_with("483 MiB (base 96, part budget 128, cache 64, "),
         "{ceiling}"
     );
 }
@@ -410,6 +410,62 @@ fn the_header_that_names_the_client_is_chosen_by_name() {
     assert_eq!(server.client_ip, ClientIp::ProxyProtocol);
     let refused = load_text(text, &[], Flags::default()).unwrap_err();
     assert!(refused.to_string().contains("trusted_proxies"), "{refused}");
+}
+
+#[test]
+fn a_policy_says_what_it_changes_and_others_stand_beside_those_that_are_always_there() {
+    use rates::Per;
+    let of = |text: &str| {
+        let rates = settings(text).rates.into_iter();
+        let rates = rates.map(|rate| (rate.name.clone(), rate));
+        rates.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let known = of("");
+    assert_eq!(
+        known.keys().collect::<Vec<_>>(),
+        ["address", "organization", "principal"]
+    );
+    let changed = of(
+        "[rates.principal]\nrequests = 7\n[rates.organization]\nenabled = false\n\
+                      [rates.slow-downloads]\nper = \"address\"\nclasses = [\"download\"]\nrequests = 2\nburst = 3\n",
+    );
+    assert_eq!(changed["principal"].requests.get(), 7);
+    assert_eq!(changed["principal"].burst, known["principal"].burst);
+    assert_eq!(changed["principal"].per, Per::Principal);
+    assert_eq!(changed["address"], known["address"]);
+    assert!(!changed.contains_key("organization"));
+    assert_eq!(changed["slow-downloads"].burst.get(), 3);
+    let variables = [
+        ("BOXGATE_RATES__ADDRESS__BURST", "5"),
+        ("BOXGATE_RATES__MORE__REQUESTS", "6"),
+    ];
+    let (by_variable, warnings) = load_text("", &variables, Flags::default()).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert!(
+        by_variable
+            .rates
+            .iter()
+            .any(|r| r.name == "address" && r.burst.get() == 5)
+    );
+    assert!(
+        by_variable
+            .rates
+            .iter()
+            .any(|r| r.name == "more" && r.requests.get() == 6)
+    );
+    for (text, key) in [
+        ("[rates.address]\nrequests = 0\n", "rates.address.requests"),
+        ("[rates.address]\nper = \"door\"\n", "rates.address.per"),
+        (
+            "[rates.address]\nclasses = [\"all\"]\n",
+            "rates.address.classes",
+        ),
+        ("[rates.address]\nreqests = 1\n", "rates.address.reqests"),
+        ("[rates.\"A b\"]\nrequests = 1\n", "rates.A b"),
+    ] {
+        let refused = load_text(text, &[], Flags::default()).unwrap_err();
+        assert!(refused.to_string().contains(key), "{refused}");
+    }
 }
 
 #[test]

@@ -47,10 +47,15 @@ const FIELD: &str = "image";
 
 /// A refusal as text; one without is a status and nothing else.
 pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
+    let status = match refusal.status {
+        // None of the statuses that its clients know.
+        StatusCode::TOO_MANY_REQUESTS => StatusCode::SERVICE_UNAVAILABLE,
+        status => status,
+    };
     if refusal.message.is_empty() {
-        return response::empty(refusal.status);
+        return response::empty(status);
     }
-    response::text(refusal.status, refusal.message.clone())
+    response::text(status, refusal.message.clone())
 }
 
 /// What is not there: nothing tells it from a path that never was.

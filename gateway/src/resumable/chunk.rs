@@ -16,7 +16,8 @@ use crate::http::headers::{UPLOAD_OFFSET, content_length, single};
 use crate::multipart;
 use crate::refusal::Refusal;
 
-const INDEX: http::HeaderName = http::HeaderName::from_static("x-chunk-index");
+/// Which of the chunks it is.
+pub const INDEX: http::HeaderName = http::HeaderName::from_static("x-chunk-index");
 const TOTAL: http::HeaderName = http::HeaderName::from_static("x-total-chunks");
 
 /// One chunk of a file.

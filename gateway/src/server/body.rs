@@ -24,6 +24,7 @@ use super::h2;
 use super::linger::ConnState;
 use super::pace::{Pace, Patience, Stalled};
 use super::quic;
+use crate::admission::shaper::Meter;
 use crate::request::RequestFacts;
 
 /// Any error of a response body.
@@ -86,6 +87,7 @@ pub struct InboundBody {
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     most_trailers: TrailerLimits,
     trailers: Option<HeaderMap>,
+    meter: Option<Meter>,
 }
 
 type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
@@ -121,7 +123,15 @@ impl InboundBody {
             ended: None,
             most_trailers,
             trailers: None,
+            meter: None,
         }
+    }
+
+    /// The same body, read only as its sender's rates allow: while it waits, its sender's window closes.
+    #[must_use]
+    pub fn measured(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
+        self
     }
 
     /// No body.
@@ -162,6 +172,15 @@ impl InboundBody {
         self.size_hint().exact()
     }
 
+    /// Ready once bodies are no longer read.
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let token = &self.ending;
+        let ended = self
+            .ended
+            .get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
+        ended.as_mut().poll(cx)
+    }
+
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.failed = Some(error);
         Poll::Ready(Some(Err(error)))
@@ -188,6 +207,7 @@ impl From<Bytes> for InboundBody {
                 fields: 0,
             },
             trailers: None,
+            meter: None,
         }
     }
 }
@@ -205,6 +225,13 @@ impl Body for InboundBody {
             return Poll::Ready(Some(Err(error)));
         }
         if this.ending.is_cancelled() && !this.is_end_stream() {
+            return this.fail(BodyError::Draining);
+        }
+        // What it waits for here is ours: its sender's clocks stand still.
+        if let Some(meter) = &mut this.meter
+            && meter.poll_room(cx).is_pending()
+        {
+            ready!(this.poll_ending(cx));
             return this.fail(BodyError::Draining);
         }
         let (polled, whole) = match &mut this.source {
@@ -230,6 +257,9 @@ impl Body for InboundBody {
                     if let Some(facts) = &this.facts {
                         facts.add_bytes_in(data.len() as u64);
                     }
+                    if let Some(meter) = &mut this.meter {
+                        meter.take(data.len());
+                    }
                 }
                 if let Some(trailers) = frame.trailers_ref()
                     && !this.most_trailers.allow(trailers)
@@ -241,11 +271,7 @@ impl Body for InboundBody {
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => this.fail(error),
             Poll::Pending => {
-                let token = &this.ending;
-                let ended = this
-                    .ended
-                    .get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
-                if ended.as_mut().poll(cx).is_ready() {
+                if this.poll_ending(cx).is_ready() {
                     return this.fail(BodyError::Draining);
                 }
                 match ready!(this.pace.poll_stalled(cx)) {

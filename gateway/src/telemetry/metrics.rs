@@ -35,6 +35,7 @@ pub struct Metrics {
     pub connections: IntGauge,
     pub connections_refused: IntCounterVec,
     pub http_requests: IntCounterVec,
+    pub admission: Admission,
     pub tls_handshakes_failed: IntCounter,
     pub tls_certificate_ok: IntGauge,
     pub downloads_broken: IntCounterVec,
@@ -123,6 +124,40 @@ impl Upkeep {
             reason = "whole seconds of this era fit"
         )]
         self.gc_last_run.set(unix_seconds() as i64);
+    }
+}
+
+/// Metrics of who asks for too much.
+#[expect(
+    missing_docs,
+    reason = "the help text beside each name is its documentation"
+)]
+#[derive(Debug)]
+pub struct Admission {
+    pub requests_refused: IntCounterVec,
+    pub rate_keys: IntGaugeVec,
+    pub shaper_waits: IntCounterVec,
+}
+
+impl Admission {
+    fn new(make: &Maker) -> Self {
+        Self {
+            requests_refused: make.counters(
+                "boxgate_requests_refused_total",
+                "Requests refused as too many (429), by the policy of [rates] or requests_at_once.",
+                &["limit"],
+            ),
+            rate_keys: make.gauges(
+                "boxgate_rate_keys",
+                "Askers that a policy of [rates] remembers.",
+                &["policy"],
+            ),
+            shaper_waits: make.counters(
+                "boxgate_shaper_waits_total",
+                "Pieces of bodies that waited for the rates of [rates] or limits.bytes_in and bytes_out.",
+                &["direction"],
+            ),
+        }
     }
 }
 
@@ -263,6 +298,7 @@ impl Metrics {
                 "Requests by version of HTTP.",
                 &["version"],
             ),
+            admission: Admission::new(&make),
             tls_handshakes_failed: make.counter(
                 "boxgate_tls_handshakes_failed_total",
                 "Handshakes of TLS and QUIC that did not end, ended badly or took too long.",

@@ -37,6 +37,8 @@ start_nginx() {
         cat <<END
 server {
     listen 127.0.0.1:$NGINX_PORT;
+    client_max_body_size 0;
+    proxy_request_buffering off;
     location / {
         proxy_pass $URL;
         proxy_http_version 1.1;
@@ -114,6 +116,33 @@ equal "nobody tells the secret" 0 "$(cat gateway.log <(curl -s "$URL/metrics") |
 end_proxies
 stop_gateway
 unset BOXGATE_SERVER__ORIGIN_SECRET_FILE
+
+# --- how often, and how much ---
+export BOXGATE_LIMITS__RATE_EXEMPT='' BOXGATE_RATES__ADDRESS__REQUESTS=1 BOXGATE_RATES__ADDRESS__BURST=5
+export BOXGATE_RATES__PRINCIPAL__BYTES_IN=4MiB
+start_gateway
+start_nginx
+THROUGH=http://127.0.0.1:$NGINX_PORT
+refused_soon() {
+    for _ in {1..200}; do
+        http --interface "$CLIENT" "$THROUGH/api/discover"
+        [[ $STATUS != 429 ]] || return 0
+    done
+    return 1
+}
+refused_soon || true
+answers "a client behind nginx that asks too often" 429 RATE_LIMIT_EXCEEDED
+matches "is told when to come again" '^[1-5]$' "$(header retry-after)"
+matches "and what it may" '^"address";q=5;w=5$' "$(header ratelimit-policy)"
+http --interface 127.0.0.10 "$THROUGH/api/discover"
+answers "its neighbour is answered" 200
+make_box b.box 12000
+SENT=$(curl -sS --fail --interface 127.0.0.11 -H "Authorization: Bearer $CLIENT_SECRET" -T b.box -X POST -o sent -w '%{time_total}' "${BASE/$URL/$THROUGH}/box/demo/version/3.0.0/provider/virtualbox/architecture/amd64/file/upload")
+equal "12 MB at 4 MiB in a second take two seconds at least" yes "$(jq -n --argjson s "$SENT" 'if $s > 2 then "yes" else "\($s)" end' -r)"
+equal "and come whole" "$(sha256 b.box)" "$(curl -sS --fail --interface 127.0.0.12 -H "Authorization: Bearer $CLIENT_SECRET" "${BASE/$URL/$THROUGH}/box/demo/version/3.0.0/provider/virtualbox/architecture/amd64/file/download" | sha256sum | cut -d' ' -f1)"
+end_proxies
+stop_gateway
+unset BOXGATE_LIMITS__RATE_EXEMPT BOXGATE_RATES__ADDRESS__REQUESTS BOXGATE_RATES__ADDRESS__BURST BOXGATE_RATES__PRINCIPAL__BYTES_IN
 
 # --- HAProxy, Forwarded ---
 export BOXGATE_SERVER__CLIENT_IP=forwarded

@@ -18,8 +18,8 @@ from harness import ROOT, Checks, Gateway, bytes_of, eventually
 check = Checks()
 HERE = ROOT / "docs/monitoring"
 TOOLS = pathlib.Path(os.environ.get("BOXGATE_TOOLS", pathlib.Path.home() / ".cache/boxgate")) / "clients/bin"
-# What takes days to happen.
-NEVER_HERE = {"boxgate_script_events_passed_over_total"}
+# What takes days, or rates that one sets, to happen.
+NEVER_HERE = {"boxgate_script_events_passed_over_total", "boxgate_requests_refused_total", "boxgate_shaper_waits_total"}
 METRIC = re.compile(r"\b(?:boxgate|process)_[a-z0-9_]+\b")
 SUFFIX = re.compile(r"_(?:bucket|sum|count)$")
 

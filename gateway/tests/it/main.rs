@@ -26,6 +26,7 @@ mod orders;
 mod pieces;
 mod purges;
 mod push;
+mod rates;
 mod recovery;
 mod resumable;
 mod s3;

@@ -1,0 +1,318 @@
+//! How many requests each may make in a second: for each policy of `[rates]` one keyed limiter of governor, its keys in a
+//! table that has an end.
+//!
+//! Which requests are counted for whom is decided in `request.rs`; here is only counted.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
+use governor::clock::Clock;
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::{Quota, RateLimiter};
+use moka::sync::Cache;
+
+use crate::config::rates::{Per, Rate};
+use crate::route::Class;
+
+/// What one key of a policy takes of memory, reckoned amply: itself, its state, and the cache's node and queues of it.
+pub const KEY_BYTES: u64 = 512;
+
+/// Who is counted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// An address, or the /64 that it stands in.
+    Address(IpAddr),
+    /// A person, or a service account of theirs.
+    Principal(AccountId, Option<String>),
+    /// An organization.
+    Organization(OrganizationId),
+}
+
+/// Where one stands by a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The policy.
+    pub policy: Arc<str>,
+    /// Requests at once.
+    pub quota: u32,
+    /// In how many seconds they come back, all of them.
+    pub window_s: u64,
+    /// Those that are left.
+    pub left: u32,
+    /// After how many seconds there is another, or all are back.
+    pub reset_s: u64,
+}
+
+impl Standing {
+    /// Whether less is left of it than of another.
+    fn is_tighter_than(&self, other: &Self) -> bool {
+        let share = |this: &Self| f64::from(this.left) / f64::from(this.quota);
+        share(self) < share(other)
+    }
+
+    /// The one of which less is left.
+    pub fn tighter(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(one), Some(other)) if other.is_tighter_than(&one) => Some(other),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+/// All policies.
+#[derive(Debug)]
+pub struct Rates(Vec<Policy>);
+
+impl Rates {
+    /// With so many keys for each, at most.
+    pub fn new(rates: &[Rate], keys: u64) -> Self {
+        Self(rates.iter().map(|rate| Policy::new(rate, keys)).collect())
+    }
+
+    /// Counts one request for `key` by all policies that are for its kind; where it stands by the tightest of them.
+    ///
+    /// # Errors
+    /// Where it stands by a policy that has nothing left for it.
+    pub fn count(&self, key: &Key, class: Class) -> Result<Option<Standing>, Standing> {
+        let per = match key {
+            Key::Address(_) => Per::Address,
+            Key::Principal(..) => Per::Principal,
+            Key::Organization(_) => Per::Organization,
+        };
+        let mut tightest = None;
+        for policy in &self.0 {
+            if policy.per == per && policy.classes.contains(&class) {
+                tightest = Standing::tighter(tightest, Some(policy.count(key)?));
+            }
+        }
+        Ok(tightest)
+    }
+
+    /// How many keys each policy remembers.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|policy| {
+            policy.table.run_pending_tasks();
+            (&*policy.name, policy.table.entry_count())
+        })
+    }
+}
+
+type Plain = RateLimiter<Key, Table, Ticks>;
+type Limiter = RateLimiter<Key, Table, Ticks, StateInformationMiddleware>;
+
+#[derive(Debug)]
+struct Policy {
+    name: Arc<str>,
+    per: Per,
+    classes: Vec<Class>,
+    quota: u32,
+    per_second: u32,
+    limiter: Limiter,
+    table: Cache<Key, Arc<AtomicU64>>,
+}
+
+impl Policy {
+    fn new(rate: &Rate, keys: u64) -> Self {
+        let (quota, per_second) = (rate.burst.get(), rate.requests.get());
+        // Who rested that long has all back, and is as good as one who is not known.
+        let known_for = Duration::from_secs(seconds(quota, per_second) + 1);
+        let table = Cache::builder()
+            .max_capacity(keys)
+            .time_to_idle(known_for)
+            .build();
+        let by = Quota::per_second(rate.requests).allow_burst(rate.burst);
+        Self {
+            name: rate.name.as_str().into(),
+            per: rate.per,
+            classes: rate.classes.clone(),
+            quota,
+            per_second,
+            limiter: Plain::new(by, Table(table.clone()), Ticks).with_middleware(),
+            table,
+        }
+    }
+
+    fn count(&self, key: &Key) -> Result<Standing, Standing> {
+        let standing = |left, reset_s| Standing {
+            policy: Arc::clone(&self.name),
+            quota: self.quota,
+            window_s: seconds(self.quota, self.per_second),
+            left,
+            reset_s,
+        };
+        match self.limiter.check_key(key) {
+            Ok(state) => {
+                let left = state.remaining_burst_capacity();
+                let missing = self.quota.saturating_sub(left);
+                Ok(standing(left, seconds(missing, self.per_second)))
+            }
+            Err(until) => {
+                let wait = until.wait_time_from(Ticks.now());
+                let wait_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                Err(standing(0, wait_s.max(1)))
+            }
+        }
+    }
+}
+
+/// In how many whole seconds so many come back, at least one.
+fn seconds(requests: u32, per_second: u32) -> u64 {
+    u64::from(requests.div_ceil(per_second)).max(1)
+}
+
+/// What governor remembers of each key. governor's own table has no end but by being swept; this one gives way where it
+/// is full, and of those that ask to be remembered it prefers those that ask often, so that nobody drives a key that is
+/// used out of it by asking in many names.
+#[derive(Debug)]
+struct Table(Cache<Key, Arc<AtomicU64>>);
+
+impl StateStore for Table {
+    type Key = Key;
+
+    fn measure_and_replace<T, F, E>(&self, key: &Key, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let state = self.0.get_with_by_ref(key, Arc::default);
+        let mut known = state.load(Ordering::Acquire);
+        loop {
+            let (outcome, next) = decide((known > 0).then(|| known.into()))?;
+            let swapped = state.compare_exchange_weak(
+                known,
+                next.into(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            match swapped {
+                Ok(_) => return Ok(outcome),
+                Err(other) => known = other,
+            }
+        }
+    }
+}
+
+/// The clock that tests can stop.
+#[derive(Debug, Clone, Copy)]
+struct Ticks;
+
+impl Clock for Ticks {
+    type Instant = std::time::Instant;
+
+    fn now(&self) -> Self::Instant {
+        tokio::time::Instant::now().into_std()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn rate(name: &str, per: Per, requests: u32, burst: u32) -> Rate {
+        Rate {
+            name: name.into(),
+            per,
+            classes: vec![Class::Control, Class::Download],
+            requests: NonZeroU32::new(requests).unwrap(),
+            burst: NonZeroU32::new(burst).unwrap(),
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+
+    fn address(last: u8) -> Key {
+        Key::Address([192, 0, 2, last].into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_has_a_burst_then_a_rate_and_is_told_where_it_stands() {
+        let rates = Rates::new(&[rate("address", Per::Address, 2, 6)], 100);
+        let left: Vec<_> = (0..6)
+            .map(|_| rates.count(&address(1), Class::Control).unwrap().unwrap())
+            .map(|standing| (standing.left, standing.reset_s))
+            .collect();
+        assert_eq!(left, [(5, 1), (4, 1), (3, 2), (2, 2), (1, 3), (0, 3)]);
+        let refused = rates.count(&address(1), Class::Control).unwrap_err();
+        assert_eq!(
+            (&*refused.policy, refused.quota, refused.window_s),
+            ("address", 6, 3)
+        );
+        assert_eq!((refused.left, refused.reset_s), (0, 1));
+        // Others are none the poorer.
+        assert!(rates.count(&address(2), Class::Control).is_ok());
+        advance(Duration::from_millis(500)).await;
+        assert!(rates.count(&address(1), Class::Control).is_ok());
+        assert!(rates.count(&address(1), Class::Control).is_err());
+        advance(Duration::from_secs(60)).await;
+        let whole = rates.count(&address(1), Class::Control).unwrap().unwrap();
+        assert_eq!(whole.left, 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_counts_its_own_kinds_and_the_tightest_is_told() {
+        let all = [
+            rate("wide", Per::Address, 10, 100),
+            rate("narrow", Per::Address, 1, 4),
+            rate("people", Per::Principal, 1, 1),
+        ];
+        let rates = Rates::new(&all, 100);
+        let standing = rates.count(&address(1), Class::Download).unwrap().unwrap();
+        assert_eq!(&*standing.policy, "narrow");
+        assert_eq!(rates.count(&address(1), Class::Upload), Ok(None));
+        let ann = |service: Option<&str>| Key::Principal(AccountId(1), service.map(str::to_owned));
+        assert!(rates.count(&ann(None), Class::Control).is_ok());
+        assert!(rates.count(&ann(Some("ci")), Class::Control).is_ok());
+        let refused = rates.count(&ann(None), Class::Control).unwrap_err();
+        assert_eq!(&*refused.policy, "people");
+        let acme = Key::Organization(OrganizationId(1));
+        assert_eq!(rates.count(&acme, Class::Control), Ok(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_table_has_an_end_and_who_asks_in_many_names_drives_nobody_out_of_it() {
+        let rates = Rates::new(&[rate("address", Per::Address, 1, 100)], 64);
+        for _ in 0..100 {
+            rates.count(&address(1), Class::Control).unwrap();
+        }
+        let spent = || rates.count(&address(1), Class::Control).is_err();
+        assert!(spent());
+        for n in 0..10_000_u32 {
+            let key = Key::Address(std::net::Ipv4Addr::from_bits((10 << 24) | n).into());
+            rates.count(&key, Class::Control).unwrap();
+            if n % 64 == 0 {
+                assert!(spent(), "forgotten after {n}");
+            }
+        }
+        let (_, keys) = rates.keys().next().unwrap();
+        assert!(keys <= 64, "{keys}");
+        assert!(spent());
+    }
+
+    #[tokio::test]
+    async fn many_at_once_take_no_more_than_there_is() {
+        // A burst that the rate adds next to nothing to while the test runs, however slowly.
+        let rates = Arc::new(Rates::new(&[rate("address", Per::Address, 1, 2_000)], 100));
+        let begun = tokio::time::Instant::now();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let rates = Arc::clone(&rates);
+                std::thread::spawn(move || {
+                    let taken =
+                        (0..1_000).filter(|_| rates.count(&address(1), Class::Control).is_ok());
+                    taken.count()
+                })
+            })
+            .collect();
+        let taken: usize = threads.into_iter().map(|t| t.join().unwrap()).sum();
+        let grown = usize::try_from(begun.elapsed().as_secs()).unwrap() + 1;
+        assert!((2_000..=2_000 + grown).contains(&taken), "{taken}");
+    }
+}

@@ -1,0 +1,284 @@
+//! Which requests are counted for whom, and what of that their answers tell.
+//!
+//! A request is counted for its address before anything is looked up for it, for its principal once that is known, and
+//! for an organization where one of its members asks: what strangers ask of a public box must not use up what its owner
+//! may ask. What goes on with an upload that is under way is not counted, as long as its sender is right about it:
+//! it has had its turn, and its bytes are limited elsewhere.
+
+use http::header::{CACHE_CONTROL, CONTENT_RANGE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use std::time::Duration;
+
+use super::network;
+use super::rates::{Key, Standing};
+use super::shaper::{Meter, Mover, Shaper};
+use super::turns::Turn;
+use crate::auth::{Credential, Grant, Principal};
+use crate::gateway::Gateway;
+use crate::refusal::Refusal;
+use crate::request::RequestFacts;
+use crate::resumable::chunk;
+use crate::route::{Class, Found, Route, Row};
+use crate::server::OutboundBody;
+
+/// The limits that an answer was counted by (draft-ietf-httpapi-ratelimit-headers-10 §2).
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// What is left of the tightest (§3).
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+/// After which time another turn may be free.
+const TURN_AGAIN: Duration = Duration::from_secs(1);
+
+/// How a request is counted. In its extensions; one without it is not.
+#[derive(Debug, Clone)]
+pub struct Counting {
+    class: Class,
+    /// Whether it goes on with an upload of one who was right about that lately.
+    is_free: bool,
+    /// What it may be remembered by that its sender was.
+    credential: Option<[u8; 32]>,
+}
+
+impl Counting {
+    /// How the request of this head is counted.
+    pub fn of(head: &Parts) -> Option<Self> {
+        head.extensions.get::<Self>().cloned()
+    }
+}
+
+/// Counts a request for the address that it comes from.
+///
+/// # Errors
+/// 429 with `Retry-After`.
+pub fn arrived(
+    gateway: &Gateway,
+    found: &Found,
+    head: &mut Parts,
+    facts: &RequestFacts,
+) -> Result<(), Refusal> {
+    let (row, class) = match found {
+        Found::Row(row, _) => (Some(*row), row.class),
+        Found::OtherMethods(..) | Found::Nothing => (None, Class::Control),
+    };
+    let admission = &gateway.admission;
+    let address = facts.client_ip();
+    let is_in = |blocks: &[crate::config::Cidr]| blocks.iter().any(|block| block.contains(address));
+    if class == Class::Operations || is_in(&gateway.settings.limits.rate_exempt) {
+        return Ok(());
+    }
+    let goes_on = row.is_some_and(|row| goes_on(row, &head.headers));
+    let credential = (goes_on || class == Class::Upload)
+        .then(|| Credential::find(&head.headers, head.uri.query()))
+        .flatten()
+        .map(|credential| credential.hash());
+    let is_free = goes_on && credential.is_some_and(|hash| admission.senders.contains_key(&hash));
+    head.extensions.insert(Counting {
+        class,
+        is_free,
+        credential,
+    });
+    // A proxy that names nobody speaks for itself.
+    if is_free || is_in(&gateway.settings.trusted_proxies) {
+        return Ok(());
+    }
+    count(gateway, &Key::Address(network(address)), class, facts)
+}
+
+/// Counts it for whoever asks, and waits for a turn to be worked on.
+///
+/// # Errors
+/// 429 with `Retry-After`.
+pub async fn identified(
+    gateway: &Gateway,
+    counting: Option<&Counting>,
+    principal: Option<&Principal>,
+    facts: &RequestFacts,
+) -> Result<Option<Turn>, Refusal> {
+    let Some(counting) = counting.filter(|counting| !counting.is_free) else {
+        return Ok(None);
+    };
+    let key = if let Some(principal) = principal {
+        let key = of_principal(principal);
+        count(gateway, &key, counting.class, facts)?;
+        key
+    } else {
+        Key::Address(network(facts.client_ip()))
+    };
+    // Bodies that come in have turns of their own.
+    if counting.class == Class::Upload {
+        return Ok(None);
+    }
+    let turn = gateway.admission.turns.take(key).await;
+    if turn.is_none() {
+        refused(gateway, "requests_at_once");
+        let text =
+            "Too many requests at once (limits.requests_at_once). Wait for some of their answers.";
+        return Err(too_many(text.to_owned(), TURN_AGAIN));
+    }
+    Ok(turn)
+}
+
+/// Counts it for the organization that a member asks something of.
+///
+/// # Errors
+/// 429 with `Retry-After`.
+pub fn granted(
+    gateway: &Gateway,
+    counting: Option<&Counting>,
+    grant: &Grant,
+    facts: &RequestFacts,
+) -> Result<(), Refusal> {
+    let counting = counting.filter(|counting| !counting.is_free);
+    let (Some(counting), Some(principal)) = (counting, &grant.principal) else {
+        return Ok(());
+    };
+    match organization(principal, grant) {
+        Some(key) => count(gateway, &key, counting.class, facts),
+        None => Ok(()),
+    }
+}
+
+/// What measures the bytes of a request, in and out.
+pub fn meters(
+    gateway: &Gateway,
+    counting: Option<&Counting>,
+    grant: &Grant,
+    facts: &RequestFacts,
+) -> (Option<Meter>, Option<Meter>) {
+    let Some(counting) = counting else {
+        return (None, None);
+    };
+    let principal = grant.principal.as_ref();
+    let address = facts.client_ip();
+    let trusted = &gateway.settings.trusted_proxies;
+    let is_proxy = trusted.iter().any(|block| block.contains(address));
+    let mover = Mover {
+        address: (!is_proxy).then(|| Key::Address(network(address))),
+        principal: principal.map(of_principal),
+        organization: principal.and_then(|principal| organization(principal, grant)),
+    };
+    let (admission, waits) = (
+        &gateway.admission,
+        &gateway.telemetry.metrics.admission.shaper_waits,
+    );
+    let meter = |shaper: &Shaper, direction| {
+        shaper.meter(counting.class, &mover, || {
+            waits.with_label_values(&[direction])
+        })
+    };
+    (
+        meter(&admission.inbound, "in"),
+        meter(&admission.outbound, "out"),
+    )
+}
+
+fn of_principal(principal: &Principal) -> Key {
+    let sender = principal.sender();
+    Key::Principal(sender.account, sender.service)
+}
+
+/// The organization of the path where one of its members asks, else that of the key by which a service account does.
+fn organization(principal: &Principal, grant: &Grant) -> Option<Key> {
+    let named = grant
+        .organization
+        .as_ref()
+        .map(|organization| organization.id);
+    let named = named.or(grant.row.as_ref().map(|row| row.organization));
+    let asked = match named {
+        Some(named) => principal.role_in(named).map(|_member| named),
+        None => principal.token.organization,
+    };
+    asked.map(Key::Organization)
+}
+
+/// Remembers of an answer whether its sender was right about an upload.
+pub fn answered(
+    gateway: &Gateway,
+    counting: Option<&Counting>,
+    answer: &Result<Response<OutboundBody>, Refusal>,
+) {
+    let Some(credential) = counting.and_then(|counting| counting.credential) else {
+        return;
+    };
+    let status = match answer {
+        Ok(answer) => answer.status(),
+        Err(refusal) => refusal.status,
+    };
+    let senders = &gateway.admission.senders;
+    if status.is_success() {
+        senders.insert(credential, ());
+    } else if matches!(
+        status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE
+    ) {
+        senders.invalidate(&credential);
+    }
+}
+
+/// Tells in an answer what is left of the tightest limit. What others may keep tells nothing of one client.
+pub fn tell(facts: &RequestFacts, answer: &mut Response<OutboundBody>) {
+    let Some(standing) = facts.standing() else {
+        return;
+    };
+    let headers = answer.headers_mut();
+    let caching = headers.get(CACHE_CONTROL).and_then(|v| v.to_str().ok());
+    if caching.is_some_and(|caching| caching.contains("public")) {
+        return;
+    }
+    let Standing {
+        policy,
+        quota,
+        window_s,
+        left,
+        reset_s,
+    } = standing;
+    for (name, text) in [
+        (
+            RATE_LIMIT_POLICY,
+            format!("\"{policy}\";q={quota};w={window_s}"),
+        ),
+        (RATE_LIMIT, format!("\"{policy}\";r={left};t={reset_s}")),
+    ] {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// Whether a request is about an upload that is under way: its offset, its state, more of its bytes.
+fn goes_on(row: &Row, headers: &HeaderMap) -> bool {
+    match row.route {
+        Route::UploadOffset | Route::UploadStatus | Route::AppendUpload | Route::PutPart => true,
+        Route::UploadFile => {
+            headers.contains_key(CONTENT_RANGE) || headers.contains_key(chunk::INDEX)
+        }
+        _ => false,
+    }
+}
+
+fn count(gateway: &Gateway, key: &Key, class: Class, facts: &RequestFacts) -> Result<(), Refusal> {
+    let standing = match gateway.admission.rates.count(key, class) {
+        Ok(None) => return Ok(()),
+        Ok(Some(standing)) => {
+            facts.stands(standing);
+            return Ok(());
+        }
+        Err(standing) => standing,
+    };
+    let (policy, wait_s) = (standing.policy.to_string(), standing.reset_s);
+    facts.stands(standing);
+    refused(gateway, &policy);
+    let text = format!("Too many requests in this time (rates.{policy}). Try again in {wait_s} s.");
+    Err(too_many(text, Duration::from_secs(wait_s)))
+}
+
+fn refused(gateway: &Gateway, limit: &str) {
+    let refused = &gateway.telemetry.metrics.admission.requests_refused;
+    refused.with_label_values(&[limit]).inc();
+}
+
+fn too_many(text: String, after: Duration) -> Refusal {
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, text)
+        .code("RATE_LIMIT_EXCEEDED")
+        .retry_after(after)
+}
