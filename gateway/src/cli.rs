@@ -4,6 +4,7 @@ mod bootstrap;
 mod connect;
 mod import;
 mod link_key;
+mod manual;
 mod migrate;
 mod plugin;
 mod pull;
@@ -123,6 +124,17 @@ Exit codes: 0 here, 1 failed, 2 called wrongly, 75 not now: the same command goe
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print what makes a shell complete commands and flags.
+    #[command(after_help = "Examples:
+  boxgate completions bash >/usr/share/bash-completion/completions/boxgate
+  boxgate completions zsh >/usr/share/zsh/vendor-completions/_boxgate
+  boxgate completions fish >/usr/share/fish/vendor_completions.d/boxgate.fish
+  source <(boxgate completions bash)       for this shell alone")]
+    Completions(manual::CompletionsArgs),
+    /// Write a manual page for each command.
+    #[command(after_help = "Examples:
+  boxgate man /usr/local/share/man/man1 && man boxgate-push")]
+    Man(manual::ManArgs),
 }
 
 /// Flags of everything that reads the configuration.
@@ -308,6 +320,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Script(command) => script::script(&command),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Print(args)) => print(&args),
+        Command::Completions(args) => {
+            manual::completions(&args);
+            Ok(())
+        }
+        Command::Man(args) => manual::man(&args),
     };
     let (text, code) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,

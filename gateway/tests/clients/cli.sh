@@ -24,6 +24,31 @@ done
 run 2 "an unknown command" "$GATEWAY" frobnicate
 run 2 "an unknown flag" "$GATEWAY" serve --frobnicate
 
+# --- completions and manual pages ---
+for shell in bash zsh fish elvish powershell; do
+    run 0 "completions $shell" "$GATEWAY" completions "$shell"
+    says "completions $shell: has the commands" 'quickstart'
+done
+run 2 "completions of no shell" "$GATEWAY" completions csh
+"$GATEWAY" completions bash >completions.bash
+# completed WORDS...: what bash offers for the last of them.
+completed() {
+    bash -c 'source completions.bash; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+        _boxgate boxgate "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"; echo "${COMPREPLY[*]}"' _ "$@"
+}
+equal "bash completes a command" "push" "$(completed boxgate pus)"
+matches "bash completes one below admin" 'webhook' "$(completed boxgate admin web)"
+matches "bash completes a flag" '--afresh' "$(completed boxgate push --af)"
+run 0 "man" "$GATEWAY" man pages/man1
+run 1 "man where a file is" "$GATEWAY" man completions.bash
+says "man where a file is: names it" 'completions\.bash'
+matches "a page for each command" 'boxgate-admin-webhook-create\.1 .*boxgate-push\.1 .*boxgate\.1' "$(ls pages/man1 | tr '\n' ' ')"
+equal "mandoc reads them" 0 "$(mandoc -T lint -W error pages/man1/*.1 2>&1 | wc -l)"
+mandoc -T utf8 pages/man1/boxgate-push.1 | col -b >push.txt
+matches "boxgate-push(1): what it is" 'in parallel, and gone on with after a cut' "$(cat push.txt)"
+matches "boxgate-push(1): its flags" '--afresh' "$(cat push.txt)"
+matches "boxgate-push(1): examples and exit codes" 'Exit codes: 0 published' "$(tr -s ' \n' ' ' <push.txt)"
+
 # --- config ---
 run 0 "config check without a file" "$GATEWAY" config check
 run 0 "config print" "$GATEWAY" config print
