@@ -251,7 +251,7 @@ mod tests {
         advance(Duration::from_millis(500)).await;
         assert!(rates.count(&address(1), Class::Control).is_ok());
         assert!(rates.count(&address(1), Class::Control).is_err());
-        advance(Duration::from_secs(60)).await;
+        advance(Duration::from_mins(1)).await;
         let whole = rates.count(&address(1), Class::Control).unwrap().unwrap();
         assert_eq!(whole.left, 5);
     }

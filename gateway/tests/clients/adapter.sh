@@ -38,7 +38,7 @@ stop_cloud() {
     kill "$CLOUD" 2>/dev/null || true
     return "$code"
 }
-trap 'stop_cloud; cleanup' EXIT
+trap 'CODE=$?; stop_cloud; cleanup "$CODE"' EXIT
 eventually 20 test -s "$WORK/port"
 PORT=$(cat "$WORK/port")
 block "file: boxgate.toml" >"$WORK/place/boxgate.toml"

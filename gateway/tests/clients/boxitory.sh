@@ -6,7 +6,7 @@ cd "$WORK"
 
 H=$WORK/boxes
 NGINX_PID=
-trap '[[ -z $NGINX_PID ]] || kill "$NGINX_PID" 2>/dev/null || true; cleanup' EXIT
+trap 'CODE=$?; [[ -z $NGINX_PID ]] || kill "$NGINX_PID" 2>/dev/null || true; cleanup "$CODE"' EXIT
 
 # put PATH [TEXT]: a file of the tree.
 put() {

@@ -15,7 +15,7 @@ SHA_B=$(sha256 b.box)
 SLICES=$((($(size a.box) + (1 << 20) - 1) >> 20))
 
 NGINX_PID=
-trap 'kill $NGINX_PID 2>/dev/null || true; cleanup' EXIT
+trap 'CODE=$?; kill $NGINX_PID 2>/dev/null || true; cleanup "$CODE"' EXIT
 start_edge_nginx
 
 # cdn PATH [FLAGS...]: through nginx; sets STATUS, and leaves head and body in $WORK/head and $WORK/body.

@@ -13,7 +13,7 @@ stop_clouds() {
     kill "$CLOUDS" 2>/dev/null || true
     return "$code"
 }
-trap 'stop_clouds; cleanup' EXIT
+trap 'CODE=$?; stop_clouds; cleanup "$CODE"' EXIT
 eventually 20 test -s port
 MOCK=http://127.0.0.1:$(cat port)
 

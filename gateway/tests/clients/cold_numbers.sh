@@ -12,7 +12,7 @@ ulimit -n "$(ulimit -Hn)"
 start_garage
 python3 "$CLIENTS/counting.py" "127.0.0.1:$API_PORT" "$WORK/counted" >port 2>counting.err &
 COUNTING_PID=$!
-trap 'kill "$COUNTING_PID" 2>/dev/null || true; [[ -z $GARAGE_PID ]] || kill -9 "$GARAGE_PID" 2>/dev/null || true; cleanup' EXIT
+trap 'CODE=$?; kill "$COUNTING_PID" 2>/dev/null || true; [[ -z $GARAGE_PID ]] || kill -9 "$GARAGE_PID" 2>/dev/null || true; cleanup "$CODE"' EXIT
 eventually 20 test -s port
 ENDPOINT=http://127.0.0.1:$(cat port)
 of_garage cold/

@@ -8,7 +8,7 @@ BUCKET=boxes
 GARAGE_PID=
 S3_KEY=GK0123456789abcdef01234567
 S3_SECRET=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
-trap '[[ -z $GARAGE_PID ]] || kill -9 "$GARAGE_PID" 2>/dev/null || true; cleanup' EXIT
+trap 'CODE=$?; [[ -z $GARAGE_PID ]] || kill -9 "$GARAGE_PID" 2>/dev/null || true; cleanup "$CODE"' EXIT
 
 # start_garage: sets ENDPOINT; again after stop_garage with the same ports and bytes.
 start_garage() {

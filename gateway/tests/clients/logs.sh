@@ -28,7 +28,7 @@ stop_rsyslog() {
     wait "$RSYSLOG" 2>/dev/null || true
     return "$code"
 }
-trap 'stop_rsyslog; cleanup' EXIT
+trap 'CODE=$?; stop_rsyslog; cleanup "$CODE"' EXIT
 
 # written: all lines, the oldest first.
 written() {

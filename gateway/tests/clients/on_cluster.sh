@@ -23,7 +23,7 @@ end_cluster() {
     [[ -z $KEEP ]] || cp -r "$CLUSTER/logs" "$WORK/logs"
     cluster down || true
 }
-trap 'end_cluster; cleanup' EXIT
+trap 'CODE=$?; end_cluster; cleanup "$CODE"' EXIT
 
 # start_cluster [FLAGS...]
 start_cluster() {

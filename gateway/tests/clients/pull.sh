@@ -29,7 +29,7 @@ done
 "$GATEWAY" push small.box "$ORG/small" 1.0.0 virtualbox amd64 --url "$URL" --token "$CLIENT_SECRET" >/dev/null 2>&1
 python3 "$CLIENTS/liar.py" "${URL#http://}" "$WORK" >"$WORK/liar" 2>"$WORK/liar.err" &
 LIAR_PID=$!
-trap 'kill "$LIAR_PID" 2>/dev/null || true; cleanup' EXIT
+trap 'CODE=$?; kill "$LIAR_PID" 2>/dev/null || true; cleanup "$CODE"' EXIT
 eventually 30 test -s "$WORK/liar"
 LIAR=$(cat "$WORK/liar")
 FROM=$URL

@@ -12,7 +12,7 @@ VARNISH=127.0.0.1:$(free_ports 1)
 mkdir varnish
 from_cdn_page vcl >cdn.vcl
 NGINX_PID= VARNISH_PID= PURGE_PID=
-trap 'kill $NGINX_PID $VARNISH_PID $PURGE_PID 2>/dev/null || true; cleanup' EXIT
+trap 'CODE=$?; kill $NGINX_PID $VARNISH_PID $PURGE_PID 2>/dev/null || true; cleanup "$CODE"' EXIT
 varnishd -F -j none -a "$VARNISH" -f "$WORK/cdn.vcl" -n "$WORK/varnish" -s malloc,64m >varnish.log 2>&1 &
 VARNISH_PID=$!
 start_edge_nginx

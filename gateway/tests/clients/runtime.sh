@@ -184,7 +184,7 @@ ONE_PID=$GATEWAY_PID ONE=$URL
 ) &
 TWO_PID=$!
 stop_two() { kill -KILL "$TWO_PID" 2>/dev/null || true; }
-trap 'stop_two; cleanup' EXIT
+trap 'CODE=$?; stop_two; cleanup "$CODE"' EXIT
 eventually 60 test -s "$WORK/ready2"
 TWO=$(head -n 1 "$WORK/ready2" | jq -r .url)
 {
@@ -226,7 +226,7 @@ print(server.server_port, flush=True)
 server.serve_forever()
 P
 ODD=$!
-trap 'kill "$ODD" 2>/dev/null; stop_two; cleanup' EXIT
+trap 'CODE=$?; kill "$ODD" 2>/dev/null; stop_two; cleanup "$CODE"' EXIT
 eventually 20 test -s "$WORK/port"
 push "200 is no success" "http://127.0.0.1:$(cat "$WORK/port")"
 said "the target's word" '^target answered 200'

@@ -20,7 +20,7 @@ stop_receivers() {
         wait "$pid" 2>/dev/null || true
     done
 }
-trap 'stop_receivers; cleanup' EXIT
+trap 'CODE=$?; stop_receivers; cleanup "$CODE"' EXIT
 
 # A plugin whose events have what nobody would name a box: scripts, quotes, emoji, control characters, odd numbers.
 mkdir -p "$DATA/plugins/odd"

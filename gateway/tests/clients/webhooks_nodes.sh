@@ -2,7 +2,7 @@
 # Two nodes on one PostgreSQL: what one was sending when it was killed, the other one sends, under the same id.
 source "$(dirname "${BASH_SOURCE[0]}")/on_postgres.sh"
 PIDS=()
-trap 'for pid in "${PIDS[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done; cleanup' EXIT
+trap 'CODE=$?; for pid in "${PIDS[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done; cleanup "$CODE"' EXIT
 
 read -r PORT1 PORT2 < <(free_ports 2)
 # start N PORT: a node with a store of its own, as nothing is uploaded here.
