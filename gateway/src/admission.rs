@@ -29,8 +29,8 @@ use crate::refusal::Refusal;
 const FAILURE_WINDOW: Duration = Duration::from_mins(1);
 /// Addresses whose failed tries are remembered at once; the oldest are forgotten first.
 const FAILURE_ADDRESSES: u64 = 100_000;
-/// How long one is remembered who was right about an upload: as long as a client may be silent in between.
-const SENDER_FOR: Duration = Duration::from_mins(10);
+/// How long it is remembered that a sender was right about an upload: as long as one may be silent in between.
+const UPLOAD_FOR: Duration = Duration::from_mins(10);
 
 /// Permits of this node.
 #[derive(Debug)]
@@ -50,8 +50,8 @@ pub struct Admission {
     outbound: Shaper,
     /// Who may have how much worked on.
     turns: Arc<Turns>,
-    /// Hashes of the credentials of those who were right about an upload lately.
-    senders: Cache<[u8; 32], ()>,
+    /// Uploads under way, each by who sends it and its path, of which they were right lately.
+    begun: Cache<[u8; 32], ()>,
 }
 
 impl Admission {
@@ -74,9 +74,9 @@ impl Admission {
                 settings.limits.requests_at_once,
                 settings.limits.requests_wait,
             ),
-            senders: Cache::builder()
+            begun: Cache::builder()
                 .max_capacity(settings.limits.rate_keys)
-                .time_to_idle(SENDER_FOR)
+                .time_to_idle(UPLOAD_FOR)
                 .build(),
         }
     }

@@ -120,7 +120,8 @@ fn is_our_own(found: &Found, facts: &RequestFacts) -> bool {
     match found {
         Found::Row(row, _) => match row.door {
             Door::Operations => true,
-            Door::Admin => facts.peer_ip().is_loopback(),
+            // Not what a proxy on this machine passes on.
+            Door::Admin => facts.peer_ip().is_loopback() && facts.client_ip() == facts.peer_ip(),
             _ => false,
         },
         _ => false,

@@ -1,6 +1,7 @@
 //! The pumps of a download: verified blocks, or ranges of a file whose blocks are, into a response body that is polled
 //! only when the client's window has room, and that breaks instead of ending when a block is not what was hashed.
 
+mod paced;
 mod shaped;
 mod slow;
 

@@ -14,6 +14,7 @@ use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId, OrganizationRole};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 /// What is to be brought, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub enum Import {
 }
 
 /// How far it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Imported {
     /// People, organizations, keys, boxes and what is below them that were made; none of a tree, which has files alone.
     pub rows: u64,

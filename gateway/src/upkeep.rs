@@ -252,9 +252,7 @@ async fn bring(stock: &Stock, import: &Import, listener: &mut Listener) -> Line 
                 tracing::warn!(path, why, "it was not brought");
                 Some(Line::Left(line::Left { path, why }))
             }
-            import::Told::Progress(imported) => {
-                listener.now_and_then(|| Line::Importing(imported.into()))
-            }
+            import::Told::Progress(imported) => listener.now_and_then(|| Line::Importing(imported)),
         };
         listener.hear(line)
     };
@@ -262,7 +260,7 @@ async fn bring(stock: &Stock, import: &Import, listener: &mut Listener) -> Line 
         Ok(imported) => {
             let (home, by) = (import.home().display(), import.actor());
             tracing::info!(%home, by, ?imported, "what another server held was taken into the catalog");
-            Line::Imported(imported.into())
+            Line::Imported(imported)
         }
         Err(why) => Line::Failed(why),
     }

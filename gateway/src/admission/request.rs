@@ -2,12 +2,12 @@
 //!
 //! A request is counted for its address before anything is looked up for it, for its principal once that is known, and
 //! for an organization where one of its members asks: what strangers ask of a public box must not use up what its owner
-//! may ask. What goes on with an upload that is under way is not counted, as long as its sender is right about it:
+//! may ask. What goes on with an upload that is under way is not counted, as long as its sender is right about that one:
 //! it has had its turn, and its bytes are limited elsewhere.
 
-use http::header::{CACHE_CONTROL, CONTENT_RANGE};
+use http::header::{CACHE_CONTROL, CONTENT_RANGE, LOCATION};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
 use std::time::Duration;
 
 use super::network;
@@ -18,7 +18,7 @@ use crate::auth::{Credential, Grant, Principal};
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
-use crate::resumable::chunk;
+use crate::resumable::{chunk, tus};
 use crate::route::{Class, Found, Route, Row};
 use crate::server::OutboundBody;
 
@@ -33,10 +33,12 @@ const TURN_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Counting {
     class: Class,
-    /// Whether it goes on with an upload of one who was right about that lately.
+    /// Whether it goes on with an upload of which its sender was right lately.
     is_free: bool,
-    /// What it may be remembered by that its sender was.
-    credential: Option<[u8; 32]>,
+    /// Who sends, by the credential's hash, where it is about an upload.
+    sender: Option<[u8; 32]>,
+    /// The upload that it names, as this sender's.
+    upload: Option<[u8; 32]>,
 }
 
 impl Counting {
@@ -66,16 +68,19 @@ pub fn arrived(
     if class == Class::Operations || is_in(&gateway.settings.limits.rate_exempt) {
         return Ok(());
     }
-    let goes_on = row.is_some_and(|row| goes_on(row, &head.headers));
-    let credential = (goes_on || class == Class::Upload)
+    let named = row.and_then(|row| upload_named(row, head.uri.path()));
+    let sender = (named.is_some() || class == Class::Upload)
         .then(|| Credential::find(&head.headers, head.uri.query()))
         .flatten()
         .map(|credential| credential.hash());
-    let is_free = goes_on && credential.is_some_and(|hash| admission.senders.contains_key(&hash));
+    let upload = sender.zip(named).map(|(sender, path)| of(sender, path));
+    let is_free = row.is_some_and(|row| goes_on(row, &head.headers))
+        && upload.is_some_and(|upload| admission.begun.contains_key(&upload));
     head.extensions.insert(Counting {
         class,
         is_free,
-        credential,
+        sender,
+        upload,
     });
     // A proxy that names nobody speaks for itself.
     if is_free || is_in(&gateway.settings.trusted_proxies) {
@@ -191,28 +196,58 @@ fn organization(principal: &Principal, grant: &Grant) -> Option<Key> {
     asked.map(Key::Organization)
 }
 
-/// Remembers of an answer whether its sender was right about an upload.
+/// Remembers of an answer whether its sender was right about an upload, or began one.
 pub fn answered(
     gateway: &Gateway,
     counting: Option<&Counting>,
     answer: &Result<Response<OutboundBody>, Refusal>,
 ) {
-    let Some(credential) = counting.and_then(|counting| counting.credential) else {
+    let Some((sender, upload)) = counting.and_then(|by| Some((by.sender?, by.upload))) else {
         return;
     };
-    let status = match answer {
-        Ok(answer) => answer.status(),
-        Err(refusal) => refusal.status,
-    };
-    let senders = &gateway.admission.senders;
-    if status.is_success() {
-        senders.insert(credential, ());
-    } else if matches!(
-        status,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE
-    ) {
-        senders.invalidate(&credential);
+    let known = &gateway.admission.begun;
+    match answer {
+        Ok(answer) if answer.status().is_success() => {
+            let begun = answer.headers().get(LOCATION);
+            let begun = begun.and_then(|url| url.to_str().ok()?.parse::<Uri>().ok());
+            let begun = begun.map(|url| of(sender, url.path()));
+            for upload in upload.into_iter().chain(begun) {
+                known.insert(upload, ());
+            }
+        }
+        Err(refusal) if refusal.status.is_client_error() && !goes_on_after(refusal.status) => {
+            if let Some(upload) = upload {
+                known.invalidate(&upload);
+            }
+        }
+        _ => {}
     }
+}
+
+/// Whether an upload may go on that was answered so: its sender is to ask where it stands, or to come again.
+fn goes_on_after(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::CONFLICT | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+    ) || status.as_u16() == tus::CHECKSUM_MISMATCH
+}
+
+/// The path that names an upload, of a request that is about one.
+fn upload_named<'p>(row: &Row, path: &'p str) -> Option<&'p str> {
+    match row.route {
+        Route::UploadOffset | Route::UploadStatus | Route::AppendUpload | Route::UploadFile => {
+            Some(path)
+        }
+        Route::PutPart => path.rsplit_once("/parts/").map(|(upload, _)| upload),
+        _ => None,
+    }
+}
+
+/// What an upload of a sender is remembered by.
+fn of(sender: [u8; 32], path: &str) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&sender).update(path.as_bytes());
+    hasher.finalize().into()
 }
 
 /// Tells in an answer what is left of the tightest limit. What others may keep tells nothing of one client.
@@ -245,12 +280,17 @@ pub fn tell(facts: &RequestFacts, answer: &mut Response<OutboundBody>) {
     }
 }
 
-/// Whether a request is about an upload that is under way: its offset, its state, more of its bytes.
+/// Whether a request goes on with what was begun before: its offset, its state, more of its bytes.
 fn goes_on(row: &Row, headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     match row.route {
         Route::UploadOffset | Route::UploadStatus | Route::AppendUpload | Route::PutPart => true,
+        // By its name, and not from its beginning.
         Route::UploadFile => {
-            headers.contains_key(CONTENT_RANGE) || headers.contains_key(chunk::INDEX)
+            let range = text(&CONTENT_RANGE).and_then(|range| range.strip_prefix("bytes "));
+            let from = range.and_then(|range| range.split_once('-')?.0.parse::<u64>().ok());
+            let index = text(&chunk::INDEX).and_then(|index| index.parse::<u64>().ok());
+            from.or(index).is_some_and(|from| from > 0)
         }
         _ => false,
     }

@@ -19,11 +19,12 @@ use crate::config::Settings;
 use crate::config::settings::{Database, Listener, Speaks};
 use crate::gateway::Phase;
 use crate::import::Import;
+use crate::import::Imported;
 use crate::import::boxitory::Tree;
 use crate::import::boxvault::{Database as Foreign, Vault};
 use crate::route::{DoorSet, Router};
 use crate::telemetry::Telemetry;
-use crate::upkeep::line::{Imported, Line};
+use crate::upkeep::line::Line;
 use crate::upkeep::{self, Chore, Job};
 
 #[derive(Debug, Subcommand)]

@@ -1541,7 +1541,11 @@ impl Judge<'_> {
             "forwarded" => ClientIp::Forwarded,
             "proxy-protocol" => ClientIp::ProxyProtocol,
             name => {
-                if let Ok(name) = name.parse() {
+                // A header could be called so, and none is.
+                let is_mistyped = ["proxy_protocol", "x_forwarded_for"].contains(&name);
+                if let Ok(name) = name.parse()
+                    && !is_mistyped
+                {
                     return ClientIp::Header(name);
                 }
                 self.wrong(

@@ -1,85 +1,36 @@
 //! A body that goes out as the rates of those it is for allow.
 
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-
+use super::paced::{Pace, PacedBody};
 use crate::admission::shaper::Meter;
-use crate::server::{BoxError, OutboundBody, Piece};
+use crate::server::OutboundBody;
 
 /// A body behind a meter.
-pub struct ShapedBody {
-    body: OutboundBody,
-    meter: Meter,
-    rest: Bytes,
-    /// What of it was taken and waits.
-    taken: usize,
-}
+pub type ShapedBody = PacedBody<Metered>;
 
-impl std::fmt::Debug for ShapedBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ShapedBody").finish_non_exhaustive()
-    }
+/// A meter, and what was taken of it and waits.
+#[derive(Debug)]
+pub struct Metered {
+    meter: Meter,
+    taken: usize,
 }
 
 impl ShapedBody {
     /// A body whose bytes are measured.
     pub fn new(body: OutboundBody, meter: Meter) -> Self {
-        Self {
-            body,
-            meter,
-            rest: Bytes::new(),
-            taken: 0,
-        }
+        Self::at(body, Metered { meter, taken: 0 })
     }
 }
 
-impl Body for ShapedBody {
-    type Data = Piece;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
-        let this = &mut *self;
-        loop {
-            if !this.rest.is_empty() {
-                if this.taken == 0 {
-                    this.taken = this.meter.piece().min(this.rest.len());
-                    this.meter.take(this.taken);
-                }
-                ready!(this.meter.poll_room(cx));
-                let piece = this.rest.split_to(std::mem::take(&mut this.taken));
-                return Poll::Ready(Some(Ok(Frame::data(Piece::Bytes(piece)))));
-            }
-            let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                Some(Ok(frame)) => frame,
-                other => return Poll::Ready(other),
-            };
-            match frame.into_data() {
-                Ok(Piece::Bytes(bytes)) => this.rest = bytes,
-                // Of a request that is measured nothing goes by the kernel.
-                Ok(piece) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
-                Err(frame) => return Poll::Ready(Some(Ok(frame))),
-            }
+impl Pace for Metered {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<usize> {
+        if self.taken == 0 {
+            self.taken = self.meter.piece().min(most);
+            self.meter.take(self.taken);
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (rest, hint) = (self.rest.len() as u64, self.body.size_hint());
-        let mut both = SizeHint::new();
-        both.set_lower(hint.lower() + rest);
-        if let Some(upper) = hint.upper() {
-            both.set_upper(upper + rest);
-        }
-        both
+        ready!(self.meter.poll_room(cx));
+        Poll::Ready(std::mem::take(&mut self.taken))
     }
 }
 

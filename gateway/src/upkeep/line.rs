@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use boxgate_storage::check::{self, OrphanLimits, Subject};
 use serde::{Deserialize, Serialize};
 
-use crate::import;
+use crate::import::Imported;
 
 /// One line: `{"finding":{...}}`, and so on. The last one is an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,26 +140,6 @@ pub struct Left {
     pub path: String,
     /// Why.
     pub why: String,
-}
-
-/// How much of another server was brought.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Imported {
-    /// People, organizations, keys, boxes and what is below them that were made.
-    #[serde(default)]
-    pub rows: u64,
-    /// Files that were brought.
-    pub files: u64,
-    /// Their bytes, and those on their way.
-    pub bytes: u64,
-    /// Files that were there already.
-    pub there: u64,
-    /// Files that are to be there.
-    pub total_files: u64,
-    /// Bytes that are to be brought, as far as that is known.
-    pub total_bytes: u64,
-    /// What was not brought.
-    pub left: u64,
 }
 
 /// What a sweep did, or would do.
@@ -319,29 +299,6 @@ impl From<check::Copied> for Copied {
             left,
             waiting,
             uploads,
-        }
-    }
-}
-
-impl From<import::Imported> for Imported {
-    fn from(imported: import::Imported) -> Self {
-        let import::Imported {
-            rows,
-            files,
-            bytes,
-            there,
-            total_files,
-            total_bytes,
-            left,
-        } = imported;
-        Self {
-            rows,
-            files,
-            bytes,
-            there,
-            total_files,
-            total_bytes,
-            left,
         }
     }
 }

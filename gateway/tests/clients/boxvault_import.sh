@@ -164,6 +164,27 @@ run 2 "no files" "$GATEWAY" admin import boxvault --files "$WORK/nowhere" --data
 run 1 "files alone, to organizations that are there" "$GATEWAY" admin import boxvault --files "$V" --data-dir "$DATA"
 says "those that no database spoke for" '2 files brought'
 
+# --- names that differ by case alone: nobody gets what is another's ---
+
+python3 - <<'END'
+import shutil, sqlite3
+shutil.copy("boxvault.sqlite", "letters.sqlite")
+with sqlite3.connect("letters.sqlite") as database:
+    database.row_factory = sqlite3.Row
+    for table, name, other in (("organizations", "name", "ACME"), ("users", "username", "ANN")):
+        row = dict(database.execute(f"SELECT * FROM {table} WHERE lower({name}) = lower(?)", (other,)).fetchone())
+        row |= {key: value for key, value in {"id": 9000, name: other, "email": "x@y.example", "org_code": "B99999"}.items() if key in row}
+        database.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+    database.execute("UPDATE files SET checksum = checksum || ' ' WHERE checksumType = 'SHA256'")
+END
+DATA=$WORK/letters
+start_gateway
+stop_gateway
+run 1 "two of one name" import letters.sqlite
+says "the second organization stays" 'organization "ACME": another one has its name in other letters'
+says "and the second user" 'user "ANN": another one has its name in other letters'
+says "a checksum with a blank is one" 'libvirt/amd64/vagrant.box: its bytes are not those'
+
 # --- a kill ---
 
 head -c 300000000 /dev/urandom >large

@@ -294,6 +294,13 @@ impl Catalog<'_> {
             return report.left(path, why).await;
         }
         let downloads = told.and_then(|told| told.number("downloadCount"));
+        let expected = match told.map(digest).transpose() {
+            Ok(expected) => expected.flatten(),
+            Err(why) => {
+                report.left(path, why).await;
+                return;
+            }
+        };
         self.freight.push(Freight {
             path,
             name,
@@ -305,13 +312,13 @@ impl Catalog<'_> {
             source: Arc::new(InVault {
                 home: self.survey.home.clone(),
                 directory: directory.to_owned(),
-                expected: told.and_then(digest),
+                expected,
             }),
         });
     }
 }
 
-const OTHER_LETTERS: &str = "another one has its name in other letters";
+pub(super) const OTHER_LETTERS: &str = "another one has its name in other letters";
 
 /// A name, unless it is told that there can be none of that kind.
 async fn parsed<T: FromStr<Err: std::fmt::Display>>(
@@ -355,7 +362,21 @@ fn box_fields(row: &Row) -> BoxFields {
 }
 
 /// What the bytes must be, where that was ever told: BoxVault computes nothing by itself.
-fn digest(file: &Row) -> Option<Digest> {
-    let kind = Algorithm::from_name(file.text("checksumType")?)?;
-    Digest::from_hex(kind, file.text("checksum")?)
+///
+/// # Errors
+/// Why it cannot be compared: people typed it.
+fn digest(file: &Row) -> Result<Option<Digest>, &'static str> {
+    let told = |name| {
+        file.text(name)
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+    };
+    let (kind, hex) = (told("checksumType"), told("checksum"));
+    let (Some(kind), Some(hex)) = (kind.filter(|kind| !kind.eq_ignore_ascii_case("null")), hex)
+    else {
+        return Ok(None);
+    };
+    let kind = Algorithm::from_name(kind).ok_or("nothing here computes its type of checksum")?;
+    let digest = Digest::from_hex(kind, hex);
+    digest.map(Some).ok_or("its checksum is none of its type")
 }

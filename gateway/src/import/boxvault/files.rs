@@ -94,7 +94,15 @@ impl Survey {
             let entry = entry?;
             // What is left of chunks and of uploads that were cut.
             let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-            if is_hidden || !entry.file_type()?.is_dir() {
+            let kind = entry.file_type()?;
+            if !is_hidden && kind.is_symlink() {
+                let name = entry.file_name();
+                let why = "links are not followed: bring what it leads to by its own path";
+                let path = format!("{above}/{}", name.to_string_lossy());
+                self.left
+                    .push((path.trim_start_matches('/').to_owned(), why.to_owned()));
+            }
+            if is_hidden || !kind.is_dir() {
                 continue;
             }
             match entry.file_name().into_string() {

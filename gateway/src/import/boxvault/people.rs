@@ -7,13 +7,14 @@ use boxgate_storage::catalog::OrganizationName;
 use boxgate_storage::clock::{Clock as _, SystemClock};
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::accounts::{
-    Account, AccountChange, AccountId, NewAccount, OrganizationChange, OrganizationId,
-    OrganizationRole, PlatformRole,
+    Account, AccountChange, AccountId, NewAccount, Organization, OrganizationChange,
+    OrganizationId, OrganizationRole, PlatformRole,
 };
 use boxgate_storage::metadata::tokens::{NewToken, TokenKind};
 use boxgate_storage::{Error, ErrorKind};
 
 use super::super::{Report, administered};
+use super::boxes::OTHER_LETTERS;
 use super::dump::{Dump, Row};
 use super::{Vault, unanswered};
 use crate::auth::password;
@@ -52,8 +53,14 @@ pub(super) async fn bring(
     report: &mut Report<'_>,
 ) -> Result<People, String> {
     let mut people = People::default();
+    // BoxVault may tell names apart by case alone: the first one has it, or one would get what is another's.
+    let (mut users, mut organizations) = (HashSet::new(), HashSet::new());
     for row in &dump.users {
         let Some(id) = row.number("id") else { continue };
+        if let Some(name) = taken(row.text("username"), &mut users) {
+            report.left(format!("user {name:?}"), OTHER_LETTERS).await;
+            continue;
+        }
         let is_admin = dump
             .roles
             .get(&id)
@@ -64,6 +71,11 @@ pub(super) async fn bring(
     }
     for row in &dump.organizations {
         let Some(id) = row.number("id") else { continue };
+        if let Some(name) = taken(row.text("name"), &mut organizations) {
+            let what = format!("organization {name:?}");
+            report.left(what, OTHER_LETTERS).await;
+            continue;
+        }
         if let Some(place) = organization(vault, metadata, (dump, row, &people), report).await? {
             people.organizations.insert(id, place);
         }
@@ -73,6 +85,11 @@ pub(super) async fn bring(
         key(metadata, row, &people, report).await?;
     }
     Ok(people)
+}
+
+/// The name, where another row had it before in whatever letters.
+fn taken<'n>(name: Option<&'n str>, seen: &mut HashSet<String>) -> Option<&'n str> {
+    name.filter(|name| !seen.insert(name.to_lowercase()))
 }
 
 /// An account. It is made unable to sign in first, so that a run that is cut leaves nobody with more than is theirs.
@@ -149,24 +166,31 @@ async fn organization(
         report.left(what, why).await;
         return Ok(None);
     }
-    let Some(owner) = owner(dump, row, people) else {
-        report.left(what, "nobody administers it").await;
-        return Ok(None);
-    };
     let there = metadata.organization(&name).await.map_err(unanswered)?;
-    if there.is_some() {
-        return match administered(metadata, &name).await {
-            Ok((id, owner)) => Ok(Some(Place { id, name, owner })),
+    // One that was cut before it was changed to what it is to be.
+    let is_cut = |there: &Organization| there.created == there.updated;
+    let (made, owner) = if let Some(there) = there {
+        let (id, owner) = match administered(metadata, &name).await {
+            Ok(place) => place,
             Err(why) => {
                 report.left(what, why).await;
-                Ok(None)
+                return Ok(None);
             }
         };
-    }
-    let description = row.text("description");
-    let made = metadata.create_organization(&name, description, owner);
-    let made = made.await.map_err(unanswered)?;
-    report.imported.rows += 1;
+        if !is_cut(&there) {
+            return Ok(Some(Place { id, name, owner }));
+        }
+        (there, owner)
+    } else {
+        let Some(owner) = owner(dump, row, people) else {
+            report.left(what, "nobody administers it").await;
+            return Ok(None);
+        };
+        let made = metadata.create_organization(&name, row.text("description"), owner);
+        let made = made.await.map_err(unanswered)?;
+        report.imported.rows += 1;
+        (made, owner)
+    };
     let modes = ["private", "invite_only", "request_to_join"];
     let change = OrganizationChange {
         name: None,
