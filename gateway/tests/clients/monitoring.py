@@ -188,6 +188,8 @@ def keep_busy(gate, port):
     held = [gate.dial() for _ in range(48)]
     for raw in held:
         raw.socket.close()
+    # It takes the gateway a moment to see that they are gone.
+    eventually(60, lambda: gate.call("GET", "/livez").status_code == 200)
     check.answers("a webhook comes in", gate.call("POST", "/hooks/busy/go", json={}), 200)
     check.answers("an adapter is asked", gate.call("POST", "/providers/do/verify", headers={"Auth-Access-Token": "123abc"}), 200)
 
@@ -237,6 +239,8 @@ class Prometheus:
         found = listening.search(self.log.read_text())
         check.that("Prometheus starts", found, found.group() if found else self.log.read_text()[-600:])
         self.url = "http://" + found.group(1)
+        # It listens before it has read what it stored, and answers no question until then.
+        eventually(60, lambda: requests.get(self.url + "/-/ready", timeout=60).status_code == 200)
         return self
 
     def __exit__(self, *_):
