@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# The handbook: mdBook builds it, every page is in it, every link of it leads somewhere, and the blocks of its pages marked
-# `<!-- test: NAME -->` run as they are printed, in order and in one folder. Two things are not as printed: port 3000 is a
-# free one, and /srv is a folder here. `systemctl stop` is a SIGTERM.
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# The handbook: mdBook builds it, every page is in it, every link of it leads somewhere, and the blocks of its pages run as
+# they are printed (pages.sh), in order and in one folder a page. `systemctl stop` is a SIGTERM.
+source "$(dirname "${BASH_SOURCE[0]}")/pages.sh"
 
 # --- the book ---
 succeeds "mdbook builds it" "$TOOLS/checks/bin/mdbook" build "$ROOT/docs" --dest-dir "$WORK/book"
@@ -30,50 +29,22 @@ PYTHON
 equal "every link leads somewhere" "" "$(lost_links)"
 
 # --- its pages ---
-mkdir "$WORK/bin"
-ln -s "$GATEWAY" "$WORK/bin/boxgate"
-export PATH="$WORK/bin:$PATH" BOXGATE_LISTEN=127.0.0.1:0
-
-# block PAGE NAME: the code that follows the mark, with this run's address and folders.
-block() {
-    awk -v mark="<!-- test: $2 -->" '
-        $0 == mark { found = 1; next }
-        found && /^```/ { if (inside) exit; inside = 1; next }
-        inside { print }' "$ROOT/docs/$1.md" |
-        sed -e "s|--listen 127\.0\.0\.1:3000|--listen 127.0.0.1:0|; s|http://127\.0\.0\.1:3000|${URL:-}|g; s|/srv/boxgate|$PLACE/srv|g"
-}
-
-spoke() {
-    grep -qE '127\.0\.0\.1:[0-9]+' "$PLACE.printed" || ! kill -0 "$GATEWAY_PID"
-}
-
-# service PAGE NAME: runs a block whose last command stays; sets URL.
-service() {
-    : >"$PLACE.printed"
-    block "$1" "$2" | sed '$ s/^/exec /' >"$PLACE.sh"
-    env -C "$PLACE" bash -euo pipefail "$PLACE.sh" >"$PLACE.printed" 2>>"$WORK/gateway.log" </dev/null &
-    GATEWAY_PID=$!
-    eventually 60 spoke || true
-    URL=http://$(grep -ohE '127\.0\.0\.1:[0-9]+' "$PLACE.printed" | head -n 1 || true)
-    succeeds "$1, $2: it answers" curl -sS --fail --retry 20 --retry-connrefused --retry-delay 1 "$URL/livez"
-}
-
 for page in QUICKSTART FAQ OPERATIONS; do
     PLACE=$WORK/$page
     mkdir "$PLACE"
     # What one block exports, the next one has, as in one terminal.
     : >"$PLACE.exports"
-    mapfile -t names < <(sed -n 's/^<!-- test: \([a-z0-9-]*\) -->$/\1/p' "$ROOT/docs/$page.md")
+    block_names "docs/$page"
     equal "$page: each block of sh is run" "$(grep -c '^```sh$' "$ROOT/docs/$page.md")" "${#names[@]}"
     for name in "${names[@]}"; do
-        last=$(block "$page" "$name" | tail -n 1)
+        last=$(block "docs/$page" "$name" | tail -n 1)
         if [[ $last =~ ^boxgate\ (quickstart|serve) ]]; then
-            service "$page" "$name"
+            service "docs/$page" "$name"
         elif [[ $last == "systemctl stop boxgate" ]]; then
             stop_gateway TERM
             equal "$page, $name: it stops" 0 "$STOPPED_WITH"
         else
-            { cat "$PLACE.exports"; block "$page" "$name"; printf 'export -p >%q\n' "$PLACE.exports"; } >"$PLACE.sh"
+            { cat "$PLACE.exports"; block "docs/$page" "$name"; printf 'export -p >%q\n' "$PLACE.exports"; } >"$PLACE.sh"
             succeeds "$page, $name" env -C "$PLACE" bash -euo pipefail "$PLACE.sh"
         fi
     done
