@@ -22,6 +22,9 @@ use super::{Report, administered};
 pub use dump::Database;
 use files::{InVault, Survey};
 
+/// Why the second of two stays where it is, which the catalog cannot tell apart.
+const OTHER_LETTERS: &str = "another one has its name in other letters";
+
 /// What is to be brought, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vault {

@@ -176,6 +176,12 @@ async fn an_upload_that_is_under_way_goes_on_whatever_else_is_refused() {
         .header("Upload-Length", "40")
         .header("Upload-Metadata", &metadata("1.0.0"));
     let upload = located(&running.send(by(begin)).await);
+    let path = format!("{}/upload", file_path("demo", "2.0.0"));
+    let ranged = || {
+        let whole = Request::new("PUT", &path).header("Content-Range", "bytes 0-9/10");
+        by(whole.token(&running.owner).body(&[7; 10]))
+    };
+    assert_eq!(running.send(ranged()).await.status, 200);
     // Its sender, from its address, has nothing left.
     until_refused(&running, || {
         by(Request::new("GET", "/api/user").token(&running.owner))
@@ -197,11 +203,6 @@ async fn an_upload_that_is_under_way_goes_on_whatever_else_is_refused() {
     let (answered, _) = until_refused(&running, || by(tus(&running, "HEAD", nowhere))).await;
     assert!(answered < 60, "{answered}");
     // Nor does it help to say that a whole upload is a part of one.
-    let path = format!("{}/upload", file_path("demo", "2.0.0"));
-    let ranged = || {
-        let whole = Request::new("PUT", &path).header("Content-Range", "bytes 0-9/10");
-        by(whole.token(&running.owner).body(&[7; 10]))
-    };
     let (answered, _) = until_refused(&running, ranged).await;
     assert!(answered < 60, "{answered}");
     running.stop().await;

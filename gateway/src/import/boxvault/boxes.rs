@@ -19,7 +19,7 @@ use super::super::carry::Freight;
 use super::dump::{Dump, Row};
 use super::files::{self, InVault, Survey};
 use super::people::{People, Place};
-use super::{Vault, unanswered};
+use super::{OTHER_LETTERS, Vault, unanswered};
 use crate::route::free_box_name;
 
 /// What is brought of the catalog, and what follows from it.
@@ -317,8 +317,6 @@ impl Catalog<'_> {
         });
     }
 }
-
-pub(super) const OTHER_LETTERS: &str = "another one has its name in other letters";
 
 /// A name, unless it is told that there can be none of that kind.
 async fn parsed<T: FromStr<Err: std::fmt::Display>>(

@@ -14,9 +14,8 @@ use boxgate_storage::metadata::tokens::{NewToken, TokenKind};
 use boxgate_storage::{Error, ErrorKind};
 
 use super::super::{Report, administered};
-use super::boxes::OTHER_LETTERS;
 use super::dump::{Dump, Row};
-use super::{Vault, unanswered};
+use super::{OTHER_LETTERS, Vault, unanswered};
 use crate::auth::password;
 
 /// What rows of the other database are here.
