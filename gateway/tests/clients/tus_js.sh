@@ -80,7 +80,7 @@ equal "with a wrong checksum: nothing counts" '200 0' "$STATUS $(header upload-o
 make_box "$WORK/big.box" 200000
 BIG=$(size "$WORK/big.box")
 BEFORE=$(bytes_in)
-tus "$WORK/big.box" "$(to 3.0.0 "\"cutAt\":50000000,\"storage\":\"$WORK/urls\"")" || true
+tus "$WORK/big.box" "$(to 3.0.0 "\"cutAt\":50000000,\"noticedAt\":\"$URL/metrics\",\"storage\":\"$WORK/urls\"")" || true
 passes "cut, and gone on with from the URL storage"
 equal "cut: one creation, one HEAD" '201 200 ' "$(answers_of POST)$(answers_of HEAD)"
 matches "cut: HEAD tells what came" 'HEAD 200 [1-9][0-9]+' "$(cat "$WORK/out")"

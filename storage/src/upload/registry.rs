@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -267,13 +266,13 @@ impl Inner {
     }
 
     /// Lets a writer that ends by itself do so: it is about to commit what its client sent, and the
-    /// client would have to send it again.
+    /// client would have to send it again. It commits within some syncs, or its disk is stuck.
     pub(super) async fn let_close(&self, id: UploadId) {
         if let Some(writer) = self.registry.writer(id)
             && let Holder::Writer(cell) = &writer.holder
             && cell.closing.is_cancelled()
         {
-            let _too_long = tokio::time::timeout(CLOSING_WAIT, writer.ended.cancelled()).await;
+            let _too_long = tokio::time::timeout(LOCK_WAIT, writer.ended.cancelled()).await;
         }
     }
 
@@ -305,6 +304,3 @@ fn busy(id: UploadId) -> Error {
     Error::new(ErrorKind::Unavailable, "upload.take_over", id.to_string())
         .with_source("an older request still holds it")
 }
-
-/// A writer that is ending is waited for so long: it commits within some syncs, or its disk is stuck.
-const CLOSING_WAIT: Duration = Duration::from_secs(1);
