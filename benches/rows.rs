@@ -97,6 +97,7 @@ impl Rows {
                 base_url: String::new(),
                 into: None,
                 labels: Labels::new(),
+                iso: None,
             }),
             length: Some(length),
             expected: Vec::new(),

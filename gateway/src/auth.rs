@@ -17,10 +17,10 @@ use boxgate_storage::metadata::accounts::{
     Account, AccountId, Membership, Organization, OrganizationId, OrganizationRole, PlatformRole,
 };
 use boxgate_storage::metadata::catalog::{
-    BlobDigest, BoxRow, BoxTree, HeldBlob, VersionRow, VersionStatus,
+    BlobDigest, BoxRow, BoxTree, HeldBlob, Iso, IsoId, VersionRow, VersionStatus,
 };
 use boxgate_storage::metadata::tokens::{Token, TokenId, TokenKind};
-use boxgate_storage::metadata::uploads::{NamedUpload, Sender};
+use boxgate_storage::metadata::uploads::{NamedUpload, Sender, Target};
 use http::StatusCode;
 
 use crate::refusal::Refusal;
@@ -143,6 +143,8 @@ pub struct Grant {
     pub upload: Option<Box<NamedUpload>>,
     /// The blob whose digest stands in the path.
     pub blob: Option<HeldBlob>,
+    /// The ISO image named in the path.
+    pub iso: Option<Box<Iso>>,
 }
 
 impl Grant {
@@ -330,6 +332,7 @@ pub async fn authorize(
         }
         Policy::ReadBox => read_box(metadata, &mut grant, names).await?,
         Policy::ReadBlob => read_blob(metadata, &mut grant, names).await?,
+        Policy::ReadIso => read_iso(metadata, &mut grant, names).await?,
         Policy::EditBox | Policy::PublishBox => {
             let may_make = policy == Policy::PublishBox;
             change_box(metadata, &mut grant, names, may_make).await?;
@@ -382,7 +385,29 @@ pub async fn sender_again(
         .ok_or_else(bad_token)
 }
 
-/// Whether a principal may publish into an organization: that box, or a blob without a name.
+/// What an upload becomes, as far as rights go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Becomes<'a> {
+    /// The file of a box of that name.
+    Box(&'a str),
+    /// An ISO image.
+    Iso,
+    /// A blob without a name.
+    Blob,
+}
+
+impl<'a> Becomes<'a> {
+    /// What one to that target becomes.
+    pub fn of(target: Option<&'a Target>) -> Self {
+        match target {
+            Some(target) if target.iso.is_some() => Self::Iso,
+            Some(target) => Self::Box(&target.box_name),
+            None => Self::Blob,
+        }
+    }
+}
+
+/// Whether a principal may publish that into an organization.
 ///
 /// # Errors
 /// The refusal to send.
@@ -390,7 +415,7 @@ pub async fn may_publish(
     metadata: &Metadata,
     principal: Principal,
     organization: OrganizationId,
-    box_name: Option<&str>,
+    what: Becomes<'_>,
 ) -> Result<(), Refusal> {
     let organization = metadata
         .organization_by_id(organization)
@@ -403,12 +428,16 @@ pub async fn may_publish(
             .code("NOT_FOUND")
         })?;
     let organization = organization.name.to_string();
-    let (policy, names) = match box_name {
-        Some(name) => (
+    let (policy, names) = match what {
+        Becomes::Box(name) => (
             Policy::PublishBox,
             PathNames::of([("org", organization), ("box", name.to_owned())]),
         ),
-        None => (Policy::Member, PathNames::of([("org", organization)])),
+        Becomes::Iso => (
+            Policy::OrganizationAdmin,
+            PathNames::of([("org", organization)]),
+        ),
+        Becomes::Blob => (Policy::Member, PathNames::of([("org", organization)])),
     };
     authorize(metadata, policy, Some(principal), &names, false)
         .await
@@ -496,6 +525,49 @@ async fn read_blob(
     };
     grant.blob = Some(found.ok_or_else(no_blob)?);
     Ok(())
+}
+
+async fn read_iso(
+    metadata: &Metadata,
+    grant: &mut Grant,
+    names: &PathNames,
+) -> Result<(), Refusal> {
+    let organization: OrganizationName = names.value("org").parse().map_err(Refusal::name)?;
+    let found = match names.value("name") {
+        "" => iso_of_id(metadata, &organization, names.value("iso")).await?,
+        name => {
+            let name = name.parse().map_err(Refusal::name)?;
+            metadata.iso_by_name(&organization, &name).await?
+        }
+    };
+    let principal = grant.principal.as_ref();
+    let may_read =
+        |iso: &Iso| iso.public || principal.is_some_and(|p| p.role_in(iso.organization).is_some());
+    let iso = found.filter(may_read).ok_or_else(no_iso)?;
+    grant.iso = Some(Box::new(iso));
+    Ok(())
+}
+
+/// The ISO image of that id, if it is that organization's.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn iso_of_id(
+    metadata: &Metadata,
+    organization: &OrganizationName,
+    id: &str,
+) -> Result<Option<Iso>, Refusal> {
+    let Ok(id) = id.parse().map(IsoId) else {
+        return Ok(None);
+    };
+    let found = metadata.iso(id).await?;
+    Ok(found.filter(|iso| iso.organization_name.folded() == organization.folded()))
+}
+
+/// The one answer for an ISO image that does not exist or is none of the caller's business.
+pub fn no_iso() -> Refusal {
+    let text = "This ISO image does not exist, or you may not read it.";
+    Refusal::new(StatusCode::NOT_FOUND, text).code("NOT_FOUND")
 }
 
 async fn change_box(

@@ -18,7 +18,7 @@ use crate::admission::request::{self as counted, Counting};
 use crate::auth::{self, Credential, Grant, Principal, credential::Place};
 use crate::call::Call;
 use crate::door::boxvault::{
-    accounts, boxes, files, levels, organizations, service_accounts, sign_in,
+    accounts, boxes, files, isos, levels, organizations, service_accounts, sign_in,
 };
 use crate::door::files::dress::Dress;
 use crate::door::{self, boxvault, operations, vagrant, vagrant_cloud, webhooks};
@@ -372,8 +372,12 @@ async fn caller(
     let found = Credential::find(&head.headers, head.uri.query());
     let Some(credential) = found else {
         // A download link stands for a credential, on its one route.
-        let link = credential_query(head, "token").filter(|_| row.route == Route::DownloadFile);
+        let is_linked = matches!(row.route, Route::DownloadFile | Route::DownloadIso);
+        let link = credential_query(head, "token").filter(|_| is_linked);
         let Some(token) = link else { return Ok(None) };
+        if row.route == Route::DownloadIso {
+            return isos::link_reader(gateway, &token, names).await;
+        }
         let file = link_target(names)?;
         return files::link_reader(gateway, &token, &file, gateway.clock.now()).await;
     };
@@ -565,12 +569,22 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::ShowArchitecture => levels::show_architecture(gateway, call).boxed(),
         Route::UpdateArchitecture => levels::update_architecture(gateway, call).boxed(),
         Route::DeleteArchitecture => levels::delete_architecture(gateway, call).boxed(),
-        Route::UploadFile => boxvault::upload::upload(gateway, call).boxed(),
-        Route::UploadsToFile => boxvault::chunks::status(gateway, call).boxed(),
+        Route::UploadFile | Route::UploadIso => boxvault::upload::upload(gateway, call).boxed(),
+        Route::UploadsToFile | Route::UploadsToIso => {
+            boxvault::chunks::status(gateway, call).boxed()
+        }
         Route::FileInfo => files::info(gateway, call).boxed(),
         Route::FileLink => async move { files::get_link(gateway, &call).await }.boxed(),
         Route::DownloadFile => files::download(gateway, call).boxed(),
         Route::DeleteFile => files::delete(gateway, call).boxed(),
+        Route::ListIsos => isos::list(gateway, call).boxed(),
+        Route::ShowIso => isos::show(gateway, call).boxed(),
+        Route::UpdateIso => isos::update(gateway, call).boxed(),
+        Route::DeleteIso => isos::delete(gateway, call).boxed(),
+        Route::DownloadIso => isos::download(gateway, call).boxed(),
+        Route::IsoLink => isos::link(gateway, call).boxed(),
+        Route::PublicIsos => isos::public(gateway, call).boxed(),
+        Route::DiscoverIsos => isos::discover(gateway, call).boxed(),
         Route::CreateUpload => door::files::create(gateway, call).boxed(),
         Route::UploadOptions => ready(Ok(door::files::options(gateway))).boxed(),
         Route::UploadStatus => door::files::status(gateway, call).boxed(),

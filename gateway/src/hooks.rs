@@ -324,7 +324,7 @@ fn keep(headers: &mut HeaderMap, caching: Option<Caching>) {
 pub struct Beginning<'a> {
     /// Whose it becomes.
     pub organization: String,
-    /// The name that it is for: box, version, provider, architecture.
+    /// The name that it is for: box, version, provider, architecture; of an ISO image its name and nothing below.
     pub target: Option<[&'a str; 4]>,
     /// Its length in bytes, or that of the form around it, where that is known.
     pub length: Option<u64>,
@@ -390,7 +390,9 @@ pub async fn on_upload_start(
     beginning: Beginning<'_>,
 ) -> Result<Terms, Refusal> {
     // Each upload comes by here, and may make its box.
-    if let Some([box_name, ..]) = beginning.target {
+    if let Some([box_name, version, ..]) = beginning.target
+        && !version.is_empty()
+    {
         free_box_name(box_name).map_err(|text| Refusal::invalid(text).closing())?;
     }
     let routed = head.extensions.get::<RoutedTo>();

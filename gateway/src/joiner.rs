@@ -333,8 +333,8 @@ impl Inner {
         let principal = principal
             .filter(|principal| principal.sender() == row.sender)
             .ok_or_else(auth::bad_token)?;
-        let box_name = row.target.as_ref().map(|target| target.box_name.as_str());
-        auth::may_publish(&self.metadata, principal, row.organization, box_name).await
+        let what = auth::Becomes::of(row.target.as_ref());
+        auth::may_publish(&self.metadata, principal, row.organization, what).await
     }
 }
 

@@ -101,6 +101,8 @@ pub enum Policy {
     /// Who may read the blob whose digest stands in the path: anyone if a public box holds it, else
     /// members of an organization of which a box or a finished upload holds it.
     ReadBlob,
+    /// Who may read the ISO image named in the path: anyone if it is public, else members.
+    ReadIso,
     /// Any valid credential.
     Credential,
     /// A person: service accounts are refused.
@@ -288,6 +290,16 @@ pub enum Route {
     FileLink,
     DownloadFile,
     DeleteFile,
+    ListIsos,
+    UploadIso,
+    UploadsToIso,
+    ShowIso,
+    UpdateIso,
+    DeleteIso,
+    DownloadIso,
+    IsoLink,
+    PublicIsos,
+    DiscoverIsos,
     CreateUpload,
     UploadOptions,
     UploadOffset,
@@ -469,6 +481,18 @@ routes! {
     BoxVault GET "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/upload" => UploadsToFile, PublishBox, Empty, Control, "The caller's unfinished uploads to that name, with the chunks that are held";
     BoxVault OPTIONS "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file" => UploadOptions, Public, Empty, Control, "What a resumable upload may be";
     BoxVault OPTIONS "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/upload" => UploadOptions, Public, Empty, Control, "The same";
+    // ISO images.
+    BoxVault GET "/api/organization/{org}/iso" => ListIsos, MemberPerson, Empty, Control, "ISO images of an organization";
+    BoxVault POST "/api/organization/{org}/iso" => UploadIso, OrganizationAdmin, Upload, Upload, "Upload an ISO image, raw or multipart, or replace one: x-file-name, x-is-public";
+    BoxVault GET "/api/organization/{org}/iso/uploads" => UploadsToIso, OrganizationAdmin, Empty, Control, "The caller's unfinished uploads of an ISO image, with the chunks that are held: ?name=NAME";
+    BoxVault GET "/api/organization/{org}/iso/{iso}" => ShowIso, MemberPerson, Empty, Control, "Show an ISO image";
+    BoxVault PUT "/api/organization/{org}/iso/{iso}" => UpdateIso, OrganizationAdmin, Json, Control, "Change name, description and visibility of an ISO image";
+    BoxVault DELETE "/api/organization/{org}/iso/{iso}" => DeleteIso, OrganizationAdmin, Empty, Control, "Delete an ISO image";
+    BoxVault GET "/api/organization/{org}/iso/{iso}/download" => DownloadIso, ReadIso, Empty, Download, "The ISO image; ?token= of a download link stands for a credential";
+    BoxVault GET "/api/organization/{org}/iso/name/{name}/download" => DownloadIso, ReadIso, Empty, Download, "The same, by its name";
+    BoxVault POST "/api/organization/{org}/iso/{iso}/download-link" => IsoLink, MemberPerson, Empty, Control, "A download link that needs no credential";
+    BoxVault GET "/api/organization/{org}/public-isos" => PublicIsos, Optional, Empty, Control, "Public ISO images of an organization";
+    BoxVault GET "/api/isos/discover" => DiscoverIsos, Optional, Empty, Control, "Public ISO images of all organizations";
     // Resumable uploads.
     Files POST "/files" => CreateUpload, Credential, Upload, Upload, "Begin an upload by tus or the IETF's protocol: ?target=organization/box/version/provider/architecture";
     Files OPTIONS "/files" => UploadOptions, Public, Empty, Control, "What an upload may be, for clients and browsers";
@@ -671,7 +695,7 @@ impl Route {
             | Self::ShowArchitecture
             | Self::UpdateArchitecture
             | Self::DeleteArchitecture => "architectures",
-            Self::UploadFile | Self::CloudReceive => "upload",
+            Self::UploadFile | Self::UploadIso | Self::CloudReceive => "upload",
             Self::CreateUpload
             | Self::UploadOptions
             | Self::UploadOffset
@@ -680,9 +704,19 @@ impl Route {
             | Self::PutPart
             | Self::CancelUpload => "files",
             Self::FileInfo | Self::FileLink | Self::DeleteFile | Self::UploadsToFile => "file",
-            Self::DownloadFile | Self::VagrantFile | Self::VagrantDefaultFile | Self::Blob => {
-                "download"
-            }
+            Self::ListIsos
+            | Self::UploadsToIso
+            | Self::ShowIso
+            | Self::UpdateIso
+            | Self::DeleteIso
+            | Self::IsoLink
+            | Self::PublicIsos
+            | Self::DiscoverIsos => "iso",
+            Self::DownloadFile
+            | Self::DownloadIso
+            | Self::VagrantFile
+            | Self::VagrantDefaultFile
+            | Self::Blob => "download",
             Self::BlobOutboard => "outboard",
             Self::CloudAccount
             | Self::CloudSignIn
@@ -1102,7 +1136,7 @@ mod tests {
                     // Refused where providers are told of.
                     "arch" => value == "upload",
                     // Numbers, and random digits.
-                    "id" | "user" | "upload" | "webhook" | "key" => {
+                    "id" | "user" | "upload" | "webhook" | "key" | "iso" => {
                         value.chars().any(|c| !c.is_ascii_hexdigit())
                     }
                     _ => false,

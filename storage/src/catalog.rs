@@ -4,5 +4,6 @@ pub mod name;
 pub mod version;
 
 pub use name::{
-    ArchitectureName, BoxName, BoxRef, NameError, OrganizationName, ProviderName, VersionName,
+    ArchitectureName, BoxName, BoxRef, IsoName, NameError, OrganizationName, ProviderName,
+    VersionName,
 };

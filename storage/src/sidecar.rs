@@ -101,13 +101,10 @@ impl Sidecar {
     /// The full name that it leads to.
     pub fn path(&self) -> Option<String> {
         let target = self.target.as_ref()?;
-        let below = [
-            &target.box_name,
-            &target.version,
-            &target.provider,
-            &target.architecture,
-        ];
-        let below = below.map(String::as_str).join("/");
+        if target.iso.is_some() {
+            return Some(format!("{}/iso/{}", self.organization, target.box_name));
+        }
+        let below = target.names().join("/");
         Some(format!("{}/{below}", self.organization))
     }
 }
@@ -138,6 +135,7 @@ mod tests {
                 base_url: String::new(),
                 into: None,
                 labels: Labels::new(),
+                iso: None,
             }),
             labels: Labels::from([("os".to_owned(), "debian".to_owned())]),
             published: UnixMillis(7),

@@ -235,9 +235,11 @@ fn goes_on_after(status: StatusCode) -> bool {
 /// The path that names an upload, of a request that is about one.
 fn upload_named<'p>(row: &Row, path: &'p str) -> Option<&'p str> {
     match row.route {
-        Route::UploadOffset | Route::UploadStatus | Route::AppendUpload | Route::UploadFile => {
-            Some(path)
-        }
+        Route::UploadOffset
+        | Route::UploadStatus
+        | Route::AppendUpload
+        | Route::UploadFile
+        | Route::UploadIso => Some(path),
         Route::PutPart => path.rsplit_once("/parts/").map(|(upload, _)| upload),
         _ => None,
     }
@@ -286,7 +288,7 @@ fn goes_on(row: &Row, headers: &HeaderMap) -> bool {
     match row.route {
         Route::UploadOffset | Route::UploadStatus | Route::AppendUpload | Route::PutPart => true,
         // By its name, and not from its beginning.
-        Route::UploadFile => {
+        Route::UploadFile | Route::UploadIso => {
             let range = text(&CONTENT_RANGE).and_then(|range| range.strip_prefix("bytes "));
             let from = range.and_then(|range| range.split_once('-')?.0.parse::<u64>().ok());
             let index = text(&chunk::INDEX).and_then(|index| index.parse::<u64>().ok());

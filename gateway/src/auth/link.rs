@@ -11,7 +11,7 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::Blake3;
 use boxgate_storage::metadata::accounts::AccountId;
-use boxgate_storage::metadata::catalog::ArchitectureId;
+use boxgate_storage::metadata::catalog::{ArchitectureId, IsoId};
 use boxgate_storage::metadata::tokens::TokenId;
 use ring::hmac;
 
@@ -82,6 +82,21 @@ impl LinkSigner {
         })
     }
 
+    /// The `token` of a link to an ISO image: as that of a file; `None` while there is no key.
+    pub fn sign_iso(&self, iso: IsoId, account: AccountId, expires: UnixMillis) -> Option<String> {
+        let (id, key) = self.keys.first()?;
+        let claim = format!("{id}.{}.{}", account.0, expires.0);
+        let signature = hmac::sign(key, &iso_message(&claim, iso));
+        let signature = URL_SAFE_NO_PAD.encode(signature.as_ref());
+        Some(format!("{claim}.{signature}"))
+    }
+
+    /// On whose behalf a link to that ISO image is, if it was signed here and has not expired.
+    pub fn verify_iso(&self, token: &str, iso: IsoId, now: UnixMillis) -> Option<AccountId> {
+        let account = self.claimed(token, now, |claim| iso_message(claim, iso))?;
+        account.parse().ok().map(AccountId)
+    }
+
     /// The `token` in the URL of an upload: `key.architecture-token.expiry.signature`; `None` while there is no key.
     pub fn sign_upload(&self, upload: UploadClaim, expires: UnixMillis) -> Option<String> {
         let (id, key) = self.keys.first()?;
@@ -144,6 +159,11 @@ impl LinkSigner {
 
 fn upload_message(claim: &str) -> Vec<u8> {
     format!("PUT\n{claim}\n/uploads").into_bytes()
+}
+
+// As with blobs, no name of a file is so.
+fn iso_message(claim: &str, iso: IsoId) -> Vec<u8> {
+    format!("GET\n{claim}\niso/{}", iso.0).into_bytes()
 }
 
 // No name of a file begins so: it has four slashes.

@@ -291,6 +291,9 @@ fn sheet(told: &Told) -> String {
 
 fn target(told: &Told) -> Option<String> {
     let t = told.target.as_ref()?;
+    if let Some(iso) = &t.iso {
+        return Some(format!("iso/{iso}"));
+    }
     Some([t.r#box.as_str(), &t.version, &t.provider, &t.architecture].join("/"))
 }
 

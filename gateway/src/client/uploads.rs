@@ -73,9 +73,12 @@ pub struct Named {
     pub name: Option<String>,
 }
 
-/// What an upload becomes.
-#[derive(Debug, Clone, Deserialize)]
+/// What an upload becomes: an ISO image, or the file of a box.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
 pub struct Target {
+    /// Name of the ISO image.
+    pub iso: Option<String>,
     /// Box.
     pub r#box: String,
     /// Version.

@@ -172,12 +172,7 @@ fn link_key(key: &KeyRow) -> Value {
 
 fn document(gateway: &Gateway, upload: &NamedUpload) -> Value {
     let (row, now) = (&upload.row, gateway.clock.now());
-    let target = row.target.as_ref().map(|target| {
-        json!({
-            "box": target.box_name, "version": target.version,
-            "provider": target.provider, "architecture": target.architecture,
-        })
-    });
+    let target = row.target.as_ref().map(shape::target);
     // A service account acts under a name of its own.
     let actor = row.sender.service.as_deref().or(upload.username.as_deref());
     let millis = millis_between(row.created, row.updated);

@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod boxes;
 pub mod chunks;
 pub mod files;
+pub mod isos;
 pub mod levels;
 pub mod organizations;
 pub mod service_accounts;

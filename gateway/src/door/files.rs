@@ -175,11 +175,7 @@ pub async fn status(gateway: &Gateway, call: Call) -> Answered {
         document = shape::with(document, json!({ "joins": of }));
     }
     if let Some(target) = &row.target {
-        let names = json!({
-            "box": target.box_name, "version": target.version,
-            "provider": target.provider, "architecture": target.architecture,
-        });
-        document = shape::with(document, json!({ "target": names }));
+        document = shape::with(document, json!({ "target": shape::target(target) }));
     }
     if progress.published.is_some() {
         document = shape::with(document, outcome(&progress));
@@ -245,6 +241,7 @@ fn turn<'a>(gateway: &'a Gateway, call: &'a Call, protocol: Protocol) -> Result<
         principal,
         protocol,
         facts: &call.facts,
+        iso: None,
     })
 }
 

@@ -1,5 +1,6 @@
 //! One download: decide by RFC 9110, prove the first block, then answer and go on proving.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boxgate_storage::ErrorKind;
@@ -7,7 +8,7 @@ use boxgate_storage::blob::{BlobKey, BlobMeta};
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::{BLOCK_BYTES, Blake3, Sha256};
 use boxgate_storage::layer::cache::Origin;
-use boxgate_storage::metadata::catalog::{FileId, ResolvedFile};
+use boxgate_storage::metadata::catalog::{FileId, IsoId, ResolvedFile};
 use boxgate_storage::metadata::uploads::Labels;
 use boxgate_storage::range::ByteRange;
 use bytes::Bytes;
@@ -40,6 +41,18 @@ const FILE_FROM: u64 = 16 << 10;
 /// How the cache took part in an answer.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
+/// What counts its downloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// The file of a box.
+    File(FileId),
+    /// An ISO image.
+    Iso(IsoId),
+}
+
+/// The name under which browsers keep a box.
+pub const BOX_FILE: &str = "vagrant.box";
+
 /// What is to be served, and as what.
 #[derive(Debug)]
 pub struct Download {
@@ -53,8 +66,10 @@ pub struct Download {
     pub quarantined: bool,
     /// The name that it was asked for by; a URL of the blob itself has none.
     pub name: Option<BoxRef>,
-    /// The file whose download counts; a URL of the blob itself names none.
-    pub file: Option<FileId>,
+    /// Whose download counts; a URL of the blob itself names nothing.
+    pub counted: Option<Counted>,
+    /// The name under which a browser keeps it.
+    pub file_name: Cow<'static, str>,
     /// When the name came to lead to these bytes; a URL of the blob itself never leads elsewhere.
     pub modified: Option<SystemTime>,
     /// What a range past the end means here.
@@ -78,7 +93,8 @@ impl Download {
             labels: resolved.file.labels,
             quarantined: resolved.quarantined,
             name: Some(name.clone()),
-            file: Some(resolved.file.id),
+            counted: Some(Counted::File(resolved.file.id)),
+            file_name: BOX_FILE.into(),
             modified: Some(UNIX_EPOCH + updated),
             // Vagrant resumes with a bare `Range: bytes=N-` and gives up for a day on 416, so a range at
             // or past the end of a box means the whole box.
@@ -113,10 +129,8 @@ impl Download {
             CONTENT_TYPE,
             HeaderValue::from_static("application/octet-stream"),
         );
-        headers.insert(
-            CONTENT_DISPOSITION,
-            HeaderValue::from_static("attachment; filename=\"vagrant.box\""),
-        );
+        let disposition = format!("attachment; filename=\"{}\"", self.file_name);
+        headers.insert(CONTENT_DISPOSITION, value(&disposition));
         let wanted = Wanted::parse(asked, &WANT_REPR_DIGEST).unwrap_or(Wanted::ALL);
         if let Some(digests) = wanted.write(&self.blob.sha256, &self.blob.blake3) {
             headers.insert(REPR_DIGEST, digests);
@@ -198,8 +212,8 @@ async fn answer(
     if let Some(digest) = wanted.and_then(|wanted| content_digest(wanted, &blob, range, &first)) {
         headers.insert(CONTENT_DIGEST, digest);
     }
-    if let (0, Some(file)) = (range.start(), download.file) {
-        gateway.count_download(file);
+    if let (0, Some(counted)) = (range.start(), download.counted) {
+        gateway.count_download(counted);
     }
     let body = match rate_bps {
         Some(rate) => SlowBody::new(body, rate).boxed_unsync(),
@@ -228,8 +242,8 @@ async fn redirect(
         return Ok(None);
     }
     let url = presign.url(&download.blob.key, life).await?;
-    if let (0, Some(file)) = (range.start(), download.file) {
-        gateway.count_download(file);
+    if let (0, Some(counted)) = (range.start(), download.counted) {
+        gateway.count_download(counted);
     }
     // It opens the blob to whoever has it.
     let nobody = HeaderValue::from_static("private, no-store");

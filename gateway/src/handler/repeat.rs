@@ -6,7 +6,6 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::{Algorithm, Digest};
 use boxgate_storage::layer::verify;
 use boxgate_storage::metadata::accounts::OrganizationId;
-use boxgate_storage::metadata::catalog::ResolvedFile;
 use boxgate_storage::metadata::uploads::{Published, Target, UploadState};
 use boxgate_storage::range::ByteRange;
 use boxgate_storage::upload::UploadRow;
@@ -49,14 +48,14 @@ impl Turn<'_> {
         }) else {
             return Ok(None);
         };
-        let Some(current) = self.still_named(last.file, &published).await? else {
+        let Some(store) = self.still_named(last.file, &published).await? else {
             return Ok(None);
         };
         self.facts.set_upload(row.id.to_string());
         let _permit = self.gateway.admission.upload().await?;
         let mut seen = Seen::default();
         let same = self
-            .is_stored(&current.store, &published.blob, last.bytes, body, &mut seen)
+            .is_stored(&store, &published.blob, last.bytes, body, &mut seen)
             .await?;
         let known = same && (seen.tells_files_apart() || !last.expected.is_empty());
         Ok(known.then(|| self.standing(&row)))
@@ -103,14 +102,24 @@ impl Turn<'_> {
         Ok(done.and_then(|row| row.published.clone().map(|published| (row, published))))
     }
 
-    /// What the name leads to, if those are still the bytes that were published then.
+    /// The store of what the name leads to, if those are still the bytes that were published then.
     async fn still_named(
         &self,
         file: &BoxRef,
         published: &Published,
-    ) -> Result<Option<ResolvedFile>, Refusal> {
-        let current = self.gateway.metadata.resolve_file(file).await?;
-        Ok(current.filter(|c| c.file.blob.key == published.blob.key && !c.quarantined))
+    ) -> Result<Option<String>, Refusal> {
+        let metadata = &self.gateway.metadata;
+        let found = if self.iso.is_some() {
+            let name = file.name.as_str().parse().map_err(Refusal::name)?;
+            let iso = metadata.iso_by_name(&file.organization, &name).await?;
+            iso.map(|iso| (iso.blob.key, iso.quarantined, iso.store))
+        } else {
+            let file = metadata.resolve_file(file).await?;
+            file.map(|found| (found.file.blob.key, found.quarantined, found.store))
+        };
+        let found =
+            found.filter(|(key, quarantined, _)| *key == published.blob.key && !quarantined);
+        Ok(found.map(|(_, _, store)| store))
     }
 
     /// Whether the body is that range of the blob. It is read no further than to the first other byte.

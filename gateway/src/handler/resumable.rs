@@ -11,7 +11,7 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::accounts::{Organization, OrganizationId};
 use boxgate_storage::metadata::uploads::{
-    GateState, Gating, Labels, Published, Target, UploadState,
+    GateState, Gating, IsoTarget, Labels, Published, Target, UploadState,
 };
 use boxgate_storage::upload::{Keep, UploadIntent, UploadRow, UploadWriter};
 use boxgate_storage::{Error, ErrorKind};
@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Instant, sleep};
 
 use super::{join, upload};
-use crate::auth::{self, Grant, Principal};
+use crate::auth::{self, Becomes, Grant, Principal};
 use crate::config::settings::Uploads;
 use crate::gateway::Gateway;
 use crate::hooks::{self, Beginning, Terms};
@@ -54,6 +54,9 @@ pub struct Turn<'a> {
     pub protocol: Protocol,
     /// What the access log will say.
     pub facts: &'a RequestFacts,
+    /// Where its bytes become an ISO image, what is asked of that; of the file's name only organization and name count
+    /// then.
+    pub iso: Option<IsoTarget>,
 }
 
 /// What a request came to.
@@ -401,14 +404,7 @@ impl Turn<'_> {
                 .next()
                 .map(|m| m.organization_name.to_string())
                 .unwrap_or_default(),
-            target: target.map(|target| {
-                [
-                    target.box_name.as_str(),
-                    target.version.as_str(),
-                    target.provider.as_str(),
-                    target.architecture.as_str(),
-                ]
-            }),
+            target: target.map(Target::names),
             length,
             checksums,
             resumable: true,
@@ -451,10 +447,18 @@ impl Turn<'_> {
             base_url: self.gateway.base_url(self.facts),
             into: None,
             labels: Labels::new(),
+            iso: None,
         }
+        .or_iso(self.iso)
     }
 
     async fn publisher(&self, principal: Principal, file: &BoxRef) -> Result<Grant, Refusal> {
+        if self.iso.is_some() {
+            let names = PathNames::of([("org", file.organization.to_string())]);
+            return self
+                .authorize(Policy::OrganizationAdmin, principal, &names)
+                .await;
+        }
         let names = PathNames::of([
             ("org", file.organization.to_string()),
             ("box", file.name.to_string()),
@@ -481,13 +485,13 @@ impl Turn<'_> {
 
     /// Whether whoever sent this request may still publish what it ends.
     pub(super) async fn authorize_again(&self, row: &UploadRow) -> Result<(), Refusal> {
-        let box_name = row.target.as_ref().map(|target| target.box_name.as_str());
+        let what = Becomes::of(row.target.as_ref());
         hooks::authorize_again(
             self.gateway,
             self.head,
             self.facts,
             &row.sender,
-            (row.organization, box_name),
+            (row.organization, what),
         )
         .await
     }

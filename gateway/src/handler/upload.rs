@@ -7,11 +7,12 @@ use boxgate_storage::digest::Digest;
 use boxgate_storage::error::chain;
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::catalog::ArchitectureId;
-use boxgate_storage::metadata::uploads::{Labels, Published, Sender, Target};
+use boxgate_storage::metadata::uploads::{IsoTarget, Labels, Published, Sender, Target};
 use boxgate_storage::upload::{Keep, UploadIntent, UploadWriter};
 
 use tracing::Instrument as _;
 
+use crate::auth::Becomes;
 use crate::gateway::Gateway;
 use crate::hooks::{self, Beginning};
 use crate::http::headers::{UPLOAD_OFFSET, content_length};
@@ -48,6 +49,8 @@ pub struct UploadOrder {
     pub into: Option<ArchitectureId>,
     /// What it is looked into for on its way; nobody looks into what comes in a form.
     pub meant: Option<Meant>,
+    /// For an ISO image, what is asked of it; of `file` only organization and name count then.
+    pub iso: Option<IsoTarget>,
 }
 
 /// How the body carries the box.
@@ -88,7 +91,7 @@ pub async fn upload(
     let target = order.target(gateway);
     let (sender, organization) = (order.sender.clone(), order.organization);
     let mut warnings = Vec::new();
-    let name = order.file.to_string();
+    let name = order.path();
     let writer = match carrier {
         Carrier::Raw(mut body) => {
             let (mut writer, _) = begin(gateway, &order, order.length, (head, facts)).await?;
@@ -126,8 +129,7 @@ pub async fn upload(
         ));
     }
     // Dropping the writer here publishes nothing.
-    let box_name = Some(target.box_name.as_str());
-    let place = (organization, box_name);
+    let place = (organization, Becomes::of(Some(&target)));
     hooks::authorize_again(gateway, head, facts, &sender, place).await?;
     let id = writer.id();
     let finishing = tracing::debug_span!("finish", upload_id = %id);
@@ -138,7 +140,7 @@ pub async fn upload(
     };
     tracing::info!(
         file = %name, blob = %published.blob.key, length = published.blob.length,
-        replaced = published.replaced, "box published"
+        replaced = published.replaced, "published"
     );
     // What was cut just before this one began may have come to rest only now.
     if let Err(error) = gateway.engine.supersede(id).await {
@@ -213,6 +215,14 @@ fn held_there(
 }
 
 impl UploadOrder {
+    /// Its name in full.
+    fn path(&self) -> String {
+        if self.iso.is_some() {
+            return format!("{}/iso/{}", self.file.organization, self.file.name);
+        }
+        self.file.to_string()
+    }
+
     /// What finishing publishes.
     fn target(&self, gateway: &Gateway) -> Target {
         Target {
@@ -226,7 +236,9 @@ impl UploadOrder {
             base_url: self.base_url.clone(),
             into: self.into.map(|id| id.0),
             labels: Labels::new(),
+            iso: None,
         }
+        .or_iso(self.iso)
     }
 }
 
@@ -240,14 +252,10 @@ async fn begin(
     length: Option<u64>,
     (head, facts): (&Parts, &RequestFacts),
 ) -> Result<(UploadWriter, Option<u64>), Refusal> {
+    let target = order.target(gateway);
     let beginning = Beginning {
         organization: order.file.organization.to_string(),
-        target: Some([
-            order.file.name.as_str(),
-            order.file.version.as_str(),
-            order.file.provider.as_str(),
-            order.file.architecture.as_str(),
-        ]),
+        target: Some(target.names()),
         // A form is a little longer than the file in it.
         length: length.or_else(|| content_length(&head.headers)),
         checksums: &order.expected,
@@ -260,7 +268,7 @@ async fn begin(
         store: None,
         sender: order.sender.clone(),
         organization: order.organization,
-        target: Some(order.target(gateway)),
+        target: Some(target),
         length,
         expected: order.expected.clone(),
         keep: order.keep,

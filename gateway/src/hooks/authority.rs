@@ -130,12 +130,12 @@ pub async fn authorize_again(
     head: &Parts,
     known: &RequestFacts,
     sender: &Sender,
-    (organization, box_name): (OrganizationId, Option<&str>),
+    (organization, what): (OrganizationId, auth::Becomes<'_>),
 ) -> Result<(), Refusal> {
     let metadata = &gateway.metadata;
     let principal = auth::sender_again(metadata, head, sender).await?;
     let told = told_principal(Some(&principal));
-    let decided = auth::may_publish(metadata, principal, organization, box_name).await;
+    let decided = auth::may_publish(metadata, principal, organization, what).await;
     match decided {
         Err(refusal)
             if head.extensions.get::<Overridden>().is_some()

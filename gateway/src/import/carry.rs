@@ -243,6 +243,7 @@ impl Carrier {
             base_url: String::new(),
             into: None,
             labels: Labels::new(),
+            iso: None,
         }
     }
 }

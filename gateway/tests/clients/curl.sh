@@ -286,6 +286,56 @@ answers "an unknown route" 404 '^\{'
 http -X POST -H "$JSON" -d '{' "$URL/api/auth/signin"
 answers "bad JSON" 400 '"error"'
 
+# --- ISO images: people's alone, but for downloads ---
+I=$BASE/iso
+ADMINS="x-access-token: $ADMIN_TOKEN"
+head -c 3000000 /dev/urandom >"$WORK/debian.iso"
+head -c 2000000 /dev/urandom >"$WORK/other.iso"
+http -X POST -H "$KEY" -H 'x-file-name: debian-12.iso' -T "$WORK/debian.iso" "$I"
+answers "a service account brings no ISO image" 403
+http -X POST -H "$ADMINS" -H 'x-file-name: debian-12.iso' -T "$WORK/debian.iso" "$I"
+answers "POST iso" 201
+ISO=$(field .id)
+equal "its row" "[\"debian-12.iso\",3000000,\"$(sha256 "$WORK/debian.iso")\",\"sha256\",\"$(sha256 "$WORK/debian.iso").iso\",false]" \
+    "$(field '[.filename, .size, .checksum, .checksumType, .storagePath, .isPublic] | tostring')"
+http "$I/$ISO/download"
+answers "a private one is nobody's" 404
+http -H "$KEY" "$I/$ISO/download"
+answers "a service account downloads it" 200
+equal "its bytes" "$(sha256 "$WORK/debian.iso")" "$(sha256 "$WORK/body")"
+matches "its file name" 'filename="debian-12.iso"' "$(header content-disposition)"
+ISO_TAG=$(header etag)
+http -H "$KEY" -H "If-None-Match: $ISO_TAG" "$I/$ISO/download"
+answers "its validator" 304
+http -X POST -H "$ADMINS" "$I/$ISO/download-link"
+answers "a link" 200 "\"downloadUrl\": ?\"/api/organization/$ORG/iso/$ISO/download\?token="
+LINK=$(field .downloadUrl)
+http -r 1000000-1999999 "$URL$LINK"
+answers "a range by the link" 206
+equal "its bytes" "$(tail -c +1000001 "$WORK/debian.iso" | head -c 1000000 | sha256sum | cut -d' ' -f1)" "$(sha256 "$WORK/body")"
+http -X PUT -H "$ADMINS" -H "$JSON" -d '{"isPublic":true,"description":"netinst"}' "$I/$ISO"
+answers "PUT" 200 '"isPublic": ?true'
+for list in "$BASE/public-isos" "$URL/api/isos/discover"; do
+    http "$list"
+    equal "listed for everybody" 'debian-12.iso netinst' "$(field '.[] | "\(.name) \(.description)"')"
+done
+succeeds "by name, with nothing" curl -sS --fail -o "$WORK/got.iso" "$I/name/debian-12.iso/download"
+equal "its bytes" "$(sha256 "$WORK/debian.iso")" "$(sha256 "$WORK/got.iso")"
+head -c 700000 "$WORK/other.iso" >"$WORK/first"
+http -X POST -H "$ADMINS" -H 'x-file-name: debian-12.iso' -H 'Content-Range: bytes 0-699999/2000000' -T "$WORK/first" "$I"
+answers "the first bytes of another" 200 '"offset": ?700000'
+http "$I/$ISO/download" -r 0-0
+answers "the one before is served" 206
+http -H "$ADMINS" "$I/uploads?name=debian-12.iso"
+equal "where it goes on" 700000 "$(field '.uploads[0].offset')"
+http -X POST -H "$ADMINS" -H 'x-file-name: debian-12.iso' -C 700000 -T "$WORK/other.iso" "$I"
+answers "the rest, as curl -C sends it" 201
+equal "in the place of the one before" "$ISO true $(sha256 "$WORK/other.iso")" "$(field '"\(.id) \(.isPublic) \(.checksum)"')"
+http -X DELETE -H "$ADMINS" "$I/$ISO"
+answers "DELETE" 200 message
+http "$I/$ISO/download"
+answers "after that" 404
+
 # --- deletion ---
 http -X DELETE -H "$KEY" "$F/delete"
 answers "delete" 200 message

@@ -48,8 +48,8 @@ fn allowed(policy: Policy, caller: Caller) -> bool {
         Policy::Optional | Policy::OptionalStrict | Policy::Operations => caller != Forged,
         Policy::Credential => !matches!(caller, Nobody | Forged),
         Policy::Person => person,
-        // The blob of a private box.
-        Policy::ReadBox | Policy::ReadBlob | Policy::Member => {
+        // The blob of a private box; a private ISO image.
+        Policy::ReadBox | Policy::ReadBlob | Policy::ReadIso | Policy::Member => {
             matches!(caller, Reader | Maker | Admin | Owner | Service)
         }
         Policy::MemberPerson => matches!(caller, Reader | Maker | Admin | Owner),
@@ -103,6 +103,11 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
             if row.policy == Policy::ReadBlob {
                 assert_eq!(running.upload("held", "1.0", b"held").await.status, 200);
             }
+            let iso = if row.path.contains("/iso/") {
+                crate::isos::uploaded(&running, "held.iso", b"image").await
+            } else {
+                0
+            };
             let token = match caller {
                 Caller::Nobody => String::new(),
                 Caller::Forged => "ab".repeat(32),
@@ -135,6 +140,8 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
             let path = row
                 .path
                 .replace("{upload}", &upload)
+                .replace("{iso}", &iso.to_string())
+                .replace("/iso/name/{name}", "/iso/name/held.iso")
                 .replace("{org}", "acme")
                 .replace("{box}", "demo")
                 .replace("{user}", "nobody-of-that-name")

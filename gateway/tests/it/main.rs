@@ -21,6 +21,7 @@ mod endpoints;
 mod files;
 mod harness;
 mod interim;
+mod isos;
 mod links;
 mod orders;
 mod pieces;

@@ -12,7 +12,7 @@ pub const MAX_NAME_BYTES: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {given:?} {rule}")]
 pub struct NameError {
-    /// Which field: `organization`, `box`, `version`, `provider` or `architecture`.
+    /// Which field: `organization`, `box`, `version`, `provider`, `architecture` or `ISO`.
     pub field: &'static str,
     /// What was given, cut to the longest name.
     pub given: String,
@@ -91,6 +91,10 @@ name! {
     /// Name of an architecture, such as `amd64`.
     ArchitectureName, "architecture"
 }
+name! {
+    /// Name of an ISO image within its organization.
+    IsoName, "ISO"
+}
 
 macro_rules! folded {
     ($($name:ident),*) => {$(
@@ -102,7 +106,13 @@ macro_rules! folded {
         }
     )*};
 }
-folded!(OrganizationName, BoxName, ProviderName, ArchitectureName);
+folded!(
+    OrganizationName,
+    BoxName,
+    ProviderName,
+    ArchitectureName,
+    IsoName
+);
 
 impl VersionName {
     /// The form under which the version is unique and looked up: without case and without a leading

@@ -4,16 +4,18 @@
 //! a file tells since when it is what it is.
 
 use futures_util::FutureExt as _;
+use sqlx::any::AnyRow;
 
 use super::accounts::{AccountId, OrganizationId, organizations};
 use super::catalog::blobs::{self, blocks};
+use super::catalog::isos;
 use super::catalog::publish::{Names, ensure_parents, point};
 use super::sql::{At as _, Columns as _, odd, signed};
-use super::uploads::{Labels, Target, let_go};
+use super::uploads::{IsoTarget, Labels, Target, let_go};
 use super::writer::Tx;
 use super::{Metadata, audit};
 use crate::blob::{BlobKey, BlobMeta, UploadId};
-use crate::catalog::OrganizationName;
+use crate::catalog::{IsoName, OrganizationName};
 use crate::clock::UnixMillis;
 use crate::error::Result;
 use crate::sidecar::Sidecar;
@@ -52,7 +54,7 @@ impl Metadata {
     pub(crate) async fn sidecars_of(&self, blob: &BlobMeta) -> Result<Vec<Sidecar>> {
         const OP: &str = "blob.sidecars";
         let mut reader = self.reader(OP).await?;
-        sqlx::query(
+        let files = sqlx::query(
             "SELECT o.name AS o, b.name AS b, v.name AS v, p.name AS p, a.name AS a,
                  f.declared_type AS declared_type, f.declared_value AS declared_value,
                  f.updated_ms AS updated_ms, x.labels AS labels
@@ -64,32 +66,51 @@ impl Metadata {
         .bind(blob.key.as_bytes().to_vec())
         .fetch_all(&mut *reader)
         .await
-        .at(OP, blob.key)?
-        .iter()
-        .map(|row| {
-            Ok(Sidecar {
-                upload: UploadId::random(),
-                blob: *blob,
-                organization: row.text("o")?,
-                target: Some(Target {
-                    box_name: row.text("b")?,
-                    version: row.text("v")?,
-                    provider: row.text("p")?,
-                    architecture: row.text("a")?,
-                    new_box_public: false,
-                    declared: row.declared("declared_type", "declared_value")?,
-                    actor: String::new(),
-                    base_url: String::new(),
-                    into: None,
-                    labels: Labels::new(),
-                }),
-                labels: blobs::labels_of(row, "labels")?,
-                published: row.time("updated_ms")?,
-                of_rows: true,
-            })
-        })
-        .collect()
+        .at(OP, blob.key)?;
+        let isos = sqlx::query(
+            "SELECT o.name AS o, i.name AS b, '' AS v, '' AS p, '' AS a,
+                 i.updated_ms AS updated_ms, x.labels AS labels, i.is_public AS is_public
+             FROM isos i JOIN blobs x ON x.key = i.blob JOIN organizations o ON o.id = i.organization
+             WHERE i.blob = $1 ORDER BY i.id",
+        )
+        .bind(blob.key.as_bytes().to_vec())
+        .fetch_all(&mut *reader)
+        .await
+        .at(OP, blob.key)?;
+        let files = files.iter().map(|row| sidecar_of(blob, row, None));
+        let isos = isos.iter().map(|row| {
+            let public = Some(row.truth("is_public")?);
+            sidecar_of(blob, row, Some(IsoTarget { public }))
+        });
+        files.chain(isos).collect()
     }
+}
+
+fn sidecar_of(blob: &BlobMeta, row: &AnyRow, iso: Option<IsoTarget>) -> Result<Sidecar> {
+    Ok(Sidecar {
+        upload: UploadId::random(),
+        blob: *blob,
+        organization: row.text("o")?,
+        target: Some(Target {
+            box_name: row.text("b")?,
+            version: row.text("v")?,
+            provider: row.text("p")?,
+            architecture: row.text("a")?,
+            new_box_public: false,
+            declared: match iso {
+                Some(_) => None,
+                None => row.declared("declared_type", "declared_value")?,
+            },
+            actor: String::new(),
+            base_url: String::new(),
+            into: None,
+            labels: Labels::new(),
+            iso,
+        }),
+        labels: blobs::labels_of(row, "labels")?,
+        published: row.time("updated_ms")?,
+        of_rows: true,
+    })
 }
 
 async fn adopt(tx: &mut Tx, found: Foundling) -> Result<Vec<String>> {
@@ -116,8 +137,8 @@ async fn adopt(tx: &mut Tx, found: Foundling) -> Result<Vec<String>> {
             continue;
         };
         // What no door takes today is no name.
-        let (Ok(names), Ok(organization)) = (
-            Names::parse(OP, target),
+        let (Ok(name), Ok(organization)) = (
+            Name::parse(target),
             sidecar.organization.parse::<OrganizationName>(),
         ) else {
             continue;
@@ -131,7 +152,7 @@ async fn adopt(tx: &mut Tx, found: Foundling) -> Result<Vec<String>> {
             continue;
         }
         if let Some(id) = id
-            && is_newer(tx, id, &names, &sidecar).await?
+            && name.is_newer(tx, id, &sidecar).await?
         {
             continue;
         }
@@ -144,17 +165,10 @@ async fn adopt(tx: &mut Tx, found: Foundling) -> Result<Vec<String>> {
             let_go(tx, OP, &blob.key).await?;
             insert(tx, &blob, &store, id, sidecar.published, &values).await?;
         }
-        let architecture = ensure_parents(tx, OP, id, NOBODY, &names, false).await?;
-        let declared = target.declared.clone();
-        let pointed = point(tx, OP, architecture, &blob.key, declared).await?;
-        sqlx::query("UPDATE files SET updated_ms = $2 WHERE id = $1")
-            .bind(pointed.file.0)
-            .bind(sidecar.published.0)
-            .execute(&mut tx.connection)
-            .await
-            .at(OP, blob.key)?;
+        let path = name
+            .point(tx, id, target, &blob.key, sidecar.published)
+            .await?;
         blobs::label(tx, OP, &blob.key, &sidecar.labels).await?;
-        let path = pointed.place.path();
         audit::record(tx, ACTOR, OP, &path).await?;
         made.push(path);
     }
@@ -209,30 +223,90 @@ async fn is_known(tx: &mut Tx, sidecar: &Sidecar, known_since: UnixMillis) -> Re
     }
 }
 
-/// Whether the name leads to this blob already, or to what was published later.
-async fn is_newer(
-    tx: &mut Tx,
-    organization: OrganizationId,
-    names: &Names,
-    sidecar: &Sidecar,
-) -> Result<bool> {
-    let row = sqlx::query(
-        "SELECT f.blob AS blob, f.updated_ms AS updated_ms FROM files f
-             JOIN architectures a ON a.id = f.architecture JOIN providers p ON p.id = a.provider
-             JOIN versions v ON v.id = p.version JOIN boxes b ON b.id = v.box
-         WHERE b.organization = $1 AND b.folded = $2 AND v.folded = $3 AND p.folded = $4
-             AND a.folded = $5",
-    )
-    .bind(organization.0)
-    .bind(names.box_name.folded())
-    .bind(names.version.folded())
-    .bind(names.provider.folded())
-    .bind(names.architecture.folded())
-    .fetch_optional(&mut tx.connection)
-    .await
-    .at(OP, sidecar.upload)?;
-    let Some(row) = row else { return Ok(false) };
-    Ok(row.key("blob")? == sidecar.blob.key || row.time("updated_ms")? >= sidecar.published)
+/// What a sidecar leads to.
+enum Name {
+    File(Names),
+    Iso(IsoName),
+}
+
+impl Name {
+    fn parse(target: &Target) -> Result<Self> {
+        if target.iso.is_some() {
+            isos::name_of(OP, target).map(Self::Iso)
+        } else {
+            Names::parse(OP, target).map(Self::File)
+        }
+    }
+
+    /// Whether the name leads to this blob already, or to what was published later.
+    async fn is_newer(
+        &self,
+        tx: &mut Tx,
+        organization: OrganizationId,
+        sidecar: &Sidecar,
+    ) -> Result<bool> {
+        let query = match self {
+            Self::File(names) => sqlx::query(
+                "SELECT f.blob AS blob, f.updated_ms AS updated_ms FROM files f
+                     JOIN architectures a ON a.id = f.architecture
+                     JOIN providers p ON p.id = a.provider JOIN versions v ON v.id = p.version
+                     JOIN boxes b ON b.id = v.box
+                 WHERE b.organization = $1 AND b.folded = $2 AND v.folded = $3 AND p.folded = $4
+                     AND a.folded = $5",
+            )
+            .bind(organization.0)
+            .bind(names.box_name.folded())
+            .bind(names.version.folded())
+            .bind(names.provider.folded())
+            .bind(names.architecture.folded()),
+            Self::Iso(name) => sqlx::query(
+                "SELECT blob, updated_ms FROM isos WHERE organization = $1 AND folded = $2",
+            )
+            .bind(organization.0)
+            .bind(name.folded()),
+        };
+        let row = query.fetch_optional(&mut tx.connection).await;
+        let Some(row) = row.at(OP, sidecar.upload)? else {
+            return Ok(false);
+        };
+        Ok(row.key("blob")? == sidecar.blob.key || row.time("updated_ms")? >= sidecar.published)
+    }
+
+    /// Points the name at the blob, as of then; tells it in full.
+    async fn point(
+        &self,
+        tx: &mut Tx,
+        organization: OrganizationId,
+        target: &Target,
+        blob: &BlobKey,
+        published: UnixMillis,
+    ) -> Result<String> {
+        let (statement, id, path) = match self {
+            Self::File(names) => {
+                let architecture =
+                    ensure_parents(tx, OP, organization, NOBODY, names, false).await?;
+                let declared = target.declared.clone();
+                let pointed = point(tx, OP, architecture, blob, declared).await?;
+                let statement = "UPDATE files SET updated_ms = $2 WHERE id = $1";
+                (statement, pointed.file.0, pointed.place.path())
+            }
+            Self::Iso(name) => {
+                // As a box that is made anew, it is its members' until somebody says otherwise.
+                let named = (name, None);
+                let pointed = isos::point(tx, OP, organization, NOBODY, named, blob).await?;
+                let statement = "UPDATE isos SET updated_ms = $2 WHERE id = $1";
+                let path = isos::path(&pointed.organization, name);
+                (statement, pointed.id.0, path)
+            }
+        };
+        sqlx::query(statement)
+            .bind(id)
+            .bind(published.0)
+            .execute(&mut tx.connection)
+            .await
+            .at(OP, blob)?;
+        Ok(path)
+    }
 }
 
 async fn insert(

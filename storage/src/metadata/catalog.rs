@@ -11,6 +11,7 @@ mod boxes;
 mod columns;
 mod deeds;
 mod holders;
+pub(super) mod isos;
 mod linked;
 mod providers;
 pub(super) mod publish;
@@ -22,6 +23,7 @@ mod versions;
 
 pub use announced::{Announcement, Slot, SlotChange};
 pub use holders::{BlobDigest, HeldBlob};
+pub use isos::{Iso, IsoChange, IsoFilter};
 pub use search::{Search, SortBy};
 
 use super::accounts::{AccountId, OrganizationId, row_id};
@@ -49,6 +51,10 @@ row_id! {
 row_id! {
     /// Row id of a box file.
     FileId
+}
+row_id! {
+    /// Row id of an ISO image.
+    IsoId
 }
 
 /// A box.

@@ -6,7 +6,7 @@
 use sqlx::any::AnyRow;
 
 use super::Metadata;
-use super::catalog::FileId;
+use super::catalog::{FileId, isos};
 use super::sql::{At as _, Columns as _};
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
@@ -53,7 +53,7 @@ pub struct BlobClaim {
     pub length: u64,
     /// References that the row counts.
     pub refs: i64,
-    /// Files and uploads that do hold it, and those that are to be joined of it.
+    /// Files, ISO images and uploads that do hold it, and those that are to be joined of it.
     pub holders: i64,
     /// Bytes of its subtree values; 0 when there are none.
     pub tree_bytes: u64,
@@ -137,6 +137,7 @@ macro_rules! claims {
                  x.state AS state, x.length AS bytes, 0 AS pieces_end, 0 AS parts_bytes,
                  0 AS joins, x.refs AS refs,
                  (SELECT COUNT(*) FROM files f WHERE f.blob = x.key)
+                     + (SELECT COUNT(*) FROM isos i WHERE i.blob = x.key)
                      + (SELECT COUNT(*) FROM uploads h WHERE h.held = x.key)
                      + (SELECT COUNT(*) FROM joins j WHERE j.blob = x.key) AS holders,
                  COALESCE((SELECT LENGTH(t.cvs) FROM blob_trees t WHERE t.blob = x.key), 0)
@@ -305,6 +306,8 @@ impl Metadata {
             let names = names.into_iter().collect::<Result<Vec<_>>>()?;
             Ok(names.join("/"))
         })
+        .chain(isos::paths_of(&mut reader, OP, key, limit).await?)
+        .take(limit as usize)
         .collect()
     }
 }

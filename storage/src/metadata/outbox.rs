@@ -13,6 +13,7 @@ use super::orders::Teller;
 use super::sql::{At as _, Columns as _};
 use super::writer::Tx;
 use crate::blob::BlobMeta;
+use crate::catalog::IsoName;
 use crate::clock::UnixMillis;
 use crate::digest::Blake3;
 use crate::error::{Error, ErrorKind, Result};
@@ -394,6 +395,32 @@ pub(super) fn box_listed(place: &Place, listed: bool) -> Draft {
         "box.revoked"
     };
     draft(name, place, json!({}), None, None)
+}
+
+/// An ISO image was published, or its bytes replaced.
+pub(super) fn iso_uploaded(organization: &str, name: &IsoName, blob: &BlobMeta) -> Draft {
+    iso(
+        "iso.uploaded",
+        json!({
+            "organization": organization, "name": name.as_str(), "size": blob.length,
+            "checksum": blob.sha256.to_hex(),
+        }),
+    )
+}
+
+/// An ISO image is gone.
+pub(super) fn iso_deleted(organization: &str, name: &IsoName) -> Draft {
+    iso(
+        "iso.deleted",
+        json!({ "organization": organization, "name": name.as_str() }),
+    )
+}
+
+fn iso(name: &'static str, told: Value) -> Draft {
+    Draft {
+        name: name.into(),
+        data: members(told),
+    }
 }
 
 /// An upload that is whole is kept out of sight; `by` is the plugin that said so, or did not answer.

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 const OP: &str = "metadata.transfer";
 
 /// All tables, those first that others refer to.
-const TABLES: [&str; 34] = [
+const TABLES: [&str; 36] = [
     "counters",
     "users",
     "organizations",
@@ -34,6 +34,7 @@ const TABLES: [&str; 34] = [
     "blob_trees",
     "files",
     "former_files",
+    "isos",
     "uploads",
     "parts",
     "pieces",
@@ -54,6 +55,7 @@ const TABLES: [&str; 34] = [
     "webhook_replies",
     "orders",
     "stragglers",
+    "imported",
 ];
 
 /// Rows that one statement inserts: what is sent at once stays small, trees of large blobs included.

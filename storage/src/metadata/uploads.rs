@@ -63,6 +63,46 @@ pub struct Target {
     /// Labels that its blob gets, beside those that it passes the gate with.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+    /// What is asked of an ISO image, for one: `box_name` is its name then, and the levels below are empty, so that a
+    /// release that knows no ISO images publishes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iso: Option<IsoTarget>,
+}
+
+/// What is asked of an ISO image beside its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsoTarget {
+    /// Whether anyone may read it; as it was where nothing is said, and a new one may not.
+    pub public: Option<bool>,
+}
+
+impl Target {
+    /// Its four names; of an ISO image all but the first are empty.
+    pub fn names(&self) -> [&str; 4] {
+        [
+            &self.box_name,
+            &self.version,
+            &self.provider,
+            &self.architecture,
+        ]
+        .map(String::as_str)
+    }
+
+    /// The same target, if it is of an ISO image: without levels below its name.
+    #[must_use]
+    pub fn or_iso(self, iso: Option<IsoTarget>) -> Self {
+        if iso.is_none() {
+            return self;
+        }
+        Self {
+            version: String::new(),
+            provider: String::new(),
+            architecture: String::new(),
+            declared: None,
+            iso,
+            ..self
+        }
+    }
 }
 
 /// Who sends an upload: nobody else goes on with it, and what two of them send never mixes.

@@ -208,6 +208,7 @@ pub(crate) fn target() -> Target {
         base_url: String::new(),
         into: None,
         labels: Labels::new(),
+        iso: None,
     }
 }
 

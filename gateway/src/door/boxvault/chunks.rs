@@ -8,7 +8,7 @@ use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::shape;
-use super::upload::{done, message_of, turn};
+use super::upload::{Goal, document, turn};
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::handler::upload;
@@ -23,24 +23,27 @@ type Answered = Result<Response<OutboundBody>, Refusal>;
 pub async fn upload(gateway: &Gateway, mut call: Call, whole: Vec<Digest>) -> Answered {
     let headers: &HeaderMap = &call.head.headers;
     let chunk = Chunk::parse(headers, whole)?;
-    let file = call.box_ref()?;
+    let goal = Goal::of(&call)?;
     let organization = call.organization()?.id;
     let mut body = std::mem::replace(&mut call.body, InboundBody::empty());
     let turn = turn(gateway, &call)?;
     let held = turn
-        .put_chunk(&file, organization, &chunk, &mut body)
+        .put_chunk(&goal.file, organization, &chunk, &mut body)
         .await?;
-    let document = match &held.progress {
-        Some(progress) => done(progress, message_of(&call.head.method), &file),
-        None => chunk.stored(held.held),
+    let (status, document) = match &held.progress {
+        Some(progress) => {
+            let document = document(gateway, &call, &goal, progress).await?;
+            (goal.status(), document)
+        }
+        None => (StatusCode::OK, chunk.stored(held.held)),
     };
-    Ok(response::json(StatusCode::OK, &document))
+    Ok(response::json(status, &document))
 }
 
 /// `GET F/upload`: the caller's uploads to that name that are not finished, so that a client need not
 /// remember what it sent.
 pub async fn status(gateway: &Gateway, call: Call) -> Answered {
-    let file = call.box_ref()?;
+    let Goal { file, .. } = Goal::of(&call)?;
     let organization = call.organization()?.id;
     let turn = turn(gateway, &call)?;
     let sender = turn.principal.sender();

@@ -52,11 +52,7 @@ async fn link(
     let expires = now.plus(gateway.settings.auth.download_link_ttl);
     let keys = gateway.link_keys.current(&gateway.metadata, now).await?;
     let token = keys.sign(&file, principal.map(|p| p.account.id), expires);
-    let token = token.ok_or_else(|| {
-        let none = "another node revoked all keys of links, and no other is there yet";
-        boxgate_storage::Error::new(ErrorKind::Internal, "link.sign", file.to_string())
-            .with_source(none)
-    })?;
+    let token = token.ok_or_else(|| no_key_of_links(file.to_string()))?;
     Ok(format!(
         "{}{}/api/organization/{}/box/{}/version/{}/provider/{}/architecture/{}/file/download?token={token}",
         gateway.base_url(&call.facts),
@@ -69,8 +65,33 @@ async fn link(
     ))
 }
 
+/// What a link cannot be signed with.
+pub(super) fn no_key_of_links(subject: String) -> Refusal {
+    let none = "another node revoked all keys of links, and no other is there yet";
+    boxgate_storage::Error::new(ErrorKind::Internal, "link.sign", subject)
+        .with_source(none)
+        .into()
+}
+
+/// A link that is none of ours, expired, or to something else.
+pub(super) fn bad_link() -> Refusal {
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        "This download link is not valid, has expired or was revoked. Ask for a new one.",
+    )
+    .code("TOKEN_INVALID")
+}
+
+/// The answer to who came by a link: it names the link to nobody.
+pub(super) fn by_link(mut response: Response<OutboundBody>) -> Response<OutboundBody> {
+    response
+        .headers_mut()
+        .insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
 // A link is a bearer's right: no cache keeps it.
-fn no_store(mut response: Response<OutboundBody>) -> Response<OutboundBody> {
+pub(super) fn no_store(mut response: Response<OutboundBody>) -> Response<OutboundBody> {
     response
         .headers_mut()
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -84,14 +105,14 @@ pub async fn download(gateway: &Gateway, call: Call) -> Answer {
     let resolved = resolved.filter(|found| shown(&call, found));
     let resolved = resolved.ok_or_else(|| Refusal::missing("File", &file.to_string()))?;
     let is_released = resolved.version.status == VersionStatus::Active;
-    let by_link = call.query("token").is_some();
-    let freshness = if resolved.row.fields.public && is_released && !by_link {
+    let is_linked = call.query("token").is_some();
+    let freshness = if resolved.row.fields.public && is_released && !is_linked {
         Freshness::PublicName
     } else {
         Freshness::Private
     };
     // Who came by a link has no credential for another URL.
-    let location = if by_link {
+    let location = if is_linked {
         None
     } else {
         gateway.blob_path(&resolved.file.blob.blake3)
@@ -100,13 +121,12 @@ pub async fn download(gateway: &Gateway, call: Call) -> Answer {
         location,
         ..Download::of_file(&file, resolved, freshness)
     };
-    let mut response = download::serve(gateway, &call.head, download).await?;
-    if by_link {
+    let response = download::serve(gateway, &call.head, download).await?;
+    Ok(if is_linked {
+        by_link(response)
+    } else {
         response
-            .headers_mut()
-            .insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    }
-    Ok(response)
+    })
 }
 
 /// Whether `?token=` is a link to this file whose maker may still read it. It stands for a credential
@@ -121,13 +141,7 @@ pub async fn link_reader(
     now: UnixMillis,
 ) -> Result<Option<Principal>, Refusal> {
     let keys = gateway.link_keys.current(&gateway.metadata, now).await?;
-    let claim = keys.verify(token, file, now).ok_or_else(|| {
-        Refusal::new(
-            StatusCode::FORBIDDEN,
-            "This download link is not valid, has expired or was revoked. Ask for a new one.",
-        )
-        .code("TOKEN_INVALID")
-    })?;
+    let claim = keys.verify(token, file, now).ok_or_else(bad_link)?;
     match claim.account {
         None => Ok(None),
         Some(account) => auth::on_behalf_of(&gateway.metadata, account).await,

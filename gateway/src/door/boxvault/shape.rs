@@ -5,9 +5,10 @@
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::accounts::{Account, Organization};
 use boxgate_storage::metadata::catalog::{
-    ArchitectureRow, ArchitectureTree, BoxRow, BoxTree, FileRow, ProviderRow, ProviderTree,
+    ArchitectureRow, ArchitectureTree, BoxRow, BoxTree, FileRow, Iso, ProviderRow, ProviderTree,
     VersionRow, VersionTree,
 };
+use boxgate_storage::metadata::uploads::Target;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -128,6 +129,30 @@ pub fn labelled(document: Value, file: &FileRow) -> Value {
         return document;
     }
     with(document, json!({ "labels": file.labels }))
+}
+
+/// An ISO image's row. Its checksum is the one that was computed on the way in.
+pub fn iso(row: &Iso) -> Value {
+    let sha256 = row.blob.sha256.to_hex();
+    json!({
+        "id": row.id.0, "name": row.name.as_str(), "description": row.description,
+        "filename": row.name.as_str(), "size": row.blob.length, "checksum": sha256,
+        "checksumType": "sha256", "storagePath": format!("{sha256}.iso"),
+        "blake3": row.blob.blake3.to_hex(), "isPublic": row.public,
+        "organizationId": row.organization.0, "downloadCount": row.downloads,
+        "createdAt": time(row.created), "updatedAt": time(row.updated),
+    })
+}
+
+/// What an upload becomes.
+pub fn target(target: &Target) -> Value {
+    if target.iso.is_some() {
+        return json!({ "iso": target.box_name });
+    }
+    let [name, version, provider, architecture] = target.names();
+    json!({
+        "box": name, "version": version, "provider": provider, "architecture": architecture,
+    })
 }
 
 /// Adds the members of `more` to an object.

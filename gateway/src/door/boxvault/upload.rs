@@ -5,14 +5,14 @@
 use boxgate_storage::ErrorKind;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
-use boxgate_storage::metadata::uploads::UploadState;
+use boxgate_storage::metadata::uploads::{IsoTarget, UploadState};
 use boxgate_storage::range::ByteRange;
 use boxgate_storage::upload::Keep;
 use http::header::{CONTENT_RANGE, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{chunks, levels, shape};
+use super::{chunks, isos, levels, shape};
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::handler::repeat::LastRange;
@@ -28,11 +28,43 @@ use crate::resumable::{
     Answer, Append, Checksum, Concat, Create, Ends, Older, Owner, Protocol, RequestHead, Standing,
     UPLOAD_LENGTH, digest, ietf,
 };
+use crate::route::Route;
 use crate::server::{InboundBody, OutboundBody};
 
 type Answered = Result<Response<OutboundBody>, Refusal>;
 
-/// `POST F`, `POST F/upload`, `PUT F/upload`.
+/// What a request's bytes become.
+#[derive(Debug)]
+pub(super) struct Goal {
+    /// Its name; of an ISO image only organization and name count.
+    pub(super) file: BoxRef,
+    /// For an ISO image, what is asked of it.
+    pub(super) iso: Option<IsoTarget>,
+}
+
+impl Goal {
+    /// What a published one is answered with: clients of box files take nothing but 200.
+    pub(super) fn status(&self) -> StatusCode {
+        match self.iso {
+            Some(_) => StatusCode::CREATED,
+            None => StatusCode::OK,
+        }
+    }
+
+    /// # Errors
+    /// 400 with the rule that a name breaks.
+    pub(super) fn of(call: &Call) -> Result<Self, Refusal> {
+        match call.row.route {
+            Route::UploadIso | Route::UploadsToIso => isos::goal(call),
+            _ => Ok(Self {
+                file: call.box_ref()?,
+                iso: None,
+            }),
+        }
+    }
+}
+
+/// `POST F`, `POST F/upload`, `PUT F/upload`, `POST I`.
 pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
     let headers = &call.head.headers;
     upload::assert_uncoded(headers)?;
@@ -118,10 +150,11 @@ async fn whole(gateway: &Gateway, call: Call, form: bool, mut expected: Vec<Dige
         let content = digest::content_digest(&call.head.headers)?;
         expected.extend(content.filter(|content| !expected.contains(content)));
     }
-    let file = call.box_ref()?;
+    let Goal { file, iso } = Goal::of(&call)?;
     let principal = call.principal()?;
     let length = content_length(&call.head.headers);
     let order = UploadOrder {
+        iso,
         organization: call.organization()?.id,
         sender: principal.sender(),
         actor: principal.name().to_owned(),
@@ -149,6 +182,10 @@ async fn whole(gateway: &Gateway, call: Call, form: bool, mut expected: Vec<Dige
     };
     let done = upload::upload(gateway, order, carrier, &call.head, &call.facts).await?;
     let mut warnings = done.warnings;
+    if iso.is_some() {
+        let row = isos::published(gateway, &file).await?;
+        return Ok(isos::created(row, &warnings));
+    }
     warnings.extend(levels::version_warning(&file.version));
     let blob = &done.published.blob;
     let mut body = json!({
@@ -177,19 +214,19 @@ async fn resumable(gateway: &Gateway, mut call: Call, expected: Vec<Digest>) -> 
             "Upload-Complete and Content-Range tell in two ways what a body is; send one of them.";
         return Err(Refusal::invalid(rule).closing());
     }
-    let file = call.box_ref()?;
+    let goal = Goal::of(&call)?;
     let head = RequestHead {
         method: &call.head.method,
         headers: &call.head.headers,
         query: call.head.uri.query(),
     };
-    let mut create = ietf::create(&head, Owner::Target(file.clone()))?;
+    let mut create = ietf::create(&head, Owner::Target(goal.file.clone()))?;
     create.expected = expected;
     let mut body = std::mem::replace(&mut call.body, InboundBody::empty());
     let progress = turn(gateway, &call)?.create(create, &mut body).await?;
     let limits = gateway.upload_limits();
     if progress.published.is_some() {
-        let document = done(&progress, message_of(&call.head.method), &file);
+        let document = document(gateway, &call, &goal, &progress).await?;
         let answer = Answer::Appended {
             standing: &progress.standing,
             outcome: Some(&document),
@@ -249,7 +286,8 @@ async fn continued(
     expected: Vec<Digest>,
 ) -> Answered {
     refuse_too_large(gateway, false, Some(part.length))?;
-    let file = call.box_ref()?;
+    let goal = Goal::of(&call)?;
+    let file = &goal.file;
     let checksum = digest::content_digest(&call.head.headers)?.map(Checksum::Told);
     let mut body = std::mem::replace(&mut call.body, InboundBody::empty());
     let turn = turn(gateway, &call)?;
@@ -259,7 +297,7 @@ async fn continued(
         Ends::Later
     };
     let organization = call.organization()?.id;
-    let target = turn.target(&file, &expected);
+    let target = turn.target(file, &expected);
     let sender = turn.principal.sender();
     let engine = &gateway.engine;
     let by_name = Some(upload::BY_NAME);
@@ -274,7 +312,7 @@ async fn continued(
             let row = turn.settled(row).await?;
             let ended = row.state == UploadState::Done && ends == Ends::Here;
             if ended {
-                return Ok(told(gateway, &call, &file, &turn.standing(&row)));
+                return told(gateway, &call, &goal, &turn.standing(&row)).await;
             }
             None
         }
@@ -330,7 +368,7 @@ async fn continued(
         None if ends == Ends::Here => {
             let bytes = ByteRange::try_new(part.start, part.end).expect("read as a range");
             let last = LastRange {
-                file: &file,
+                file,
                 bytes,
                 expected: &expected,
             };
@@ -344,19 +382,14 @@ async fn continued(
         }
         open => return Err(not_next(open.map_or(0, |row| row.offset), part.start)),
     };
-    Ok(told(gateway, &call, &file, &progress))
+    told(gateway, &call, &goal, &progress).await
 }
 
 /// What whoever sent a range is told: what the file became, or from where on to send.
-fn told(
-    gateway: &Gateway,
-    call: &Call,
-    file: &BoxRef,
-    progress: &Progress,
-) -> Response<OutboundBody> {
+async fn told(gateway: &Gateway, call: &Call, goal: &Goal, progress: &Progress) -> Answered {
     if progress.published.is_some() {
-        let document = done(progress, message_of(&call.head.method), file);
-        return response::json(StatusCode::OK, &document);
+        let document = document(gateway, call, goal, progress).await?;
+        return Ok(response::json(goal.status(), &document));
     }
     let Standing { offset, length, .. } = progress.standing;
     let document = json!({
@@ -373,7 +406,7 @@ fn told(
     {
         headers.insert(LOCATION, location);
     }
-    response
+    Ok(response)
 }
 
 pub(super) fn turn<'a>(gateway: &'a Gateway, call: &'a Call) -> Result<Turn<'a>, Refusal> {
@@ -383,10 +416,11 @@ pub(super) fn turn<'a>(gateway: &'a Gateway, call: &'a Call) -> Result<Turn<'a>,
         principal: call.principal()?,
         protocol: Protocol::Ietf,
         facts: &call.facts,
+        iso: Goal::of(call)?.iso,
     })
 }
 
-pub(super) fn message_of(method: &Method) -> &'static str {
+fn message_of(method: &Method) -> &'static str {
     if *method == Method::PUT {
         "File updated successfully"
     } else {
@@ -394,7 +428,23 @@ pub(super) fn message_of(method: &Method) -> &'static str {
     }
 }
 
-pub(super) fn done(progress: &Progress, message: &str, file: &BoxRef) -> Value {
+/// What a finished upload is told to its sender as.
+///
+/// # Errors
+/// When the rows do not answer.
+pub(super) async fn document(
+    gateway: &Gateway,
+    call: &Call,
+    goal: &Goal,
+    progress: &Progress,
+) -> Result<Value, Refusal> {
+    if goal.iso.is_some() {
+        return isos::published(gateway, &goal.file).await;
+    }
+    Ok(done(progress, message_of(&call.head.method), &goal.file))
+}
+
+fn done(progress: &Progress, message: &str, file: &BoxRef) -> Value {
     let Some(published) = &progress.published else {
         return super::message(message);
     };

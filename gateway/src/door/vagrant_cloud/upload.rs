@@ -158,8 +158,8 @@ pub async fn receive(gateway: &Gateway, mut call: Call) -> Answer {
     let slot = slot.ok_or_else(no_such_url)?;
     let principal = call.principal()?;
     let publisher = principal.clone();
-    let place = (slot.row.organization, Some(slot.row.name.as_str()));
-    auth::may_publish(&gateway.metadata, publisher, place.0, place.1)
+    let what = auth::Becomes::Box(slot.row.name.as_str());
+    auth::may_publish(&gateway.metadata, publisher, slot.row.organization, what)
         .await
         .map_err(Refusal::closing)?;
     refuse_to_replace(gateway, slot.version.status, slot.is_stored)?;
@@ -181,6 +181,7 @@ pub async fn receive(gateway: &Gateway, mut call: Call) -> Answer {
         .closing());
     }
     let order = UploadOrder {
+        iso: None,
         organization: slot.row.organization,
         sender: principal.sender(),
         actor: principal.name().to_owned(),

@@ -32,6 +32,7 @@ pub fn target(box_name: &str) -> Target {
         base_url: "http://127.0.0.1:3000".to_owned(),
         into: None,
         labels: Labels::new(),
+        iso: None,
     }
 }
 

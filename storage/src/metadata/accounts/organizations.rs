@@ -9,6 +9,7 @@ use super::{
 };
 use crate::catalog::OrganizationName;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::catalog::isos;
 use crate::metadata::catalog::remove::{self, Scope};
 use crate::metadata::sql::{At as _, Columns as _, containing};
 use crate::metadata::writer::Tx;
@@ -175,6 +176,7 @@ impl Metadata {
                 let organization = existing(&mut tx.connection, OP, id).await?;
                 remove::boxes_of(tx, id, &actor).await?;
                 remove::under(tx, Scope::Organization(id.0)).await?;
+                isos::remove_all(tx, id, &actor).await?;
                 remove::held_by(tx, id).await?;
                 for statement in [
                     "DELETE FROM tokens WHERE organization = $1",

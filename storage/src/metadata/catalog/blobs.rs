@@ -1,6 +1,6 @@
 //! Committed blobs: their references, their subtree values, their damage.
 //!
-//! `refs` counts the files that name a blob, the uploads that hold one and those that are to be joined of one. At 0 it is doomed and keeps its bytes until `due_ms`, for
+//! `refs` counts the files and the ISO images that name a blob, the uploads that hold one and those that are to be joined of one. At 0 it is doomed and keeps its bytes until `due_ms`, for
 //! downloads in progress; publishing equal bytes revives it, but never once it is `deleting` (its bytes
 //! may be gone) or `quarantined` (they are not what was hashed).
 
@@ -196,6 +196,7 @@ pub(in crate::metadata) async fn heal(
         let mut moved = 0;
         for holders in [
             "UPDATE files SET blob = $2 WHERE blob = $1",
+            "UPDATE isos SET blob = $2 WHERE blob = $1",
             "UPDATE uploads SET held = $2 WHERE held = $1",
             "UPDATE joins SET blob = $2 WHERE blob = $1",
         ] {

@@ -72,6 +72,7 @@ impl House {
                 base_url: String::new(),
                 into: None,
                 labels: Labels::new(),
+                iso: None,
             }),
             keep: Keep::No,
             note: None,

@@ -190,6 +190,10 @@ async fn tell_quarantined(
         .await
         .at(ANSWER, row.organization.0)?
         .text("name")?;
+    if target.iso.is_some() {
+        // Its event is a box's, whose levels an ISO image has not.
+        return Ok(());
+    }
     let place = Place {
         organization,
         box_name: target.box_name.clone(),

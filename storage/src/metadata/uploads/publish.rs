@@ -10,6 +10,7 @@ use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::digest::{Blake3, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::catalog::blobs::{self, blocks};
+use crate::metadata::catalog::isos;
 use crate::metadata::catalog::publish::{Names, ensure_parents, point, still_there};
 use crate::metadata::catalog::{ArchitectureId, FileId};
 use crate::metadata::sql::{At as _, Columns as _, odd, signed};
@@ -41,6 +42,7 @@ pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
     gate::check_passed(OP, &upload)?;
     assert_organization(tx, &upload).await?;
     match upload.target.clone() {
+        Some(target) if target.iso.is_some() => publish_iso(tx, &upload, &target).await,
         Some(target) => publish_name(tx, &upload, &target).await,
         None => publish_held(tx, &upload).await,
     }
@@ -72,6 +74,30 @@ async fn publish_name(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Resul
     let event = outbox::box_uploaded(&pointed.place, &target.base_url, &blob, pointed.old);
     outbox::append(tx, event, &target.actor).await?;
     audit::record(tx, &target.actor, OP, &pointed.place.path()).await?;
+    Ok(published)
+}
+
+/// The ISO image of that name holds the blob from here on.
+async fn publish_iso(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Result<Published> {
+    let name = isos::name_of(OP, target)?;
+    let (blob, is_new) = stored_once(tx, upload).await?;
+    let (organization, account) = (upload.organization, upload.sender.account);
+    let public = target.iso.and_then(|iso| iso.public);
+    let pointed = isos::point(tx, OP, organization, account, (&name, public), &blob.key).await?;
+    if is_new {
+        blobs::heal(tx, OP, organization, &blob).await?;
+    }
+    let published = Published {
+        blob,
+        file: None,
+        replaced: pointed.replaced,
+        version: String::new(),
+    };
+    finish(tx, upload, &published).await?;
+    let event = outbox::iso_uploaded(&pointed.organization, &name, &blob);
+    outbox::append(tx, event, &target.actor).await?;
+    let path = isos::path(&pointed.organization, &name);
+    audit::record(tx, &target.actor, OP, &path).await?;
     Ok(published)
 }
 

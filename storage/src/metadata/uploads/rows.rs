@@ -16,6 +16,7 @@ use crate::digest::{Algorithm, Blake3, Digest, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::catalog::blobs::blocks;
+use crate::metadata::catalog::isos;
 use crate::metadata::catalog::publish::Names;
 use crate::metadata::sql::{At as _, Columns as _, odd, signed};
 use crate::metadata::writer::Tx;
@@ -116,6 +117,10 @@ fn expected_of(text: &str) -> Result<Vec<Digest>> {
 
 /// The form under which an open upload is found by its name.
 pub(in crate::metadata) fn folded_target(op: &'static str, target: &Target) -> Result<String> {
+    if target.iso.is_some() {
+        // No name of a box holds a colon.
+        return Ok(format!("iso:{}", isos::name_of(op, target)?.folded()));
+    }
     let names = Names::parse(op, target)?;
     Ok([
         names.box_name.folded(),
