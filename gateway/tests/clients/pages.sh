@@ -1,5 +1,5 @@
 # Blocks of Markdown pages, run as they are printed: each sh block right after a line `<!-- test: NAME -->`, in the folder
-# PLACE. Two things are not as printed: port 3000 is a free one, and /srv is a folder in PLACE.
+# PLACE. Two things are not as printed: ports 3000, 3001 and 8083 are free ones, and /srv is a folder in PLACE.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 mkdir "$WORK/bin"
@@ -17,7 +17,7 @@ block() {
         $0 == mark { found = 1; next }
         found && /^```/ { if (inside) exit; inside = 1; next }
         inside { print }' "$ROOT/$1.md" |
-        sed -e "s|--listen 127\.0\.0\.1:3000|--listen 127.0.0.1:0|; s|http://127\.0\.0\.1:3000|${URL:-}|g; s|/srv/boxgate|$PLACE/srv|g"
+        sed -E -e "s#--listen 127\.0\.0\.1:300[01]#--listen 127.0.0.1:0#; s#http://(127\.0\.0\.1:300[01]|localhost:8083)#${URL:-}#g; s|/srv/boxgate|$PLACE/srv|g"
 }
 
 spoke() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The README's commands as they are printed (pages.sh), in order and in one folder. A block that ends in `quickstart` or
-# `serve` goes on running, and what follows talks to it. Then the lines that quickstart itself prints, in a folder of their
+# `serve` goes on running, and what follows talks to it, with what the first box's block exports. Then the lines that quickstart itself prints, in a folder of their
 # own. One more thing is not as printed: what cargo would build in release mode is the binary that is built already.
 source "$(dirname "${BASH_SOURCE[0]}")/pages.sh"
 
@@ -23,6 +23,10 @@ for name in "${names[@]}"; do
     if [[ $(block README "$name" | tail -n 1) =~ (quickstart|serve)( |$) ]]; then
         service README "$name"
         [[ $name != quickstart ]] || cp "$PLACE.printed" "$WORK/quickstart.printed"
+    elif [[ $name != first-box ]]; then
+        { grep '^export BOXGATE_' "$WORK/first-box.sh"; block README "$name"; } >"$WORK/$name.sh"
+        succeeds "README, $name" env -C "$PLACE" bash -euo pipefail "$WORK/$name.sh"
+        matches "README, $name: there is something to see" . "$(cat "$WORK/out")"
     else
         block README "$name" >"$WORK/$name.sh"
         succeeds "README, $name" env -C "$PLACE" bash -euo pipefail "$WORK/$name.sh"
