@@ -6,7 +6,7 @@ use boxgate_storage::metadata::tokens::TokenKind;
 use serde_json::json;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{Request, Running, file_path, read_reply};
 use crate::resumable::half;
@@ -486,6 +486,89 @@ async fn a_request_under_way_ends_with_the_plugins_that_it_began_with() {
     );
     let next = running.get("/nothing", "").await;
     assert_eq!(marks(&next), ["2", "2"].map(str::to_owned));
+    running.stop().await;
+}
+
+/// Whether the other side still waits for an answer.
+fn waits(stream: &TcpStream) -> bool {
+    let mut heads = [0; 4096];
+    loop {
+        match stream.try_read(&mut heads) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(e) => return e.kind() == std::io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+#[tokio::test]
+async fn while_every_worker_waits_fast_hooks_transfers_and_reloads_do_not() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let directory = tempfile::tempdir().unwrap();
+    let manifest = format!(
+        "[http]\nallow = [\"http://127.0.0.1:{port}/\"]\n[webhook_in.go]\nverify = \"none\"\n"
+    );
+    let ask = format!("fn webhook_in(req) {{ http::get(\"http://127.0.0.1:{port}/\"); }}");
+    for name in ["asks-a", "asks-b", "asks-c"] {
+        write_plugin(directory.path(), name, &manifest, &ask);
+    }
+    let mark =
+        |version: u32| format!("fn route(req) {{ #{{ set: #{{ \"x-mark\": \"{version}\" }} }} }}");
+    write_plugin(directory.path(), "marks", "", &mark(0));
+    let variables = [
+        ("BOXGATE_SCRIPTS__CHECK_EVERY", "0s"),
+        ("BOXGATE_SCRIPTS__TRUST_LOCAL", "true"),
+        ("BOXGATE_SCRIPTS__ALLOW_NETWORKS", "127.0.0.0/8"),
+        ("BOXGATE_SCRIPTS__WORKERS", "2"),
+        ("BOXGATE_SCRIPTS__QUEUE_WAIT", "50ms"),
+    ];
+    let running = Running::start_in(directory, &variables).await;
+    for status in running.gateway.scripts.status() {
+        assert_eq!(status.error, None, "{}", status.plugin);
+    }
+    let root = platform(&running).await;
+    let go = |plugin: &str| Request::new("POST", &format!("/hooks/{plugin}/go")).body(b"{}");
+    // Where the machine is so slow that their own deadline frees the workers first, once more.
+    let mut all_waited = false;
+    for round in 1..=5 {
+        let mut asking = Vec::new();
+        let mut held = Vec::new();
+        for plugin in ["asks-a", "asks-b"] {
+            let mut stream = TcpStream::connect(running.address).await.unwrap();
+            stream.write_all(&go(plugin).to_bytes()).await.unwrap();
+            asking.push(stream);
+            held.push(silent.accept().await.unwrap().0);
+        }
+        let third = running.send(go("asks-c")).await;
+        let name = format!("round-{round}");
+        let sent = running.upload(&name, "1.0.0", b"box").await;
+        let path = format!("{}/download", file_path(&name, "1.0.0"));
+        let got = running.get(&path, &running.owner).await;
+        std::fs::write(
+            running.data_dir().join("plugins/marks/main.rhai"),
+            mark(round),
+        )
+        .unwrap();
+        let reload = Request::new("POST", "/api/admin/scripts/reload").token(&root);
+        let reloaded = running.send(reload).await.json();
+        let next = running.get("/nothing", "").await;
+        all_waited = held.iter().all(waits);
+        drop(held);
+        for mut stream in asking {
+            read_reply(&mut stream).await;
+        }
+        assert_eq!((sent.status, got.body.as_slice()), (200, b"box".as_slice()));
+        let marks = reloaded["plugins"].as_array().unwrap().iter();
+        let marks: Vec<_> = marks.filter(|p| p["plugin"] == "marks").collect();
+        assert_eq!(marks[0]["result"], "loaded", "{reloaded}");
+        assert_eq!(next.header("x-mark"), Some(round.to_string().as_str()));
+        if all_waited {
+            assert_eq!(third.status, 503, "{}", third.head);
+            break;
+        }
+    }
+    assert!(all_waited, "no round was quick enough");
     running.stop().await;
 }
 
