@@ -43,6 +43,11 @@ pub fn check(head: &Parts, uri_bytes: usize, header_fields: usize) -> Result<Aut
     if head.version > Version::HTTP_11 {
         return check_binary(head, header_fields);
     }
+    // RFC 9112 §3.2: a path, a URL with one, or the asterisk of OPTIONS.
+    let path = head.uri.path();
+    if !path.starts_with('/') && !(path == "*" && head.method == Method::OPTIONS) {
+        return Err(refuse(BAD, "the request target is no path"));
+    }
     // RFC 9112 §6.1: a list of codings, or the same one twice, is where readers disagree.
     let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next()
@@ -60,7 +65,7 @@ pub fn check(head: &Parts, uri_bytes: usize, header_fields: usize) -> Result<Aut
     };
     let host = Authority::try_from(host.as_bytes())
         .ok()
-        .filter(|host| !host.host().is_empty() && !host.as_str().contains('@'))
+        .filter(names_host)
         .ok_or(refuse(BAD, "the Host header names no host"))?;
     // RFC 9112 §3.2.2 lets the target win over Host; two readers might choose otherwise.
     if let Some(authority) = head.uri.authority()
@@ -124,8 +129,15 @@ fn check_binary(head: &Parts, header_fields: usize) -> Result<Authority, Refusal
         }
     };
     authority
-        .filter(|host| !host.host().is_empty() && !host.as_str().contains('@'))
+        .filter(names_host)
         .ok_or(refuse(BAD, "the request names no host"))
+}
+
+/// Whether that is a host, perhaps with a port, and nothing else.
+fn names_host(authority: &Authority) -> bool {
+    let (all, host) = (authority.as_str(), authority.host());
+    let is_alone = all.len() == host.len() || authority.port_u16().is_some();
+    !host.is_empty() && !all.contains('@') && is_alone
 }
 
 /// The length of the target as it came, near enough: the parsed form keeps all its parts.
@@ -164,7 +176,7 @@ mod tests {
             &'a [(&'a str, &'a str)],
             Result<&'a str, u16>,
         );
-        let table: [Row<'_>; 17] = [
+        let table: [Row<'_>; 24] = [
             ("GET", "/", &[H], Ok("a.example")),
             ("GET", "/", &[("host", "[::1]:3000")], Ok("[::1]:3000")),
             ("GET", "http://a.example/x", &[H], Ok("a.example")),
@@ -176,6 +188,13 @@ mod tests {
             ("GET", "/", &[("host", "")], Err(400)),
             ("GET", "/", &[("host", "user@a.example")], Err(400)),
             ("GET", "/", &[("host", "a.example/x")], Err(400)),
+            ("GET", "/", &[("host", "a.example:80")], Ok("a.example:80")),
+            ("GET", "/", &[("host", "a.example:")], Err(400)),
+            ("GET", "/", &[("host", "a.example:x")], Err(400)),
+            ("GET", "/", &[("host", "a.example:99999")], Err(400)),
+            ("GET", "a.example:80", &[("host", "a.example:80")], Err(400)),
+            ("GET", "*", &[H], Err(400)),
+            ("OPTIONS", "*", &[H], Ok("a.example")),
             ("POST", "/", &[H, (TE, "Chunked")], Ok("a.example")),
             ("POST", "/", &[H, (TE, "gzip, chunked")], Err(400)),
             (

@@ -183,48 +183,6 @@ def bombs(gate):
     check.equal("and it lives", 200, gate.call("GET", "/health").status_code)
 
 
-def framing(gate):
-    """Heads that a proxy in front might read otherwise than we do are refused, and nothing after them is heard."""
-    host = f"{gate.address[0]}:{gate.address[1]}"
-    after = f"GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\n"
-    body = "POST /api/auth/signin HTTP/1.1\r\nHost: h\r\n"
-    for name, head in (
-        ("no Host", "GET /livez HTTP/1.1\r\n\r\n"),
-        ("two Hosts", "GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
-        ("an empty Host", "GET /livez HTTP/1.1\r\nHost:\r\n\r\n"),
-        ("a Host with a path", "GET /livez HTTP/1.1\r\nHost: a/b\r\n\r\n"),
-        ("a target of another host", "GET http://other.example/livez HTTP/1.1\r\nHost: h\r\n\r\n"),
-        ("two lengths", body + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}"),
-        ("a length with a sign", body + "Content-Length: +2\r\n\r\n{}"),
-        ("a length that overflows", body + "Content-Length: 99999999999999999999\r\n\r\n{}"),
-        ("an unknown coding", body + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
-        ("chunked twice", body + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-        ("chunked, then identity", body + "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
-        ("a space before the colon", body + "Content-Length : 2\r\n\r\n{}"),
-        ("a folded line", "GET /livez HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n"),
-        ("a NUL in a value", "GET /livez HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n"),
-        ("a bad chunk", body + "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n"),
-        ("no HTTP at all", "\x16\x03\x01\x02\x00\x01\x00"),
-    ):
-        with gate.dial() as raw:
-            raw.send((head + after).encode("latin-1"))
-            first = raw.answer()
-            second = first and raw.answer()
-            good = first is None or 400 <= first.status_code < 500 or first.status_code == 501
-            check.that(f"framing, {name}", good and second is None, [a and a.status_code for a in (first, second)])
-    # Both given: the length is not believed, and the connection ends with the answer (RFC 9112, 6.1).
-    with gate.dial() as raw:
-        raw.send((body + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + after).encode())
-        first = raw.answer()
-        second = first and raw.answer()
-        check.that("framing, length and chunked", second is None, [a and a.status_code for a in (first, second)])
-    upgrade = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": ""}
-    check.equal("an offer to upgrade is not listened to", 200, gate.call("GET", "/livez", headers=upgrade).status_code)
-    with gate.dial() as raw:
-        raw.send(after.encode() * 3)
-        check.equal("three good ones in one packet", [200] * 3, [raw.answer().status_code for _ in range(3)])
-
-
 def refused_before_the_body(gate):
     """The answer to a hopeless upload comes at once, and can be read although the body was not."""
     unknown = gate.path().replace(f"/organization/{gate.organization}/", "/organization/nobody/")
@@ -246,5 +204,5 @@ def refused_before_the_body(gate):
 
 with Gateway() as gate:
     check.answers("the box that must survive", gate.upload(OLD), 200)
-    check.scenes(gate, lying_lengths, cut_uploads, two_at_once, broken_forms, bombs, framing, refused_before_the_body)
+    check.scenes(gate, lying_lengths, cut_uploads, two_at_once, broken_forms, bombs, refused_before_the_body)
 check.finish()
