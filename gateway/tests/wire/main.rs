@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
 mod proxy;
+mod slow;
 mod tls;
 
 use std::io::ErrorKind;
@@ -603,6 +604,26 @@ async fn chunks_that_break_the_coding_are_told_from_a_cut() {
     }
     let failed = server.paths.failed.lock().unwrap().clone();
     assert_eq!(failed, [BodyError::Protocol; 3]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn more_behind_a_body_than_is_read_breaks_it() {
+    let server = serve(|_| {}).await;
+    let head = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n1\r\nx\r\n0\r\n";
+    let fields = |count: usize, bytes: usize| -> String {
+        let value = "y".repeat(bytes);
+        (0..count).map(|n| format!("X-{n}: {value}\r\n")).collect()
+    };
+    for (trailers, want) in [
+        (fields(16, 1), "200"),
+        (fields(17, 1), "400"),
+        (fields(1, 8000), "200"),
+        (fields(1, 8200), "400"),
+    ] {
+        let answer = server.exchange(&format!("{head}{trailers}\r\n")).await;
+        assert_eq!(status(&answer), want, "{} bytes: {answer}", trailers.len());
+    }
     server.stop().await;
 }
 

@@ -15,8 +15,8 @@ use tokio_rustls::client::TlsStream;
 use super::*;
 
 /// A server that speaks all versions.
-struct Secured {
-    running: Running,
+pub(super) struct Secured {
+    pub(super) running: Running,
     directory: tempfile::TempDir,
 }
 
@@ -34,7 +34,7 @@ fn write_certificate(directory: &Path) -> settings::Tls {
 }
 
 impl Secured {
-    async fn start(change: impl FnOnce(&mut Settings)) -> Self {
+    pub(super) async fn start(change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let tls = write_certificate(directory.path());
         let certificate = Certificate::load(&tls).unwrap();
@@ -47,7 +47,7 @@ impl Secured {
         Self { running, directory }
     }
 
-    fn client(&self, alpn: &[&str]) -> rustls::ClientConfig {
+    pub(super) fn client(&self, alpn: &[&str]) -> rustls::ClientConfig {
         let file = self.directory.path().join("certificate.pem");
         let mut roots = rustls::RootCertStore::empty();
         roots
@@ -65,21 +65,21 @@ impl Secured {
         config
     }
 
-    async fn tls(&self, alpn: &[&str]) -> TlsStream<TcpStream> {
+    pub(super) async fn tls(&self, alpn: &[&str]) -> TlsStream<TcpStream> {
         let connector = TlsConnector::from(Arc::new(self.client(alpn)));
         let name = ServerName::try_from("localhost").unwrap();
         let socket = self.running.connect().await;
         connector.connect(name, socket).await.unwrap()
     }
 
-    async fn h2(&self) -> h2::client::SendRequest<Bytes> {
+    pub(super) async fn h2(&self) -> h2::client::SendRequest<Bytes> {
         let stream = self.tls(&["h2"]).await;
         let (asks, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         asks
     }
 
-    async fn h3(&self) -> Third {
+    pub(super) async fn h3(&self) -> Third {
         let config = QuicClientConfig::try_from(self.client(&["h3"])).unwrap();
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         let config = quinn::ClientConfig::new(Arc::new(config));
@@ -100,16 +100,16 @@ impl Secured {
 }
 
 /// A connection of HTTP/3.
-struct Third {
-    asks: h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>,
-    driving: tokio::task::JoinHandle<()>,
+pub(super) struct Third {
+    pub(super) asks: h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>,
+    pub(super) driving: tokio::task::JoinHandle<()>,
     _endpoint: quinn::Endpoint,
 }
 
-type ThirdStream = h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
+pub(super) type ThirdStream = h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
 
 impl Third {
-    async fn ask(&mut self, request: Request<()>) -> ThirdStream {
+    pub(super) async fn ask(&mut self, request: Request<()>) -> ThirdStream {
         self.asks.send_request(request).await.unwrap()
     }
 }
@@ -122,7 +122,7 @@ async fn rest(stream: &mut ThirdStream) -> Vec<u8> {
     all
 }
 
-fn request(method: &str, path: &str) -> Request<()> {
+pub(super) fn request(method: &str, path: &str) -> Request<()> {
     let uri = format!("https://localhost{path}");
     let builder = Request::builder().method(method).uri(uri);
     builder.body(()).unwrap()
@@ -138,7 +138,7 @@ async fn collect(mut body: h2::RecvStream) -> Vec<u8> {
     all
 }
 
-async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, what).await.expect("in time")
 }
 
