@@ -1,3 +1,5 @@
+mod limits;
+
 use std::ffi::OsString;
 use std::time::Duration;
 
