@@ -44,6 +44,7 @@ use crate::runtime::{self, Runtimes};
 use crate::schedule;
 use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
 use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::Images;
 use crate::upkeep::{ENDED_UPLOADS_KEPT, Upkeep, background};
 use crate::webhook;
 use crate::webhook::inbox::Inbox;
@@ -353,18 +354,23 @@ async fn compare_addresses(settings: &Settings, metadata: &Metadata) -> Result<(
 }
 
 /// Opens the images of all runtimes, and warns where their keys travel in the open.
-fn open_runtimes(settings: &Settings, outbound: &Outbound) -> Result<Runtimes, StartError> {
+fn open_runtimes(
+    settings: &Settings,
+    outbound: &Outbound,
+    metrics: &Images,
+) -> Result<Runtimes, StartError> {
     let in_the_open = settings
         .listeners
         .iter()
         .any(|l| l.speaks == Speaks::Plain && !l.address.ip().is_loopback());
-    if in_the_open && !settings.runtimes.is_empty() {
+    if in_the_open && settings.runtimes.values().any(|runtime| runtime.enabled) {
         tracing::warn!(
             "runtimes are reached by plain http, which shows their keys to the network: set tls = true for \
              listeners that are not on loopback, or let a proxy in front speak TLS"
         );
     }
-    Runtimes::open(settings, outbound).map_err(|(key, source)| StartError::Runtime { key, source })
+    Runtimes::open(settings, outbound, metrics)
+        .map_err(|(key, source)| StartError::Runtime { key, source })
 }
 
 /// The routes of all doors, and those of each listener that has not all of them.
@@ -714,7 +720,7 @@ impl App {
             settings.uploads.joins_in_progress,
             settings.uploads.joins_waiting,
         );
-        let runtimes = open_runtimes(&settings, &outbound)?;
+        let runtimes = open_runtimes(&settings, &outbound, &telemetry.metrics.images)?;
         let boxitory = Boxitory::open(settings.boxitory.as_ref()).await;
         let rows = metadata.clone();
         let providers = Desk::new(&settings.providers, accounts_key, rows, &background);

@@ -117,6 +117,7 @@ pub fn load_from(
     if stands_alone {
         file.listeners = vec![boxitory::listener(place)];
     }
+    runtime::take_web_servers(&mut file, &mut mistakes);
     let settings = Settings::check(file, machine, &environment, &mut mistakes);
     if mistakes.is_empty() {
         Ok((settings, warnings))

@@ -4,6 +4,7 @@
 //! The image belongs to this machine and to no store: another program reads it where it is.
 
 pub mod backup;
+pub mod conditions;
 pub mod date;
 pub mod image;
 pub mod key;
@@ -29,6 +30,8 @@ use crate::config::Settings;
 use crate::config::runtime as settings;
 use crate::gateway::Gateway;
 use crate::outbound::{Caller, Outbound};
+use crate::telemetry::metrics::Images;
+use conditions::Conditions;
 use image::{Image, Snapshot, Staged, done};
 use key::Key;
 use push::Target;
@@ -54,11 +57,27 @@ pub struct Runtime {
     /// Its image.
     pub image: Image,
     caller: Caller,
+    metrics: Images,
     /// Held while the image in place changes.
     swap: tokio::sync::Mutex<()>,
     standing: Mutex<Standing>,
     /// That an image waits to be taken.
     waiting: Notify,
+}
+
+/// Why an image was not put in place.
+#[derive(Debug)]
+pub enum NotDeployed {
+    /// The one in place is none that is expected.
+    Unexpected,
+    /// A step failed.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for NotDeployed {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// What was deployed last, and how the runtime took it.
@@ -121,19 +140,25 @@ impl Runtimes {
     ///
     /// # Errors
     /// The name of the setting, and what is wrong.
-    pub fn open(settings: &Settings, outbound: &Outbound) -> Result<Self, (String, io::Error)> {
+    pub fn open(
+        settings: &Settings,
+        outbound: &Outbound,
+        metrics: &Images,
+    ) -> Result<Self, (String, io::Error)> {
         let mut runtimes = BTreeMap::new();
         for (name, of) in &settings.runtimes {
             let image = Image::open(&of.image)
                 .map_err(|e| (format!("runtimes.{name}.image_file_path"), e))?;
             let key = "runtimes.<name>.allow_networks";
             let caller = outbound.caller(key, &of.allow_networks, push::CONNECT_TIME);
+            metrics.begin(name);
             let runtime = Runtime {
                 name: name.clone(),
-                key: Key::new(of.api_key.expose()),
+                key: Key::new(of.api_key.expose(), of.previous_api_key.expose()),
                 settings: of.clone(),
                 image,
                 caller: caller.privately(),
+                metrics: metrics.clone(),
                 swap: tokio::sync::Mutex::new(()),
                 standing: Mutex::default(),
                 waiting: Notify::new(),
@@ -146,12 +171,14 @@ impl Runtimes {
         })
     }
 
-    /// The runtime of that name.
+    /// The runtime of that name, if it answers.
     pub fn get(&self, name: &str) -> Option<&Arc<Runtime>> {
-        self.named.get(name)
+        self.named
+            .get(name)
+            .filter(|runtime| runtime.settings.enabled)
     }
 
-    /// All of them.
+    /// All of them, also those whose image is copied and that answer nothing.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Runtime>> {
         self.named.values()
     }
@@ -177,7 +204,7 @@ impl Runtime {
             })
         });
         json!({
-            "name": self.name, "image": self.image.path().display().to_string(),
+            "name": self.name, "image": self.image.path().display().to_string(), "enabled": self.settings.enabled,
             "allowDeployments": self.settings.allow_deployments, "lastDeploy": deployed,
             "reload": standing.reload.word(), "reloadError": standing.reload.error(),
         })
@@ -186,8 +213,13 @@ impl Runtime {
     /// Puts an image in place. What is begun is done, whoever stops waiting.
     ///
     /// # Errors
-    /// When that fails; the image before then stays.
-    pub async fn deploy(self: &Arc<Self>, gateway: &Gateway, staged: Staged) -> io::Result<()> {
+    /// When that fails, or the one in place is none that is expected; the image before then stays.
+    pub async fn deploy(
+        self: &Arc<Self>,
+        gateway: &Gateway,
+        staged: Staged,
+        expected: Conditions,
+    ) -> Result<(), NotDeployed> {
         let (this, metadata, now) = (
             Arc::clone(self),
             gateway.metadata.clone(),
@@ -195,6 +227,10 @@ impl Runtime {
         );
         let placing = gateway.background.spawn(async move {
             let _alone = this.swap.lock().await;
+            // No other image comes between this look and the swap.
+            if !expected.hold(&this.image).await? {
+                return Err(NotDeployed::Unexpected);
+            }
             if this.settings.backup_before_deploy {
                 this.back_up(&metadata, now).await;
             }
@@ -225,7 +261,9 @@ impl Runtime {
             .await;
             Ok(())
         });
-        done(placing.await)
+        placing
+            .await
+            .unwrap_or_else(|panicked| Err(io::Error::other(panicked).into()))
     }
 
     /// That the answer to a deployment went out: now the runtime may be told.
@@ -257,11 +295,16 @@ impl Runtime {
         self.reload();
     }
 
-    /// Pushes the image to another runtime.
+    /// Pushes an image to another runtime.
     ///
     /// # Errors
     /// What went wrong, for whoever asked.
-    pub async fn push(&self, gateway: &Gateway, target: &Target) -> Result<(), String> {
+    pub async fn push(
+        &self,
+        gateway: &Gateway,
+        target: &Target,
+        image: Snapshot,
+    ) -> Result<(), String> {
         let host = target.to.host().to_ascii_lowercase();
         let allowed = &self.settings.allow_targets;
         if !allowed.is_empty() && !allowed.contains(&host) {
@@ -270,7 +313,6 @@ impl Runtime {
                 self.name
             ));
         }
-        let image = self.snapshot().await?;
         let checksum = image.blake3.to_hex();
         let pushed = push::push(&self.caller, target, image, gateway.clock.now()).await;
         let status = if pushed.is_ok() { "accepted" } else { "failed" };
@@ -301,7 +343,18 @@ impl Runtime {
             let of = &this.settings;
             backup::copy(&this.image, &of.backup_directory, of.backups_kept, now)
         });
-        match done(copying.await) {
+        let copied = done(copying.await);
+        if let Some(outcome) = match &copied {
+            Ok(Some(_)) => Some("ok"),
+            Ok(None) => None,
+            Err(_) => Some("failed"),
+        } {
+            self.metrics
+                .backups
+                .with_label_values(&[&self.name, outcome])
+                .inc();
+        }
+        match copied {
             Ok(Some(path)) => {
                 tracing::info!(runtime = self.name, path = %path.display(), "image backed up");
             }

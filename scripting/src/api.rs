@@ -178,6 +178,8 @@ fn script_type(name: &str) -> &str {
         ("::Event", "Event"),
         ("::Endpoint", "Endpoint"),
         ("::Tick", "Tick"),
+        ("::Image", "Image"),
+        ("::Push", "Push"),
         ("::Context", "Context"),
         ("::HttpReply", "HttpReply"),
         ("::List", "List"),

@@ -12,7 +12,9 @@ use crate::api::json::from_json;
 use crate::breaker::REST;
 use crate::call::Level;
 use crate::error::{Failure, Fault};
-use crate::facts::{Blob, Context, Endpoint, Event, Principal, Request, Response, Tick, Upload};
+use crate::facts::{
+    Blob, Context, Endpoint, Event, Image, Principal, Push, Request, Response, Tick, Upload,
+};
 use crate::guard::Usage;
 use crate::hook::{Hook, Lane, OnFailure, nearest};
 use crate::plugin::Plugin;
@@ -20,7 +22,8 @@ use crate::runner::{self, Called};
 use crate::set::{Entry, ScriptSet, Scripts, now};
 use crate::verdict::{
     AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict, EventVerdict,
-    HeaderChanges, ProviderVerdict, RouteVerdict, TransformVerdict, UploadVerdict, WebhookVerdict,
+    HeaderChanges, ImageVerdict, ProviderVerdict, PushVerdict, RouteVerdict, TransformVerdict,
+    UploadVerdict, WebhookVerdict,
 };
 
 /// One verdict, and who had a part in it.
@@ -278,6 +281,85 @@ impl Scripts {
             },
         )
         .await
+    }
+
+    /// Whether an image may be put in place.
+    ///
+    /// # Errors
+    /// As [`Scripts::route`].
+    pub async fn on_image_deploy(
+        &self,
+        request: &Arc<Request>,
+        image: &Arc<Image>,
+    ) -> Asked<ImageVerdict> {
+        let arguments = || {
+            vec![
+                Dynamic::from(Arc::clone(request)),
+                Dynamic::from(Arc::clone(image)),
+            ]
+        };
+        let id = &request.id;
+        self.ask(
+            Hook::OnImageDeploy,
+            true,
+            id,
+            arguments,
+            |all, one| match one {
+                ImageVerdict::Proceed => Next::Go,
+                ImageVerdict::Reject(_) => {
+                    *all = one;
+                    Next::Stop
+                }
+            },
+        )
+        .await
+    }
+
+    /// Whether an image may be pushed, and where.
+    ///
+    /// # Errors
+    /// As [`Scripts::route`].
+    pub async fn on_image_push(
+        &self,
+        request: &Arc<Request>,
+        push: &Arc<Push>,
+    ) -> Asked<PushVerdict> {
+        let arguments = || {
+            vec![
+                Dynamic::from(Arc::clone(request)),
+                Dynamic::from(Arc::clone(push)),
+            ]
+        };
+        let id = &request.id;
+        self.ask(Hook::OnImagePush, true, id, arguments, |all, one| {
+            match (&mut *all, one) {
+                (PushVerdict::Send(target), PushVerdict::Send(other)) => {
+                    *target = target.take().or(other);
+                    Next::Go
+                }
+                (_, one) => {
+                    *all = one;
+                    Next::Stop
+                }
+            }
+        })
+        .await
+    }
+
+    /// Has a runtime take the image that was put in place.
+    ///
+    /// # Errors
+    /// When one of the plugins fails.
+    pub async fn on_image_deployed(&self, event: &Arc<Event>) -> Asked<()> {
+        let arguments = || vec![Dynamic::from(Arc::clone(event))];
+        let all_run = |_: &Plugin, (): &mut (), (): ()| Next::Go;
+        let asking = Asking {
+            write: true,
+            patient: true,
+            ..Asking::default()
+        };
+        self.ask_some(Hook::OnImageDeployed, asking, &event.id, arguments, all_run)
+            .await
     }
 
     /// What is changed of an answer's head.

@@ -238,6 +238,36 @@ pub struct Endpoint {
     pub format: Text,
 }
 
+/// The image of a runtime.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Image {
+    /// Length in bytes.
+    pub size: u64,
+    /// Its BLAKE3 in hexadecimal.
+    pub checksum: Text,
+    /// The runtime's name.
+    pub runtime: Text,
+    /// What its sender calls the file, where that is told; else the name that it has here.
+    pub filename: Text,
+    /// Who asks.
+    #[serde(deserialize_with = "shared")]
+    pub principal: Arc<Principal>,
+}
+
+/// An image that is about to be pushed to another runtime. Nothing of that one's key is here.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Push {
+    /// The host that it goes to.
+    pub target_host: Text,
+    /// The URL.
+    pub target: Text,
+    /// What is pushed.
+    #[serde(deserialize_with = "shared")]
+    pub image: Arc<Image>,
+}
+
 /// A tick of a schedule.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -163,9 +163,9 @@ hooks! {
     OnEvent "on_event"("event") Work 5_000 ms, Open, AllRun, called, "(), drop(), #{data}, [deliver(..)]", "Something happened; told once it is durable, at least once, in order";
     Transform "transform"("event", "endpoint") Work 1_000 ms, Closed, FirstAnswer, called, "(), #{data, headers}, drop()", "One event for one webhook endpoint that names the plugin, once, before it is sent";
     WebhookIn "webhook_in"("req") Work 10_000 ms, Closed, FirstAnswer, called, "(), a map, respond", "A webhook came in whose sender is known, to the plugin that names it";
-    OnImageDeploy "on_image_deploy"("req", "image") Work 10_000 ms, Closed, AllAgree, reserved, "(), reject(why)", "An image is about to be staged";
-    OnImageDeployed "on_image_deployed"("event") Work 60_000 ms, Closed, AllRun, reserved, "()", "An image was staged";
-    OnImagePush "on_image_push"("req", "push") Work 10_000 ms, Closed, AllAgree, reserved, "(), #{target}, deny(..)", "An image is about to be pushed";
+    OnImageDeploy "on_image_deploy"("req", "image") Work 10_000 ms, Closed, AllAgree, called, "(), reject(why)", "An image came whole, and is about to be put in place";
+    OnImageDeployed "on_image_deployed"("event") Work 60_000 ms, Closed, AllRun, called, "()", "An image was put in place, and its runtime is to take it: where a runtime's `reload` is `script`";
+    OnImagePush "on_image_push"("req", "push") Work 10_000 ms, Closed, AllAgree, called, "(), #{target}, deny(..)", "An image is about to be pushed";
     OnSchedule "on_schedule"("tick") Work 60_000 ms, Open, AllRun, called, "()", "A tick of the manifest's schedule, once for all nodes";
     Meta "meta"() Fast 5 ms, Closed, FirstAnswer, provider, "a map", "Provider: what the adapter is; called once, when the plugin is loaded";
     Catalog "catalog"("ctx") Work 60_000 ms, Closed, FirstAnswer, provider, "an array, fail(..)", "Provider: regions with their plans and sizes";
@@ -206,7 +206,10 @@ impl Hook {
 impl Hook {
     /// Whether its calls wait for a worker as long as it takes: no client waits for them.
     pub fn waits_its_turn(self) -> bool {
-        matches!(self, Self::OnEvent | Self::OnSchedule | Self::Transform)
+        matches!(
+            self,
+            Self::OnEvent | Self::OnSchedule | Self::Transform | Self::OnImageDeployed
+        )
     }
 
     /// Whether it is a provider's function that does something, and has nothing to say of it.

@@ -14,7 +14,9 @@ use crate::archive::Archive;
 use crate::bundle::Bundle;
 use crate::call::LogLine;
 use crate::error::Finding;
-use crate::facts::{Blob, Context, Endpoint, Event, Principal, Request, Response, Tick, Upload};
+use crate::facts::{
+    Blob, Context, Endpoint, Event, Image, Principal, Push, Request, Response, Tick, Upload,
+};
 use crate::hook::{HOOKS, Hook};
 use crate::limits::STACK_BYTES;
 use crate::plugin::{Lasting, Plugin, Surroundings, load};
@@ -110,6 +112,8 @@ pub fn facts(hook: Hook, arguments: &Value) -> Result<Vec<Dynamic>, String> {
                 "event" => fact::<Event>(value),
                 "endpoint" => fact::<Endpoint>(value),
                 "tick" => fact::<Tick>(value),
+                "image" => fact::<Image>(value),
+                "push" => fact::<Push>(value),
                 "ctx" => fact::<Context>(value),
                 _ if hook.row().of_provider => Ok(from_json(value)),
                 _ => Err("this hook cannot be run by hand yet".into()),

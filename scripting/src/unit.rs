@@ -23,7 +23,9 @@ use crate::catalog::{Deed, Verb};
 use crate::engine;
 use crate::error::{Failure, Finding, refusal, stopped};
 use crate::event::Emitted;
-use crate::facts::{Blob, Context, Endpoint, Event, Principal, Request, Response, Tick, Upload};
+use crate::facts::{
+    Blob, Context, Endpoint, Event, Image, Principal, Push, Request, Response, Tick, Upload,
+};
 use crate::guard::Guard;
 use crate::hook::{Hook, Lane};
 use crate::http::HttpReply;
@@ -35,7 +37,8 @@ use crate::plugin::{Extra, Lasting, Plugin, Surroundings, build, on_own_thread};
 use crate::runner;
 use crate::verdict::{
     AuthorizeVerdict, CompleteVerdict, DeleteVerdict, DownloadVerdict, EventVerdict, HeaderChanges,
-    ProviderVerdict, RouteVerdict, TransformVerdict, UploadVerdict, WebhookVerdict,
+    ImageVerdict, ProviderVerdict, PushVerdict, RouteVerdict, TransformVerdict, UploadVerdict,
+    WebhookVerdict,
 };
 
 /// How long one test may take.
@@ -447,7 +450,9 @@ pub(crate) fn check_answer(hook: Hook, value: &Dynamic) -> Result<(), String> {
         Hook::OnResponse => HeaderChanges::read(value).map(drop),
         Hook::OnEvent => EventVerdict::read(value).map(drop),
         Hook::Transform => TransformVerdict::read(value).map(drop),
-        Hook::OnSchedule => <()>::read(value),
+        Hook::OnSchedule | Hook::OnImageDeployed => <()>::read(value),
+        Hook::OnImageDeploy => ImageVerdict::read(value).map(drop),
+        Hook::OnImagePush => PushVerdict::read(value).map(drop),
         Hook::WebhookIn => WebhookVerdict::read(value).map(drop),
         hook if hook.row().of_provider => ProviderVerdict::read(value).map(drop),
         _ => Ok(()),
@@ -595,6 +600,18 @@ pub(crate) fn module() -> Arc<Module> {
     add(m, "tick", ("A tick of a map.", ""), |map: Map| {
         fact::<Tick>("tick", map)
     });
+    add(
+        m,
+        "image",
+        ("A runtime's image of a map.", ""),
+        |map: Map| fact::<Image>("image", map),
+    );
+    add(
+        m,
+        "push",
+        ("A push of an image, of a map.", ""),
+        |map: Map| fact::<Push>("push", map),
+    );
     add(
         m,
         "ctx",

@@ -152,6 +152,26 @@ pub enum DownloadVerdict {
     Deny(Denial),
 }
 
+/// What `on_image_deploy` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageVerdict {
+    /// It is put in place.
+    Proceed,
+    /// Refuses.
+    Reject(Denial),
+}
+
+/// What `on_image_push` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PushVerdict {
+    /// Goes on, to another runtime where one is named.
+    Send(Option<String>),
+    /// Refuses.
+    Deny(Denial),
+}
+
 /// What `on_delete` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

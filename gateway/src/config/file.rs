@@ -613,6 +613,10 @@ table! {
         api_key: Secret = Secret::default(),
         /// A file that holds it.
         api_key_file: String = String::new(),
+        /// The key before, which is good beside it while clients change over.
+        previous_api_key: Secret = Secret::default(),
+        /// A file that holds it.
+        previous_api_key_file: String = String::new(),
         /// Whether its image may be read, replaced and pushed.
         allow_deployments: bool = false,
         /// The image, a plain file.
@@ -649,6 +653,8 @@ table! {
         allow_targets: Vec<String> = Vec::new(),
         /// Networks that pushes reach beside public and private ones.
         allow_networks: Vec<String> = Vec::new(),
+        /// Whether the ports and the certificate of its web server are taken over, too.
+        import_web_server: bool = false,
         /// A `runtime.json` whose `Image` and `RuntimeAPI` count instead of the keys here.
         import: String = String::new(),
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Cidr;
-use super::file::{RuntimeFile, RuntimesFile};
+use super::file::{ConfigFile, ListenerFile, RuntimeFile, RuntimesFile, TlsFile};
 use super::settings::{Judge, Secret, variable};
+use super::{Cidr, Mistake};
 use crate::runtime::backup::Frequency;
 use crate::runtime::key::{SAMPLE, SHORTEST};
 use crate::runtime::push::{Target, document};
@@ -24,8 +24,12 @@ const LONGEST: usize = 1 << 20;
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of the file")]
 pub struct Runtime {
+    /// Whether it answers; else its image is copied by the clock and nothing else.
+    pub enabled: bool,
     /// Its key.
     pub api_key: Secret,
+    /// The key before, which is still good; empty is none.
+    pub previous_api_key: Secret,
     /// Whether its image may be read, replaced and pushed.
     pub allow_deployments: bool,
     /// The image.
@@ -59,6 +63,8 @@ pub enum Reload {
     Command(Vec<String>, Duration),
     /// The image goes to the runtime itself.
     Push(Target),
+    /// Plugins with `on_image_deployed`.
+    Script,
 }
 
 #[derive(Clone, Copy)]
@@ -66,6 +72,7 @@ enum ReloadKind {
     None,
     Command,
     Push,
+    Script,
 }
 
 impl Judge<'_> {
@@ -83,7 +90,7 @@ impl Judge<'_> {
                 );
             }
             let file = self.imported(name, file.clone());
-            if file.enabled {
+            if file.enabled || file.do_backups {
                 runtimes.insert(name.clone(), self.runtime(name, &file));
             }
         }
@@ -102,14 +109,13 @@ impl Judge<'_> {
     fn runtime(&mut self, name: &str, file: &RuntimeFile) -> Runtime {
         let key = |key: &str| format!("runtimes.{name}.{key}");
         let api_key = self.secret(&key("api_key"), &file.api_key, &file.api_key_file);
-        if api_key == SAMPLE || api_key.chars().count() < SHORTEST {
-            self.wrong(
-                key("api_key"),
-                format!(
-                    "expected at least {SHORTEST} characters that nobody can guess, such as \
-                     `openssl rand -hex 32` prints"
-                ),
-            );
+        if file.enabled {
+            self.assert_key(key("api_key"), &api_key);
+        }
+        let before = (&file.previous_api_key, &file.previous_api_key_file);
+        let previous = self.secret(&key("previous_api_key"), before.0, before.1);
+        if !previous.is_empty() {
+            self.assert_key(key("previous_api_key"), &previous);
         }
         let backups = Frequency::parse(&file.backup_frequency, &file.backup_time_zone);
         if let Err(why) = &backups {
@@ -127,7 +133,9 @@ impl Judge<'_> {
             self.wrong(key("image_file_path"), "must be the path of a file");
         }
         Runtime {
+            enabled: file.enabled,
             api_key: Secret::new(api_key),
+            previous_api_key: Secret::new(previous),
             allow_deployments: file.allow_deployments,
             image: PathBuf::from(image),
             backups: backups.ok().filter(|_| file.do_backups),
@@ -148,6 +156,18 @@ impl Judge<'_> {
         }
     }
 
+    fn assert_key(&mut self, key: String, text: &str) {
+        if text == SAMPLE || text.chars().count() < SHORTEST {
+            self.wrong(
+                key,
+                format!(
+                    "expected at least {SHORTEST} characters that nobody can guess, such as \
+                     `openssl rand -hex 32` prints"
+                ),
+            );
+        }
+    }
+
     fn reload(&mut self, name: &str, file: &RuntimeFile) -> Reload {
         let key = |key: &str| format!("runtimes.{name}.{key}");
         // An event is recorded and webhooks are told in any case.
@@ -156,8 +176,9 @@ impl Judge<'_> {
             ("webhook", ReloadKind::None),
             ("command", ReloadKind::Command),
             ("push", ReloadKind::Push),
+            ("script", ReloadKind::Script),
         ];
-        let rule = "expected \"none\", \"webhook\", \"command\" or \"push\"";
+        let rule = "expected \"none\", \"webhook\", \"command\", \"push\" or \"script\"";
         match self.choice(&key("reload"), &file.reload, &kinds, rule) {
             Some(ReloadKind::Command) => {
                 if file.reload_command.first().is_none_or(String::is_empty) {
@@ -183,6 +204,7 @@ impl Judge<'_> {
                     }
                 }
             }
+            Some(ReloadKind::Script) => Reload::Script,
             Some(ReloadKind::None) | None => Reload::None,
         }
     }
@@ -192,39 +214,120 @@ impl Judge<'_> {
         if file.import.is_empty() {
             return file;
         }
-        let key = format!("runtimes.{name}.import");
-        let (said_in, text) = match variable(VARIABLE).filter(|text| !text.is_empty()) {
-            Some(text) => (VARIABLE.to_owned(), text),
-            None => match std::fs::read_to_string(&file.import) {
-                Ok(text) => (file.import.clone(), text),
-                Err(e) => {
-                    self.wrong(key, format!("cannot read {}: {e}", file.import));
-                    return file;
-                }
-            },
-        };
-        if let Err(why) = import(&mut file, &text) {
-            self.wrong(key, format!("{said_in}: {why}"));
+        let imported = read(&file.import).and_then(|(said_in, document)| {
+            import(&mut file, &document).map_err(|why| format!("{said_in}: {why}"))
+        });
+        if let Err(why) = imported {
+            self.wrong(format!("runtimes.{name}.import"), why);
         }
         file
     }
 }
 
-/// Takes over the members of `Image` and `RuntimeAPI`, whose names are read in any case; other sections are the runtime's.
-fn import(file: &mut RuntimeFile, text: &str) -> Result<(), String> {
+/// What `import` names, and where it was found.
+fn read(path: &str) -> Result<(String, Value), String> {
+    let (said_in, text) = match variable(VARIABLE).filter(|text| !text.is_empty()) {
+        Some(text) => (VARIABLE.to_owned(), text),
+        None => match std::fs::read_to_string(path) {
+            Ok(text) => (path.to_owned(), text),
+            Err(e) => return Err(format!("cannot read {path}: {e}")),
+        },
+    };
+    let document = parse(&text).map_err(|why| format!("{said_in}: {why}"))?;
+    Ok((said_in, document))
+}
+
+fn parse(text: &str) -> Result<Value, String> {
     if text.len() > LONGEST {
         return Err(format!("longer than {LONGEST} bytes"));
     }
     let text = text.trim_start_matches('\u{feff}');
-    let document = document(text).map_err(|e| format!("no JSON: {e}"))?;
-    let member = |section: &str, name: &str| {
-        let find = |of: &Value, name: &str| {
-            let members = of.as_object()?;
-            let found = members.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.clone())
+    document(text).map_err(|e| format!("no JSON: {e}"))
+}
+
+/// A member by its path, whose names are read in any case; `null` is none.
+fn member<'a>(document: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    let found = path.iter().try_fold(document, |of, name| {
+        let members = of.as_object()?;
+        let found = members.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value)
+    });
+    found.filter(|value| !value.is_null())
+}
+
+/// Adds the listeners of each web server that is to be imported, for its runtime alone, and takes over its certificate
+/// where none is named.
+pub(super) fn take_web_servers(file: &mut ConfigFile, mistakes: &mut Vec<Mistake>) {
+    for (name, runtime) in &file.runtimes.0 {
+        if !runtime.import_web_server {
+            continue;
+        }
+        let taken = match read(&runtime.import) {
+            Ok((_, document)) => web_server(&document, &mut file.tls),
+            // What cannot be read is told of by `import`.
+            Err(_) if !runtime.import.is_empty() => continue,
+            Err(_) => Err("import names no file".to_owned()),
         };
-        find(&find(&document, section)?, name).filter(|value| !value.is_null())
+        match taken {
+            Ok(listeners) => file.listeners.extend(listeners),
+            Err(text) => mistakes.push(Mistake {
+                key: format!("runtimes.{name}.import_web_server"),
+                text,
+            }),
+        }
+    }
+}
+
+/// The listeners of a runtime's web server.
+fn web_server(document: &Value, tls: &mut TlsFile) -> Result<Vec<ListenerFile>, String> {
+    let find = |path: &[&str]| member(document, &[&["HttpWebServer"], path].concat());
+    let port = |section: &str, otherwise: u16| match find(&[section, "Port"]) {
+        None => Ok(otherwise),
+        Some(port) => {
+            let port = port.as_u64().and_then(|port| u16::try_from(port).ok());
+            port.ok_or_else(|| format!("HttpWebServer.{section}.Port is no port"))
+        }
     };
+    let truth = |name: &str, otherwise: bool| match find(&["Https", name]) {
+        None => Ok(otherwise),
+        Some(value) => value
+            .as_bool()
+            .ok_or_else(|| format!("HttpWebServer.Https.{name} is neither true nor false")),
+    };
+    let listener = |port: u16, tls: bool| ListenerFile {
+        address: format!("0.0.0.0:{port}"),
+        tls,
+        doors: vec!["runtime".to_owned()],
+        ..ListenerFile::default()
+    };
+    if !truth("UseHttps", false)? {
+        return Ok(vec![listener(port("Http", 80)?, false)]);
+    }
+    if tls.certificate.is_empty() {
+        let path = find(&["Https", "CertPath"])
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        if !text.contains("BEGIN CERTIFICATE") || !text.contains("PRIVATE KEY") {
+            return Err(format!(
+                "HttpWebServer.Https.CertPath ({path:?}) is no PEM file with a certificate and its key: make one \
+                 (`openssl pkcs12 -in FILE.pfx -nodes -out FILE.pem`) and name it by tls.certificate and tls.key"
+            ));
+        }
+        path.clone_into(&mut tls.certificate);
+        path.clone_into(&mut tls.key);
+    }
+    let mut listeners = vec![listener(port("Https", 443)?, true)];
+    // It would lead to the other port, which keys must not wait for.
+    if !truth("RedirectToHttps", true)? {
+        listeners.push(listener(port("Http", 80)?, false));
+    }
+    Ok(listeners)
+}
+
+/// Takes over the members of `Image` and `RuntimeAPI`; other sections are the runtime's.
+fn import(file: &mut RuntimeFile, document: &Value) -> Result<(), String> {
+    let member = |section: &str, name: &str| member(document, &[section, name]);
     let texts = [
         ("Image", "ImageFilePath", &mut file.image_file_path),
         ("Image", "BackupFrequency", &mut file.backup_frequency),
@@ -254,10 +357,20 @@ fn import(file: &mut RuntimeFile, text: &str) -> Result<(), String> {
             .as_i64()
             .ok_or("Image.BackupRetentionCount is no whole number")?;
     }
-    if let Some(value) = member("RuntimeAPI", "APIKey") {
-        let text = value.as_str().ok_or("RuntimeAPI.APIKey is no text")?;
-        file.api_key = Secret::new(text);
-        file.api_key_file.clear();
+    let keys = [
+        ("APIKey", &mut file.api_key, &mut file.api_key_file),
+        (
+            "PreviousAPIKey",
+            &mut file.previous_api_key,
+            &mut file.previous_api_key_file,
+        ),
+    ];
+    for (name, place, in_a_file) in keys {
+        if let Some(value) = member("RuntimeAPI", name) {
+            let text = value.as_str();
+            *place = Secret::new(text.ok_or_else(|| format!("RuntimeAPI.{name} is no text"))?);
+            in_a_file.clear();
+        }
     }
     Ok(())
 }
@@ -271,10 +384,10 @@ mod tests {
         let mut file = RuntimeFile::default();
         let text = r#"{
             "image": {"IMAGEFILEPATH": "a.sbimg", "DoBackups": true, "BackupRetentionCount": 3, "AllowDeployments": true},
-            "RuntimeAPI": {"Enabled": true, "apikey": "a key of the runtime", "Later": [1]},
+            "RuntimeAPI": {"Enabled": true, "apikey": "a key of the runtime", "PreviousAPIKey": "before", "Later": [1]},
             "HttpWebServer": {"GlobalHeaders": {"X-Frame-Options": "DENY"}},
         }"#;
-        import(&mut file, text).unwrap();
+        import(&mut file, &parse(text).unwrap()).unwrap();
         let expected = RuntimeFile {
             image_file_path: "a.sbimg".to_owned(),
             do_backups: true,
@@ -282,6 +395,7 @@ mod tests {
             allow_deployments: true,
             enabled: true,
             api_key: Secret::new("a key of the runtime"),
+            previous_api_key: Secret::new("before"),
             ..RuntimeFile::default()
         };
         assert_eq!(file, expected);
@@ -295,11 +409,63 @@ mod tests {
             (r#"{"Image": {"ImageFilePath": 1}}"#, "Image.ImageFilePath"),
             (r#"{"RuntimeAPI": {"APIKey": 123456}}"#, "RuntimeAPI.APIKey"),
         ] {
-            let why = import(&mut RuntimeFile::default(), text).unwrap_err();
+            let imported =
+                parse(text).and_then(|document| import(&mut RuntimeFile::default(), &document));
+            let why = imported.unwrap_err();
             assert!(
                 why.contains(said) && !why.contains("123456"),
                 "{text}: {why}"
             );
         }
+    }
+    #[test]
+    fn a_web_server_is_its_ports_for_the_runtime_alone() {
+        let listens = |text: &str, tls: &mut TlsFile| {
+            let listeners = web_server(&parse(text).unwrap(), tls)?;
+            Ok::<_, String>(
+                listeners
+                    .into_iter()
+                    .map(|l| {
+                        assert_eq!(l.doors, ["runtime"]);
+                        (l.address, l.tls)
+                    })
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let listens_plainly = |text: &str| listens(text, &mut TlsFile::default());
+        let at = |address: &str, tls| (address.to_owned(), tls);
+        assert_eq!(listens_plainly("{}").unwrap(), [at("0.0.0.0:80", false)]);
+        let text = r#"{"httpwebserver": {"Http": {"Port": 8080}, "Https": {"UseHttps": false, "Port": 1}}}"#;
+        assert_eq!(listens_plainly(text).unwrap(), [at("0.0.0.0:8080", false)]);
+
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("both.pem");
+        let https = |more: &str| {
+            let path = path.display();
+            format!(
+                r#"{{"HttpWebServer": {{"Https": {{"UseHttps": true, "CertPath": "{path}"{more}}}}}}}"#
+            )
+        };
+        let why = listens_plainly(&https("")).unwrap_err();
+        assert!(why.contains("openssl pkcs12"), "{why}");
+        std::fs::write(
+            &path,
+            "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----",
+        )
+        .unwrap();
+        let mut tls = TlsFile::default();
+        let found = listens(&https(r#", "Port": 8443"#), &mut tls).unwrap();
+        assert_eq!(found, [at("0.0.0.0:8443", true)]);
+        let expected = path.display().to_string();
+        assert_eq!((&tls.certificate, &tls.key), (&expected, &expected));
+        let mut ours = TlsFile {
+            certificate: "ours.pem".to_owned(),
+            ..TlsFile::default()
+        };
+        let both = listens(&https(r#", "RedirectToHttps": false"#), &mut ours).unwrap();
+        assert_eq!(both, [at("0.0.0.0:443", true), at("0.0.0.0:80", false)]);
+        assert_eq!(ours.certificate, "ours.pem");
+        let why = listens_plainly(r#"{"HttpWebServer": {"Http": {"Port": 70000}}}"#).unwrap_err();
+        assert!(why.contains("Http.Port"), "{why}");
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use boxgate_scripting::facts;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
@@ -25,6 +26,7 @@ use crate::egress::PlainBody;
 use crate::gateway::Gateway;
 use crate::handler::download::{Selected, selected};
 use crate::handler::upload::assert_uncoded;
+use crate::hooks;
 use crate::http::headers::content_length;
 use crate::http::precondition::{PastEnd, Representation, decide};
 use crate::http::response;
@@ -32,9 +34,11 @@ use crate::multipart::head::Encoding;
 use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
 use crate::route::Route;
+use crate::runtime::conditions::Conditions;
 use crate::runtime::image::Staged;
+use crate::runtime::key::Opened;
 use crate::runtime::push::Target;
-use crate::runtime::{Runtime, date};
+use crate::runtime::{NotDeployed, Runtime, date};
 use crate::server::{BoxError, InboundBody, OutboundBody, Piece};
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
@@ -116,14 +120,38 @@ pub async fn image(gateway: &Gateway, call: Call) -> Answer {
             refusal
         }
     };
-    admit(gateway, &runtime, &call).await.map_err(quietly)?;
-    call.facts
-        .set_principal(format!("runtime:{}", runtime.name));
+    let operation = match call.row.route {
+        Route::RuntimePush => "push",
+        Route::RuntimeDeploy => "deploy",
+        _ => "retrieve",
+    };
+    let answered = match admit(gateway, &runtime, &call).await {
+        Err(refusal) => Err(quietly(refusal)),
+        Ok(()) => served(gateway, &runtime, call).await,
+    };
+    let outcome = match &answered {
+        Ok(_) => "ok",
+        Err(refusal) => match refusal.status {
+            StatusCode::UNAUTHORIZED => "unauthorized",
+            status if status.is_client_error() => "refused",
+            StatusCode::SERVICE_UNAVAILABLE => "refused",
+            _ => "failed",
+        },
+    };
+    let counted = &gateway.telemetry.metrics.images.requests;
+    counted
+        .with_label_values(&[runtime.name.as_str(), operation, outcome])
+        .inc();
+    answered
+}
+
+/// The answer to whoever may ask.
+async fn served(gateway: &Gateway, runtime: &Arc<Runtime>, call: Call) -> Answer {
     let strict = runtime.settings.strict_statuses;
     let answered = match call.row.route {
-        Route::RuntimePush => push(gateway, &runtime, call).await,
-        Route::RuntimeDeploy => deploy(gateway, &runtime, call).await,
-        _ => return retrieve(&runtime, &call).await,
+        Route::RuntimePush => push(gateway, runtime, call).await,
+        Route::RuntimeDeploy => deploy(gateway, runtime, call).await,
+        _ => return retrieve(runtime, &call).await,
     };
     answered.map_err(|refusal| {
         if strict {
@@ -147,7 +175,7 @@ async fn admit(gateway: &Gateway, runtime: &Runtime, call: &Call) -> Result<(), 
     if let Err(why) = date::check(headers, now) {
         return Err(refused(why));
     }
-    if !runtime.key.opens(headers) {
+    let Some(opened) = runtime.key.opens(headers) else {
         let too_many = gateway.admission.sign_in(address).is_err();
         gateway.admission.sign_in_failed(address);
         // 429 is none of the statuses that its clients know.
@@ -157,7 +185,14 @@ async fn admit(gateway: &Gateway, runtime: &Runtime, call: &Call) -> Result<(), 
         return Err(refused(
             "The request is not authorized: send the API key as a Bearer token, or by Basic with the user name key.",
         ));
-    }
+    };
+    // Whoever looks for who still uses the key before finds them in the access log.
+    let which = match opened {
+        Opened::Current => "",
+        Opened::Previous => ":previous-key",
+    };
+    call.facts
+        .set_principal(format!("runtime:{}{which}", runtime.name));
     if !runtime.settings.allow_deployments {
         let text = "Deployments are not allowed on this runtime (Image.AllowDeployments).";
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
@@ -232,24 +267,45 @@ async fn deploy(gateway: &Gateway, runtime: &Arc<Runtime>, call: Call) -> Answer
     if content_length(&call.head.headers).is_some_and(|length| length > most) {
         return Err(too_large(most).closing());
     }
+    let expected = Conditions::of(&call.head.headers);
+    if !expected.hold(&runtime.image).await.map_err(unstored)? {
+        return Err(unexpected().closing());
+    }
     let _permit = gateway.admission.upload().await?;
-    let staged = if multipart::is_form(&call.head.headers) {
+    let (staged, filename) = if multipart::is_form(&call.head.headers) {
         let limits = FormLimits::of(&gateway.settings);
         let form = Form::open(&call.head.headers, call.body, limits)?;
         of_form(runtime, form, most).await?
     } else {
-        of_body(runtime, call.body, most).await?
+        (of_body(runtime, call.body, most).await?, None)
     };
     if staged.length == 0 {
         return Err(Refusal::invalid(
             "The image is empty. Nothing was deployed.",
         ));
     }
-    runtime.deploy(gateway, staged).await.map_err(unstored)?;
+    let image = facts::Image {
+        size: staged.length,
+        checksum: staged.blake3.to_hex().into(),
+        runtime: runtime.name.as_str().into(),
+        filename: filename.unwrap_or_else(|| runtime.image.file_name()).into(),
+        principal: hooks::holder_of_key(&runtime.name),
+    };
+    hooks::on_image_deploy(gateway, &call.head, &call.facts, image).await?;
+    let deployed = runtime.deploy(gateway, staged, expected).await;
+    deployed.map_err(|why| match why {
+        NotDeployed::Unexpected => unexpected(),
+        NotDeployed::Failed(error) => unstored(error),
+    })?;
     let runtime = Arc::clone(runtime);
     let mut answer = Response::new(Told(Some(runtime)).boxed_unsync());
     *answer.status_mut() = StatusCode::ACCEPTED;
     Ok(answer)
+}
+
+fn unexpected() -> Refusal {
+    let text = "The image in place is none that If-Match and the like let be replaced. Nothing was deployed.";
+    Refusal::new(StatusCode::PRECONDITION_FAILED, text)
 }
 
 /// An answer without a body; the runtime is told once it is out of hand.
@@ -291,12 +347,16 @@ async fn of_body(runtime: &Runtime, mut body: InboundBody, most: u64) -> Result<
     staging.finish().await
 }
 
-/// The part `Image`; where there is none of that name, the one file that the form holds.
-async fn of_form(runtime: &Runtime, mut form: Form, most: u64) -> Result<Staged, Refusal> {
-    let mut found: Option<(bool, Staged)> = None;
+/// The part `Image`, and what its sender calls it; where there is none of that name, the one file that the form holds.
+async fn of_form(
+    runtime: &Runtime,
+    mut form: Form,
+    most: u64,
+) -> Result<(Staged, Option<String>), Refusal> {
+    let mut found: Option<(bool, Staged, Option<String>)> = None;
     while let Some(part) = form.part().await? {
         let named = part.name.eq_ignore_ascii_case(FIELD);
-        let meant = found.as_ref().is_some_and(|(named, _)| *named);
+        let meant = found.as_ref().is_some_and(|(named, ..)| *named);
         if !named && (meant || part.filename.is_none()) {
             continue;
         }
@@ -319,11 +379,13 @@ async fn of_form(runtime: &Runtime, mut form: Form, most: u64) -> Result<Staged,
         while let Some(bytes) = form.chunk().await? {
             staging.write(bytes).await?;
         }
-        found = Some((named, staging.finish().await?));
+        found = Some((named, staging.finish().await?, part.filename));
     }
-    found.map(|(_, staged)| staged).ok_or_else(|| {
-        Refusal::invalid("The form has no file in a part named Image. Nothing was deployed.")
-    })
+    found
+        .map(|(_, staged, name)| (staged, name))
+        .ok_or_else(|| {
+            Refusal::invalid("The form has no file in a part named Image. Nothing was deployed.")
+        })
 }
 
 /// An image on its way in, and how many bytes it may still have.
@@ -390,7 +452,26 @@ async fn push(gateway: &Gateway, runtime: &Runtime, mut call: Call) -> Answer {
         let like = "{\"targetUrl\": \"https://runtime.example.com\", \"targetAPIKey\": \"...\"}";
         Refusal::invalid(format!("Nothing was pushed: {why}. Send {like}."))
     })?;
-    runtime.push(gateway, &target).await.map_err(failed)?;
+    let image = runtime.snapshot().await.map_err(failed)?;
+    let told = facts::Push {
+        target_host: target.to.host().to_ascii_lowercase().into(),
+        target: target.to.url().as_str().into(),
+        image: Arc::new(facts::Image {
+            size: image.length,
+            checksum: image.blake3.to_hex().into(),
+            runtime: runtime.name.as_str().into(),
+            filename: runtime.image.file_name().into(),
+            principal: hooks::holder_of_key(&runtime.name),
+        }),
+    };
+    let other = hooks::on_image_push(gateway, &call.head, &call.facts, told).await?;
+    let target = match other {
+        Some(url) => Target::parse(&url, target.key)
+            .map_err(|why| failed(format!("A script names another target: {why}.")))?,
+        None => target,
+    };
+    let pushed = runtime.push(gateway, &target, image).await;
+    pushed.map_err(failed)?;
     Ok(response::empty(StatusCode::ACCEPTED))
 }
 

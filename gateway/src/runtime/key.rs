@@ -18,9 +18,21 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A key, as what it is compared by.
+/// A key and the one before it, as what they are compared by.
 #[derive(Clone)]
-pub struct Key(blake3::Hash);
+pub struct Key {
+    current: blake3::Hash,
+    previous: Option<blake3::Hash>,
+}
+
+/// Which key it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// The one of now.
+    Current,
+    /// The one before, which is good until nobody uses it any more.
+    Previous,
+}
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -29,17 +41,27 @@ impl std::fmt::Debug for Key {
 }
 
 impl Key {
-    /// Keeps what is needed to compare.
-    pub fn new(text: &str) -> Self {
-        Self(blake3::hash(text.as_bytes()))
+    /// Keeps what is needed to compare; an empty `previous` is none.
+    pub fn new(text: &str, previous: &str) -> Self {
+        let hash = |text: &str| blake3::hash(text.as_bytes());
+        Self {
+            current: hash(text),
+            previous: (!previous.is_empty()).then(|| hash(previous)),
+        }
     }
 
-    /// Whether the one credential of a request is this key. The work is the same for a wrong one: both are hashed, and
+    /// Which key the one credential of a request is, if any. The work is the same for a wrong one: all are hashed, and
     /// hashes compare in constant time.
-    pub fn opens(&self, headers: &HeaderMap) -> bool {
+    pub fn opens(&self, headers: &HeaderMap) -> Option<Opened> {
         let told = told(headers);
         let hash = blake3::hash(told.as_deref().unwrap_or_default().as_bytes());
-        (hash == self.0) & told.is_some()
+        let current = hash == self.current;
+        let previous = self.previous.is_some_and(|previous| hash == previous);
+        match (told.is_some(), current, previous) {
+            (true, true, _) => Some(Opened::Current),
+            (true, false, true) => Some(Opened::Previous),
+            _ => None,
+        }
     }
 }
 
@@ -77,7 +99,20 @@ mod tests {
             let value = http::HeaderValue::from_bytes(field.as_bytes()).unwrap();
             headers.append(AUTHORIZATION, value);
         }
-        Key::new(KEY).opens(&headers)
+        Key::new(KEY, "").opens(&headers).is_some()
+    }
+
+    #[test]
+    fn the_key_before_opens_and_is_told_from_the_one_of_now() {
+        let bearer = |key: &str| {
+            let value = format!("Bearer {key}").parse().unwrap();
+            HeaderMap::from_iter([(AUTHORIZATION, value)])
+        };
+        let key = Key::new("now", "before");
+        assert_eq!(key.opens(&bearer("now")), Some(Opened::Current));
+        assert_eq!(key.opens(&bearer("before")), Some(Opened::Previous));
+        assert_eq!(key.opens(&bearer("other")), None);
+        assert_eq!(Key::new("now", "").opens(&bearer("before")), None);
     }
 
     fn basic(pair: &str) -> String {

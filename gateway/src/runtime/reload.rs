@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use boxgate_scripting::facts::Event;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -15,6 +16,7 @@ use super::image::done;
 use super::{Deployed, ReloadState, Runtime, push};
 use crate::config::runtime::Reload;
 use crate::gateway::Gateway;
+use crate::hooks;
 
 /// So much of what a command wrote is kept for people.
 const TOLD_BYTES: u64 = 300;
@@ -40,6 +42,8 @@ pub(super) async fn run(gateway: Arc<Gateway>, runtime: Arc<Runtime>) {
             }
             Err(why) => failed(&gateway, &runtime, &deployed, why).await,
         };
+        let outcome = [runtime.name.as_str(), state.word()];
+        runtime.metrics.reloads.with_label_values(&outcome).inc();
         let mut standing = runtime.standing();
         // One that came meanwhile has its own turn.
         if standing
@@ -126,11 +130,32 @@ async fn told(gateway: &Gateway, runtime: &Runtime, deployed: &Deployed) -> Resu
     match &runtime.settings.reload {
         Reload::None => Ok(()),
         Reload::Command(line, time) => command(runtime, deployed, line, *time).await,
+        Reload::Script => script(gateway, runtime, deployed).await,
         Reload::Push(target) => {
             let image = runtime.snapshot().await?;
             push::push(&runtime.caller, target, image, gateway.clock.now()).await
         }
     }
+}
+
+/// As for a command: what plugins are told is the image in place.
+async fn script(gateway: &Gateway, runtime: &Runtime, deployed: &Deployed) -> Result<(), String> {
+    let image = runtime.snapshot().await?;
+    let in_place = Deployed {
+        length: image.length,
+        blake3: image.blake3,
+        ..deployed.clone()
+    };
+    let mut data = runtime.told(&in_place, "staged", None);
+    data["path"] = runtime.image.path().display().to_string().into();
+    let event = Event {
+        name: "image.deployed".into(),
+        data,
+        id: deployed.id.as_str().into(),
+        time_ms: deployed.at.0,
+        ..Event::default()
+    };
+    hooks::on_image_deployed(gateway, event).await
 }
 
 async fn command(

@@ -48,6 +48,7 @@ pub struct Metrics {
     pub store_free_bytes: IntGaugeVec,
     pub dependency_state: IntGaugeVec,
     pub adapters: Adapters,
+    pub images: Images,
     pub ingest_copied_bytes: IntCounterVec,
     pub upkeep: Upkeep,
     log_lines_dropped: IntGauge,
@@ -188,6 +189,56 @@ impl Adapters {
                 .buckets(REQUEST_BUCKETS.to_vec()),
                 &["provider", "operation"],
             )),
+        }
+    }
+}
+
+/// Metrics of runtimes' images.
+#[expect(
+    missing_docs,
+    reason = "the help text beside each name is its documentation"
+)]
+#[derive(Debug, Clone)]
+pub struct Images {
+    pub requests: IntCounterVec,
+    pub reloads: IntCounterVec,
+    pub backups: IntCounterVec,
+}
+
+impl Images {
+    fn new(make: &Maker) -> Self {
+        Self {
+            requests: make.counters(
+                "boxgate_runtime_requests_total",
+                "Requests to runtimes by operation and outcome: ok, unauthorized (401), refused (other 4xx, 503), failed (5xx).",
+                &["runtime", "operation", "outcome"],
+            ),
+            reloads: make.counters(
+                "boxgate_runtime_reloads_total",
+                "Images that a runtime was told of, by outcome: ok, failed, rolled_back.",
+                &["runtime", "outcome"],
+            ),
+            backups: make.counters(
+                "boxgate_runtime_backups_total",
+                "Copies of images, by outcome: ok, failed.",
+                &["runtime", "outcome"],
+            ),
+        }
+    }
+
+    /// Has a runtime's counts begin at nought, so that its first failure is seen as one.
+    pub fn begin(&self, runtime: &str) {
+        for operation in ["retrieve", "deploy", "push"] {
+            for outcome in ["ok", "unauthorized", "refused", "failed"] {
+                self.requests
+                    .with_label_values(&[runtime, operation, outcome]);
+            }
+        }
+        for outcome in ["ok", "failed", "rolled_back"] {
+            self.reloads.with_label_values(&[runtime, outcome]);
+        }
+        for outcome in ["ok", "failed"] {
+            self.backups.with_label_values(&[runtime, outcome]);
         }
     }
 }
@@ -351,6 +402,7 @@ impl Metrics {
                 &["dependency"],
             ),
             adapters: Adapters::new(&make),
+            images: Images::new(&make),
             ingest_copied_bytes: make.counters(
                 "boxgate_ingest_copied_bytes_total",
                 "Bytes of uploads copied in user space on their way to a store.",

@@ -54,6 +54,9 @@ connections_per_address = 40
 every = "1s"
 [scrub]
 every = "1s"
+[runtimes.default]
+do_backups = true
+image_file_path = "IMAGE"
 """
 
 
@@ -302,7 +305,7 @@ def main():
     for name, text in PLUGIN.items():
         (busy / name).write_text(text.replace("PORT", port))
     shutil.copytree(ROOT / "plugins/example", gate.data / "plugins/example")
-    (gate.work / "boxgate.toml").write_text(CONFIG.replace("PORT", port))
+    (gate.work / "boxgate.toml").write_text(CONFIG.replace("PORT", port).replace("IMAGE", str(gate.work / "runtimeImage.sbimg")))
     gate.flags = ["--config", gate.work / "boxgate.toml"]
     with gate:
         rules(gate.work, dashboard)

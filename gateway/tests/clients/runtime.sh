@@ -129,7 +129,14 @@ equal "the image before is still there" "$SUM" "$(sha256 "$IMAGE")"
 # A long one, in chunks and by length, in flat memory; a reader of the image before goes on with it (case 14).
 head -c 1073741824 /dev/zero | openssl enc -aes-128-ctr -K 00 -iv 00 >"$WORK/long" 2>/dev/null
 LONG=$(sha256 "$WORK/long")
+# counts: bytes that the gateway read and wrote since its start, by files.
+counts() { READ=$(awk '$1 == "rchar:" { print $2 }' "/proc/$GATEWAY_PID/io") WRITTEN=$(awk '$1 == "wchar:" { print $2 }' "/proc/$GATEWAY_PID/io"); }
+counts
+BEFORE_READ=$READ BEFORE_WRITTEN=$WRITTEN
 ask "1 GiB by length" 202 -X POST "${good[@]}" -T "$WORK/long" "$RUNTIME"
+counts
+succeeds "it is written once ($(((WRITTEN - BEFORE_WRITTEN) >> 20)) MiB)" test "$((WRITTEN - BEFORE_WRITTEN))" -lt 1200000000
+succeeds "and not read ($(((READ - BEFORE_READ) >> 20)) MiB)" test "$((READ - BEFORE_READ))" -lt 100000000
 curl -sS --limit-rate 400M "${good[@]}" "$RUNTIME" | sha256sum >"$WORK/slow" &
 READER=$!
 reads() { ls -l "/proc/$GATEWAY_PID/fd" | grep -q runtimeImage.sbimg; }
@@ -190,8 +197,12 @@ TWO=$(head -n 1 "$WORK/ready2" | jq -r .url)
 {
     printf '{\n  "targetUrl": "%s",\n  "targetAPIKey": "%s",\n}\n' "$TWO" "$OTHER_KEY"
 } >"$WORK/push.json"
+counts
+BEFORE_READ=$READ
 ask "pushed, comma and all" 202 -X PUT "${good[@]}" -H 'Content-Type: application/json' -d "@$WORK/push.json" "$RUNTIME"
 empty "pushed"
+counts
+succeeds "its 40 MB are read once ($(((READ - BEFORE_READ) >> 20)) MiB)" test "$((READ - BEFORE_READ))" -lt 60000000
 equal "the target serves it" "$SUM" "$(curl -sS -H "Authorization: Bearer $OTHER_KEY" "$TWO/runtime/image" | sha256sum | cut -d' ' -f1)"
 head -c 500000 /dev/urandom >"$WORK/image"
 ask "the other gets a new one" 202 -X POST -H "Authorization: Bearer $OTHER_KEY" --data-binary "@$WORK/image" "$TWO/runtime/image"
@@ -314,9 +325,89 @@ equal "no setting of ours is told" "" "$(cat "$WORK/leaked")"
 stop_gateway
 rm "$WORK/refuse"
 
+# --- a key that is changed, an image that nobody else replaced, and what plugins say ---
+
+set_runtime PREVIOUS_API_KEY="$OTHER_KEY" RELOAD=script STRICT_STATUSES=false
+start_gateway
+RUNTIME=$URL/runtime/image
+ask "the key of now" 200 "${good[@]}" "$RUNTIME"
+TAG=$(field etag)
+ask "the key before" 200 -u "key:$OTHER_KEY" "$RUNTIME"
+ask "neither" 401 -u "key:${OTHER_KEY}x" "$RUNTIME"
+uses_it() { grep -q '"principal":"runtime:default:previous-key"' "$WORK/gateway.log"; }
+succeeds "the log tells who still uses it" eventually 30 uses_it
+
+# Nobody is there whom reload = "script" could ask.
+head -c 150000 /dev/urandom >"$WORK/odd"
+ask "one that nobody takes" 202 -X POST "${good[@]}" --data-binary "@$WORK/odd" "$RUNTIME"
+succeeds "no plugin takes it: the image before comes back" eventually 30 reload_is rolled_back
+matches "why is kept" 'no plugin defines on_image_deployed' "$(admin | jq -r '.runtimes[0].reloadError')"
+
+mkdir -p "$DATA/plugins"
+cat >"$DATA/plugins/images.rhai" <<P
+fn on_image_deploy(req, image) {
+    if image.filename == "odd.sbimg" { throw "never seen"; }
+    if image.size > 400000 { return reject(\`\${image.runtime} takes no \${image.size} bytes of \${image.principal.name} (\${image.checksum.len()})\`); }
+}
+fn on_image_deployed(event) {
+    if event.data.size == 150000 && event.name == "image.deployed" { throw "not this one"; }
+}
+fn on_image_push(req, push) {
+    if push.target_host == "forbidden.example" { return deny("nothing goes there"); }
+    if push.target_host == "elsewhere.example" && push.image.size == 100000 { return #{ target: "$URL" }; }
+}
+P
+curl -sS -o "$WORK/body" -X POST -H "x-access-token: $ADMIN_TOKEN" "$URL/api/admin/scripts/reload"
+loaded() { curl -sS -H "x-access-token: $ADMIN_TOKEN" "$URL/api/admin/scripts" | grep -q '"images"'; }
+succeeds "a plugin is there" eventually 60 loaded
+head -c 120000 /dev/urandom >"$WORK/next"
+NEXT=$(sha256 "$WORK/next")
+ask "a tag of another image" 412 -X POST "${good[@]}" -H 'If-Match: "0"' --data-binary "@$WORK/next" "$RUNTIME"
+said "nothing is changed" 'If-Match.*Nothing was deployed'
+ask "only where there is none" 412 -X POST "${good[@]}" -H 'If-None-Match: *' --data-binary "@$WORK/next" "$RUNTIME"
+equal "the image stays" "$(sha256 "$WORK/other")" "$(sha256 "$IMAGE")"
+# Two know the same image: whoever is done first wins, whoever is done later is told.
+mkfifo "$WORK/slowly"
+curl -sS -o "$WORK/late" -w '%{http_code}' -X POST "${good[@]}" -H "If-Match: $TAG" -T - "$RUNTIME" <"$WORK/slowly" >"$WORK/late.status" &
+LATE=$!
+exec 7>"$WORK/slowly"
+echo beginning >&7
+begun() { left | grep -q '\.staged'; }
+succeeds "one begins" eventually 60 begun
+ask "another comes first" 202 -X POST "${good[@]}" -H "If-Match: $TAG" --data-binary "@$WORK/next" "$RUNTIME"
+exec 7>&-
+wait "$LATE" || true
+equal "who comes late is told" 412 "$(cat "$WORK/late.status")"
+equal "and replaces nothing" "$NEXT" "$(sha256 "$IMAGE")"
+succeeds "its runtime takes it" eventually 30 reload_is ok
+
+ask "an image that it refuses" 500 -X POST "${good[@]}" --data-binary "@$WORK/image" "$RUNTIME"
+said "its word" '^default takes no 500000 bytes of runtime:default \(64\)'
+ask "one that it fails at" 500 "${good[@]}" -F "Image=@$WORK/next;filename=odd.sbimg" "$RUNTIME"
+said "no image passes it" 'script'
+equal "nothing is deployed" "$NEXT" "$(sha256 "$IMAGE")"
+equal "nothing is left" runtimeImage.sbimg "$(left)"
+ask "one that it has nothing against" 202 -X POST "${good[@]}" --data-binary "@$WORK/other" "$RUNTIME"
+succeeds "it tells the runtime" eventually 30 reload_is ok
+ask "one that it cannot have the runtime take" 202 -X POST "${good[@]}" --data-binary "@$WORK/odd" "$RUNTIME"
+succeeds "the image before comes back by it, too" eventually 30 reload_is rolled_back
+matches "its word is kept" 'not this one' "$(admin | jq -r '.runtimes[0].reloadError')"
+equal "its bytes" "$(sha256 "$WORK/other")" "$(sha256 "$IMAGE")"
+push "a push that it refuses" http://forbidden.example
+said "its word" '^nothing goes there'
+ask "one that it sends elsewhere" 202 -X PUT "${good[@]}" -d "{\"targetUrl\":\"http://elsewhere.example\",\"targetAPIKey\":\"$KEY\"}" "$RUNTIME"
+counted() { curl -sS "$URL/metrics" | grep -q "^boxgate_runtime_$1 [1-9]"; }
+succeeds "pushes are counted" counted 'requests_total{operation="push",outcome="ok",runtime="default"}'
+succeeds "and what failed" counted 'requests_total{operation="deploy",outcome="failed",runtime="default"}'
+succeeds "and what a runtime did not take" counted 'reloads_total{outcome="rolled_back",runtime="default"}'
+stop_gateway
+rm "$DATA/plugins/images.rhai"
+set_runtime PREVIOUS_API_KEY=
+
 # --- copies by the clock (case 20), and another's configuration (cases 9 and 21) ---
 
 mkdir "$WORK/three"
+read -r PORT < <(free_ports 1)
 cat >"$WORK/three/runtime.json" <<P
 {
   "Image": {
@@ -324,10 +415,10 @@ cat >"$WORK/three/runtime.json" <<P
     "BackupDirectory": "$WORK/three/Copies", "AllowDeployments": true
   },
   "RuntimeAPI": { "Enabled": true, "APIKey": "$KEY" },
-  "HttpWebServer": { "GlobalHeaders": { "X-Frame-Options": "DENY", "Content-Security-Policy": "default-src 'none'" } }
+  "HttpWebServer": { "Http": { "Port": $PORT }, "GlobalHeaders": { "X-Frame-Options": "DENY", "Content-Security-Policy": "default-src 'none'" } }
 }
 P
-set_runtime RELOAD=none IMPORT="$WORK/three/runtime.json" API_KEY=
+set_runtime RELOAD=none IMPORT="$WORK/three/runtime.json" IMPORT_WEB_SERVER=true API_KEY=
 mkdir "$WORK/three/Copies"
 echo mine >"$WORK/three/Copies/notes.txt"
 start_gateway
@@ -343,10 +434,22 @@ equal "three are kept" 3 "$(copies | wc -l)"
 equal "whole" "$(sha256 "$WORK/other")" "$(sha256 "$(copies | head -n 1)")"
 equal "what is not ours stays" mine "$(cat "$WORK/three/Copies/notes.txt")"
 ask "its image" 200 "${good[@]}" "$RUNTIME"
+ask "at its own port" 200 "${good[@]}" "http://127.0.0.1:$PORT/runtime/image"
+ask "where nothing else is" 404 "http://127.0.0.1:$PORT/livez"
+matches "which shows its key to the network" 'by plain http' "$(grep -F 'runtimes are reached' "$WORK/gateway.log" | tail -n 1)"
 equal "without headers for pages" "" "$(field x-frame-options)$(field content-security-policy)"
 stop_gateway
 
-set_runtime IMPORT= API_KEY="$(random_hex 18 | head -c 35)"
+# Copies are the image's, whether or not anybody may ask for it.
+sed -i 's/"Enabled": true/"Enabled": false/' "$WORK/three/runtime.json"
+rm "$WORK/three/Copies/"shop-*
+start_gateway
+ask "it answers nothing" 404 "${good[@]}" "$URL/runtime/image"
+succeeds "copies are made all the same" eventually 30 first
+succeeds "and counted" counted 'backups_total{outcome="ok",runtime="default"}'
+stop_gateway
+
+set_runtime IMPORT= IMPORT_WEB_SERVER=false API_KEY="$(random_hex 18 | head -c 35)"
 refuses "a key of 35 characters" 'runtimes.default.api_key.*36' timeout 20 "$GATEWAY" serve --data-dir "$DATA"
 set_runtime API_KEY='RANDOM STRING HERE'
 refuses "the sample's key" 'runtimes.default.api_key' timeout 20 "$GATEWAY" serve --data-dir "$DATA"

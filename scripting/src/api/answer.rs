@@ -13,8 +13,9 @@ use crate::hook::nearest;
 use crate::limits::MAX_RESPONSE_BYTES;
 use crate::verdict::{
     AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, Denial, Directed, DownloadTerms,
-    DownloadVerdict, EventVerdict, HeaderChanges, ProviderVerdict, Redirect, Reply, RouteVerdict,
-    Routing, TransformVerdict, UploadTerms, UploadVerdict, WebhookVerdict,
+    DownloadVerdict, EventVerdict, HeaderChanges, ImageVerdict, ProviderVerdict, PushVerdict,
+    Redirect, Reply, RouteVerdict, Routing, TransformVerdict, UploadTerms, UploadVerdict,
+    WebhookVerdict,
 };
 
 /// An answer that is more than a map.
@@ -178,6 +179,43 @@ pub(crate) fn redirect(url: &str, code: i64) -> Made {
     }))
 }
 
+fn refusals(module: &mut Module) {
+    add(
+        module,
+        "deny",
+        ("Refuses with 403.", ""),
+        |why: &str| -> Made { Ok(Answer::Deny(denial(403, why)?)) },
+    );
+    add(
+        module,
+        "deny",
+        ("Refuses: 401, 403, 404, 409, 429 or 451.", ""),
+        |code: i64, why: &str| -> Made { Ok(Answer::Deny(denial(code, why)?)) },
+    );
+    add(
+        module,
+        "reject",
+        ("Refuses an upload or an image, with 422.", ""),
+        |why: &str| -> Made {
+            Ok(Answer::Reject(Denial {
+                status: status("reject", 422)?,
+                reason: reason(why),
+            }))
+        },
+    );
+    add(
+        module,
+        "reject",
+        ("Refuses an upload with a status from 400 to 499.", ""),
+        |code: i64, why: &str| -> Made {
+            Ok(Answer::Reject(Denial {
+                status: status("reject", code)?,
+                reason: reason(why),
+            }))
+        },
+    );
+}
+
 pub(super) fn register(module: &mut Module) {
     module.set_custom_type_with_comments::<Answer>("Answer", &["/// What a hook answers."]);
     let doc = "Answers at once; the body is text, a blob, or a map as JSON.";
@@ -214,29 +252,7 @@ pub(super) fn register(module: &mut Module) {
         ),
         || Answer::Allow,
     );
-    add(
-        module,
-        "deny",
-        ("Refuses with 403.", ""),
-        |why: &str| -> Made { Ok(Answer::Deny(denial(403, why)?)) },
-    );
-    add(
-        module,
-        "deny",
-        ("Refuses: 401, 403, 404, 409, 429 or 451.", ""),
-        |code: i64, why: &str| -> Made { Ok(Answer::Deny(denial(code, why)?)) },
-    );
-    add(
-        module,
-        "reject",
-        ("Refuses an upload with a status from 400 to 499.", ""),
-        |code: i64, why: &str| -> Made {
-            Ok(Answer::Reject(Denial {
-                status: status("reject", code)?,
-                reason: reason(why),
-            }))
-        },
-    );
+    refusals(module);
     add(
         module,
         "quarantine",
@@ -678,6 +694,38 @@ impl Read for DeleteVerdict {
         match given(value) {
             Given::Nothing => Ok(Self::Proceed),
             Given::Answer(Answer::Deny(denial)) => Ok(Self::Deny(denial)),
+            _ => Err(odd(value)),
+        }
+    }
+}
+
+impl Read for ImageVerdict {
+    fn absent() -> Self {
+        Self::Proceed
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(Self::Proceed),
+            Given::Answer(Answer::Reject(denial)) => Ok(Self::Reject(denial)),
+            _ => Err(odd(value)),
+        }
+    }
+}
+
+impl Read for PushVerdict {
+    fn absent() -> Self {
+        Self::Send(None)
+    }
+
+    fn read(value: &Dynamic) -> Result<Self, Wrong> {
+        match given(value) {
+            Given::Nothing => Ok(Self::absent()),
+            Given::Answer(Answer::Deny(denial)) => Ok(Self::Deny(denial)),
+            Given::Map(map) => {
+                let members = Members::of(&map, &["target"])?;
+                Ok(Self::Send(members.text("target")?))
+            }
             _ => Err(odd(value)),
         }
     }

@@ -7,7 +7,8 @@ use rhai::{Array, Dynamic, Map, Module};
 
 use super::{add, field};
 use crate::facts::{
-    Blob, Context, Endpoint, Event, Labels, Principal, Request, Response, Text, Tick, Upload,
+    Blob, Context, Endpoint, Event, Image, Labels, Principal, Push, Request, Response, Text, Tick,
+    Upload,
 };
 use crate::guard::time_left;
 
@@ -282,6 +283,41 @@ fn upload(module: &mut Module) {
     });
 }
 
+fn image(module: &mut Module) {
+    type I = Arc<Image>;
+    module.set_custom_type_with_comments::<I>("Image", &["/// The image of a runtime."]);
+    field(module, "size", "Its length in bytes.", |i: &mut I| {
+        whole(i.size)
+    });
+    field(module, "checksum", "Its BLAKE3.", |i: &mut I| {
+        i.checksum.clone()
+    });
+    field(module, "runtime", "The runtime's name.", |i: &mut I| {
+        i.runtime.clone()
+    });
+    field(module, "filename", "What it is called.", |i: &mut I| {
+        i.filename.clone()
+    });
+    field(module, "principal", "Who asks.", |i: &mut I| {
+        Arc::clone(&i.principal)
+    });
+    type P = Arc<Push>;
+    module.set_custom_type_with_comments::<P>(
+        "Push",
+        &["/// An image that is about to be pushed to another runtime."],
+    );
+    field(
+        module,
+        "target_host",
+        "The host that it goes to.",
+        |p: &mut P| p.target_host.clone(),
+    );
+    field(module, "target", "The URL.", |p: &mut P| p.target.clone());
+    field(module, "image", "What is pushed.", |p: &mut P| {
+        Arc::clone(&p.image)
+    });
+}
+
 fn blob(module: &mut Module) {
     type B = Arc<Blob>;
     module.set_custom_type_with_comments::<B>("Blob", &["/// A blob under a name."]);
@@ -513,6 +549,7 @@ pub(super) fn register(module: &mut Module) {
     principal(module);
     upload(module);
     blob(module);
+    image(module);
     response(module);
     event(module);
     secret(module);

@@ -6,12 +6,13 @@ use std::time::Duration;
 use crate::support::{Folder, blob, request, service, upload};
 use boxgate_scripting::Scripts;
 use boxgate_scripting::error::Fault;
+use boxgate_scripting::facts::{Event, Image, Push};
 use boxgate_scripting::hook::Hook;
 use boxgate_scripting::manifest::Grant;
 use boxgate_scripting::set::State;
 use boxgate_scripting::verdict::{
-    AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict, RouteVerdict,
-    Routing, UploadVerdict,
+    AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict, ImageVerdict,
+    PushVerdict, RouteVerdict, Routing, UploadVerdict,
 };
 
 /// The errors of a plugin of one file.
@@ -114,6 +115,73 @@ async fn examples_of_the_reference_do_what_they_say() {
         .verdict;
     assert_eq!(response.set["x-seen"], "x y");
     assert_eq!(response.remove, ["server"]);
+}
+
+#[tokio::test]
+async fn images_are_deployed_and_pushed_as_all_plugins_agree() {
+    let folder = Folder::new();
+    folder.write(
+        "a-limit.rhai",
+        r#"fn on_image_deploy(req, image) { if image.size > 5 { reject("too large for " + image.runtime) } }
+           fn on_image_push(req, push) { if push.target_host == "bad.example" { deny("never") } }"#,
+    );
+    folder.write(
+        "b-elsewhere.rhai",
+        r#"fn on_image_push(req, push) { if push.image.checksum == "c0" { #{ target: push.target + "/b" } } }
+           fn on_image_deployed(event) { if event.data.size > 5 { throw "no" } }"#,
+    );
+    folder.write(
+        "c-late.rhai",
+        r#"fn on_image_push(req, push) { #{ target: "https://late.example" } }"#,
+    );
+    let scripts = folder.open();
+    for status in scripts.status() {
+        assert_eq!(status.error, None, "{}", status.plugin);
+    }
+    let post = request("POST", "h", "/runtime/image");
+    let image = |size| {
+        Arc::new(Image {
+            size,
+            checksum: "c0".into(),
+            runtime: "default".into(),
+            ..Image::default()
+        })
+    };
+    let asked = scripts.on_image_deploy(&post, &image(6)).await.unwrap();
+    assert!(
+        matches!(asked.verdict, ImageVerdict::Reject(d) if d.status == 422 && d.reason == "too large for default")
+    );
+    let asked = scripts.on_image_deploy(&post, &image(5)).await.unwrap();
+    assert_eq!(asked.verdict, ImageVerdict::Proceed);
+
+    let push = |host: &str, image| {
+        Arc::new(Push {
+            target_host: host.into(),
+            target: format!("https://{host}").into(),
+            image,
+        })
+    };
+    for (host, image, expected) in [
+        ("a.example", image(1), "https://a.example/b"),
+        ("a.example", Arc::default(), "https://late.example"),
+    ] {
+        let asked = scripts.on_image_push(&post, &push(host, image)).await;
+        let first = PushVerdict::Send(Some(expected.to_owned()));
+        assert_eq!(asked.unwrap().verdict, first);
+    }
+    let refused = scripts
+        .on_image_push(&post, &push("bad.example", image(1)))
+        .await;
+    assert!(matches!(refused.unwrap().verdict, PushVerdict::Deny(d) if d.reason == "never"));
+
+    let told = |size: u64| {
+        Arc::new(Event {
+            data: serde_json::json!({ "size": size }),
+            ..Event::default()
+        })
+    };
+    assert!(scripts.on_image_deployed(&told(5)).await.is_ok());
+    assert!(scripts.on_image_deployed(&told(6)).await.is_err());
 }
 
 #[test]
