@@ -4,6 +4,7 @@
 pub mod boxitory;
 pub mod boxvault;
 mod carry;
+mod memory;
 
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId, OrganizationRole};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use memory::Memory;
 use serde::{Deserialize, Serialize};
 
 /// What is to be brought, and where.
@@ -36,6 +38,9 @@ pub struct Imported {
     pub bytes: u64,
     /// Files that were there.
     pub there: u64,
+    /// What was brought before, and is not brought again since it was taken away here.
+    #[serde(default)]
+    pub gone: u64,
     /// Files that are to be there.
     pub total_files: u64,
     /// Bytes that are still to be looked at or brought, and those that were.
@@ -71,6 +76,7 @@ impl Import {
         let mut report = Report {
             tell: Box::new(move |told| tell(told).boxed()),
             imported: Imported::default(),
+            memory: None,
         };
         match self {
             Self::Boxitory(tree) => Box::pin(tree.run(stock, &mut report)).await?,
@@ -110,9 +116,31 @@ impl Import {
 struct Report<'t> {
     tell: Box<dyn FnMut(Told) -> BoxFuture<'static, ()> + Send + 't>,
     imported: Imported,
+    /// What was brought before; nothing is remembered of a tree.
+    memory: Option<Memory>,
 }
 
 impl Report<'_> {
+    /// Whether that was brought before.
+    fn was_brought(&self, item: &str) -> bool {
+        self.memory.as_ref().is_some_and(|m| m.knows(item))
+    }
+
+    /// Whether what is not there was brought before: then it was taken away here, and is counted as gone.
+    fn is_gone(&mut self, item: &str) -> bool {
+        let is_gone = self.was_brought(item);
+        self.imported.gone += u64::from(is_gone);
+        is_gone
+    }
+
+    /// Remembers that it is here.
+    async fn note(&mut self, item: &str) -> Result<(), String> {
+        match &mut self.memory {
+            Some(memory) => memory.note(item).await,
+            None => Ok(()),
+        }
+    }
+
     async fn tell(&mut self, told: Told) {
         (self.tell)(told).await;
     }

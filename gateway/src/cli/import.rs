@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::ConnectArgs;
-use super::upkeep::{Printer, cannot_look, path};
+use super::upkeep::{Printer, cannot_look, path, to_be_asked};
 use super::{ConfigArgs, Failure, load, runtime};
 use crate::app::{App, StartError};
 use crate::client::upkeep::Lines;
@@ -39,10 +39,11 @@ stand beside it. What the catalog has already stays, and is not brought again: t
 is left as it is.
 Exit codes: 0 all of it is there, 1 something was not brought (each is named, with the reason), 2 could not be done.")]
     Boxitory(BoxitoryArgs),
-    /// Take what a BoxVault holds into the catalog: people, organizations, keys and boxes.
+    /// Take what a BoxVault holds into the catalog: people, organizations, keys, boxes and ISO images.
     #[command(after_help = "Examples:
   boxgate admin import boxvault --files /var/lib/boxvault/boxes --database mysql://boxvault:PASSWORD@localhost/boxvault
   boxgate admin import boxvault --files ./boxes --database ./boxvault.sqlite --data-dir /srv/boxgate
+  boxgate admin import boxvault --files ./boxes --isos ./isos --database ./boxvault.sqlite --again
   boxgate admin import boxvault --files ./boxes
 
 Works on a data directory that no gateway runs on (with PostgreSQL and a bucket beside running ones). Stop the BoxVault, or
@@ -50,7 +51,8 @@ let nobody publish meanwhile; nothing of it is changed. `--database @FILE` reads
 sees its password. Passwords and the keys of service accounts stay good. Each file is compared with its length and
 checksum in the database. Without a database only files are brought, to organizations that are there.
 Whoever and whatever is here by a name already stays as it is, and is taken for the same: the same command goes on after a
-cut, and brings what came meanwhile.
+cut, and brings what came meanwhile. What it brought once and somebody deleted, renamed or revoked here since is remembered
+and not brought again, unless `--again` is given. ISO images are brought from the directory that `--isos` names.
 Exit codes: 0 all of it is there, 1 something was not brought (each is named, with the reason), 2 could not be done.")]
     Boxvault(BoxvaultArgs),
 }
@@ -82,6 +84,12 @@ pub(super) struct BoxvaultArgs {
     /// The directory of its boxes (`box_storage_directory`).
     #[arg(long, value_name = "DIR")]
     files: PathBuf,
+    /// The directory of its ISO images (`iso_storage_directory`).
+    #[arg(long, value_name = "DIR", requires = "database")]
+    isos: Option<PathBuf>,
+    /// Bring again what an earlier import brought and somebody deleted or revoked here since.
+    #[arg(long)]
+    again: bool,
     /// Its database: `mysql://USER:PASSWORD@HOST/DATABASE`, or the path of a SQLite file; @FILE holds either.
     #[arg(long, value_name = "URL")]
     database: Option<String>,
@@ -121,7 +129,9 @@ fn boxvault(args: &BoxvaultArgs) -> Result<Line, Failure> {
     let router = Router::try_new(&settings.doors).map_err(Failure::Usage)?;
     let import = Import::BoxVault(Vault {
         files: absolute(&args.files)?,
+        isos: args.isos.as_deref().map(absolute).transpose()?,
         database,
+        again: args.again,
         reserved: router.reserved().iter().cloned().collect(),
         new_box_public: false,
         actor: "import".to_owned(),
@@ -130,10 +140,12 @@ fn boxvault(args: &BoxvaultArgs) -> Result<Line, Failure> {
         had_rows(&settings)?;
         let begun = Box::pin(here(settings, import)).await;
         let source = begun.map_err(|error| match error {
-            StartError::InUse { path } => Failure::CannotLook(format!(
-                "a gateway runs on {}: stop it for the time of the import",
-                path.display()
-            )),
+            StartError::InUse { path } | StartError::StoreInUse { path, .. } => {
+                Failure::CannotLook(format!(
+                    "a gateway runs on {}, and nothing was brought: stop it, run this once more, and start it again",
+                    path.display()
+                ))
+            }
             error => Failure::CannotLook(boxgate_storage::error::chain(&error)),
         })?;
         listen(source, args.json).await
@@ -217,15 +229,10 @@ impl BoxitoryArgs {
         had_rows(&settings)?;
         match Box::pin(here(settings, import)).await {
             Ok(source) => Ok(source),
-            Err(StartError::InUse { path }) => self.gateway(place).await.map_err(|failure| {
-                let Failure::Usage(missing) = failure else {
-                    return failure;
-                };
-                let path = path.display();
-                Failure::Usage(format!(
-                    "a gateway runs on {path} and is to be asked: {missing}"
-                ))
-            }),
+            Err(StartError::InUse { path }) => {
+                let asked = self.gateway(place).await;
+                asked.map_err(|failure| to_be_asked(&path, failure))
+            }
             Err(error) => Err(Failure::CannotLook(boxgate_storage::error::chain(&error))),
         }
     }
@@ -269,6 +276,7 @@ pub(super) fn brought(imported: &Imported) -> String {
         files,
         bytes,
         there,
+        gone,
         left,
         ..
     } = *imported;
@@ -280,8 +288,14 @@ pub(super) fn brought(imported: &Imported) -> String {
         0 => String::new(),
         _ => format!("{rows} people, organizations, keys, boxes and their versions made. "),
     };
+    let gone = match gone {
+        0 => String::new(),
+        _ => format!(
+            " {gone} that an earlier import brought are gone here since, and stay so (--again brings them)."
+        ),
+    };
     format!(
-        "{rows}{files} files brought, {}; {there} were there.{left}",
+        "{rows}{files} files brought, {}; {there} were there.{gone}{left}",
         HumanBytes(bytes)
     )
 }

@@ -1,6 +1,8 @@
 //! `boxgate fsck`, `boxgate gc` and `boxgate scrub`: what is stored, looked after by the gateway that runs on it, or from
 //! here while none does.
 
+use std::path::Path;
+
 use clap::Args;
 use http::Method;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -267,15 +269,10 @@ impl PlaceArgs {
                 let told = upkeep::tell(job, &tasks);
                 Ok(Source::Here(premises, told))
             }
-            Err(StartError::InUse { path }) => self.gateway(call).await.map_err(|failure| {
-                let Failure::Usage(missing) = failure else {
-                    return failure;
-                };
-                let path = path.display();
-                Failure::Usage(format!(
-                    "a gateway runs on {path} and is to be asked: {missing}"
-                ))
-            }),
+            Err(StartError::InUse { path }) => {
+                let asked = self.gateway(call).await;
+                asked.map_err(|failure| to_be_asked(&path, failure))
+            }
             Err(error) => Err(Failure::CannotLook(boxgate_storage::error::chain(&error))),
         }
     }
@@ -284,6 +281,17 @@ impl PlaceArgs {
         let lines = self.connect.client()?.lines(method, &place).await;
         Ok(Source::Gateway(lines.map_err(cannot_look)?))
     }
+}
+
+/// What is missing to ask the gateway that runs on a data directory.
+pub(super) fn to_be_asked(path: &Path, failure: Failure) -> Failure {
+    let Failure::Usage(missing) = failure else {
+        return failure;
+    };
+    let path = path.display();
+    Failure::Usage(format!(
+        "a gateway runs on {path} and is to be asked: {missing}"
+    ))
 }
 
 /// All that goes wrong with a call leaves the question open.

@@ -88,6 +88,9 @@ impl Tree {
             match self.name(&found) {
                 Ok(name) if names.insert(name.to_string().to_ascii_lowercase()) => {
                     freight.push(Freight {
+                        iso: None,
+                        item: None,
+                        was_brought: false,
                         path: found.path(),
                         name,
                         organization,

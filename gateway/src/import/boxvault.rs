@@ -4,6 +4,7 @@
 mod boxes;
 mod dump;
 mod files;
+mod isos;
 mod people;
 
 use std::collections::{BTreeSet, HashSet};
@@ -18,6 +19,7 @@ use boxgate_storage::upload::Sender;
 use tokio::task::spawn_blocking;
 
 use super::carry::{Carrier, Freight, carry};
+use super::memory::Memory;
 use super::{Report, administered};
 pub use dump::Database;
 use files::{InVault, Survey};
@@ -25,13 +27,20 @@ use files::{InVault, Survey};
 /// Why the second of two stays where it is, which the catalog cannot tell apart.
 const OTHER_LETTERS: &str = "another one has its name in other letters";
 
+/// Under what it is remembered that something was brought.
+const SOURCE: &str = "boxvault";
+
 /// What is to be brought, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vault {
     /// The directory of its boxes (`box_storage_directory`).
     pub files: PathBuf,
+    /// The directory of its ISO images (`iso_storage_directory`), if they are to be brought.
+    pub isos: Option<PathBuf>,
     /// Its database.
     pub database: Option<Database>,
+    /// Whether what was brought before and taken away here is brought again.
+    pub again: bool,
     /// Names that no organization may have, folded.
     pub reserved: BTreeSet<String>,
     /// Whether everybody may read boxes of which only a file is known.
@@ -45,11 +54,13 @@ impl Vault {
         let path = self.files.clone();
         let surveyed = spawn_blocking(move || files::survey(&path)).await;
         let surveyed = surveyed.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-        let mut survey =
+        let survey =
             surveyed.map_err(|e| format!("{} cannot be read: {e}", self.files.display()))?;
-        for (path, why) in std::mem::take(&mut survey.left) {
+        for (path, why) in survey.left.clone() {
             report.left(path, why).await;
         }
+        let memory = Memory::open(stock.metadata(), SOURCE, self.again).await?;
+        report.memory = Some(memory);
         let freight = match &self.database {
             None => bare(&stock, survey, report).await?,
             Some(database) => {
@@ -72,7 +83,9 @@ impl Vault {
                     let why = "the database does not know it";
                     report.left(files::path(directory), why).await;
                 }
-                catalog.freight
+                let mut freight = catalog.freight;
+                freight.extend(isos::bring(&self, &dump, &people, report).await?);
+                freight
             }
         };
         let carrier = Carrier {
@@ -117,7 +130,11 @@ async fn bare(
                 continue;
             }
         };
+        let item = boxes::item("file", &boxes::folded(&name));
         freight.push(Freight {
+            iso: None,
+            was_brought: report.was_brought(&item),
+            item: Some(item),
             path,
             name,
             organization,

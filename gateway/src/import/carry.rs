@@ -8,20 +8,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boxgate_storage::ErrorKind;
-use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::blob::BlobMeta;
+use boxgate_storage::catalog::{BoxRef, IsoName};
 use boxgate_storage::check::Stock;
+use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::{Blake3, Digest};
 use boxgate_storage::error::chain;
 use boxgate_storage::layer::files::Stamp;
 use boxgate_storage::metadata::accounts::OrganizationId;
-use boxgate_storage::metadata::catalog::FileRow;
-use boxgate_storage::metadata::uploads::{Labels, Target};
+use boxgate_storage::metadata::catalog::IsoChange;
+use boxgate_storage::metadata::uploads::{IsoTarget, Labels, Target};
 use boxgate_storage::upload::{Keep, Sender, UploadIntent, UploadWriter};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::{Report, Told};
+use crate::handler::download::Counted;
 use crate::handler::upload::shown;
 
 /// Files that are read and written at once: one waits for the disk while the other is hashed.
@@ -53,7 +56,29 @@ pub(super) struct Freight {
     pub(super) modified: SystemTime,
     /// How often it was downloaded elsewhere.
     pub(super) downloads: u64,
+    /// For an ISO image, what is said of it; of `name` only organization and name count then.
+    pub(super) iso: Option<Image>,
+    /// By what it is remembered, where that is done.
+    pub(super) item: Option<String>,
+    /// Whether it was brought before: where it is not there, it was taken away.
+    pub(super) was_brought: bool,
     pub(super) source: Arc<dyn Source>,
+}
+
+/// What is said of an ISO image.
+#[derive(Debug, Clone)]
+pub(super) struct Image {
+    pub(super) name: IsoName,
+    pub(super) public: bool,
+    pub(super) description: Option<String>,
+}
+
+/// What the catalog has by a name.
+struct There {
+    blob: BlobMeta,
+    updated: UnixMillis,
+    quarantined: bool,
+    id: Counted,
 }
 
 /// What all files have in common.
@@ -71,6 +96,8 @@ pub(super) struct Carrier {
 enum Outcome {
     Brought,
     There,
+    /// It was brought before, and taken away here.
+    Gone,
     Left(String),
     /// Nor will others be.
     Over(String),
@@ -112,10 +139,17 @@ pub(super) async fn carry(
         };
         let Some(ended) = ended else { break };
         let (file, outcome) = ended.map_err(|e| format!("a defect ended it: {e}"))?;
+        if let (Outcome::Brought | Outcome::There, Some(item)) = (&outcome, &file.item) {
+            report.note(item).await?;
+        }
         match outcome {
             Outcome::Brought => report.imported.files += 1,
             Outcome::There => {
                 report.imported.there += 1;
+                report.imported.total_bytes -= file.length;
+            }
+            Outcome::Gone => {
+                report.imported.gone += 1;
                 report.imported.total_bytes -= file.length;
             }
             Outcome::Left(why) => {
@@ -149,18 +183,38 @@ impl Carrier {
         }
     }
 
-    async fn stored(&self, file: &Freight) -> Result<Option<(FileRow, bool)>, Outcome> {
-        let resolved = self.stock.metadata().resolve_file(&file.name).await;
-        let resolved = resolved.map_err(|e| Outcome::Over(chain(&e)))?;
-        Ok(resolved.map(|found| (found.file, found.quarantined)))
+    async fn stored(&self, file: &Freight) -> Result<Option<There>, Outcome> {
+        let over = |e: boxgate_storage::Error| Outcome::Over(chain(&e));
+        let metadata = self.stock.metadata();
+        if let Some(image) = &file.iso {
+            let found = metadata.iso_by_name(&file.name.organization, &image.name);
+            return Ok(found.await.map_err(over)?.map(|iso| There {
+                blob: iso.blob,
+                updated: iso.updated,
+                quarantined: iso.quarantined,
+                id: Counted::Iso(iso.id),
+            }));
+        }
+        let found = metadata.resolve_file(&file.name).await.map_err(over)?;
+        Ok(found.map(|found| There {
+            blob: found.file.blob,
+            updated: found.file.updated,
+            quarantined: found.quarantined,
+            id: Counted::File(found.file.id),
+        }))
     }
 
     /// Whether the catalog has the file already; one that is older than the one to bring is compared by its bytes.
     async fn is_there(&self, file: &Freight) -> Result<bool, Outcome> {
-        // Sending what is damaged once more heals it.
-        let Some((there, false)) = self.stored(file).await? else {
-            return Ok(false);
+        let there = match self.stored(file).await? {
+            Some(there) => there,
+            None if file.was_brought => return Err(Outcome::Gone),
+            None => return Ok(false),
         };
+        // Sending what is damaged once more heals it.
+        if there.quarantined {
+            return Ok(false);
+        }
         let differs = || Outcome::Left("the catalog has another file of that name".to_owned());
         if there.blob.length != file.length {
             return Err(differs());
@@ -196,7 +250,7 @@ impl Carrier {
             store: None,
             sender: file.sender.clone(),
             organization: file.organization,
-            target: Some(self.target(&file.name, expected.first())),
+            target: Some(self.target(file, expected.first())),
             length: Some(stamp.length()),
             expected,
             part_bytes: None,
@@ -221,17 +275,41 @@ impl Carrier {
             return Err(Outcome::Left("it changed while it was read".to_owned()));
         }
         writer.finish().await.map_err(refused)?;
-        if file.downloads > 0
-            && let Some((there, _)) = self.stored(file).await?
-        {
-            let counted = self.stock.metadata();
-            let counted = counted.add_downloads(there.id, file.downloads).await;
-            counted.map_err(|e| Outcome::Over(chain(&e)))?;
-        }
-        Ok(())
+        self.tell(file).await
     }
 
-    fn target(&self, name: &BoxRef, declared: Option<&Digest>) -> Target {
+    /// What else is known of a file that was brought.
+    async fn tell(&self, file: &Freight) -> Result<(), Outcome> {
+        let about = file
+            .iso
+            .as_ref()
+            .and_then(|image| image.description.clone());
+        if file.downloads == 0 && about.is_none() {
+            return Ok(());
+        }
+        let Some(there) = self.stored(file).await? else {
+            return Ok(());
+        };
+        let metadata = self.stock.metadata();
+        let told = match (there.id, about) {
+            (Counted::File(id), _) => metadata.add_downloads(id, file.downloads).await,
+            (Counted::Iso(id), Some(about)) => {
+                let change = IsoChange {
+                    description: Some(Some(about)),
+                    ..IsoChange::default()
+                };
+                metadata.update_iso(id, change, &self.actor).await.map(drop)
+            }
+            (Counted::Iso(id), None) => metadata.add_iso_downloads(id, file.downloads).await,
+        };
+        told.map_err(|e| Outcome::Over(chain(&e)))
+    }
+
+    fn target(&self, file: &Freight, declared: Option<&Digest>) -> Target {
+        let name = &file.name;
+        let iso = file.iso.as_ref().map(|image| IsoTarget {
+            public: Some(image.public),
+        });
         Target {
             box_name: name.name.to_string(),
             version: name.version.to_string(),
@@ -245,6 +323,7 @@ impl Carrier {
             labels: Labels::new(),
             iso: None,
         }
+        .or_iso(iso)
     }
 }
 

@@ -29,11 +29,15 @@ place acme/ubuntu-20.04/v2.0.0/virtualbox/amd64 two.box
 place acme/secret/1/libvirt/amd64 two.box # not what its checksum says
 place acme/secret/1/libvirt/arm64 two.box # not as long as the database says
 place acme/unknown/1/virtualbox/amd64 one.box
+head -c 3000000 /dev/urandom >debian.iso
+mkdir isos
+cp debian.iso "isos/$(sha256 debian.iso).iso"
 KEY=$(random_hex 32) LATE=$(random_hex 32)
 hash() { printf '%s' "$1" | sha256sum | cut -d' ' -f1; }
 # Of "correct horse".
 BCRYPT='$2a$08$gOU5pFBlTIBMpNUJAOcFcuME8mACaoDoBD87pnLzjo/bkps.QeQoC'
 sed -e "s|@BCRYPT@|$BCRYPT|; s|@KEY_SHA256@|$(hash "$KEY")|; s|@LATE_SHA256@|$(hash "$LATE")|; s|@ENDED_SHA256@|$(hash ended)|" \
+    -e "s|@ISO_SHA256@|$(sha256 debian.iso)|g" \
     -e "s|@ARM_MD5@|$(md5sum arm.box | cut -d' ' -f1)|; s|@ARM_SIZE@|$(size arm.box)|" \
     -e "s|@ONE_SHA256@|$(sha256 one.box)|; s|@ONE_SIZE@|$(size one.box)|; s|@TWO_SIZE@|$(size two.box)|" \
     "$CLIENTS/fixtures/boxvault.sql" >mariadb.sql
@@ -81,7 +85,7 @@ for kind in MariaDB SQLite; do
     stop_gateway
     run 1 "$kind: import" import "$DATABASE"
     says "what was brought" '3 files brought'
-    for left in "user \"eve o'dd\": organization" 'user "carol": it never confirmed' 'password of user "dave"' \
+    for left in "user \"eve o'dd\": nobody here can have that name" 'user "carol": it never confirmed' 'password of user "dave"' \
         'organization "api": its name is the first word of a route' 'membership of bob in acme: there is no role "guest"' \
         'service account "ann-00000002": its key has expired' 'box "lost": its organization was not brought' \
         'acme/-odd: the catalog takes no such name' "acme/ubuntu-20.04/v1.0.0: another version differs" \
@@ -95,6 +99,8 @@ for kind in MariaDB SQLite; do
     run 1 "$kind: once more" import "$DATABASE"
     says "nothing is missing" '0 files brought, 0 B; 3 were there'
     equal "nothing is made" 0 "$(grep -c ' made\.' out || true)"
+    run 1 "$kind: with its ISO images" import "$DATABASE" --isos isos
+    says "one comes" '1 files brought'
 
     start_gateway
     sign_in ann 'wrong horse'
@@ -130,6 +136,9 @@ for kind in MariaDB SQLite; do
         "$(field '"\(.checksum) \(.checksumType) \(.downloadCount) \(.fileSize)"')"
     http "$URL/api/organization/acme/box/secret"
     answers "what is private is" 404
+    http "$URL/api/organization/acme/iso/name/debian.iso/download"
+    answers "an ISO image as it was" 200
+    equal "its bytes" "$(sha256 debian.iso)" "$(sha256 "$WORK/body")"
     for version in 1.0.0 2.0.0; do
         succeeds "vagrant box add acme/ubuntu-20.04 $version" env VAGRANT_SERVER_URL="$URL" \
             vagrant box add acme/ubuntu-20.04 --box-version "$version" --provider virtualbox
@@ -140,7 +149,11 @@ for kind in MariaDB SQLite; do
     http -X POST -H "x-access-token: $KEY" -F file=@one.box \
         "$URL/api/organization/acme/box/secret/version/1/provider/libvirt/architecture/amd64/file"
     answers "the key publishes on" 200
+    http -X DELETE -H "x-access-token: $KEY" "$URL/api/organization/acme/box/ubuntu-20.04/version/1.0.0/provider/virtualbox/architecture/arm64"
+    answers "what is deleted here" 200
     stop_gateway
+    run 1 "$kind: the same import" import "$DATABASE"
+    says "stays so" '0 files brought.* 1 that an earlier import brought are gone here since'
     hashes=$(python3 - "$DATA/boxgate.db" <<'END'
 import sqlite3, sys
 rows = sqlite3.connect(sys.argv[1]).execute("SELECT username, password_hash FROM users WHERE username IN ('ann', 'bob') ORDER BY 1")

@@ -20,6 +20,7 @@ mod downloads;
 mod endpoints;
 mod files;
 mod harness;
+mod imports;
 mod interim;
 mod isos;
 mod links;

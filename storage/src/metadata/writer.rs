@@ -290,7 +290,7 @@ where
     fn changes(&self) -> Change {
         match self.op {
             // Nor does one to whom events are told; and nothing is kept of ISO images.
-            op if ["webhook.", "stragglers.", "order.", "iso."]
+            op if ["webhook.", "stragglers.", "order.", "iso.", "imported."]
                 .iter()
                 .any(|prefix| op.starts_with(prefix)) =>
             {

@@ -41,6 +41,11 @@ struct Above<'a> {
     path: String,
 }
 
+/// By what it is remembered that something was brought: its kind, and its folded name in full.
+pub(super) fn item(kind: &str, folded: &str) -> String {
+    format!("{kind}/{folded}")
+}
+
 /// The form under which a whole name is unique.
 pub(super) fn folded(name: &BoxRef) -> String {
     format!(
@@ -68,6 +73,10 @@ impl Catalog<'_> {
             let text = row.text("name").unwrap_or_default();
             let people = self.people;
             let organization = row.number("organizationId");
+            if let Some(gone) = organization.and_then(|id| people.gone.get(&id)) {
+                self.survey.pass_over(&format!("{gone}/{text}"));
+                continue;
+            }
             let Some(place) = organization.and_then(|id| people.organizations.get(&id)) else {
                 let why = "its organization was not brought";
                 report.left(format!("box {text:?}"), why).await;
@@ -104,8 +113,13 @@ impl Catalog<'_> {
     ) -> Result<(), String> {
         let (metadata, actor) = (self.metadata, self.vault.actor.as_str());
         let tree = metadata.box_tree(above.place.id, &above.box_name).await;
+        let folded = format!("{}/{}", above.place.name.folded(), above.box_name.folded());
+        let noted = item("box", &folded);
         let (id, there) = if let Some(tree) = tree.map_err(unanswered)? {
             (tree.row.id, tree.versions)
+        } else if report.is_gone(&noted) {
+            self.survey.pass_over(&above.path);
+            return Ok(());
         } else {
             let maker = self.people.account(row.number("userId"));
             let maker = maker.unwrap_or(above.place.owner);
@@ -114,6 +128,7 @@ impl Catalog<'_> {
             report.imported.rows += 1;
             (made.await.map_err(unanswered)?.id, Vec::new())
         };
+        report.note(&noted).await?;
         let mut seen = HashSet::new();
         for row in below(&dump.versions, row) {
             let text = row.text("versionNumber").unwrap_or_default();
@@ -129,6 +144,11 @@ impl Catalog<'_> {
             let there = there
                 .iter()
                 .find(|v| v.row.name.folded() == version.folded());
+            let noted = item("version", &format!("{folded}/{}", version.folded()));
+            if there.is_none() && report.is_gone(&noted) {
+                self.survey.pass_over(&path);
+                continue;
+            }
             let place = (&above, &version, path);
             Box::pin(self.bring_version(dump, row, (id, there), place, report)).await?;
         }
@@ -150,6 +170,13 @@ impl Catalog<'_> {
                     .await?
             }
         };
+        let folded = format!(
+            "{}/{}/{}",
+            above.place.name.folded(),
+            above.box_name.folded(),
+            version.folded()
+        );
+        report.note(&item("version", &folded)).await?;
         let mut seen = HashSet::new();
         for row in below(&dump.providers, row) {
             let text = row.text("name").unwrap_or_default();
@@ -163,10 +190,16 @@ impl Catalog<'_> {
             }
             let mut all = there.iter().flat_map(|there| &there.providers);
             let there = all.find(|p| p.row.name.folded() == provider.folded());
+            let noted = item("provider", &format!("{folded}/{}", provider.folded()));
             let id = match there {
                 Some(there) => there.row.id,
+                None if report.is_gone(&noted) => {
+                    self.survey.pass_over(&path);
+                    continue;
+                }
                 None => self.make_provider(id, row, &provider, report).await?,
             };
+            report.note(&noted).await?;
             let place = (above, version, &provider, path);
             Box::pin(self.bring_architectures(dump, row, (id, there), place, report)).await?;
         }
@@ -238,8 +271,20 @@ impl Catalog<'_> {
                 report.left(path, OTHER_LETTERS).await;
                 continue;
             }
+            let name = BoxRef {
+                organization: above.place.name.clone(),
+                name: above.box_name.clone(),
+                version: version.clone(),
+                provider: provider.clone(),
+                architecture: architecture.clone(),
+            };
+            let noted = item("architecture", &folded(&name));
             let mut all = there.iter().flat_map(|there| &there.architectures);
             if !all.any(|a| a.row.name.folded() == architecture.folded()) {
+                if report.is_gone(&noted) {
+                    self.survey.pass_over(&path);
+                    continue;
+                }
                 let (about, actor) = (row.text("description"), &self.vault.actor);
                 let is_default = row.flag("defaultBox") == Some(true);
                 let made = self.metadata.create_architecture(
@@ -252,13 +297,7 @@ impl Catalog<'_> {
                 made.await.map_err(unanswered)?;
                 report.imported.rows += 1;
             }
-            let name = BoxRef {
-                organization: above.place.name.clone(),
-                name: above.box_name.clone(),
-                version: version.clone(),
-                provider: provider.clone(),
-                architecture,
-            };
+            report.note(&noted).await?;
             self.file(dump, row, (name, above.place), &path, report)
                 .await;
         }
@@ -280,6 +319,7 @@ impl Catalog<'_> {
         let path = files::path(directory);
         let (found, told) = match (found, told) {
             (None, None) => return,
+            (None, Some(_)) if self.survey.is_told(directory) => return,
             (None, Some(_)) => return report.left(path, "the file is not there").await,
             (Some(found), told) => (found, told),
         };
@@ -301,7 +341,11 @@ impl Catalog<'_> {
                 return;
             }
         };
+        let item = item("file", &folded(&name));
         self.freight.push(Freight {
+            iso: None,
+            was_brought: report.was_brought(&item),
+            item: Some(item),
             path,
             name,
             organization: place.id,

@@ -19,8 +19,7 @@ const OF_PATHS: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'-');
 /// Tables that are not brought, and what they hold.
-const OTHERS: [(&str, &str); 7] = [
-    ("isos", "ISO images"),
+const OTHERS: [(&str, &str); 6] = [
     ("invitations", "invitations"),
     ("requests", "requests to join"),
     ("organization_requests", "requests to join"),
@@ -62,6 +61,7 @@ pub(super) struct Dump {
     pub(super) architectures: BTreeMap<i64, Vec<Row>>,
     /// By architectures.
     pub(super) files: BTreeMap<i64, Vec<Row>>,
+    pub(super) isos: Vec<Row>,
     /// What else there is: a table, how many rows, and what they are.
     pub(super) others: Vec<(&'static str, i64, &'static str)>,
 }
@@ -188,6 +188,7 @@ impl Reader<'_> {
                 self.rows("architectures", &ARCHITECTURES).await?,
             ),
             files: by("architectureId", self.rows("files", &FILES).await?),
+            isos: self.rows("isos", &ISOS).await?,
             ..Dump::default()
         };
         let names: HashMap<i64, String> = self
@@ -350,6 +351,16 @@ const VERSIONS: [&str; 11] = [
 ];
 const PROVIDERS: [&str; 4] = ["id", "versionId", "name", "description"];
 const ARCHITECTURES: [&str; 5] = ["id", "providerId", "name", "description", "defaultBox"];
+const ISOS: [&str; 8] = [
+    "id",
+    "name",
+    "description",
+    "size",
+    "checksum",
+    "isPublic",
+    "storagePath",
+    "organizationId",
+];
 const FILES: [&str; 6] = [
     "id",
     "architectureId",

@@ -83,6 +83,24 @@ pub(super) fn survey(path: &Path) -> io::Result<Survey> {
 }
 
 impl Survey {
+    /// Whether it is told already why a directory, or its file, is not brought.
+    pub(super) fn is_told(&self, directory: &str) -> bool {
+        self.left.iter().any(|(left, _)| {
+            let left = left.strip_suffix(FILE).unwrap_or(left);
+            let left = left.trim_end_matches('/');
+            let below = directory.strip_prefix(left);
+            below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        })
+    }
+
+    /// Has nothing to do with what is below a path.
+    pub(super) fn pass_over(&mut self, path: &str) {
+        self.files.retain(|directory, _| {
+            let below = directory.strip_prefix(path);
+            !below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        });
+    }
+
     /// Goes down so many levels, and takes what is at their end.
     fn directories(&mut self, above: &str, levels: usize) -> io::Result<()> {
         if levels == 0 {

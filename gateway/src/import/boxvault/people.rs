@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use boxgate_storage::catalog::OrganizationName;
+use boxgate_storage::catalog::{NameError, OrganizationName};
 use boxgate_storage::clock::{Clock as _, SystemClock};
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::accounts::{
@@ -14,6 +14,7 @@ use boxgate_storage::metadata::tokens::{NewToken, TokenKind};
 use boxgate_storage::{Error, ErrorKind};
 
 use super::super::{Report, administered};
+use super::boxes;
 use super::dump::{Dump, Row};
 use super::{OTHER_LETTERS, Vault, unanswered};
 use crate::auth::password;
@@ -23,6 +24,8 @@ use crate::auth::password;
 pub(super) struct People {
     accounts: HashMap<i64, Account>,
     pub(super) organizations: HashMap<i64, Place>,
+    /// Names of organizations that were brought before, and taken away here.
+    pub(super) gone: HashMap<i64, String>,
 }
 
 /// An organization.
@@ -75,8 +78,16 @@ pub(super) async fn bring(
             report.left(what, OTHER_LETTERS).await;
             continue;
         }
-        if let Some(place) = organization(vault, metadata, (dump, row, &people), report).await? {
-            people.organizations.insert(id, place);
+        let gone = report.imported.gone;
+        match organization(vault, metadata, (dump, row, &people), report).await? {
+            Some(place) => {
+                people.organizations.insert(id, place);
+            }
+            None if report.imported.gone > gone => {
+                let name = row.text("name").unwrap_or_default();
+                people.gone.insert(id, name.to_owned());
+            }
+            None => {}
         }
     }
     memberships(metadata, dump, &people, report).await?;
@@ -101,15 +112,18 @@ async fn user(
     let username = row.text("username").unwrap_or_default();
     let what = format!("user {username:?}");
     if let Err(error) = username.parse::<OrganizationName>() {
-        report.left(what, error.to_string()).await;
+        report.left(what, no_such_user(&error)).await;
         return Ok(None);
     }
+    let item = boxes::item("user", &username.to_lowercase());
     let there = metadata.account_by_username(username).await;
     let account = match there.map_err(unanswered)? {
         Some(there) if there.password_hash.is_some() || there.created != there.updated => {
+            report.note(&item).await?;
             return Ok(Some(there));
         }
         Some(cut) => cut,
+        None if report.is_gone(&item) => return Ok(None),
         None => {
             let new = NewAccount {
                 username: username.to_owned(),
@@ -124,9 +138,9 @@ async fn user(
         }
     };
     let stored = row.owned("password");
-    let usable = stored.filter(|hash| password::is_usable(hash));
+    let usable = stored.clone().filter(|hash| password::is_usable(hash));
     if usable.is_none() {
-        let why = "it has no password that could be taken over (it signed in by another service): give it one";
+        let why = no_password(stored.as_deref());
         report.left(format!("password of {what}"), why).await;
     }
     let is_unverified = row.flag("verified") == Some(false);
@@ -142,7 +156,44 @@ async fn user(
         suspended: Some(is_unverified || row.flag("suspended") == Some(true)),
     };
     let changed = metadata.update_account(account.id, change).await;
-    changed.map(Some).map_err(unanswered)
+    let changed = changed.map_err(unanswered)?;
+    report.note(&item).await?;
+    Ok(Some(changed))
+}
+
+/// Why nobody here can be named so, and what to do.
+fn no_such_user(error: &NameError) -> String {
+    format!(
+        "nobody here can have that name, which {}: rename it where it is and bring it then, or make an account for it \
+         (POST /api/admin/users)",
+        error.rule
+    )
+}
+
+/// Why a password was not taken over, and what to do. Nothing of it is told but the name of its form.
+fn no_password(stored: Option<&str>) -> String {
+    let why = match stored {
+        None => "it has none there, as it signed in by another service".to_owned(),
+        Some(text) => {
+            let form = text
+                .strip_prefix('$')
+                .and_then(|text| text.split('$').next());
+            let is_word = |form: &&str| {
+                (1..=16).contains(&form.len())
+                    && form.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            };
+            match form.filter(is_word) {
+                Some(form) if ["2a", "2b", "2x", "2y"].contains(&form) => {
+                    "it is no whole bcrypt, or one that takes too long to compare".to_owned()
+                }
+                Some(form) => format!("it is kept as {form}, and only bcrypt can be compared here"),
+                None => {
+                    "it is kept in an unknown form, and only bcrypt can be compared here".to_owned()
+                }
+            }
+        }
+    };
+    format!("{why}: give the account one (PUT /api/admin/users/NAME with \"password\")")
 }
 
 async fn organization(
@@ -165,6 +216,7 @@ async fn organization(
         report.left(what, why).await;
         return Ok(None);
     }
+    let item = boxes::item("organization", &name.folded());
     let there = metadata.organization(&name).await.map_err(unanswered)?;
     // One that was cut before it was changed to what it is to be.
     let is_cut = |there: &Organization| there.created == there.updated;
@@ -177,9 +229,12 @@ async fn organization(
             }
         };
         if !is_cut(&there) {
+            report.note(&item).await?;
             return Ok(Some(Place { id, name, owner }));
         }
         (there, owner)
+    } else if report.is_gone(&item) {
+        return Ok(None);
     } else {
         let Some(owner) = owner(dump, row, people) else {
             report.left(what, "nobody administers it").await;
@@ -204,6 +259,7 @@ async fn organization(
     };
     let changed = metadata.update_organization(made.id, change).await;
     changed.map_err(unanswered)?;
+    report.note(&item).await?;
     Ok(Some(Place {
         id: made.id,
         name: made.name,
@@ -268,11 +324,17 @@ async fn memberships(
             vacant.insert(members.into_iter().map(|m| m.account).collect());
         }
         let members = known.entry(place.id).or_default();
+        let member = account_name(people, account).to_lowercase();
+        let item = boxes::item("membership", &format!("{}/{member}", place.name.folded()));
         if members.insert(account) {
+            if report.is_gone(&item) {
+                continue;
+            }
             let set = metadata.set_membership(account, place.id, role).await;
             set.map_err(unanswered)?;
             report.imported.rows += 1;
         }
+        report.note(&item).await?;
     }
     Ok(())
 }
@@ -293,6 +355,11 @@ async fn key(
 ) -> Result<(), String> {
     let name = row.text("username").unwrap_or_default();
     let what = format!("service account {name:?}");
+    let item = boxes::item("key", &name.to_lowercase());
+    let there = metadata.service_account(name).await.map_err(unanswered)?;
+    if there.is_none() && report.is_gone(&item) {
+        return Ok(());
+    }
     let hash = row.text("token").and_then(|hex| {
         let mut hash = [0; 32];
         hex::decode_to_slice(hex, &mut hash).ok()?;
@@ -319,9 +386,8 @@ async fn key(
                 report.left(what, "its key has expired").await;
                 return Ok(());
             }
-            let there = metadata.service_account(name).await.map_err(unanswered)?;
             match there {
-                Some((_, known, _)) if known == hash => return Ok(()),
+                Some((_, known, _)) if known == hash => return report.note(&item).await,
                 Some(_) => "another service account has its name",
                 None => {
                     let new = NewToken {
@@ -336,7 +402,7 @@ async fn key(
                     match metadata.create_token(new).await {
                         Ok(_) => {
                             report.imported.rows += 1;
-                            return Ok(());
+                            return report.note(&item).await;
                         }
                         Err(error) if is_conflict(&error) => "another credential is the same key",
                         Err(error) => return Err(unanswered(error)),
@@ -351,4 +417,35 @@ async fn key(
 
 fn is_conflict(error: &Error) -> bool {
     error.kind() == ErrorKind::Conflict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_why_a_password_or_a_name_is_not_taken_over_and_nothing_of_the_password() {
+        for (stored, why) in [
+            (None, "it signed in by another service"),
+            (Some("$argon2id$v=19$m=1$secret"), "kept as argon2id,"),
+            (Some("$2b$99$secret"), "no whole bcrypt"),
+            (Some("secret"), "unknown form"),
+            (Some("$secret secret$"), "unknown form"),
+            (Some("$"), "unknown form"),
+        ] {
+            let told = no_password(stored);
+            assert!(
+                told.contains(why) && told.contains("/api/admin/users"),
+                "{told}"
+            );
+            assert!(!told.contains("secret"), "{told}");
+        }
+        let error = "eve o'dd".parse::<OrganizationName>().unwrap_err();
+        let told = no_such_user(&error);
+        assert!(told.contains("must consist of letters"), "{told}");
+        assert!(
+            !told.contains("organization") && told.contains("rename it"),
+            "{told}"
+        );
+    }
 }
