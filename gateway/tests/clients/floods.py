@@ -51,6 +51,8 @@ SETTINGS = {
     "BOXGATE_SERVER__H2_WINDOW": "1MiB",
     "BOXGATE_LIMITS__JSON_TIMEOUT": "8s",
     "BOXGATE_SERVER__HEAD_TIMEOUT": "5s",
+    # These clients answer no pings, and are not to be ended for that.
+    "BOXGATE_SERVER__H2_PING": "10m",
     "BOXGATE_SERVER__IDLE_TIMEOUT": "3s",
     "BOXGATE_SERVER__BODY_IDLE_TIMEOUT": "5s",
 }
