@@ -45,7 +45,8 @@ pub fn check(head: &Parts, uri_bytes: usize, header_fields: usize) -> Result<Aut
     }
     // RFC 9112 §3.2: a path, a URL with one, or the asterisk of OPTIONS.
     let path = head.uri.path();
-    if !path.starts_with('/') && !(path == "*" && head.method == Method::OPTIONS) {
+    let whole_server = path == "*" && head.method == Method::OPTIONS;
+    if !whole_server && !path.starts_with('/') {
         return Err(refuse(BAD, "the request target is no path"));
     }
     // RFC 9112 §6.1: a list of codings, or the same one twice, is where readers disagree.
