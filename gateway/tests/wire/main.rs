@@ -611,10 +611,8 @@ async fn chunks_that_break_the_coding_are_told_from_a_cut() {
 async fn more_behind_a_body_than_is_read_breaks_it() {
     let server = serve(|_| {}).await;
     let head = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n1\r\nx\r\n0\r\n";
-    let fields = |count: usize, bytes: usize| -> String {
-        let value = "y".repeat(bytes);
-        (0..count).map(|n| format!("X-{n}: {value}\r\n")).collect()
-    };
+    let fields =
+        |count: usize, bytes: usize| format!("X-Some: {}\r\n", "y".repeat(bytes)).repeat(count);
     for (trailers, want) in [
         (fields(16, 1), "200"),
         (fields(17, 1), "400"),
