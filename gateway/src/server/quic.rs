@@ -429,14 +429,22 @@ impl Inbound {
         // Only the end of a stream says that there is no body, and it mostly comes with the head. Who
         // waits for a 100 sends nothing yet.
         if left.is_none() && !headers.contains_key(EXPECT) {
-            let first = poll_fn(|cx| body.poll_data(cx));
-            match tokio::time::timeout(limit, first).await {
-                Ok(Ok(Some(first))) => body.first = Some(first),
-                Ok(Ok(None)) => {
+            let first = async {
+                let first = poll_fn(|cx| body.poll_data(cx)).await.ok()?;
+                // An empty frame of data looks like the end, behind which no data may come.
+                if first.is_none() {
+                    poll_fn(|cx| body.stream.poll_recv_trailers(cx))
+                        .await
+                        .ok()?;
+                }
+                Some(first)
+            };
+            match tokio::time::timeout(limit, first).await.ok()?? {
+                Some(first) => body.first = Some(first),
+                None => {
                     body.part = Part::Over;
                     body.left = Some(0);
                 }
-                Ok(Err(_)) | Err(_) => return None,
             }
         }
         if left == Some(0) {

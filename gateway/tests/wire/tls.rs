@@ -399,6 +399,28 @@ async fn bodies_come_in_and_go_out_over_http_3() {
 }
 
 #[tokio::test]
+async fn an_empty_frame_of_data_ends_no_body_of_http_3() {
+    let server = Secured::start(|_| {}).await;
+    let mut third = server.h3().await;
+    let mut stream = third.ask(request("POST", "/echo")).await;
+    for data in ["all of it", ""] {
+        stream.send_data(Bytes::from(data)).await.unwrap();
+    }
+    stream.finish().await.unwrap();
+    assert_eq!(soon(stream.recv_response()).await.unwrap().status(), 200);
+    assert_eq!(rest(&mut stream).await, b"all of it");
+    let mut stream = third.ask(request("POST", "/echo")).await;
+    for data in ["", "not all of it"] {
+        // It may be refused before it is sent.
+        let _refused = stream.send_data(Bytes::from(data)).await;
+    }
+    let _refused = stream.finish().await;
+    assert!(soon(stream.recv_response()).await.is_err());
+    drop((stream, third.asks));
+    server.running.stop().await;
+}
+
+#[tokio::test]
 async fn a_stop_lets_requests_end_and_tells_clients_to_go() {
     let server = Secured::start(|_| {}).await;
     let mut asks = server.h2().await;
