@@ -330,6 +330,11 @@ pub async fn authorize(
             person(&grant)?;
             in_organization(metadata, &mut grant, names, Some(OrganizationRole::Owner)).await?;
         }
+        Policy::ManageIsos => {
+            person(&grant)?;
+            in_organization(metadata, &mut grant, names, None).await?;
+            in_organization(metadata, &mut grant, names, Some(OrganizationRole::Admin)).await?;
+        }
         Policy::ReadBox => read_box(metadata, &mut grant, names).await?,
         Policy::ReadBlob => read_blob(metadata, &mut grant, names).await?,
         Policy::ReadIso => read_iso(metadata, &mut grant, names).await?,
@@ -433,10 +438,7 @@ pub async fn may_publish(
             Policy::PublishBox,
             PathNames::of([("org", organization), ("box", name.to_owned())]),
         ),
-        Becomes::Iso => (
-            Policy::OrganizationAdmin,
-            PathNames::of([("org", organization)]),
-        ),
+        Becomes::Iso => (Policy::ManageIsos, PathNames::of([("org", organization)])),
         Becomes::Blob => (Policy::Member, PathNames::of([("org", organization)])),
     };
     authorize(metadata, policy, Some(principal), &names, false)

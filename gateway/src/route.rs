@@ -119,6 +119,9 @@ pub enum Policy {
     OrganizationAdmin,
     /// The owner of the organization in the path, or an administrator of the platform; a person.
     OrganizationOwner,
+    /// An administrator of the organization in the path who is a member of it; a person. Who may not read for an
+    /// organization does not publish for it.
+    ManageIsos,
     /// An administrator of the platform.
     PlatformAdmin,
     /// An administrator of the platform or of any organization; a person. The door shows no more than
@@ -483,11 +486,11 @@ routes! {
     BoxVault OPTIONS "/api/organization/{org}/box/{box}/version/{version}/provider/{provider}/architecture/{arch}/file/upload" => UploadOptions, Public, Empty, Control, "The same";
     // ISO images.
     BoxVault GET "/api/organization/{org}/iso" => ListIsos, MemberPerson, Empty, Control, "ISO images of an organization";
-    BoxVault POST "/api/organization/{org}/iso" => UploadIso, OrganizationAdmin, Upload, Upload, "Upload an ISO image, raw or multipart, or replace one: x-file-name, x-is-public";
-    BoxVault GET "/api/organization/{org}/iso/uploads" => UploadsToIso, OrganizationAdmin, Empty, Control, "The caller's unfinished uploads of an ISO image, with the chunks that are held: ?name=NAME";
+    BoxVault POST "/api/organization/{org}/iso" => UploadIso, ManageIsos, Upload, Upload, "Upload an ISO image, raw or multipart, or replace one: x-file-name, x-is-public";
+    BoxVault GET "/api/organization/{org}/iso/uploads" => UploadsToIso, ManageIsos, Empty, Control, "The caller's unfinished uploads of an ISO image, with the chunks that are held: ?name=NAME";
     BoxVault GET "/api/organization/{org}/iso/{iso}" => ShowIso, MemberPerson, Empty, Control, "Show an ISO image";
-    BoxVault PUT "/api/organization/{org}/iso/{iso}" => UpdateIso, OrganizationAdmin, Json, Control, "Change name, description and visibility of an ISO image";
-    BoxVault DELETE "/api/organization/{org}/iso/{iso}" => DeleteIso, OrganizationAdmin, Empty, Control, "Delete an ISO image";
+    BoxVault PUT "/api/organization/{org}/iso/{iso}" => UpdateIso, ManageIsos, Json, Control, "Change name, description and visibility of an ISO image";
+    BoxVault DELETE "/api/organization/{org}/iso/{iso}" => DeleteIso, ManageIsos, Empty, Control, "Delete an ISO image";
     BoxVault GET "/api/organization/{org}/iso/{iso}/download" => DownloadIso, ReadIso, Empty, Download, "The ISO image; ?token= of a download link stands for a credential";
     BoxVault GET "/api/organization/{org}/iso/name/{name}/download" => DownloadIso, ReadIso, Empty, Download, "The same, by its name";
     BoxVault POST "/api/organization/{org}/iso/{iso}/download-link" => IsoLink, MemberPerson, Empty, Control, "A download link that needs no credential";

@@ -255,6 +255,19 @@ fn member<'a>(document: &'a Value, path: &[&str]) -> Option<&'a Value> {
     found.filter(|value| !value.is_null())
 }
 
+/// Refuses a document that has something else where its sections are: passing them over would take defaults for what
+/// somebody wrote.
+fn has_sections(document: &Value, sections: &[&[&str]]) -> Result<(), String> {
+    if !document.is_object() {
+        return Err("it is no object with sections".to_owned());
+    }
+    let is_wrong = |path: &&&[&str]| member(document, path).is_some_and(|s| !s.is_object());
+    match sections.iter().find(is_wrong) {
+        Some(wrong) => Err(format!("{} is no section with keys", wrong.join("."))),
+        None => Ok(()),
+    }
+}
+
 /// Adds the listeners of each web server that is to be imported, for its runtime alone, and takes over its certificate
 /// where none is named.
 pub(super) fn take_web_servers(file: &mut ConfigFile, mistakes: &mut Vec<Mistake>) {
@@ -280,11 +293,20 @@ pub(super) fn take_web_servers(file: &mut ConfigFile, mistakes: &mut Vec<Mistake
 
 /// The listeners of a runtime's web server.
 fn web_server(document: &Value, tls: &mut TlsFile) -> Result<Vec<ListenerFile>, String> {
+    has_sections(
+        document,
+        &[
+            &["HttpWebServer"],
+            &["HttpWebServer", "Http"],
+            &["HttpWebServer", "Https"],
+        ],
+    )?;
     let find = |path: &[&str]| member(document, &[&["HttpWebServer"], path].concat());
     let port = |section: &str, otherwise: u16| match find(&[section, "Port"]) {
         None => Ok(otherwise),
         Some(port) => {
             let port = port.as_u64().and_then(|port| u16::try_from(port).ok());
+            let port = port.filter(|port| *port > 0);
             port.ok_or_else(|| format!("HttpWebServer.{section}.Port is no port"))
         }
     };
@@ -327,6 +349,7 @@ fn web_server(document: &Value, tls: &mut TlsFile) -> Result<Vec<ListenerFile>, 
 
 /// Takes over the members of `Image` and `RuntimeAPI`; other sections are the runtime's.
 fn import(file: &mut RuntimeFile, document: &Value) -> Result<(), String> {
+    has_sections(document, &[&["Image"], &["RuntimeAPI"]])?;
     let member = |section: &str, name: &str| member(document, &[section, name]);
     let texts = [
         ("Image", "ImageFilePath", &mut file.image_file_path),
@@ -378,6 +401,32 @@ fn import(file: &mut RuntimeFile, document: &Value) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_section_is_refused() {
+        for (text, why) in [
+            ("[]", "it is no object"),
+            (r#"{"RuntimeAPI": true}"#, "RuntimeAPI is no section"),
+            (r#"{"image": []}"#, "Image is no section"),
+        ] {
+            let imported = import(&mut RuntimeFile::default(), &parse(text).unwrap());
+            assert!(imported.unwrap_err().starts_with(why), "{text}");
+        }
+        for (text, why) in [
+            (r#"{"HttpWebServer": "x"}"#, "HttpWebServer is no section"),
+            (
+                r#"{"HttpWebServer": {"Https": 1}}"#,
+                "HttpWebServer.Https is",
+            ),
+            (
+                r#"{"HttpWebServer": {"Http": {"Port": 0}}}"#,
+                "HttpWebServer.Http.Port",
+            ),
+        ] {
+            let taken = web_server(&parse(text).unwrap(), &mut TlsFile::default());
+            assert!(taken.unwrap_err().starts_with(why), "{text}");
+        }
+    }
 
     #[test]
     fn both_sections_are_taken_over_and_others_left_alone() {

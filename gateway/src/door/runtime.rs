@@ -417,8 +417,9 @@ impl Counted {
 }
 
 fn too_large(most: u64) -> Refusal {
-    let text =
-        format!("An image has at most {most} bytes here (uploads.max_size). Nothing was deployed.");
+    let text = format!(
+        "An image has at most {most} bytes here (uploads.max_length). Nothing was deployed."
+    );
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 

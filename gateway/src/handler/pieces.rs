@@ -195,6 +195,7 @@ impl Turn<'_> {
         let target = self.target(file, &chunk.whole);
         let row = self.session(organization, target, chunk).await?;
         self.facts.set_upload(row.id.to_string());
+        self.asks_as_begun(&row)?;
         let row = self.settled(row).await?;
         let piece = Piece {
             k: chunk.index,

@@ -194,6 +194,7 @@ impl Turn<'_> {
         {
             return Err(chunk::goes_on_by_number(row.offset));
         }
+        self.asks_as_begun(&row)?;
         let row = self.settled(row).await?;
         let end = append.body_length.map(|b| append.offset.saturating_add(b));
         if row.state == UploadState::Done {
@@ -455,9 +456,7 @@ impl Turn<'_> {
     async fn publisher(&self, principal: Principal, file: &BoxRef) -> Result<Grant, Refusal> {
         if self.iso.is_some() {
             let names = PathNames::of([("org", file.organization.to_string())]);
-            return self
-                .authorize(Policy::OrganizationAdmin, principal, &names)
-                .await;
+            return self.authorize(Policy::ManageIsos, principal, &names).await;
         }
         let names = PathNames::of([
             ("org", file.organization.to_string()),
@@ -511,6 +510,18 @@ impl Turn<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses a request that wants another visibility for an ISO image than the one that its upload began with.
+    pub(super) fn asks_as_begun(&self, row: &UploadRow) -> Result<(), Refusal> {
+        let asked = self.iso.and_then(|iso| iso.public);
+        let begun = row.target.as_ref().and_then(|target| target.iso);
+        if asked.is_none() || asked == begun.and_then(|iso| iso.public) {
+            return Ok(());
+        }
+        let text = "This upload began with another x-is-public, or with none. Send what it began with, or leave it out, and \
+             change the image once it is there.";
+        Err(Refusal::new(StatusCode::CONFLICT, text).closing())
     }
 
     fn append_too_large(&self, limits: &Limits, most: u64) -> Refusal {

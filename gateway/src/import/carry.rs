@@ -79,6 +79,16 @@ struct There {
     updated: UnixMillis,
     quarantined: bool,
     id: Counted,
+    /// Whether something is said of it, as of an ISO image alone.
+    described: bool,
+}
+
+/// How the catalog stands to a file.
+enum Standing {
+    Absent,
+    /// It is there, and its bytes are damaged: sending them once more heals it.
+    Damaged,
+    There(There),
 }
 
 /// What all files have in common.
@@ -168,13 +178,22 @@ impl Carrier {
         if file.length == 0 {
             return Outcome::Left("it is empty".to_owned());
         }
-        match self.is_there(file).await {
-            Ok(false) => {}
-            Ok(true) => return Outcome::There,
+        let heals = match self.standing(file).await {
+            Ok(Standing::Absent) => false,
+            Ok(Standing::Damaged) => true,
+            Ok(Standing::There(there)) => {
+                // A run that was killed may have brought the bytes alone.
+                let told = if file.was_brought || there.described {
+                    Ok(())
+                } else {
+                    self.describe(file, there.id).await
+                };
+                return told.err().unwrap_or(Outcome::There);
+            }
             Err(outcome) => return outcome,
-        }
+        };
         let mut counted = 0;
-        match Box::pin(self.bring(file, &mut counted)).await {
+        match Box::pin(self.bring(file, heals, &mut counted)).await {
             Ok(()) => Outcome::Brought,
             Err(outcome) => {
                 self.bytes.fetch_sub(counted, Ordering::Relaxed);
@@ -193,6 +212,7 @@ impl Carrier {
                 updated: iso.updated,
                 quarantined: iso.quarantined,
                 id: Counted::Iso(iso.id),
+                described: iso.description.is_some(),
             }));
         }
         let found = metadata.resolve_file(&file.name).await.map_err(over)?;
@@ -201,19 +221,19 @@ impl Carrier {
             updated: found.file.updated,
             quarantined: found.quarantined,
             id: Counted::File(found.file.id),
+            described: false,
         }))
     }
 
     /// Whether the catalog has the file already; one that is older than the one to bring is compared by its bytes.
-    async fn is_there(&self, file: &Freight) -> Result<bool, Outcome> {
+    async fn standing(&self, file: &Freight) -> Result<Standing, Outcome> {
         let there = match self.stored(file).await? {
             Some(there) => there,
             None if file.was_brought => return Err(Outcome::Gone),
-            None => return Ok(false),
+            None => return Ok(Standing::Absent),
         };
-        // Sending what is damaged once more heals it.
         if there.quarantined {
-            return Ok(false);
+            return Ok(Standing::Damaged);
         }
         let differs = || Outcome::Left("the catalog has another file of that name".to_owned());
         if there.blob.length != file.length {
@@ -222,20 +242,20 @@ impl Carrier {
         let modified = file.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
         let published = u128::from(there.updated.0.unsigned_abs());
         if modified.as_millis() < published {
-            return Ok(true);
+            return Ok(Standing::There(there));
         }
         let source = Arc::clone(&file.source);
         let hashed = spawn_blocking(move || hash(&*source)).await;
         let hashed = hashed.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
         match hashed {
-            Ok(digest) if digest == there.blob.blake3 => Ok(true),
+            Ok(digest) if digest == there.blob.blake3 => Ok(Standing::There(there)),
             Ok(_) => Err(differs()),
             Err(error) => Err(Outcome::Left(format!("it cannot be read: {error}"))),
         }
     }
 
-    /// Sends a file through, as an upload.
-    async fn bring(&self, file: &Freight, counted: &mut u64) -> Result<(), Outcome> {
+    /// Sends a file through, as an upload; one that heals brings bytes and nothing else.
+    async fn bring(&self, file: &Freight, heals: bool, counted: &mut u64) -> Result<(), Outcome> {
         let unreadable = |error: io::Error| Outcome::Left(format!("it cannot be read: {error}"));
         let source = Arc::clone(&file.source);
         let opening = spawn_blocking(move || {
@@ -250,7 +270,7 @@ impl Carrier {
             store: None,
             sender: file.sender.clone(),
             organization: file.organization,
-            target: Some(self.target(file, expected.first())),
+            target: Some(self.target(file, heals, expected.first())),
             length: Some(stamp.length()),
             expected,
             part_bytes: None,
@@ -275,40 +295,48 @@ impl Carrier {
             return Err(Outcome::Left("it changed while it was read".to_owned()));
         }
         writer.finish().await.map_err(refused)?;
-        self.tell(file).await
+        if heals {
+            return Ok(());
+        }
+        let brought = self.stored(file).await?;
+        let Some(id) = brought.map(|there| there.id) else {
+            return Ok(());
+        };
+        let count = file.downloads;
+        let metadata = self.stock.metadata();
+        let counted = match id {
+            _ if count == 0 => Ok(()),
+            Counted::File(id) => metadata.add_downloads(id, count).await,
+            Counted::Iso(id) => metadata.add_iso_downloads(id, count).await,
+        };
+        counted.map_err(|e| Outcome::Over(chain(&e)))?;
+        self.describe(file, id).await
     }
 
-    /// What else is known of a file that was brought.
-    async fn tell(&self, file: &Freight) -> Result<(), Outcome> {
-        let about = file
+    /// Writes down what was said of an ISO image.
+    async fn describe(&self, file: &Freight, id: Counted) -> Result<(), Outcome> {
+        let said = file
             .iso
             .as_ref()
             .and_then(|image| image.description.clone());
-        if file.downloads == 0 && about.is_none() {
-            return Ok(());
-        }
-        let Some(there) = self.stored(file).await? else {
+        let (Counted::Iso(id), Some(said)) = (id, said) else {
             return Ok(());
         };
-        let metadata = self.stock.metadata();
-        let told = match (there.id, about) {
-            (Counted::File(id), _) => metadata.add_downloads(id, file.downloads).await,
-            (Counted::Iso(id), Some(about)) => {
-                let change = IsoChange {
-                    description: Some(Some(about)),
-                    ..IsoChange::default()
-                };
-                metadata.update_iso(id, change, &self.actor).await.map(drop)
-            }
-            (Counted::Iso(id), None) => metadata.add_iso_downloads(id, file.downloads).await,
+        let change = IsoChange {
+            description: Some(Some(said)),
+            ..IsoChange::default()
         };
-        told.map_err(|e| Outcome::Over(chain(&e)))
+        let changed = self.stock.metadata().update_iso(id, change, &self.actor);
+        changed
+            .await
+            .map(drop)
+            .map_err(|e| Outcome::Over(chain(&e)))
     }
 
-    fn target(&self, file: &Freight, declared: Option<&Digest>) -> Target {
+    fn target(&self, file: &Freight, heals: bool, declared: Option<&Digest>) -> Target {
         let name = &file.name;
         let iso = file.iso.as_ref().map(|image| IsoTarget {
-            public: Some(image.public),
+            public: (!heals).then_some(image.public),
         });
         Target {
             box_name: name.name.to_string(),

@@ -57,6 +57,7 @@ fn allowed(policy: Policy, caller: Caller) -> bool {
         Policy::EditBox | Policy::PublishBox => matches!(caller, Maker | Admin | Owner | Service),
         Policy::OrganizationAdmin => matches!(caller, Admin | Owner | PlatformAdmin),
         Policy::OrganizationOwner => matches!(caller, Owner | PlatformAdmin),
+        Policy::ManageIsos => matches!(caller, Admin | Owner),
         Policy::PlatformAdmin => caller == PlatformAdmin,
         // The outsider owns an organization elsewhere, and sees its uploads alone.
         Policy::AnyAdmin => matches!(caller, Outsider | Admin | Owner | PlatformAdmin),

@@ -6,6 +6,7 @@ use std::path::Path;
 use boxgate::import::boxvault::{Database, Vault};
 use boxgate::import::{Import, Imported, Told};
 use boxgate_storage::metadata::accounts::OrganizationRole;
+use boxgate_storage::metadata::catalog::IsoChange;
 use sha2::Digest as _;
 use sqlx::{Connection as _, Executor as _};
 use tempfile::TempDir;
@@ -213,6 +214,40 @@ async fn what_was_taken_away_here_is_brought_again_only_if_that_is_asked_for() {
     let members = metadata.members(organization).await.unwrap();
     let role = |id| members.iter().find(|m| m.account == id).map(|m| m.role);
     assert_eq!(role(bob), Some(OrganizationRole::Member));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_that_is_healed_stays_as_it_was_made_here() {
+    let running = Running::start().await;
+    let scene = Scene::set().await;
+    let metadata = running.gateway.metadata.clone();
+    scene.import(&running, false).await;
+    let (vaulted, iso) = ("vaulted".parse().unwrap(), "debian.iso".parse().unwrap());
+    let found = async || metadata.iso_by_name(&vaulted, &iso).await.unwrap().unwrap();
+    let image = found().await;
+    let ours = IsoChange {
+        public: Some(false),
+        description: Some(Some("ours".to_owned())),
+        ..IsoChange::default()
+    };
+    metadata.update_iso(image.id, ours, "test").await.unwrap();
+    metadata.quarantine_blob(&image.blob.key).await.unwrap();
+    let (left, healed) = scene.import(&running, false).await;
+    assert_eq!(healed.files, 1, "{left:?}");
+    let now = found().await;
+    assert!(!now.quarantined && !now.public);
+    assert_eq!(now.description.as_deref(), Some("ours"));
+
+    // As a run leaves it that was killed between the bytes and what is said of them.
+    let unsaid = IsoChange {
+        description: Some(None),
+        ..IsoChange::default()
+    };
+    metadata.update_iso(image.id, unsaid, "test").await.unwrap();
+    let (_, again) = scene.import(&running, true).await;
+    assert_eq!(again.files, 0);
+    assert_eq!(found().await.description.as_deref(), Some("netinst"));
     running.stop().await;
 }
 

@@ -406,6 +406,39 @@ async fn an_image_goes_on_at_its_own_url_as_administrators_may_alone() {
 }
 
 #[tokio::test]
+async fn whether_an_image_is_public_is_said_when_its_upload_begins() {
+    let running = Running::start().await;
+    let bytes = noise(900_000, 8);
+    let part = |from: usize, to: usize| {
+        let range = format!("bytes {from}-{}/{}", to - 1, bytes.len());
+        let post = post("shown.iso", &running.owner).header("Content-Range", &range);
+        post.body(&bytes[from..to])
+    };
+    let begun = part(0, 500_000).header("x-is-public", "true");
+    assert_eq!(running.send(begun).await.status, 200);
+    let otherwise = part(500_000, 900_000).header("x-is-public", "false");
+    assert_eq!(running.send(otherwise).await.status, 409);
+    let rest = running.send(part(500_000, 900_000)).await;
+    assert_eq!(rest.status, 201, "{}", text(&rest));
+    assert_eq!(rest.json()["isPublic"], true);
+    let chunk = |index: usize| {
+        post("hidden.iso", &running.owner)
+            .header("x-chunk-index", &index.to_string())
+            .header("x-total-chunks", "2")
+            .body(&bytes[index * 450_000..(index + 1) * 450_000])
+    };
+    assert_eq!(running.send(chunk(0)).await.status, 200);
+    let otherwise = running.send(chunk(1).header("x-is-public", "true")).await;
+    assert_eq!(otherwise.status, 409, "{}", text(&otherwise));
+    let rest = running.send(chunk(1)).await;
+    assert_eq!(
+        (rest.status, &rest.json()["isPublic"]),
+        (201, &json!(false))
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn downloads_are_counted_once_from_their_first_byte() {
     let running = Running::start().await;
     let id = uploaded(&running, "one.iso", &noise(200_000, 9)).await;

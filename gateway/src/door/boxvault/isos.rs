@@ -3,6 +3,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use boxgate_storage::blob::BlobMeta;
 use boxgate_storage::catalog::{BoxRef, IsoName, OrganizationName};
 use boxgate_storage::metadata::catalog::{Iso, IsoChange, IsoFilter, IsoId};
 use boxgate_storage::metadata::uploads::IsoTarget;
@@ -68,17 +69,24 @@ pub(super) fn goal(call: &Call) -> Result<Goal, Refusal> {
     })
 }
 
-/// The row of what was just published.
+/// The row of what was just published, with those bytes: another upload may have replaced them since.
 ///
 /// # Errors
 /// 404 where it is gone again.
-pub(super) async fn published(gateway: &Gateway, file: &BoxRef) -> Result<Value, Refusal> {
+pub(super) async fn published(
+    gateway: &Gateway,
+    file: &BoxRef,
+    bytes: Option<&BlobMeta>,
+) -> Result<Value, Refusal> {
     let name: IsoName = file.name.as_str().parse().map_err(Refusal::name)?;
     let found = gateway
         .metadata
         .iso_by_name(&file.organization, &name)
         .await?;
-    let iso = found.ok_or_else(auth::no_iso)?;
+    let mut iso = found.ok_or_else(auth::no_iso)?;
+    if let Some(bytes) = bytes {
+        iso.blob = bytes.clone();
+    }
     Ok(shape::without_unset(shape::iso(&iso)))
 }
 

@@ -183,7 +183,7 @@ async fn whole(gateway: &Gateway, call: Call, form: bool, mut expected: Vec<Dige
     let done = upload::upload(gateway, order, carrier, &call.head, &call.facts).await?;
     let mut warnings = done.warnings;
     if iso.is_some() {
-        let row = isos::published(gateway, &file).await?;
+        let row = isos::published(gateway, &file, Some(&done.published.blob)).await?;
         return Ok(isos::created(row, &warnings));
     }
     warnings.extend(levels::version_warning(&file.version));
@@ -439,7 +439,8 @@ pub(super) async fn document(
     progress: &Progress,
 ) -> Result<Value, Refusal> {
     if goal.iso.is_some() {
-        return isos::published(gateway, &goal.file).await;
+        let bytes = progress.published.as_ref().map(|p| &p.blob);
+        return isos::published(gateway, &goal.file, bytes).await;
     }
     Ok(done(progress, message_of(&call.head.method), &goal.file))
 }
