@@ -439,12 +439,10 @@ impl Inbound {
                 }
                 Some(first)
             };
-            match tokio::time::timeout(limit, first).await.ok()?? {
-                Some(first) => body.first = Some(first),
-                None => {
-                    body.part = Part::Over;
-                    body.left = Some(0);
-                }
+            body.first = tokio::time::timeout(limit, first).await.ok()??;
+            if body.first.is_none() {
+                body.part = Part::Over;
+                body.left = Some(0);
             }
         }
         if left == Some(0) {

@@ -85,7 +85,7 @@ pub(super) async fn published(
         .await?;
     let mut iso = found.ok_or_else(auth::no_iso)?;
     if let Some(bytes) = bytes {
-        iso.blob = bytes.clone();
+        iso.blob = *bytes;
     }
     Ok(shape::without_unset(shape::iso(&iso)))
 }
