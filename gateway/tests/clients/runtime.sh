@@ -358,7 +358,9 @@ fn on_image_push(req, push) {
 }
 P
 curl -sS -o "$WORK/body" -X POST -H "x-access-token: $ADMIN_TOKEN" "$URL/api/admin/scripts/reload"
-loaded() { curl -sS -H "x-access-token: $ADMIN_TOKEN" "$URL/api/admin/scripts" | grep -q '"images"'; }
+# has PATTERN ARGUMENTS...: whether what curl fetches has such a line. Not a pipe: grep would hang up on curl.
+has() { local told; told=$(curl -sS "${@:2}") && grep -q "$1" <<<"$told"; }
+loaded() { has '"images"' -H "x-access-token: $ADMIN_TOKEN" "$URL/api/admin/scripts"; }
 succeeds "a plugin is there" eventually 60 loaded
 head -c 120000 /dev/urandom >"$WORK/next"
 NEXT=$(sha256 "$WORK/next")
@@ -396,7 +398,7 @@ equal "its bytes" "$(sha256 "$WORK/other")" "$(sha256 "$IMAGE")"
 push "a push that it refuses" http://forbidden.example
 said "its word" '^nothing goes there'
 ask "one that it sends elsewhere" 202 -X PUT "${good[@]}" -d "{\"targetUrl\":\"http://elsewhere.example\",\"targetAPIKey\":\"$KEY\"}" "$RUNTIME"
-counted() { curl -sS "$URL/metrics" | grep -q "^boxgate_runtime_$1 [1-9]"; }
+counted() { eventually 60 has "^boxgate_runtime_$1 [1-9]" "$URL/metrics"; }
 succeeds "pushes are counted" counted 'requests_total{operation="push",outcome="ok",runtime="default"}'
 succeeds "and what failed" counted 'requests_total{operation="deploy",outcome="failed",runtime="default"}'
 succeeds "and what a runtime did not take" counted 'reloads_total{outcome="rolled_back",runtime="default"}'
