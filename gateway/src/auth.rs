@@ -317,23 +317,25 @@ pub async fn authorize(
             }
         }
         Policy::UploadAdmin => administer_upload(metadata, &mut grant, names).await?,
-        Policy::Member => in_organization(metadata, &mut grant, names, None).await?,
+        Policy::Member => in_organization(metadata, &mut grant, names, Needs::Membership).await?,
         Policy::MemberPerson => {
             person(&grant)?;
-            in_organization(metadata, &mut grant, names, None).await?;
+            in_organization(metadata, &mut grant, names, Needs::Membership).await?;
         }
         Policy::OrganizationAdmin => {
             person(&grant)?;
-            in_organization(metadata, &mut grant, names, Some(OrganizationRole::Admin)).await?;
+            let needs = Needs::RoleOrPlatform(OrganizationRole::Admin);
+            in_organization(metadata, &mut grant, names, needs).await?;
         }
         Policy::OrganizationOwner => {
             person(&grant)?;
-            in_organization(metadata, &mut grant, names, Some(OrganizationRole::Owner)).await?;
+            let needs = Needs::RoleOrPlatform(OrganizationRole::Owner);
+            in_organization(metadata, &mut grant, names, needs).await?;
         }
         Policy::ManageIsos => {
             person(&grant)?;
-            in_organization(metadata, &mut grant, names, None).await?;
-            in_organization(metadata, &mut grant, names, Some(OrganizationRole::Admin)).await?;
+            let needs = Needs::Role(OrganizationRole::Admin);
+            in_organization(metadata, &mut grant, names, needs).await?;
         }
         Policy::ReadBox => read_box(metadata, &mut grant, names).await?,
         Policy::ReadBlob => read_blob(metadata, &mut grant, names).await?,
@@ -446,30 +448,44 @@ pub async fn may_publish(
         .map(drop)
 }
 
-/// Any member, or `role` and above; administrators of the platform stand in for a role, not for a
-/// membership.
+/// What one must be in an organization. Administrators of the platform stand in for a role where that is said, never
+/// for a membership.
+#[derive(Clone, Copy)]
+enum Needs {
+    Membership,
+    /// This role or one above it.
+    Role(OrganizationRole),
+    RoleOrPlatform(OrganizationRole),
+}
+
 async fn in_organization(
     metadata: &Metadata,
     grant: &mut Grant,
     names: &PathNames,
-    role: Option<OrganizationRole>,
+    needs: Needs,
 ) -> Result<(), Refusal> {
     let principal = required(grant)?;
     let organization = organization(metadata, names).await?;
     let held = principal.role_in(organization.id);
-    match role {
-        None if held.is_none() => return Err(not_a_member(&organization)),
-        Some(needed) if !principal.is_platform_admin() && held.is_none_or(|held| held < needed) => {
-            return Err(Refusal::new(
-                StatusCode::FORBIDDEN,
-                format!(
-                    "This needs the role '{}' in organization '{}'.",
-                    needed.as_str(),
-                    organization.name
-                ),
-            ));
+    let needed = match needs {
+        Needs::RoleOrPlatform(_) if principal.is_platform_admin() => None,
+        Needs::Membership | Needs::Role(_) if held.is_none() => {
+            return Err(not_a_member(&organization));
         }
-        _ => {}
+        Needs::Membership => None,
+        Needs::Role(role) | Needs::RoleOrPlatform(role) => Some(role),
+    };
+    if let Some(needed) = needed
+        && held.is_none_or(|held| held < needed)
+    {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            format!(
+                "This needs the role '{}' in organization '{}'.",
+                needed.as_str(),
+                organization.name
+            ),
+        ));
     }
     grant.organization = Some(organization);
     Ok(())
