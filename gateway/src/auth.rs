@@ -550,20 +550,28 @@ async fn read_iso(
     grant: &mut Grant,
     names: &PathNames,
 ) -> Result<(), Refusal> {
-    let organization: OrganizationName = names.value("org").parse().map_err(Refusal::name)?;
-    let found = match names.value("name") {
-        "" => iso_of_id(metadata, &organization, names.value("iso")).await?,
-        name => {
-            let name = name.parse().map_err(Refusal::name)?;
-            metadata.iso_by_name(&organization, &name).await?
-        }
-    };
+    let found = iso_of(metadata, names).await?;
     let principal = grant.principal.as_ref();
     let may_read =
         |iso: &Iso| iso.public || principal.is_some_and(|p| p.role_in(iso.organization).is_some());
     let iso = found.filter(may_read).ok_or_else(no_iso)?;
     grant.iso = Some(Box::new(iso));
     Ok(())
+}
+
+/// The ISO image that a path means, by its name or its id.
+///
+/// # Errors
+/// 400 for what is no name, or when the database does not answer.
+pub async fn iso_of(metadata: &Metadata, names: &PathNames) -> Result<Option<Iso>, Refusal> {
+    let organization: OrganizationName = names.value("org").parse().map_err(Refusal::name)?;
+    match names.value("name") {
+        "" => iso_of_id(metadata, &organization, names.value("iso")).await,
+        name => {
+            let name = name.parse().map_err(Refusal::name)?;
+            Ok(metadata.iso_by_name(&organization, &name).await?)
+        }
+    }
 }
 
 /// The ISO image of that id, if it is that organization's.

@@ -14,6 +14,7 @@ use boxgate_storage::layer::cache::BlockCache;
 use boxgate_storage::layer::files::FileReads;
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::accounts::OrganizationId;
+use boxgate_storage::metadata::catalog::Counted;
 use boxgate_storage::metadata::recent::Recent;
 use boxgate_storage::store::{Space, Store};
 use boxgate_storage::upload::UploadEngine;
@@ -27,7 +28,6 @@ use crate::boxitory::Boxitory;
 use crate::config::settings::Settings;
 use crate::door::vagrant::Document;
 use crate::events::stragglers::{self, PassedOver};
-use crate::handler::download::Counted;
 use crate::hooks::Outside;
 use crate::joiner::Joiner;
 use crate::provider;
@@ -280,11 +280,7 @@ impl Gateway {
     pub fn count_download(&self, what: Counted) {
         let metadata = self.metadata.clone();
         self.background.spawn(async move {
-            let counted = match what {
-                Counted::File(file) => metadata.count_download(file).await,
-                Counted::Iso(iso) => metadata.add_iso_downloads(iso, 1).await,
-            };
-            if let Err(error) = counted {
+            if let Err(error) = metadata.count_download(what).await {
                 tracing::warn!(error = %boxgate_storage::error::chain(&error), "download not counted");
             }
         });

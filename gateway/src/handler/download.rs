@@ -8,7 +8,7 @@ use boxgate_storage::blob::{BlobKey, BlobMeta};
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::{BLOCK_BYTES, Blake3, Sha256};
 use boxgate_storage::layer::cache::Origin;
-use boxgate_storage::metadata::catalog::{FileId, IsoId, ResolvedFile};
+use boxgate_storage::metadata::catalog::{Counted, ResolvedFile};
 use boxgate_storage::metadata::uploads::Labels;
 use boxgate_storage::range::ByteRange;
 use bytes::Bytes;
@@ -40,15 +40,6 @@ const FILE_FROM: u64 = 16 << 10;
 
 /// How the cache took part in an answer.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-
-/// What counts its downloads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Counted {
-    /// The file of a box.
-    File(FileId),
-    /// An ISO image.
-    Iso(IsoId),
-}
 
 /// The name under which browsers keep a box.
 pub const BOX_FILE: &str = "vagrant.box";

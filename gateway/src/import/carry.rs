@@ -12,11 +12,11 @@ use boxgate_storage::blob::BlobMeta;
 use boxgate_storage::catalog::{BoxRef, IsoName};
 use boxgate_storage::check::Stock;
 use boxgate_storage::clock::UnixMillis;
-use boxgate_storage::digest::{Blake3, Digest};
+use boxgate_storage::digest::{Algorithm, Blake3, Digest};
 use boxgate_storage::error::chain;
 use boxgate_storage::layer::files::Stamp;
 use boxgate_storage::metadata::accounts::OrganizationId;
-use boxgate_storage::metadata::catalog::IsoChange;
+use boxgate_storage::metadata::catalog::{Counted, IsoChange};
 use boxgate_storage::metadata::uploads::{IsoTarget, Labels, Target};
 use boxgate_storage::upload::{Keep, Sender, UploadIntent, UploadWriter};
 use bytes::Bytes;
@@ -24,7 +24,6 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::{Report, Told};
-use crate::handler::download::Counted;
 use crate::handler::upload::shown;
 
 /// Files that are read and written at once: one waits for the disk while the other is hashed.
@@ -183,10 +182,10 @@ impl Carrier {
             Ok(Standing::Damaged) => true,
             Ok(Standing::There(there)) => {
                 // A run that was killed may have brought the bytes alone.
-                let told = if file.was_brought || there.described {
+                let told = if file.was_brought {
                     Ok(())
                 } else {
-                    self.describe(file, there.id).await
+                    self.tell(file, &there).await
                 };
                 return told.err().unwrap_or(Outcome::There);
             }
@@ -237,6 +236,15 @@ impl Carrier {
         }
         let differs = || Outcome::Left("the catalog has another file of that name".to_owned());
         if there.blob.length != file.length {
+            return Err(differs());
+        }
+        let source = Arc::clone(&file.source);
+        let told = spawn_blocking(move || source.expected()).await;
+        if told
+            .unwrap_or_default()
+            .iter()
+            .any(|told| is_other(told, &there.blob))
+        {
             return Err(differs());
         }
         let modified = file.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -299,27 +307,26 @@ impl Carrier {
             return Ok(());
         }
         let brought = self.stored(file).await?;
-        let Some(id) = brought.map(|there| there.id) else {
-            return Ok(());
-        };
-        let count = file.downloads;
-        let metadata = self.stock.metadata();
-        let counted = match id {
-            _ if count == 0 => Ok(()),
-            Counted::File(id) => metadata.add_downloads(id, count).await,
-            Counted::Iso(id) => metadata.add_iso_downloads(id, count).await,
-        };
-        counted.map_err(|e| Outcome::Over(chain(&e)))?;
-        self.describe(file, id).await
+        match brought {
+            Some(there) => self.tell(file, &there).await,
+            None => Ok(()),
+        }
     }
 
-    /// Writes down what was said of an ISO image.
-    async fn describe(&self, file: &Freight, id: Counted) -> Result<(), Outcome> {
+    /// Writes down how often it was downloaded elsewhere, and what was said of an ISO image there.
+    async fn tell(&self, file: &Freight, there: &There) -> Result<(), Outcome> {
+        if file.downloads > 0 {
+            let raised = self
+                .stock
+                .metadata()
+                .raise_downloads(there.id, file.downloads);
+            raised.await.map_err(|e| Outcome::Over(chain(&e)))?;
+        }
         let said = file
             .iso
             .as_ref()
             .and_then(|image| image.description.clone());
-        let (Counted::Iso(id), Some(said)) = (id, said) else {
+        let (Counted::Iso(id), Some(said), false) = (there.id, said, there.described) else {
             return Ok(());
         };
         let change = IsoChange {
@@ -353,6 +360,16 @@ impl Carrier {
         }
         .or_iso(iso)
     }
+}
+
+/// Whether what is told of a file is known not to be so of these bytes.
+fn is_other(told: &Digest, bytes: &BlobMeta) -> bool {
+    let known: Digest = match told.algorithm() {
+        Algorithm::Blake3 => bytes.blake3.into(),
+        Algorithm::Sha256 => bytes.sha256.into(),
+        _ => return false,
+    };
+    *told != known
 }
 
 /// Reads a file from its first byte on, up to the length that it had.

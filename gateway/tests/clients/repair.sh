@@ -136,7 +136,7 @@ flip "$(stored b.box)" 1500000
 run 0 "fsck does not read bytes" here fsck
 run 1 "scrub finds a flipped bit" here scrub --rate 0
 says "and names its MiB and its box" "damaged +blob .*: MiB 1 \\(from 0\\) are not what was hashed \\(held by $ORG/b/1.0/"
-says "and says what to do" 'next: send the box again'
+says "and says what to do" 'next: send the file again'
 run 1 "fsck knows it now" here fsck
 says "as out of service" 'quarantined'
 start_gateway

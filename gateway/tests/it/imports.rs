@@ -5,6 +5,7 @@ use std::path::Path;
 
 use boxgate::import::boxvault::{Database, Vault};
 use boxgate::import::{Import, Imported, Told};
+use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::metadata::accounts::OrganizationRole;
 use boxgate_storage::metadata::catalog::IsoChange;
 use sha2::Digest as _;
@@ -26,7 +27,7 @@ const TABLES: &str = "
     CREATE TABLE versions (id INTEGER, boxId INTEGER, versionNumber TEXT);
     CREATE TABLE providers (id INTEGER, versionId INTEGER, name TEXT);
     CREATE TABLE architectures (id INTEGER, providerId INTEGER, name TEXT);
-    CREATE TABLE files (id INTEGER, architectureId INTEGER, fileSize INTEGER);
+    CREATE TABLE files (id INTEGER, architectureId INTEGER, fileSize INTEGER, downloadCount INTEGER);
     CREATE TABLE isos (id INTEGER, name TEXT, description TEXT, size INTEGER, checksum TEXT, isPublic INTEGER,
         storagePath TEXT, organizationId INTEGER);
     INSERT INTO organizations VALUES (1, 'vaulted');
@@ -38,7 +39,7 @@ const TABLES: &str = "
     INSERT INTO versions VALUES (1, 1, '1.0'), (2, 1, '2.0'), (3, 2, '1.0');
     INSERT INTO providers VALUES (1, 1, 'virtualbox'), (2, 2, 'virtualbox'), (3, 3, 'virtualbox');
     INSERT INTO architectures VALUES (1, 1, 'amd64'), (2, 1, 'arm64'), (3, 2, 'amd64'), (4, 3, 'amd64');
-    INSERT INTO files VALUES (1, 1, 1000), (2, 2, 1000), (3, 3, 1000), (4, 4, 1000);
+    INSERT INTO files VALUES (1, 1, 1000, 0), (2, 2, 1000, 0), (3, 3, 1000, 0), (4, 4, 1000, 0);
 ";
 
 /// A BoxVault on disk.
@@ -248,6 +249,70 @@ async fn an_image_that_is_healed_stays_as_it_was_made_here() {
     let (_, again) = scene.import(&running, true).await;
     assert_eq!(again.files, 0);
     assert_eq!(found().await.description.as_deref(), Some("netinst"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn another_image_of_the_same_length_is_not_taken_for_the_same() {
+    let running = Running::start().await;
+    let scene = Scene::set().await;
+    scene.import(&running, false).await;
+    let other = noise(3000, 10);
+    let sha256 = hex::encode(sha2::Sha256::digest(&other));
+    scene.write(&format!("isos/{sha256}.iso"), &other);
+    let older = std::time::SystemTime::UNIX_EPOCH;
+    let path = scene.path(&format!("isos/{sha256}.iso"));
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(older).unwrap();
+    scene
+        .execute(&format!(
+            "UPDATE isos SET checksum = '{sha256}', storagePath = '{sha256}.iso' WHERE id = 1"
+        ))
+        .await;
+    let (left, _) = scene.import(&running, false).await;
+    let told = left
+        .iter()
+        .find(|line| line.starts_with("vaulted/iso/debian.iso"));
+    assert!(
+        told.is_some_and(|line| line.contains("another file of that name")),
+        "{left:#?}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn downloads_that_a_killed_run_did_not_count_are_counted_once() {
+    let running = Running::start().await;
+    let scene = Scene::set().await;
+    scene.execute("UPDATE files SET downloadCount = 7").await;
+    let metadata = running.gateway.metadata.clone();
+    scene.import(&running, false).await;
+    let name = "vaulted/two/1.0/virtualbox/amd64";
+    let mut parts = name.split('/');
+    let mut next = || parts.next().unwrap();
+    let name = BoxRef {
+        organization: next().parse().unwrap(),
+        name: next().parse().unwrap(),
+        version: next().parse().unwrap(),
+        provider: next().parse().unwrap(),
+        architecture: next().parse().unwrap(),
+    };
+    let counted = async || {
+        metadata
+            .resolve_file(&name)
+            .await
+            .unwrap()
+            .unwrap()
+            .file
+            .downloads
+    };
+    assert_eq!(counted().await, 7);
+    scene.execute("UPDATE files SET downloadCount = 9").await;
+    // As a run leaves it that was killed between the bytes and their count: nothing of it is remembered.
+    scene.import(&running, true).await;
+    assert_eq!(counted().await, 9);
+    scene.import(&running, true).await;
+    assert_eq!(counted().await, 9);
     running.stop().await;
 }
 

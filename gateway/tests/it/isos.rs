@@ -163,6 +163,10 @@ async fn a_link_is_good_for_its_image_and_as_long_as_its_maker_may_read_it() {
     );
     let reply = running.get(&url, "").await;
     assert_eq!((reply.status, reply.body.as_slice()), (200, &b"one"[..]));
+    let by_name = url.replace(&format!("/iso/{one}/"), "/iso/name/ONE.iso/");
+    assert_eq!(running.get(&by_name, "").await.body, b"one");
+    let elsewhere = by_name.replace("ONE.iso", "other.iso");
+    assert_eq!(running.get(&elsewhere, "").await.status, 403);
     let elsewhere = url.replace(&format!("/iso/{one}/"), &format!("/iso/{other}/"));
     assert_eq!(running.get(&elsewhere, "").await.status, 403);
     let forged = running.get(&format!("{url}x"), "").await;
@@ -171,6 +175,71 @@ async fn a_link_is_good_for_its_image_and_as_long_as_its_maker_may_read_it() {
     let removed = metadata.remove_membership(reader, running.organization);
     assert!(removed.await.unwrap());
     assert_ne!(running.get(&url, "").await.status, 200);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_may_be_called_as_files_are() {
+    let running = Running::start().await;
+    let long = format!("-{}.iso", "x".repeat(250));
+    for (name, bytes) in [
+        (long.as_str(), "long"),
+        (".hidden", "hidden"),
+        ("a..b", "dots"),
+    ] {
+        let id = uploaded(&running, name, bytes.as_bytes()).await;
+        assert_eq!(downloaded(&running, id).await, bytes.as_bytes());
+        let path = format!("{ISOS}/name/{name}/download");
+        assert_eq!(
+            running.get(&path, &running.owner).await.body,
+            bytes.as_bytes()
+        );
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_is_had_by_its_digest_by_those_who_may_read_it() {
+    let running = Running::start().await;
+    let outsider = running.account("outsider", PlatformRole::User).await;
+    let outsider = running.token(outsider, TokenKind::Personal, None).await;
+    let id = uploaded(&running, "one.iso", b"one").await;
+    let sha256 = hex::encode(sha2::Sha256::digest(b"one"));
+    let paths = [
+        format!("/blobs/sha256/{sha256}"),
+        format!("/blobs/b3/{}", blake3::hash(b"one").to_hex()),
+    ];
+    let statuses = async |token: &str| {
+        let mut found = Vec::new();
+        for path in &paths {
+            let reply = running.get(path, token).await;
+            assert!(reply.status != 200 || reply.body == b"one");
+            let kept = reply.header("cache-control").unwrap_or_default();
+            assert!(reply.status != 200 || kept.contains("private"), "{kept}");
+            found.push(reply.status);
+        }
+        found
+    };
+    assert_eq!(statuses(&running.owner).await, [200, 200]);
+    assert_eq!(statuses(&outsider).await, [404, 404]);
+    assert_eq!(statuses("").await, [404, 404]);
+    let put = async |public: bool| {
+        let request = Request::new("PUT", &format!("{ISOS}/{id}")).token(&running.owner);
+        let reply = running
+            .send(request.json(&json!({"isPublic": public})))
+            .await;
+        assert_eq!(reply.status, 200);
+    };
+    put(true).await;
+    assert_eq!(statuses("").await, [200, 200]);
+    put(false).await;
+    assert_eq!(statuses("").await, [404, 404]);
+    put(true).await;
+    assert_eq!(statuses("").await, [200, 200]);
+    let request = Request::new("DELETE", &format!("{ISOS}/{id}")).token(&running.owner);
+    assert_eq!(running.send(request).await.status, 200);
+    assert_eq!(statuses("").await, [404, 404]);
+    assert_eq!(statuses(&running.owner).await, [404, 404]);
     running.stop().await;
 }
 
@@ -195,7 +264,7 @@ async fn an_image_is_renamed_published_and_deleted_and_its_name_is_one() {
     assert_eq!(unset["isPublic"], true, "what is not told stays");
     assert_eq!(put(json!({"name": "TWO.iso"})).await.status, 400);
     assert_eq!(put(json!({"name": "../x"})).await.status, 400);
-    for bad in ["a b.iso", "..", "-x"] {
+    for bad in ["a b.iso", "..", "a/b.iso", &"x".repeat(256)] {
         let reply = running.send(post(bad, &running.owner).body(b"x")).await;
         assert_eq!(reply.status, 400, "{bad}");
     }

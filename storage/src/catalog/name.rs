@@ -1,4 +1,5 @@
-//! Names, parsed once at the border: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`, no `..`, unique without case.
+//! Names, parsed once at the border: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`, no `..`, unique without case. ISO images
+//! are called as files are: `[A-Za-z0-9._-]{1,255}`.
 //!
 //! No name ever becomes a path or a key of a store.
 
@@ -7,6 +8,8 @@ use std::str::FromStr;
 
 /// Longest name in bytes.
 pub const MAX_NAME_BYTES: usize = 128;
+/// Longest name of an ISO image in bytes.
+pub const MAX_ISO_NAME_BYTES: usize = 255;
 
 /// The rule that a name breaks; the text is fit for the client who sent it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,29 +23,43 @@ pub struct NameError {
     pub rule: &'static str,
 }
 
-fn check(field: &'static str, text: &str) -> Result<(), NameError> {
-    let rule = if text.is_empty() {
-        "must not be empty"
-    } else if text.len() > MAX_NAME_BYTES {
-        "must be at most 128 characters"
-    } else if !text.as_bytes()[0].is_ascii_alphanumeric() {
-        "must start with a letter or a digit"
-    } else if !text
-        .bytes()
+const LETTERS: &str = "must consist of letters, digits, '.', '_' and '-'";
+
+fn is_of_letters(text: &str) -> bool {
+    text.bytes()
         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-    {
-        "must consist of letters, digits, '.', '_' and '-'"
-    } else if text.contains("..") {
-        "must not contain '..'"
+}
+
+/// The rule that a name in the catalog breaks.
+fn broken_rule(text: &str) -> Option<&'static str> {
+    if text.is_empty() {
+        Some("must not be empty")
+    } else if text.len() > MAX_NAME_BYTES {
+        Some("must be at most 128 characters")
+    } else if !text.as_bytes()[0].is_ascii_alphanumeric() {
+        Some("must start with a letter or a digit")
+    } else if !is_of_letters(text) {
+        Some(LETTERS)
     } else {
-        return Ok(());
-    };
-    let given = text.chars().take(MAX_NAME_BYTES).collect();
-    Err(NameError { field, given, rule })
+        text.contains("..").then_some("must not contain '..'")
+    }
+}
+
+/// The rule that a name of an ISO image breaks: what a URL drops from its path is no name.
+fn broken_file_rule(text: &str) -> Option<&'static str> {
+    if text.is_empty() {
+        Some("must not be empty")
+    } else if text.len() > MAX_ISO_NAME_BYTES {
+        Some("must be at most 255 characters")
+    } else if !is_of_letters(text) {
+        Some(LETTERS)
+    } else {
+        matches!(text, "." | "..").then_some("must not be '.' or '..'")
+    }
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $field:literal) => {
+    ($(#[$doc:meta])* $name:ident, $field:literal, $broken:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(String);
@@ -58,8 +75,11 @@ macro_rules! name {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                check($field, text)?;
-                Ok(Self(text.to_owned()))
+                let Some(rule) = $broken(text) else {
+                    return Ok(Self(text.to_owned()));
+                };
+                let given = text.chars().take(MAX_ISO_NAME_BYTES).collect();
+                Err(NameError { field: $field, given, rule })
             }
         }
 
@@ -73,27 +93,27 @@ macro_rules! name {
 
 name! {
     /// Name of an organization: the owner and tenant of boxes.
-    OrganizationName, "organization"
+    OrganizationName, "organization", broken_rule
 }
 name! {
     /// Name of a box within its organization.
-    BoxName, "box"
+    BoxName, "box", broken_rule
 }
 name! {
     /// Spelling of a version; `v1.2.3` and `1.2.3` are one version.
-    VersionName, "version"
+    VersionName, "version", broken_rule
 }
 name! {
     /// Name of a provider, such as `virtualbox`.
-    ProviderName, "provider"
+    ProviderName, "provider", broken_rule
 }
 name! {
     /// Name of an architecture, such as `amd64`.
-    ArchitectureName, "architecture"
+    ArchitectureName, "architecture", broken_rule
 }
 name! {
     /// Name of an ISO image within its organization.
-    IsoName, "ISO"
+    IsoName, "ISO", broken_file_rule
 }
 
 macro_rules! folded {
@@ -137,6 +157,20 @@ pub struct BoxRef {
     pub architecture: ArchitectureName,
 }
 
+impl BoxRef {
+    /// What stands for an ISO image where bytes are taken in: its name in the place of a box's; the levels below count
+    /// for nothing.
+    pub fn of_iso(organization: OrganizationName, name: &IsoName) -> Self {
+        Self {
+            organization,
+            name: BoxName(name.0.clone()),
+            version: VersionName("0".to_owned()),
+            provider: ProviderName("iso".to_owned()),
+            architecture: ArchitectureName("iso".to_owned()),
+        }
+    }
+}
+
 impl fmt::Display for BoxRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -171,6 +205,24 @@ mod tests {
         }
         for text in ["a", "42", "2024_01", "ubuntu-20.04", &"a".repeat(128)] {
             assert_eq!(BoxName::from_str(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn iso_images_are_called_as_files_are() {
+        let (long, longer) = ("a".repeat(255), "a".repeat(256));
+        for text in ["a", ".hidden", "_x", "-rf", "a..b.iso", "...", &long] {
+            assert_eq!(IsoName::from_str(text).unwrap().as_str(), text);
+        }
+        for (text, rule) in [
+            ("", "must not be empty"),
+            (".", "must not be '.' or '..'"),
+            ("..", "must not be '.' or '..'"),
+            ("a/b", LETTERS),
+            ("a b", LETTERS),
+            (longer.as_str(), "must be at most 255 characters"),
+        ] {
+            assert_eq!(IsoName::from_str(text).unwrap_err().rule, rule, "{text:?}");
         }
     }
 

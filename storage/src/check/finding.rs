@@ -136,21 +136,21 @@ impl Finding {
                 "its sender is told at the next try and begins again"
             }
             (Problem::Missing { .. } | Problem::Length { .. }, _) => {
-                "restore it from a backup, or send the box again, which heals every name"
+                "restore it from a backup, or send the file again, which heals every name"
             }
             (Problem::Tree { .. }, _) => {
-                "let `boxgate scrub` take it out of service, then send the box again, which heals \
+                "let `boxgate scrub` take it out of service, then send the file again, which heals \
                  every name"
             }
             (Problem::Quarantined | Problem::Damaged { .. }, _) => {
-                "send the box again, which heals every name"
+                "send the file again, which heals every name"
             }
             (Problem::Unreadable { .. }, _) => "look after the volume, then check again",
             (Problem::Orphan { .. }, _) => {
                 "if a backup of the database was restored, `boxgate fsck --adopt`; else `boxgate gc` \
                  removes it once it was seen for gc.orphan_age"
             }
-            (Problem::Unlike, _) => "restore them from a backup, or send the box again",
+            (Problem::Unlike, _) => "restore them from a backup, or send the file again",
             (Problem::References { .. } | Problem::State { .. } | Problem::ClaimedTwice, _) => {
                 "a defect: keep a copy of the database and of these bytes, then report it"
             }
@@ -159,7 +159,7 @@ impl Finding {
                 "`boxgate gc` removes it; the log tells why when it cannot"
             }
             (Problem::NoBlob, Subject::Upload(_)) => "a defect: report it; delete the upload",
-            (Problem::NoBlob, _) => "a defect: report it; delete the file and send the box again",
+            (Problem::NoBlob, _) => "a defect: report it; delete the file and send the file again",
             (Problem::NoStore, _) => "add the store to the configuration",
         }
     }

@@ -10,6 +10,7 @@ pub(super) mod blobs;
 mod boxes;
 mod columns;
 mod deeds;
+mod downloads;
 mod holders;
 pub(super) mod isos;
 mod linked;
@@ -22,6 +23,7 @@ mod tree;
 mod versions;
 
 pub use announced::{Announcement, Slot, SlotChange};
+pub use downloads::Counted;
 pub use holders::{BlobDigest, HeldBlob};
 pub use isos::{Iso, IsoChange, IsoFilter};
 pub use search::{Search, SortBy};

@@ -49,10 +49,10 @@ impl MemoryLedger {
         self.state().add_organization(name)
     }
 
-    /// Removes an organization with its files.
+    /// Removes an organization with its files and its open uploads.
     pub fn remove_organization(&self, id: OrganizationId) {
-        let due = self.due();
-        self.state().remove_organization(id, due);
+        let (now, due) = (self.clock.now(), self.due());
+        self.state().remove_organization(id, (now, due));
     }
 
     /// Takes the file from its name; false when there was none.

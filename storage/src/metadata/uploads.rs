@@ -28,7 +28,7 @@ use crate::sidecar::Sidecar;
 use crate::store::{Receipt, Receipts};
 
 pub use listing::NamedUpload;
-pub(super) use rows::let_go;
+pub(super) use rows::{end_open_of, let_go};
 #[cfg(feature = "conformance")]
 pub(super) use {
     gate::check_passed,

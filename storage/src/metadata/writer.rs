@@ -289,8 +289,8 @@ where
 
     fn changes(&self) -> Change {
         match self.op {
-            // Nor does one to whom events are told; and nothing is kept of ISO images.
-            op if ["webhook.", "stragglers.", "order.", "iso.", "imported."]
+            // Nor does one to whom events are told.
+            op if ["webhook.", "stragglers.", "order.", "imported."]
                 .iter()
                 .any(|prefix| op.starts_with(prefix)) =>
             {

@@ -157,7 +157,7 @@ async fn missing_bytes_are_found_and_tell_the_names_that_hold_them() {
         shared.names.join(", ")
     );
     assert_eq!(line, expected);
-    assert!(shared.advice().contains("send the box again"));
+    assert!(shared.advice().contains("send the file again"));
 }
 
 #[tokio::test]

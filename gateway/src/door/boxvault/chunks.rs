@@ -26,7 +26,7 @@ pub async fn upload(gateway: &Gateway, mut call: Call, whole: Vec<Digest>) -> An
     let goal = Goal::of(&call)?;
     let organization = call.organization()?.id;
     let mut body = std::mem::replace(&mut call.body, InboundBody::empty());
-    let turn = turn(gateway, &call)?;
+    let turn = turn(gateway, &call, &goal)?;
     let held = turn
         .put_chunk(&goal.file, organization, &chunk, &mut body)
         .await?;
@@ -43,11 +43,11 @@ pub async fn upload(gateway: &Gateway, mut call: Call, whole: Vec<Digest>) -> An
 /// `GET F/upload`: the caller's uploads to that name that are not finished, so that a client need not
 /// remember what it sent.
 pub async fn status(gateway: &Gateway, call: Call) -> Answered {
-    let Goal { file, .. } = Goal::of(&call)?;
+    let goal = Goal::of(&call)?;
     let organization = call.organization()?.id;
-    let turn = turn(gateway, &call)?;
+    let turn = turn(gateway, &call, &goal)?;
     let sender = turn.principal.sender();
-    let target = turn.target(&file, &[]);
+    let target = turn.target(&goal.file, &[]);
     let none = UnixMillis(i64::MAX);
     let engine = &gateway.engine;
     let rows = engine

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use boxgate_storage::blob::BlobMeta;
 use boxgate_storage::catalog::{BoxRef, IsoName, OrganizationName};
-use boxgate_storage::metadata::catalog::{Iso, IsoChange, IsoFilter, IsoId};
+use boxgate_storage::metadata::catalog::{Counted, Iso, IsoChange, IsoFilter};
 use boxgate_storage::metadata::uploads::IsoTarget;
 use http::{Response, StatusCode};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ use super::{message, shape};
 use crate::auth::{self, Principal};
 use crate::call::Call;
 use crate::gateway::Gateway;
-use crate::handler::download::{self, Counted, Download};
+use crate::handler::download::{self, Download};
 use crate::http::freshness::{Freshness, Tags};
 use crate::http::precondition::PastEnd;
 use crate::http::response;
@@ -56,15 +56,8 @@ pub(super) fn goal(call: &Call) -> Result<Goal, Refusal> {
             return Err(Refusal::invalid("x-is-public must be true or false.").closing());
         }
     };
-    let named = |text: &str| text.parse().map_err(Refusal::name);
     Ok(Goal {
-        file: BoxRef {
-            organization: call.name("org")?,
-            name: named(name.as_str())?,
-            version: "0".parse().map_err(Refusal::name)?,
-            provider: "iso".parse().map_err(Refusal::name)?,
-            architecture: "iso".parse().map_err(Refusal::name)?,
-        },
+        file: BoxRef::of_iso(call.name("org")?, &name),
         iso: Some(IsoTarget { public }),
     })
 }
@@ -211,8 +204,8 @@ pub async fn link_reader(
 ) -> Result<Option<Principal>, Refusal> {
     let now = gateway.clock.now();
     let keys = gateway.link_keys.current(&gateway.metadata, now).await?;
-    let id = names.value("iso").parse().map(IsoId).ok();
-    let account = id.and_then(|id| keys.verify_iso(token, id, now));
+    let iso = auth::iso_of(&gateway.metadata, names).await?;
+    let account = iso.and_then(|iso| keys.verify_iso(token, iso.id, now));
     let account = account.ok_or_else(bad_link)?;
     auth::on_behalf_of(&gateway.metadata, account).await
 }

@@ -223,7 +223,9 @@ async fn resumable(gateway: &Gateway, mut call: Call, expected: Vec<Digest>) -> 
     let mut create = ietf::create(&head, Owner::Target(goal.file.clone()))?;
     create.expected = expected;
     let mut body = std::mem::replace(&mut call.body, InboundBody::empty());
-    let progress = turn(gateway, &call)?.create(create, &mut body).await?;
+    let progress = turn(gateway, &call, &goal)?
+        .create(create, &mut body)
+        .await?;
     let limits = gateway.upload_limits();
     if progress.published.is_some() {
         let document = document(gateway, &call, &goal, &progress).await?;
@@ -290,7 +292,7 @@ async fn continued(
     let file = &goal.file;
     let checksum = digest::content_digest(&call.head.headers)?.map(Checksum::Told);
     let mut body = std::mem::replace(&mut call.body, InboundBody::empty());
-    let turn = turn(gateway, &call)?;
+    let turn = turn(gateway, &call, &goal)?;
     let ends = if part.end == part.length {
         Ends::Here
     } else {
@@ -409,14 +411,18 @@ async fn told(gateway: &Gateway, call: &Call, goal: &Goal, progress: &Progress) 
     Ok(response)
 }
 
-pub(super) fn turn<'a>(gateway: &'a Gateway, call: &'a Call) -> Result<Turn<'a>, Refusal> {
+pub(super) fn turn<'a>(
+    gateway: &'a Gateway,
+    call: &'a Call,
+    goal: &Goal,
+) -> Result<Turn<'a>, Refusal> {
     Ok(Turn {
         gateway,
         head: &call.head,
         principal: call.principal()?,
         protocol: Protocol::Ietf,
         facts: &call.facts,
-        iso: Goal::of(call)?.iso,
+        iso: goal.iso,
     })
 }
 

@@ -126,16 +126,9 @@ async fn image(
             "{file} has {found} bytes, and the database says {size}"
         ));
     }
-    let named = |text: &str| text.parse().map_err(no_name);
     Ok(Freight {
         path: String::new(),
-        name: BoxRef {
-            organization: place.name.clone(),
-            name: named(text)?,
-            version: "0".parse().map_err(no_name)?,
-            provider: "iso".parse().map_err(no_name)?,
-            architecture: "iso".parse().map_err(no_name)?,
-        },
+        name: BoxRef::of_iso(place.name.clone(), &name),
         organization: place.id,
         sender: Sender::person(place.owner),
         length: meta.len(),

@@ -254,7 +254,7 @@ pub async fn a_damaged_blob_is_healed_by_sending_it_again(rig: &dyn Rig) {
     assert_eq!(due(rig).await, [bad.blob.key]);
 }
 
-/// An organization that went away takes nothing; its upload stays for the abort.
+/// An organization that went away takes nothing: what is open ends with it, what is whole stays for the abort.
 pub async fn nothing_is_published_into_an_organization_that_is_gone(rig: &dyn Rig) {
     let (ledger, org) = (rig.ledger(), rig.add_organization("acme").await);
     let (_, kept) = published(rig, org, target("web"), 1).await;
@@ -262,7 +262,17 @@ pub async fn nothing_is_published_into_an_organization_that_is_gone(rig: &dyn Ri
         .await
         .expect("create");
     sent.complete(&ledger).await.expect("complete");
+    let open = Sent::create(&ledger, org, target("open"), 3, BLOCK)
+        .await
+        .expect("create");
     rig.remove_organization(org).await;
+    let ended = ledger.upload(open.row.id).await.expect("read");
+    assert_eq!(ended.map(|row| row.state), Some(UploadState::Aborted));
+    assert_eq!(due(rig).await, [open.row.key]);
+    rig.ledger()
+        .forget(&gone(open.row.key))
+        .await
+        .expect("forget");
     let error = ledger
         .publish(sent.fence())
         .await

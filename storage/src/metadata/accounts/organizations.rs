@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::catalog::isos;
 use crate::metadata::catalog::remove::{self, Scope};
 use crate::metadata::sql::{At as _, Columns as _, containing};
+use crate::metadata::uploads;
 use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit};
 
@@ -164,7 +165,8 @@ impl Metadata {
         .await
     }
 
-    /// Removes an organization with its boxes, memberships and tokens; its blobs lose their references.
+    /// Removes an organization with its boxes, memberships and tokens; its blobs lose their references, and what is on its way
+    /// to it ends.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when it is gone.
@@ -177,6 +179,7 @@ impl Metadata {
                 remove::boxes_of(tx, id, &actor).await?;
                 remove::under(tx, Scope::Organization(id.0)).await?;
                 isos::remove_all(tx, id, &actor).await?;
+                uploads::end_open_of(tx, OP, id).await?;
                 remove::held_by(tx, id).await?;
                 for statement in [
                     "DELETE FROM tokens WHERE organization = $1",

@@ -7,7 +7,6 @@
 use futures_util::FutureExt as _;
 use sqlx::any::AnyRow;
 
-use super::FileId;
 use crate::blob::{BlobKey, BlobMeta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::verify::BlobTree;
@@ -28,36 +27,6 @@ pub(in crate::metadata) fn blocks(length: u64) -> u64 {
 }
 
 impl Metadata {
-    /// Counts one download.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] when the database does not answer.
-    pub async fn count_download(&self, id: FileId) -> Result<()> {
-        self.add_downloads(id, 1).await
-    }
-
-    /// Counts so many downloads.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] when the database does not answer.
-    pub async fn add_downloads(&self, id: FileId, more: u64) -> Result<()> {
-        const OP: &str = "file.count_download";
-        let more = i64::try_from(more).unwrap_or(0);
-        self.write(OP, move |tx| {
-            async move {
-                sqlx::query("UPDATE files SET downloads = downloads + $2 WHERE id = $1")
-                    .bind(id.0)
-                    .bind(more)
-                    .execute(&mut tx.connection)
-                    .await
-                    .at(OP, id.0)
-                    .map(drop)
-            }
-            .boxed()
-        })
-        .await
-    }
-
     /// The subtree values of a blob.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! From a digest to a blob, for whoever may read something that holds it.
+//! From a digest to a blob, for whoever may read something that holds it: a box, an ISO image, an upload.
 //!
 //! Whoever may not learns nothing: a blob that others hold is as absent as one that nobody ever stored.
 
@@ -37,8 +37,8 @@ pub struct HeldBlob {
     pub quarantined: bool,
     /// What was written on it.
     pub labels: Labels,
-    /// Folded names of organization and box of public boxes that hold it, a few at most; with none only
-    /// the caller and those like it may read.
+    /// Folded names of organization and box of public boxes that hold it, a few at most; with none it is for nobody else
+    /// to keep: no event has caches drop an ISO image that is made private.
     pub public_holders: Vec<(String, String)>,
 }
 
@@ -66,6 +66,25 @@ macro_rules! held_by_box {
     };
 }
 
+/// The same from a blob to the ISO images that hold it.
+macro_rules! held_by_iso {
+    ($digest:literal) => {
+        concat!(
+            "SELECT ",
+            blob_columns!(),
+            ", 0 AS is_public
+             FROM blobs x JOIN isos i ON i.blob = x.key
+             WHERE x.",
+            $digest,
+            " = $1 AND (i.is_public = 1 OR EXISTS (
+                 SELECT 1 FROM memberships m WHERE m.account = $2
+                     AND m.organization = i.organization
+                     AND (m.organization = $3 OR CAST($3 AS BIGINT) = 0)))
+             ORDER BY x.state LIMIT $4"
+        )
+    };
+}
+
 /// The same from a blob to the finished uploads without a target that hold it.
 macro_rules! held_by_upload {
     ($digest:literal) => {
@@ -84,9 +103,9 @@ macro_rules! held_by_upload {
 }
 
 impl Metadata {
-    /// The blob of a digest, if `reader` may read a public box that holds it, or is a member of the
-    /// organization of a box or of a finished upload that holds it. A credential that is bound to an
-    /// organization counts there alone. Nobody (`None`) reads what public boxes hold.
+    /// The blob of a digest, if a public box or ISO image holds it, or `reader` is a member of the organization of a
+    /// box, of an ISO image or of a finished upload that holds it. A credential that is bound to an
+    /// organization counts there alone. Nobody (`None`) reads what is public.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
@@ -110,11 +129,19 @@ impl Metadata {
         const OP: &str = "blob.readable";
         let (queries, bytes) = match digest {
             BlobDigest::Blake3(digest) => (
-                [held_by_box!("blake3"), held_by_upload!("blake3")],
+                [
+                    held_by_box!("blake3"),
+                    held_by_iso!("blake3"),
+                    held_by_upload!("blake3"),
+                ],
                 digest.0,
             ),
             BlobDigest::Sha256(digest) => (
-                [held_by_box!("sha256"), held_by_upload!("sha256")],
+                [
+                    held_by_box!("sha256"),
+                    held_by_iso!("sha256"),
+                    held_by_upload!("sha256"),
+                ],
                 digest.0,
             ),
         };

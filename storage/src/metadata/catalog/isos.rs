@@ -218,28 +218,6 @@ impl Metadata {
         })
         .await
     }
-
-    /// Counts so many downloads.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] when the database does not answer.
-    pub async fn add_iso_downloads(&self, id: IsoId, more: u64) -> Result<()> {
-        const OP: &str = "iso.count_download";
-        let more = i64::try_from(more).unwrap_or(0);
-        self.write(OP, move |tx| {
-            async move {
-                sqlx::query("UPDATE isos SET downloads = downloads + $2 WHERE id = $1")
-                    .bind(id.0)
-                    .bind(more)
-                    .execute(&mut tx.connection)
-                    .await
-                    .at(OP, id.0)
-                    .map(drop)
-            }
-            .boxed()
-        })
-        .await
-    }
 }
 
 /// The name that an upload publishes, parsed again from its row.

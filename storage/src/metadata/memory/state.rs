@@ -113,8 +113,18 @@ impl State {
         id
     }
 
-    pub(super) fn remove_organization(&mut self, id: OrganizationId, due: UnixMillis) {
+    pub(super) fn remove_organization(
+        &mut self,
+        id: OrganizationId,
+        (now, due): (UnixMillis, UnixMillis),
+    ) {
         self.organizations.remove(&id);
+        let open = |row: &UploadRow| row.organization == id && row.state == UploadState::Open;
+        let rows = self.uploads.values().map(|upload| &upload.row);
+        let open: Vec<_> = rows.filter(|row| open(row)).map(|row| row.id).collect();
+        for upload in open {
+            self.end(upload, None, UploadState::Aborted, (now, due));
+        }
         let gone: Vec<_> = self.files.extract_if(|path, _| path.0 == id).collect();
         for (_, file) in gone {
             self.give_reference(&file.blob, due);

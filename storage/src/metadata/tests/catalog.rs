@@ -4,7 +4,7 @@ use crate::catalog::{BoxName, BoxRef};
 use crate::digest::{Blake3, Sha256};
 use crate::metadata::accounts::OrganizationId;
 use crate::metadata::catalog::{
-    ArchitectureId, BoxFields, BoxFilter, BoxId, BoxRow, VersionFields, VersionStatus,
+    ArchitectureId, BoxFields, BoxFilter, BoxId, BoxRow, Counted, VersionFields, VersionStatus,
 };
 use crate::metadata::uploads::{
     Advance, Completion, Fence, Keep, Labels, MostOpen, NewUpload, Published, Sender, Target,
@@ -426,7 +426,8 @@ async fn publishing_makes_parents_and_keeps_those_that_are() {
         .unwrap();
     assert_eq!(file.declared, Some(("SHA256".to_owned(), "ab".repeat(32))));
     assert_eq!((file.downloads, file.blob.length), (0, 1 << 20));
-    house.metadata.count_download(file.id).await.unwrap();
+    let counted = Counted::File(file.id);
+    house.metadata.count_download(counted).await.unwrap();
     let found = house
         .metadata
         .resolve_file(&full("ACME/NEW/v1.0/VirtualBox/AMD64"))

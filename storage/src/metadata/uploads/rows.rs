@@ -678,6 +678,23 @@ pub(super) async fn end(
     Ok(true)
 }
 
+/// What an organization's open uploads have goes with it; those that are whole end where they would be published.
+pub(in crate::metadata) async fn end_open_of(
+    tx: &mut Tx,
+    op: &'static str,
+    organization: OrganizationId,
+) -> Result<()> {
+    let rows = sqlx::query("SELECT id FROM uploads WHERE organization = $1 AND state = 'open'")
+        .bind(organization.0)
+        .fetch_all(&mut tx.connection)
+        .await
+        .at(op, organization.0)?;
+    for row in rows {
+        end(tx, op, row.upload_id("id")?, None, UploadState::Aborted).await?;
+    }
+    Ok(())
+}
+
 /// What it stored is trash.
 async fn end_one(
     tx: &mut Tx,
