@@ -184,14 +184,14 @@ async fn perform(
                     })),
                     AdoptTold::Finding(finding) => Some(Line::Finding(finding.into())),
                     AdoptTold::Progress(adopted) => {
-                        listener.now_and_then(|| Line::Adopting(adopted.into()))
+                        listener.now_and_then(|| Line::Adopting(adopted))
                     }
                 };
                 listener.hear(line)
             };
             let adopted = stock.adopt(ENDED_UPLOADS_KEPT, tell).await?;
             tracing::info!(?adopted, "names were made of what stands beside boxes");
-            listener.hear(Some(Line::Adopting(adopted.into()))).await;
+            listener.hear(Some(Line::Adopting(adopted))).await;
             check(stock, &listener).await
         }
         Chore::Collect { limits, dry_run } => {
@@ -214,13 +214,13 @@ async fn perform(
                 let line = match told {
                     ScrubTold::Finding(finding) => Some(Line::Finding(finding.into())),
                     ScrubTold::Progress(scrubbed, _) => {
-                        listener.now_and_then(|| Line::Scrubbing(scrubbed.into()))
+                        listener.now_and_then(|| Line::Scrubbing(scrubbed))
                     }
                 };
                 listener.hear(line)
             };
             let scrubbed = stock.scrub(rate_bytes, None, tell).await?;
-            Ok(Line::Scrubbed(scrubbed.into()))
+            Ok(Line::Scrubbed(scrubbed))
         }
         Chore::Copy {
             ref from,
@@ -230,15 +230,13 @@ async fn perform(
             let tell = |told| {
                 let line = match told {
                     CopyTold::Finding(finding) => Some(Line::Finding(finding.into())),
-                    CopyTold::Progress(copied) => {
-                        listener.now_and_then(|| Line::Copying(copied.into()))
-                    }
+                    CopyTold::Progress(copied) => listener.now_and_then(|| Line::Copying(copied)),
                 };
                 listener.hear(line)
             };
             let copied = stock.copy(Ways { from, to }, rate_bytes, tell).await?;
             tracing::info!(from, to, ?copied, "boxes copied to another store");
-            Ok(Line::Copied(copied.into()))
+            Ok(Line::Copied(copied))
         }
         Chore::Import(ref import) => Ok(bring(stock, import, &mut listener).await),
     }
@@ -270,10 +268,10 @@ async fn check(stock: &Stock, listener: &Listener) -> Result<Line, Error> {
     let tell = |told| {
         listener.hear(Some(match told {
             Told::Finding(finding) => Line::Finding(finding.into()),
-            Told::Progress(checked) => Line::Checking(checked.into()),
+            Told::Progress(checked) => Line::Checking(checked),
         }))
     };
-    Ok(Line::Checked(stock.check(tell).await?.into()))
+    Ok(Line::Checked(stock.check(tell).await?))
 }
 
 /// Who hears of a chore while it is done.

@@ -18,6 +18,8 @@ mod walk;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
 use crate::digest::BLOCK_BYTES;
@@ -46,7 +48,7 @@ pub struct Stock {
 }
 
 /// How much was looked at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
     /// Rows of blobs.
     pub blobs: u64,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use boxgate_storage::check::{self, OrphanLimits, Subject};
+pub use boxgate_storage::check::{Adopted as Adopting, Amount, Checked, Copied, Orphans, Scrubbed};
 use serde::{Deserialize, Serialize};
 
 use crate::import::Imported;
@@ -73,66 +74,6 @@ pub struct Adopted {
     pub store: String,
 }
 
-/// What was made again, and what was not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Adopting {
-    /// Blobs that have a row again.
-    pub blobs: u64,
-    /// Names that lead to a blob again.
-    pub names: u64,
-    /// Bytes that were read for it.
-    pub bytes: u64,
-    /// Blobs whose bytes are not what stands beside them says.
-    pub damaged: u64,
-}
-
-/// How much was looked at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checked {
-    /// Rows of blobs.
-    pub blobs: u64,
-    /// Rows of uploads that did not end.
-    pub uploads: u64,
-    /// Keys that stores hold bytes under.
-    pub stored: u64,
-    /// What was found wrong.
-    pub findings: u64,
-}
-
-/// How much was read, and what was found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scrubbed {
-    /// Blobs, up to their ends.
-    pub blobs: u64,
-    /// Bytes, damaged and missing ones included.
-    pub bytes: u64,
-    /// Bytes that were to be read when it began.
-    pub total_bytes: u64,
-    /// Blobs that are not what was hashed, or not there.
-    pub damaged: u64,
-    /// Blobs that were out of service and are whole again.
-    pub healed: u64,
-}
-
-/// How much was copied to another store, and what was not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Copied {
-    /// Blobs that are in the other store now.
-    pub blobs: u64,
-    /// Their bytes, and those on their way.
-    pub bytes: u64,
-    /// Bytes that were to be copied when it began.
-    pub total_bytes: u64,
-    /// Blobs that are not what was hashed, and stay.
-    pub damaged: u64,
-    /// Blobs that are in the first store still.
-    pub left: u64,
-    /// Of those, the ones that were moved a short while ago: they may go on once what they left behind is gone.
-    pub waiting: u64,
-    /// Uploads in progress there.
-    pub uploads: u64,
-}
-
 /// Something of another server that was not brought.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
@@ -157,30 +98,6 @@ pub struct Collected {
     pub orphan_age_seconds: u64,
     /// Bytes without a row, by store.
     pub stores: BTreeMap<String, Orphans>,
-}
-
-/// So many, with so many bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Amount {
-    /// How many.
-    pub count: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-/// Bytes of a store that no row names.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Orphans {
-    /// Keys that the store holds bytes under.
-    pub stored: u64,
-    /// How many of them no row names.
-    pub orphans: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// How many of these are removed.
-    pub removed: u64,
-    /// The brake: there are too many, so none is.
-    pub stopped: bool,
 }
 
 impl Line {
@@ -227,121 +144,16 @@ impl From<check::Finding> for Finding {
     }
 }
 
-impl From<check::Adopted> for Adopting {
-    fn from(adopted: check::Adopted) -> Self {
-        let check::Adopted {
-            blobs,
-            names,
-            bytes,
-            damaged,
-        } = adopted;
-        Self {
-            blobs,
-            names,
-            bytes,
-            damaged,
-        }
-    }
-}
-
-impl From<check::Checked> for Checked {
-    fn from(checked: check::Checked) -> Self {
-        let check::Checked {
-            blobs,
-            uploads,
-            stored,
-            findings,
-        } = checked;
-        Self {
-            blobs,
-            uploads,
-            stored,
-            findings,
-        }
-    }
-}
-
-impl From<check::Scrubbed> for Scrubbed {
-    fn from(scrubbed: check::Scrubbed) -> Self {
-        let check::Scrubbed {
-            blobs,
-            bytes,
-            total_bytes,
-            damaged,
-            healed,
-        } = scrubbed;
-        Self {
-            blobs,
-            bytes,
-            total_bytes,
-            damaged,
-            healed,
-        }
-    }
-}
-
-impl From<check::Copied> for Copied {
-    fn from(copied: check::Copied) -> Self {
-        let check::Copied {
-            blobs,
-            bytes,
-            total_bytes,
-            damaged,
-            left,
-            waiting,
-            uploads,
-        } = copied;
-        Self {
-            blobs,
-            bytes,
-            total_bytes,
-            damaged,
-            left,
-            waiting,
-            uploads,
-        }
-    }
-}
-
-impl From<check::Amount> for Amount {
-    fn from(amount: check::Amount) -> Self {
-        let check::Amount { count, bytes } = amount;
-        Self { count, bytes }
-    }
-}
-
-impl From<check::Orphans> for Orphans {
-    fn from(orphans: check::Orphans) -> Self {
-        let check::Orphans {
-            stored,
-            orphans,
-            bytes,
-            removed,
-            stopped,
-        } = orphans;
-        Self {
-            stored,
-            orphans,
-            bytes,
-            removed,
-            stopped,
-        }
-    }
-}
-
 impl Collected {
     /// What a sweep within `limits` did, or would do.
     pub fn new(collected: &check::Collected, limits: OrphanLimits, dry_run: bool) -> Self {
-        let stores = collected.stores.iter();
         Self {
             dry_run,
-            removed: collected.removed.into(),
-            kept: collected.kept.into(),
-            waiting: collected.waiting.into(),
+            removed: collected.removed,
+            kept: collected.kept,
+            waiting: collected.waiting,
             orphan_age_seconds: limits.age.as_secs(),
-            stores: stores
-                .map(|(name, o)| (name.clone(), (*o).into()))
-                .collect(),
+            stores: collected.stores.clone(),
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
 
 use super::{Finding, Problem, Stock, Stored, Subject, stored};
 use crate::blob::{BlobKey, BlobMeta};
@@ -22,7 +23,7 @@ use crate::store::Store;
 use super::walk::Walk;
 
 /// What was taken back, and what was not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adopted {
     /// Blobs that have a row again.
     pub blobs: u64,

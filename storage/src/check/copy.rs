@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _, ready, try_join};
 use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 
 use super::scrub::{Pace, place_behind};
 use super::{Finding, Problem, Stock};
@@ -24,7 +25,7 @@ use crate::store::{DeleteBlob, Intake, PartIndex, Receipt, Run, RunBytes, Store,
 use crate::upload::part_bytes_for;
 
 /// How much was copied, and what was not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copied {
     /// Blobs that are in the other store now.
     pub blobs: u64,

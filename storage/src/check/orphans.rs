@@ -15,6 +15,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::walk::{Place, Walk};
 use super::{Problem, Stock, Stored, claims_in, stored};
 use crate::blob::BlobKey;
@@ -98,7 +100,7 @@ pub struct Collected {
 }
 
 /// So many, with so many bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {
     /// How many.
     pub count: u64,
@@ -114,7 +116,7 @@ impl Amount {
 }
 
 /// The orphans of one store.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orphans {
     /// Keys that the store holds bytes under.
     pub stored: u64,

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{Finding, NAMES, Problem, Stock, Stored, Subject, extent, stored};
@@ -31,7 +32,7 @@ pub struct Cursor {
 }
 
 /// How much was read, and what was found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scrubbed {
     /// Blobs, up to their ends.
     pub blobs: u64,
