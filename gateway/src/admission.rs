@@ -4,6 +4,7 @@
 pub mod rates;
 pub mod request;
 pub mod shaper;
+pub mod shares;
 pub mod turns;
 
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use self::rates::Rates;
 use self::shaper::{Limit, Shaper};
 use self::turns::Turns;
 use crate::config::rates::Rate;
-use crate::config::settings::Settings;
+use crate::config::settings::{Database, Settings};
 use crate::handler::outboard;
 use crate::refusal::Refusal;
 
@@ -67,7 +68,11 @@ impl Admission {
                 .time_to_live(FAILURE_WINDOW)
                 .build(),
             failures_per_window: settings.auth.login_failures_per_minute,
-            rates: Rates::new(&settings.rates, settings.limits.rate_keys),
+            rates: Rates::new(
+                &settings.rates,
+                settings.limits.rate_keys,
+                matches!(settings.metadata, Database::Postgres(_)),
+            ),
             inbound: shaper(settings, settings.limits.bytes_in, |rate| rate.bytes_in),
             outbound: shaper(settings, settings.limits.bytes_out, |rate| rate.bytes_out),
             turns: Turns::new(

@@ -24,7 +24,7 @@ use boxgate_storage::upload::{EngineOptions, Gatekeeping, Passage, UploadEngine,
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, shares};
 use crate::auth::link_keys::{self, LinkKeys};
 use crate::auth::master_key::{MasterKey, MasterKeyError};
 use crate::ballast::Ballast;
@@ -837,6 +837,7 @@ impl App {
         let telling = tokio::spawn(events::run(Arc::clone(&gateway)));
         let chasing = tokio::spawn(stragglers::run(Arc::clone(&gateway)));
         let ticking = tokio::spawn(schedule::run(Arc::clone(&gateway)));
+        let sharing = tokio::spawn(shares::run(Arc::clone(&gateway)));
         let images = tokio::spawn(runtime::run(Arc::clone(&gateway)));
         let following_tree = gateway
             .boxitory
@@ -879,6 +880,9 @@ impl App {
         }
         if let Err(panicked) = ticking.await {
             tracing::error!(error = %panicked, "schedules broke");
+        }
+        if let Err(panicked) = sharing.await {
+            tracing::error!(error = %panicked, "sharing rates broke");
         }
         if let Err(panicked) = hooked.await {
             tracing::error!(error = %panicked, "running webhooks broke");

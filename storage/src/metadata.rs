@@ -19,6 +19,7 @@ pub mod orders;
 mod orphans;
 pub mod outbox;
 pub mod plugins;
+mod rates;
 pub mod recent;
 mod schema;
 pub(crate) mod scrub;

@@ -1,11 +1,14 @@
 //! How many requests each may make in a second: for each policy of `[rates]` one keyed limiter of governor, its keys in a
 //! table that has an end.
 //!
-//! Which requests are counted for whom is decided in `request.rs`; here is only counted.
+//! Which requests are counted for whom is decided in `request.rs`; here is only counted. Where several nodes share the
+//! rates, a request takes more of them the smaller this node's share is (`shares.rs`).
 
+use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
@@ -22,6 +25,11 @@ use crate::route::Class;
 /// What one key of a policy takes of memory, reckoned amply: itself, its state, and the cache's node and queues of it.
 pub const KEY_BYTES: u64 = 512;
 
+/// What governor counts for one request where all of a shared rate is this node's: shares are told apart that finely.
+const CELLS: u32 = 256;
+/// governor counts in whole nanoseconds, and so tells no more than these in a second apart well.
+const MOST_CELLS: u32 = 10_000_000;
+
 /// Who is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Key {
@@ -31,6 +39,20 @@ pub enum Key {
     Principal(AccountId, Option<String>),
     /// An organization.
     Organization(OrganizationId),
+}
+
+/// As nodes tell each other of it.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "address {address}"),
+            Self::Principal(account, None) => write!(f, "account {}", account.0),
+            Self::Principal(account, Some(service)) => {
+                write!(f, "account {} {service}", account.0)
+            }
+            Self::Organization(organization) => write!(f, "organization {}", organization.0),
+        }
+    }
 }
 
 /// Where one stands by a policy.
@@ -69,9 +91,10 @@ impl Standing {
 pub struct Rates(Vec<Policy>);
 
 impl Rates {
-    /// With so many keys for each, at most.
-    pub fn new(rates: &[Rate], keys: u64) -> Self {
-        Self(rates.iter().map(|rate| Policy::new(rate, keys)).collect())
+    /// With so many keys for each, at most; `shared` where other nodes count by the same ones.
+    pub fn new(rates: &[Rate], keys: u64, shared: bool) -> Self {
+        let policies = rates.iter().map(|rate| Policy::new(rate, keys, shared));
+        Self(policies.collect())
     }
 
     /// Counts one request for `key` by all policies that are for its kind; where it stands by the tightest of them.
@@ -93,6 +116,11 @@ impl Rates {
         Ok(tightest)
     }
 
+    /// Each of them.
+    pub(super) fn policies(&self) -> &[Policy] {
+        &self.0
+    }
+
     /// How many keys each policy remembers.
     pub fn keys(&self) -> impl Iterator<Item = (&str, u64)> {
         self.0.iter().map(|policy| {
@@ -106,32 +134,56 @@ type Plain = RateLimiter<Key, Table, Ticks>;
 type Limiter = RateLimiter<Key, Table, Ticks, StateInformationMiddleware>;
 
 #[derive(Debug)]
-struct Policy {
-    name: Arc<str>,
+pub(super) struct Policy {
+    pub(super) name: Arc<str>,
     per: Per,
     classes: Vec<Class>,
     quota: u32,
-    per_second: u32,
+    pub(super) per_second: u32,
+    /// What governor counts for a request where all of the rate is this node's.
+    cells: u32,
+    /// Nodes that share it; 0 where no others can.
+    nodes: AtomicU32,
     limiter: Limiter,
-    table: Cache<Key, Arc<AtomicU64>>,
+    table: Cache<Key, Arc<Known>>,
+}
+
+/// What is remembered of a key.
+#[derive(Debug, Default)]
+struct Known {
+    /// governor's state of it.
+    state: AtomicU64,
+    /// Requests since the other nodes were told.
+    asked: AtomicU32,
+    /// What governor counts for a request; 0 for an equal share.
+    cost: AtomicU32,
 }
 
 impl Policy {
-    fn new(rate: &Rate, keys: u64) -> Self {
+    fn new(rate: &Rate, keys: u64, shared: bool) -> Self {
         let (quota, per_second) = (rate.burst.get(), rate.requests.get());
+        let cells = if shared {
+            let finest = (MOST_CELLS / per_second).clamp(1, CELLS);
+            finest.min(u32::MAX / quota.max(per_second))
+        } else {
+            1
+        };
+        let in_cells = |requests: NonZeroU32| requests.saturating_mul(least(cells));
         // Who rested that long has all back, and is as good as one who is not known.
         let known_for = Duration::from_secs(seconds(quota, per_second) + 1);
         let table = Cache::builder()
             .max_capacity(keys)
             .time_to_idle(known_for)
             .build();
-        let by = Quota::per_second(rate.requests).allow_burst(rate.burst);
+        let by = Quota::per_second(in_cells(rate.requests)).allow_burst(in_cells(rate.burst));
         Self {
             name: rate.name.as_str().into(),
             per: rate.per,
             classes: rate.classes.clone(),
             quota,
             per_second,
+            cells,
+            nodes: u32::from(shared).into(),
             limiter: Plain::new(by, Table(table.clone()), Ticks).with_middleware(),
             table,
         }
@@ -145,19 +197,74 @@ impl Policy {
             left,
             reset_s,
         };
-        match self.limiter.check_key(key) {
-            Ok(state) => {
+        let cost = self.cost(key);
+        match self.limiter.check_key_n(key, cost) {
+            Ok(Ok(state)) => {
                 let left = state.remaining_burst_capacity();
-                let missing = self.quota.saturating_sub(left);
-                Ok(standing(left, seconds(missing, self.per_second)))
+                let missing = (self.quota * self.cells).saturating_sub(left);
+                let reset_s = seconds(missing, self.per_second * self.cells);
+                Ok(standing(left / cost, reset_s))
             }
-            Err(until) => {
+            Ok(Err(until)) => {
                 let wait = until.wait_time_from(Ticks.now());
                 let wait_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 Err(standing(0, wait_s.max(1)))
             }
+            // No cost is above the burst.
+            Err(_more_than_a_burst) => Err(standing(0, seconds(self.quota, self.per_second))),
         }
     }
+
+    /// What governor counts for a request of `key`, which is remembered for the other nodes.
+    fn cost(&self, key: &Key) -> NonZeroU32 {
+        let nodes = self.nodes.load(Ordering::Relaxed);
+        if nodes == 0 {
+            return least(self.cells);
+        }
+        let known = self.table.get_with_by_ref(key, Arc::default);
+        known.asked.fetch_add(1, Ordering::Relaxed);
+        match known.cost.load(Ordering::Relaxed) {
+            0 => self.cost_of(1.0 / f64::from(nodes)),
+            told => least(told),
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it saturates, and is held to what a burst can pay"
+    )]
+    fn cost_of(&self, share: f64) -> NonZeroU32 {
+        let cost = (f64::from(self.cells) / share).round() as u32;
+        least(cost.clamp(self.cells, self.quota.saturating_mul(self.cells)))
+    }
+
+    /// Who asked since the last call, and how often.
+    pub(super) fn take_asked(&self) -> Vec<(Key, u32)> {
+        let asked = self.table.iter().filter_map(|(key, known)| {
+            let asked = known.asked.swap(0, Ordering::Relaxed);
+            (asked > 0).then(|| ((*key).clone(), asked))
+        });
+        asked.collect()
+    }
+
+    /// So many nodes share the rate.
+    pub(super) fn shared_by(&self, nodes: u32) {
+        self.nodes.store(nodes.max(1), Ordering::Relaxed);
+    }
+
+    /// This part of what `key` may ask is this node's; an equal one for `None`.
+    pub(super) fn give(&self, key: &Key, share: Option<f64>) {
+        if let Some(known) = self.table.get(key) {
+            let cost = share.map_or(0, |share| self.cost_of(share).get());
+            known.cost.store(cost, Ordering::Relaxed);
+        }
+    }
+}
+
+/// At least one.
+fn least(count: u32) -> NonZeroU32 {
+    NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN)
 }
 
 /// In how many whole seconds so many come back, at least one.
@@ -169,7 +276,7 @@ fn seconds(requests: u32, per_second: u32) -> u64 {
 /// is full, and of those that ask to be remembered it prefers those that ask often, so that nobody drives a key that is
 /// used out of it by asking in many names.
 #[derive(Debug)]
-struct Table(Cache<Key, Arc<AtomicU64>>);
+struct Table(Cache<Key, Arc<Known>>);
 
 impl StateStore for Table {
     type Key = Key;
@@ -178,7 +285,8 @@ impl StateStore for Table {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let state = self.0.get_with_by_ref(key, Arc::default);
+        let entry = self.0.get_with_by_ref(key, Arc::default);
+        let state = &entry.state;
         let mut known = state.load(Ordering::Acquire);
         loop {
             let (outcome, next) = decide((known > 0).then(|| known.into()))?;
@@ -234,7 +342,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_has_a_burst_then_a_rate_and_is_told_where_it_stands() {
-        let rates = Rates::new(&[rate("address", Per::Address, 2, 6)], 100);
+        let rates = Rates::new(&[rate("address", Per::Address, 2, 6)], 100, false);
         let left: Vec<_> = (0..6)
             .map(|_| rates.count(&address(1), Class::Control).unwrap().unwrap())
             .map(|standing| (standing.left, standing.reset_s))
@@ -263,7 +371,7 @@ mod tests {
             rate("narrow", Per::Address, 1, 4),
             rate("people", Per::Principal, 1, 1),
         ];
-        let rates = Rates::new(&all, 100);
+        let rates = Rates::new(&all, 100, false);
         let standing = rates.count(&address(1), Class::Download).unwrap().unwrap();
         assert_eq!(&*standing.policy, "narrow");
         assert_eq!(rates.count(&address(1), Class::Upload), Ok(None));
@@ -278,7 +386,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_table_has_an_end_and_who_asks_in_many_names_drives_nobody_out_of_it() {
-        let rates = Rates::new(&[rate("address", Per::Address, 1, 100)], 64);
+        let rates = Rates::new(&[rate("address", Per::Address, 1, 100)], 64, false);
         for _ in 0..100 {
             rates.count(&address(1), Class::Control).unwrap();
         }
@@ -299,7 +407,11 @@ mod tests {
     #[tokio::test]
     async fn many_at_once_take_no_more_than_there_is() {
         // A burst that the rate adds next to nothing to while the test runs, however slowly.
-        let rates = Arc::new(Rates::new(&[rate("address", Per::Address, 1, 2_000)], 100));
+        let rates = Arc::new(Rates::new(
+            &[rate("address", Per::Address, 1, 2_000)],
+            100,
+            false,
+        ));
         let begun = tokio::time::Instant::now();
         let threads: Vec<_> = (0..4)
             .map(|_| {

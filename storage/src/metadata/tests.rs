@@ -4,6 +4,7 @@ mod deletes;
 mod inbound;
 mod orders;
 mod outbox;
+mod rates;
 mod stragglers;
 mod tokens;
 mod uploads;

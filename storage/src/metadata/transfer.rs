@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 const OP: &str = "metadata.transfer";
 
 /// All tables, those first that others refer to.
-const TABLES: [&str; 36] = [
+const TABLES: [&str; 37] = [
     "counters",
     "users",
     "organizations",
@@ -56,6 +56,7 @@ const TABLES: [&str; 36] = [
     "orders",
     "stragglers",
     "imported",
+    "rate_demands",
 ];
 
 /// Rows that one statement inserts: what is sent at once stays small, trees of large blobs included.

@@ -290,7 +290,7 @@ where
     fn changes(&self) -> Change {
         match self.op {
             // Nor does one to whom events are told.
-            op if ["webhook.", "stragglers.", "order.", "imported."]
+            op if ["webhook.", "stragglers.", "order.", "imported.", "rates."]
                 .iter()
                 .any(|prefix| op.starts_with(prefix)) =>
             {
