@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use boxgate_storage::blob::UploadId;
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -42,13 +43,14 @@ pub struct Admission {
     pieces: Mutex<HashMap<UploadId, Weak<OwnedSemaphorePermit>>>,
     queue_wait: Duration,
     failures: Cache<IpAddr, Arc<AtomicU32>>,
-    failures_per_window: u32,
+    failures_per_window: AtomicU32,
     /// Who may ask how often.
-    rates: Rates,
+    rates: ArcSwap<Rates>,
+    rate_keys: u64,
     /// Who may send how many bytes.
-    inbound: Shaper,
+    inbound: ArcSwap<Shaper>,
     /// Who may be sent how many.
-    outbound: Shaper,
+    outbound: ArcSwap<Shaper>,
     /// Who may have how much worked on.
     turns: Arc<Turns>,
     /// Uploads under way, each by who sends it and its path, of which they were right lately.
@@ -67,14 +69,15 @@ impl Admission {
                 .max_capacity(FAILURE_ADDRESSES)
                 .time_to_live(FAILURE_WINDOW)
                 .build(),
-            failures_per_window: settings.auth.login_failures_per_minute,
-            rates: Rates::new(
+            failures_per_window: settings.auth.login_failures_per_minute.into(),
+            rates: ArcSwap::from_pointee(Rates::new(
                 &settings.rates,
                 settings.limits.rate_keys,
                 matches!(settings.metadata, Database::Postgres(_)),
-            ),
-            inbound: shaper(settings, settings.limits.bytes_in, |rate| rate.bytes_in),
-            outbound: shaper(settings, settings.limits.bytes_out, |rate| rate.bytes_out),
+            )),
+            rate_keys: settings.limits.rate_keys,
+            inbound: ArcSwap::from_pointee(inbound(settings)),
+            outbound: ArcSwap::from_pointee(outbound(settings)),
             turns: Turns::new(
                 settings.limits.requests_at_once,
                 settings.limits.requests_wait,
@@ -86,9 +89,27 @@ impl Admission {
         }
     }
 
+    /// Takes over what of other settings may change at run time; `has_changed` tells of a key, or of any in a table.
+    /// Policies that stay as they were go on counting; bodies under way keep the rates that they began with.
+    pub fn replace(&self, settings: &Settings, has_changed: impl Fn(&str) -> bool) {
+        let failures = settings.auth.login_failures_per_minute;
+        self.failures_per_window.store(failures, Ordering::Relaxed);
+        let rates = has_changed("rates");
+        if rates {
+            let renewed = self.rates.load().renewed(&settings.rates, self.rate_keys);
+            self.rates.store(Arc::new(renewed));
+        }
+        if rates || has_changed("limits.bytes_in") {
+            self.inbound.store(Arc::new(inbound(settings)));
+        }
+        if rates || has_changed("limits.bytes_out") {
+            self.outbound.store(Arc::new(outbound(settings)));
+        }
+    }
+
     /// How many askers each policy remembers.
-    pub fn rate_keys(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.rates.keys()
+    pub fn rate_keys(&self) -> Vec<(Arc<str>, u64)> {
+        self.rates.load().keys().collect()
     }
 
     /// The right to send one upload body, in the order of asking; given back when dropped. Who waits
@@ -151,7 +172,7 @@ impl Admission {
             .failures
             .get(&network(address))
             .map_or(0, |n| n.load(Ordering::Relaxed));
-        if failed < self.failures_per_window {
+        if failed < self.failures_per_window.load(Ordering::Relaxed) {
             return Ok(());
         }
         Err(Refusal::new(
@@ -169,6 +190,14 @@ impl Admission {
             .get_with(network(address), || Arc::new(AtomicU32::new(0)))
             .fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn inbound(settings: &Settings) -> Shaper {
+    shaper(settings, settings.limits.bytes_in, |rate| rate.bytes_in)
+}
+
+fn outbound(settings: &Settings) -> Shaper {
+    shaper(settings, settings.limits.bytes_out, |rate| rate.bytes_out)
 }
 
 fn shaper(settings: &Settings, node: u64, bytes: fn(&Rate) -> u64) -> Shaper {

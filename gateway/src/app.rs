@@ -42,7 +42,9 @@ use crate::provider::{self, Desk};
 use crate::route::{DoorSet, Router};
 use crate::runtime::{self, Runtimes};
 use crate::schedule;
-use crate::server::{Certificate, CertificateError, Drain, Respond, Server};
+use crate::server::{
+    Certificate, CertificateError, Drain, Ports, Remains, Respond, Server, Sockets,
+};
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Images;
 use crate::upkeep::{ENDED_UPLOADS_KEPT, Upkeep, background};
@@ -52,6 +54,8 @@ use crate::webhook::outlet::Outlet;
 
 /// How long a replaced or deleted blob stays readable: the longest download plus the life of a link.
 const DOOMED_FOR: Duration = Duration::from_hours(24);
+/// How long work behind answers is waited for when another process comes in the place of this one.
+const LAST_WORK: Duration = Duration::from_secs(5);
 /// How often leftovers are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -646,6 +650,7 @@ impl Premises {
 pub struct App {
     gateway: Arc<Gateway>,
     server: Server,
+    ports: Ports,
     drain: Drain,
     ballast: Arc<Ballast>,
     _data_dir: DataDir,
@@ -657,11 +662,33 @@ impl App {
     /// # Errors
     /// [`StartError`] names the part and the setting.
     pub async fn start(settings: Settings, telemetry: Arc<Telemetry>) -> Result<Self, StartError> {
+        Box::pin(Self::start_with(Sockets::default(), settings, telemetry)).await
+    }
+
+    /// The same, at `sockets` that listen already.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        sockets: Sockets,
+        settings: Settings,
+        telemetry: Arc<Telemetry>,
+    ) -> Result<Self, StartError> {
         let clock: Arc<dyn Clock> = match &settings.metadata {
             Database::Embedded => Arc::new(SystemClock),
             Database::Postgres(_) => Arc::new(SharedClock::default()),
         };
-        Box::pin(Self::start_at(settings, telemetry, clock)).await
+        Box::pin(Self::assemble(sockets, settings, telemetry, clock)).await
+    }
+
+    /// Finds out what can be found out before the data directory is free: whether certificate and routes are good.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn rehearse(settings: &Settings) -> Result<(), StartError> {
+        settings.tls.as_ref().map(Certificate::load).transpose()?;
+        compile_routes(settings).map_err(StartError::Routes)?;
+        Ok(())
     }
 
     /// The same, by another clock.
@@ -669,6 +696,21 @@ impl App {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_at(
+        settings: Settings,
+        telemetry: Arc<Telemetry>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        Box::pin(Self::assemble(
+            Sockets::default(),
+            settings,
+            telemetry,
+            clock,
+        ))
+        .await
+    }
+
+    async fn assemble(
+        sockets: Sockets,
         settings: Settings,
         telemetry: Arc<Telemetry>,
         clock: Arc<dyn Clock>,
@@ -753,7 +795,8 @@ impl App {
             lifecycle: Lifecycle::default(),
             certificate,
         });
-        let server = Server::bind(
+        let mut server = Server::bind_with(
+            sockets,
             &gateway.settings,
             Arc::clone(&gateway.telemetry),
             gateway.certificate.clone(),
@@ -763,6 +806,7 @@ impl App {
         outbound.listens_at(server.addresses().to_vec());
         Ok(Self {
             gateway,
+            ports: server.take_ports(),
             server,
             drain,
             ballast: Arc::new(ballast),
@@ -773,6 +817,11 @@ impl App {
     /// What requests will reach.
     pub fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
+    }
+
+    /// Its sockets, for a process that comes in the place of this one; given out once.
+    pub fn take_ports(&mut self) -> Ports {
+        std::mem::take(&mut self.ports)
     }
 
     /// The addresses that are bound.
@@ -826,11 +875,18 @@ impl App {
 
     /// Serves until [`Self::drain`] is signalled and gone through.
     pub async fn serve(self) {
+        Box::pin(self.run()).await.finish().await;
+    }
+
+    /// Serves until all is over but, when another process comes in the place of this one, the answers that are on their
+    /// way. The data directory is free from then on.
+    pub async fn run(self) -> Remains {
         let gateway = Arc::clone(&self.gateway);
         gateway.enter(Phase::Serving);
         let sweeper = tokio::spawn(sweep(Arc::clone(&gateway), self.ballast));
         let timekeeper = tokio::spawn(keep_time(Arc::clone(&gateway)));
         let (draining, begun) = (Arc::clone(&gateway), self.drain.begun());
+        let leaving = self.drain.handing_over();
         let upkeep = tokio::spawn(background::run(Arc::clone(&gateway)));
         let plugins = tokio::spawn(hooks::watch(Arc::clone(&gateway)));
         let following = tokio::spawn(hooks::follow(Arc::clone(&gateway)));
@@ -849,11 +905,15 @@ impl App {
         let remembering = tokio::spawn(hooks::remember(Arc::clone(&gateway)));
         let watcher = tokio::spawn(async move {
             begun.cancelled().await;
-            draining.enter(Phase::Draining);
+            // Who looks whether this node is there shall not look elsewhere: it stays.
+            if !leaving.is_cancelled() {
+                draining.enter(Phase::Draining);
+            }
             draining.joiner.halt();
         });
         let responder: Arc<dyn Respond> = Arc::clone(&gateway) as _;
-        self.server.serve(responder, self.drain).await;
+        let handing_over = self.drain.handing_over();
+        let remains = self.server.run(responder, self.drain).await;
         sweeper.abort();
         timekeeper.abort();
         watcher.abort();
@@ -896,9 +956,17 @@ impl App {
         remembering.abort();
         gateway.engine.settled().await;
         gateway.background.close();
-        gateway.background.wait().await;
-        hooks::write_down(&gateway).await;
-        gateway.metadata.close().await;
+        if handing_over.is_cancelled() {
+            // Answers that go on may begin more of it all the time.
+            let _cut = tokio::time::timeout(LAST_WORK, gateway.background.wait()).await;
+            hooks::write_down(&gateway).await;
+            let _cut = tokio::time::timeout(LAST_WORK, gateway.metadata.close()).await;
+        } else {
+            gateway.background.wait().await;
+            hooks::write_down(&gateway).await;
+            gateway.metadata.close().await;
+        }
+        remains
     }
 }
 

@@ -164,6 +164,9 @@ struct ServeArgs {
     /// Where plugins are read from, in place of scripts.dirs; may be given more than once.
     #[arg(long, value_name = "DIR")]
     plugins: Vec<PathBuf>,
+    /// Come in the place of the process that started this one; that gives the flag itself.
+    #[arg(long, hide = true)]
+    take_over: bool,
 }
 
 #[derive(Debug, Args)]

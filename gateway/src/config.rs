@@ -19,7 +19,7 @@ use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-pub use cidr::Cidr;
+pub use cidr::{Blocks, Cidr};
 pub use connection::{Connection, ConnectionFlags};
 pub use file::ConfigFile;
 pub use machine::Machine;

@@ -21,6 +21,7 @@ pub mod import;
 pub mod ingest;
 pub mod inspect;
 pub mod joiner;
+pub mod life;
 pub mod lookout;
 pub mod markdown;
 pub mod multipart;

@@ -16,11 +16,12 @@ mod peers;
 mod proxy;
 mod quic;
 mod socket;
+mod sockets;
 mod tcp;
 mod tls;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -31,11 +32,13 @@ pub use body::{BodyError, BoxError, InboundBody, OutboundBody};
 pub use drain::Drain;
 pub use file::{FilePiece, FileRun, FileSender, Piece, SharedFile};
 pub use interim::Interim;
+pub use sockets::{Ports, Sockets};
 pub use tls::{Certificate, CertificateError, CertificateStatus};
 
 use crate::config::settings::{ClientIp, Speaks};
-use crate::config::{Settings, settings};
+use crate::config::{Blocks, Settings, settings};
 use crate::telemetry::Telemetry;
+use drain::Tasks;
 use exchange::Exchange;
 use pace::Patience;
 use tcp::{Acceptor, Speech};
@@ -54,7 +57,10 @@ pub trait Respond: Send + Sync + 'static {
 /// Bound sockets, not served yet.
 #[derive(Debug)]
 pub struct Server {
-    listeners: Vec<(TcpListener, Speech)>,
+    listeners: Vec<(Arc<TcpListener>, Speech)>,
+    /// Sockets of HTTP/3, beside those that its endpoints have.
+    datagrams: Vec<Arc<UdpSocket>>,
+    ports: Ports,
     /// Each with the place of its listener.
     endpoints: Vec<(quinn::Endpoint, usize)>,
     tls: Option<Arc<Configurations>>,
@@ -69,14 +75,13 @@ pub struct Server {
 struct Rules {
     server: settings::Server,
     limits: settings::Limits,
-    trusted_proxies: Vec<crate::config::Cidr>,
+    trusted_proxies: Blocks,
 }
 
 impl Rules {
     /// Whether that address is a proxy's whose word counts.
     fn trusts(&self, address: IpAddr) -> bool {
-        let mut blocks = self.trusted_proxies.iter();
-        blocks.any(|block| block.contains(address))
+        self.trusted_proxies.contains(address)
     }
 
     /// Whether a connection from there must begin by saying for whom it is.
@@ -95,6 +100,19 @@ impl Server {
         telemetry: Arc<Telemetry>,
         certificate: Option<Arc<Certificate>>,
     ) -> io::Result<Self> {
+        Self::bind_with(Sockets::default(), settings, telemetry, certificate).await
+    }
+
+    /// The same, with `sockets` that listen already.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub async fn bind_with(
+        mut sockets: Sockets,
+        settings: &Settings,
+        telemetry: Arc<Telemetry>,
+        certificate: Option<Arc<Certificate>>,
+    ) -> io::Result<Self> {
         let rules = Arc::new(Rules {
             server: settings.server.clone(),
             limits: settings.limits.clone(),
@@ -107,6 +125,8 @@ impl Server {
         };
         let mut listeners = Vec::with_capacity(settings.listeners.len());
         let mut endpoints = Vec::new();
+        let mut datagrams = Vec::new();
+        let mut ports = Ports::default();
         let mut addresses = Vec::with_capacity(settings.listeners.len());
         for (index, listener) in settings.listeners.iter().enumerate() {
             let address = listener.address;
@@ -116,9 +136,16 @@ impl Server {
             let quic = tls
                 .as_ref()
                 .filter(|_| listener.speaks == Speaks::TlsAndQuic);
-            let (bound, udp) = bind(address, quic.is_some()).await.map_err(named)?;
+            let (bound, udp) = bind(&mut sockets, listener, quic.is_some())
+                .await
+                .map_err(named)?;
+            let bound = Arc::new(bound);
             let address = bound.local_addr().map_err(named)?;
+            ports.add_tcp(listener, &bound);
             if let (Some(tls), Some(udp)) = (quic, udp) {
+                let kept = Arc::new(udp.try_clone().map_err(named)?);
+                ports.add_udp(listener, &kept);
+                datagrams.push(kept);
                 let endpoint = quic::endpoint(udp, tls, &rules).map_err(named)?;
                 endpoints.push((endpoint, index));
             }
@@ -131,9 +158,18 @@ impl Server {
             addresses.push(address);
             listeners.push((bound, speech));
         }
+        for name in sockets.names() {
+            tracing::warn!(
+                socket = name,
+                "a socket that was handed to this process is no listener's: what comes there is not answered \
+                 (listeners.name, listeners.address)"
+            );
+        }
         raise_open_files();
         Ok(Self {
             listeners,
+            datagrams,
+            ports,
             endpoints,
             tls,
             certificate,
@@ -148,9 +184,21 @@ impl Server {
         &self.addresses
     }
 
+    /// Its sockets, for as long as it listens; given out once.
+    pub fn take_ports(&mut self) -> Ports {
+        std::mem::take(&mut self.ports)
+    }
+
     /// Serves until `drain` has gone through all its steps.
     pub async fn serve(self, responder: Arc<dyn Respond>, drain: Drain) {
+        self.run(responder, drain).await.finish().await;
+    }
+
+    /// Serves until all is answered and given, or, when another process comes in the place of this one, until all is
+    /// answered.
+    pub async fn run(self, responder: Arc<dyn Respond>, drain: Drain) -> Remains {
         let running = TaskTracker::new();
+        let (working, fresh) = (TaskTracker::new(), TaskTracker::new());
         let server = &self.rules.server;
         let exchange = Exchange {
             responder,
@@ -160,6 +208,8 @@ impl Server {
                 window: server.slowest_rate_window,
             },
             ending: drain.ending(),
+            handing_over: drain.handing_over(),
+            working: working.clone(),
             telemetry: Arc::clone(&self.telemetry),
             rules: self.rules,
         };
@@ -167,7 +217,7 @@ impl Server {
             exchange,
             self.tls,
             drain.clone(),
-            running.clone(),
+            (running.clone(), fresh.clone()),
         ));
         self.telemetry.metrics.tls_certificate_ok.set(1);
         let watching = self.certificate.map(|certificate| {
@@ -181,25 +231,64 @@ impl Server {
             let accept = quic::accept(Arc::clone(&acceptor), endpoint.clone(), *listener);
             accepting.spawn(accept);
         }
-        drain.run(&accepting, &running).await;
+        let tasks = Tasks {
+            accepting,
+            fresh,
+            working,
+            running: running.clone(),
+        };
+        drain.run(&tasks).await;
         for (endpoint, _) in &self.endpoints {
             quic::close(endpoint).await;
         }
+        drop(self.datagrams);
         drop(watching);
+        Remains { running, drain }
     }
 }
 
-/// Binds a TCP port, and with `udp` the UDP port of the same number.
+/// What still goes out when a server has ended otherwise.
+#[derive(Debug)]
+#[must_use = "what still goes out is cut where nobody waits for it"]
+pub struct Remains {
+    running: TaskTracker,
+    drain: Drain,
+}
+
+impl Remains {
+    /// Waits for the last answers, as long as stopping lets them have.
+    pub async fn finish(self) {
+        self.drain.see_out(&self.running).await;
+    }
+}
+
+/// Takes the sockets that wait for a listener, or binds its TCP port, and with `udp` the UDP port of the same number.
 async fn bind(
-    address: SocketAddr,
+    sockets: &mut Sockets,
+    listener: &settings::Listener,
     udp: bool,
-) -> io::Result<(TcpListener, Option<std::net::UdpSocket>)> {
+) -> io::Result<(TcpListener, Option<UdpSocket>)> {
+    let address = listener.address;
+    if let Some(waiting) = sockets.tcp(listener)? {
+        sockets::deepen(&waiting);
+        let tcp = TcpListener::from_std(waiting)?;
+        if !udp {
+            return Ok((tcp, None));
+        }
+        let bound = tcp.local_addr()?;
+        let udp = match sockets.udp(listener, bound)? {
+            Some(waiting) => waiting,
+            None => quic::bind(bound)?,
+        };
+        return Ok((tcp, Some(udp)));
+    }
     // The system gives a TCP port that is free and asks nobody about UDP.
     const TRIES: usize = 16;
     let mut tries = if address.port() == 0 { TRIES } else { 1 };
     loop {
         tries -= 1;
         let tcp = TcpListener::bind(address).await?;
+        sockets::deepen(&tcp);
         if !udp {
             return Ok((tcp, None));
         }

@@ -1,3 +1,4 @@
 //! What needs `unsafe`, each with its reason and its bench.
 
 pub mod alloc;
+pub mod inherited;

@@ -36,6 +36,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyPool};
@@ -208,6 +209,23 @@ impl Metadata {
             .await
             .at(OP, "database")
             .map(drop)
+    }
+
+    /// One transaction that changes nothing, to see that there is somebody who writes.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] when the database does not answer, or is closed.
+    pub async fn prove_writer(&self) -> Result<()> {
+        const OP: &str = "upkeep.prove_writer";
+        self.write(OP, |tx| {
+            async move {
+                let counters = sqlx::query("SELECT value FROM counters LIMIT 1");
+                let read = counters.fetch_optional(&mut tx.connection).await;
+                read.at(OP, "database").map(drop)
+            }
+            .boxed()
+        })
+        .await
     }
 
     /// The time by the database's clock, where several processes share it: what expires and what is due is theirs

@@ -88,13 +88,34 @@ impl Standing {
 
 /// All policies.
 #[derive(Debug)]
-pub struct Rates(Vec<Policy>);
+pub struct Rates {
+    policies: Vec<Arc<Policy>>,
+    /// Whether other nodes count by the same ones.
+    shared: bool,
+}
 
 impl Rates {
     /// With so many keys for each, at most; `shared` where other nodes count by the same ones.
     pub fn new(rates: &[Rate], keys: u64, shared: bool) -> Self {
-        let policies = rates.iter().map(|rate| Policy::new(rate, keys, shared));
-        Self(policies.collect())
+        let none = Self {
+            policies: Vec::new(),
+            shared,
+        };
+        none.renewed(rates, keys)
+    }
+
+    /// With others; those that stay as they are remember whom they counted.
+    #[must_use]
+    pub fn renewed(&self, rates: &[Rate], keys: u64) -> Self {
+        let policy = |rate: &Rate| {
+            let same = self.policies.iter().find(|policy| policy.rate == *rate);
+            let new = || Arc::new(Policy::new(rate, keys, self.shared));
+            same.map_or_else(new, Arc::clone)
+        };
+        Self {
+            policies: rates.iter().map(policy).collect(),
+            shared: self.shared,
+        }
     }
 
     /// Counts one request for `key` by all policies that are for its kind; where it stands by the tightest of them.
@@ -108,8 +129,8 @@ impl Rates {
             Key::Organization(_) => Per::Organization,
         };
         let mut tightest = None;
-        for policy in &self.0 {
-            if policy.per == per && policy.classes.contains(&class) {
+        for policy in &self.policies {
+            if policy.rate.per == per && policy.rate.classes.contains(&class) {
                 tightest = Standing::tighter(tightest, Some(policy.count(key)?));
             }
         }
@@ -117,15 +138,15 @@ impl Rates {
     }
 
     /// Each of them.
-    pub(super) fn policies(&self) -> &[Policy] {
-        &self.0
+    pub(super) fn policies(&self) -> &[Arc<Policy>] {
+        &self.policies
     }
 
     /// How many keys each policy remembers.
-    pub fn keys(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.0.iter().map(|policy| {
+    pub fn keys(&self) -> impl Iterator<Item = (Arc<str>, u64)> {
+        self.policies.iter().map(|policy| {
             policy.table.run_pending_tasks();
-            (&*policy.name, policy.table.entry_count())
+            (Arc::clone(&policy.name), policy.table.entry_count())
         })
     }
 }
@@ -135,9 +156,8 @@ type Limiter = RateLimiter<Key, Table, Ticks, StateInformationMiddleware>;
 
 #[derive(Debug)]
 pub(super) struct Policy {
+    rate: Rate,
     pub(super) name: Arc<str>,
-    per: Per,
-    classes: Vec<Class>,
     quota: u32,
     pub(super) per_second: u32,
     /// What governor counts for a request where all of the rate is this node's.
@@ -177,9 +197,8 @@ impl Policy {
             .build();
         let by = Quota::per_second(in_cells(rate.requests)).allow_burst(in_cells(rate.burst));
         Self {
+            rate: rate.clone(),
             name: rate.name.as_str().into(),
-            per: rate.per,
-            classes: rate.classes.clone(),
             quota,
             per_second,
             cells,
@@ -362,6 +381,26 @@ mod tests {
         advance(Duration::from_mins(1)).await;
         let whole = rates.count(&address(1), Class::Control).unwrap().unwrap();
         assert_eq!(whole.left, 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_stays_the_same_goes_on_counting_when_others_change() {
+        let (kept, old) = (
+            rate("kept", Per::Address, 1, 2),
+            rate("changed", Per::Principal, 1, 1),
+        );
+        let rates = Rates::new(&[kept.clone(), old], 100, false);
+        let ann = Key::Principal(AccountId(1), None);
+        for _ in 0..2 {
+            rates.count(&address(1), Class::Control).unwrap();
+        }
+        rates.count(&ann, Class::Control).unwrap();
+        let rates = rates.renewed(&[kept, rate("changed", Per::Principal, 1, 3)], 100);
+        assert!(rates.count(&address(1), Class::Control).is_err());
+        for _ in 0..3 {
+            rates.count(&ann, Class::Control).unwrap();
+        }
+        assert!(rates.count(&ann, Class::Control).is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -64,8 +64,8 @@ pub fn arrived(
     };
     let admission = &gateway.admission;
     let address = facts.client_ip();
-    let is_in = |blocks: &[crate::config::Cidr]| blocks.iter().any(|block| block.contains(address));
-    if class == Class::Operations || is_in(&gateway.settings.limits.rate_exempt) {
+    let settings = &gateway.settings;
+    if class == Class::Operations || settings.limits.rate_exempt.contains(address) {
         return Ok(());
     }
     let named = row.and_then(|row| upload_named(row, head.uri.path()));
@@ -83,7 +83,7 @@ pub fn arrived(
         upload,
     });
     // A proxy that names nobody speaks for itself.
-    if is_free || is_in(&gateway.settings.trusted_proxies) {
+    if is_free || settings.trusted_proxies.contains(address) {
         return Ok(());
     }
     count(gateway, &Key::Address(network(address)), class, facts)
@@ -155,8 +155,7 @@ pub fn meters(
     };
     let principal = grant.principal.as_ref();
     let address = facts.client_ip();
-    let trusted = &gateway.settings.trusted_proxies;
-    let is_proxy = trusted.iter().any(|block| block.contains(address));
+    let is_proxy = gateway.settings.trusted_proxies.contains(address);
     let mover = Mover {
         address: (!is_proxy).then(|| Key::Address(network(address))),
         principal: principal.map(of_principal),
@@ -172,8 +171,8 @@ pub fn meters(
         })
     };
     (
-        meter(&admission.inbound, "in"),
-        meter(&admission.outbound, "out"),
+        meter(&admission.inbound.load(), "in"),
+        meter(&admission.outbound.load(), "out"),
     )
 }
 
@@ -299,7 +298,7 @@ fn goes_on(row: &Row, headers: &HeaderMap) -> bool {
 }
 
 fn count(gateway: &Gateway, key: &Key, class: Class, facts: &RequestFacts) -> Result<(), Refusal> {
-    let standing = match gateway.admission.rates.count(key, class) {
+    let standing = match gateway.admission.rates.load().count(key, class) {
         Ok(None) => return Ok(()),
         Ok(Some(standing)) => {
             facts.stands(standing);

@@ -38,7 +38,7 @@ struct Asked {
 
 /// What was given to this node, which ends where it is not told of again.
 #[derive(Debug, Default)]
-struct Given(HashSet<(usize, Key)>);
+struct Given(HashSet<(Arc<str>, Key)>);
 
 /// Shares rates until the gateway drains; returns at once where the rows are this node's alone.
 pub async fn run(gateway: Arc<Gateway>) {
@@ -50,7 +50,6 @@ pub async fn run(gateway: Arc<Gateway>) {
         format!("{:032x}", fastrand::u128(..)),
         gateway.upkeep.ending(),
     );
-    let rates = &gateway.admission.rates;
     let (mut given, mut nodes, mut before) = (Given::default(), 1, Instant::now());
     let mut every = interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -59,11 +58,12 @@ pub async fn run(gateway: Arc<Gateway>) {
             () = ending.cancelled() => break,
             _ = every.tick() => {}
         }
-        let asked = asked(rates, nodes, before.elapsed());
+        let rates = gateway.admission.rates.load_full();
+        let asked = asked(&rates, nodes, before.elapsed());
         before = Instant::now();
-        let told = metadata.share_demands(&node, written(rates, &asked), FRESH);
+        let told = metadata.share_demands(&node, written(&rates, &asked), FRESH);
         match told.await {
-            Ok(others) => nodes = given.take(rates, asked, &others),
+            Ok(others) => nodes = given.take(&rates, asked, &others),
             Err(error) => {
                 tracing::debug!(error = chain(&error), "the rates' shares stay as they are");
             }
@@ -144,10 +144,12 @@ impl Given {
                 .collect();
             let part = share(by.per_second, a_second, elsewhere, nodes);
             by.give(&key, Some(part));
-            given.insert((policy, key));
+            given.insert((Arc::clone(&by.name), key));
         }
-        for (policy, key) in self.0.difference(&given) {
-            rates.policies()[*policy].give(key, None);
+        for (name, key) in self.0.difference(&given) {
+            if let Some(policy) = rates.policies().iter().find(|policy| policy.name == *name) {
+                policy.give(key, None);
+            }
         }
         self.0 = given;
         nodes

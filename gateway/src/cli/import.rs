@@ -246,6 +246,7 @@ impl BoxitoryArgs {
 /// Does it with all that a gateway has, plugins too, but for its doors.
 async fn here(mut settings: Settings, mut import: Import) -> Result<Source, StartError> {
     settings.listeners = vec![Listener {
+        name: String::new(),
         address: ([127, 0, 0, 1], 0).into(),
         speaks: Speaks::Plain,
         doors: DoorSet::ALL,

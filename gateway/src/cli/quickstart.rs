@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::bootstrap::{administrator, owned};
-use super::serve::{open, serve_until_signalled, start, start_failed};
+use super::serve::{Beginning, open, serve_until_signalled, start, start_failed};
 use super::{Failure, QuickstartArgs, TryTls, runtime, say, self_signed};
 use crate::auth::credential;
 use crate::config::settings::Speaks;
@@ -37,7 +37,8 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
         .organization
         .parse()
         .map_err(|e| Failure::Usage(format!("--organization: {e}")))?;
-    let (mut settings, log) = open(&args.serve)?;
+    let (mut settings, process) = open(&args.serve)?;
+    let place = Beginning::of(&args.serve, &settings)?;
     // No load balancer needs time to look elsewhere.
     settings.server.drain_accept = Duration::ZERO;
     // Receivers and runtimes that are tried out run here, too.
@@ -54,7 +55,7 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
         None => None,
     };
     runtime()?.block_on(async {
-        let app = Box::pin(start(settings, &log)).await?;
+        let (app, place) = Box::pin(start(settings, &process, place)).await?;
         if app.gateway().router.is_reserved(organization.as_str()) {
             return Err(Failure::Usage(format!(
                 "--organization: {:?} is reserved: it is the first word of a route",
@@ -73,7 +74,7 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
         } else {
             say(&as_text(&url, &kept, &data_dir, certificate.as_deref()));
         }
-        serve_until_signalled(app).await
+        Box::pin(serve_until_signalled(app, &process, place)).await
     })
 }
 

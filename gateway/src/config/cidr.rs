@@ -3,6 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
 
 /// Addresses that share their first bits, written `10.0.0.0/8`; a bare address is a block of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +34,33 @@ impl Cidr {
         let (ours, ours_wide) = bits_of(self.network);
         let (theirs, theirs_wide) = bits_of(address.to_canonical());
         ours_wide == theirs_wide && masked(theirs, self.bits) == ours
+    }
+}
+
+/// Blocks of addresses that may be others later; what is cloned of them changes along.
+#[derive(Debug, Clone, Default)]
+pub struct Blocks(Arc<ArcSwap<Vec<Cidr>>>);
+
+impl Blocks {
+    /// Whether `address` lies in one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.now().iter().any(|block| block.contains(address))
+    }
+
+    /// As they are now.
+    pub fn now(&self) -> Guard<Arc<Vec<Cidr>>> {
+        self.0.load()
+    }
+
+    /// From here on they are those of `others`.
+    pub fn replace(&self, others: &Self) {
+        self.0.store(others.0.load_full());
+    }
+}
+
+impl From<Vec<Cidr>> for Blocks {
+    fn from(blocks: Vec<Cidr>) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(blocks)))
     }
 }
 

@@ -99,6 +99,8 @@ table! {
 table! {
     /// `[[listeners]]`
     ListenerFile {
+        /// What systemd calls its socket, where it opens it; empty is known by its address.
+        name: String = String::new(),
         /// Address and port.
         address: String = "127.0.0.1:3000".into(),
         /// Whether it speaks TLS: HTTP/1.1 and 2 by ALPN.
@@ -254,6 +256,8 @@ table! {
         h2_ping_timeout: Span = Span::seconds(10),
         /// How long a connection of HTTP/3 may be silent.
         h3_idle_timeout: Span = Span::seconds(30),
+        /// Whether a crash may leave a core file.
+        core_dumps: bool = false,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each leaf is tried on its own against [`ConfigFile`], so that one bad value does not hide the
 //! next; the good ones make the file that the settings are checked from.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -351,6 +352,25 @@ fn put(table: &mut Table, path: &[String], value: Value) {
     if let Value::Table(inner) = inner {
         put(inner, rest, value);
     }
+}
+
+/// The keys in which two files differ.
+pub(super) fn differences(one: &ConfigFile, other: &ConfigFile) -> Vec<String> {
+    let leaves = |file: &ConfigFile| -> BTreeMap<String, Value> {
+        let table = Table::try_from(file).expect(
+            "a ConfigFile holds only what TOML can say: texts, integers, truth values, tables",
+        );
+        let mut leaves = Vec::new();
+        collect(&table, &mut Vec::new(), &mut leaves);
+        let said = |leaf: Leaf| (leaf.said_in, leaf.value);
+        leaves.into_iter().map(said).collect()
+    };
+    let (one, other) = (leaves(one), leaves(other));
+    let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    let differ = keys
+        .into_iter()
+        .filter(|key| one.get(*key) != other.get(*key));
+    differ.cloned().collect()
 }
 
 /// The paths of all leaves, for the test that holds file and documentation together.

@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Mistake;
 use super::boxitory::Boxitory;
-use super::cidr::Cidr;
+use super::cidr::{Blocks, Cidr};
 use super::file::{self, ConfigFile};
-use super::layers::Environment;
+use super::layers::{self, Environment};
 use super::machine::Machine;
 use super::rates::Rate;
 use super::runtime::Runtime;
@@ -70,7 +70,7 @@ pub struct Settings {
     /// The addresses that clients use, best first, without a slash at the end.
     pub public_url: Vec<String>,
     /// Whose forwarding headers are believed.
-    pub trusted_proxies: Vec<Cidr>,
+    pub trusted_proxies: Blocks,
     /// Where to listen; at least one.
     pub listeners: Vec<Listener>,
     /// Which public APIs are served, and where.
@@ -133,8 +133,10 @@ pub struct Settings {
 }
 
 /// One address to listen at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
+    /// What systemd calls its socket; empty where it is known by its address.
+    pub name: String,
     /// Address and port; port 0 takes a free one.
     pub address: SocketAddr,
     /// What is spoken there.
@@ -274,6 +276,8 @@ pub struct Server {
     pub h2_ping_timeout: Duration,
     /// How long a connection of HTTP/3 may be silent.
     pub h3_idle_timeout: Duration,
+    /// Whether a crash may leave a core file.
+    pub core_dumps: bool,
 }
 
 /// The certificate.
@@ -441,7 +445,7 @@ pub struct Limits {
     /// The same of those that go out.
     pub bytes_out: u64,
     /// Addresses whose requests are not counted.
-    pub rate_exempt: Vec<Cidr>,
+    pub rate_exempt: Blocks,
     /// Connections of HTTP/2 and 3 at once.
     pub h2_connections: usize,
     /// Requests at once on one of them.
@@ -464,7 +468,7 @@ pub struct Limits {
 #[derive(Debug, Clone)]
 pub struct Operations {
     /// Who reads them without a token, besides loopback.
-    pub allow: Vec<Cidr>,
+    pub allow: Blocks,
 }
 
 /// Settings of requests to outside.
@@ -755,6 +759,11 @@ impl Settings {
         file
     }
 
+    /// The keys in which another configuration differs from this one.
+    pub fn differs_in(&self, other: &Self) -> Vec<String> {
+        layers::differences(&self.file, &other.file)
+    }
+
     /// Judges every value; what is wrong is added to `mistakes`.
     pub(super) fn check(
         file: ConfigFile,
@@ -785,7 +794,9 @@ impl Settings {
             metadata,
             events_kept: judge.time("metadata.events_kept", file.metadata.events_kept),
             public_url: judge.public_urls("public_url", &file.public_url),
-            trusted_proxies: judge.blocks("trusted_proxies", &file.trusted_proxies),
+            trusted_proxies: judge
+                .blocks("trusted_proxies", &file.trusted_proxies)
+                .into(),
             listeners,
             tls,
             doors,
@@ -826,7 +837,9 @@ impl Settings {
             runtimes: judge.runtimes(&file.runtimes),
             boxitory: judge.boxitory(&file.boxitory, &data_dir),
             operations: Operations {
-                allow: judge.blocks("operations.allow", &file.operations.allow),
+                allow: judge
+                    .blocks("operations.allow", &file.operations.allow)
+                    .into(),
             },
             log: judge.log(&file.log),
             master_key: environment.master_key.clone(),
@@ -1244,6 +1257,7 @@ impl Judge<'_> {
             };
             match listener.address.parse() {
                 Ok(address) => listeners.push(Listener {
+                    name: listener.name.clone(),
                     address,
                     speaks,
                     doors: self.doors_of(index, &listener.doors),
@@ -1521,6 +1535,7 @@ impl Judge<'_> {
             h2_ping: self.time("server.h2_ping", server.h2_ping),
             h2_ping_timeout: self.time("server.h2_ping_timeout", server.h2_ping_timeout),
             h3_idle_timeout: self.time("server.h3_idle_timeout", server.h3_idle_timeout),
+            core_dumps: server.core_dumps,
             client_ip: self.client_ip(&server.client_ip),
             origin: self.origin(server),
             drain_accept: self.time_or_none("server.drain_accept", server.drain_accept),
@@ -1789,7 +1804,9 @@ impl Judge<'_> {
             rate_keys: self.rate_keys(limits.rate_keys),
             bytes_in: limits.bytes_in.0,
             bytes_out: limits.bytes_out.0,
-            rate_exempt: self.blocks("limits.rate_exempt", &limits.rate_exempt),
+            rate_exempt: self
+                .blocks("limits.rate_exempt", &limits.rate_exempt)
+                .into(),
             h2_connections: self.count("limits.h2_connections", limits.h2_connections),
             h2_streams: self.few("limits.h2_streams", limits.h2_streams, 1),
             h2_header_list_bytes: u32::try_from(self.size(

@@ -2,21 +2,49 @@
 //!
 //! The first signal begins; load balancers get a moment to look elsewhere, running requests get
 //! their time. A second signal shortens what is left.
+//!
+//! Where another process comes in the place of this one, connections wait in its sockets meanwhile: then whatever may write
+//! ends at once, and only answers that are on their way get their time.
 
 use std::io;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::settings;
 
+/// How long answers end their connections before those are ended that wait for their next request: one that comes as its
+/// connection ends is lost to a client that does not try again.
+const LAST_ANSWERS: Duration = Duration::from_millis(300);
+/// How long a connection that was taken at the last moment has for its first request.
+const FIRST_REQUESTS: Duration = Duration::from_secs(3);
+/// How long requests of HTTP/2 may come that were on their way.
+const LAST_STREAMS: Duration = Duration::from_millis(200);
+/// How long bodies that come are still read, for another process that waits for it.
+const LAST_REQUESTS: Duration = Duration::from_millis(500);
+
+/// What a server is at.
+pub(super) struct Tasks {
+    /// The listeners' tasks.
+    pub(super) accepting: TaskTracker,
+    /// Connections that had no request yet.
+    pub(super) fresh: TaskTracker,
+    /// Requests that have no answer yet.
+    pub(super) working: TaskTracker,
+    /// Connections.
+    pub(super) running: TaskTracker,
+}
+
 /// The steps of stopping, each a token that is cancelled once it is reached.
 #[derive(Debug, Clone)]
 pub struct Drain {
     begun: CancellationToken,
+    handing_over: CancellationToken,
     hurried: CancellationToken,
+    shut: CancellationToken,
     closing: CancellationToken,
     ending: CancellationToken,
     cut: CancellationToken,
@@ -30,7 +58,9 @@ impl Drain {
     pub fn new(server: &settings::Server) -> Self {
         Self {
             begun: CancellationToken::new(),
+            handing_over: CancellationToken::new(),
             hurried: CancellationToken::new(),
+            shut: CancellationToken::new(),
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -49,6 +79,19 @@ impl Drain {
         }
     }
 
+    /// Begins to stop for another process that listens at the same sockets.
+    pub fn hand_over(&self) {
+        if !self.begun.is_cancelled() {
+            self.handing_over.cancel();
+            self.begun.cancel();
+        }
+    }
+
+    /// Cancelled when another process comes in the place of this one.
+    pub fn handing_over(&self) -> CancellationToken {
+        self.handing_over.clone()
+    }
+
     /// Whether stopping has begun; `/readyz` says no from here on.
     pub fn is_draining(&self) -> bool {
         self.begun.is_cancelled()
@@ -59,7 +102,17 @@ impl Drain {
         self.begun.clone()
     }
 
-    /// Cancelled when no more connections are taken and idle ones are closed.
+    /// Whether it was asked to stop soon.
+    pub fn is_hurried(&self) -> bool {
+        self.hurried.is_cancelled()
+    }
+
+    /// Cancelled when no more connections are taken.
+    pub fn shut(&self) -> CancellationToken {
+        self.shut.clone()
+    }
+
+    /// Cancelled when idle connections are closed.
     pub fn closing(&self) -> CancellationToken {
         self.closing.clone()
     }
@@ -90,12 +143,18 @@ impl Drain {
         }
     }
 
-    /// Waits for the signal, then goes through all steps; `accepting` are the listeners' tasks,
-    /// `running` the connections.
-    pub(super) async fn run(&self, accepting: &TaskTracker, running: &TaskTracker) {
+    /// Waits for the signal, then goes through all steps.
+    pub(super) async fn run(&self, tasks: &Tasks) {
         self.begun.cancelled().await;
+        if self.handing_over.is_cancelled() {
+            return self.release(tasks).await;
+        }
+        let Tasks {
+            accepting, running, ..
+        } = tasks;
         tracing::info!(connections = running.len(), "stopping: no longer ready");
         self.pause(self.accept).await;
+        self.shut.cancel();
         self.closing.cancel();
         // What was accepted at the last moment is counted before the counting ends.
         accepting.close();
@@ -107,9 +166,64 @@ impl Drain {
             () = self.patience() => {
                 tracing::info!(connections = running.len(), "stopping: bodies are no longer read");
                 self.ending.cancel();
-                if tokio::time::timeout(self.hurry, running.wait()).await.is_err() {
+                if timeout(self.hurry, running.wait()).await.is_err() {
                     tracing::warn!(connections = running.len(), "stopping: what still runs is cut");
                 }
+            }
+        }
+        self.cut.cancel();
+        running.wait().await;
+    }
+
+    /// Ends whatever may write, for another process that listens at the same sockets; answers go on.
+    async fn release(&self, tasks: &Tasks) {
+        let Tasks {
+            accepting,
+            fresh,
+            working,
+            running,
+        } = tasks;
+        tracing::info!(
+            connections = running.len(),
+            "handing over: answers end their connections"
+        );
+        self.pause(LAST_ANSWERS).await;
+        self.shut.cancel();
+        accepting.close();
+        accepting.wait().await;
+        tracing::info!(
+            connections = fresh.len(),
+            "handing over: no more connections"
+        );
+        fresh.close();
+        let _silent = timeout(FIRST_REQUESTS, fresh.wait()).await;
+        self.closing.cancel();
+        // Clients of HTTP/2 may send requests until they read that they shall not.
+        self.pause(LAST_STREAMS).await;
+        working.close();
+        if timeout(LAST_REQUESTS, working.wait()).await.is_ok() {
+            return;
+        }
+        self.ending.cancel();
+        if timeout(self.hurry, working.wait()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(
+            requests = working.len(),
+            "handing over: requests and answers are cut"
+        );
+        self.cut.cancel();
+        running.close();
+        running.wait().await;
+    }
+
+    /// Gives the last answers their time, then cuts them.
+    pub(super) async fn see_out(&self, running: &TaskTracker) {
+        running.close();
+        tokio::select! {
+            () = running.wait() => {}
+            () = self.patience() => {
+                tracing::warn!(connections = running.len(), "stopping: what still runs is cut");
             }
         }
         self.cut.cancel();

@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::body::{Counted, Ending, InboundBody, OutboundBody, Source, TrailerLimits};
@@ -43,6 +44,10 @@ pub(super) struct Exchange {
     pub(super) patience: Patience,
     /// Cancelled when bodies are no longer read.
     pub(super) ending: CancellationToken,
+    /// Cancelled when another process comes in the place of this one.
+    pub(super) handing_over: CancellationToken,
+    /// Requests that have no answer yet.
+    pub(super) working: TaskTracker,
 }
 
 /// How a request came.
@@ -89,8 +94,8 @@ impl Exchange {
         requests.with_label_values(&[named(version)]).inc();
         let checked = framing::check(&head, rules.limits.uri_bytes, rules.limits.header_fields);
         let client = way.client.unwrap_or_else(|| {
-            let (trusted, by) = (&rules.trusted_proxies, &rules.server.client_ip);
-            client_ip(way.peer, &head.headers, trusted, by)
+            let trusted = rules.trusted_proxies.now();
+            client_ip(way.peer, &head.headers, &trusted, &rules.server.client_ip)
         });
         let authority = checked.as_ref().map_or("", http::uri::Authority::as_str);
         let facts = Arc::new(
@@ -110,6 +115,7 @@ impl Exchange {
             version,
             head_only: head.method == Method::HEAD,
             alternative: way.alternative.clone(),
+            handing_over: self.handing_over.clone(),
         };
         if let Err(refusal) = checked {
             let problem = Problem::new(refusal.status, "invalid_request", refusal.rule);
@@ -154,17 +160,19 @@ impl Exchange {
         let responder = Arc::clone(&self.responder);
         let span = tracing::info_span!("request", request_id = facts.id());
         Box::pin(
-            async move {
-                // The call itself is inside, so that a panic in it is caught too.
-                let work =
-                    async move { responder.respond(Request::from_parts(head, inbound)).await };
-                let answer = match AssertUnwindSafe(work).catch_unwind().await {
-                    Ok(answer) => answer,
-                    Err(_) => panicked(&end),
-                };
-                finish(answer, end, &state, dress)
-            }
-            .instrument(span),
+            self.working.track_future(
+                async move {
+                    // The call itself is inside, so that a panic in it is caught too.
+                    let work =
+                        async move { responder.respond(Request::from_parts(head, inbound)).await };
+                    let answer = match AssertUnwindSafe(work).catch_unwind().await {
+                        Ok(answer) => answer,
+                        Err(_) => panicked(&end),
+                    };
+                    finish(answer, end, &state, dress)
+                }
+                .instrument(span),
+            ),
         )
     }
 }
@@ -183,6 +191,7 @@ struct Dress {
     version: Version,
     head_only: bool,
     alternative: Option<HeaderValue>,
+    handing_over: CancellationToken,
 }
 
 /// The answer to a request that met a defect of ours.
@@ -218,8 +227,9 @@ fn finish(
     let status = answer.status();
     end.status = Some(status.as_u16());
     state.interim().close();
-    if state.has_unread() {
-        // RFC 9112 §9.6: who sees this stops sending the rest of a body that nobody reads.
+    // RFC 9112 §9.6: who sees this stops sending the rest of a body that nobody reads, and asks the next process by a
+    // connection of its own.
+    if state.has_unread() || dress.handing_over.is_cancelled() {
         close(&mut answer, dress.version);
     }
     if let Some(alternative) = dress.alternative {

@@ -13,13 +13,14 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::file::Outgoing;
 use super::interim::{Interims, Places};
@@ -47,6 +48,8 @@ pub(super) struct ConnState {
     outgoing: Option<Outgoing>,
     /// The connection that this stream of HTTP/2 is one of.
     carrier: Option<Arc<ConnState>>,
+    /// Until its first request came.
+    fresh: Mutex<Option<TaskTrackerToken>>,
 }
 
 impl ConnState {
@@ -55,6 +58,14 @@ impl ConnState {
         Self {
             outgoing: Some(Outgoing::default()),
             ..Self::default()
+        }
+    }
+
+    /// Keeps `fresh` until the first request came.
+    pub(super) fn with_fresh(self, fresh: TaskTrackerToken) -> Self {
+        Self {
+            fresh: Mutex::new(Some(fresh)),
+            ..self
         }
     }
 
@@ -92,6 +103,8 @@ impl ConnState {
     /// A request came; `all` when it has no body.
     pub(super) fn request_came(&self, all: bool) {
         self.unread.store(!all, Ordering::Relaxed);
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(fresh.take());
     }
 
     /// The request's body was read to its end.

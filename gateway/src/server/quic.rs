@@ -91,7 +91,7 @@ fn transport(rules: &Rules) -> TransportConfig {
 
 /// Accepts until no more connections are wanted, then turns away who still comes until `running` is over.
 pub(super) async fn accept(acceptor: Arc<Acceptor>, endpoint: Endpoint, listener: usize) {
-    let closing = acceptor.drain.closing();
+    let closing = acceptor.drain.shut();
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::body::Source;
 use super::drain::Drain;
@@ -36,6 +37,8 @@ pub(super) struct Acceptor {
     pub(super) drain: Drain,
     /// Connections, and requests that outlive theirs.
     pub(super) running: TaskTracker,
+    /// Connections that had no request yet.
+    fresh: TaskTracker,
     tls: Option<Arc<Configurations>>,
     connections: Arc<Semaphore>,
     /// Those of them that carry many requests.
@@ -58,7 +61,7 @@ impl Acceptor {
         exchange: Exchange,
         tls: Option<Arc<Configurations>>,
         drain: Drain,
-        running: TaskTracker,
+        (running, fresh): (TaskTracker, TaskTracker),
     ) -> Self {
         let limits = &exchange.rules.limits;
         let semaphore = |most: usize| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
@@ -70,13 +73,14 @@ impl Acceptor {
             tls,
             drain,
             running,
+            fresh,
         }
     }
 
     /// Accepts until no more connections are wanted. At the limit nothing is accepted: who waits
     /// in the kernel's queue is served when a place is free.
-    pub(super) async fn accept(self: Arc<Self>, listener: TcpListener, speech: Speech) {
-        let closing = self.drain.closing();
+    pub(super) async fn accept(self: Arc<Self>, listener: Arc<TcpListener>, speech: Speech) {
+        let closing = self.drain.shut();
         loop {
             let permit = tokio::select! {
                 permit = self.permit() => permit,
@@ -167,7 +171,8 @@ impl Acceptor {
             scheme: if speech.tls { "https" } else { "http" },
             alternative: speech.alternative.clone(),
         };
-        self.run(held, Arc::clone(self).serve(stream, way));
+        let fresh = self.fresh.token();
+        self.run(held, Arc::clone(self).serve(stream, way, fresh));
     }
 
     /// Runs a connection's life as a task of its own.
@@ -218,7 +223,7 @@ impl Acceptor {
         }
     }
 
-    async fn serve(self: Arc<Self>, mut stream: TcpStream, mut way: Way) {
+    async fn serve(self: Arc<Self>, mut stream: TcpStream, mut way: Way, fresh: TaskTrackerToken) {
         // Answers are written whole; waiting for more would only delay the last packet.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection was gone before it began");
@@ -229,11 +234,11 @@ impl Acceptor {
         };
         let patience = self.exchange.patience;
         let Some(configurations) = self.tls.as_ref().filter(|_| way.scheme == "https") else {
-            let state = Arc::new(ConnState::plain());
+            let state = Arc::new(ConnState::plain().with_fresh(fresh));
             let socket = Socket::new(stream, Arc::clone(&state), patience);
             return self.serve_h1(socket, way, state).await;
         };
-        let state = Arc::new(ConnState::default());
+        let state = Arc::new(ConnState::default().with_fresh(fresh));
         let socket = Socket::new(stream, Arc::clone(&state), patience);
         let limit = self.exchange.rules.server.handshake_timeout;
         let shaking = self.shake_hands(socket, configurations);
@@ -311,11 +316,12 @@ impl Acceptor {
             tokio::select! {
                 biased;
                 () = cut.cancelled() => return,
+                // A request that is here already shall be answered.
+                result = &mut connection => break result,
                 () = closing.cancelled(), if !asked => {
                     asked = true;
                     std::pin::Pin::new(&mut connection).graceful_shutdown();
                 }
-                result = &mut connection => break result,
             }
         };
         let Err(error) = result else { return };

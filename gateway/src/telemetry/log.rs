@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::Layer;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::settings;
 
@@ -114,23 +115,40 @@ impl LogSink {
     }
 
     /// Makes this the place of all `tracing` events of the process, from `level` on.
-    pub fn install(&self, level: tracing::Level) {
-        let filter = tracing_subscriber::filter::LevelFilter::from_level(level);
+    pub fn install(&self, level: tracing::Level) -> LogLevel {
+        let (filter, handle) = reload::Layer::new(LevelFilter::from_level(level));
         // A second call in one process (as tests make) keeps the first one's sink.
-        let _already = tracing_subscriber::registry()
+        let installed = tracing_subscriber::registry()
             .with(JsonLayer { sink: self.clone() }.with_filter(filter))
             .try_init();
+        LogLevel(installed.is_ok().then_some(handle))
     }
 }
 
-/// Starts the log of the process as `log` says: the sink, and what must be kept until the end.
+/// The least important line that the process writes, which may become another.
+#[derive(Debug, Clone)]
+pub struct LogLevel(Option<reload::Handle<LevelFilter, Registry>>);
+
+impl LogLevel {
+    /// Sets it.
+    pub fn set(&self, level: tracing::Level) {
+        let filter = LevelFilter::from_level(level);
+        if let Some(handle) = &self.0
+            && let Err(error) = handle.reload(filter)
+        {
+            tracing::warn!(%error, "the level of the log stays as it is");
+        }
+    }
+}
+
+/// Starts the log of the process as `log` says: the sink, its level, and what must be kept until the end.
 ///
 /// # Errors
 /// As [`LogSink::start`].
-pub fn start(log: &settings::Log) -> io::Result<(LogSink, LogGuard)> {
+pub fn start(log: &settings::Log) -> io::Result<(LogSink, LogLevel, LogGuard)> {
     let (sink, guard) = LogSink::start(log.file.as_deref())?;
-    sink.install(log.level);
-    Ok((sink, guard))
+    let level = sink.install(log.level);
+    Ok((sink, level, guard))
 }
 
 /// Writes what waits when it is dropped; keep it until the process ends.

@@ -13,6 +13,8 @@ use crate::harness::{Request, Running};
 enum Caller {
     Nobody,
     Forged,
+    Expired,
+    Revoked,
     Outsider,
     Reader,
     Maker,
@@ -23,9 +25,11 @@ enum Caller {
     ForeignService,
 }
 
-const CALLERS: [Caller; 10] = [
+const CALLERS: [Caller; 12] = [
     Caller::Nobody,
     Caller::Forged,
+    Caller::Expired,
+    Caller::Revoked,
     Caller::Outsider,
     Caller::Reader,
     Caller::Maker,
@@ -38,15 +42,20 @@ const CALLERS: [Caller; 10] = [
 
 /// Whether a policy lets a caller through to a private box of `acme` that `maker` made.
 fn allowed(policy: Policy, caller: Caller) -> bool {
-    use Caller::{Admin, Forged, Maker, Nobody, Outsider, Owner, PlatformAdmin, Reader, Service};
+    use Caller::{
+        Admin, Expired, Forged, Maker, Nobody, Outsider, Owner, PlatformAdmin, Reader, Revoked,
+        Service,
+    };
+    // A credential that ended is as good as one that never was.
+    let bad = matches!(caller, Forged | Expired | Revoked);
     let person = matches!(
         caller,
         Outsider | Reader | Maker | Admin | Owner | PlatformAdmin
     );
     match policy {
         Policy::Public => true,
-        Policy::Optional | Policy::OptionalStrict | Policy::Operations => caller != Forged,
-        Policy::Credential => !matches!(caller, Nobody | Forged),
+        Policy::Optional | Policy::OptionalStrict | Policy::Operations => !bad,
+        Policy::Credential => !bad && caller != Nobody,
         Policy::Person => person,
         // The blob of a private box; a private ISO image.
         Policy::ReadBox | Policy::ReadBlob | Policy::ReadIso | Policy::Member => {
@@ -112,6 +121,9 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
             let token = match caller {
                 Caller::Nobody => String::new(),
                 Caller::Forged => "ab".repeat(32),
+                // They were the owner's.
+                Caller::Expired => running.ended_token().await,
+                Caller::Revoked => running.revoked_token().await,
                 Caller::Outsider => running.token(outsider, person, None).await,
                 Caller::Reader => running.token(reader, person, None).await,
                 Caller::Maker => running.token(maker, person, None).await,
@@ -169,6 +181,137 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    running.stop().await;
+}
+
+/// An answer but for what is another one each time: its date, its id, and the names that were asked for.
+fn of_anyone(reply: &crate::harness::Reply, names: &[(&str, &str)]) -> String {
+    let own = ["date:", "x-request-id:", "content-length:", "ratelimit"];
+    let lines = reply.head.lines();
+    let head: Vec<&str> = lines
+        .filter(|line| {
+            !own.iter()
+                .any(|name| line.to_ascii_lowercase().starts_with(name))
+        })
+        .collect();
+    let mut text = format!(
+        "{}\n{}",
+        head.join("\n"),
+        String::from_utf8_lossy(&reply.body)
+    );
+    if let Some(id) = reply.header("x-request-id") {
+        text = text.replace(id, "ID");
+    }
+    for (name, stands_for) in names {
+        text = text.replace(name, stands_for);
+    }
+    text
+}
+
+/// Strangers of every kind, at every row that names a box, an ISO image, an upload or a digest: what is there and not theirs
+/// answers as what is not there.
+#[tokio::test]
+async fn hidden_and_absent_are_one_answer_at_every_row_that_names_something() {
+    let running = Running::start_with(&[("BOXGATE_BOXITORY__HOME", "/nonexistent")]).await;
+    let metadata = running.gateway.metadata.clone();
+    assert_eq!(running.upload("demo", "1.0", b"held").await.status, 200);
+    let iso = crate::isos::uploaded(&running, "held.iso", b"image")
+        .await
+        .to_string();
+    let owner = metadata
+        .account_by_username("owner")
+        .await
+        .unwrap()
+        .unwrap();
+    let upload = running.begin_upload(owner.id).await.to_string();
+    let outsider = running.account("outsider", PlatformRole::User).await;
+    let elsewhere = metadata
+        .create_organization(&"elsewhere".parse().unwrap(), None, outsider)
+        .await
+        .unwrap();
+    let strangers = [
+        ("nobody", String::new()),
+        ("forged", "ab".repeat(32)),
+        ("expired", running.ended_token().await),
+        ("revoked", running.revoked_token().await),
+        (
+            "outsider",
+            running.token(outsider, TokenKind::Personal, None).await,
+        ),
+        (
+            "foreign service",
+            running
+                .token(outsider, TokenKind::Service, Some(elsewhere.id))
+                .await,
+        ),
+    ];
+    let (b3, sha256) = (
+        blake3::hash(b"held").to_hex().to_string(),
+        hex::encode(sha2::Sha256::digest(b"held")),
+    );
+    let things = [
+        ("{box}", "demo", "gone"),
+        ("{iso}", iso.as_str(), "999999999"),
+        (
+            "/iso/name/{name}",
+            "/iso/name/held.iso",
+            "/iso/name/gone.iso",
+        ),
+        (
+            "{upload}",
+            upload.as_str(),
+            "0123456789abcdef0123456789abcdef",
+        ),
+        ("{b3}", b3.as_str(), "ee"),
+        ("{sha256}", sha256.as_str(), "ee"),
+    ];
+    let digest = "ee".repeat(32);
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for row in ROUTES {
+        for (place, there, absent) in things {
+            if !row.path.contains(place) {
+                continue;
+            }
+            let absent = if absent == "ee" { &digest } else { absent };
+            let path = |name: &str| {
+                let path = row.path.replace(place, name).replace("{org}", "acme");
+                let path = path
+                    .replace("{version}", "1.0")
+                    .replace("{provider}", "virtualbox");
+                path.replace("{arch}", "amd64").replace(['{', '}'], "")
+            };
+            for (who, token) in &strangers {
+                let ask = |name: &str| {
+                    let request = Request::new(row.method.as_str(), &path(name)).token(token);
+                    if row.method == "GET" {
+                        request
+                    } else {
+                        request.body(b"")
+                    }
+                };
+                let hidden = running.send(ask(there)).await;
+                let gone = running.send(ask(absent)).await;
+                let hidden = of_anyone(&hidden, &[(there, "NAME")]);
+                let gone = of_anyone(&gone, &[(absent, "NAME")]);
+                compared += 1;
+                if hidden != gone {
+                    wrong.push(format!(
+                        "{} {} for {who}:\n{hidden}\n--- absent:\n{gone}",
+                        row.method, row.path
+                    ));
+                }
+            }
+        }
+    }
+    assert!(compared > 500, "{compared}");
+    assert!(
+        wrong.is_empty(),
+        "{} of {compared}:\n{}",
+        wrong.len(),
+        wrong.join("\n\n")
+    );
+    let kept = running.get("/acme/demo", &running.owner).await;
+    assert_eq!(kept.status, 200);
     running.stop().await;
 }
 

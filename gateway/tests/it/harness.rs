@@ -10,7 +10,7 @@ use boxgate::config::{self, Flags, Machine};
 use boxgate::gateway::Gateway;
 use boxgate::telemetry::Telemetry;
 use boxgate_storage::blob::UploadId;
-use boxgate_storage::clock::{Clock, SystemClock};
+use boxgate_storage::clock::{Clock, SystemClock, UnixMillis};
 use boxgate_storage::conformance::database;
 use boxgate_storage::metadata::accounts::{
     AccountId, NewAccount, OrganizationId, OrganizationRole, PlatformRole,
@@ -184,6 +184,17 @@ impl Running {
         kind: TokenKind,
         organization: Option<OrganizationId>,
     ) -> String {
+        self.token_until(account, kind, organization, None).await
+    }
+
+    /// A token that is good until then.
+    pub(crate) async fn token_until(
+        &self,
+        account: AccountId,
+        kind: TokenKind,
+        organization: Option<OrganizationId>,
+        expires: Option<UnixMillis>,
+    ) -> String {
         let text = credential::fresh();
         let new = NewToken {
             kind,
@@ -192,10 +203,35 @@ impl Running {
             organization,
             name: (kind == TokenKind::Service).then(|| format!("svc-{}", &text[..8])),
             description: None,
-            expires: None,
+            expires,
         };
         self.gateway.metadata.create_token(new).await.unwrap();
         text
+    }
+
+    /// A token of the owner's that was good until a moment ago.
+    pub(crate) async fn ended_token(&self) -> String {
+        let owner = self.owner_account().await;
+        let ended = Some(UnixMillis(1));
+        self.token_until(owner, TokenKind::Personal, None, ended)
+            .await
+    }
+
+    /// A token of the owner's that was taken back.
+    pub(crate) async fn revoked_token(&self) -> String {
+        let owner = self.owner_account().await;
+        let text = self.token(owner, TokenKind::Personal, None).await;
+        let metadata = &self.gateway.metadata;
+        let found = metadata.token_by_hash(&credential::hash(&text)).await;
+        let (token, _) = found.unwrap().unwrap();
+        metadata.delete_token(token.id, owner).await.unwrap();
+        text
+    }
+
+    async fn owner_account(&self) -> AccountId {
+        let metadata = &self.gateway.metadata;
+        let owner = metadata.account_by_username("owner").await;
+        owner.unwrap().unwrap().id
     }
 
     /// Stops as SIGTERM does, and gives the data directory back for another start.

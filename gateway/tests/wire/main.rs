@@ -6,6 +6,7 @@
 
 mod proxy;
 mod slow;
+mod succession;
 mod tls;
 
 use std::io::ErrorKind;
@@ -742,7 +743,8 @@ async fn only_a_trusted_proxy_is_believed() {
     );
     server.stop().await;
     let server = serve(|settings| {
-        settings.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        settings.trusted_proxies =
+            vec!["127.0.0.0/8".parse::<boxgate::config::Cidr>().unwrap()].into();
     })
     .await;
     assert!(

@@ -11,7 +11,8 @@ const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// A server behind a balancer on this machine.
 async fn behind_a_balancer(change: impl FnOnce(&mut Settings)) -> Running {
     serve(|settings| {
-        settings.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+        settings.trusted_proxies =
+            vec!["127.0.0.1".parse::<boxgate::config::Cidr>().unwrap()].into();
         settings.server.client_ip = ClientIp::ProxyProtocol;
         change(settings);
     })
@@ -142,7 +143,8 @@ async fn a_balancer_that_names_nobody_is_not_served() {
 #[tokio::test]
 async fn a_stranger_names_nobody() {
     let server = behind_a_balancer(|settings| {
-        settings.trusted_proxies = vec!["192.0.2.0/24".parse().unwrap()];
+        settings.trusted_proxies =
+            vec!["192.0.2.0/24".parse::<boxgate::config::Cidr>().unwrap()].into();
     })
     .await;
     // To one who is no proxy it is what it looks like: a broken request.

@@ -297,10 +297,24 @@ where
                 Change::Nothing
             }
             // What uploads and upkeep do all the time, to rows that no name leads to.
-            "upload.advance" | "upload.hold_piece" | "upload.create" | "upload.take_over"
-            | "upload.set_length" | "upload.complete" | "upload.abort" | "upload.purge"
-            | "upload.ask_gate" | "upload.answer_gate" | "upload.let_through" | "outbox.prune"
-            | "upkeep.claim" | "upkeep.unclaim" | "upkeep.keep" | "trash.due" | "orphans.see"
+            "upload.advance"
+            | "upload.hold_piece"
+            | "upload.create"
+            | "upload.take_over"
+            | "upload.set_length"
+            | "upload.complete"
+            | "upload.abort"
+            | "upload.purge"
+            | "upload.ask_gate"
+            | "upload.answer_gate"
+            | "upload.let_through"
+            | "outbox.prune"
+            | "upkeep.claim"
+            | "upkeep.unclaim"
+            | "upkeep.keep"
+            | "upkeep.prove_writer"
+            | "trash.due"
+            | "orphans.see"
             | "token.purge" => Change::Nothing,
             "file.count_download" => Change::Number,
             _ => Change::Names,
