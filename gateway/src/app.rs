@@ -39,7 +39,7 @@ use crate::hooks::{self, Outside, ScriptCatalog, ScriptLinks, UploadGate};
 use crate::joiner::Joiner;
 use crate::outbound::Outbound;
 use crate::provider::{self, Desk};
-use crate::route::{DoorSet, Router};
+use crate::route::{Door, DoorSet, Router};
 use crate::runtime::{self, Runtimes};
 use crate::schedule;
 use crate::server::{
@@ -363,10 +363,11 @@ fn open_runtimes(
     outbound: &Outbound,
     metrics: &Images,
 ) -> Result<Runtimes, StartError> {
-    let in_the_open = settings
-        .listeners
-        .iter()
-        .any(|l| l.speaks == Speaks::Plain && !l.address.ip().is_loopback());
+    let in_the_open = settings.doors.runtime.enabled
+        && settings.listeners.iter().any(|l| {
+            let is_open = l.speaks == Speaks::Plain && !l.address.ip().is_loopback();
+            is_open && l.doors.contains(Door::Runtime)
+        });
     if in_the_open && settings.runtimes.values().any(|runtime| runtime.enabled) {
         tracing::warn!(
             "runtimes are reached by plain http, which shows their keys to the network: set tls = true for \

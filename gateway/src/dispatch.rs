@@ -644,7 +644,7 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         | Route::AdapterInstallKey
         | Route::AdapterReboot
         | Route::AdapterRename => door::providers::answer(gateway, call).boxed(),
-        Route::RuntimeImage | Route::RuntimeDeploy | Route::RuntimePush => {
+        Route::RuntimeImage | Route::RuntimeDeploy | Route::RuntimePush | Route::RuntimeUpload => {
             door::runtime::image(gateway, call).boxed()
         }
         Route::ListRuntimes => ready(Ok(door::runtime::list(gateway))).boxed(),

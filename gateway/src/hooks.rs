@@ -54,6 +54,9 @@ use crate::request::RequestFacts;
 use crate::route::{Door, Found, Route, Row, free_box_name};
 use crate::server::OutboundBody;
 
+/// The code of a refusal that a plugin spoke.
+pub const DENIED: &str = "DENIED_BY_SCRIPT";
+
 /// What plugins are told of a request.
 pub type Told = Arc<facts::Request>;
 
@@ -201,7 +204,8 @@ fn told_principal(principal: Option<&Principal>) -> Arc<facts::Principal> {
 fn unavailable(error: &Unavailable) -> Refusal {
     tracing::debug!(%error, "a request is refused as a script failed");
     Refusal::busy(
-        "A script that must be asked about this request did not answer. It was logged; try again.",
+        "A script that must be asked about this request did not answer. The log tells why, of one such failure a \
+         second; try again.",
         std::time::Duration::from_secs(5),
     )
     .code("SCRIPT_UNAVAILABLE")
@@ -210,9 +214,12 @@ fn unavailable(error: &Unavailable) -> Refusal {
 
 fn denied(denial: Denial) -> Refusal {
     let status = StatusCode::from_u16(denial.status).unwrap_or(StatusCode::FORBIDDEN);
-    Refusal::new(status, denial.reason)
-        .code("DENIED_BY_SCRIPT")
-        .closing()
+    let reason = if denial.reason.is_empty() {
+        "A script refused this, and says no more.".to_owned()
+    } else {
+        denial.reason
+    };
+    Refusal::new(status, reason).code(DENIED).closing()
 }
 
 /// The verdict, with the plugins that had a part in it noted for the log.

@@ -359,6 +359,7 @@ pub enum Route {
     RuntimeImage,
     RuntimeDeploy,
     RuntimePush,
+    RuntimeUpload,
     ListRuntimes,
     BoxitoryList,
     BoxitoryBox,
@@ -603,6 +604,14 @@ routes! {
     Runtime GET "/runtimes/{runtime}/image" => RuntimeImage, Public, Empty, Download, "The image of a runtime";
     Runtime POST "/runtimes/{runtime}/image" => RuntimeDeploy, Public, Upload, Upload, "Replace it";
     Runtime PUT "/runtimes/{runtime}/image" => RuntimePush, Public, Json, Control, "Push it to another runtime";
+    Runtime HEAD "/runtime/image/uploads/{upload}" => RuntimeUpload, Public, Empty, Control, "Where an upload of an image stands; takes it over";
+    Runtime PATCH "/runtime/image/uploads/{upload}" => RuntimeUpload, Public, Upload, Upload, "More bytes of it; the last ones deploy it";
+    Runtime POST "/runtime/image/uploads/{upload}" => RuntimeUpload, Public, Upload, Upload, "The method that X-HTTP-Method-Override names";
+    Runtime DELETE "/runtime/image/uploads/{upload}" => RuntimeUpload, Public, Empty, Control, "Give it up, or forget a finished one";
+    Runtime HEAD "/runtimes/{runtime}/image/uploads/{upload}" => RuntimeUpload, Public, Empty, Control, "Where an upload of an image stands; takes it over";
+    Runtime PATCH "/runtimes/{runtime}/image/uploads/{upload}" => RuntimeUpload, Public, Upload, Upload, "More bytes of it; the last ones deploy it";
+    Runtime POST "/runtimes/{runtime}/image/uploads/{upload}" => RuntimeUpload, Public, Upload, Upload, "The method that X-HTTP-Method-Override names";
+    Runtime DELETE "/runtimes/{runtime}/image/uploads/{upload}" => RuntimeUpload, Public, Empty, Control, "Give it up, or forget a finished one";
     Admin GET "/api/admin/runtimes" => ListRuntimes, PlatformAdmin, Empty, Control, "Runtimes, and what was deployed to them last";
     // A tree of boxes that is served where it is.
     Boxitory GET "/" => BoxitoryList, Public, Empty, Control, "The boxes of the tree, as a page";
@@ -762,6 +771,7 @@ impl Route {
             | Self::AdapterReboot
             | Self::AdapterRename => "adapters",
             Self::RuntimeImage | Self::RuntimeDeploy | Self::RuntimePush => "runtime_image",
+            Self::RuntimeUpload => "runtime_upload",
             Self::ListRuntimes => "admin_runtimes",
             Self::BoxitoryList | Self::BoxitoryBox | Self::BoxitoryLatest => "boxitory",
             Self::BoxitoryFile => "boxitory_download",

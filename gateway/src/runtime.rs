@@ -1,8 +1,10 @@
-//! What stands in for Sanbox runtimes: each has an image, a plain file that is served, replaced whole, copied by the
-//! clock, and pushed to others.
+//! What stands in for Sanbox runtimes: each has an image that is served, replaced whole, copied by the clock, and pushed to
+//! others.
 //!
-//! The image belongs to this machine and to no store: another program reads it where it is.
+//! It is a plain file that belongs to this machine and to no store, since another program reads it where it is; or it is in
+//! a store, and no program but the gateway reads it.
 
+pub mod arriving;
 pub mod backup;
 pub mod conditions;
 pub mod date;
@@ -10,16 +12,22 @@ pub mod image;
 pub mod key;
 pub mod push;
 mod reload;
+pub mod stored;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::digest::Blake3;
 use boxgate_storage::error::chain;
 use boxgate_storage::metadata::Metadata;
+use boxgate_storage::metadata::catalog::Iso;
+use boxgate_storage::{Error, durable};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
@@ -31,13 +39,19 @@ use crate::config::runtime as settings;
 use crate::gateway::Gateway;
 use crate::outbound::{Caller, Outbound};
 use crate::telemetry::metrics::Images;
+use arriving::Arrivals;
 use conditions::Conditions;
-use image::{Image, Snapshot, Staged, done};
+use image::{Image, Snapshot, Staged, Staging, done};
 use key::Key;
 use push::Target;
+use stored::{Blocking, Sending, Sent, Stored};
 
 /// Backups are looked at so often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Where what comes over several requests waits for its store, in the data directory.
+const ARRIVING: &str = "runtimes";
+/// Uploads that nobody goes on with are looked for so often.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// All runtimes of a gateway.
 #[derive(Debug, Default)]
 pub struct Runtimes {
@@ -55,7 +69,9 @@ pub struct Runtime {
     /// Its key.
     pub key: Key,
     /// Its image.
-    pub image: Image,
+    pub image: Kept,
+    /// Images that come over several requests.
+    pub arrivals: Arrivals,
     caller: Caller,
     metrics: Images,
     /// Held while the image in place changes.
@@ -65,6 +81,42 @@ pub struct Runtime {
     waiting: Notify,
 }
 
+/// Where a runtime's image is.
+#[derive(Debug)]
+pub enum Kept {
+    /// In a file that another program reads.
+    File(Image),
+    /// In a store.
+    Stored(Stored),
+}
+
+/// An image as it is at one moment.
+#[derive(Debug)]
+pub enum Current {
+    /// Of a file.
+    File(Snapshot),
+    /// Of a store.
+    Stored(Box<Iso>),
+}
+
+/// An image on its way in.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Into a file.
+    File(Staging),
+    /// Into a store.
+    Stored(Sending),
+}
+
+/// An image of which all bytes came, and that is not in its place yet.
+#[derive(Debug)]
+pub enum Whole {
+    /// Beside a file.
+    File(Staged),
+    /// In a store.
+    Stored(Sent),
+}
+
 /// Why an image was not put in place.
 #[derive(Debug)]
 pub enum NotDeployed {
@@ -72,6 +124,155 @@ pub enum NotDeployed {
     Unexpected,
     /// A step failed.
     Failed(io::Error),
+    /// The store, or the rows, did not do it.
+    Refused(Error),
+}
+
+impl Kept {
+    /// The name under which it is sent.
+    pub fn file_name(&self) -> String {
+        match self {
+            Self::File(image) => image.file_name(),
+            Self::Stored(stored) => stored.name.to_string(),
+        }
+    }
+
+    /// Where it is, for people.
+    fn place(&self) -> String {
+        match self {
+            Self::File(image) => image.path().display().to_string(),
+            Self::Stored(stored) => format!("{}/iso/{}", stored.organization, stored.name),
+        }
+    }
+
+    /// The image as it is now; `None` where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn current(&self, metadata: &Metadata) -> io::Result<Option<Current>> {
+        Ok(match self {
+            Self::File(image) => image.snapshot().await?.map(Current::File),
+            Self::Stored(stored) => {
+                let found = stored.find(metadata).await?;
+                found.map(|iso| Current::Stored(Box::new(iso)))
+            }
+        })
+    }
+
+    fn file(&self) -> Option<&Image> {
+        match self {
+            Self::File(image) => Some(image),
+            Self::Stored(_) => None,
+        }
+    }
+
+    /// Whether the image in place was not proved, since a crash came between.
+    fn is_unproved(&self) -> bool {
+        self.file().is_some_and(Image::is_unproved)
+    }
+
+    /// That the image in place stays. Blocking.
+    fn proved(&self) -> io::Result<()> {
+        self.file().map_or(Ok(()), Image::proved)
+    }
+
+    /// Puts the image before back in place; whether there was one. Blocking.
+    fn put_back(&self) -> io::Result<bool> {
+        self.file().map_or(Ok(false), Image::put_back)
+    }
+}
+
+impl Current {
+    /// Bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::File(image) => image.length,
+            Self::Stored(iso) => iso.blob.length,
+        }
+    }
+
+    /// Their digest.
+    pub fn blake3(&self) -> Blake3 {
+        match self {
+            Self::File(image) => image.blake3,
+            Self::Stored(iso) => iso.blob.blake3,
+        }
+    }
+
+    /// When they were written.
+    pub fn modified(&self) -> SystemTime {
+        match self {
+            Self::File(image) => image.modified,
+            Self::Stored(iso) => UNIX_EPOCH + Duration::from_millis(iso.updated.0.unsigned_abs()),
+        }
+    }
+
+    /// The bytes, from the first.
+    ///
+    /// # Errors
+    /// When the store does not have them.
+    pub async fn read(
+        self,
+        gateway: &Gateway,
+    ) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
+        match self {
+            Self::File(image) => Ok(image.read()),
+            Self::Stored(iso) => stored::read(gateway, &iso).await,
+        }
+    }
+}
+
+impl Incoming {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// When the disk or the store failed, or is full.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), NotDeployed> {
+        match self {
+            Self::File(staging) => Ok(staging.write(bytes).await?),
+            Self::Stored(sending) => sending.write(bytes).await.map_err(NotDeployed::Refused),
+        }
+    }
+
+    /// Has all of them.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn finish(self) -> Result<Whole, NotDeployed> {
+        match self {
+            Self::File(staging) => Ok(Whole::File(staging.finish().await?)),
+            Self::Stored(sending) => Ok(Whole::Stored(sending.finish())),
+        }
+    }
+}
+
+impl Whole {
+    /// How many bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::File(staged) => staged.length,
+            Self::Stored(sent) => sent.length,
+        }
+    }
+
+    /// Their digest.
+    pub fn blake3(&self) -> Blake3 {
+        match self {
+            Self::File(staged) => staged.blake3,
+            Self::Stored(sent) => sent.blake3,
+        }
+    }
+}
+
+/// An image that is in place and that its runtime was not told of: it is when this is dropped, which is when the answer is
+/// out of hand or nobody waits for it any more.
+#[derive(Debug)]
+pub struct Untold(Arc<Runtime>);
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        self.0.waiting.notify_one();
+    }
 }
 
 impl From<io::Error> for NotDeployed {
@@ -147,8 +348,21 @@ impl Runtimes {
     ) -> Result<Self, (String, io::Error)> {
         let mut runtimes = BTreeMap::new();
         for (name, of) in &settings.runtimes {
-            let image = Image::open(&of.image)
-                .map_err(|e| (format!("runtimes.{name}.image_file_path"), e))?;
+            let unopened = |e| (format!("runtimes.{name}.image_file_path"), e);
+            let (image, arrivals) = match &of.stored {
+                None => {
+                    let image = Image::open(&of.image).map_err(unopened)?;
+                    let arrivals = Arrivals::open(image.directory(), &image.file_name());
+                    (Kept::File(image), arrivals)
+                }
+                Some(stored) => {
+                    let directory = settings.data_dir.join(ARRIVING).join(name);
+                    durable::make_directory(&directory, 0o700).map_err(unopened)?;
+                    let arrivals = Arrivals::open(&directory, stored.name.as_str());
+                    (Kept::Stored(stored.clone()), arrivals)
+                }
+            };
+            let arrivals = arrivals.map_err(unopened)?;
             let key = "runtimes.<name>.allow_networks";
             let caller = outbound.caller(key, &of.allow_networks, push::CONNECT_TIME);
             metrics.begin(name);
@@ -157,6 +371,7 @@ impl Runtimes {
                 key: Key::new(of.api_key.expose(), of.previous_api_key.expose()),
                 settings: of.clone(),
                 image,
+                arrivals,
                 caller: caller.privately(),
                 metrics: metrics.clone(),
                 swap: tokio::sync::Mutex::new(()),
@@ -204,7 +419,7 @@ impl Runtime {
             })
         });
         json!({
-            "name": self.name, "image": self.image.path().display().to_string(), "enabled": self.settings.enabled,
+            "name": self.name, "image": self.image.place(), "enabled": self.settings.enabled,
             "allowDeployments": self.settings.allow_deployments, "lastDeploy": deployed,
             "reload": standing.reload.word(), "reloadError": standing.reload.error(),
         })
@@ -217,9 +432,13 @@ impl Runtime {
     pub async fn deploy(
         self: &Arc<Self>,
         gateway: &Gateway,
-        staged: Staged,
+        whole: Whole,
         expected: Conditions,
-    ) -> Result<(), NotDeployed> {
+    ) -> Result<Untold, NotDeployed> {
+        if self.settings.backup_before_deploy && self.image.file().is_none() {
+            // What the store has is never replaced in place.
+            self.back_up(gateway, gateway.clock.now()).await;
+        }
         let (this, metadata, now) = (
             Arc::clone(self),
             gateway.metadata.clone(),
@@ -228,20 +447,25 @@ impl Runtime {
         let placing = gateway.background.spawn(async move {
             let _alone = this.swap.lock().await;
             // No other image comes between this look and the swap.
-            if !expected.hold(&this.image).await? {
+            if !this.is_expected(&metadata, &expected).await? {
                 return Err(NotDeployed::Unexpected);
-            }
-            if this.settings.backup_before_deploy {
-                this.back_up(&metadata, now).await;
             }
             let deployed = Deployed {
                 id: hex::encode(fastrand::u128(..).to_be_bytes()),
-                length: staged.length,
-                blake3: staged.blake3,
+                length: whole.length(),
+                blake3: whole.blake3(),
                 at: now,
             };
-            let (placed, keep) = (Arc::clone(&this), this.settings.rollback);
-            done(spawn_blocking(move || placed.image.put_in_place(staged, keep)).await)?;
+            match whole {
+                Whole::Stored(sent) => sent.put_in_place().await.map_err(NotDeployed::Refused)?,
+                Whole::File(staged) => {
+                    if this.settings.backup_before_deploy {
+                        let copied = this.copy_file(now).await;
+                        this.backed_up(&metadata, copied).await;
+                    }
+                    this.put_in_place(staged).await?;
+                }
+            }
             *this.standing() = Standing {
                 deployed: Some(deployed.clone()),
                 reload: ReloadState::Running,
@@ -259,24 +483,44 @@ impl Runtime {
                 this.told(&deployed, "staged", None),
             )
             .await;
-            Ok(())
+            Ok(Untold(Arc::clone(&this)))
         });
         placing
             .await
             .unwrap_or_else(|panicked| Err(io::Error::other(panicked).into()))
     }
 
-    /// That the answer to a deployment went out: now the runtime may be told.
-    pub fn reload(&self) {
-        self.waiting.notify_one();
+    async fn put_in_place(self: &Arc<Self>, staged: Staged) -> io::Result<()> {
+        let this = Arc::clone(self);
+        let placing = spawn_blocking(move || match this.image.file() {
+            Some(image) => image.put_in_place(staged, this.settings.rollback),
+            None => Err(io::Error::other("the image is in a store")),
+        });
+        done(placing.await)
+    }
+
+    /// Whether the image in place is one that is expected.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn is_expected(
+        &self,
+        metadata: &Metadata,
+        expected: &Conditions,
+    ) -> io::Result<bool> {
+        if expected.are_none() {
+            return Ok(true);
+        }
+        let current = self.image.current(metadata).await?;
+        Ok(expected.hold(current.as_ref()))
     }
 
     /// Goes on with an image that the runtime was not told of, since a crash came between.
-    async fn take_up(&self, now: UnixMillis) {
+    async fn take_up(&self, metadata: &Metadata, now: UnixMillis) {
         if !self.settings.rollback || !self.image.is_unproved() {
             return;
         }
-        let Ok(image) = self.snapshot().await else {
+        let Ok(image) = self.snapshot(metadata).await else {
             return;
         };
         tracing::warn!(
@@ -286,13 +530,13 @@ impl Runtime {
         *self.standing() = Standing {
             deployed: Some(Deployed {
                 id: hex::encode(fastrand::u128(..).to_be_bytes()),
-                length: image.length,
-                blake3: image.blake3,
+                length: image.length(),
+                blake3: image.blake3(),
                 at: now,
             }),
             reload: ReloadState::Running,
         };
-        self.reload();
+        self.waiting.notify_one();
     }
 
     /// Pushes an image to another runtime.
@@ -303,7 +547,7 @@ impl Runtime {
         &self,
         gateway: &Gateway,
         target: &Target,
-        image: Snapshot,
+        image: Current,
     ) -> Result<(), String> {
         let host = target.to.host().to_ascii_lowercase();
         let allowed = &self.settings.allow_targets;
@@ -313,8 +557,8 @@ impl Runtime {
                 self.name
             ));
         }
-        let checksum = image.blake3.to_hex();
-        let pushed = push::push(&self.caller, target, image, gateway.clock.now()).await;
+        let checksum = image.blake3().to_hex();
+        let pushed = push::push(&self.caller, target, image, gateway).await;
         let status = if pushed.is_ok() { "accepted" } else { "failed" };
         let told = json!({ "runtime": self.name, "target_host": host, "checksum": checksum, "status": status });
         self.tell(&gateway.metadata, "image.pushed", told).await;
@@ -325,8 +569,8 @@ impl Runtime {
     ///
     /// # Errors
     /// What is wrong, for whoever asked; also where there is none.
-    pub async fn snapshot(&self) -> Result<Snapshot, String> {
-        match self.image.snapshot().await {
+    pub async fn snapshot(&self, metadata: &Metadata) -> Result<Current, String> {
+        match self.image.current(metadata).await {
             Ok(Some(image)) => Ok(image),
             Ok(None) => Err("no image deployed".to_owned()),
             Err(e) => {
@@ -337,13 +581,54 @@ impl Runtime {
     }
 
     /// Copies the image; a copy that fails stops nothing else.
-    async fn back_up(self: &Arc<Self>, metadata: &Metadata, now: UnixMillis) {
+    async fn back_up(self: &Arc<Self>, gateway: &Gateway, now: UnixMillis) {
+        let copied = match &self.image {
+            Kept::File(_) => self.copy_file(now).await,
+            Kept::Stored(stored) => self.copy_stored(gateway, stored, now).await,
+        };
+        self.backed_up(&gateway.metadata, copied).await;
+    }
+
+    async fn copy_file(self: &Arc<Self>, now: UnixMillis) -> io::Result<Option<PathBuf>> {
         let this = Arc::clone(self);
         let copying = spawn_blocking(move || {
             let of = &this.settings;
-            backup::copy(&this.image, &of.backup_directory, of.backups_kept, now)
+            match this.image.file() {
+                Some(image) => backup::copy(image, &of.backup_directory, of.backups_kept, now),
+                None => Ok(None),
+            }
         });
-        let copied = done(copying.await);
+        done(copying.await)
+    }
+
+    async fn copy_stored(
+        self: &Arc<Self>,
+        gateway: &Gateway,
+        stored: &Stored,
+        now: UnixMillis,
+    ) -> io::Result<Option<PathBuf>> {
+        let Some(iso) = stored.find(&gateway.metadata).await? else {
+            return Ok(None);
+        };
+        let (name, length) = (stored.name.to_string(), iso.blob.length);
+        let mut read = Blocking::of(stored::read(gateway, &iso).await?);
+        let this = Arc::clone(self);
+        let copying = spawn_blocking(move || {
+            let of = &this.settings;
+            let source = (name.as_str(), length);
+            backup::copy_from(
+                &mut read,
+                source,
+                &of.backup_directory,
+                of.backups_kept,
+                now,
+            )
+        });
+        done(copying.await).map(Some)
+    }
+
+    /// Tells of a copy, or that there is none.
+    async fn backed_up(&self, metadata: &Metadata, copied: io::Result<Option<PathBuf>>) {
         if let Some(outcome) = match &copied {
             Ok(Some(_)) => Some("ok"),
             Ok(None) => None,
@@ -393,12 +678,15 @@ impl Runtime {
 /// Looks after all runtimes until [`Runtimes::end`].
 pub async fn run(gateway: Arc<Gateway>) {
     for runtime in gateway.runtimes.all() {
-        runtime.take_up(gateway.clock.now()).await;
+        runtime
+            .take_up(&gateway.metadata, gateway.clock.now())
+            .await;
     }
     let looking = gateway.runtimes.all().flat_map(|runtime| {
         let backups = tokio::spawn(backups(Arc::clone(&gateway), Arc::clone(runtime)));
         let reloads = tokio::spawn(reload::run(Arc::clone(&gateway), Arc::clone(runtime)));
-        [backups, reloads]
+        let sweeps = tokio::spawn(sweeps(Arc::clone(&gateway), Arc::clone(runtime)));
+        [backups, reloads, sweeps]
     });
     for ended in futures_util::future::join_all(looking).await {
         if let Err(panicked) = ended {
@@ -421,6 +709,21 @@ async fn backups(gateway: Arc<Gateway>, runtime: Arc<Runtime>) {
             }
         }
         let _alone = runtime.swap.lock().await;
-        runtime.back_up(&gateway.metadata, due).await;
+        runtime.back_up(&gateway, due).await;
+    }
+}
+
+/// Gives up uploads of images that nobody goes on with.
+async fn sweeps(gateway: Arc<Gateway>, runtime: Arc<Runtime>) {
+    let uploads = &gateway.settings.uploads;
+    loop {
+        let arrivals = &runtime.arrivals;
+        arrivals
+            .sweep(gateway.clock.now(), uploads.idle_timeout, uploads.max_age)
+            .await;
+        tokio::select! {
+            () = gateway.runtimes.over.cancelled() => return,
+            () = sleep(SWEEP_EVERY) => {}
+        }
     }
 }

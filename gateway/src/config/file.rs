@@ -625,6 +625,10 @@ table! {
         allow_deployments: bool = false,
         /// The image, a plain file.
         image_file_path: String = "runtimeImage.sbimg".into(),
+        /// The store that keeps it instead; empty is none.
+        store: String = String::new(),
+        /// Whose ISO image it is there.
+        organization: String = String::new(),
         /// Whether copies of the image are made by the clock.
         do_backups: bool = false,
         /// When.

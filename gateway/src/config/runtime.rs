@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::file::{ConfigFile, ListenerFile, RuntimeFile, RuntimesFile, TlsFile};
+use super::file::{ConfigFile, ListenerFile, RuntimeFile, RuntimesFile, StoresFile, TlsFile};
 use super::settings::{Judge, Secret, variable};
 use super::{Cidr, Mistake};
 use crate::runtime::backup::Frequency;
 use crate::runtime::key::{SAMPLE, SHORTEST};
 use crate::runtime::push::{Target, document};
+use crate::runtime::stored::Stored;
 
 /// The runtime at `/runtime/image`.
 pub const DEFAULT: &str = "default";
@@ -34,6 +35,8 @@ pub struct Runtime {
     pub allow_deployments: bool,
     /// The image.
     pub image: PathBuf,
+    /// Where in a store it is kept instead.
+    pub stored: Option<Stored>,
     /// When copies are made, if at all.
     pub backups: Option<Frequency>,
     /// Copies that are kept; 0 keeps all.
@@ -76,7 +79,11 @@ enum ReloadKind {
 }
 
 impl Judge<'_> {
-    pub(super) fn runtimes(&mut self, files: &RuntimesFile) -> BTreeMap<String, Runtime> {
+    pub(super) fn runtimes(
+        &mut self,
+        files: &RuntimesFile,
+        stores: &StoresFile,
+    ) -> BTreeMap<String, Runtime> {
         let mut runtimes = BTreeMap::new();
         for (name, file) in &files.0 {
             let good = (1..=32).contains(&name.len())
@@ -90,13 +97,23 @@ impl Judge<'_> {
                 );
             }
             let file = self.imported(name, file.clone());
+            let backups = self.frequency(name, &file);
             if file.enabled || file.do_backups {
-                runtimes.insert(name.clone(), self.runtime(name, &file));
+                self.assert_store(name, &file, stores);
+                let runtime = self.runtime(name, &file, backups.filter(|_| file.do_backups));
+                runtimes.insert(name.clone(), runtime);
             }
         }
         let mut images = BTreeMap::new();
         for (name, runtime) in &runtimes {
-            if let Some(other) = images.insert(&runtime.image, name) {
+            let place = match &runtime.stored {
+                Some(stored) => {
+                    format!("{}/{}", stored.organization.folded(), stored.name.folded())
+                }
+                None => runtime.image.display().to_string(),
+            };
+            let place = (runtime.stored.is_some(), place);
+            if let Some(other) = images.insert(place, name) {
                 self.wrong(
                     format!("runtimes.{name}.image_file_path"),
                     format!("runtimes.{other} has the same image"),
@@ -106,7 +123,18 @@ impl Judge<'_> {
         runtimes
     }
 
-    fn runtime(&mut self, name: &str, file: &RuntimeFile) -> Runtime {
+    /// When copies are to be made; looked at also where none are made yet.
+    fn frequency(&mut self, name: &str, file: &RuntimeFile) -> Option<Frequency> {
+        match Frequency::parse(&file.backup_frequency, &file.backup_time_zone) {
+            Ok(frequency) => Some(frequency),
+            Err(why) => {
+                self.wrong(format!("runtimes.{name}.backup_frequency"), why);
+                None
+            }
+        }
+    }
+
+    fn runtime(&mut self, name: &str, file: &RuntimeFile, backups: Option<Frequency>) -> Runtime {
         let key = |key: &str| format!("runtimes.{name}.{key}");
         let api_key = self.secret(&key("api_key"), &file.api_key, &file.api_key_file);
         if file.enabled {
@@ -116,10 +144,6 @@ impl Judge<'_> {
         let previous = self.secret(&key("previous_api_key"), before.0, before.1);
         if !previous.is_empty() {
             self.assert_key(key("previous_api_key"), &previous);
-        }
-        let backups = Frequency::parse(&file.backup_frequency, &file.backup_time_zone);
-        if let Err(why) = &backups {
-            self.wrong(key("backup_frequency"), why);
         }
         let backups_kept = usize::try_from(file.backup_retention_count);
         if backups_kept.is_err() {
@@ -137,8 +161,9 @@ impl Judge<'_> {
             api_key: Secret::new(api_key),
             previous_api_key: Secret::new(previous),
             allow_deployments: file.allow_deployments,
+            stored: self.stored(name, file, image),
             image: PathBuf::from(image),
-            backups: backups.ok().filter(|_| file.do_backups),
+            backups,
             backups_kept: backups_kept.unwrap_or_default(),
             backup_directory: PathBuf::from(
                 self.not_empty(&key("backup_directory"), &file.backup_directory),
@@ -154,6 +179,45 @@ impl Judge<'_> {
                 .collect(),
             allow_networks: self.blocks(&key("allow_networks"), &file.allow_networks),
         }
+    }
+
+    fn assert_store(&mut self, name: &str, file: &RuntimeFile, stores: &StoresFile) {
+        let key = |key: &str| format!("runtimes.{name}.{key}");
+        if !file.store.is_empty() && !stores.0.contains_key(&file.store) {
+            let named: Vec<_> = stores.0.keys().map(String::as_str).collect();
+            let text = format!(
+                "no store is named {:?}; there is {}",
+                file.store,
+                named.join(", ")
+            );
+            self.wrong(key("store"), text);
+        }
+    }
+
+    /// The name of an image that is kept in a store: the last part of its path.
+    fn stored(&mut self, name: &str, file: &RuntimeFile, image: &str) -> Option<Stored> {
+        let key = |key: &str| format!("runtimes.{name}.{key}");
+        if file.store.is_empty() {
+            return None;
+        }
+        if file.rollback_on_reload_failure {
+            let text = "only an image in a file is put back: leave store empty, or this false";
+            self.wrong(key("rollback_on_reload_failure"), text);
+        }
+        let organization = file.organization.parse();
+        if let Err(why) = &organization {
+            let text = format!("an image in a store is an organization's: {why}");
+            self.wrong(key("organization"), text);
+        }
+        let of_store = image.rsplit('/').next().unwrap_or_default().parse();
+        if let Err(why) = &of_store {
+            self.wrong(key("image_file_path"), why);
+        }
+        Some(Stored {
+            store: file.store.clone(),
+            organization: organization.ok()?,
+            name: of_store.ok()?,
+        })
     }
 
     fn assert_key(&mut self, key: String, text: &str) {

@@ -834,7 +834,7 @@ impl Settings {
             webhooks: judge.webhooks(&file.webhooks),
             providers: judge.providers(&file.providers),
             vagrant_cloud: judge.vagrant_cloud(&file.vagrant_cloud),
-            runtimes: judge.runtimes(&file.runtimes),
+            runtimes: judge.runtimes(&file.runtimes, &file.stores),
             boxitory: judge.boxitory(&file.boxitory, &data_dir),
             operations: Operations {
                 allow: judge
@@ -900,6 +900,17 @@ fn is_store_name(name: &str) -> bool {
 /// Turns texts into values; a wrong one is noted and replaced, so that all are seen.
 pub(super) struct Judge<'a> {
     mistakes: &'a mut Vec<Mistake>,
+}
+
+/// Which listener has that port already, where both cannot have it.
+fn taken_port(listeners: &[Listener], address: SocketAddr) -> Option<SocketAddr> {
+    let clashes = |other: SocketAddr| {
+        let (one, two) = (address.ip(), other.ip());
+        let covers = one.is_unspecified() || two.is_unspecified();
+        let same = one == two || (covers && one.is_ipv4() == two.is_ipv4());
+        address.port() != 0 && address.port() == other.port() && same
+    };
+    listeners.iter().map(|l| l.address).find(|l| clashes(*l))
 }
 
 impl Judge<'_> {
@@ -1256,12 +1267,22 @@ impl Judge<'_> {
                 }
             };
             match listener.address.parse() {
-                Ok(address) => listeners.push(Listener {
-                    name: listener.name.clone(),
-                    address,
-                    speaks,
-                    doors: self.doors_of(index, &listener.doors),
-                }),
+                Ok(address) => {
+                    if let Some(taken) = taken_port(&listeners, address) {
+                        self.wrong(
+                            format!("listeners[{index}].address"),
+                            format!(
+                                "{address} is listened at already, by {taken} (import_web_server of a runtime adds its ports)"
+                            ),
+                        );
+                    }
+                    listeners.push(Listener {
+                        name: listener.name.clone(),
+                        address,
+                        speaks,
+                        doors: self.doors_of(index, &listener.doors),
+                    });
+                }
                 Err(_) => self.wrong(
                     format!("listeners[{index}].address"),
                     format!(

@@ -218,6 +218,85 @@ fn a_tree_of_boxes_is_served_alone_where_no_address_is_said() {
     }
 }
 
+/// What is said of a file that is wrong.
+fn mistakes(text: &str) -> String {
+    load_text(text, &[], Flags::default())
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn two_listeners_at_one_port_are_told_before_the_start() {
+    let both = |one: &str, other: &str| {
+        format!("[[listeners]]\naddress = \"{one}\"\n[[listeners]]\naddress = \"{other}\"\n")
+    };
+    for (one, other) in [
+        ("127.0.0.1:80", "127.0.0.1:80"),
+        ("127.0.0.1:80", "0.0.0.0:80"),
+        ("[::]:80", "[::1]:80"),
+    ] {
+        let told = mistakes(&both(one, other));
+        assert!(
+            told.contains("listeners[1].address") && told.contains(one),
+            "{told}"
+        );
+    }
+    for (one, other) in [
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        ("127.0.0.1:80", "127.0.0.2:80"),
+        ("0.0.0.0:80", "[::1]:80"),
+        ("127.0.0.1:80", "127.0.0.1:81"),
+    ] {
+        settings(&both(one, other));
+    }
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("runtime.json");
+    std::fs::write(&path, r#"{"HttpWebServer": {"Http": {"Port": 3000}}}"#).unwrap();
+    let told = mistakes(&format!(
+        "[runtimes.default]\nimport = {path:?}\nimport_web_server = true\n"
+    ));
+    assert!(
+        told.contains("127.0.0.1:3000") && told.contains("import_web_server"),
+        "{told}"
+    );
+}
+
+#[test]
+fn what_a_runtime_cannot_do_is_told_also_where_it_does_nothing_yet() {
+    let told = mistakes("[runtimes.default]\nbackup_frequency = \"@never\"\n");
+    assert!(told.contains("runtimes.default.backup_frequency"), "{told}");
+    let key = "k".repeat(36);
+    let stored = |more: &str| {
+        format!("[runtimes.one]\nenabled = true\napi_key = \"{key}\"\nstore = \"main\"\n{more}")
+    };
+    let told = mistakes(&stored(
+        "rollback_on_reload_failure = true\nimage_file_path = \"a b\"\n",
+    ));
+    for key in [
+        "rollback_on_reload_failure",
+        "organization",
+        "image_file_path",
+    ] {
+        assert!(
+            told.contains(&format!("runtimes.one.{key}")),
+            "{key}: {told}"
+        );
+    }
+    let told = mistakes(&stored("organization = \"acme\"\n").replace("\"main\"", "\"attic\""));
+    assert!(
+        told.contains("runtimes.one.store") && told.contains("attic"),
+        "{told}"
+    );
+    let settings = settings(&stored(
+        "organization = \"acme\"\nimage_file_path = \"/x/shop.sbimg\"\n",
+    ));
+    let kept = settings.runtimes["one"].stored.clone().unwrap();
+    assert_eq!(
+        (kept.store.as_str(), kept.name.as_str()),
+        ("main", "shop.sbimg")
+    );
+}
+
 #[test]
 fn variables_set_nested_keys_numbers_truth_values_and_lists() {
     let (settings, warnings) = load_text(

@@ -2,6 +2,8 @@
 //!
 //! Errors are plain text, and those of PUT that tell of this runtime have no body at all: its clients read statuses.
 
+mod resumable;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,11 +11,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boxgate_scripting::facts;
+use boxgate_storage::metadata::catalog::Iso;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     LAST_MODIFIED, WWW_AUTHENTICATE,
 };
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -24,21 +28,24 @@ use crate::call::Call;
 use crate::config::runtime::DEFAULT;
 use crate::egress::PlainBody;
 use crate::gateway::Gateway;
-use crate::handler::download::{Selected, selected};
+use crate::handler::download::{self, Download, Selected, selected};
 use crate::handler::upload::assert_uncoded;
 use crate::hooks;
+use crate::http::freshness::{Freshness, Tags};
 use crate::http::headers::content_length;
 use crate::http::precondition::{PastEnd, Representation, decide};
 use crate::http::response;
+use crate::ingest;
 use crate::multipart::head::Encoding;
 use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
+use crate::request::RequestFacts;
+use crate::resumable::Protocol;
 use crate::route::Route;
 use crate::runtime::conditions::Conditions;
-use crate::runtime::image::Staged;
 use crate::runtime::key::Opened;
 use crate::runtime::push::Target;
-use crate::runtime::{NotDeployed, Runtime, date};
+use crate::runtime::{Current, Incoming, Kept, NotDeployed, Runtime, Untold, Whole, date};
 use crate::server::{BoxError, InboundBody, OutboundBody, Piece};
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
@@ -74,6 +81,10 @@ pub fn finds(gateway: &Gateway, path: &str) -> Found {
         return Found::Elsewhere;
     };
     let path = path.strip_suffix('/').unwrap_or(path);
+    let path = match path.rsplit_once("/uploads/") {
+        Some((image, id)) if !id.contains('/') => image,
+        _ => path,
+    };
     let name = match path {
         "/runtime/image" => Some(DEFAULT),
         _ => path
@@ -98,7 +109,7 @@ pub enum Found {
     There,
 }
 
-/// GET, HEAD, POST and PUT, in the order of what they are refused for.
+/// All requests of a runtime's image, in the order of what they are refused for.
 pub async fn image(gateway: &Gateway, call: Call) -> Answer {
     let name = match call.names.value("runtime") {
         "" => DEFAULT,
@@ -122,12 +133,17 @@ pub async fn image(gateway: &Gateway, call: Call) -> Answer {
     };
     let operation = match call.row.route {
         Route::RuntimePush => "push",
-        Route::RuntimeDeploy => "deploy",
+        Route::RuntimeDeploy | Route::RuntimeUpload => "deploy",
         _ => "retrieve",
     };
+    let protocol = resumable::spoken(&call);
     let answered = match admit(gateway, &runtime, &call).await {
         Err(refusal) => Err(quietly(refusal)),
-        Ok(()) => served(gateway, &runtime, call).await,
+        Ok(()) => served(gateway, &runtime, call, protocol).await,
+    };
+    let answered = match protocol {
+        Some(protocol) => resumable::worn(protocol, answered),
+        None => answered,
     };
     let outcome = match &answered {
         Ok(_) => "ok",
@@ -146,12 +162,24 @@ pub async fn image(gateway: &Gateway, call: Call) -> Answer {
 }
 
 /// The answer to whoever may ask.
-async fn served(gateway: &Gateway, runtime: &Arc<Runtime>, call: Call) -> Answer {
+async fn served(
+    gateway: &Gateway,
+    runtime: &Arc<Runtime>,
+    call: Call,
+    protocol: Option<Protocol>,
+) -> Answer {
     let strict = runtime.settings.strict_statuses;
+    // Clients of these protocols know what the statuses mean, and go by them.
+    if let (Route::RuntimeDeploy, Some(protocol)) = (call.row.route, protocol) {
+        return Box::pin(resumable::begin(gateway, runtime, call, protocol)).await;
+    }
     let answered = match call.row.route {
+        Route::RuntimeUpload => {
+            return Box::pin(resumable::one(gateway, runtime, call, protocol)).await;
+        }
         Route::RuntimePush => push(gateway, runtime, call).await,
         Route::RuntimeDeploy => deploy(gateway, runtime, call).await,
-        _ => return retrieve(runtime, &call).await,
+        _ => return Box::pin(retrieve(gateway, runtime, &call)).await,
     };
     answered.map_err(|refusal| {
         if strict {
@@ -200,8 +228,11 @@ async fn admit(gateway: &Gateway, runtime: &Runtime, call: &Call) -> Result<(), 
     Ok(())
 }
 
-async fn retrieve(runtime: &Runtime, call: &Call) -> Answer {
-    let image = runtime.snapshot().await.map_err(failed)?;
+async fn retrieve(gateway: &Gateway, runtime: &Runtime, call: &Call) -> Answer {
+    let image = match runtime.snapshot(&gateway.metadata).await.map_err(failed)? {
+        Current::File(image) => image,
+        Current::Stored(iso) => return download::serve(gateway, &call.head, of_store(*iso)).await,
+    };
     let etag = format!("\"{}\"", image.blake3.to_hex());
     let representation = Representation {
         etag: &etag,
@@ -236,6 +267,25 @@ async fn retrieve(runtime: &Runtime, call: &Call) -> Answer {
     Ok(answer)
 }
 
+/// An image in a store goes out as all that is there.
+fn of_store(iso: Iso) -> Download {
+    let updated = Duration::from_millis(iso.updated.0.unsigned_abs());
+    Download {
+        file_name: iso.name.to_string().into(),
+        counted: Some(download::Counted::Iso(iso.id)),
+        blob: iso.blob,
+        store: iso.store,
+        labels: iso.labels,
+        quarantined: iso.quarantined,
+        name: None,
+        modified: Some(UNIX_EPOCH + updated),
+        past_end: PastEnd::NotSatisfiable,
+        freshness: Freshness::Private,
+        tags: Tags::default(),
+        location: None,
+    }
+}
+
 fn describe(runtime: &Runtime, modified: SystemTime, headers: &mut HeaderMap) {
     let name = runtime.image.file_name().replace(['"', '\\'], "_");
     let disposition = HeaderValue::try_from(format!("attachment; filename=\"{name}\""));
@@ -267,40 +317,73 @@ async fn deploy(gateway: &Gateway, runtime: &Arc<Runtime>, call: Call) -> Answer
     if content_length(&call.head.headers).is_some_and(|length| length > most) {
         return Err(too_large(most).closing());
     }
-    let expected = Conditions::of(&call.head.headers);
-    if !expected.hold(&runtime.image).await.map_err(unstored)? {
-        return Err(unexpected().closing());
-    }
+    let expected = expected_of(gateway, runtime, &call.head.headers).await?;
     let _permit = gateway.admission.upload().await?;
-    let (staged, filename) = if multipart::is_form(&call.head.headers) {
+    let to = (gateway, runtime.as_ref());
+    let (whole, filename) = if multipart::is_form(&call.head.headers) {
         let limits = FormLimits::of(&gateway.settings);
         let form = Form::open(&call.head.headers, call.body, limits)?;
-        of_form(runtime, form, most).await?
+        of_form(to, form, most).await?
     } else {
-        (of_body(runtime, call.body, most).await?, None)
+        (of_body(to, call.body, most).await?, None)
     };
-    if staged.length == 0 {
-        return Err(Refusal::invalid(
-            "The image is empty. Nothing was deployed.",
-        ));
+    if whole.length() == 0 {
+        return Err(empty());
     }
+    let asked = (&call.head, call.facts.as_ref());
+    let untold = place(gateway, runtime, asked, whole, filename, expected).await?;
+    let mut answer = Response::new(Told(untold).boxed_unsync());
+    *answer.status_mut() = StatusCode::ACCEPTED;
+    Ok(answer)
+}
+
+/// What a request expects of the image in place, which must be so already.
+async fn expected_of(
+    gateway: &Gateway,
+    runtime: &Runtime,
+    headers: &HeaderMap,
+) -> Result<Conditions, Refusal> {
+    let expected = Conditions::of(headers)
+        .map_err(|why| Refusal::invalid(format!("{why}. Nothing was deployed.")).closing())?;
+    let holds = runtime.is_expected(&gateway.metadata, &expected).await;
+    if holds.map_err(unstored)? {
+        Ok(expected)
+    } else {
+        Err(unexpected().closing())
+    }
+}
+
+/// Puts an image that is all there in place, where plugins have nothing against it.
+async fn place(
+    gateway: &Gateway,
+    runtime: &Arc<Runtime>,
+    (head, known): (&Parts, &RequestFacts),
+    whole: Whole,
+    filename: Option<String>,
+    expected: Conditions,
+) -> Result<Untold, Refusal> {
     let image = facts::Image {
-        size: staged.length,
-        checksum: staged.blake3.to_hex().into(),
+        size: whole.length(),
+        checksum: whole.blake3().to_hex().into(),
         runtime: runtime.name.as_str().into(),
         filename: filename.unwrap_or_else(|| runtime.image.file_name()).into(),
         principal: hooks::holder_of_key(&runtime.name),
     };
-    hooks::on_image_deploy(gateway, &call.head, &call.facts, image).await?;
-    let deployed = runtime.deploy(gateway, staged, expected).await;
-    deployed.map_err(|why| match why {
+    hooks::on_image_deploy(gateway, head, known, image).await?;
+    let deployed = runtime.deploy(gateway, whole, expected).await;
+    deployed.map_err(not_deployed)
+}
+
+fn not_deployed(why: NotDeployed) -> Refusal {
+    match why {
         NotDeployed::Unexpected => unexpected(),
         NotDeployed::Failed(error) => unstored(error),
-    })?;
-    let runtime = Arc::clone(runtime);
-    let mut answer = Response::new(Told(Some(runtime)).boxed_unsync());
-    *answer.status_mut() = StatusCode::ACCEPTED;
-    Ok(answer)
+        NotDeployed::Refused(error) => error.into(),
+    }
+}
+
+fn empty() -> Refusal {
+    Refusal::invalid("The image is empty. Nothing was deployed.")
 }
 
 fn unexpected() -> Refusal {
@@ -309,7 +392,7 @@ fn unexpected() -> Refusal {
 }
 
 /// An answer without a body; the runtime is told once it is out of hand.
-struct Told(Option<Arc<Runtime>>);
+struct Told(#[expect(dead_code, reason = "its end is what matters")] Untold);
 
 impl Body for Told {
     type Data = Piece;
@@ -331,29 +414,24 @@ impl Body for Told {
     }
 }
 
-impl Drop for Told {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.reload();
-        }
-    }
-}
+/// To which runtime an image goes.
+type To<'a> = (&'a Gateway, &'a Runtime);
 
-async fn of_body(runtime: &Runtime, mut body: InboundBody, most: u64) -> Result<Staged, Refusal> {
-    let mut staging = Counted::begin(runtime, most).await?;
-    while let Some(bytes) = body.chunk().await? {
-        staging.write(bytes).await?;
+async fn of_body(to: To<'_>, mut body: InboundBody, most: u64) -> Result<Whole, Refusal> {
+    let mut counted = Counted::begin(to, body.declared_length(), most).await?;
+    while let Some(bytes) = counted.patiently(body.chunk()).await? {
+        counted.write(bytes).await?;
     }
-    staging.finish().await
+    counted.finish().await
 }
 
 /// The part `Image`, and what its sender calls it; where there is none of that name, the one file that the form holds.
 async fn of_form(
-    runtime: &Runtime,
+    to: To<'_>,
     mut form: Form,
     most: u64,
-) -> Result<(Staged, Option<String>), Refusal> {
-    let mut found: Option<(bool, Staged, Option<String>)> = None;
+) -> Result<(Whole, Option<String>), Refusal> {
+    let mut found: Option<(bool, Whole, Option<String>)> = None;
     while let Some(part) = form.part().await? {
         let named = part.name.eq_ignore_ascii_case(FIELD);
         let meant = found.as_ref().is_some_and(|(named, ..)| *named);
@@ -375,44 +453,74 @@ async fn of_form(
         }
         // What was taken for it before goes.
         drop(found.take());
-        let mut staging = Counted::begin(runtime, most).await?;
-        while let Some(bytes) = form.chunk().await? {
-            staging.write(bytes).await?;
+        let mut counted = Counted::begin(to, None, most).await?;
+        while let Some(bytes) = counted.patiently(form.chunk()).await? {
+            counted.write(bytes).await?;
         }
-        found = Some((named, staging.finish().await?, part.filename));
+        found = Some((named, counted.finish().await?, part.filename));
     }
-    found
-        .map(|(_, staged, name)| (staged, name))
-        .ok_or_else(|| {
-            Refusal::invalid("The form has no file in a part named Image. Nothing was deployed.")
-        })
+    found.map(|(_, whole, name)| (whole, name)).ok_or_else(|| {
+        Refusal::invalid("The form has no file in a part named Image. Nothing was deployed.")
+    })
 }
 
 /// An image on its way in, and how many bytes it may still have.
 struct Counted {
-    staging: crate::runtime::image::Staging,
+    incoming: Incoming,
     left: u64,
     most: u64,
 }
 
 impl Counted {
-    async fn begin(runtime: &Runtime, most: u64) -> Result<Self, Refusal> {
-        let staging = runtime.image.stage().await.map_err(unstored)?;
+    async fn begin(
+        (gateway, runtime): To<'_>,
+        length: Option<u64>,
+        most: u64,
+    ) -> Result<Self, Refusal> {
         Ok(Self {
-            staging,
+            incoming: receive(gateway, runtime, length).await?,
             left: most,
             most,
         })
     }
 
+    /// What comes next; whoever is silent keeps no memory of a store.
+    async fn patiently<E>(
+        &mut self,
+        next: impl Future<Output = Result<Option<Bytes>, E>>,
+    ) -> Result<Option<Bytes>, Refusal>
+    where
+        Refusal: From<E>,
+    {
+        match &mut self.incoming {
+            Incoming::File(_) => Ok(next.await?),
+            Incoming::Stored(sending) => ingest::patiently(next, sending.writer()).await,
+        }
+    }
+
     async fn write(&mut self, bytes: Bytes) -> Result<(), Refusal> {
         let left = self.left.checked_sub(bytes.len() as u64);
         self.left = left.ok_or_else(|| too_large(self.most).closing())?;
-        self.staging.write(bytes).await.map_err(unstored)
+        self.incoming.write(bytes).await.map_err(not_deployed)
     }
 
-    async fn finish(self) -> Result<Staged, Refusal> {
-        self.staging.finish().await.map_err(unstored)
+    async fn finish(self) -> Result<Whole, Refusal> {
+        self.incoming.finish().await.map_err(not_deployed)
+    }
+}
+
+/// Begins to take an image in.
+async fn receive(
+    gateway: &Gateway,
+    runtime: &Runtime,
+    length: Option<u64>,
+) -> Result<Incoming, Refusal> {
+    match &runtime.image {
+        Kept::File(image) => Ok(Incoming::File(image.stage().await.map_err(unstored)?)),
+        Kept::Stored(stored) => {
+            let sending = stored.begin(gateway, &runtime.name, length).await?;
+            Ok(Incoming::Stored(sending))
+        }
     }
 }
 
@@ -453,13 +561,13 @@ async fn push(gateway: &Gateway, runtime: &Runtime, mut call: Call) -> Answer {
         let like = "{\"targetUrl\": \"https://runtime.example.com\", \"targetAPIKey\": \"...\"}";
         Refusal::invalid(format!("Nothing was pushed: {why}. Send {like}."))
     })?;
-    let image = runtime.snapshot().await.map_err(failed)?;
+    let image = runtime.snapshot(&gateway.metadata).await.map_err(failed)?;
     let told = facts::Push {
         target_host: target.to.host().to_ascii_lowercase().into(),
         target: target.to.url().as_str().into(),
         image: Arc::new(facts::Image {
-            size: image.length,
-            checksum: image.blake3.to_hex().into(),
+            size: image.length(),
+            checksum: image.blake3().to_hex().into(),
             runtime: runtime.name.as_str().into(),
             filename: runtime.image.file_name().into(),
             principal: hooks::holder_of_key(&runtime.name),

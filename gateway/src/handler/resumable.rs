@@ -681,16 +681,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Where interim answers go, if this client reads them.
     fn interim(&self) -> Option<ResumptionSupported> {
-        // Only where the fields of that protocol are: a creation by Content-Range or by tus has none.
-        let headers = &self.head.headers;
-        let speaks = self.protocol == Protocol::Ietf && headers.contains_key(ietf::UPLOAD_COMPLETE);
-        if !speaks || !ietf::reads_interim(headers) {
-            return None;
-        }
-        let interim = self.head.extensions.get::<Interim>().cloned()?;
-        Some(ResumptionSupported(interim))
+        ResumptionSupported::of(self.head, self.protocol)
     }
 
     /// Answers an upload whose bytes are all there and yet did not become anything.
@@ -803,15 +795,34 @@ pub fn expires(row: &UploadRow, uploads: &Uploads) -> Option<UnixMillis> {
 }
 
 /// Sends 104 answers.
-struct ResumptionSupported(Interim);
+pub struct ResumptionSupported(Interim);
+
+impl std::fmt::Debug for ResumptionSupported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ResumptionSupported")
+    }
+}
 
 impl ResumptionSupported {
-    fn send(&self, head: &HeaderMap) {
+    /// Where interim answers go, if this client reads them.
+    pub fn of(head: &Parts, protocol: Protocol) -> Option<Self> {
+        // Only where the fields of that protocol are: a creation by Content-Range or by tus has none.
+        let headers = &head.headers;
+        let speaks = protocol == Protocol::Ietf && headers.contains_key(ietf::UPLOAD_COMPLETE);
+        if !speaks || !ietf::reads_interim(headers) {
+            return None;
+        }
+        head.extensions.get::<Interim>().cloned().map(Self)
+    }
+
+    /// Tells where an upload goes on.
+    pub fn send(&self, head: &HeaderMap) {
         let (status, reason) = Self::status();
         self.0.send(status, reason, head);
     }
 
-    fn progress(&self, head: &HeaderMap) {
+    /// Tells how much of it is durable.
+    pub fn progress(&self, head: &HeaderMap) {
         let (status, reason) = Self::status();
         self.0.progress(status, reason, head);
     }
@@ -828,7 +839,8 @@ fn stands(gating: &Gating) -> bool {
     matches!(gating.state, GateState::Held | GateState::Quarantined)
 }
 
-fn is_whole(ends: Ends, length: Option<u64>, received: u64) -> bool {
+/// Whether a body that ends there is the end of its upload.
+pub fn is_whole(ends: Ends, length: Option<u64>, received: u64) -> bool {
     match ends {
         Ends::Here => true,
         Ends::WhenFull => length == Some(received),
@@ -849,7 +861,8 @@ fn organization_of(grant: Grant) -> Result<Organization, Refusal> {
     grant.organization.ok_or_else(no_upload)
 }
 
-fn offset_mismatch(expected: u64, given: u64) -> Refusal {
+/// Answers bytes that belong elsewhere.
+pub fn offset_mismatch(expected: u64, given: u64) -> Refusal {
     let kind = ErrorKind::OffsetMismatch { expected, given };
     Error::new(kind, "upload.append", "upload").into()
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use boxgate_storage::range::ByteRange;
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::range::{RangeSpec, Resolved};
 
@@ -138,6 +138,38 @@ fn any_tag(headers: &HeaderMap, name: &HeaderName, is_equal: impl Fn(&str) -> bo
         };
         line.trim() == "*" || tags(line).any(&is_equal)
     })
+}
+
+/// Whether a field is what RFC 9110 §13.1 has: `*`, or tags with commas between them.
+pub fn is_list_of_tags(headers: &HeaderMap, name: &HeaderName) -> bool {
+    let lines = headers.get_all(name).iter().map(HeaderValue::to_str);
+    let Ok(lines) = lines.collect::<Result<Vec<_>, _>>() else {
+        return false;
+    };
+    let all = lines.join(",");
+    if all.trim() == "*" {
+        return true;
+    }
+    let mut rest = all.as_str();
+    let mut found = false;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        if rest.is_empty() {
+            return found;
+        }
+        let Some(tag) = tags(rest).next() else {
+            return false;
+        };
+        let inside = tag.trim_start_matches("W/").as_bytes();
+        if inside.iter().any(|b| !b.is_ascii_graphic()) {
+            return false;
+        }
+        rest = rest[tag.len()..].trim_start_matches([' ', '\t']);
+        if !rest.is_empty() && !rest.starts_with(',') {
+            return false;
+        }
+        found = true;
+    }
 }
 
 /// The tags of a list. RFC 9110 §8.8.3: a tag may hold commas, so quotes decide where it ends.

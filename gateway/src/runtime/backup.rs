@@ -116,8 +116,24 @@ pub fn copy(
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
     };
+    let length = source.metadata()?.len();
+    let name = image.file_name();
+    copy_from(&mut source, (&name, length), directory, keep, now).map(Some)
+}
+
+/// The same for what is read elsewhere: an image of that name and so many bytes. Blocking.
+///
+/// # Errors
+/// As [`copy`].
+pub fn copy_from(
+    source: &mut impl io::Read,
+    (name, length): (&str, u64),
+    directory: &Path,
+    keep: usize,
+    now: UnixMillis,
+) -> io::Result<PathBuf> {
     durable::make_directory(directory, 0o750)?;
-    let prefix = format!(".{}.backup", image.file_name());
+    let prefix = format!(".{name}.backup");
     // One copy is made at a time: what another left was cut by a crash.
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -129,10 +145,14 @@ pub fn copy(
     let mut file = tempfile::Builder::new()
         .prefix(&prefix)
         .tempfile_in(directory)?;
-    io::copy(&mut source, &mut file)?;
+    if io::copy(source, &mut file)? < length {
+        return Err(io::Error::other(
+            "the image was cut short while it was copied",
+        ));
+    }
     file.as_file().sync_all()?;
     let moment = Timestamp::from_millisecond(now.0).map_err(io::Error::other)?;
-    let names = Names::of(image);
+    let names = Names::of(name);
     let mut path = file.into_temp_path();
     for nth in 0..AT_ONCE {
         let wanted = directory.join(names.name(moment, nth));
@@ -140,7 +160,7 @@ pub fn copy(
             Ok(()) => {
                 File::open(directory)?.sync_all()?;
                 prune(directory, &names, keep)?;
-                return Ok(Some(wanted));
+                return Ok(wanted);
             }
             Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => path = e.path,
             Err(e) => return Err(e.error),
@@ -175,8 +195,7 @@ struct Names {
 }
 
 impl Names {
-    fn of(image: &Image) -> Self {
-        let name = image.file_name();
+    fn of(name: &str) -> Self {
         let at = name.rfind('.').filter(|at| *at > 0).unwrap_or(name.len());
         let (stem, extension) = name.split_at(at);
         Self {

@@ -14,16 +14,22 @@ use boxgate_storage::digest::Blake3;
 use boxgate_storage::durable;
 use boxgate_storage::layer::files::Stamp;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use rustix::fs::OFlags;
 use tempfile::{NamedTempFile, TempPath};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::io::ReaderStream;
+
+use super::arriving::Held;
 
 /// Frames on their way to the disk.
-const WAITING: usize = 8;
+pub(super) const WAITING: usize = 8;
 /// So much is made durable at a time, so that the end of a long image need not wait for all of it.
-const SYNC_EVERY: u64 = 64 << 20;
-const READ_BYTES: usize = 1 << 20;
+pub(super) const SYNC_EVERY: u64 = 64 << 20;
+pub(super) const READ_BYTES: usize = 1 << 20;
+const STREAM_BYTES: usize = 256 << 10;
 /// An image that another program changes is looked at so often before that is a failure.
 const TRIES: usize = 3;
 /// Between the image's name and the end of what is beside it.
@@ -52,6 +58,19 @@ pub struct Snapshot {
     pub blake3: Blake3,
 }
 
+impl Snapshot {
+    /// Its bytes, from the first.
+    pub fn read(self) -> BoxStream<'static, io::Result<Bytes>> {
+        stream(self.file, self.length)
+    }
+}
+
+/// So many bytes of a file, from where it stands.
+pub(super) fn stream(file: File, length: u64) -> BoxStream<'static, io::Result<Bytes>> {
+    let left = tokio::io::AsyncReadExt::take(tokio::fs::File::from_std(file), length);
+    ReaderStream::with_capacity(left, STREAM_BYTES).boxed()
+}
+
 /// An image on its way in; dropped before it is put in place, it leaves nothing.
 #[derive(Debug)]
 pub struct Staging {
@@ -62,11 +81,31 @@ pub struct Staging {
 /// An image that is whole and durable, and not yet in its place.
 #[derive(Debug)]
 pub struct Staged {
-    path: TempPath,
+    at: At,
     /// How many bytes.
     pub length: u64,
     /// Their digest.
     pub blake3: Blake3,
+}
+
+/// Where it waits.
+#[derive(Debug)]
+enum At {
+    /// In a file that goes with whoever drops it.
+    Own(TempPath),
+    /// In an upload, which stays.
+    Arrived(Held),
+}
+
+impl Staged {
+    /// An image that came over several requests.
+    pub fn arrived(upload: Held, blake3: Blake3) -> Self {
+        Self {
+            length: upload.record.offset,
+            blake3,
+            at: At::Arrived(upload),
+        }
+    }
 }
 
 impl Image {
@@ -224,25 +263,66 @@ impl Image {
     /// # Errors
     /// When a step fails; the image before then stays in its place.
     pub fn put_in_place(&self, staged: Staged, keep: bool) -> io::Result<()> {
-        if !keep {
+        if keep {
+            self.keep_before()?;
+        } else {
             self.proved()?;
-        } else if let Err(e) = fs::hard_link(&self.path, self.before())
-            && !matches!(
-                e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
-            )
-        {
-            return Err(e);
         }
-        let digest = staged.blake3;
-        durable::put_in_place(&staged.path, &self.path)?;
-        // It is gone from there.
-        drop(staged.path.keep());
+        match staged.at {
+            At::Own(path) => {
+                durable::put_in_place(&path, &self.path)?;
+                // It is gone from there.
+                drop(path.keep());
+            }
+            At::Arrived(upload) => self.place_upload(upload)?,
+        }
         if let Ok(file) = File::open(&self.path)
             && let Ok(stamp) = Stamp::of(file.as_fd())
             && stamp.length() == staged.length
         {
-            self.note(stamp, digest);
+            self.note(stamp, staged.blake3);
+        }
+        Ok(())
+    }
+
+    /// Keeps the image in place beside it, or that there is none, until the next is proved.
+    fn keep_before(&self) -> io::Result<()> {
+        let kept = match fs::hard_link(&self.path, self.before()) {
+            // One without a byte stands for none: no image is empty.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                File::create_new(self.before()).map(drop)
+            }
+            kept => kept,
+        };
+        match kept {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn place_upload(&self, mut upload: Held) -> io::Result<()> {
+        let file = File::options().write(true).open(upload.path())?;
+        self.dress(&file)?;
+        file.sync_all()?;
+        upload.placing()?;
+        let placed = durable::put_in_place(upload.path(), &self.path);
+        if placed.is_err() && upload.path().exists() {
+            upload.stays();
+        } else {
+            upload.placed();
+        }
+        placed
+    }
+
+    /// Whoever reads the image must be able to read the next one.
+    fn dress(&self, next: &File) -> io::Result<()> {
+        let Ok(before) = fs::symlink_metadata(&self.path) else {
+            return Ok(());
+        };
+        next.set_permissions(Permissions::from_mode(before.mode() & 0o777))?;
+        if let Err(e) = fchown(next, Some(before.uid()), Some(before.gid())) {
+            // Only root gives files away.
+            tracing::debug!(error = %e, "an image changes its owner");
         }
         Ok(())
     }
@@ -272,6 +352,14 @@ impl Image {
     /// # Errors
     /// When that fails; the image then stays as it is.
     pub fn put_back(&self) -> io::Result<bool> {
+        let before = match fs::metadata(self.before()) {
+            Ok(before) => before.len(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        if before == 0 {
+            return Ok(false);
+        }
         match durable::put_in_place(&self.before(), &self.path) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -342,7 +430,7 @@ fn write(mut file: NamedTempFile, mut coming: mpsc::Receiver<Bytes>) -> io::Resu
     }
     file.as_file().sync_all()?;
     Ok(Staged {
-        path: file.into_temp_path(),
+        at: At::Own(file.into_temp_path()),
         length,
         blake3: Blake3(*hasher.finalize().as_bytes()),
     })
@@ -359,7 +447,7 @@ fn hash(file: &mut File) -> io::Result<Blake3> {
 }
 
 /// What work off the reactor came to.
-pub(super) fn done<T>(joined: Result<io::Result<T>, tokio::task::JoinError>) -> io::Result<T> {
+pub fn done<T>(joined: Result<io::Result<T>, tokio::task::JoinError>) -> io::Result<T> {
     joined.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
 }
 
@@ -434,6 +522,7 @@ mod tests {
         let image = Image::open(&home.path().join("image")).unwrap();
         let first = staged(&image, b"one").await;
         image.put_in_place(first, true).unwrap();
+        image.proved().unwrap();
         assert!(!image.is_unproved());
         for bytes in [&b"two"[..], b"three"] {
             let next = staged(&image, bytes).await;
@@ -447,6 +536,25 @@ mod tests {
         image.put_in_place(next, true).unwrap();
         image.proved().unwrap();
         assert!(!image.put_back().unwrap());
+        assert_eq!(names(home.path()), ["image"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_never_proved_does_not_come_back() {
+        let home = tempfile::tempdir().unwrap();
+        let image = Image::open(&home.path().join("image")).unwrap();
+        for bytes in [&b"one"[..], b"two"] {
+            let next = staged(&image, bytes).await;
+            image.put_in_place(next, true).unwrap();
+            assert!(image.is_unproved());
+            assert!(!image.put_back().unwrap());
+            assert_eq!(read(image.snapshot().await.unwrap().unwrap()), bytes);
+        }
+        image.proved().unwrap();
+        let next = staged(&image, b"three").await;
+        image.put_in_place(next, true).unwrap();
+        assert!(image.put_back().unwrap());
+        assert_eq!(read(image.snapshot().await.unwrap().unwrap()), b"two");
         assert_eq!(names(home.path()), ["image"]);
     }
 
@@ -480,7 +588,10 @@ mod tests {
         drop(staged(&image, b"dropped").await);
         assert_eq!(names(home.path()), [""; 0]);
         let crashed = staged(&image, b"crashed").await;
-        std::mem::drop(crashed.path.keep());
+        let At::Own(left) = crashed.at else {
+            panic!("it came in one request");
+        };
+        drop(left.keep());
         fs::write(home.path().join(".image.before"), b"the one before").unwrap();
         fs::write(home.path().join(".image.stage"), b"another's").unwrap();
         assert_eq!(names(home.path()).len(), 3);

@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use boxgate_storage::clock::UnixMillis;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
-use tokio_util::io::ReaderStream;
 
-use super::image::Snapshot;
+use super::Current;
 use crate::config::settings::Secret;
+use crate::gateway::Gateway;
 use crate::outbound::{Caller, Destination, OutgoingStream};
 
 /// How long connecting may take.
@@ -20,7 +18,6 @@ pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 const IDLE_TIME: Duration = Duration::from_mins(1);
 /// So much of a refusal's text is told on.
 const TOLD_CHARACTERS: usize = 200;
-const READ_BYTES: usize = 256 << 10;
 
 /// Another runtime, and its key.
 #[derive(Debug, Clone)]
@@ -91,12 +88,13 @@ pub fn document(text: &str) -> Result<Value, String> {
 pub async fn push(
     caller: &Caller,
     target: &Target,
-    image: Snapshot,
-    now: UnixMillis,
+    image: Current,
+    gateway: &Gateway,
 ) -> Result<(), String> {
     let bearer = format!("Bearer {}", target.key.expose());
     let mut bearer = HeaderValue::try_from(bearer).map_err(|e| e.to_string())?;
     bearer.set_sensitive(true);
+    let now = gateway.clock.now();
     let date = std::time::UNIX_EPOCH + Duration::from_millis(now.0.unsigned_abs());
     let date = HeaderValue::try_from(httpdate::fmt_http_date(date)).map_err(|e| e.to_string())?;
     let headers = HeaderMap::from_iter([
@@ -107,14 +105,15 @@ pub async fn push(
             HeaderValue::from_static("application/octet-stream"),
         ),
     ]);
-    let file = tokio::fs::File::from_std(image.file);
-    let left = tokio::io::AsyncReadExt::take(file, image.length);
+    let length = image.length();
+    let body = image.read(gateway).await;
+    let body = body.map_err(|e| format!("the image cannot be read: {e}"))?;
     let sent = caller
         .post_stream(OutgoingStream {
             to: target.to.clone(),
             headers,
-            length: image.length,
-            body: ReaderStream::with_capacity(left, READ_BYTES).boxed(),
+            length,
+            body,
             idle: IDLE_TIME,
         })
         .await;

@@ -129,25 +129,25 @@ async fn put_back(runtime: &Arc<Runtime>, deployed: &Deployed) -> std::io::Resul
 async fn told(gateway: &Gateway, runtime: &Runtime, deployed: &Deployed) -> Result<(), String> {
     match &runtime.settings.reload {
         Reload::None => Ok(()),
-        Reload::Command(line, time) => command(runtime, deployed, line, *time).await,
+        Reload::Command(line, time) => command(gateway, runtime, deployed, line, *time).await,
         Reload::Script => script(gateway, runtime, deployed).await,
         Reload::Push(target) => {
-            let image = runtime.snapshot().await?;
-            push::push(&runtime.caller, target, image, gateway.clock.now()).await
+            let image = runtime.snapshot(&gateway.metadata).await?;
+            push::push(&runtime.caller, target, image, gateway).await
         }
     }
 }
 
 /// As for a command: what plugins are told is the image in place.
 async fn script(gateway: &Gateway, runtime: &Runtime, deployed: &Deployed) -> Result<(), String> {
-    let image = runtime.snapshot().await?;
+    let image = runtime.snapshot(&gateway.metadata).await?;
     let in_place = Deployed {
-        length: image.length,
-        blake3: image.blake3,
+        length: image.length(),
+        blake3: image.blake3(),
         ..deployed.clone()
     };
     let mut data = runtime.told(&in_place, "staged", None);
-    data["path"] = runtime.image.path().display().to_string().into();
+    data["path"] = runtime.image.place().into();
     let event = Event {
         name: "image.deployed".into(),
         data,
@@ -159,6 +159,7 @@ async fn script(gateway: &Gateway, runtime: &Runtime, deployed: &Deployed) -> Re
 }
 
 async fn command(
+    gateway: &Gateway,
     runtime: &Runtime,
     deployed: &Deployed,
     line: &[String],
@@ -168,18 +169,21 @@ async fn command(
         return Err("there is no command".to_owned());
     };
     // What it is told is the image in place: after a step back that is another than was deployed.
-    let image = runtime.snapshot().await?;
+    let image = runtime.snapshot(&gateway.metadata).await?;
     let mut running = Command::new(program);
     running
         .args(arguments)
-        .env("BOXGATE_IMAGE_PATH", runtime.image.path())
-        .env("BOXGATE_IMAGE_BLAKE3", image.blake3.to_hex())
-        .env("BOXGATE_IMAGE_SIZE", image.length.to_string())
+        .env_remove("BOXGATE_IMAGE_PATH")
+        .env("BOXGATE_IMAGE_BLAKE3", image.blake3().to_hex())
+        .env("BOXGATE_IMAGE_SIZE", image.length().to_string())
         .env("BOXGATE_DEPLOY_ID", &deployed.id)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         // All that it starts ends with it.
         .process_group(0);
+    if let Some(file) = runtime.image.file() {
+        running.env("BOXGATE_IMAGE_PATH", file.path());
+    }
     // Our own settings hold keys.
     for name in variables().filter(|name| {
         name.starts_with("BOXGATE_")

@@ -182,6 +182,119 @@ for round in 1 2 3 4 5 6; do
     SUM=$GOT
 done
 
+# --- over several requests: by the IETF's protocol, over a kill, and by tus ---
+
+# offset: where the last answer says that the upload stands.
+offset() { field upload-offset; }
+# at URL-PATH: an upload's URL of the path that a Location gave.
+at() { printf '%s%s' "$URL" "$1"; }
+partial=(-H 'Content-Type: application/partial-upload')
+head -c 30000000 /dev/urandom >"$WORK/next"
+NEXT=$(sha256 "$WORK/next")
+head -c 10000000 "$WORK/next" >"$WORK/first"
+tail -c +10000001 "$WORK/next" >"$WORK/rest"
+ask "the beginning" 201 -X POST "${good[@]}" -H 'Upload-Complete: ?0' -H 'Upload-Length: 30000000' --data-binary "@$WORK/first" "$RUNTIME"
+UPLOAD=$(field location)
+matches "where it goes on" '^/runtime/image/uploads/[0-9a-f]{32}$' "$UPLOAD"
+equal "what is there" 10000000 "$(offset)"
+differs "nothing is deployed yet" "$NEXT" "$(sha256 "$IMAGE")"
+ask "no key, no upload" 401 -I "$(at "$UPLOAD")"
+ask "where it stands" 204 -I "${good[@]}" "$(at "$UPLOAD")"
+equal "it tells" '10000000 ?0 30000000' "$(offset) $(field upload-complete) $(field upload-length)"
+ask "from elsewhere" 409 -X PATCH "${good[@]}" "${partial[@]}" -H 'Upload-Complete: ?1' -H 'Upload-Offset: 5' --data-binary "@$WORK/rest" "$(at "$UPLOAD")"
+equal "from where" 10000000 "$(offset)"
+curl -sS -o /dev/null --limit-rate 4M -X PATCH "${good[@]}" "${partial[@]}" -H 'Upload-Complete: ?1' -H 'Upload-Offset: 10000000' \
+    --data-binary "@$WORK/rest" "$(at "$UPLOAD")" 2>/dev/null &
+SENDER=$!
+grows() { [[ -n $(find "$WORK/one" -name '.*arriving-*' -size +12000000c) ]]; }
+succeeds "more comes" eventually 60 grows
+stop_gateway KILL
+wait "$SENDER" 2>/dev/null || true
+start_gateway
+RUNTIME=$URL/runtime/image
+ask "after the kill" 204 -I "${good[@]}" "$(at "$UPLOAD")"
+AT=$(offset)
+succeeds "what was told is there ($AT)" test "$AT" -ge 10000000 -a "$AT" -lt 30000000
+tail -c "+$((AT + 1))" "$WORK/next" >"$WORK/rest"
+ask "the rest" 202 -X PATCH "${good[@]}" "${partial[@]}" -H 'Upload-Complete: ?1' -H "Upload-Offset: $AT" --data-binary "@$WORK/rest" "$(at "$UPLOAD")"
+empty "the rest"
+equal "it is complete" '?1' "$(field upload-complete)"
+equal "a deployment as any other" "$NEXT" "$(sha256 "$IMAGE")"
+ask "whoever lost the answer" 204 -I "${good[@]}" "$(at "$UPLOAD")"
+equal "is told" '30000000 ?1' "$(offset) $(field upload-complete)"
+ask "it is forgotten" 204 -X DELETE "${good[@]}" "$(at "$UPLOAD")"
+ask "and is gone" 404 -I "${good[@]}" "$(at "$UPLOAD")"
+equal "nothing is left beside the image" runtimeImage.sbimg "$(left)"
+
+ask "all at once, that might be cut" 202 -X POST "${good[@]}" -H 'Upload-Complete: ?1' -H "Repr-Digest: sha-256=:$(openssl dgst -sha256 -binary "$WORK/other" | base64 -w 0):" \
+    --data-binary "@$WORK/other" "$RUNTIME"
+equal "its bytes" "$(sha256 "$WORK/other")" "$(sha256 "$IMAGE")"
+ask "another digest" 422 -X POST "${good[@]}" -H 'Upload-Complete: ?1' -H "Repr-Digest: sha-256=:$(openssl dgst -sha256 -binary "$WORK/image" | base64 -w 0):" \
+    --data-binary "@$WORK/next" "$RUNTIME"
+ask "one that expects another image" 412 -X POST "${good[@]}" -H 'Upload-Complete: ?1' -H 'If-Match: "0"' --data-binary "@$WORK/next" "$RUNTIME"
+ask "one that nobody can tell what it expects" 400 -X POST "${good[@]}" -H 'If-None-Match: 0' --data-binary "@$WORK/next" "$RUNTIME"
+ask "given up" 201 -X POST "${good[@]}" -H 'Upload-Complete: ?0' --data-binary "@$WORK/first" "$RUNTIME"
+ask "its end" 204 -X DELETE "${good[@]}" "$(at "$(field location)")"
+done_only() { ! left | grep arriving | grep -qv json; }
+succeeds "no bytes are left" done_only
+interims() { python3 - "$URL" "$KEY" "$WORK/other" <<'P'
+import socket, sys, urllib.parse
+url = urllib.parse.urlparse(sys.argv[1])
+body = open(sys.argv[3], "rb").read()
+with socket.create_connection((url.hostname, url.port)) as s:
+    s.sendall(f"POST /runtime/image HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {sys.argv[2]}\r\n"
+              f"Upload-Draft-Interop-Version: 9\r\nUpload-Complete: ?1\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    said = b"".join(iter(lambda: s.recv(65536), b"")).decode()
+heads = [head for head in said.split("\r\n\r\n") if head]
+print(heads[0].split()[1], heads[-1].split()[1], "location: /runtime/image/uploads/" in heads[0].lower())
+P
+}
+equal "where it goes on is told before all came" "104 202 True" "$(interims)"
+
+# tus FILE JSON: one upload by tus-js-client, its lines in $WORK/out.
+tus() { node "$CLIENTS/fixtures/tus.cjs" "$1" "$RUNTIME" "$KEY" "$2" >"$WORK/out" 2>&1 || true; }
+tus "$WORK/next" '{"chunkSize":7000000}'
+matches "tus-js-client deploys" 'done http://[^ ]+/runtime/image/uploads/[0-9a-f]{32}$' "$(tail -n 1 "$WORK/out")"
+equal "in five requests behind the creation" 'POST 201 PATCH 204 PATCH 204 PATCH 204 PATCH 204 PATCH 204 ' "$(sed -n 's/^\([A-Z]* [0-9]*\) .*/\1/p' "$WORK/out" | tr '\n' ' ')"
+equal "its bytes" "$NEXT" "$(sha256 "$IMAGE")"
+tus "$WORK/image" '{"chunkSize":40000,"checksum":true}'
+matches "with checksums" 'done http' "$(tail -n 1 "$WORK/out")"
+tus "$WORK/other" '{"uploadDataDuringCreation":true}'
+matches "with the creation" 'done http' "$(tail -n 1 "$WORK/out")"
+equal "its bytes" "$(sha256 "$WORK/other")" "$(sha256 "$IMAGE")"
+tus "$WORK/next" '{"chunkSize":5000000,"stream":true}'
+matches "of a length that is told at the end" 'done http' "$(tail -n 1 "$WORK/out")"
+equal "its bytes" "$NEXT" "$(sha256 "$IMAGE")"
+LISTEN=${URL#http://} # it comes back where the client looks for it
+node "$CLIENTS/fixtures/tus.cjs" "$WORK/long" "$RUNTIME" "$KEY" '{"stopAt":300000000}' >"$WORK/out" 2>&1 &
+SENDER=$!
+stopped() { [[ $(ps -o stat= -p "$SENDER") == T* ]]; }
+succeeds "it sends a long one" eventually 60 stopped
+stop_gateway KILL
+start_gateway
+RUNTIME=$URL/runtime/image
+kill -CONT "$SENDER"
+wait "$SENDER" || true
+LISTEN=
+matches "tus-js-client goes on after a kill" 'done http' "$(tail -n 1 "$WORK/out")"
+equal "it did not begin anew" 1 "$(grep -c '^POST 201' "$WORK/out")"
+equal "its bytes" "$LONG" "$(sha256 "$IMAGE")"
+python3 - "$RUNTIME" "$KEY" "$WORK/next" <<'P' && ok "tuspy deploys" || fail "tuspy deploys"
+import sys
+from tusclient.client import TusClient
+client = TusClient(sys.argv[1], headers={"Authorization": f"Bearer {sys.argv[2]}"})
+uploader = client.uploader(sys.argv[3], chunk_size=8 << 20, upload_checksum=True)
+uploader.upload()
+assert uploader.offset == 30000000, uploader.offset
+P
+equal "its bytes" "$NEXT" "$(sha256 "$IMAGE")"
+for upload in "$WORK"/one/.runtimeImage.sbimg.arriving-*.json; do
+    id=${upload##*arriving-}
+    ask "forgotten" 204 -X DELETE -H 'Tus-Resumable: 1.0.0' "${good[@]}" "$RUNTIME/uploads/${id%.json}"
+done
+equal "nothing is beside the image" runtimeImage.sbimg "$(left)"
+SUM=$NEXT
+
 # --- two gateways push to each other (cases 16 and 17) ---
 
 ONE_PID=$GATEWAY_PID ONE=$URL
