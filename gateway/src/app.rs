@@ -22,6 +22,7 @@ use boxgate_storage::metadata::{Metadata, MetadataOptions, transfer};
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, Gatekeeping, Passage, UploadEngine, UploadLimits};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, shares};
@@ -47,6 +48,7 @@ use crate::server::{
 };
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Images;
+use crate::telemetry::otlp::{self, Exporter};
 use crate::upkeep::{ENDED_UPLOADS_KEPT, Upkeep, background};
 use crate::webhook;
 use crate::webhook::inbox::Inbox;
@@ -357,6 +359,23 @@ async fn compare_addresses(settings: &Settings, metadata: &Metadata) -> Result<(
     Ok(())
 }
 
+/// Has spans taken and, once it runs, sent to the collector that is named, if one is.
+fn open_exporter(
+    settings: &Settings,
+    outbound: &Outbound,
+    telemetry: &Telemetry,
+) -> Result<Option<Exporter>, StartError> {
+    let Some(otlp) = &settings.otlp else {
+        return Ok(None);
+    };
+    let metrics = &telemetry.metrics;
+    let counted = (&metrics.spans_exported, &metrics.spans_lost);
+    let (spans, exporter) = otlp::open(otlp, outbound, counted)?;
+    telemetry.record(spans.clone());
+    outbound.record(spans);
+    Ok(Some(exporter))
+}
+
 /// Opens the images of all runtimes, and warns where their keys travel in the open.
 fn open_runtimes(
     settings: &Settings,
@@ -654,6 +673,7 @@ pub struct App {
     ports: Ports,
     drain: Drain,
     ballast: Arc<Ballast>,
+    exporter: Option<Exporter>,
     _data_dir: DataDir,
 }
 
@@ -729,6 +749,7 @@ impl App {
         let link_keys = Arc::new(opened);
         let stores = open_stores(&metadata, &settings, &mut data_dir).await?;
         let outbound = Outbound::new(&settings.outbound);
+        let exporter = open_exporter(&settings, &outbound, &telemetry)?;
         let outside = Arc::new(Outside::new(&outbound, &settings, Handle::current()));
         events::begin(&metadata, clock.now()).await?;
         let links = ScriptLinks {
@@ -811,6 +832,7 @@ impl App {
             server,
             drain,
             ballast: Arc::new(ballast),
+            exporter,
             _data_dir: data_dir,
         })
     }
@@ -904,6 +926,10 @@ impl App {
         let sending = tokio::spawn(webhook::sender::run(Arc::clone(&gateway)));
         let asking = tokio::spawn(hooks::ask_again(Arc::clone(&gateway)));
         let remembering = tokio::spawn(hooks::remember(Arc::clone(&gateway)));
+        let ended = CancellationToken::new();
+        let exporting = self
+            .exporter
+            .map(|exporter| tokio::spawn(exporter.run(ended.clone())));
         let watcher = tokio::spawn(async move {
             begun.cancelled().await;
             // Who looks whether this node is there shall not look elsewhere: it stays.
@@ -966,6 +992,13 @@ impl App {
             gateway.background.wait().await;
             hooks::write_down(&gateway).await;
             gateway.metadata.close().await;
+        }
+        // The last requests are told of, too.
+        ended.cancel();
+        if let Some(exporting) = exporting
+            && let Err(panicked) = exporting.await
+        {
+            tracing::error!(error = %panicked, "telling of traces broke");
         }
         remains
     }

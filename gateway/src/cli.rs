@@ -72,9 +72,13 @@ BOXGATE_ variable; `boxgate config print` shows what is in force.")]
     #[command(after_help = "Examples:
   boxgate push demo.box myorg/demo 1.0.0 virtualbox amd64 --url http://127.0.0.1:3000 --token KEY
   BOXGATE_URL=... BOXGATE_TOKEN=... boxgate push demo.box myorg/demo 1.0.0 virtualbox amd64
+  boxgate push --to 'myorg/{stem}/1.0.0' out/*.box    provider and architecture as each box says itself
+  boxgate push --box-metadata web.json --release --json web.box | jq -c 'select(.event == \"failed\")'
 
-What a push needs to go on is kept beside the file, in FILE.boxgate-push, until the file is published.
-Exit codes: 0 published, 1 failed, 2 called wrongly, 75 not now: the same command goes on.")]
+--json prints started, progress (once a second), part, retried, finished, failed and what else happens, each with file
+and target. HTTPS_PROXY, HTTP_PROXY and NO_PROXY count. What a push needs to go on is kept beside the file, in FILE.boxgate-push, until the file is published.
+Exit codes: 0 published, 1 failed, 2 called wrongly, 75 not now: the same command goes on. Of several files the worst
+counts: 2, then 1, then 75.")]
     Push(push::PushArgs),
     /// Compare rows with stored bytes; changes nothing.
     #[command(after_help = "Examples:
@@ -110,10 +114,11 @@ Exit codes: 0 all is whole, 1 something is damaged, 2 could not look.")]
     #[command(after_help = "Examples:
   boxgate pull myorg/demo --url http://127.0.0.1:3000
   BOXGATE_URL=... BOXGATE_TOKEN=... boxgate pull myorg/demo@1.0.0 virtualbox amd64 -o demo.box
+  boxgate pull --json myorg/demo myorg/web@2.1.0 virtualbox
 
 Public boxes need no token. What has come gathers in FILE.boxgate-pull, which becomes FILE when all of it
 is here and right; of a FILE that is damaged, or of another version, only what differs is fetched.
-Exit codes: 0 here, 1 failed, 2 called wrongly, 75 not now: the same command goes on.")]
+Exit codes: 0 here, 1 failed, 2 called wrongly, 75 not now: the same command goes on. Of several boxes the worst counts.")]
     Pull(pull::PullArgs),
     /// Administer an installation.
     #[command(subcommand)]
@@ -292,11 +297,24 @@ enum Failure {
     CannotLook(String),
     /// It was found out and told, and it is not good.
     Found,
+    /// Each part of it was told already; this is how it ends.
+    Told(u8),
 }
 
 impl Failure {
     fn failed(error: &dyn std::error::Error) -> Self {
         Self::Failed(boxgate_storage::error::chain(error))
+    }
+
+    /// Its text, if it was not told yet, and the code that it ends with.
+    fn told(self) -> (String, u8) {
+        match self {
+            Self::Usage(text) | Self::CannotLook(text) => (text, 2),
+            Self::Failed(text) => (text, 1),
+            Self::Again(text) => (text, 75),
+            Self::Found => (String::new(), 1),
+            Self::Told(code) => (String::new(), code),
+        }
     }
 }
 
@@ -329,14 +347,13 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Man(args) => manual::man(&args),
     };
-    let (text, code) = match outcome {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Found) => return ExitCode::from(1),
-        Err(Failure::Usage(text) | Failure::CannotLook(text)) => (text, 2),
-        Err(Failure::Failed(text)) => (text, 1),
-        Err(Failure::Again(text)) => (text, 75),
+    let Err(failure) = outcome else {
+        return ExitCode::SUCCESS;
     };
-    say_error(&format!("boxgate: {text}"));
+    let (text, code) = failure.told();
+    if !text.is_empty() {
+        say_error(&format!("boxgate: {text}"));
+    }
     ExitCode::from(code)
 }
 

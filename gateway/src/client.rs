@@ -1,6 +1,7 @@
 //! What `push`, `pull`, `admin`, `fsck`, `gc` and `scrub` say to a gateway. Nothing here knows more of it
 //! than its public API.
 
+pub mod catalog;
 pub mod error;
 pub mod link_keys;
 pub mod plugins;
@@ -84,7 +85,7 @@ impl Client {
             .connect_timeout(CONNECTING)
             // A redirect would take the credential, and gigabytes, to who knows whom.
             .redirect(redirect::Policy::none())
-            .tls_backend_preconfigured(tls(&connection.url)?)
+            .tls_backend_preconfigured(tls(connection)?)
             .build()
             .map_err(|e| ClientError::Setup(error::root_cause(&e)))?;
         Ok(Self {
@@ -222,7 +223,7 @@ impl Client {
         if why.starts_with(UNTRUSTED) {
             let url = &self.base;
             return ClientError::Setup(format!(
-                "{url} is not trusted: {why}. Name the certificate of whoever issued its own in SSL_CERT_FILE"
+                "{url} is not trusted: {why}. Name the certificate of whoever issued its own by --cacert, or in SSL_CERT_FILE"
             ));
         }
         self.unreachable(why)
@@ -266,16 +267,26 @@ impl Answer {
     }
 }
 
-/// TLS by rustls with ring, trusting whom the system trusts. No machine needs certificates for plain
-/// HTTP, so none are looked for then.
-fn tls(url: &str) -> Result<rustls::ClientConfig, ClientError> {
+/// TLS by rustls with ring, trusting whom the system trusts, or whom a file names. No machine needs certificates for
+/// plain HTTP, so its own are not looked for then; a proxy may be spoken to by TLS all the same, if a file says whom to
+/// trust.
+fn tls(connection: &Connection) -> Result<rustls::ClientConfig, ClientError> {
     let mut roots = rustls::RootCertStore::empty();
-    if url.starts_with("https:") {
+    if let Some(path) = &connection.cacert {
+        let found = rustls_native_certs::load_certs_from_paths(Some(path), None);
+        let why = found.errors.first().map(ToString::to_string);
+        let (added, _odd) = roots.add_parsable_certificates(found.certs);
+        if added == 0 {
+            let why = why.unwrap_or_else(|| "there is none in it".to_owned());
+            let text = format!("--cacert {}: no certificate: {why}", path.display());
+            return Err(ClientError::Setup(text));
+        }
+    } else if connection.url.starts_with("https:") {
         let found = rustls_native_certs::load_native_certs();
         let (added, _odd) = roots.add_parsable_certificates(found.certs);
         if added == 0 {
             let text = "this machine trusts no certificate authority; install ca-certificates, or \
-                        name a file in SSL_CERT_FILE";
+                        name a file in SSL_CERT_FILE or by --cacert";
             return Err(ClientError::Setup(text.into()));
         }
     }

@@ -656,6 +656,8 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::Ready => operations::ready(gateway).map(Ok).boxed(),
         Route::Status => async move { operations::status(gateway, &call).await }.boxed(),
         Route::Metrics => operations::metrics(gateway).map(Ok).boxed(),
+        Route::OpenApi => ready(door::openapi::document(gateway, &call)).boxed(),
+        Route::OpenApiPage => ready(door::openapi::page(gateway, &call)).boxed(),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod boxitory;
 pub mod boxvault;
 pub mod files;
 pub mod hooks;
+pub mod openapi;
 pub mod operations;
 pub mod plugins;
 pub mod providers;

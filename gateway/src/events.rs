@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
+use crate::telemetry::trace;
 use crate::webhook::spread::{self, Spreading, Subscriber};
 
 /// The row of the place, and of the claim.
@@ -152,7 +153,8 @@ async fn tell(gateway: &Gateway, ending: &CancellationToken) -> Result<bool> {
         let facts = Arc::new(spread::facts_of(&event, data));
         let rows = metadata.stragglers().await?;
         let behind: BTreeSet<String> = rows.into_iter().map(|row| row.plugin).collect();
-        let told = gateway.scripts.on_event(&facts, &behind).await;
+        let asking = gateway.scripts.on_event(&facts, &behind);
+        let told = trace::within(event.trace.as_deref(), asking).await;
         // A plugin that fails changes nothing for endpoints.
         for failed in told.failed {
             stragglers::fall_behind(gateway, &event, &failed).await?;

@@ -3,6 +3,7 @@
 
 pub mod download;
 mod join;
+pub mod known;
 pub mod outboard;
 pub mod pieces;
 pub mod repeat;

@@ -6,6 +6,7 @@ pub mod digest;
 pub mod framing;
 pub mod freshness;
 pub mod headers;
+pub mod html;
 pub mod negotiate;
 pub mod path;
 pub mod precondition;

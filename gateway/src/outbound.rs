@@ -38,6 +38,8 @@ pub use destination::{BadUrl, Destination};
 
 use crate::config::Cidr;
 use crate::config::settings;
+use crate::telemetry::otlp::{self, Spans};
+use crate::telemetry::trace::{TRACEPARENT, TRACESTATE, Trace};
 
 /// How long a name may take to be looked up.
 pub const DNS_TIME: Duration = Duration::from_secs(3);
@@ -88,6 +90,7 @@ struct Shared {
     resolver: Arc<dyn Resolve>,
     look_ups: Semaphore,
     own: OnceLock<Vec<SocketAddr>>,
+    spans: OnceLock<Spans>,
 }
 
 impl Outbound {
@@ -106,6 +109,7 @@ impl Outbound {
                 resolver,
                 look_ups: Semaphore::new(LOOK_UPS),
                 own: OnceLock::new(),
+                spans: OnceLock::new(),
             }),
         }
     }
@@ -114,6 +118,11 @@ impl Outbound {
     pub fn listens_at(&self, addresses: Vec<SocketAddr>) {
         // Listeners are bound once.
         drop(self.shared.own.set(addresses));
+    }
+
+    /// Has requests recorded that are sent on behalf of a trace, from now on.
+    pub fn record(&self, spans: Spans) {
+        drop(self.shared.spans.set(spans));
     }
 
     /// The client of one caller; `key` is the setting that opens networks to it.
@@ -128,6 +137,7 @@ impl Outbound {
         );
         Caller {
             key,
+            shared: Arc::clone(&self.shared),
             current: Mutex::new(None),
             connector,
         }
@@ -277,6 +287,7 @@ impl Fault {
 /// The client of one caller, with the networks that are open to it.
 pub struct Caller {
     key: &'static str,
+    shared: Arc<Shared>,
     connector: Connector,
     /// What keeps connections, and since when: made anew when their addresses were looked at too long ago.
     current: Mutex<Option<(Instant, Pool)>>,
@@ -338,13 +349,15 @@ impl Caller {
     pub async fn send_for(&self, plugin: &str, request: Outgoing) -> Result<Incoming, Fault> {
         let began = Instant::now();
         let (method, host) = (request.method.clone(), request.to.host().to_owned());
-        let answer = self.within_time(request).await;
+        let trace = Trace::current().map(|trace| trace.child());
+        let answer = self.within_time(request, trace.as_ref()).await;
         let milliseconds = began.elapsed().as_millis();
         let duration_ms = u64::try_from(milliseconds).unwrap_or(u64::MAX);
         let (status, fault) = match &answer {
             Ok(answer) => (answer.status.as_u16(), ""),
             Err(fault) => (0, fault.kind.name()),
         };
+        self.record(trace, (method.as_str(), &host), (status, fault), began);
         tracing::info!(
             caller = self.key,
             plugin,
@@ -358,16 +371,34 @@ impl Caller {
         answer
     }
 
-    async fn within_time(&self, request: Outgoing) -> Result<Incoming, Fault> {
+    /// Has a request recorded that is over, where it belongs to a trace.
+    fn record(
+        &self,
+        trace: Option<Trace>,
+        (method, host): (&str, &str),
+        outcome: (u16, &str),
+        began: Instant,
+    ) {
+        if let (Some(trace), Some(spans)) = (trace, self.shared.spans.get()) {
+            let what = (self.key, method, host);
+            spans.record(otlp::sent(trace, what, outcome, began.elapsed()));
+        }
+    }
+
+    async fn within_time(
+        &self,
+        request: Outgoing,
+        trace: Option<&Trace>,
+    ) -> Result<Incoming, Fault> {
         let time = request.time;
-        let sent = timeout(time, self.exchange(request)).await;
+        let sent = timeout(time, self.exchange(request, trace)).await;
         sent.unwrap_or_else(|_late| {
             let text = format!("there was no whole answer within {time:?}");
             Err(Fault::new(FaultKind::Timeout, text))
         })
     }
 
-    async fn exchange(&self, request: Outgoing) -> Result<Incoming, Fault> {
+    async fn exchange(&self, request: Outgoing, trace: Option<&Trace>) -> Result<Incoming, Fault> {
         if let Some(name) = OWN_FIELDS
             .iter()
             .find(|name| request.headers.contains_key(*name))
@@ -384,6 +415,7 @@ impl Caller {
         sent.headers_mut()
             .entry(USER_AGENT)
             .or_insert(HeaderValue::from_static(OURSELVES));
+        tell_of_trace(sent.headers_mut(), trace);
         let too_many = endless_interim(&mut sent);
         let answer = tokio::select! {
             answer = self.pool().request(sent) => answer.map_err(|e| broken(&e))?,
@@ -438,12 +470,14 @@ impl Caller {
         });
         let uri = to.uri();
         let uri = uri.ok_or_else(|| Fault::new(FaultKind::Request, "the URL cannot be sent"))?;
+        let trace = Trace::current().map(|trace| trace.child());
         let mut sent = Request::post(uri);
         sent.headers_mut()
             .map(|headers| {
                 headers.extend(request.headers);
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(request.length));
                 headers.insert(USER_AGENT, HeaderValue::from_static(OURSELVES));
+                tell_of_trace(headers, trace.as_ref());
             })
             .ok_or_else(|| Fault::new(FaultKind::Request, "the URL cannot be sent"))?;
         let sent = sent
@@ -475,6 +509,7 @@ impl Caller {
         let fault = answer.as_ref().err().map_or("", |fault| fault.kind.name());
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (caller, host, bytes) = (self.key, to.host(), request.length);
+        self.record(trace, ("POST", host), (status, fault), began);
         tracing::info!(
             caller,
             method = "POST",
@@ -504,6 +539,16 @@ impl Caller {
                 pool
             }
         }
+    }
+}
+
+/// A request that is sent on behalf of one of a trace tells of it, unless its caller has something else to tell.
+fn tell_of_trace(headers: &mut HeaderMap, trace: Option<&Trace>) {
+    if let Some(trace) = trace
+        && !headers.contains_key(TRACEPARENT)
+    {
+        headers.remove(TRACESTATE);
+        headers.extend(trace.fields());
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::admission::rates::Standing;
 use crate::config::Cidr;
 use crate::config::settings::ClientIp;
+use crate::telemetry::trace::Trace;
 
 /// Facts of one request, shared by all who work on it.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub struct RequestFacts {
     upload: OnceLock<String>,
     plugins: Mutex<Vec<String>>,
     standing: Mutex<Option<Standing>>,
+    trace: Option<Trace>,
     bytes_in: AtomicU64,
 }
 
@@ -49,6 +51,7 @@ impl RequestFacts {
             upload: OnceLock::new(),
             plugins: Mutex::default(),
             standing: Mutex::default(),
+            trace: None,
             bytes_in: AtomicU64::new(0),
         }
     }
@@ -58,6 +61,20 @@ impl RequestFacts {
     pub fn at(mut self, listener: usize) -> Self {
         self.listener = listener;
         self
+    }
+
+    /// That the request belongs to the trace that its head tells of; where it tells of none and `begins`, it begins one,
+    /// whose id is its own.
+    #[must_use]
+    pub fn traced(mut self, headers: &HeaderMap, begins: bool) -> Self {
+        let begun = || begins.then(|| Trace::begun(&self.id)).flatten();
+        self.trace = Trace::told(headers).or_else(begun);
+        self
+    }
+
+    /// The trace that it belongs to, if any.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.trace.as_ref()
     }
 
     /// The place of the listener that the request came to.

@@ -370,6 +370,8 @@ pub enum Route {
     Ready,
     Status,
     Metrics,
+    OpenApi,
+    OpenApiPage,
 }
 
 routes! {
@@ -625,6 +627,8 @@ routes! {
     Operations GET "/readyz" => Ready, Public, Empty, Operations, "Whether it should get traffic";
     Operations GET "/api/status" => Status, Optional, Empty, Operations, "Status; details for operators only";
     Operations GET "/metrics" => Metrics, Operations, Empty, Operations, "Prometheus text";
+    Operations GET "/openapi.json" => OpenApi, Public, Empty, Operations, "All that this listener answers, as an OpenAPI 3.1 document";
+    Operations GET "/openapi" => OpenApiPage, Public, Empty, Operations, "The same as a page";
 }
 
 impl Route {
@@ -779,6 +783,7 @@ impl Route {
             Self::Health | Self::Live | Self::Ready => "health",
             Self::Status => "status",
             Self::Metrics => "metrics",
+            Self::OpenApi | Self::OpenApiPage => "openapi",
         }
     }
 }
@@ -787,6 +792,7 @@ impl Route {
 #[derive(Debug)]
 pub struct Router {
     paths: matchit::Router<Vec<&'static Row>>,
+    rows: Vec<(String, &'static Row)>,
     reserved: Vec<String>,
 }
 
@@ -841,6 +847,7 @@ const ALSO_RESERVED: &[&str] = &[
     "keys",
     "livez",
     "metrics",
+    "openapi",
     "openapi.json",
     "plugins",
     "providers",
@@ -888,9 +895,12 @@ impl Router {
     /// As [`Self::try_new`].
     pub fn of(doors: &Doors, there: DoorSet) -> Result<Self, String> {
         let mut by_path: BTreeMap<String, Vec<&'static Row>> = BTreeMap::new();
+        let mut listed = Vec::new();
         for row in ROUTES.iter().filter(|row| there.contains(row.door)) {
             if let Some(prefix) = prefix(doors, row.door) {
-                by_path.entry(path_of(prefix, row)).or_default().push(row);
+                let path = path_of(prefix, row);
+                listed.push((path.clone(), row));
+                by_path.entry(path).or_default().push(row);
             }
         }
         let mut reserved: Vec<String> = ALSO_RESERVED.iter().map(|&w| w.to_owned()).collect();
@@ -910,7 +920,11 @@ impl Router {
         }
         reserved.sort();
         reserved.dedup();
-        Ok(Self { paths, reserved })
+        Ok(Self {
+            paths,
+            rows: listed,
+            reserved,
+        })
     }
 
     /// What a method and a normalized, percent-decoded path lead to.
@@ -954,6 +968,11 @@ impl Router {
                 None => Found::Nothing,
             },
         }
+    }
+
+    /// All rows in the order of the table, each with its path below its door's prefix.
+    pub fn rows(&self) -> &[(String, &'static Row)] {
+        &self.rows
     }
 
     /// Names that no organization may have, folded.

@@ -95,6 +95,7 @@ thread_local! {
     static RUNNING: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
     // A thread of the work lane makes one call at a time.
     static CALLER: RefCell<Option<Waiting>> = const { RefCell::new(None) };
+    static BAGGAGE: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
 }
 
 /// Ends the call when it is dropped, also by a panic.
@@ -151,9 +152,15 @@ pub(crate) fn scene() -> Option<Arc<Scene>> {
     RUNNING.with_borrow(|running| running.iter().rev().find_map(|r| r.scene.clone()))
 }
 
-/// Notes who waits for the calls of this thread.
-pub(crate) fn called_by(caller: Option<Waiting>) {
+/// Notes who waits for the calls of this thread, and what their requests to outside carry along.
+pub(crate) fn called_by(caller: Option<Waiting>, baggage: Option<Arc<str>>) {
     CALLER.with_borrow_mut(|waiting| *waiting = caller);
+    BAGGAGE.with_borrow_mut(|carried| *carried = baggage);
+}
+
+/// What requests to outside carry along.
+pub(crate) fn baggage() -> Option<Arc<str>> {
+    BAGGAGE.with_borrow(Clone::clone)
 }
 
 /// Notes on whose behalf the call is.

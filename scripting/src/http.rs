@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -50,6 +50,8 @@ pub struct HttpRequest {
     pub reach: Reach,
     /// Closes when nobody waits for the call any more.
     pub caller: Option<watch::Receiver<()>>,
+    /// What the client wanted carried along from where the call began.
+    pub baggage: Option<Arc<str>>,
 }
 
 /// An answer.
@@ -108,6 +110,9 @@ pub trait HttpClient: Debug + Send + Sync {
     /// # Errors
     /// When there is none.
     fn send(&self, request: HttpRequest) -> Result<HttpReply, HttpFault>;
+
+    /// What is to be in all requests of a call that begins here, asked in the task that waits for it.
+    fn baggage(&self) -> Option<Arc<str>>;
 }
 
 /// Where a plugin may send requests: origins with a path prefix.

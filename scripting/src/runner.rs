@@ -239,10 +239,11 @@ impl Workers {
         // Dropped with this future: what the script waits for outside is given up then.
         let (_waits, waiting) = watch::channel(());
         let own = Arc::clone(plugin);
+        let baggage = plugin.host.http.as_ref().and_then(|http| http.baggage());
         let begun = self.threads.run(Box::new(move || {
-            called_by(Some(waiting));
+            called_by(Some(waiting), baggage);
             let called = call(&own, hook.name(), arguments, (Lane::Work, deadline), None);
-            called_by(None);
+            called_by(None, None);
             // Whoever waited may be gone.
             drop(sender.send(called));
             drop(permits);

@@ -21,6 +21,7 @@ pub mod metadata;
 pub mod range;
 pub mod sidecar;
 pub mod store;
+pub mod trace;
 pub mod upload;
 
 pub use error::{Error, ErrorKind, Result};

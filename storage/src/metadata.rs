@@ -52,6 +52,7 @@ use crate::blob::BlobKey;
 use crate::clock::{Clock, UnixMillis};
 use crate::error::Result;
 use crate::layer::verify::BlobTree;
+use crate::trace;
 
 pub use uploads::Ledger;
 
@@ -275,10 +276,11 @@ impl Metadata {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
     {
-        let cause = self.cause.clone();
+        let (cause, trace) = (self.cause.clone(), trace::current());
         let run = self.inner.writer.run(op, move |tx| {
             // Every change says so, since one transaction serves many.
             tx.cause = cause;
+            tx.trace = trace;
             work(tx)
         });
         run.await

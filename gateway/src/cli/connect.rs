@@ -1,5 +1,7 @@
 //! What all commands share that talk to a gateway: where it is, who is calling, how a no ends.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::Failure;
@@ -33,6 +35,12 @@ pub(super) struct ConnectArgs {
         help = "Its key [variables: BOXGATE_CLIENT_SECRET, BOXVAULT_CLIENT_SECRET]"
     )]
     client_secret: Option<String>,
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Certificates (PEM) of whom to trust, in place of this machine's [variable: BOXGATE_CACERT]"
+    )]
+    cacert: Option<PathBuf>,
 }
 
 /// Flags of what asks a gateway for something and prints it.
@@ -68,6 +76,7 @@ impl ConnectArgs {
             token: self.token.clone(),
             client_id: self.client_id.clone(),
             client_secret: self.client_secret.clone(),
+            cacert: self.cacert.clone(),
         };
         let connection = connection::connection(&flags).map_err(Failure::Usage)?;
         Ok(Client::try_new(&connection)?)

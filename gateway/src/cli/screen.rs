@@ -1,22 +1,24 @@
-//! What a push or a pull shows while it runs: a bar for people, plain lines for logs.
+//! What a push or a pull shows while it runs: a bar for people, plain lines for logs, JSON for programs.
 
-use std::fmt;
 use std::io::IsTerminal as _;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::say_error;
-use crate::client::ClientError;
-use crate::client::progress::Progress;
+use super::{say, say_error};
+use crate::client::progress::{Progress, Told};
 
 /// How often a bar is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// How often a program hears how far it is.
+const EVENT_EVERY: Duration = Duration::from_secs(1);
 
 /// As people read it.
 pub(super) fn rate(bytes: u64, took: Duration) -> String {
@@ -32,8 +34,31 @@ fn millis(count: u128) -> Duration {
 /// Nothing is ever this.
 pub(super) enum Never {}
 
-/// What a person, or a log, sees of it.
+/// Who is told.
+#[derive(Debug, Clone)]
+pub(super) enum Audience {
+    /// A person, or a log.
+    People,
+    /// A program, which reads one JSON document a line; these names stand in each.
+    Program(Map<String, Value>),
+}
+
+impl Audience {
+    /// Tells a program of what happened; people are told otherwise.
+    pub(super) fn event(&self, word: &str, facts: Value) {
+        let Self::Program(names) = self else { return };
+        let mut document = Map::from_iter([("event".to_owned(), word.into())]);
+        document.extend(names.clone());
+        if let Value::Object(facts) = facts {
+            document.extend(facts);
+        }
+        say(&Value::from(document).to_string());
+    }
+}
+
+/// What a person, a log or a program sees of it.
 pub(super) struct Screen {
+    audience: Audience,
     /// Where standard error is a terminal.
     bar: Option<ProgressBar>,
     /// Why calls fail at this time; each reason is told once, until something moves again.
@@ -41,8 +66,9 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    pub(super) fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+    pub(super) fn new(audience: Audience) -> Self {
+        let is_seen = matches!(audience, Audience::People) && std::io::stderr().is_terminal();
+        let bar = is_seen.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             let template = "{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left  {msg}";
             // The template is right, or the default is as good.
@@ -51,15 +77,23 @@ impl Screen {
             }))
         });
         Self {
+            audience,
             bar,
             why: Mutex::default(),
         }
     }
 
-    /// Says something; `why` if it is that a call failed. All streams fail for one reason, and go on failing
-    /// for it: one line says so, a number the rest.
-    pub(super) fn tell(&self, notice: &impl fmt::Display, why: Option<&ClientError>) {
-        if let Some(why) = why {
+    /// Says something. All streams fail for one reason, and go on failing for it: one line says so, a number the rest.
+    pub(super) fn tell(&self, notice: &impl Told) {
+        if let Audience::Program(_) = self.audience {
+            let (word, facts) = notice.event();
+            self.audience.event(word, facts);
+            return;
+        }
+        if !notice.is_for_people() {
+            return;
+        }
+        if let Some(why) = notice.why() {
             let why = why.to_string();
             let mut last = self.why();
             if last.as_ref() == Some(&why) {
@@ -89,10 +123,10 @@ impl Screen {
 
     /// Shows how far it is, for as long as it is polled.
     pub(super) async fn follow(&self, progress: &Progress) -> Never {
-        let every = if self.bar.is_some() {
-            DRAW_EVERY
-        } else {
-            LINE_EVERY
+        let every = match (&self.audience, &self.bar) {
+            (Audience::Program(_), _) => EVENT_EVERY,
+            (Audience::People, Some(_)) => DRAW_EVERY,
+            (Audience::People, None) => LINE_EVERY,
         };
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,6 +140,10 @@ impl Screen {
                 continue;
             }
             match (&self.bar, before) {
+                (None, first) if matches!(self.audience, Audience::Program(_)) => {
+                    let facts = now.facts(first.unwrap_or(now.sent), began.elapsed());
+                    self.audience.event("progress", facts);
+                }
                 (Some(bar), _) => {
                     if before.is_none() {
                         bar.set_length(now.length);
@@ -164,6 +202,20 @@ impl Look {
             ));
         }
         words.join(", ")
+    }
+
+    /// The same for a program; `first` bytes were there at the beginning.
+    fn facts(&self, first: u64, took: Duration) -> Value {
+        let new = u128::from(self.sent.saturating_sub(first));
+        let rate = new * 1000 / took.as_millis().max(1);
+        json!({
+            "bytes": self.sent,
+            "held": self.held,
+            "hashed": self.hashed,
+            "length": self.length,
+            "bytes_per_second": u64::try_from(rate).unwrap_or(u64::MAX),
+            "retries": self.retries,
+        })
     }
 
     /// The same for a log; `first` bytes were there at the beginning.

@@ -468,6 +468,10 @@ impl HttpClient for Offline {
             message: "nothing is sent without --live".to_owned(),
         })
     }
+
+    fn baggage(&self) -> Option<Arc<str>> {
+        None
+    }
 }
 
 fn run(args: &RunArgs) -> Result<(), Failure> {

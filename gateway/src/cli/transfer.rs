@@ -1,14 +1,15 @@
-//! What `push` and `pull` have in common: how much at once, how patiently, and a screen that shows how far
-//! it is.
+//! What `push` and `pull` have in common: how much at once, how patiently, a screen that shows how far it is,
+//! and what several files come to.
 
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-use super::Failure;
-use super::screen::Screen;
+use super::screen::{Audience, Screen};
+use super::{Failure, say, say_error};
 use crate::client::progress::Progress;
 
 /// One stream does not fill a path with latency, for TCP's window and for the commit that each part
@@ -37,22 +38,72 @@ impl PaceArgs {
         usize::try_from(self.streams).unwrap_or(1)
     }
 
-    /// Does the work while its progress is shown; returns how long it took, too.
-    pub(super) fn run<T>(
-        &self,
-        progress: &Progress,
-        work: impl AsyncFnOnce(&Screen) -> T,
-    ) -> Result<(T, Duration), Failure> {
-        runtime(self.streams())?.block_on(async {
-            let screen = Screen::new();
-            let began = Instant::now();
-            let done = tokio::select! {
-                done = work(&screen) => done,
-                never = screen.follow(progress) => match never {},
-            };
-            screen.leave();
-            Ok((done, began.elapsed()))
-        })
+    /// Does the work of all files.
+    pub(super) fn run<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        Ok(runtime(self.streams())?.block_on(work))
+    }
+}
+
+/// Does the work of one file while its progress is shown; returns how long it took, too.
+pub(super) async fn shown<T>(
+    audience: Audience,
+    progress: &Progress,
+    work: impl AsyncFnOnce(&Screen) -> T,
+) -> (T, Duration) {
+    let screen = Screen::new(audience);
+    let began = Instant::now();
+    let done = tokio::select! {
+        done = work(&screen) => done,
+        never = screen.follow(progress) => match never {},
+    };
+    screen.leave();
+    (done, began.elapsed())
+}
+
+/// What became of several files: each was told by itself, the worst decides how it ends.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    good: usize,
+    bad: usize,
+    worst: u8,
+}
+
+impl Tally {
+    pub(super) fn good(&mut self) {
+        self.good += 1;
+    }
+
+    /// Tells of a file that failed.
+    pub(super) fn bad(&mut self, audience: &Audience, failure: Failure) {
+        self.bad += 1;
+        self.worse(audience, failure);
+    }
+
+    /// Tells of what else failed. What was called wrongly is worse than what failed, and that than what may go on.
+    pub(super) fn worse(&mut self, audience: &Audience, failure: Failure) {
+        let (text, code) = failure.told();
+        match audience {
+            Audience::People => say_error(&format!("boxgate: {text}")),
+            Audience::Program(_) => {
+                audience.event("failed", json!({ "error": text, "exit_code": code }));
+            }
+        }
+        let rank = |code| [0, 75, 1, 2].iter().position(|known| *known == code);
+        if rank(code) > rank(self.worst) {
+            self.worst = code;
+        }
+    }
+
+    /// How the command ends; people read how many of several went well.
+    pub(super) fn end(self, what: &str, is_for_people: bool) -> Result<(), Failure> {
+        let Self { good, bad, worst } = self;
+        if is_for_people && good + bad > 1 {
+            say(&format!("{good} of {} {what}", good + bad));
+        }
+        match worst {
+            0 => Ok(()),
+            code => Err(Failure::Told(code)),
+        }
     }
 }
 

@@ -23,10 +23,11 @@ use boxgate_storage::digest::outboard::{ProvedTree, outboard_bytes};
 use http::Method;
 use http::header::ACCEPT;
 use indicatif::HumanBytes;
+use serde_json::{Value, json};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
-use super::progress::Progress;
+use super::progress::{Progress, Told};
 use super::retry::{self, chance, delay};
 use super::{Client, ClientError};
 use choice::{Chosen, Listed, Wanted};
@@ -108,13 +109,29 @@ pub enum Notice {
     },
 }
 
-impl Notice {
-    /// Why a call is made again, if that is what it says.
-    pub fn why(&self) -> Option<&ClientError> {
+impl Told for Notice {
+    fn why(&self) -> Option<&ClientError> {
         match self {
             Self::Again { why, .. } => Some(why),
             _ => None,
         }
+    }
+
+    fn event(&self) -> (&'static str, Value) {
+        match self {
+            Self::Looking { bytes } => ("looking", json!({ "bytes": bytes })),
+            Self::GoesOn { held, length } => ("resumed", json!({ "held": held, "length": length })),
+            Self::Wrong { block } => ("wrong", json!({ "block": block })),
+            Self::Damaged { blocks } => ("damaged", json!({ "blocks": blocks })),
+            Self::Again { why, after } => (
+                "retried",
+                json!({ "what": "a range", "why": why.to_string(), "after_seconds": after.as_secs_f64() }),
+            ),
+        }
+    }
+
+    fn is_for_people(&self) -> bool {
+        true
     }
 }
 

@@ -3,8 +3,11 @@
 //!
 //! [`plan`] decides what to do next, without I/O or clock; here is what does it.
 
+pub mod append;
 pub mod body;
+pub mod error;
 pub mod hash;
+pub mod notice;
 pub mod plan;
 pub mod protocol;
 pub mod source;
@@ -19,7 +22,7 @@ use std::time::Duration;
 
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::content::Digests;
-use indicatif::HumanBytes;
+use futures_util::future::{Either, ready};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -29,6 +32,8 @@ pub use super::progress::Progress;
 use super::retry::{self, chance, delay};
 use super::{Client, ClientError};
 use body::{FileBody, Flight};
+pub use error::PushError;
+pub use notice::Notice;
 use plan::{Cut, Plan, Step, WINDOW_PARTS};
 use protocol::{Created, Outcome, Put};
 use source::Source;
@@ -46,6 +51,8 @@ pub struct Order {
     pub tries: u32,
     /// Give up what was begun before.
     pub afresh: bool,
+    /// Compute the digest first, and send nothing where the organization holds those bytes already.
+    pub digest_first: bool,
 }
 
 /// A file that was pushed.
@@ -55,168 +62,8 @@ pub struct Pushed {
     pub outcome: Outcome,
     /// Bytes that this run did not have to send.
     pub held_before: u64,
-}
-
-/// Something that a person who waits should know.
-#[derive(Debug, Clone)]
-pub enum Notice {
-    /// A push that was begun before goes on.
-    GoesOn {
-        /// Bytes that the gateway holds.
-        held: u64,
-        /// Bytes in all.
-        length: u64,
-    },
-    /// What was begun before is gone.
-    Gone,
-    /// A call failed and is made again.
-    Again {
-        /// What failed.
-        what: String,
-        /// Why.
-        why: ClientError,
-        /// How soon.
-        after: Duration,
-    },
-    /// The push cannot go on after a cut: nothing could be kept beside the file.
-    NotKept(String),
-    /// All is sent; the file's digests are not ready yet.
-    Hashing {
-        /// Bytes left to read.
-        left: u64,
-    },
-}
-
-impl Notice {
-    /// Why a call is made again, if that is what it says.
-    pub fn why(&self) -> Option<&ClientError> {
-        match self {
-            Self::Again { why, .. } => Some(why),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::GoesOn { held, length } => write!(
-                f,
-                "goes on: the gateway holds {} of {}; they are read once more for the digest",
-                HumanBytes(*held),
-                HumanBytes(*length)
-            ),
-            Self::Gone => f.write_str(
-                "the push that was begun before is gone from the gateway; this one begins afresh",
-            ),
-            Self::Again { what, why, after } => {
-                write!(
-                    f,
-                    "{what} failed, again in {:.1} s: {why}",
-                    after.as_secs_f64()
-                )
-            }
-            Self::NotKept(why) => write!(f, "a cut push could not go on: {why}"),
-            Self::Hashing { left } => {
-                let left = HumanBytes(*left);
-                write!(f, "all is sent; {left} are left to be hashed")
-            }
-        }
-    }
-}
-
-/// Why a push ended without its file being published.
-#[derive(Debug, thiserror::Error)]
-pub enum PushError {
-    /// The file cannot be read.
-    #[error("cannot read {path}: {why}", path = path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
-    /// No box is empty.
-    #[error("{path} is empty; an empty file is no box", path = .0.display())]
-    Empty(PathBuf),
-    /// Another push of the file is running.
-    #[error("another push of {path} is running; wait for it", path = .0.display())]
-    Running(PathBuf),
-    /// The file is not what it was when the push began.
-    #[error(
-        "{path} has changed since its push began, so its parts do not fit together; nothing was \
-         published. Push it anew with --afresh",
-        path = .0.display()
-    )]
-    Changed(PathBuf),
-    /// The file's kept push is another than the one that is wanted.
-    #[error(
-        "{path} is being pushed to {target} at {url}; go on with that, or give it up with --afresh",
-        path = path.display()
-    )]
-    Elsewhere {
-        /// The file.
-        path: PathBuf,
-        /// Where to.
-        target: String,
-        /// Which gateway.
-        url: String,
-    },
-    /// What is kept beside the file is of no use.
-    #[error("{path} is no kept push ({why}); begin anew with --afresh", path = path.display())]
-    State {
-        /// The kept file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The upload was ended from elsewhere.
-    #[error(
-        "the upload was given up on the gateway, by an administrator or since it rested for too \
-         long; nothing was published. The same command begins afresh"
-    )]
-    Gone,
-    /// Another client goes on with the upload in its own way.
-    #[error(
-        "another client sends this upload from its offset on; nothing was published. Push it anew \
-         with --afresh"
-    )]
-    TakenOver,
-    /// The gateway holds other bytes than the file has.
-    #[error(
-        "part {part} is held with other bytes than {path} has: it has changed since its push began; \
-         nothing was published. Push it anew with --afresh",
-        path = path.display()
-    )]
-    Differs {
-        /// Which part.
-        part: u64,
-        /// The file.
-        path: PathBuf,
-    },
-    /// What was published is not what the file holds.
-    #[error(
-        "what was published is not what {path} holds (sha256 {there} there, {here} here): it changed \
-         while it was pushed. Push it again",
-        path = path.display()
-    )]
-    WrongDigest {
-        /// The file.
-        path: PathBuf,
-        /// SHA-256 at the gateway.
-        there: String,
-        /// SHA-256 of the file.
-        here: String,
-    },
-    /// Nothing moved for as many tries as are allowed.
-    #[error("{}. Nothing is lost: the same command goes on where this one stopped", .why.clause())]
-    GivenUp {
-        /// What the last try came to.
-        why: ClientError,
-    },
-    /// The gateway said no.
-    #[error("{0}")]
-    Refused(#[from] ClientError),
+    /// Whether the organization held all of them before, and none was ever sent for it.
+    pub was_known: bool,
 }
 
 /// Pushes a file. `progress` is kept up to date, and `tell` hears what a person should know.
@@ -246,7 +93,7 @@ pub async fn push(
         Some(begun) => begun,
         None => push.begin().await?,
     };
-    let held_before = begun.held_before;
+    let (held_before, was_known) = (begun.held_before, begun.was_known);
     let outcome = push.run(begun).await?;
     if let Err(e) = source.forget() {
         tell(Notice::NotKept(e.to_string()));
@@ -254,6 +101,7 @@ pub async fn push(
     Ok(Pushed {
         outcome,
         held_before,
+        was_known,
     })
 }
 
@@ -269,11 +117,14 @@ struct Push<'a> {
 /// An upload to go on with.
 struct Begun {
     upload: String,
-    plan: Plan,
-    cut: Cut,
+    /// How it is sent in parts; without it, in order.
+    parts: Option<(Plan, Cut)>,
     held_before: u64,
-    /// It is finished already; only the answer was lost.
+    /// It is finished already; only the answer was lost, or its bytes were known.
     outcome: Option<Outcome>,
+    was_known: bool,
+    /// The file's own, where they were computed first.
+    digests: Option<Digests>,
 }
 
 /// A part on its way.
@@ -320,18 +171,16 @@ impl Push<'_> {
         if standing.length != Some(length) {
             return Err(self.client.odd("its upload has another length").into());
         }
-        let created = Created {
-            upload: kept.upload,
-            part_bytes: kept.part_bytes,
-        };
-        let mut begun = self.planned(created);
+        let mut begun = self.planned(kept.upload, kept.part_bytes);
         if standing.state == "done" {
             begun.held_before = length;
             begun.outcome = standing.outcome.known();
-        } else {
+        } else if let Some((plan, _)) = &mut begun.parts {
             let parts = standing.parts.ok_or(PushError::TakenOver)?;
-            begun.plan.read(standing.offset, parts.held);
-            begun.held_before = begun.plan.held_bytes();
+            plan.read(standing.offset, parts.held);
+            begun.held_before = plan.held_bytes();
+        } else {
+            begun.held_before = standing.offset;
         }
         let held = begun.held_before;
         (self.tell)(Notice::GoesOn { held, length });
@@ -341,48 +190,119 @@ impl Push<'_> {
     /// A new upload, kept beside the file before the first part is sent.
     async fn begin(&self) -> Result<Begun, PushError> {
         let length = self.source.identity.size;
-        let created = self
+        let digests = if self.order.digest_first {
+            (self.tell)(Notice::DigestFirst { length });
+            let (_allow, allowed) = watch::channel(length);
+            let digests = self.digests(self.hashing(allowed)).await?;
+            self.source.assert_unchanged()?;
+            Some(digests)
+        } else {
+            None
+        };
+        let begun = self
             .patiently("beginning the upload", || {
-                protocol::create(self.client, &self.order.target, length)
+                protocol::create(self.client, &self.order.target, length, digests.as_ref())
+            })
+            .await;
+        let created = match begun {
+            Ok(protocol::Begun::Known(outcome)) => {
+                (self.tell)(Notice::Known);
+                return Ok(Begun {
+                    held_before: length,
+                    outcome: Some(outcome),
+                    was_known: true,
+                    digests,
+                    ..self.planned(String::new(), 0)
+                });
+            }
+            Ok(protocol::Begun::Made(created)) => created,
+            Err(PushError::Refused(why)) if append::is_too_large(&why) => {
+                let upload = self.begin_in_order(why).await?;
+                return Ok(Begun {
+                    digests,
+                    ..self.planned(upload, 0)
+                });
+            }
+            Err(e) => return Err(e),
+        };
+        self.keep(&created);
+        Ok(Begun {
+            digests,
+            ..self.planned(created.upload, created.part_bytes)
+        })
+    }
+
+    /// A new upload that is sent in order, since a part is too large for something on the way.
+    async fn begin_in_order(&self, why: ClientError) -> Result<String, PushError> {
+        let length = self.source.identity.size;
+        let upload = self
+            .patiently("beginning the upload", || {
+                append::create(self.client, &self.order.target, length)
             })
             .await?;
+        (self.tell)(Notice::InOrder { why });
+        let created = Created {
+            upload,
+            part_bytes: 0,
+        };
+        self.keep(&created);
+        Ok(created.upload)
+    }
+
+    fn keep(&self, created: &Created) {
         let target = self.order.target.to_string();
         let (url, upload) = (self.client.base(), &created.upload);
         if let Err(e) = self.source.keep(url, &target, upload, created.part_bytes) {
             (self.tell)(Notice::NotKept(e.to_string()));
         }
-        Ok(self.planned(created))
     }
 
-    fn planned(&self, created: Created) -> Begun {
+    /// Of parts of no bytes there are none: such an upload is sent in order.
+    fn planned(&self, upload: String, part_bytes: u64) -> Begun {
         let cut = Cut {
             length: self.source.identity.size,
-            part_bytes: created.part_bytes,
+            part_bytes,
         };
+        let plan = || Plan::new(cut, self.order.streams, self.order.tries);
         Begun {
-            upload: created.upload,
-            plan: Plan::new(cut, self.order.streams, self.order.tries),
-            cut,
+            upload,
+            parts: (part_bytes > 0).then(|| (plan(), cut)),
             held_before: 0,
             outcome: None,
+            was_known: false,
+            digests: None,
         }
+    }
+
+    fn hashing(&self, allowed: watch::Receiver<u64>) -> AbortOnDropHandle<io::Result<Digests>> {
+        AbortOnDropHandle::new(tokio::spawn(hash::hash(
+            Arc::clone(&self.source.file),
+            self.source.identity.size,
+            allowed,
+            Arc::clone(&self.progress.hashed),
+        )))
     }
 
     /// Sends what is missing, and compares what became of it with the file.
     async fn run(&self, begun: Begun) -> Result<Outcome, PushError> {
         let (allow, allowed) = watch::channel(0);
-        let hashing = AbortOnDropHandle::new(tokio::spawn(hash::hash(
-            Arc::clone(&self.source.file),
-            self.source.identity.size,
-            allowed,
-            Arc::clone(&self.progress.hashed),
-        )));
-        let outcome = match begun.outcome {
-            Some(outcome) => outcome,
-            None => {
-                self.send_all(&begun.upload, begun.plan, begun.cut, &allow)
-                    .await?
+        let digests = match begun.digests {
+            Some(digests) => Either::Left(ready(Ok(digests))),
+            None => Either::Right(self.digests(self.hashing(allowed))),
+        };
+        let outcome = match (begun.outcome, begun.parts) {
+            (Some(outcome), _) => outcome,
+            (None, Some((plan, cut))) => {
+                match self.send_all(&begun.upload, plan, cut, &allow).await {
+                    Err(PushError::Refused(why)) if append::is_too_large(&why) => {
+                        let _gone = protocol::cancel(self.client, &begun.upload).await;
+                        let upload = self.begin_in_order(why).await?;
+                        self.send_in_order(&upload, &allow).await?
+                    }
+                    sent => sent?,
+                }
             }
+            (None, None) => self.send_in_order(&begun.upload, &allow).await?,
         };
         let length = self.source.identity.size;
         self.progress.held.store(length, Ordering::Relaxed);
@@ -391,7 +311,7 @@ impl Push<'_> {
         if left > 0 {
             (self.tell)(Notice::Hashing { left });
         }
-        let digests = self.digests(hashing).await?;
+        let digests = digests.await?;
         let (there, here) = (&outcome.sha256, digests.sha256.to_hex());
         if *there != here || outcome.blake3 != digests.blake3.to_hex() || outcome.length != length {
             // What is kept leads to bytes that nobody wants.
@@ -460,7 +380,14 @@ impl Push<'_> {
                     // A task that panicked left no word of its part: nothing can be known any more.
                     let (part, result) = landed.ok_or_else(|| self.client.odd("a part is lost"))?;
                     match result {
-                        Ok(Put::Held(offset)) => plan.stored(part, offset),
+                        Ok(Put::Held(offset)) => {
+                            plan.stored(part, offset);
+                            (self.tell)(Notice::Part {
+                                part: Some(part),
+                                held: plan.held_bytes(),
+                                length: cut.length,
+                            });
+                        }
                         Ok(Put::Finished(what)) => {
                             plan.finished();
                             outcome = Some(what);

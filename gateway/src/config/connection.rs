@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use super::settings::Secret;
 
@@ -17,6 +18,8 @@ pub struct ConnectionFlags {
     pub client_id: Option<String>,
     /// `--client-secret`.
     pub client_secret: Option<String>,
+    /// `--cacert`.
+    pub cacert: Option<PathBuf>,
     /// Whether the command also works for nobody in particular.
     pub anyone: bool,
 }
@@ -28,6 +31,8 @@ pub struct Connection {
     pub url: String,
     /// What is shown there.
     pub credential: Credential,
+    /// Certificates of whom to trust, in place of the machine's.
+    pub cacert: Option<PathBuf>,
 }
 
 /// What shows who is calling.
@@ -118,7 +123,12 @@ pub fn connection_from(
             },
         },
     };
-    Ok(Connection { url, credential })
+    let cacert = flags.cacert.clone();
+    Ok(Connection {
+        url,
+        credential,
+        cacert: cacert.or_else(|| variable("BOXGATE_CACERT").map(PathBuf::from)),
+    })
 }
 
 fn service_account(id: Option<String>, secret: Option<String>) -> Result<Credential, String> {
@@ -164,11 +174,14 @@ mod tests {
             token,
             client_id,
             client_secret,
+            cacert: None,
             anyone: false,
         };
         let environment = environment.iter().map(|(n, v)| (n.into(), v.into()));
         match connection_from(&flags, environment) {
-            Ok(Connection { url, credential }) => match credential {
+            Ok(Connection {
+                url, credential, ..
+            }) => match credential {
                 Credential::Token(token) => format!("{url} token {}", token.expose()),
                 Credential::ServiceAccount(id, key) => format!("{url} {id}:{}", key.expose()),
                 Credential::Nobody => format!("{url} nobody"),

@@ -93,6 +93,8 @@ table! {
         operations: OperationsFile = OperationsFile::default(),
         /// The log.
         log: LogFile = LogFile::default(),
+        /// What is told of traces.
+        telemetry: TelemetryFile = TelemetryFile::default(),
     }
 }
 
@@ -717,5 +719,23 @@ table! {
         level: String = "info".into(),
         /// A file that gets the same lines as standard error; empty is none.
         file: String = String::new(),
+    }
+}
+
+table! {
+    /// `[telemetry]`
+    TelemetryFile {
+        /// Spans for a collector.
+        otlp: OtlpFile = OtlpFile::default(),
+    }
+}
+
+table! {
+    /// `[telemetry.otlp]`
+    OtlpFile {
+        /// The collector; empty is none.
+        endpoint: String = String::new(),
+        /// Of a hundred traces that begin here, how many are recorded.
+        percent: u8 = 100,
     }
 }

@@ -32,6 +32,7 @@ use super::units::{ByteSize, Span};
 use crate::admission::rates;
 use crate::auth::origin::{self, Origin};
 use crate::http::freshness::Ages;
+use crate::outbound::Destination;
 use crate::route::DoorSet;
 use crate::webhook::sender;
 
@@ -125,6 +126,8 @@ pub struct Settings {
     pub operations: Operations,
     /// The log.
     pub log: Log,
+    /// The collector that spans go to, if any.
+    pub otlp: Option<Otlp>,
     /// From `BOXGATE_MASTER_KEY` or the file that `BOXGATE_MASTER_KEY_FILE` names.
     pub master_key: Option<Secret>,
     /// From the file that `BOXGATE_BOOTSTRAP_PASSWORD_FILE` names.
@@ -617,6 +620,15 @@ pub struct Log {
     pub file: Option<PathBuf>,
 }
 
+/// Settings of spans.
+#[derive(Debug, Clone)]
+pub struct Otlp {
+    /// The collector: `http://` or `https://` with a host, without a slash at the end.
+    pub endpoint: String,
+    /// Of a hundred traces that begin here, how many are recorded.
+    pub percent: u8,
+}
+
 /// The most memory the process takes under attack, and its terms; all in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ceiling {
@@ -842,6 +854,7 @@ impl Settings {
                     .into(),
             },
             log: judge.log(&file.log),
+            otlp: judge.otlp(&file.telemetry.otlp),
             master_key: environment.master_key.clone(),
             bootstrap_password: environment.bootstrap_password.clone(),
             data_dir,
@@ -1849,6 +1862,26 @@ impl Judge<'_> {
                 ByteSize::kib(256),
             ),
         }
+    }
+
+    fn otlp(&mut self, file: &file::OtlpFile) -> Option<Otlp> {
+        if file.percent > 100 {
+            self.wrong("telemetry.otlp.percent", "expected 0 to 100");
+        }
+        if file.endpoint.is_empty() {
+            return None;
+        }
+        let endpoint = file.endpoint.trim_end_matches('/').to_owned();
+        if Destination::parse(&endpoint).is_err() {
+            self.wrong(
+                "telemetry.otlp.endpoint",
+                "expected \"http://HOST:PORT\", a collector that speaks OTLP by HTTP",
+            );
+        }
+        Some(Otlp {
+            endpoint,
+            percent: file.percent,
+        })
     }
 
     fn log(&mut self, log: &file::LogFile) -> Log {

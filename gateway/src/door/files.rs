@@ -79,6 +79,11 @@ pub async fn create(gateway: &Gateway, call: Call) -> Answered {
 async fn create_in_parts(gateway: &Gateway, call: &Call) -> Answered {
     let create = native::create(&head_of(call))?;
     let turn = turn(gateway, call, Protocol::Ietf)?;
+    if native::is_checksum_deploy(&call.head.headers)
+        && let Some(progress) = turn.publish_known(&create).await?
+    {
+        return Ok(respond(native::known(&outcome(&progress))));
+    }
     let (progress, part_bytes) = turn.create_in_parts(create).await?;
     let location = gateway.upload_url(&call.facts, progress.id);
     let limits = gateway.upload_limits();

@@ -25,6 +25,7 @@ use super::{CLAIM, EVENTS, LATER, LOOK_EVERY, PAGE, place};
 use crate::door::boxvault::shape;
 use crate::gateway::Gateway;
 use crate::hooks::{Families, escaped};
+use crate::telemetry::trace;
 use crate::webhook::spread::{self, Spreading};
 
 /// How long a plugin is let alone at most: one that works again must not wait for hours.
@@ -224,7 +225,8 @@ async fn ask(gateway: &Gateway, row: &Straggler, event: &Event) -> Result<Option
     let (plugin, delays) = (row.plugin.as_str(), &gateway.settings.webhooks.delays);
     let data = serde_json::from_str(&event.data).unwrap_or_default();
     let facts = Arc::new(spread::facts_of(event, data));
-    let failed = match gateway.scripts.on_event_of(plugin, &facts).await {
+    let asking = gateway.scripts.on_event_of(plugin, &facts);
+    let failed = match trace::within(event.trace.as_deref(), asking).await {
         Ok(decision) => return Ok(Some(decision.verdict.deliver)),
         Err(failed) => failed,
     };

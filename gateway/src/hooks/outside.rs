@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use boxgate_scripting::http::{HttpClient, HttpFault, HttpReply, HttpRequest};
+use boxgate_storage::trace;
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use moka::sync::Cache;
@@ -184,6 +185,7 @@ impl HttpClient for Outside {
     fn send(&self, mut request: HttpRequest) -> Result<HttpReply, HttpFault> {
         let time = request.timeout;
         let mut caller = request.caller.take();
+        let baggage = request.baggage.take();
         let asked = async {
             tokio::select! {
                 answer = timeout(time, self.ask_again(&request)) => answer.unwrap_or_else(|_late| {
@@ -192,10 +194,18 @@ impl HttpClient for Outside {
                 () = gone(&mut caller) => Err(Gone::new("http.cancelled", "whoever asked is gone".into())),
             }
         };
-        match self.handle.block_on(asked) {
+        let answer = match baggage {
+            Some(trace) => self.handle.block_on(trace::within(trace, asked)),
+            None => self.handle.block_on(asked),
+        };
+        match answer {
             Ok(answer) => Ok(reply(&answer)),
             Err(Gone(fault)) => Err(fault),
         }
+    }
+
+    fn baggage(&self) -> Option<Arc<str>> {
+        trace::current()
     }
 }
 

@@ -6,7 +6,7 @@
 //! sent again.
 
 use boxgate_storage::digest::Digest;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 
 use super::command::{Concat, Create, Ends, Limits, Older, Reply, RequestHead, Standing};
@@ -16,6 +16,8 @@ use crate::refusal::Refusal;
 
 /// Bytes of each part but the last.
 pub const UPLOAD_PART_SIZE: HeaderName = HeaderName::from_static("upload-part-size");
+/// As Artifactory spells it: whether bytes that are held already need not be sent.
+pub const X_CHECKSUM_DEPLOY: HeaderName = HeaderName::from_static("x-checksum-deploy");
 /// Parts beyond the committed ones that are taken: what is ahead has to wait for SHA-256, which runs in
 /// order, and may have to be read again for it.
 pub const WINDOW_PARTS: u64 = 16;
@@ -61,6 +63,17 @@ pub fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
         concat: Concat::Alone,
         older: Older::Stay,
     })
+}
+
+/// Whether bytes that are held already need not be sent.
+pub fn is_checksum_deploy(headers: &HeaderMap) -> bool {
+    let told = headers.get(X_CHECKSUM_DEPLOY);
+    told.is_some_and(|told| told.as_bytes().eq_ignore_ascii_case(b"true"))
+}
+
+/// Answers a creation whose bytes were held already: it is published.
+pub fn known(outcome: &Value) -> Reply {
+    Reply::new(StatusCode::OK).body(Some(outcome))
 }
 
 /// Which part a request carries.

@@ -5,9 +5,11 @@
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
+use boxgate_storage::trace;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
@@ -27,6 +29,8 @@ use crate::http::response;
 use crate::request::{RequestFacts, client_ip};
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::{AccessLine, CLIENT_LEFT};
+use crate::telemetry::otlp::{Side, Span, Spans};
+use crate::telemetry::trace::Trace;
 
 /// Names the request in every error answer; the log finds it by the same id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -102,12 +106,17 @@ impl Exchange {
             RequestFacts::new(client, authority)
                 .at(way.listener)
                 .by(way.scheme)
-                .through(way.peer),
+                .through(way.peer)
+                .traced(
+                    &head.headers,
+                    self.telemetry.spans().is_some_and(Spans::begins),
+                ),
         );
         let end = RequestEnd {
             telemetry: Arc::clone(&self.telemetry),
             facts: Arc::clone(&facts),
             state: Arc::clone(&state),
+            method: head.method.clone(),
             status: None,
             over: false,
         };
@@ -159,12 +168,17 @@ impl Exchange {
         }
         let responder = Arc::clone(&self.responder);
         let span = tracing::info_span!("request", request_id = facts.id());
+        let trace = facts.trace().map(Trace::to_text);
         Box::pin(
             self.working.track_future(
                 async move {
                     // The call itself is inside, so that a panic in it is caught too.
                     let work =
                         async move { responder.respond(Request::from_parts(head, inbound)).await };
+                    let work = match trace {
+                        Some(trace) => Either::Left(trace::within(trace, work)),
+                        None => Either::Right(work),
+                    };
                     let answer = match AssertUnwindSafe(work).catch_unwind().await {
                         Ok(answer) => answer,
                         Err(_) => panicked(&end),
@@ -275,6 +289,7 @@ pub(super) struct RequestEnd {
     telemetry: Arc<Telemetry>,
     facts: Arc<RequestFacts>,
     state: Arc<ConnState>,
+    method: Method,
     status: Option<u16>,
     over: bool,
 }
@@ -302,7 +317,35 @@ impl RequestEnd {
             duration,
             upload_id: facts.upload(),
             plugins: &plugins,
+            trace_id: facts.trace().map(Trace::id).as_deref(),
         });
+        if let (Some(trace), Some(spans)) = (facts.trace(), self.telemetry.spans()) {
+            spans.record(self.span(trace, duration, bytes_out));
+        }
+    }
+
+    fn span(&self, trace: &Trace, took: Duration, bytes_out: u64) -> Span {
+        let facts = &self.facts;
+        let route = facts.route().unwrap_or("none");
+        let mut told = vec![
+            ("http.request.method", self.method.as_str().into()),
+            ("url.scheme", facts.scheme().into()),
+            ("boxgate.route", route.into()),
+            ("boxgate.request_id", facts.id().into()),
+            ("boxgate.bytes_in", facts.bytes_in().into()),
+            ("boxgate.bytes_out", bytes_out.into()),
+        ];
+        if let Some(upload) = facts.upload() {
+            told.push(("boxgate.upload_id", upload.into()));
+        }
+        Span {
+            trace: trace.clone(),
+            name: format!("{} {route}", self.method),
+            side: Side::Server,
+            took,
+            status: self.status,
+            facts: told,
+        }
     }
 }
 

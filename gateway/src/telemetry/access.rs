@@ -31,6 +31,8 @@ pub struct AccessLine<'a> {
     pub upload_id: Option<&'a str>,
     /// The plugins that had a part in the answer.
     pub plugins: &'a [String],
+    /// The trace that the request belongs to. The key is there only then.
+    pub trace_id: Option<&'a str>,
 }
 
 /// The status of a request whose client left before the answer; no HTTP status, but what other
@@ -56,6 +58,9 @@ impl AccessLine<'_> {
         line.optional("upload_id", self.upload_id);
         // Names of plugins have nothing that JSON escapes.
         line.raw("plugins", format_args!("{:?}", self.plugins));
+        if let Some(trace) = self.trace_id {
+            line.text("trace_id", trace);
+        }
         line.finish()
     }
 }
@@ -75,6 +80,7 @@ mod tests {
         duration: Duration::from_micros(1500),
         upload_id: None,
         plugins: &[],
+        trace_id: None,
     };
 
     #[test]
@@ -98,6 +104,16 @@ mod tests {
                 "plugins",
             ]
         );
+    }
+
+    #[test]
+    fn a_request_of_a_trace_says_so_at_the_end() {
+        let line = AccessLine {
+            trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736"),
+            ..LINE
+        };
+        let told = r#""plugins":[],"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}"#;
+        assert!(line.to_json().ends_with(told), "{}", line.to_json());
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub ingest_copied_bytes: IntCounterVec,
     pub upkeep: Upkeep,
     log_lines_dropped: IntGauge,
+    pub spans_exported: IntCounter,
+    pub spans_lost: IntCounter,
     process: Process,
 }
 
@@ -315,6 +317,7 @@ impl Metrics {
     ///
     /// # Panics
     /// When a name of this file stands twice; any test finds that.
+    #[expect(clippy::too_many_lines, reason = "a few lines for each metric")]
     pub fn new() -> Self {
         let make = Maker(Registry::new());
         Self {
@@ -412,6 +415,14 @@ impl Metrics {
             log_lines_dropped: make.gauge(
                 "boxgate_log_lines_dropped",
                 "Log lines lost since the start because standard error or the log file was too slow.",
+            ),
+            spans_exported: make.counter(
+                "boxgate_telemetry_spans_exported_total",
+                "Spans that the collector took.",
+            ),
+            spans_lost: make.counter(
+                "boxgate_telemetry_spans_lost_total",
+                "Spans that found no room, or that the collector did not take.",
             ),
             process: Process::new(&make),
             registry: make.0,

@@ -18,6 +18,7 @@ use super::catalogue;
 use super::terms::{self, Terms};
 use crate::gateway::Gateway;
 use crate::outbound::Destination;
+use crate::telemetry::trace::Trace;
 
 /// Endpoints read at once.
 const PAGE: u32 = 500;
@@ -259,6 +260,7 @@ impl<'s> Spreading<'s> {
         body: usize,
         (headers, blocked): (Option<String>, Option<String>),
     ) {
+        let headers = told_of_trace(headers, telling.event.trace.as_deref());
         self.spread.letters.push(Letter {
             endpoint: subscriber.id.clone(),
             message: telling.message.clone(),
@@ -270,6 +272,31 @@ impl<'s> Spreading<'s> {
             occurred: telling.event.occurred,
         });
     }
+}
+
+/// Fields of a delivery with the trace that its event belongs to, where they do not say one and there is room for it.
+fn told_of_trace(headers: Option<String>, trace: Option<&str>) -> Option<String> {
+    let Some(trace) = trace.and_then(Trace::parse) else {
+        return headers;
+    };
+    let given = headers.as_deref().unwrap_or("{}");
+    let Ok(mut fields) = serde_json::from_str::<BTreeMap<String, String>>(given) else {
+        return headers;
+    };
+    if fields
+        .keys()
+        .any(|name| name.eq_ignore_ascii_case("traceparent"))
+    {
+        return headers;
+    }
+    let told = trace.fields().filter_map(|(name, value)| {
+        Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+    });
+    fields.extend(told);
+    if terms::headers(&fields).is_err() {
+        return headers;
+    }
+    Some(json!(fields).to_string())
 }
 
 /// What the plugin of an endpoint says of an event; `Err` is why the delivery waits.
@@ -542,6 +569,7 @@ mod tests {
             occurred: UnixMillis(1_469_918_176_385),
             depth: 0,
             causes: Vec::new(),
+            trace: None,
         }
     }
 

@@ -7,7 +7,7 @@ from harness import Checks, Gateway, bytes_of, eventually, sha256
 
 check = Checks()
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-RESERVED = """admin api assets badge blobs boxes download favicon.ico files health hooks keys livez metrics openapi.json
+RESERVED = """admin api assets badge blobs boxes download favicon.ico files health hooks keys livez metrics openapi openapi.json
     providers readyz robots.txt runtime runtimes servers uploads""".split()
 BAD_NAMES = ["", ".hidden", "-rf", "a..b", "a b", "a/b", "b\u00fccher", "a\0b", "x" * 129]
 

@@ -52,4 +52,29 @@ for page in QUICKSTART FAQ OPERATIONS; do
     equal "$page: it stops when told" 0 "$STOPPED_WITH"
 done
 
+# --- pages beside a gateway that is there already ---
+PLACE=$WORK/beside
+mkdir -p "$PLACE/output"
+BOXGATE_LOG__FILE=$PLACE/boxvault.log DATA=$WORK/beside-data start_gateway --organization acme
+for name in web db; do
+    "$GATEWAY" sample-box "$PLACE/$name.box" >/dev/null
+    mkdir "$PLACE/$name"
+    tar -C "$PLACE/$name" -xf "$PLACE/$name.box"
+    jq -c '. + {architecture: "amd64"}' "$PLACE/$name/metadata.json" >"$PLACE/metadata.json"
+    mv "$PLACE/metadata.json" "$PLACE/$name/"
+    tar -C "$PLACE/$name" -cf "$PLACE/output/$name.box" .
+done
+# beside PAGE NAME: a block of it, in PLACE, with what a CI or a terminal has.
+beside() {
+    block "$1" "$2" | sed "s|/var/log/boxvault/boxvault.log|$PLACE/boxvault.log|" >"$PLACE.sh"
+    succeeds "$1, $2" env -C "$PLACE" BOXGATE_URL="$URL" BOXGATE_TOKEN="$CLIENT_SECRET" VERSION=1.0.0 REQUEST_ID=none \
+        bash -euo pipefail "$PLACE.sh"
+}
+beside docs/ci/README several
+matches "both boxes are there" 'acme/db/1\.0\.0/virtualbox/amd64' "$(cat "$WORK/out")"
+beside docs/logs/README asked
+stop_gateway TERM
+block docs/monitoring/README checked | grep '^promtool' >"$PLACE.sh"
+succeeds "docs/monitoring/README, checked" env -C "$ROOT/docs/monitoring" PATH="$TOOLS/bin:$PATH" bash -euo pipefail "$PLACE.sh"
+
 finish

@@ -4,10 +4,12 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use boxgate::client::Client;
 use boxgate::client::push::body::{FileBody, Flight};
 use boxgate::client::push::plan::Cut;
-use boxgate::client::push::protocol::{self, Created, Put};
+use boxgate::client::push::protocol::{self, Begun, Created, Put};
 use boxgate::client::push::source::Source;
 use boxgate::client::push::{Notice, Order, Progress, PushError, Pushed, push};
 use boxgate::config::connection::Credential;
@@ -36,6 +38,7 @@ impl Scene {
         let connection = Connection {
             url: format!("http://{}", running.address),
             credential: Credential::Token(Secret::new(running.owner.clone())),
+            cacert: None,
         };
         let directory = tempfile::tempdir().unwrap();
         let scene = Self {
@@ -65,6 +68,7 @@ impl Scene {
             streams: 2,
             tries: 2,
             afresh,
+            digest_first: false,
         }
     }
 
@@ -72,8 +76,10 @@ impl Scene {
     async fn left(&self, version: &str, parts: &[u64]) -> Created {
         let order = self.order(version, false);
         let source = Source::open(&order.file).unwrap();
-        let created = protocol::create(&self.client, &order.target, LENGTH).await;
-        let created = created.unwrap();
+        let begun = protocol::create(&self.client, &order.target, LENGTH, None).await;
+        let Begun::Made(created) = begun.unwrap() else {
+            panic!("nobody said what bytes these are");
+        };
         assert_eq!(created.part_bytes, PART);
         let target = order.target.to_string();
         source
@@ -242,6 +248,7 @@ async fn a_no_ends_the_push_at_once() {
         let connection = Connection {
             url: scene.client.base().to_owned(),
             credential: Credential::Token(Secret::new(token)),
+            cacert: None,
         };
         let client = Client::try_new(&connection).unwrap();
         let order = scene.order("1.0", false);
@@ -252,5 +259,75 @@ async fn a_no_ends_the_push_at_once() {
         assert_eq!(error.status(), Some(status));
         assert!(!error.is_temporary());
     }
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_the_organization_holds_are_published_by_their_digest_and_not_sent() {
+    let scene = Scene::set().await;
+    let by_digest = async |version: &str| {
+        let order = Order {
+            digest_first: true,
+            ..scene.order(version, false)
+        };
+        push(&scene.client, &order, &Progress::default(), &|_| {})
+            .await
+            .unwrap()
+    };
+    let first = by_digest("1.0").await;
+    assert!(!first.was_known, "nobody had them");
+    assert_eq!(first.held_before, 0);
+    let again = by_digest("2.0").await;
+    assert!(again.was_known);
+    assert_eq!(again.held_before, LENGTH);
+    assert_eq!(again.outcome, first.outcome);
+    scene.is_published("2.0").await;
+    // The blob is one, and goes with its last name alone.
+    let path = "/api/organization/acme/box/web/version/1.0";
+    let delete = Request::new("DELETE", path).token(&scene.running.owner);
+    assert_eq!(scene.running.send(delete).await.status, 200);
+    scene.is_published("2.0").await;
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_only_others_hold_are_sent() {
+    let scene = Scene::set().await;
+    scene.push("1.0", false).await.0.unwrap();
+    let sha256 = <sha2::Sha256 as sha2::Digest>::digest(content(LENGTH));
+    let sha256 = STANDARD.encode(sha256);
+    let begin = async |path: &str, token: &str, digest: &str| {
+        let request = Request::new("POST", path)
+            .token(token)
+            .header("Upload-Length", &LENGTH.to_string())
+            .header("X-Checksum-Deploy", "true")
+            .header("Repr-Digest", digest);
+        scene.running.send(request).await
+    };
+    let told = format!("sha-256=:{sha256}:");
+    let outsider = scene.running.account("outsider", PlatformRole::User).await;
+    let metadata = &scene.running.gateway.metadata;
+    let others = "others".parse().unwrap();
+    metadata
+        .create_organization(&others, None, outsider)
+        .await
+        .unwrap();
+    let token = scene
+        .running
+        .token(outsider, TokenKind::Personal, None)
+        .await;
+    let theirs = "/files?target=others/web/1.0/virtualbox/amd64";
+    let ours = "/files?target=acme/web/2.0/virtualbox/amd64";
+    let reply = begin(theirs, &token, &told).await;
+    assert_eq!(reply.status, 201, "{}", reply.head);
+    assert!(reply.header("Upload-Part-Size").is_some());
+    assert_eq!(begin(ours, &token, &told).await.status, 404);
+    let with_another = format!("{told}, sha-512=:{}:", STANDARD.encode([0; 64]));
+    for digest in ["", "sha-256=:AAAA:", &with_another] {
+        let reply = begin(ours, &scene.running.owner, digest).await;
+        assert_ne!(reply.status, 200, "{digest}");
+    }
+    let reply = begin(ours, &scene.running.owner, &told).await;
+    assert_eq!(reply.status, 200, "{}", reply.head);
     scene.running.stop().await;
 }

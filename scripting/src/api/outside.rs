@@ -11,7 +11,7 @@ use super::json::{from_json, to_json};
 use super::list::List;
 use super::types::Secret;
 use super::{add, field};
-use crate::call::{caller, context, count_http, host, may_wait, scene};
+use crate::call::{baggage, caller, context, count_http, host, may_wait, scene};
 use crate::error::{refusal, too_large};
 use crate::facts::Bytes;
 use crate::guard;
@@ -193,6 +193,7 @@ fn send(method: &str, url: &str, body: &Dynamic, options: &Map) -> Answer<Reply>
         retries,
         reach: host.http_reach.clone(),
         caller: caller(),
+        baggage: baggage(),
     };
     let deeds = context().map(|context| Arc::clone(&context.deeds));
     let changes = deeds.as_ref().filter(|_| method != "GET");

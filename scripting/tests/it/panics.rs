@@ -17,6 +17,10 @@ impl HttpClient for Faulty {
     fn send(&self, request: HttpRequest) -> Result<HttpReply, HttpFault> {
         panic!("no answer for {:?}", request.headers);
     }
+
+    fn baggage(&self) -> Option<Arc<str>> {
+        None
+    }
 }
 
 fn scripts(on_failure: &str) -> (Folder, Scripts) {

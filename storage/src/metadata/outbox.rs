@@ -35,6 +35,8 @@ pub struct Event {
     pub depth: u32,
     /// The plugins that led to it, the first first.
     pub causes: Vec<String>,
+    /// The trace that it belongs to.
+    pub trace: Option<String>,
 }
 
 /// An event of a plugin's own.
@@ -61,7 +63,7 @@ impl Metadata {
         const OP: &str = "outbox.events";
         let mut reader = self.reader(OP).await?;
         sqlx::query(
-            "SELECT seq, id, name, data, occurred_ms, depth, causes FROM outbox
+            "SELECT seq, id, name, data, occurred_ms, depth, causes, trace FROM outbox
              WHERE seq > $1 ORDER BY seq LIMIT $2",
         )
         .bind(after)
@@ -83,6 +85,7 @@ impl Metadata {
                         .map_err(|e| Error::new(ErrorKind::Damaged, OP, "causes").with_source(e))?,
                     None => Vec::new(),
                 },
+                trace: row.opt_text("trace")?,
             })
         })
         .collect()
@@ -256,8 +259,8 @@ async fn record(
     let (id, data) = draft.seal(actor, tx.now)?;
     let seq = tx.next_id("outbox").await?;
     sqlx::query(
-        "INSERT INTO outbox (seq, id, name, data, depth, occurred_ms, causes)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO outbox (seq, id, name, data, depth, occurred_ms, causes, trace)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(seq)
     .bind(id)
@@ -266,6 +269,7 @@ async fn record(
     .bind(i64::from(depth))
     .bind(tx.now.0)
     .bind(causes)
+    .bind(tx.trace.as_deref())
     .execute(&mut tx.connection)
     .await
     .at("outbox.append", &*name)

@@ -10,7 +10,7 @@ use super::sql::At as _;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Number, name and text; a text that was released never changes (its checksum is compared).
-const MIGRATIONS: [(i64, &str, &str); 20] = [
+const MIGRATIONS: [(i64, &str, &str); 21] = [
     (1, "house", include_str!("migrations/0001_house.sql")),
     (2, "pieces", include_str!("migrations/0002_pieces.sql")),
     (3, "joins", include_str!("migrations/0003_joins.sql")),
@@ -38,6 +38,7 @@ const MIGRATIONS: [(i64, &str, &str); 20] = [
         include_str!("migrations/0018_announced.sql"),
     ),
     (20, "boxvault", include_str!("migrations/0020_boxvault.sql")),
+    (24, "traces", include_str!("migrations/0024_traces.sql")),
     (25, "rates", include_str!("migrations/0025_rates.sql")),
 ];
 

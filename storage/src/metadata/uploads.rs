@@ -6,6 +6,7 @@
 mod find;
 mod gate;
 mod joins;
+mod known;
 mod listing;
 mod pieces;
 mod publish;
@@ -27,6 +28,7 @@ use crate::error::Result;
 use crate::sidecar::Sidecar;
 use crate::store::{Receipt, Receipts};
 
+pub use known::{Known, Naming};
 pub use listing::NamedUpload;
 pub(super) use rows::{end_open_of, let_go};
 #[cfg(feature = "conformance")]

@@ -37,6 +37,8 @@ pub(super) struct Tx {
     pub(super) now: UnixMillis,
     /// What leads to the change that is made.
     pub(super) cause: Option<Arc<Cause>>,
+    /// The trace that the change belongs to.
+    pub(super) trace: Option<Arc<str>>,
     doomed_for: Duration,
 }
 
@@ -466,6 +468,7 @@ async fn begin(
         connection,
         now: options.clock.now(),
         cause: None,
+        trace: None,
         doomed_for: options.doomed_for,
     };
     let begun = async {

@@ -30,6 +30,7 @@ use crate::metadata::uploads::{
     Fence, HeldPiece, Keep, MostOpen, NewUpload, Piece, Pieces, Sender, Source, Target, UploadRow,
 };
 use crate::store::{Intake, Store, UploadSink};
+use crate::trace::carried;
 
 /// Takes uploads in; one per process, cheap to clone.
 #[derive(Debug, Clone)]
@@ -351,7 +352,8 @@ impl UploadEngine {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let done = self.inner.background.spawn(work(Arc::clone(&self.inner)));
+        let work = carried(work(Arc::clone(&self.inner)));
+        let done = self.inner.background.spawn(work);
         done.await.unwrap_or_else(|panicked| {
             Err(Error::new(ErrorKind::Internal, op, "upload").with_source(panicked))
         })

@@ -29,6 +29,7 @@ use crate::digest::{BLOCK_BYTES, Digest, DigestHasher, PieceHasher};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::metadata::uploads::{Fence, Piece, Pieces, Published, UploadState};
 use crate::store::Run;
+use crate::trace::carried;
 
 const OP: &str = "upload.piece";
 /// The operation in the error of a piece that came so slowly that its memory went to others.
@@ -372,7 +373,7 @@ impl PieceWriter {
             return Err(ended("upload.finish", self.id));
         };
         let background = work.seat.assembly.engine.background.clone();
-        let finished = background.spawn(work.finish());
+        let finished = background.spawn(carried(work.finish()));
         finished.await.unwrap_or_else(|panicked| {
             let error = Error::new(ErrorKind::Internal, "upload.finish", self.id.to_string());
             Err(error.with_source(panicked))

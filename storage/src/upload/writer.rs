@@ -13,6 +13,7 @@ use crate::blob::UploadId;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::uploads::Published;
+use crate::trace::carried;
 
 /// The writing end of one upload. Dropping it gives the upload up in the background, or pauses it
 /// there ([`Keep::UntilIdle`](super::Keep::UntilIdle)).
@@ -229,7 +230,7 @@ impl UploadWriter {
         drop(self.enter("upload.finish")?);
         let active = self.take("upload.finish")?;
         let background = active.engine.background.clone();
-        let finished = background.spawn(active.finish());
+        let finished = background.spawn(carried(active.finish()));
         finished.await.unwrap_or_else(|panicked| {
             let error = Error::new(ErrorKind::Internal, "upload.finish", self.id.to_string());
             Err(error.with_source(panicked))

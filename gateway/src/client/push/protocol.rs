@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::digest::content::Digests;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -104,33 +107,60 @@ pub enum Put {
     Finished(Outcome),
 }
 
-/// Makes an upload of so many bytes.
+/// What beginning came to.
+#[derive(Debug)]
+pub enum Begun {
+    /// An upload that takes parts.
+    Made(Created),
+    /// The organization held its bytes already, and it is published.
+    Known(Outcome),
+}
+
+/// Makes an upload of so many bytes. With their digests, what the organization holds already is published at once;
+/// a gateway that does not know of that makes an upload as ever.
 ///
 /// # Errors
 /// As [`Client::send`].
-pub async fn create(client: &Client, file: &BoxRef, length: u64) -> Result<Created, ClientError> {
-    let target = file.to_string();
-    let path = format!(
-        "/files?target={}",
-        utf8_percent_encode(&target, NON_ALPHANUMERIC)
-    );
-    let request = client
-        .request(Method::POST, &path)
-        .header("upload-length", length)
-        .body(Body::default());
-    let answer = client.send(request).await?;
+pub async fn create(
+    client: &Client,
+    file: &BoxRef,
+    length: u64,
+    digests: Option<&Digests>,
+) -> Result<Begun, ClientError> {
+    let mut request = client
+        .request(Method::POST, &place_of(file))
+        .header("upload-length", length);
+    if let Some(digests) = digests {
+        let sha256 = STANDARD.encode(digests.sha256.0);
+        request = request
+            .header("x-checksum-deploy", "true")
+            .header("repr-digest", format!("sha-256=:{sha256}:"));
+    }
+    let answer = client.send(request.body(Body::default())).await?;
+    if answer.status == StatusCode::OK {
+        let outcome = answer.json::<MaybeOutcome>()?.known();
+        let untold = || client.odd("it does not say what the upload became");
+        return outcome.map(Begun::Known).ok_or_else(untold);
+    }
     let part_bytes = number(&answer, "upload-part-size");
     let part_bytes = part_bytes.filter(|bytes| (1..LARGEST_PART).contains(bytes));
     let location = answer.headers.get(LOCATION).and_then(|v| v.to_str().ok());
     let upload = location.and_then(|location| joined(client.base(), location));
     match (upload, part_bytes) {
-        (Some(upload), Some(part_bytes)) => Ok(Created { upload, part_bytes }),
+        (Some(upload), Some(part_bytes)) => Ok(Begun::Made(Created { upload, part_bytes })),
         _ => Err(client.odd("it takes no uploads in parts; is it an older one?")),
     }
 }
 
+/// Where uploads are made that become this file.
+pub(super) fn place_of(file: &BoxRef) -> String {
+    let target = file.to_string();
+    let target = utf8_percent_encode(&target, NON_ALPHANUMERIC);
+    format!("/files?target={target}")
+}
+
 /// An address that the gateway gave, made whole; `None` for one that would show the credential to all.
-fn joined(base: &str, location: &str) -> Option<String> {
+pub(super) fn joined(base: &str, location: &str) -> Option<String> {
     let base = Url::parse(base).ok()?;
     let joined = base.join(location).ok()?;
     let weaker = base.scheme() == "https" && joined.scheme() != "https";
@@ -174,15 +204,7 @@ pub async fn put(
         .request(Method::PUT, &format!("{upload}/parts/{part}"))
         .header(CONTENT_TYPE, "application/octet-stream")
         .body(Body::wrap(body));
-    let answer = tokio::select! {
-        answer = client.send(request) => answer?,
-        () = stalled(flight) => {
-            return Err(ClientError::Unreachable {
-                url: client.base().to_owned(),
-                why: format!("nothing moved for {} s", STALLED.as_secs()),
-            });
-        }
-    };
+    let answer = unless_stalled(client, flight, client.send(request)).await?;
     if answer.status == StatusCode::CREATED {
         let outcome = answer.json::<MaybeOutcome>()?.known();
         return match outcome {
@@ -193,6 +215,21 @@ pub async fn put(
     match number(&answer, "upload-offset") {
         Some(offset) => Ok(Put::Held(offset)),
         None => Err(client.odd("it does not say how far the upload is")),
+    }
+}
+
+/// The answer to a request with bytes of the file, unless those stop moving.
+pub(super) async fn unless_stalled(
+    client: &Client,
+    flight: &Flight,
+    sending: impl Future<Output = Result<Answer, ClientError>>,
+) -> Result<Answer, ClientError> {
+    tokio::select! {
+        answer = sending => answer,
+        () = stalled(flight) => Err(client.unreachable(format!(
+            "nothing moved for {} s",
+            STALLED.as_secs()
+        ))),
     }
 }
 
@@ -209,7 +246,7 @@ async fn stalled(flight: &Flight) {
     }
 }
 
-fn number(answer: &Answer, name: &str) -> Option<u64> {
+pub(super) fn number(answer: &Answer, name: &str) -> Option<u64> {
     answer.header(name)?.parse().ok()
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::boxitory::document::{box_path, file_path};
 use crate::boxitory::index::Shelf;
+use crate::http::html::escaped;
 
 /// All boxes, each with its providers.
 pub(super) fn list(shelves: &[Arc<Shelf>], prefix: &str) -> String {
@@ -46,19 +47,4 @@ pub(super) fn nothing() -> String {
     "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"UTF-8\"><title>Not Found</title></head>\n<body>\n\
      <h1>404 Not Found</h1>\n</body>\n</html>\n"
         .to_owned()
-}
-
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
-    safe
 }

@@ -678,6 +678,7 @@ impl State {
             occurred: now,
             depth: 0,
             causes: Vec::new(),
+            trace: None,
         });
         Ok(())
     }
