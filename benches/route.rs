@@ -6,29 +6,13 @@
 
 use std::hint::black_box;
 
-use boxgate::config::settings::{Door, Doors};
 use boxgate::route::{ROUTES, Router};
+use boxgate_benches::hot::doors;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::Method;
 
 fn route(criterion: &mut Criterion) {
-    let open = || Door {
-        enabled: true,
-        prefix: String::new(),
-    };
-    let doors = Doors {
-        boxvault: open(),
-        vagrant: open(),
-        vagrant_cloud: open(),
-        files: open(),
-        blobs: open(),
-        hooks: open(),
-        providers: open(),
-        runtime: open(),
-        boxitory: open(),
-        operations: open(),
-    };
-    let router = Router::try_new(&doors).expect("no row shadows another");
+    let router = Router::try_new(&doors()).expect("no row shadows another");
     let all: Vec<(&Method, String)> = ROUTES
         .iter()
         .map(|row| (&row.method, row.path.replace(['{', '}'], "")))

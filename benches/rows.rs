@@ -18,6 +18,8 @@ use boxgate_storage::upload::{EngineOptions, Keep, UploadEngine, UploadIntent, U
 pub struct Rows {
     /// The engine.
     pub uploads: UploadEngine,
+    /// Its rows.
+    pub ledger: Arc<dyn Ledger>,
     account: AccountId,
     organization: OrganizationId,
 }
@@ -61,7 +63,7 @@ impl Rows {
         organization: OrganizationId,
     ) -> Self {
         let uploads = UploadEngine::new(EngineOptions {
-            ledger,
+            ledger: Arc::clone(&ledger),
             stores: [("main".to_owned(), store.clone())].into(),
             default_store: "main".into(),
             shared: false,
@@ -75,6 +77,7 @@ impl Rows {
         });
         Self {
             uploads,
+            ledger,
             account,
             organization,
         }

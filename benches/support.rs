@@ -8,6 +8,7 @@
     reason = "a bench that cannot go on panics"
 )]
 
+pub mod hot;
 pub mod rows;
 
 use std::convert::Infallible;

@@ -329,10 +329,7 @@ impl Gateway {
 
     /// Path of a box file.
     pub(crate) fn file_path(&self, name: &str, version: &str) -> String {
-        format!(
-            "/api/organization/{}/box/{name}/version/{version}/provider/virtualbox/architecture/amd64/file",
-            self.organization
-        )
+        file_path(&self.organization, name, version)
     }
 
     /// Its metrics.
@@ -340,16 +337,7 @@ impl Gateway {
     /// # Errors
     /// When they are not answered with 200.
     pub(crate) async fn metrics(&self) -> Result<Metrics> {
-        let ask = Ask {
-            method: "GET",
-            path: "/metrics",
-            token: None,
-        };
-        let answer = http::get(self.address, ask).await?;
-        if answer.status != 200 {
-            return Err(self.complaint(&format!("answers {} to /metrics", answer.status)));
-        }
-        Ok(Metrics(String::from_utf8_lossy(&answer.body).into_owned()))
+        metrics(self.address).await
     }
 
     /// Waits until no upload is in progress. Returns how many are left after a minute.
@@ -393,6 +381,59 @@ impl Gateway {
 
 fn complaint(log: &Path, what: &str) -> Failure {
     Failure::said(format!("the gateway {what} (its log: {})", log.display()))
+}
+
+/// A gateway that somebody else started, on plain HTTP.
+#[derive(Debug, Clone)]
+pub(crate) struct Deployed {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// A credential that may upload to the organization, and take away what it uploaded.
+    pub(crate) token: String,
+    /// Where boxes are put.
+    pub(crate) organization: String,
+}
+
+impl Deployed {
+    /// Looks its name up.
+    ///
+    /// # Errors
+    /// When the URL is not `http://HOST:PORT`, or has no address.
+    pub(crate) async fn at(url: &str, token: &str, organization: &str) -> Result<Self> {
+        let unfit = || Failure::said(format!("{url:?} is not http://HOST:PORT"));
+        let host = url.strip_prefix("http://").ok_or_else(unfit)?;
+        let host = host.trim_end_matches('/');
+        let mut found = tokio::net::lookup_host(host).await.map_err(|_e| unfit())?;
+        Ok(Self {
+            address: found.next().ok_or_else(unfit)?,
+            token: token.to_owned(),
+            organization: organization.to_owned(),
+        })
+    }
+}
+
+/// Path of a box file.
+pub(crate) fn file_path(organization: &str, name: &str, version: &str) -> String {
+    format!(
+        "/api/organization/{organization}/box/{name}/version/{version}/provider/virtualbox/architecture/amd64/file"
+    )
+}
+
+/// What a gateway tells of itself.
+///
+/// # Errors
+/// When it is not answered with 200.
+pub(crate) async fn metrics(address: SocketAddr) -> Result<Metrics> {
+    let ask = Ask {
+        method: "GET",
+        path: "/metrics",
+        token: None,
+    };
+    let answer = http::get(address, ask).await?;
+    if answer.status != 200 {
+        return Err(Failure::said(format!("/metrics: {}", answer.in_short())));
+    }
+    Ok(Metrics(String::from_utf8_lossy(&answer.body).into_owned()))
 }
 
 /// Prometheus' text.

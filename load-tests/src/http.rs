@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use crate::content::{Checker, Content};
 use crate::error::{Failure, Result};
 
-/// The longest head or JSON answer that is read.
-const ANSWER_BYTES: u64 = 1 << 20;
+/// The longest head, JSON answer or range that is read.
+const ANSWER_BYTES: u64 = 8 << 20;
 /// What one read of a download takes at most.
 const READ_BYTES: usize = 256 << 10;
 

@@ -22,6 +22,12 @@ impl Latency {
         let _fits = self.0.record(us);
     }
 
+    /// Adds all of another.
+    pub(crate) fn add(&mut self, other: &Self) {
+        // Both resize themselves, so nothing is out of range.
+        let _fits = self.0.add(&other.0);
+    }
+
     /// Milliseconds that `percent` of a hundred did not exceed.
     pub(crate) fn percentile_ms(&self, percent: f64) -> f64 {
         #[expect(

@@ -10,6 +10,7 @@ mod arms;
 mod baseline;
 mod boxitory;
 mod clouds;
+mod compare;
 mod content;
 mod error;
 mod gateway;
@@ -22,6 +23,7 @@ mod process;
 mod report;
 mod scenario;
 mod survival;
+mod variants;
 mod webhooks;
 mod worker;
 
@@ -34,7 +36,10 @@ use clap::{Parser, Subcommand};
 
 use crate::boxitory::Measured;
 use crate::clouds::Costs;
+use crate::compare::serve::Plain;
+use crate::compare::{Comparison, Size};
 use crate::error::{Failure, Result};
+use crate::gateway::Deployed;
 use crate::play::Options;
 use crate::scenario::Scenario;
 use crate::survival::forget::Forget;
@@ -42,6 +47,7 @@ use crate::survival::full::Full;
 use crate::survival::kill::Kill;
 use crate::survival::power::Power;
 use crate::survival::series::{Disaster, Series};
+use crate::variants::Variant;
 use crate::webhooks::Plan;
 
 /// Loads a running boxgate over HTTP and holds it to its limits.
@@ -76,9 +82,47 @@ enum Command {
     Run {
         /// Its name.
         name: String,
+        /// Beside the build of that commit or branch, which is made first: each round by both.
+        #[arg(long, value_name = "GITREF", conflicts_with = "url")]
+        against: Option<String>,
+        #[command(flatten)]
+        elsewhere: Elsewhere,
     },
     /// Runs all scenarios, one after the other.
     All,
+    /// Runs one scenario with a gateway for each combination of settings.
+    Sweep {
+        /// Its name.
+        name: String,
+        /// A key of the configuration and its values; several make all combinations.
+        #[arg(long = "set", value_name = "KEY=A,B,C", required = true)]
+        sets: Vec<String>,
+    },
+    /// Measures boxgate beside others and writes the page of results.
+    Compare {
+        /// Only rows whose names begin so.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// How often each arm is measured [default: 5, 3 in a quick run].
+        #[arg(long)]
+        rounds: Option<usize>,
+        /// A few MiB and one round: shows that all is there and right.
+        #[arg(long, conflicts_with = "quick")]
+        smoke: bool,
+        /// Where programs of others are kept [default: ~/.cache/boxgate].
+        #[arg(long, env = "BOXGATE_TOOLS")]
+        tools: Option<PathBuf>,
+    },
+    /// What `compare` measures boxgate beside, for a process of its own.
+    #[command(hide = true)]
+    Serve {
+        /// Which.
+        #[arg(value_enum)]
+        plain: Plain,
+        /// Bytes that it sends.
+        #[arg(long)]
+        length: u64,
+    },
     /// Kills the gateway over and over while clients upload, and holds it to all that it told.
     Kill {
         /// How many times.
@@ -128,6 +172,31 @@ enum Command {
     },
     /// Shows what `cargo bench` found, beside the build that `--gateway` names.
     Benches,
+}
+
+/// A gateway that runs already.
+#[derive(Debug, clap::Args)]
+struct Elsewhere {
+    /// Loads the gateway there (http://HOST:PORT) instead of starting one; what it was given is taken away at the end.
+    #[arg(long, requires = "token", requires = "organization")]
+    url: Option<String>,
+    /// A credential for it.
+    #[arg(long, env = "BOXGATE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Where boxes are put.
+    #[arg(long)]
+    organization: Option<String>,
+}
+
+impl Elsewhere {
+    async fn find(&self) -> Result<Option<Deployed>> {
+        match (&self.url, &self.token, &self.organization) {
+            (Some(url), Some(token), Some(organization)) => {
+                Deployed::at(url, token, organization).await.map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 /// What all disasters are told.
@@ -217,12 +286,50 @@ async fn run(arguments: Arguments) -> Result<bool> {
             return Ok(survived(&arguments, &series, full).await?.is_empty());
         }
         Command::Webhooks { plan } => return told(&arguments, plan).await,
-        Command::Run { name } => vec![scenario::find(name)?],
+        Command::Serve { plain, length } => {
+            compare::serve::serve(*plain, arguments.dir.clone(), *length).await?;
+            return Ok(true);
+        }
+        Command::Compare {
+            only,
+            rounds,
+            smoke,
+            tools,
+        } => {
+            let size = match (smoke, arguments.quick) {
+                (true, _) => Size::Smoke,
+                (false, true) => Size::Quick,
+                (false, false) => Size::Whole,
+            };
+            let comparison = Comparison {
+                program: arguments.gateway.clone(),
+                directory: arguments.dir.clone(),
+                page: arguments.record_to.clone(),
+                size,
+                rounds: *rounds,
+                only: only.clone(),
+                tools: tools.clone(),
+                command: typed(),
+            };
+            return Box::pin(compare::play(&comparison, say)).await;
+        }
+        Command::Sweep { name, sets } => return sweep(&arguments, name, sets).await,
+        Command::Run {
+            name,
+            against: Some(reference),
+            ..
+        } => return against(&arguments, name, reference).await,
+        Command::Run {
+            name, elsewhere, ..
+        } => {
+            let deployed = elsewhere.find().await?;
+            return one(&arguments, scenario::find(name)?, deployed).await;
+        }
         Command::All => scenario::shipped()?,
     };
     let mut all_held = true;
     for scenario in scenarios {
-        all_held &= one(&arguments, scenario).await?;
+        all_held &= one(&arguments, scenario, None).await?;
     }
     Ok(all_held)
 }
@@ -281,6 +388,7 @@ async fn told(arguments: &Arguments, plan: &Plan) -> Result<bool> {
     let options = Options {
         gateway: arguments.gateway.clone(),
         directory: arguments.dir.clone(),
+        deployed: None,
     };
     let outcome = Box::pin(webhooks::play(&options, &plan, arguments.quick)).await?;
     let text = report::rows(&outcome.rows, &outcome.verdicts);
@@ -338,12 +446,71 @@ fn say_wrong(wrong: &[String], command: &str) {
 /// Violations that are shown; the first one is what matters.
 const TOLD: usize = 20;
 
-async fn one(arguments: &Arguments, scenario: Scenario) -> Result<bool> {
-    let scenario = if arguments.quick {
+/// What was typed, without the paths of this machine.
+fn typed() -> String {
+    let words = std::env::args().skip(1);
+    let told = words.filter(|word| !word.starts_with(['/', '.']) && !word.starts_with("target/"));
+    format!("load-tests {}", told.collect::<Vec<_>>().join(" "))
+}
+
+/// One scenario by two builds.
+async fn against(arguments: &Arguments, name: &str, reference: &str) -> Result<bool> {
+    let scenario = sized(arguments, scenario::find(name)?);
+    let machine = machine::Machine::look(&arguments.dir)?;
+    let other = variants::build(reference, &arguments.gateway, &arguments.dir)?;
+    let programs = [("this", arguments.gateway.clone()), (reference, other)];
+    let variants = programs.map(|(name, gateway)| Variant {
+        name: name.to_owned(),
+        settings: std::collections::BTreeMap::new(),
+        options: Options {
+            gateway,
+            directory: arguments.dir.clone(),
+            deployed: None,
+        },
+    });
+    let outcomes = variants::in_turns(&scenario, &variants).await?;
+    let text = variants::beside(["this", reference], &outcomes);
+    say(&text);
+    let title = format!("{name}, beside {reference}: {}", scenario.question);
+    let command = format!("load-tests run {name} --against {reference}");
+    record(arguments, &title, &machine, &command, &text)?;
+    Ok(outcomes.iter().all(|outcome| outcome.wrong.is_empty()))
+}
+
+/// One scenario by one build with several settings.
+async fn sweep(arguments: &Arguments, name: &str, sets: &[String]) -> Result<bool> {
+    let scenario = sized(arguments, scenario::find(name)?);
+    let machine = machine::Machine::look(&arguments.dir)?;
+    let options = Options {
+        gateway: arguments.gateway.clone(),
+        directory: arguments.dir.clone(),
+        deployed: None,
+    };
+    let variants = variants::combinations(sets, &options)?;
+    let outcomes = variants::in_turns(&scenario, &variants).await?;
+    let text = variants::table(&variants, &outcomes);
+    say(&text);
+    let sets = sets.iter().map(|set| format!(" --set {set}"));
+    let command = format!("load-tests sweep {name}{}", sets.collect::<String>());
+    let title = format!("{name} with several settings: {}", scenario.question);
+    record(arguments, &title, &machine, &command, &text)?;
+    Ok(outcomes.iter().all(|outcome| outcome.wrong.is_empty()))
+}
+
+fn sized(arguments: &Arguments, scenario: Scenario) -> Scenario {
+    if arguments.quick {
         scenario.quick()
     } else {
         scenario
-    };
+    }
+}
+
+async fn one(
+    arguments: &Arguments,
+    scenario: Scenario,
+    deployed: Option<Deployed>,
+) -> Result<bool> {
+    let scenario = sized(arguments, scenario);
     let machine = machine::Machine::look(&arguments.dir)?;
     let quick = if arguments.quick {
         " (a sixteenth of every length)"
@@ -357,6 +524,7 @@ async fn one(arguments: &Arguments, scenario: Scenario) -> Result<bool> {
     let options = Options {
         gateway: arguments.gateway.clone(),
         directory: arguments.dir.clone(),
+        deployed,
     };
     let outcome = play::play(&scenario, &options).await?;
     let judged = invariants::judge(&scenario, &outcome);

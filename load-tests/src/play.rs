@@ -1,6 +1,7 @@
 //! Plays a scenario: gateways come and go, steps are timed, and what was wrong is collected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use tokio::time::Instant;
 use crate::baseline;
 use crate::content::{Block, Content, Digests};
 use crate::error::{Failure, Result};
-use crate::gateway::{self, Gateway};
+use crate::gateway::{self, Deployed, Gateway, Metrics};
+use crate::http::{self, Ask};
 use crate::latency::Latency;
 use crate::process::{Cpu, Memory, Watch};
-use crate::scenario::{Kind, Scenario, Step};
+use crate::scenario::{Figure, Kind, Scenario, Step};
 use crate::worker::{self, Done, Job};
 
 /// Where things are.
@@ -23,6 +25,8 @@ pub(crate) struct Options {
     pub(crate) gateway: PathBuf,
     /// The file system that is measured.
     pub(crate) directory: PathBuf,
+    /// A gateway that runs elsewhere, instead of the program.
+    pub(crate) deployed: Option<Deployed>,
 }
 
 /// What came of a scenario.
@@ -32,6 +36,30 @@ pub(crate) struct Outcome {
     pub(crate) steps: Vec<Played>,
     /// What was not right, in words.
     pub(crate) wrong: Vec<String>,
+}
+
+impl Outcome {
+    /// Adds further rounds of the same scenario.
+    pub(crate) fn add(&mut self, other: Self) {
+        for (step, more) in self.steps.iter_mut().zip(other.steps) {
+            step.rounds.extend(more.rounds);
+            step.latency.add(&more.latency);
+        }
+        self.wrong.extend(other.wrong);
+    }
+
+    /// The geometric mean of a figure over all steps that have it.
+    pub(crate) fn mean(&self, figure: Figure) -> Option<f64> {
+        let logarithms: Vec<f64> = self
+            .steps
+            .iter()
+            .filter(|step| step.rounds.iter().all(|round| round.cpu.is_some()))
+            .filter_map(|step| Some(step.figure(figure)?.ln()))
+            .collect();
+        #[expect(clippy::cast_precision_loss, reason = "steps of a scenario")]
+        let count = logarithms.len() as f64;
+        (count > 0.0).then(|| (logarithms.iter().sum::<f64>() / count).exp())
+    }
 }
 
 /// What came of a step.
@@ -66,11 +94,102 @@ struct Uploaded {
     digests: Digests,
 }
 
+/// What is loaded.
+#[derive(Debug)]
+enum Served {
+    /// A gateway of our own.
+    Own(Box<Gateway>),
+    /// One that runs elsewhere, and stays.
+    Elsewhere(Deployed),
+}
+
+impl Served {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Own(gateway) => gateway.address(),
+            Self::Elsewhere(deployed) => deployed.address,
+        }
+    }
+
+    fn key(&self) -> &str {
+        match self {
+            Self::Own(gateway) => gateway.key(),
+            Self::Elsewhere(deployed) => &deployed.token,
+        }
+    }
+
+    fn organization(&self) -> &str {
+        match self {
+            Self::Own(gateway) => gateway.organization(),
+            Self::Elsewhere(deployed) => &deployed.organization,
+        }
+    }
+
+    async fn metrics(&self) -> Result<Metrics> {
+        gateway::metrics(self.address()).await
+    }
+
+    /// Begins to measure.
+    async fn meter(&self) -> Result<Meter> {
+        match self {
+            Self::Own(gateway) => {
+                let pid = gateway.pid();
+                Ok(Meter::Kernel(pid, Watch::start(pid)?, Cpu::of(pid)?))
+            }
+            Self::Elsewhere(_) => Ok(Meter::Told(cpu_told(&self.metrics().await?)?)),
+        }
+    }
+}
+
+/// What tells CPU and memory: the kernel, or what the gateway says of itself.
+enum Meter {
+    Kernel(u32, Watch, Cpu),
+    Told(Cpu),
+}
+
+impl Meter {
+    async fn stop(self, served: &Served) -> Result<(Cpu, Memory)> {
+        match self {
+            Self::Kernel(pid, watch, before) => {
+                let cpu = Cpu::of(pid)?.since(before);
+                Ok((cpu, watch.stop().await?))
+            }
+            Self::Told(before) => {
+                let metrics = served.metrics().await?;
+                let resident = metrics.sum("process_resident_memory_bytes", "");
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "bytes of memory fit"
+                )]
+                let peak_bytes = resident.unwrap_or_default() as u64;
+                let memory = Memory {
+                    peak_bytes,
+                    anonymous_bytes: 0,
+                };
+                Ok((cpu_told(&metrics)?.since(before), memory))
+            }
+        }
+    }
+}
+
+/// A gateway tells one sum, which stands for both.
+fn cpu_told(metrics: &Metrics) -> Result<Cpu> {
+    let told = metrics.sum("process_cpu_seconds_total", "");
+    let user_s = told.ok_or_else(|| Failure::said("there is no process_cpu_seconds_total"))?;
+    Ok(Cpu {
+        user_s,
+        system_s: 0.0,
+    })
+}
+
 struct Player<'a> {
     scenario: &'a Scenario,
     options: &'a Options,
     block: Block,
-    gateway: Option<Gateway>,
+    gateway: Option<Served>,
+    /// Boxes that a gateway elsewhere was given.
+    given: BTreeSet<String>,
     /// Uploads of a step in the gateway that runs now.
     uploaded: BTreeMap<String, Vec<Uploaded>>,
     dd_source: Option<PathBuf>,
@@ -97,6 +216,7 @@ pub(crate) async fn play(scenario: &Scenario, options: &Options) -> Result<Outco
         options,
         block: Block::random(),
         gateway: None,
+        given: BTreeSet::new(),
         uploaded: BTreeMap::new(),
         dd_source: None,
         salt: 0,
@@ -145,14 +265,17 @@ impl Player<'_> {
     }
 
     async fn upload(&mut self, index: usize, step: &Step, round: u32) -> Result<Round> {
-        if step.fresh {
+        if step.fresh && self.options.deployed.is_none() {
             self.stop_gateway().await?;
         }
         let mut jobs = Vec::new();
         for i in 0..step.count {
             let content = self.fresh_content(step);
+            let name = format!("load-{index}-{i}");
+            self.given.insert(name.clone());
             let gateway = self.gateway().await?;
-            let path = gateway.file_path(&format!("load-{index}-{i}"), &format!("1.0.{round}"));
+            let version = format!("1.0.{round}");
+            let path = gateway::file_path(gateway.organization(), &name, &version);
             jobs.push(Job {
                 address: gateway.address(),
                 key: gateway.key().to_owned(),
@@ -229,9 +352,7 @@ impl Player<'_> {
     where
         F: Future<Output = Done> + Send + 'static,
     {
-        let pid = self.gateway().await?.pid();
-        let watch = Watch::start(pid)?;
-        let before = Cpu::of(pid)?;
+        let meter = self.gateway().await?.meter().await?;
         let begin = Instant::now();
         for (i, job) in (0..).zip(&mut jobs) {
             job.begin = begin + Duration::from_millis(step.every_ms) * i;
@@ -245,12 +366,14 @@ impl Player<'_> {
         }
         let wall = begin.elapsed();
         let gateway = self.gateway().await?;
-        let left = gateway.quiet().await?;
-        if left > 0.0 {
-            wrong.push(format!("{left} uploads stay in progress"));
+        // Elsewhere others may upload.
+        if let Served::Own(gateway) = gateway {
+            let left = gateway.quiet().await?;
+            if left > 0.0 {
+                wrong.push(format!("{left} uploads stay in progress"));
+            }
         }
-        let cpu = Cpu::of(pid)?.since(before);
-        let memory = watch.stop().await?;
+        let (cpu, memory) = meter.stop(gateway).await?;
         self.wrong.extend(
             wrong
                 .into_iter()
@@ -269,19 +392,48 @@ impl Player<'_> {
     }
 
     /// The gateway that runs; started if none does.
-    async fn gateway(&mut self) -> Result<&Gateway> {
+    async fn gateway(&mut self) -> Result<&Served> {
         if self.gateway.is_none() {
-            let Options { gateway, directory } = self.options;
-            let started = Gateway::start(gateway, directory, &self.scenario.gateway).await?;
-            self.gateway = Some(started);
+            let Options {
+                gateway,
+                directory,
+                deployed,
+            } = self.options;
+            self.gateway = Some(if let Some(deployed) = deployed {
+                Served::Elsewhere(deployed.clone())
+            } else {
+                let settings = &self.scenario.gateway;
+                let started = Box::pin(Gateway::start(gateway, directory, settings)).await?;
+                Served::Own(Box::new(started))
+            });
         }
         Ok(self.gateway.as_ref().expect("it was started above"))
     }
 
+    /// Takes away what a gateway elsewhere was given.
+    async fn leave(&mut self, deployed: &Deployed) -> Result<()> {
+        for name in std::mem::take(&mut self.given) {
+            let path = format!("/api/organization/{}/box/{name}", deployed.organization);
+            let ask = Ask {
+                method: "DELETE",
+                path: &path,
+                token: Some(&deployed.token),
+            };
+            let answer = http::get(deployed.address, ask).await?;
+            if answer.status / 100 != 2 {
+                self.wrong
+                    .push(format!("{name} stays there: {}", answer.in_short()));
+            }
+        }
+        Ok(())
+    }
+
     /// Stops the gateway and looks at what it says about itself.
     async fn stop_gateway(&mut self) -> Result<()> {
-        let Some(gateway) = self.gateway.take() else {
-            return Ok(());
+        let gateway = match self.gateway.take() {
+            None => return Ok(()),
+            Some(Served::Own(gateway)) => gateway,
+            Some(Served::Elsewhere(deployed)) => return self.leave(&deployed).await,
         };
         self.uploaded.clear();
         let metrics = gateway.metrics().await?;

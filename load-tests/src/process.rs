@@ -27,6 +27,13 @@ impl Cpu {
         parse_stat(&text).ok_or_else(|| Failure::said(format!("/proc/{pid}/stat is unreadable")))
     }
 
+    /// CPU time of all processes that this one started and saw the end of.
+    pub(crate) fn of_ended_children() -> Result<Self> {
+        let text = read(std::process::id(), "stat")?;
+        // They stand behind the process' own.
+        parse_fields(&text, 13).ok_or_else(|| Failure::said("/proc/self/stat is unreadable"))
+    }
+
     /// What was spent since `before`.
     pub(crate) fn since(self, before: Self) -> Self {
         Self {
@@ -43,8 +50,12 @@ impl Cpu {
 
 /// The fields behind the name, which may hold anything: `utime` is the 14th of the line, 12 behind it.
 fn parse_stat(text: &str) -> Option<Cpu> {
+    parse_fields(text, 11)
+}
+
+fn parse_fields(text: &str, behind: usize) -> Option<Cpu> {
     let (_, rest) = text.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace().skip(11);
+    let mut fields = rest.split_ascii_whitespace().skip(behind);
     let mut seconds = || Some(fields.next()?.parse::<f64>().ok()? / TICKS_PER_S);
     Some(Cpu {
         user_s: seconds()?,

@@ -1,0 +1,295 @@
+//! How each server takes uploads, what it tells of them, and what it then has.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::files::{hashed, only_file, remove};
+use super::peer::Peer;
+use crate::content::{Content, Digests};
+use crate::error::{Failure, Result};
+use crate::gateway::{Gateway, file_path};
+use crate::http::{self, Answer, Ask, Envelope, Piece};
+
+/// Bytes of a PATCH.
+const PATCH_BYTES: u64 = 64 << 20;
+
+/// How a server takes uploads.
+#[derive(Debug, Clone)]
+pub(super) enum Way {
+    Boxgate {
+        address: SocketAddr,
+        key: String,
+        organization: String,
+    },
+    /// A server that puts what comes under `/put/` there.
+    Files(SocketAddr, PathBuf),
+    /// One that answers with digests.
+    Telling(SocketAddr),
+    /// One that speaks tus alone.
+    Tus(SocketAddr, PathBuf),
+}
+
+impl Way {
+    pub(super) fn of(peer: &Peer) -> Result<Self> {
+        match peer {
+            Peer::Boxgate(gateway, _) => Ok(Self::boxgate(gateway)),
+            Peer::Other { address, files, .. } if files.join("put").exists() => {
+                Ok(Self::Files(*address, files.clone()))
+            }
+            Peer::Other { address, files, .. }
+                if files.file_name().is_some_and(|n| n == "data") =>
+            {
+                Ok(Self::Tus(*address, files.clone()))
+            }
+            Peer::Other { address, .. } => Ok(Self::Telling(*address)),
+            Peer::Command(_) => Err(Failure::said("a command takes no requests")),
+        }
+    }
+
+    fn boxgate(gateway: &Gateway) -> Self {
+        Self::Boxgate {
+            address: gateway.address(),
+            key: gateway.key().to_owned(),
+            organization: gateway.organization().to_owned(),
+        }
+    }
+
+    /// One request with all bytes; its answer is compared.
+    pub(super) async fn put(&self, name: &str, content: &Content, digests: &Digests) -> Result<()> {
+        let envelope = Envelope {
+            content_type: "application/octet-stream".to_owned(),
+            ..Envelope::default()
+        };
+        match self {
+            Self::Boxgate {
+                address,
+                key,
+                organization,
+            } => {
+                let path = file_path(organization, name, "1.0.0");
+                let ask = Ask {
+                    method: "POST",
+                    path: &path,
+                    token: Some(key),
+                };
+                let answer = http::upload(*address, ask, content, &envelope).await?;
+                equal("boxgate", &stored(&good(&answer)?.body)?, digests)
+            }
+            Self::Files(address, _) => {
+                let path = format!("/put/{name}");
+                let ask = Ask {
+                    method: "PUT",
+                    path: &path,
+                    token: None,
+                };
+                good(&http::upload(*address, ask, content, &envelope).await?)?;
+                Ok(())
+            }
+            Self::Telling(address) => {
+                let ask = Ask {
+                    method: "PUT",
+                    path: "/",
+                    token: None,
+                };
+                let answer = http::upload(*address, ask, content, &envelope).await?;
+                told(&good(&answer)?.body, content.length(), digests)
+            }
+            Self::Tus(..) => Err(Failure::said("this server speaks tus alone")),
+        }
+    }
+
+    /// Creation, then patches.
+    pub(super) async fn tus(&self, name: &str, content: &Content) -> Result<()> {
+        let (address, token, organization) = match self {
+            Self::Boxgate {
+                address,
+                key,
+                organization,
+            } => (*address, Some(key.as_str()), organization.as_str()),
+            Self::Tus(address, _) => (*address, None, ""),
+            _ => return Err(Failure::said("this server does not speak tus")),
+        };
+        let target = format!("{organization}/{name}/1.0.0/virtualbox/amd64");
+        let metadata = format!(
+            "target {},filename {}",
+            STANDARD.encode(&target),
+            STANDARD.encode(name)
+        );
+        let version = ("tus-resumable", "1.0.0".to_owned());
+        let headers = [
+            version.clone(),
+            ("upload-length", content.length().to_string()),
+            ("upload-metadata", metadata),
+        ];
+        let ask = |method, path| Ask {
+            method,
+            path,
+            token,
+        };
+        let empty = Content::empty();
+        let piece = Piece {
+            headers: &headers,
+            content: &empty,
+            from: 0,
+            to: 0,
+            cut: None,
+        };
+        // rustus' own path has the slash.
+        let at = if token.is_some() { "/files" } else { "/files/" };
+        let answer = http::send(address, ask("POST", at), &piece, |_, _| {}).await?;
+        let answer = answer.ok_or_else(|| Failure::said("a creation is not answered"))?;
+        let location = good(&answer)?.headers.get("location").unwrap_or_default();
+        let path = match location.split_once("://") {
+            Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
+            None => location,
+        };
+        let mut offset = 0;
+        while offset < content.length() {
+            let headers = [
+                version.clone(),
+                ("upload-offset", offset.to_string()),
+                ("content-type", "application/offset+octet-stream".to_owned()),
+            ];
+            let to = (offset + PATCH_BYTES).min(content.length());
+            let piece = Piece {
+                headers: &headers,
+                content,
+                from: offset,
+                to,
+                cut: None,
+            };
+            let answer = http::send(address, ask("PATCH", path), &piece, |_, _| {}).await?;
+            let answer = answer.ok_or_else(|| Failure::said("a PATCH is not answered"))?;
+            if good(&answer)?.headers.number("upload-offset") != Some(to) {
+                return Err(Failure::said(format!("another offset than {to}")));
+            }
+            offset = to;
+        }
+        Ok(())
+    }
+
+    /// What the server has by that name; it is removed where it would fill the disk.
+    pub(super) async fn compare(&self, name: &str, digests: &Digests, tus: bool) -> Result<()> {
+        match self {
+            Self::Boxgate {
+                address,
+                key,
+                organization,
+            } => {
+                let path = format!("{}/info", file_path(organization, name, "1.0.0"));
+                let ask = Ask {
+                    method: "GET",
+                    path: &path,
+                    token: Some(key),
+                };
+                let answer = http::get(*address, ask).await?;
+                let told: serde_json::Value = serde_json::from_slice(&good(&answer)?.body)
+                    .map_err(|e| Failure::said(format!("file/info: {e}")))?;
+                if !told.to_string().contains(&digests.sha256) {
+                    let told = format!("other digests than were sent: {told}");
+                    return Err(Failure::said(told));
+                }
+                let path = format!("/api/organization/{organization}/box/{name}");
+                let ask = Ask {
+                    method: "DELETE",
+                    path: &path,
+                    token: Some(key),
+                };
+                good(&http::get(*address, ask).await?)?;
+                Ok(())
+            }
+            Self::Files(_, files) => {
+                let path = files.join("put").join(name);
+                equal("nginx", &hashed(&path)?, digests)?;
+                remove(&path)
+            }
+            Self::Tus(_, files) if tus => {
+                let (path, others) = only_file(files)?;
+                equal("rustus", &hashed(&path)?, digests)?;
+                others
+                    .iter()
+                    .chain([&path])
+                    .try_for_each(|path| remove(path))
+            }
+            Self::Tus(..) | Self::Telling(_) => Ok(()),
+        }
+    }
+}
+
+/// The answer of success.
+pub(super) fn good(answer: &Answer) -> Result<&Answer> {
+    if answer.status / 100 == 2 {
+        Ok(answer)
+    } else {
+        Err(Failure::said(answer.in_short()))
+    }
+}
+
+/// What boxgate tells of a file that it took.
+pub(super) fn stored(body: &[u8]) -> Result<Digests> {
+    let told: serde_json::Value =
+        serde_json::from_slice(body).map_err(|e| Failure::said(format!("an answer: {e}")))?;
+    let digest = |name: &str| {
+        let digest = told.pointer(&format!("/details/{name}"));
+        digest
+            .and_then(|digest| digest.as_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    Ok(Digests {
+        blake3: digest("blake3"),
+        sha256: digest("sha256"),
+    })
+}
+
+/// What a plain server tells: its digests, or how many bytes it dropped.
+fn told(body: &[u8], length: u64, digests: &Digests) -> Result<()> {
+    let told: serde_json::Value =
+        serde_json::from_slice(body).map_err(|e| Failure::said(format!("an answer: {e}")))?;
+    let is = |name: &str, wanted: &str| told.get(name).is_none_or(|found| found == wanted);
+    let received = told
+        .get("received")
+        .is_none_or(|n| n.as_u64() == Some(length));
+    if received && is("blake3", &digests.blake3) && is("sha256", &digests.sha256) {
+        Ok(())
+    } else {
+        Err(Failure::said(format!("other bytes than were sent: {told}")))
+    }
+}
+
+pub(super) fn equal(whose: &str, found: &Digests, wanted: &Digests) -> Result<()> {
+    if found == wanted {
+        Ok(())
+    } else {
+        Err(Failure::said(format!(
+            "{whose} has other bytes than were sent"
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_plain_server_tells_is_held_against_what_was_sent() {
+        let digests = Digests {
+            blake3: "aa".into(),
+            sha256: "bb".into(),
+        };
+        for (body, right) in [
+            (r#"{"received":7}"#, true),
+            (r#"{"received":6}"#, false),
+            (r#"{"blake3":"aa"}"#, true),
+            (r#"{"blake3":"aa","sha256":"bb"}"#, true),
+            (r#"{"blake3":"ab"}"#, false),
+            (r#"{"blake3":"aa","sha256":"aa"}"#, false),
+            ("7", false),
+        ] {
+            assert_eq!(told(body.as_bytes(), 7, &digests).is_ok(), right, "{body}");
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! One arm's turn: the work is done and timed, what arrived is compared, and only then figures count.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::files::{curl, file_of, hashed, remove, succeed};
+use super::load::{self, Load};
+use super::peer::{BUCKET, Peer, S3};
+use super::plan::{Arm, Figure, Row, Size, Work};
+use super::serve::sent;
+use super::way::{Way, equal, good, stored};
+use crate::content::{Block, Content, Digests};
+use crate::error::{Failure, Result};
+use crate::http::{self, Ask, Piece};
+
+/// Boxes that are made at once, where there must be many.
+const MAKERS: u32 = 16;
+/// Boxes that are looked up in turn.
+const LOOKED_UP: u32 = 1000;
+/// Ranges that are compared in each round.
+const COMPARED: u64 = 8;
+
+/// What a round found.
+pub(super) type Figures = BTreeMap<Figure, f64>;
+
+/// One arm with its server.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    pub(super) row: &'a Row,
+    pub(super) arm: &'a Arm,
+    pub(super) peer: &'a Peer,
+    pub(super) size: Size,
+    /// For files that a command reads.
+    pub(super) directory: &'a Path,
+    /// Tells this round's uploads from all others.
+    pub(super) salt: u64,
+    pub(super) block: &'a Block,
+}
+
+/// What is timed, and what was wrong with it.
+#[derive(Debug)]
+struct Timed {
+    wall: Duration,
+    cpu_s: f64,
+    bytes: u64,
+}
+
+impl Turn<'_> {
+    /// Brings there what is fetched later, and fetches it once.
+    pub(super) async fn prepare(&self) -> Result<()> {
+        match self.row.work {
+            Work::Upload | Work::Tus | Work::TlsUpload => Ok(()),
+            Work::Lookups => self.make_boxes().await,
+            Work::Download | Work::Ranges | Work::Metadata | Work::TlsDownload => {
+                self.bring().await?;
+                if self.row.work == Work::Metadata {
+                    return Ok(());
+                }
+                // The first one is proved, and fills caches.
+                self.fetch_compared().await
+            }
+        }
+    }
+
+    /// Does the work once.
+    pub(super) async fn play(&self) -> Result<Figures> {
+        self.peer.forget_peak();
+        let mut figures = match self.row.work {
+            Work::Upload | Work::Tus => self.uploads().await?.figures(),
+            Work::Download => self.timed(self.fetch_compared()).await?.figures(),
+            Work::TlsUpload => self.tls_upload().await?.figures(),
+            Work::TlsDownload => self.tls_download().await?.figures(),
+            Work::Ranges | Work::Metadata | Work::Lookups => self.requests().await?,
+        };
+        if let Some(peak) = self.peer.peak_bytes() {
+            #[expect(clippy::cast_precision_loss, reason = "bytes of memory fit 52 bits")]
+            let peak = peak as f64;
+            figures.insert(Figure::PeakMib, peak / f64::from(1 << 20));
+            if let Some(ceiling) = self.peer.ceiling_bytes() {
+                #[expect(clippy::cast_precision_loss, reason = "bytes of memory fit 52 bits")]
+                let share = peak / ceiling as f64;
+                figures.insert(Figure::PeakOfCeiling, share);
+            }
+        }
+        Ok(figures)
+    }
+
+    /// Bytes of one file.
+    fn length(&self) -> u64 {
+        self.arm.length(self.row)
+    }
+
+    fn content(&self, number: u64) -> Content {
+        Content::new(self.block, (self.salt << 16) + number, self.length())
+    }
+
+    async fn timed(&self, work: impl Future<Output = Result<()>>) -> Result<Timed> {
+        let before = self.peer.cpu_s()?;
+        let begun = Instant::now();
+        work.await?;
+        let wall = begun.elapsed();
+        if let Peer::Boxgate(gateway, _) = self.peer {
+            let left = gateway.quiet().await?;
+            if left > 0.0 {
+                return Err(Failure::said(format!("{left} uploads stay in progress")));
+            }
+        }
+        let cpu_s = self.peer.cpu_s()? - before;
+        let files = u64::from(self.arm.count) * u64::from(self.arm.turns);
+        let bytes = self.length() * files;
+        Ok(Timed { wall, cpu_s, bytes })
+    }
+
+    // --- uploads ---
+
+    async fn uploads(&self) -> Result<Timed> {
+        let files = u64::from(self.arm.count) * u64::from(self.arm.turns);
+        let contents: Vec<Content> = (0..files).map(|number| self.content(number)).collect();
+        let hashed = contents.clone();
+        let digests = tokio::task::spawn_blocking(move || {
+            hashed.iter().map(Content::digests).collect::<Vec<_>>()
+        });
+        let digests = digests.await.expect("hashing does not panic");
+        if let Peer::Command(s3) = self.peer {
+            return self.aws(s3, &contents[0], &digests[0]).await;
+        }
+        let (way, tus) = (Way::of(self.peer)?, self.row.work == Work::Tus);
+        let jobs: VecDeque<_> = (0..files)
+            .zip(contents)
+            .zip(digests.iter().cloned())
+            .collect();
+        let jobs = Arc::new(Mutex::new(jobs));
+        let salt = self.salt;
+        let mut workers: JoinSet<Result<()>> = JoinSet::new();
+        let at_once = self.arm.count;
+        let timed = self.timed(async {
+            for _ in 0..at_once {
+                let (jobs, way) = (Arc::clone(&jobs), way.clone());
+                workers.spawn(async move {
+                    loop {
+                        let next = jobs.lock().ok().and_then(|mut jobs| jobs.pop_front());
+                        let Some(((number, content), digests)) = next else {
+                            return Ok(());
+                        };
+                        let name = format!("f{salt}-{number}");
+                        if tus {
+                            way.tus(&name, &content).await?;
+                        } else {
+                            way.put(&name, &content, &digests).await?;
+                        }
+                    }
+                });
+            }
+            while let Some(ended) = workers.join_next().await {
+                ended.expect("a worker does not panic")?;
+            }
+            Ok::<_, Failure>(())
+        });
+        let timed = timed.await?;
+        for (number, digests) in (0..files).zip(&digests) {
+            way.compare(&format!("f{salt}-{number}"), digests, tus)
+                .await?;
+        }
+        Ok(timed)
+    }
+
+    /// `aws s3 cp` of a file, and what the bucket then has.
+    async fn aws(&self, s3: &S3, content: &Content, digests: &Digests) -> Result<Timed> {
+        let file = file_of(self.directory, content)?;
+        let to = format!("s3://{BUCKET}/direct/{}", self.salt);
+        let from = file.display().to_string();
+        let timed = self.timed(async {
+            succeed(s3.aws(&["s3", "cp", "--no-progress", "--quiet", &from, &to])).await?;
+            Ok(())
+        });
+        let timed = timed.await?;
+        remove(&file)?;
+        let back = self.directory.join("back");
+        let back_at = back.display().to_string();
+        succeed(s3.aws(&["s3", "cp", "--no-progress", "--quiet", &to, &back_at])).await?;
+        equal("aws s3 cp", &hashed(&back)?, digests)?;
+        remove(&back)?;
+        succeed(s3.aws(&["s3", "rm", "--quiet", &to])).await?;
+        Ok(timed)
+    }
+
+    async fn tls_upload(&self) -> Result<Timed> {
+        let content = self.content(0);
+        let digests = content.digests();
+        let file = file_of(self.directory, &content)?;
+        let way = Way::of(self.peer)?;
+        let name = format!("t{}", self.salt);
+        let mut curl = curl();
+        match (&way, self.peer) {
+            (Way::Boxgate { key, .. }, Peer::Boxgate(gateway, Some(port))) => {
+                let path = gateway.file_path(&name, "1.0.0");
+                curl.arg("-H").arg(format!("authorization: Bearer {key}"));
+                curl.args(["-H", "content-type: application/octet-stream", "-X", "POST"]);
+                curl.arg(format!("https://127.0.0.1:{port}{path}"));
+            }
+            (
+                _,
+                Peer::Other {
+                    tls: Some(port), ..
+                },
+            ) => {
+                curl.arg(format!("https://127.0.0.1:{port}/put/{name}"));
+            }
+            _ => return Err(Failure::said("this arm has no TLS")),
+        }
+        curl.arg("-T").arg(&file);
+        let timed = self.timed(async {
+            let said = succeed(curl).await?;
+            if let Way::Boxgate { .. } = way {
+                equal("boxgate over TLS", &stored(&said)?, &digests)?;
+            }
+            Ok(())
+        });
+        let timed = timed.await?;
+        remove(&file)?;
+        way.compare(&name, &digests, false).await?;
+        Ok(timed)
+    }
+
+    // --- downloads ---
+
+    /// The file that all servers of this row send.
+    async fn bring(&self) -> Result<()> {
+        let content = sent(self.length());
+        match self.peer {
+            Peer::Boxgate(..) => {
+                let digests = content.digests();
+                Way::of(self.peer)?.put("sent", &content, &digests).await
+            }
+            Peer::Other { files, .. } if files.join("put").exists() => {
+                let path = files.join("sent");
+                let mut file = std::fs::File::create(&path).map_err(|e| Failure::file(&path, e))?;
+                let written = content.write_to(&mut file);
+                written.map_err(|e| Failure::file(&path, e))?;
+                let path = files.join("json");
+                // As long as what boxgate tells of a box with one file.
+                std::fs::write(&path, "j".repeat(800)).map_err(|e| Failure::file(&path, e))
+            }
+            Peer::Other { .. } => Ok(()),
+            Peer::Command(_) => Err(Failure::said("a command sends nothing")),
+        }
+    }
+
+    /// Where the file is.
+    async fn path(&self) -> Result<String> {
+        match self.peer {
+            // By its digest, as metadata and a CDN name it.
+            Peer::Boxgate(gateway, _) => {
+                let ask = Ask {
+                    method: "GET",
+                    path: &format!("/{}/sent", gateway.organization()),
+                    token: None,
+                };
+                let answer = http::get(gateway.address(), ask).await?;
+                let told: serde_json::Value = serde_json::from_slice(&answer.body)
+                    .map_err(|e| Failure::said(format!("metadata: {e}: {}", answer.in_short())))?;
+                let url = told.pointer("/versions/0/providers/0/url");
+                let url = url.and_then(|url| url.as_str());
+                let path = url.and_then(|url| url.splitn(4, '/').nth(3));
+                let path = path.ok_or_else(|| Failure::said("metadata names no file"))?;
+                Ok(format!("/{path}"))
+            }
+            _ => Ok("/sent".to_owned()),
+        }
+    }
+
+    async fn fetch_compared(&self) -> Result<()> {
+        let content = sent(self.length());
+        let path = self.path().await?;
+        let ask = Ask {
+            method: "GET",
+            path: &path,
+            token: None,
+        };
+        let mut checker = content.checker();
+        let (status, _) = http::download(self.peer.address()?, ask, &mut checker, None).await?;
+        if status == 200 && checker.is_whole() {
+            Ok(())
+        } else {
+            Err(Failure::said(format!(
+                "{status}, or other bytes than are stored"
+            )))
+        }
+    }
+
+    async fn tls_download(&self) -> Result<Timed> {
+        let (Peer::Boxgate(_, Some(port))
+        | Peer::Other {
+            tls: Some(port), ..
+        }) = self.peer
+        else {
+            return Err(Failure::said("this arm has no TLS"));
+        };
+        let url = format!("https://127.0.0.1:{port}{}", self.path().await?);
+        let timed = self.timed(async {
+            let mut curl = curl();
+            curl.args(["-o", "/dev/null", &url]);
+            succeed(curl).await?;
+            Ok(())
+        });
+        let timed = timed.await?;
+        let file = self.directory.join("back");
+        let mut curl = curl();
+        curl.arg("-o").arg(&file).arg(&url);
+        succeed(curl).await?;
+        equal("over TLS", &hashed(&file)?, &sent(self.length()).digests())?;
+        remove(&file)?;
+        Ok(timed)
+    }
+
+    // --- many requests ---
+
+    async fn requests(&self) -> Result<Figures> {
+        let address = self.peer.address()?;
+        let mut load = Load {
+            address,
+            clients: self.row.clients,
+            seconds: self.size.seconds(),
+            directory: self.directory.to_owned(),
+            path: String::new(),
+            script: None,
+        };
+        match (self.row.work, self.row.range, self.peer) {
+            (Work::Ranges, Some(range), _) => {
+                load.path = self.path().await?;
+                load.script = Some(load::ranges(self.length(), range.0));
+                self.compare_ranges(address, &load.path, range.0).await?;
+            }
+            (Work::Lookups, _, Peer::Boxgate(gateway, _)) => {
+                let step = (self.arm.boxes / LOOKED_UP).max(1);
+                let organization = gateway.organization();
+                load.path = format!("/{organization}/b0");
+                load.script = Some(load::lookups(organization, step, self.arm.boxes / step));
+                compare_metadata(address, &load.path, "b0").await?;
+            }
+            (_, _, Peer::Boxgate(gateway, _)) => {
+                load.path = format!("/{}/sent", gateway.organization());
+                load.script = Some(load::as_json());
+                compare_metadata(address, &load.path, "sent").await?;
+            }
+            _ => "/json".clone_into(&mut load.path),
+        }
+        let before = self.peer.cpu_s()?;
+        let found = load.run().await?;
+        let cpu_s = self.peer.cpu_s()? - before;
+        let mut figures = Figures::new();
+        figures.insert(Figure::RequestsPerS, found.per_s);
+        figures.insert(Figure::RequestsPerCpuS, found.requests / cpu_s.max(0.01));
+        figures.insert(Figure::P99Ms, found.p99_ms);
+        if let Some(range) = self.row.range {
+            #[expect(clippy::cast_precision_loss, reason = "bytes of a range fit 52 bits")]
+            let gb = range.0 as f64 / 1e9;
+            figures.insert(Figure::GbPerS, found.per_s * gb);
+            figures.insert(Figure::CpuSPerGb, cpu_s / (found.requests * gb));
+        }
+        Ok(figures)
+    }
+
+    /// Ranges at places that nobody chose, byte by byte.
+    async fn compare_ranges(&self, address: SocketAddr, path: &str, length: u64) -> Result<()> {
+        let (content, empty) = (sent(self.length()), Content::empty());
+        for _ in 0..COMPARED {
+            let from = fastrand::u64(0..=self.length() - length);
+            let range = from..from + length;
+            let headers = [("range", format!("bytes={from}-{}", range.end - 1))];
+            let ask = Ask {
+                method: "GET",
+                path,
+                token: None,
+            };
+            let piece = Piece {
+                headers: &headers,
+                content: &empty,
+                from: 0,
+                to: 0,
+                cut: None,
+            };
+            let answer = http::send(address, ask, &piece, |_, _| {}).await?;
+            let answer = answer.ok_or_else(|| Failure::said("a range is not answered"))?;
+            let came = blake3::hash(&answer.body);
+            if answer.status != 206 || *came.as_bytes() != content.blake3(range) {
+                let status = answer.status;
+                return Err(Failure::said(format!(
+                    "{status}, or another range than was asked for"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn make_boxes(&self) -> Result<()> {
+        let Peer::Boxgate(gateway, _) = self.peer else {
+            return Err(Failure::said("only boxgate has boxes"));
+        };
+        let path = format!("/api/organization/{}/box", gateway.organization());
+        let (boxes, mut makers) = (self.arm.boxes, JoinSet::<Result<()>>::new());
+        for first in 0..MAKERS {
+            let (path, to) = (path.clone(), gateway.address());
+            let token = gateway.admin().to_owned();
+            makers.spawn(async move {
+                for number in (first..boxes).step_by(MAKERS as usize) {
+                    let ask = Ask {
+                        method: "POST",
+                        path: &path,
+                        token: Some(&token),
+                    };
+                    let told =
+                        json!({"name": format!("b{number}"), "description": "", "isPublic": true});
+                    let answer = http::tell(to, ask, &told).await?;
+                    if answer.status != 201 {
+                        return Err(Failure::said(format!("a box: {}", answer.in_short())));
+                    }
+                }
+                Ok(())
+            });
+        }
+        while let Some(made) = makers.join_next().await {
+            made.expect("a maker does not panic")?;
+        }
+        Ok(())
+    }
+}
+
+impl Timed {
+    fn figures(&self) -> Figures {
+        #[expect(clippy::cast_precision_loss, reason = "bytes of a run fit 52 bits")]
+        let gb = self.bytes as f64 / 1e9;
+        Figures::from([
+            (Figure::GbPerS, gb / self.wall.as_secs_f64()),
+            (Figure::CpuSPerGb, self.cpu_s / gb),
+        ])
+    }
+}
+
+async fn compare_metadata(address: SocketAddr, path: &str, name: &str) -> Result<()> {
+    let answer = http::get(
+        address,
+        Ask {
+            method: "GET",
+            path,
+            token: None,
+        },
+    )
+    .await?;
+    let told: serde_json::Value = serde_json::from_slice(&good(&answer)?.body)
+        .map_err(|e| Failure::said(format!("metadata: {e}")))?;
+    let told = told
+        .get("name")
+        .and_then(|name| name.as_str())
+        .unwrap_or_default();
+    if told.ends_with(&format!("/{name}")) {
+        Ok(())
+    } else {
+        Err(Failure::said(format!("metadata of {told:?}")))
+    }
+}

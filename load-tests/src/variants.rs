@@ -1,0 +1,274 @@
+//! One scenario played by several gateways in turns: two builds, or one build with several settings.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{Failure, Result};
+use crate::gateway;
+use crate::play::{self, Options, Outcome};
+use crate::scenario::{Figure, Scenario};
+
+/// What is told of each step.
+const FIGURES: [Figure; 4] = [
+    Figure::GbPerS,
+    Figure::CpuSPerGb,
+    Figure::PeakRssMib,
+    Figure::P99Ms,
+];
+
+/// A gateway among several.
+#[derive(Debug, Clone)]
+pub(crate) struct Variant {
+    /// Names it in the table.
+    pub(crate) name: String,
+    /// Keys of the configuration, beside the scenario's own.
+    pub(crate) settings: BTreeMap<String, String>,
+    /// The program, and where it works.
+    pub(crate) options: Options,
+}
+
+/// Plays all rounds, each variant in each of them, the first one first in every second round.
+///
+/// # Errors
+/// When there is no result.
+pub(crate) async fn in_turns(scenario: &Scenario, variants: &[Variant]) -> Result<Vec<Outcome>> {
+    let mut outcomes: Vec<Option<Outcome>> = variants.iter().map(|_| None).collect();
+    for round in 0..scenario.rounds {
+        let mut order: Vec<usize> = (0..variants.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            let variant = &variants[index];
+            let mut once = scenario.clone();
+            once.rounds = 1;
+            once.gateway.extend(variant.settings.clone());
+            let played = Box::pin(play::play(&once, &variant.options)).await?;
+            match &mut outcomes[index] {
+                Some(outcome) => outcome.add(played),
+                empty => *empty = Some(played),
+            }
+        }
+    }
+    Ok(outcomes.into_iter().flatten().collect())
+}
+
+/// Each step of two builds and the share of one in the other.
+pub(crate) fn beside(names: [&str; 2], outcomes: &[Outcome]) -> String {
+    let mut text = format!(
+        "| step | what | {} | {} | share |\n|---|---|---|---|---|\n",
+        names[0], names[1]
+    );
+    let [ours, theirs] = outcomes else {
+        return text;
+    };
+    for (our, their) in ours.steps.iter().zip(&theirs.steps) {
+        for figure in FIGURES {
+            if let Some((a, b)) = our.figure(figure).zip(their.figure(figure)) {
+                let (step, label) = (&our.name, figure.label());
+                let _ = writeln!(
+                    text,
+                    "| {step} | {label} | {a:.3} | {b:.3} | {:.3} |",
+                    a / b
+                );
+            }
+        }
+    }
+    text + &wrong(names.iter().copied().zip(outcomes))
+}
+
+/// Each step of each combination, and the lines of the fastest.
+pub(crate) fn table(variants: &[Variant], outcomes: &[Outcome]) -> String {
+    let head = FIGURES
+        .map(|figure| format!(" {} |", figure.label()))
+        .concat();
+    let mut text = format!(
+        "| settings | step |{head}\n|---|---|{}\n",
+        "---|".repeat(FIGURES.len())
+    );
+    for (variant, outcome) in variants.iter().zip(outcomes) {
+        for step in &outcome.steps {
+            let cells = FIGURES.map(|figure| match step.figure(figure) {
+                Some(value) => format!(" {value:.3} |"),
+                None => " |".to_owned(),
+            });
+            let _ = writeln!(
+                text,
+                "| {} | {} |{}",
+                variant.name,
+                step.name,
+                cells.concat()
+            );
+        }
+    }
+    let names = variants.iter().map(|variant| variant.name.as_str());
+    text += &wrong(names.zip(outcomes));
+    let best = |figure: Figure, most: bool| {
+        let each = variants
+            .iter()
+            .zip(outcomes)
+            .filter_map(|(variant, outcome)| Some((variant, outcome.mean(figure)?)));
+        each.max_by(|(_, a), (_, b)| if most { a.total_cmp(b) } else { b.total_cmp(a) })
+    };
+    if let Some((variant, _)) = best(Figure::CpuSPerGb, false) {
+        let _ = writeln!(text, "\nLeast CPU: {}.", variant.name);
+    }
+    if let Some((variant, _)) = best(Figure::GbPerS, true) {
+        let _ = writeln!(
+            text,
+            "Fastest, over all steps:\n\n```toml\n{}```",
+            toml_lines(&variant.settings)
+        );
+    }
+    text
+}
+
+fn wrong<'a>(outcomes: impl Iterator<Item = (&'a str, &'a Outcome)>) -> String {
+    let each = outcomes.flat_map(|(name, outcome)| {
+        outcome
+            .wrong
+            .iter()
+            .map(move |what| format!("- **broken**: {name}: {what}\n"))
+    });
+    each.collect()
+}
+
+/// `KEY=A,B,C` each: all combinations.
+///
+/// # Errors
+/// When one is not of that form.
+pub(crate) fn combinations(sets: &[String], options: &Options) -> Result<Vec<Variant>> {
+    let mut all = vec![BTreeMap::new()];
+    for set in sets {
+        let (key, values) = set
+            .split_once('=')
+            .filter(|(key, values)| !key.is_empty() && !values.is_empty())
+            .ok_or_else(|| Failure::said(format!("--set {set:?} is not KEY=VALUE,VALUE")))?;
+        all = all
+            .iter()
+            .flat_map(|settings: &BTreeMap<String, String>| {
+                values.split(',').map(|value| {
+                    let mut settings = settings.clone();
+                    settings.insert(key.to_owned(), value.to_owned());
+                    settings
+                })
+            })
+            .collect();
+    }
+    let variants = all.into_iter().map(|settings| Variant {
+        name: settings
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+            .join(" "),
+        settings,
+        options: options.clone(),
+    });
+    Ok(variants.collect())
+}
+
+/// As a configuration has them.
+fn toml_lines(settings: &BTreeMap<String, String>) -> String {
+    let mut text = String::new();
+    let mut section = "";
+    for (key, value) in settings {
+        let (of, name) = key.rsplit_once('.').unwrap_or(("", key));
+        if of != section {
+            let _ = writeln!(text, "[{of}]");
+            section = of;
+        }
+        let is_bare = value.parse::<f64>().is_ok() || value == "true" || value == "false";
+        let value = if is_bare {
+            value.clone()
+        } else {
+            format!("{value:?}")
+        };
+        let _ = writeln!(text, "{name} = {value}");
+    }
+    text
+}
+
+/// Builds another state of the tree beside this one, as `program` was built; its program.
+///
+/// # Errors
+/// When git does not know it or it does not build.
+pub(crate) fn build(reference: &str, program: &Path, directory: &Path) -> Result<PathBuf> {
+    let directory = std::path::absolute(directory).map_err(|e| Failure::file(directory, e))?;
+    let tree = directory.join("against-tree");
+    let target = directory.join("against-target");
+    std::fs::create_dir_all(&directory).map_err(|e| Failure::file(&directory, e))?;
+    gateway::remove(&tree)?;
+    run(Command::new("git").args(["worktree", "prune"]))?;
+    run(Command::new("git")
+        .args(["worktree", "add", "--detach", "--force"])
+        .arg(&tree)
+        .arg(reference))?;
+    let is_dev = program
+        .parent()
+        .is_some_and(|parent| parent.ends_with("debug"));
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args(["build", "-p", "boxgate"])
+        .current_dir(&tree)
+        .env("CARGO_TARGET_DIR", &target);
+    if !is_dev {
+        cargo.arg("--release");
+    }
+    let built = run(&mut cargo);
+    run(Command::new("git")
+        .args(["worktree", "remove", "--force"])
+        .arg(&tree))?;
+    built?;
+    Ok(target
+        .join(if is_dev { "debug" } else { "release" })
+        .join("boxgate"))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.stdin(Stdio::null()).status();
+    let status = status.map_err(|e| Failure::file(Path::new(command.get_program()), e))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failure::said(format!("{command:?}: {status}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options {
+            gateway: PathBuf::from("boxgate"),
+            directory: PathBuf::from("."),
+            deployed: None,
+        }
+    }
+
+    #[test]
+    fn every_combination_is_played_and_the_winning_lines_are_toml() {
+        let sets = [
+            "uploads.part_size=8MiB,16MiB".to_owned(),
+            "uploads.parts_in_flight=2,4,8".to_owned(),
+        ];
+        let variants = combinations(&sets, &options()).unwrap();
+        assert_eq!(variants.len(), 6);
+        assert_eq!(
+            variants[5].name,
+            "uploads.part_size=16MiB uploads.parts_in_flight=8"
+        );
+        assert_eq!(
+            toml_lines(&variants[5].settings),
+            "[uploads]\npart_size = \"16MiB\"\nparts_in_flight = 8\n"
+        );
+        for wrong in ["", "a", "a=", "=1"] {
+            assert!(
+                combinations(&[wrong.to_owned()], &options()).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+}
