@@ -32,6 +32,7 @@ use crate::ballast::Ballast;
 use crate::boxitory::Boxitory;
 use crate::config::settings::{Database, Listener, Speaks, StoreSettings};
 use crate::config::{Secret, Settings};
+use crate::door::page::Watch;
 use crate::door::vagrant::Document;
 use crate::events::stragglers::{self, PassedOver};
 use crate::events::{self, ScriptOutbox};
@@ -789,6 +790,7 @@ impl App {
         let rows = metadata.clone();
         let providers = Desk::new(&settings.providers, accounts_key, rows, &background);
         let gateway = Arc::new(Gateway {
+            watch: Watch::default(),
             scripts,
             outside,
             upkeep: Upkeep::new(drain.begun()),

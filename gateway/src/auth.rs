@@ -3,6 +3,7 @@
 //! Authorization is never cached with a blob and never decided twice: a door acts on what
 //! [`authorize`] returned.
 
+pub mod cookie;
 pub mod credential;
 pub mod link;
 pub mod link_keys;

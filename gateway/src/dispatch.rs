@@ -21,7 +21,7 @@ use crate::door::boxvault::{
     accounts, boxes, files, isos, levels, organizations, service_accounts, sign_in,
 };
 use crate::door::files::dress::Dress;
-use crate::door::{self, boxvault, operations, vagrant, vagrant_cloud, webhooks};
+use crate::door::{self, boxvault, operations, page, vagrant, vagrant_cloud, webhooks};
 use crate::egress::ShapedBody;
 use crate::gateway::{Gateway, Phase};
 use crate::hooks::{self, Instead, RoutedTo};
@@ -75,8 +75,7 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
             return shaped(of_nothing(gateway, &head, &facts), refusal, &facts);
         }
     };
-    let router = gateway.router_at(&facts);
-    let found = router.find(&head.method, path.as_str());
+    let found = find(gateway, &head, path.as_str(), &facts);
     if let Some(origin) = &gateway.settings.server.origin
         && !origin.admits(&mut head.headers)
         && !is_our_own(&found, &facts)
@@ -94,6 +93,13 @@ async fn answer(gateway: &Gateway, request: Request<InboundBody>) -> Response<Ou
     // What scripts need on the way is more than a request without them.
     let asking = scripted(gateway, found, path.as_str(), head, body, &facts);
     Box::pin(gateway.scripts.within(asking)).await
+}
+
+/// What a request leads to at its listener; some paths show a browser a page, and others what they are.
+fn find(gateway: &Gateway, head: &http::request::Parts, path: &str, facts: &RequestFacts) -> Found {
+    let router = gateway.router_at(facts);
+    let found = router.find(&head.method, path);
+    door::page::instead(gateway, router, head, path).unwrap_or(found)
 }
 
 /// A refusal before anything is done for a request, in the shape of its door.
@@ -153,8 +159,7 @@ async fn scripted(
             Ok(path) => path,
             Err(error) => return shaped(door, Refusal::invalid(error.to_string()), facts),
         };
-        let router = gateway.router_at(facts);
-        found = router.find(&head.method, path.as_str());
+        found = find(gateway, &head, path.as_str(), facts);
     }
     head.extensions.insert(Arc::clone(&told));
     if let Some(store) = &routing.backend {
@@ -277,12 +282,20 @@ async fn routed(
         return shaped(row.door, refusal, facts);
     }
     let span = tracing::debug_span!("request", route = row.route.name(), request_id = facts.id());
+    let visit = (row.door == Door::Page).then(|| door::page::Visit::of(gateway, &head, facts));
     match admitted(gateway, row, names, head, body, facts)
         .instrument(span)
         .await
     {
         Ok(response) => response,
-        Err(refusal) => shaped(row.door, refusal, facts),
+        Err(refusal) => {
+            let text = visit.map(|visit| visit.refused(&refusal));
+            let mut response = shaped(row.door, refusal, facts);
+            if let Some(text) = text {
+                *response.body_mut() = response::full(text);
+            }
+            response
+        }
     }
 }
 
@@ -295,7 +308,7 @@ async fn admitted(
     facts: &Arc<RequestFacts>,
 ) -> Answer {
     let authenticating = tracing::debug_span!("authenticate");
-    let principal = caller(gateway, row, &names, &head)
+    let principal = caller(gateway, row, &names, &mut head, facts)
         .instrument(authenticating)
         .await?;
     match &principal {
@@ -349,6 +362,10 @@ fn knows_401(row: &Row) -> bool {
     match row.door {
         Door::Files => row.policy != Policy::Public,
         Door::VagrantCloud => matches!(row.policy, Policy::Credential | Policy::EditBox),
+        Door::Page => !matches!(
+            row.policy,
+            Policy::Public | Policy::Optional | Policy::ReadBox
+        ),
         _ => false,
     }
 }
@@ -359,7 +376,8 @@ async fn caller(
     gateway: &Gateway,
     row: &Row,
     names: &PathNames,
-    head: &http::request::Parts,
+    head: &mut http::request::Parts,
+    facts: &RequestFacts,
 ) -> Result<Option<Principal>, Refusal> {
     if row.route == Route::CloudReceive {
         return vagrant_cloud::upload::sender(gateway, names)
@@ -371,6 +389,15 @@ async fn caller(
     }
     let found = Credential::find(&head.headers, head.uri.query());
     let Some(credential) = found else {
+        let session = auth::cookie::taken(gateway, row.door, &head.method, &head.headers, facts);
+        if let Some(session) = session {
+            let person = auth::cookie::person(&gateway.metadata, &session).await?;
+            if let Some(person) = &person {
+                // Whoever asks for the sender again finds no credential in the head.
+                head.extensions.insert(auth::ByTokenOf(person.token.id));
+            }
+            return Ok(person);
+        }
         // A download link stands for a credential, on its one route.
         let is_linked = matches!(row.route, Route::DownloadFile | Route::DownloadIso);
         let link = credential_query(head, "token").filter(|_| is_linked);
@@ -450,7 +477,8 @@ fn link_target(names: &PathNames) -> Result<boxgate_storage::catalog::BoxRef, Re
 }
 
 async fn dispatch(gateway: &Gateway, call: Call) -> Answer {
-    if call.head.method == http::Method::DELETE && hooks::are_asked(&call.head) {
+    let may_delete = call.head.method == http::Method::DELETE || call.row.door == Door::Page;
+    if may_delete && hooks::are_asked(&call.head) {
         Box::pin(hooks::on_delete(gateway, &call)).await?;
     }
     handler(gateway, call).await
@@ -658,6 +686,41 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::Metrics => operations::metrics(gateway).map(Ok).boxed(),
         Route::OpenApi => ready(door::openapi::document(gateway, &call)).boxed(),
         Route::OpenApiPage => ready(door::openapi::page(gateway, &call)).boxed(),
+        Route::PageHome => page::home::show(gateway, call).boxed(),
+        Route::PageOrganization => page::organization::show(gateway, call).boxed(),
+        Route::PageBox => page::a_box::show(gateway, call).boxed(),
+        Route::PageDownload => page::a_box::download(gateway, call).boxed(),
+        Route::PageOthers => ready(page::others::show(gateway, &call)).boxed(),
+        Route::PageAsset => ready(page::asset::show(&call)).boxed(),
+        Route::PageSignInForm => ready(page::sign_in::form(gateway, &call)).boxed(),
+        Route::PageSignIn => page::sign_in::sign_in(gateway, call).boxed(),
+        Route::PageSignOut => page::sign_in::sign_out(gateway, call).boxed(),
+        Route::PageSession => ready(page::sign_in::session(gateway, &call)).boxed(),
+        Route::PageNewBox => ready(page::boxes::new(gateway, &call)).boxed(),
+        Route::PageCreateBox => page::boxes::create(gateway, call).boxed(),
+        Route::PageEditBox => ready(page::boxes::edit(gateway, &call)).boxed(),
+        Route::PageUpdateBox => page::boxes::update(gateway, call).boxed(),
+        Route::PageDeleteBox => page::boxes::delete(gateway, call).boxed(),
+        Route::PageNewVersion => ready(page::versions::new(gateway, &call)).boxed(),
+        Route::PageCreateVersion => page::versions::create(gateway, call).boxed(),
+        Route::PageEditVersion => page::versions::edit(gateway, call).boxed(),
+        Route::PageUpdateVersion => page::versions::update(gateway, call).boxed(),
+        Route::PageDeleteVersion => page::versions::delete(gateway, call).boxed(),
+        Route::PageReleaseVersion => {
+            page::versions::set_status(gateway, call, VersionStatus::Active).boxed()
+        }
+        Route::PageRevokeVersion => {
+            page::versions::set_status(gateway, call, VersionStatus::Revoked).boxed()
+        }
+        Route::PageKeys => page::keys::show(gateway, call).boxed(),
+        Route::PageCreateKey => page::keys::create(gateway, call).boxed(),
+        Route::PageRotateKey => page::keys::rotate(gateway, call).boxed(),
+        Route::PageDeleteKey => page::keys::delete(gateway, call).boxed(),
+        Route::PageUpload => ready(page::upload::show(gateway, &call)).boxed(),
+        Route::PageOperate => page::operate::show(gateway, call).boxed(),
+        Route::PageOperateNow => page::operate::now(gateway, call).boxed(),
+        Route::PageWebhook => page::deliveries::show(gateway, call).boxed(),
+        Route::PageRedeliver => page::deliveries::redeliver(gateway, call).boxed(),
     }
 }
 
@@ -684,6 +747,7 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
         Door::Runtime => door::runtime::refuse(&refusal),
         Door::Boxitory => door::boxitory::refuse(&refusal),
         Door::Operations | Door::Admin | Door::Hooks => operations::refuse(&refusal),
+        Door::Page => page::refuse(&refusal),
     };
     // RFC 9110 §15.5.2: a 401 names how to do better.
     if refusal.status == StatusCode::UNAUTHORIZED {

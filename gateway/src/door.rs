@@ -8,6 +8,7 @@ pub mod files;
 pub mod hooks;
 pub mod openapi;
 pub mod operations;
+pub mod page;
 pub mod plugins;
 pub mod providers;
 pub mod runtime;

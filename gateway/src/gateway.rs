@@ -26,6 +26,7 @@ use crate::admission::Admission;
 use crate::auth::link_keys::LinkKeys;
 use crate::boxitory::Boxitory;
 use crate::config::settings::Settings;
+use crate::door::page::Watch;
 use crate::door::vagrant::Document;
 use crate::events::stragglers::{self, PassedOver};
 use crate::hooks::Outside;
@@ -103,6 +104,8 @@ pub struct Gateway {
     pub lifecycle: Lifecycle,
     /// The certificate in use, where a listener needs one.
     pub certificate: Option<Arc<Certificate>>,
+    /// What was counted while somebody looked at the page of operators.
+    pub watch: Watch,
 }
 
 /// Where in its life a process is.

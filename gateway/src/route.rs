@@ -34,6 +34,8 @@ pub enum Door {
     Operations,
     /// Our own administrative API; never prefixed.
     Admin,
+    /// What browsers are shown.
+    Page,
 }
 
 /// Some of the doors.
@@ -44,7 +46,7 @@ impl DoorSet {
     /// Each door.
     pub const ALL: Self = Self(u16::MAX);
     /// What doors are named.
-    pub const NAMES: &str = "boxvault, vagrant, vagrant_cloud, files, blobs, hooks, providers, runtime, boxitory, operations, admin";
+    pub const NAMES: &str = "boxvault, vagrant, vagrant_cloud, files, blobs, hooks, providers, runtime, boxitory, operations, admin, page";
 
     /// Those of these names; each where none is named.
     ///
@@ -68,6 +70,7 @@ impl DoorSet {
                 "boxitory" => Door::Boxitory,
                 "operations" => Door::Operations,
                 "admin" => Door::Admin,
+                "page" => Door::Page,
                 _ => return Err(name),
             };
             doors |= Self::only(door).0;
@@ -372,6 +375,37 @@ pub enum Route {
     Metrics,
     OpenApi,
     OpenApiPage,
+    PageHome,
+    PageOrganization,
+    PageBox,
+    PageDownload,
+    PageOthers,
+    PageAsset,
+    PageSignInForm,
+    PageSignIn,
+    PageSignOut,
+    PageSession,
+    PageNewBox,
+    PageCreateBox,
+    PageEditBox,
+    PageUpdateBox,
+    PageDeleteBox,
+    PageNewVersion,
+    PageCreateVersion,
+    PageEditVersion,
+    PageUpdateVersion,
+    PageDeleteVersion,
+    PageReleaseVersion,
+    PageRevokeVersion,
+    PageKeys,
+    PageCreateKey,
+    PageRotateKey,
+    PageDeleteKey,
+    PageUpload,
+    PageOperate,
+    PageOperateNow,
+    PageWebhook,
+    PageRedeliver,
 }
 
 routes! {
@@ -629,6 +663,39 @@ routes! {
     Operations GET "/metrics" => Metrics, Operations, Empty, Operations, "Prometheus text";
     Operations GET "/openapi.json" => OpenApi, Public, Empty, Operations, "All that this listener answers, as an OpenAPI 3.1 document";
     Operations GET "/openapi" => OpenApiPage, Public, Empty, Operations, "The same as a page";
+    // What browsers are shown. `/` and `/{org}/{box}` lead here, too, where text/html is preferred. No organization can
+    // be named "-".
+    Page GET "/-/boxes" => PageHome, Optional, Empty, Control, "Organizations and boxes: ?q=TEXT&page=N";
+    Page GET "/-/boxes/{org}" => PageOrganization, Optional, Empty, Control, "Boxes of an organization: ?after=NAME";
+    Page GET "/-/boxes/{org}/{box}" => PageBox, ReadBox, Empty, Control, "A box with all its files: ?versions=all";
+    Page GET "/-/download/{org}/{box}/{version}/{provider}/{arch}" => PageDownload, ReadBox, Empty, Control, "A link to a box's bytes, for whoever may read it";
+    Page GET "/-/others" => PageOthers, Optional, Empty, Control, "A tree of boxes, and images of runtimes";
+    Page GET "/-/assets/{asset}" => PageAsset, Public, Empty, Control, "Styles and scripts, by their digests";
+    Page GET "/-/sign-in" => PageSignInForm, Optional, Empty, Control, "Where people sign in: ?next=PATH";
+    Page POST "/-/sign-in" => PageSignIn, Public, Small, Control, "Sign in by name and password";
+    Page POST "/-/sign-out" => PageSignOut, Person, Small, Control, "End the session";
+    Page GET "/-/session" => PageSession, Person, Empty, Control, "Who is signed in, and what forms of theirs hold";
+    Page GET "/-/new-box/{org}" => PageNewBox, Member, Empty, Control, "A form for a new box";
+    Page POST "/-/new-box/{org}" => PageCreateBox, Member, Small, Control, "Make a box";
+    Page GET "/-/edit/{org}/{box}" => PageEditBox, EditBox, Empty, Control, "A form for what may be changed of a box";
+    Page POST "/-/edit/{org}/{box}" => PageUpdateBox, EditBox, Small, Control, "Change a box";
+    Page POST "/-/delete/{org}/{box}" => PageDeleteBox, EditBox, Small, Control, "Delete a box";
+    Page GET "/-/new-version/{org}/{box}" => PageNewVersion, EditBox, Empty, Control, "A form for a new version";
+    Page POST "/-/new-version/{org}/{box}" => PageCreateVersion, EditBox, Small, Control, "Make a version";
+    Page GET "/-/edit/{org}/{box}/{version}" => PageEditVersion, EditBox, Empty, Control, "A form for what may be changed of a version";
+    Page POST "/-/edit/{org}/{box}/{version}" => PageUpdateVersion, EditBox, Small, Control, "Change a version";
+    Page POST "/-/delete/{org}/{box}/{version}" => PageDeleteVersion, EditBox, Small, Control, "Delete a version";
+    Page POST "/-/release/{org}/{box}/{version}" => PageReleaseVersion, EditBox, Small, Control, "List a version to Vagrant";
+    Page POST "/-/revoke/{org}/{box}/{version}" => PageRevokeVersion, EditBox, Small, Control, "List it no more";
+    Page GET "/-/keys" => PageKeys, Person, Empty, Control, "Service accounts of the caller";
+    Page POST "/-/keys" => PageCreateKey, Person, Small, Control, "Make a service account; its key is shown once";
+    Page POST "/-/keys/{id}/rotate" => PageRotateKey, Person, Small, Control, "Replace the key of a service account";
+    Page POST "/-/keys/{id}/delete" => PageDeleteKey, Person, Small, Control, "Delete a service account";
+    Page GET "/-/upload/{org}" => PageUpload, Member, Empty, Control, "Where a box is dropped: ?box&version&provider&architecture";
+    Page GET "/-/operate" => PageOperate, PlatformAdmin, Empty, Control, "How the gateway stands";
+    Page GET "/-/operate/now" => PageOperateNow, PlatformAdmin, Empty, Control, "The part of it that is looked at again and again";
+    Page GET "/-/webhooks/{webhook}" => PageWebhook, PlatformAdmin, Empty, Control, "What was sent to an endpoint: ?cursor";
+    Page POST "/-/redeliver/{delivery}" => PageRedeliver, PlatformAdmin, Small, Control, "Send a delivery once more";
 }
 
 impl Route {
@@ -782,6 +849,35 @@ impl Route {
             Self::VagrantMetadata => "vagrant_metadata",
             Self::Health | Self::Live | Self::Ready => "health",
             Self::Status => "status",
+            Self::PageHome
+            | Self::PageOrganization
+            | Self::PageBox
+            | Self::PageOthers
+            | Self::PageDownload => "page",
+            Self::PageNewBox
+            | Self::PageCreateBox
+            | Self::PageEditBox
+            | Self::PageUpdateBox
+            | Self::PageDeleteBox
+            | Self::PageNewVersion
+            | Self::PageCreateVersion
+            | Self::PageEditVersion
+            | Self::PageUpdateVersion
+            | Self::PageDeleteVersion
+            | Self::PageReleaseVersion
+            | Self::PageRevokeVersion
+            | Self::PageKeys
+            | Self::PageCreateKey
+            | Self::PageRotateKey
+            | Self::PageDeleteKey
+            | Self::PageUpload => "page_manage",
+            Self::PageOperate | Self::PageOperateNow | Self::PageWebhook | Self::PageRedeliver => {
+                "page_operate"
+            }
+            Self::PageAsset => "page_asset",
+            Self::PageSignInForm | Self::PageSignIn | Self::PageSignOut | Self::PageSession => {
+                "page_session"
+            }
             Self::Metrics => "metrics",
             Self::OpenApi | Self::OpenApiPage => "openapi",
         }
@@ -833,6 +929,7 @@ impl PathNames {
 
 /// Words that stay free for routes to come, beside those that the table itself takes.
 const ALSO_RESERVED: &[&str] = &[
+    "-",
     "admin",
     "api",
     "assets",
@@ -1032,6 +1129,7 @@ fn prefix(doors: &Doors, door: Door) -> Option<&str> {
             .enabled
             .then_some(doors.operations.prefix.as_str()),
         Door::Admin => Some(""),
+        Door::Page => doors.page.enabled.then_some(doors.page.prefix.as_str()),
     }
 }
 
@@ -1055,6 +1153,7 @@ mod tests {
             runtime: open(),
             boxitory: open(),
             operations: open(),
+            page: open(),
         }
     }
 
@@ -1074,7 +1173,7 @@ mod tests {
 
     /// How a door is reached in the settings; each but that of administration, which is always there.
     type Of = fn(&mut Doors) -> &mut crate::config::settings::Door;
-    const DOORS: [(Door, Of); 10] = [
+    const DOORS: [(Door, Of); 11] = [
         (Door::BoxVault, |doors| &mut doors.boxvault),
         (Door::Vagrant, |doors| &mut doors.vagrant),
         (Door::VagrantCloud, |doors| &mut doors.vagrant_cloud),
@@ -1085,6 +1184,7 @@ mod tests {
         (Door::Runtime, |doors| &mut doors.runtime),
         (Door::Boxitory, |doors| &mut doors.boxitory),
         (Door::Operations, |doors| &mut doors.operations),
+        (Door::Page, |doors| &mut doors.page),
     ];
 
     /// A path that a row takes, with the names of its values for values.

@@ -137,6 +137,8 @@ table! {
         boxitory: DoorFile = DoorFile::default(),
         /// Health, status, metrics.
         operations: DoorFile = DoorFile::default(),
+        /// What browsers are shown.
+        page: DoorFile = DoorFile::default(),
     }
 }
 

@@ -192,6 +192,8 @@ pub struct Doors {
     pub boxitory: Door,
     /// Health, status, metrics.
     pub operations: Door,
+    /// What browsers are shown.
+    pub page: Door,
 }
 
 /// One public API.
@@ -797,6 +799,7 @@ impl Settings {
             runtime: judge.door("doors.runtime.prefix", &file.doors.runtime),
             boxitory: judge.boxitory_door(&file),
             operations: judge.door("doors.operations.prefix", &file.doors.operations),
+            page: judge.door("doors.page.prefix", &file.doors.page),
         };
         judge.spoken_for(&file);
         let limits = judge.limits(&file.limits, machine);

@@ -76,6 +76,8 @@ fn deletes_files(route: Route) -> bool {
             | Route::CloudDeleteBox
             | Route::CloudDeleteVersion
             | Route::CloudDeleteProvider
+            | Route::PageDeleteBox
+            | Route::PageDeleteVersion
     )
 }
 

@@ -188,7 +188,7 @@ impl InboundBody {
 }
 
 impl From<Bytes> for InboundBody {
-    /// A body that is all there, for tests.
+    /// A body that is all there.
     fn from(bytes: Bytes) -> Self {
         Self {
             source: Source::Given(Full::new(bytes)),

@@ -25,6 +25,7 @@ mod interim;
 mod isos;
 mod links;
 mod orders;
+mod page;
 mod pieces;
 mod purges;
 mod push;

@@ -14,6 +14,7 @@ mod downloads;
 mod holders;
 pub(super) mod isos;
 mod linked;
+mod listing;
 mod providers;
 pub(super) mod publish;
 pub(super) mod remove;
@@ -26,6 +27,7 @@ pub use announced::{Announcement, Slot, SlotChange};
 pub use downloads::Counted;
 pub use holders::{BlobDigest, HeldBlob};
 pub use isos::{Iso, IsoChange, IsoFilter};
+pub use listing::Page;
 pub use search::{Search, SortBy};
 
 use super::accounts::{AccountId, OrganizationId, row_id};

@@ -42,7 +42,8 @@ pub async fn get_link(gateway: &Gateway, call: &Call) -> Answer {
     )))
 }
 
-async fn link(
+/// A download link to the file that the path names, which stands for the caller.
+pub(in crate::door) async fn link(
     gateway: &Gateway,
     call: &Call,
     principal: Option<&Principal>,

@@ -218,7 +218,8 @@ async fn service_session(
     Ok(Some(response::json(StatusCode::OK, &fields)))
 }
 
-async fn session(
+/// Makes a session; its text is told once.
+pub(in crate::door) async fn session(
     gateway: &Gateway,
     account: &Account,
     service: Option<&Token>,

@@ -1,0 +1,242 @@
+//! Forms: read within their limits, believed with their token alone, shown again with what was written in them.
+
+use askama::Template;
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::auth::cookie::{self, Jar, What};
+use crate::auth::credential::Credential;
+use crate::call::Call;
+use crate::gateway::Gateway;
+use crate::refusal::Refusal;
+use http::StatusCode;
+
+/// The field that holds the token of a form.
+pub const TOKEN: &str = "form_token";
+
+/// What was written in a form, or stands in a query.
+#[derive(Debug, Default, Clone)]
+pub struct Form(Vec<(String, String)>);
+
+impl Form {
+    /// A form whose sender is signed in.
+    ///
+    /// # Errors
+    /// 403 when it is no form that the session was shown; 413 and 408 as for every small body.
+    pub async fn read(gateway: &Gateway, call: &mut Call) -> Result<Self, Refusal> {
+        let form = Self::unproved(gateway, call).await?;
+        // Whoever sends a token in a header was not made to by another site.
+        let by_header = Credential::find(&call.head.headers, call.head.uri.query()).is_some();
+        let session = Jar::of(gateway, &call.facts)
+            .and_then(|jar| jar.find(&call.head.headers, What::Session));
+        let is_ours =
+            session.is_some_and(|session| cookie::is_form_token(&session, form.text(TOKEN)));
+        if by_header || is_ours {
+            return Ok(form);
+        }
+        let text = "This form belongs to another session. Go back, load its page again, and send it once more.";
+        Err(Refusal::new(StatusCode::FORBIDDEN, text).code("FORM_TOKEN"))
+    }
+
+    /// A form of which nothing is known yet.
+    ///
+    /// # Errors
+    /// 413 and 408 as for every small body.
+    pub async fn unproved(gateway: &Gateway, call: &mut Call) -> Result<Self, Refusal> {
+        let limits = &gateway.settings.limits;
+        let what = ("form", "limits.json_body");
+        let body = call
+            .small_body(what, limits.json_body_bytes, limits.json_timeout)
+            .await?;
+        Ok(Self(
+            url::form_urlencoded::parse(&body).into_owned().collect(),
+        ))
+    }
+
+    /// What stands in the query of a request, as forms write it.
+    pub fn of_query(call: &Call) -> Self {
+        let query = call.head.uri.query().unwrap_or_default();
+        Self(
+            url::form_urlencoded::parse(query.as_bytes())
+                .into_owned()
+                .collect(),
+        )
+    }
+
+    /// What was written in a field; empty where there is none.
+    pub fn text(&self, name: &str) -> &str {
+        let found = self.0.iter().find(|(field, _)| field == name);
+        found.map_or("", |(_, value)| value.trim())
+    }
+
+    /// What was written in a field, or that it is unset; lines end as they do everywhere but in forms.
+    pub fn given(&self, name: &str) -> Value {
+        match self.text(name) {
+            "" => Value::Null,
+            text => text.replace("\r\n", "\n").into(),
+        }
+    }
+
+    /// What was written in a field, spaces and all.
+    pub fn exact(&self, name: &str) -> &str {
+        let found = self.0.iter().find(|(field, _)| field == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    /// Whether a box is ticked.
+    pub fn is_ticked(&self, name: &str) -> bool {
+        self.0.iter().any(|(field, _)| field == name)
+    }
+}
+
+/// The same call with that for its body, as the handlers of the API read it.
+pub fn asking(call: Call, body: &Value) -> Call {
+    Call {
+        body: Bytes::from(body.to_string()).into(),
+        ..call
+    }
+}
+
+/// What is wrong with a form that the API refused: a text, and the field that it is about.
+#[derive(Debug, Default)]
+pub struct Fault {
+    status: Option<StatusCode>,
+    field: &'static str,
+    text: String,
+}
+
+impl Fault {
+    /// What a refusal says of the first field of which it has the mark; empty is the form as a whole.
+    ///
+    /// # Errors
+    /// The refusal, where nothing that was written is at fault.
+    pub fn of(refusal: Refusal, marks: &[(&str, &'static str)]) -> Result<Self, Refusal> {
+        let is_about_the_form = matches!(
+            refusal.status,
+            StatusCode::BAD_REQUEST
+                | StatusCode::CONFLICT
+                | StatusCode::UNPROCESSABLE_ENTITY
+                | StatusCode::FORBIDDEN
+        );
+        if !is_about_the_form {
+            return Err(refusal);
+        }
+        let mark = marks
+            .iter()
+            .find(|(mark, _)| refusal.message.contains(mark));
+        Ok(Self {
+            status: Some(refusal.status),
+            field: mark.map_or("", |(_, field)| field),
+            text: refusal.message,
+        })
+    }
+
+    /// A text beside a field.
+    pub fn new(field: &'static str, text: impl Into<String>) -> Self {
+        let status = Some(StatusCode::UNPROCESSABLE_ENTITY);
+        Self {
+            status,
+            field,
+            text: text.into(),
+        }
+    }
+
+    /// The status of the page that shows it.
+    pub fn status(&self) -> StatusCode {
+        self.status.unwrap_or(StatusCode::OK)
+    }
+
+    /// What it says of a field.
+    pub fn at(&self, field: &str) -> Option<String> {
+        (self.status.is_some() && self.field == field).then(|| self.text.clone())
+    }
+}
+
+/// How a field is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One line.
+    Line,
+    /// Several.
+    Text,
+    /// One line that is not shown.
+    Secret,
+    /// A whole number.
+    Number,
+    /// A box to tick.
+    Tick,
+}
+
+/// One field of a form, with what is wrong with it beside it.
+#[derive(Debug, Template)]
+#[template(path = "field.html")]
+pub struct Field {
+    kind: Kind,
+    name: &'static str,
+    label: &'static str,
+    hint: &'static str,
+    value: String,
+    is_ticked: bool,
+    is_required: bool,
+    fault: Option<String>,
+    autocomplete: &'static str,
+}
+
+impl Field {
+    /// A field of that name.
+    pub fn new(kind: Kind, name: &'static str, label: &'static str) -> Self {
+        Self {
+            kind,
+            name,
+            label,
+            hint: "",
+            value: String::new(),
+            is_ticked: false,
+            is_required: false,
+            fault: None,
+            autocomplete: "off",
+        }
+    }
+
+    /// With a word on what it is for.
+    #[must_use]
+    pub fn hint(mut self, hint: &'static str) -> Self {
+        self.hint = hint;
+        self
+    }
+
+    /// With what stands in it.
+    #[must_use]
+    pub fn value(mut self, value: impl Into<String>) -> Self {
+        self.value = value.into();
+        self
+    }
+
+    /// Ticked or not.
+    #[must_use]
+    pub fn ticked(mut self, is_ticked: bool) -> Self {
+        self.is_ticked = is_ticked;
+        self
+    }
+
+    /// One that must not be empty.
+    #[must_use]
+    pub fn required(mut self) -> Self {
+        self.is_required = true;
+        self
+    }
+
+    /// What browsers may fill it with.
+    #[must_use]
+    pub fn autocomplete(mut self, what: &'static str) -> Self {
+        self.autocomplete = what;
+        self
+    }
+
+    /// With what is wrong with it.
+    #[must_use]
+    pub fn fault(mut self, fault: Option<String>) -> Self {
+        self.fault = fault;
+        self
+    }
+}
