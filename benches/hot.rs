@@ -140,7 +140,8 @@ pub fn limiter() -> Call {
 
 /// The same with so many other addresses in the table.
 pub fn limiter_of(others: u32) -> Call {
-    let many = NonZeroU32::MAX;
+    // More than can be asked for, and no more than governor counts well.
+    let many = NonZeroU32::new(100_000_000).expect("it is not zero");
     let rates = Rates::new(
         &[Rate {
             name: "address".into(),
@@ -152,6 +153,7 @@ pub fn limiter_of(others: u32) -> Call {
             bytes_out: 0,
         }],
         u64::from(others) + 10,
+        false,
     );
     let key = |number: u32| Key::Address(IpAddr::V4(Ipv4Addr::from_bits(number)));
     for other in 0..others {
@@ -411,6 +413,7 @@ pub fn doors() -> Doors {
         runtime: open(),
         boxitory: open(),
         operations: open(),
+        page: open(),
     }
 }
 

@@ -277,12 +277,15 @@ pub(crate) fn path_and_names(data: &[u8]) {
         text.parse::<BoxName>().is_ok(),
         text.parse::<ProviderName>().is_ok(),
         text.parse::<ArchitectureName>().is_ok(),
-        text.parse::<IsoName>().is_ok(),
         text.parse::<VersionName>().is_ok(),
     ];
+    let foreign = ['/', '\\', '\0', '%'];
     if names.contains(&true) {
-        assert!(!text.contains("..") && !text.contains(['/', '\\', '\0', '%']));
-        assert!(!text.starts_with('.') && text.len() <= 255);
+        assert!(!text.contains("..") && !text.contains(foreign));
+        assert!(!text.starts_with('.') && text.len() <= 128);
+    }
+    if text.parse::<IsoName>().is_ok() {
+        assert!(!matches!(text, "." | "..") && !text.contains(foreign) && text.len() <= 255);
     }
     if let Some((one, other)) = text.split_once(' ') {
         let order = version::compare(one, other);

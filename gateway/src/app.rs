@@ -409,6 +409,14 @@ fn compile_routes(settings: &Settings) -> Result<(Router, Vec<Option<Router>>), 
     Ok((Router::try_new(doors)?, apart?))
 }
 
+/// Binds the listeners, or takes the sockets that listen already.
+async fn listen(sockets: Sockets, gateway: &Gateway) -> Result<Server, StartError> {
+    let telemetry = Arc::clone(&gateway.telemetry);
+    let certificate = gateway.certificate.clone();
+    let bound = Server::bind_with(sockets, &gateway.settings, telemetry, certificate).await;
+    bound.map_err(StartError::Listen)
+}
+
 /// Opens all stores of the settings.
 async fn open_stores(
     metadata: &Metadata,
@@ -531,6 +539,21 @@ async fn open_store(
         }
     }
     Ok(local::open_with(path, options).await?)
+}
+
+fn joiner(
+    settings: &Settings,
+    metadata: &Metadata,
+    engine: &UploadEngine,
+    stores: &BTreeMap<String, Store>,
+) -> Joiner {
+    Joiner::new(
+        metadata.clone(),
+        engine.clone(),
+        stores.clone(),
+        settings.uploads.joins_in_progress,
+        settings.uploads.joins_waiting,
+    )
 }
 
 fn engine(
@@ -778,13 +801,7 @@ impl App {
         });
         let (router, routers) = compile_routes(&settings).map_err(StartError::Routes)?;
         let drain = Drain::new(&settings.server);
-        let joiner = Joiner::new(
-            metadata.clone(),
-            engine.clone(),
-            stores.clone(),
-            settings.uploads.joins_in_progress,
-            settings.uploads.joins_waiting,
-        );
+        let joiner = joiner(&settings, &metadata, &engine, &stores);
         let runtimes = open_runtimes(&settings, &outbound, &telemetry.metrics.images)?;
         let boxitory = Boxitory::open(settings.boxitory.as_ref()).await;
         let rows = metadata.clone();
@@ -819,14 +836,7 @@ impl App {
             lifecycle: Lifecycle::default(),
             certificate,
         });
-        let mut server = Server::bind_with(
-            sockets,
-            &gateway.settings,
-            Arc::clone(&gateway.telemetry),
-            gateway.certificate.clone(),
-        )
-        .await
-        .map_err(StartError::Listen)?;
+        let mut server = listen(sockets, &gateway).await?;
         outbound.listens_at(server.addresses().to_vec());
         Ok(Self {
             gateway,

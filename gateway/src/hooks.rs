@@ -40,7 +40,7 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::{Algorithm, Digest};
 use boxgate_storage::metadata::uploads::{Labels, Target};
 use boxgate_storage::upload::UploadIntent;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, LOCATION};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, LOCATION, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
@@ -551,10 +551,8 @@ pub async fn on_response(
     if !gateway.scripts.defines(Hook::OnResponse) {
         return Ok(answer);
     }
-    let text = |(name, value): (&HeaderName, &HeaderValue)| {
-        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        (Text::from(name.as_str()), Text::from(value))
-    };
+    let text =
+        |(name, value): (&HeaderName, &HeaderValue)| (Text::from(name.as_str()), seen(name, value));
     let cache = answer.headers().get("cache-status");
     let response = Arc::new(facts::Response {
         status: answer.status().as_u16(),
@@ -569,4 +567,16 @@ pub async fn on_response(
     let changes = noted(known, gateway.scripts.on_response(told, &response).await)?;
     change(answer.headers_mut(), &changes);
     Ok(answer)
+}
+
+/// A field of an answer as scripts see it: a session, and what is read by a link, are theirs alone who asked.
+fn seen(name: &HeaderName, value: &HeaderValue) -> Text {
+    let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+    if *name == SET_COOKIE {
+        return Text::from("***");
+    }
+    match value.split_once("?token=") {
+        Some((place, _)) if *name == LOCATION => Text::from(format!("{place}?token=***")),
+        _ => Text::from(value),
+    }
 }

@@ -47,8 +47,29 @@ pub(crate) struct Comparison {
     pub(crate) only: Vec<String>,
     /// Where programs of others are kept.
     pub(crate) tools: Option<PathBuf>,
-    /// As it is repeated.
-    pub(crate) command: String,
+}
+
+impl Comparison {
+    /// As it is repeated, and with which build.
+    fn command(&self) -> String {
+        let size = match self.size {
+            Size::Whole => "",
+            Size::Quick => " --quick",
+            Size::Smoke => " --smoke",
+        };
+        let only = match self.only.as_slice() {
+            [] => String::new(),
+            only => format!(" --only {}", only.join(",")),
+        };
+        let rounds = self.rounds.map(|rounds| format!(" --rounds {rounds}"));
+        let build = match self.program.parent().and_then(Path::file_name) {
+            Some(name) if name == "release" => ", release build",
+            Some(name) if name == "debug" => ", development build",
+            _ => "",
+        };
+        let rounds = rounds.unwrap_or_default();
+        format!("`load-tests compare{size}{only}{rounds}`{build}")
+    }
 }
 
 /// What rows found in this and earlier runs, by their names; kept beside the page.
@@ -124,22 +145,26 @@ pub(crate) async fn play(comparison: &Comparison, say: impl Fn(&str)) -> Result<
         tools,
     };
     let versions = ground.tools.versions();
-    let mut rows = Kept::new();
+    let mut wrong = Vec::new();
     for row in plan.rows {
-        let how = page::how(
-            &comparison.command,
-            &Machine::look(&comparison.directory)?,
-            &versions,
-        );
+        let machine = Machine::look(&comparison.directory)?;
+        let how = page::how(&comparison.command(), &machine, &versions);
         let mut found = Box::pin(one(&row, comparison, &ground)).await?;
         found.how = how;
         say(&page::text(&row, &found));
-        rows.insert(row.name, found);
+        let what = found
+            .wrong
+            .iter()
+            .map(|what| format!("{}: {what}", row.name));
+        wrong.extend(what);
+        // At once, so that a run that is cut loses one row at most.
+        publish(&comparison.page, Kept::from([(row.name, found)]))?;
     }
     crate::gateway::remove(&ground.directory)?;
-    let all_right = rows.values().all(|found| found.wrong.is_empty());
-    publish(&comparison.page, rows)?;
-    Ok(all_right)
+    for what in &wrong {
+        say(&format!("- **violation**: {what}"));
+    }
+    Ok(wrong.is_empty())
 }
 
 /// Writes the page and its plots from these rows and from those that earlier runs left.

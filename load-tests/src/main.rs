@@ -309,7 +309,6 @@ async fn run(arguments: Arguments) -> Result<bool> {
                 rounds: *rounds,
                 only: only.clone(),
                 tools: tools.clone(),
-                command: typed(),
             };
             return Box::pin(compare::play(&comparison, say)).await;
         }
@@ -446,13 +445,6 @@ fn say_wrong(wrong: &[String], command: &str) {
 /// Violations that are shown; the first one is what matters.
 const TOLD: usize = 20;
 
-/// What was typed, without the paths of this machine.
-fn typed() -> String {
-    let words = std::env::args().skip(1);
-    let told = words.filter(|word| !word.starts_with(['/', '.']) && !word.starts_with("target/"));
-    format!("load-tests {}", told.collect::<Vec<_>>().join(" "))
-}
-
 /// One scenario by two builds.
 async fn against(arguments: &Arguments, name: &str, reference: &str) -> Result<bool> {
     let scenario = sized(arguments, scenario::find(name)?);
@@ -462,6 +454,7 @@ async fn against(arguments: &Arguments, name: &str, reference: &str) -> Result<b
     let variants = programs.map(|(name, gateway)| Variant {
         name: name.to_owned(),
         settings: std::collections::BTreeMap::new(),
+        lines: String::new(),
         options: Options {
             gateway,
             directory: arguments.dir.clone(),
@@ -486,7 +479,10 @@ async fn sweep(arguments: &Arguments, name: &str, sets: &[String]) -> Result<boo
         directory: arguments.dir.clone(),
         deployed: None,
     };
-    let variants = variants::combinations(sets, &options)?;
+    let mut variants = variants::combinations(sets, &options)?;
+    for variant in &mut variants {
+        variant.lines = variants::lines(&variant.settings, &options)?;
+    }
     let outcomes = variants::in_turns(&scenario, &variants).await?;
     let text = variants::table(&variants, &outcomes);
     say(&text);

@@ -25,6 +25,8 @@ pub(crate) struct Variant {
     pub(crate) name: String,
     /// Keys of the configuration, beside the scenario's own.
     pub(crate) settings: BTreeMap<String, String>,
+    /// These as lines of a configuration.
+    pub(crate) lines: String,
     /// The program, and where it works.
     pub(crate) options: Options,
 }
@@ -119,7 +121,7 @@ pub(crate) fn table(variants: &[Variant], outcomes: &[Outcome]) -> String {
         let _ = writeln!(
             text,
             "Fastest, over all steps:\n\n```toml\n{}```",
-            toml_lines(&variant.settings)
+            variant.lines
         );
     }
     text
@@ -164,30 +166,67 @@ pub(crate) fn combinations(sets: &[String], options: &Options) -> Result<Vec<Var
             .collect::<Vec<_>>()
             .join(" "),
         settings,
+        lines: String::new(),
         options: options.clone(),
     });
     Ok(variants.collect())
 }
 
-/// As a configuration has them.
-fn toml_lines(settings: &BTreeMap<String, String>) -> String {
+/// As a configuration has them, each in the form of its value that is given.
+fn toml_lines(settings: &BTreeMap<String, String>, value: impl Fn(&str, &str) -> String) -> String {
     let mut text = String::new();
     let mut section = "";
-    for (key, value) in settings {
+    for (key, given) in settings {
         let (of, name) = key.rsplit_once('.').unwrap_or(("", key));
         if of != section {
             let _ = writeln!(text, "[{of}]");
             section = of;
         }
-        let is_bare = value.parse::<f64>().is_ok() || value == "true" || value == "false";
-        let value = if is_bare {
-            value.clone()
-        } else {
-            format!("{value:?}")
-        };
-        let _ = writeln!(text, "{name} = {value}");
+        let _ = writeln!(text, "{name} = {}", value(key, given));
     }
     text
+}
+
+/// The lines of a configuration, after the program took each: a variable that it does not know it passes over, and a
+/// sweep over nothing would have a winner, too.
+///
+/// # Errors
+/// What the program says of a key or its value.
+pub(crate) fn lines(settings: &BTreeMap<String, String>, options: &Options) -> Result<String> {
+    let mut values = BTreeMap::new();
+    for (key, given) in settings {
+        let alone = BTreeMap::from([(key.clone(), given.clone())]);
+        let mut said = String::new();
+        // Numbers, truths and lists stand for themselves; all else is text.
+        let forms = [given.clone(), format!("{given:?}")];
+        let taken = forms.into_iter().find(|form| {
+            said = against(&toml_lines(&alone, |_, _| form.clone()), options);
+            said.is_empty()
+        });
+        let taken = taken.ok_or_else(|| Failure::said(said.trim()))?;
+        values.insert(key.clone(), taken);
+    }
+    Ok(toml_lines(settings, |key, _| values[key].clone()))
+}
+
+/// What the program says against a configuration; nothing where it takes it.
+fn against(text: &str, options: &Options) -> String {
+    let file = options.directory.join("sweep.toml");
+    let written = std::fs::create_dir_all(&options.directory);
+    if let Err(e) = written.and_then(|()| std::fs::write(&file, text)) {
+        return e.to_string();
+    }
+    let mut command = Command::new(&options.gateway);
+    command.args(["config", "check", "--config"]).arg(&file);
+    match command.stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => String::new(),
+        Ok(output) => format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stderr),
+            output.status
+        ),
+        Err(e) => e.to_string(),
+    }
 }
 
 /// Builds another state of the tree beside this one, as `program` was built; its program.
@@ -249,20 +288,17 @@ mod tests {
     }
 
     #[test]
-    fn every_combination_is_played_and_the_winning_lines_are_toml() {
-        let sets = [
-            "uploads.part_size=8MiB,16MiB".to_owned(),
-            "uploads.parts_in_flight=2,4,8".to_owned(),
-        ];
-        let variants = combinations(&sets, &options()).unwrap();
+    fn every_combination_is_played_and_told_in_its_section() {
+        let sets = ["cache.size=1GiB,2GiB", "uploads.parts_in_flight=2,4,8"];
+        let variants = combinations(&sets.map(str::to_owned), &options()).unwrap();
         assert_eq!(variants.len(), 6);
         assert_eq!(
             variants[5].name,
-            "uploads.part_size=16MiB uploads.parts_in_flight=8"
+            "cache.size=2GiB uploads.parts_in_flight=8"
         );
         assert_eq!(
-            toml_lines(&variants[5].settings),
-            "[uploads]\npart_size = \"16MiB\"\nparts_in_flight = 8\n"
+            toml_lines(&variants[5].settings, |_, value| value.to_owned()),
+            "[cache]\nsize = 2GiB\n[uploads]\nparts_in_flight = 8\n"
         );
         for wrong in ["", "a", "a=", "=1"] {
             assert!(

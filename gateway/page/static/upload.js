@@ -3,7 +3,7 @@
 const form = document.getElementById("upload");
 const of = (id) => document.getElementById(id);
 const settings = form?.dataset ?? {};
-const RETRIES = [0, 1000, 3000, 5000, 10000, 10000];
+const RETRIES = [0, 1000, 3000];
 
 let token = settings.token;
 let upload = null;
@@ -193,7 +193,7 @@ async function begin(file) {
     fingerprint: async () => ["boxgate", settings.user, target, file.name, file.size, file.lastModified].join("-"),
     onBeforeRequest: (request) => request.setHeader("X-CSRF-Token", token),
     onShouldRetry: (error) => {
-      if (ended) return false;
+      if (ended || !navigator.onLine) return false;
       const status = error.originalResponse?.getStatus() ?? 0;
       return status === 0 || status === 409 || status === 423 || status === 429 || status >= 500;
     },

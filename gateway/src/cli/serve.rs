@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Failure, ServeArgs, read_config, runtime, say};
 use crate::app::{App, StartError};
 use crate::config::{Flags, Settings};
-use crate::life::hand_over::{self, Predecessor, Program};
+use crate::life::hand_over::{self, Predecessor, Program, Wanted};
 use crate::life::{self, notify, reload};
 use crate::server::Sockets;
 use crate::sys::inherited;
@@ -44,6 +44,12 @@ pub(super) struct Process {
 pub(super) struct Beginning {
     sockets: Sockets,
     predecessor: Option<Predecessor>,
+}
+
+/// Whom a process follows, and when another shall follow it.
+pub(super) struct Place {
+    predecessor: Option<Predecessor>,
+    wanted: Wanted,
 }
 
 /// Reads the configuration and starts the log, which then tells what is odd in it.
@@ -101,11 +107,15 @@ impl Beginning {
 pub(super) async fn serve_until_signalled(
     mut app: App,
     process: &Process,
-    place: Option<Predecessor>,
+    place: Place,
 ) -> Result<(), Failure> {
     let drain = app.drain();
-    let succession =
-        hand_over::succession(process.program.clone(), app.take_ports(), drain.clone());
+    let Place {
+        predecessor,
+        wanted,
+    } = place;
+    let (program, ports) = (process.program.clone(), app.take_ports());
+    let succession = hand_over::succession(wanted, program, ports, drain.clone());
     let succession = tokio::spawn(succession);
     let signals = tokio::spawn(drain.clone().on_signals());
     let gateway = Arc::clone(app.gateway());
@@ -119,14 +129,14 @@ pub(super) async fn serve_until_signalled(
             notify::stopping();
         }
     }));
-    if let Some(predecessor) = place {
+    if let Some(predecessor) = predecessor {
         predecessor.serving();
     }
     notify::ready();
     let remains = Box::pin(app.run()).await;
     let succeeded = if drain.handing_over().is_cancelled() {
         let succeed = async {
-            let successor = succession.await.map_err(std::io::Error::other)??;
+            let successor = succession.await.map_err(std::io::Error::other)?;
             let succeeded = successor.succeed(drain.clone()).await;
             // Whoever is in charge from here on has a watchdog of its own.
             drop(watching);
@@ -148,8 +158,10 @@ pub(super) async fn serve_until_signalled(
 pub(super) async fn start(
     settings: Settings,
     process: &Process,
-    place: Beginning,
-) -> Result<(App, Option<Predecessor>), Failure> {
+    beginning: Beginning,
+) -> Result<(App, Place), Failure> {
+    // Before anybody can know that this process is there.
+    let wanted = Wanted::hear().map_err(|e| Failure::failed(&e))?;
     let ceiling = settings.ceiling();
     tracing::info!(
         memory_ceiling_bytes = ceiling.total(),
@@ -158,9 +170,13 @@ pub(super) async fn start(
         "starting"
     );
     let telemetry = Arc::clone(&process.telemetry);
-    let started = App::start_with(place.sockets, settings, telemetry).await;
+    let started = App::start_with(beginning.sockets, settings, telemetry).await;
     let app = started.map_err(|e| start_failed(&e))?;
-    Ok((app, place.predecessor))
+    let place = Place {
+        predecessor: beginning.predecessor,
+        wanted,
+    };
+    Ok((app, place))
 }
 
 pub(super) fn start_failed(error: &StartError) -> Failure {

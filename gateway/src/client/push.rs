@@ -390,6 +390,11 @@ impl Push<'_> {
                         }
                         Ok(Put::Finished(what)) => {
                             plan.finished();
+                            (self.tell)(Notice::Part {
+                                part: Some(part),
+                                held: cut.length,
+                                length: cut.length,
+                            });
                             outcome = Some(what);
                         }
                         Err(e) if e.code() == Some("PART_DIFFERS") => {

@@ -101,6 +101,16 @@ fn the_ceiling_is_the_sum_of_its_terms() {
 }
 
 #[test]
+fn two_configurations_differ_in_the_keys_that_were_changed() {
+    let one = settings("[log]\nlevel = \"info\"\n[rates.address]\nrequests = 5\n");
+    let other = settings("[log]\nlevel = \"warn\"\n[cache]\nsize = \"64MiB\"\n");
+    let changed = ["cache.size", "log.level", "rates.address.requests"];
+    assert_eq!(one.differs_in(&other), changed);
+    assert_eq!(other.differs_in(&one), changed);
+    assert!(one.differs_in(&one.clone()).is_empty());
+}
+
+#[test]
 fn a_flag_beats_a_variable_which_beats_the_file_which_beats_the_default() {
     let file = "data_dir = \"/file\"\n";
     let variable = [("BOXGATE_DATA_DIR", "/variable")];

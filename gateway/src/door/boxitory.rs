@@ -100,7 +100,11 @@ pub async fn answer(gateway: &Gateway, call: Call) -> Answer {
     if call.row.route == Route::BoxitoryList {
         let prefix = gateway.settings.doors.boxitory.prefix.clone();
         let page = tree.page(move |shelves| page::list(shelves, &prefix)).await;
-        return Ok(written(&call.head, HTML, &page));
+        let mut answer = written(&call.head, HTML, &page);
+        // A browser may be shown another page here (`door::page`).
+        let varies = HeaderValue::from_static("Accept");
+        answer.headers_mut().insert(VARY, varies);
+        return Ok(answer);
     }
     let box_name = call.names.value("box");
     let Some(shelf) = index.get(box_name) else {

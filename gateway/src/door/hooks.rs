@@ -13,6 +13,7 @@ use boxgate_scripting::inbound::{Addressed, Inbound, Mode, Verify};
 use boxgate_scripting::verdict::WebhookVerdict;
 use boxgate_storage::error::chain;
 use boxgate_storage::metadata::inbound::{Delivery, End, Queued, Taken};
+use boxgate_storage::trace::carried;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::json;
@@ -241,7 +242,7 @@ async fn at_once(
     let (scripts, metadata) = (Arc::clone(&gateway.scripts), gateway.metadata.clone());
     let own = plugin.to_owned();
     // A task of its own: a sender that goes away leaves no delivery half noted.
-    let run = gateway.background.spawn(async move {
+    let run = gateway.background.spawn(carried(async move {
         let called = scripts.webhook_in(&own, &Arc::new(request), false).await;
         let good = match &called {
             Ok(decision) => match &decision.verdict {
@@ -259,7 +260,7 @@ async fn at_once(
             }
         }
         (called, good)
-    });
+    }));
     let failed = || {
         let text = "The plugin failed on this webhook; why is in the log. Send it again once that is mended.";
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text).code("SCRIPT_FAILED")

@@ -187,6 +187,8 @@ fn answers(path: &str, row: &Row) -> Value {
     if row.class == Class::Download {
         let elsewhere = "Unchanged since the condition, or to be had at another address";
         answers.insert("3XX".into(), json!({ "description": elsewhere }));
+    } else if row.door == Door::Page {
+        answers.insert("3XX".into(), json!({ "description": "To another page" }));
     }
     let failure = |why: &str| match failures_of(row.door) {
         Some(content) => json!({ "description": why, "content": content }),
@@ -237,6 +239,10 @@ fn failures_of(door: Door) -> Option<Value> {
         }
         Door::Files | Door::Blobs | Door::Hooks | Door::Operations | Door::Admin => Some(json!({
             "application/problem+json": { "schema": of("Problem") },
+            "application/json": { "schema": of("BoxVaultError") },
+        })),
+        Door::Page => Some(json!({
+            "text/html": { "schema": { "type": "string" } },
             "application/json": { "schema": of("BoxVaultError") },
         })),
         Door::Runtime | Door::Boxitory => None,
@@ -298,6 +304,7 @@ impl Door {
             Self::Providers => "providers",
             Self::Runtime => "runtime",
             Self::Boxitory => "boxitory",
+            Self::Page => "page",
             Self::Operations => "operations",
             Self::Admin => "admin",
         }
@@ -314,6 +321,7 @@ impl Door {
             Self::Providers => "Adapters to clouds",
             Self::Runtime => "Images of runtimes",
             Self::Boxitory => "A tree of boxes that is served where it is",
+            Self::Page => "What browsers are shown",
             Self::Operations => "Health, status, metrics, and this document",
             Self::Admin => "Administration",
         }

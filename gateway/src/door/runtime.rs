@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boxgate_scripting::facts;
-use boxgate_storage::metadata::catalog::Iso;
+use boxgate_storage::metadata::catalog::{self, Iso};
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
@@ -272,7 +272,7 @@ fn of_store(iso: Iso) -> Download {
     let updated = Duration::from_millis(iso.updated.0.unsigned_abs());
     Download {
         file_name: iso.name.to_string().into(),
-        counted: Some(download::Counted::Iso(iso.id)),
+        counted: Some(catalog::Counted::Iso(iso.id)),
         blob: iso.blob,
         store: iso.store,
         labels: iso.labels,

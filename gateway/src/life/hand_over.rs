@@ -91,19 +91,34 @@ impl Program {
     }
 }
 
+/// Tells when another process is wanted in the place of this one.
+#[derive(Debug)]
+pub struct Wanted(Signal);
+
+impl Wanted {
+    /// From now on SIGUSR2 is heard, and ends nothing.
+    ///
+    /// # Errors
+    /// It cannot be caught.
+    pub fn hear() -> io::Result<Self> {
+        signal(SignalKind::user_defined2()).map(Self)
+    }
+}
+
 /// Waits until another process is wanted in the place of this one and is prepared, then has `drain` hand over.
-///
-/// # Errors
-/// SIGUSR2 cannot be caught.
-pub async fn succession(program: Program, ports: Ports, drain: Drain) -> io::Result<Successor> {
-    let mut wanted = signal(SignalKind::user_defined2())?;
+pub async fn succession(
+    mut wanted: Wanted,
+    program: Program,
+    ports: Ports,
+    drain: Drain,
+) -> Successor {
     loop {
-        let sockets = next(&mut wanted, &ports).await;
+        let sockets = next(&mut wanted.0, &ports).await;
         match prepare(program.clone(), sockets).await {
             Ok(successor) => {
                 tracing::info!(process = successor.child.id(), "handing over");
                 drain.hand_over();
-                return Ok(successor);
+                return successor;
             }
             Err(error) => {
                 tracing::error!(%error, "no other process came in the place of this one, which goes on");

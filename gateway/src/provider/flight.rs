@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use boxgate_storage::trace::carried;
 use futures_util::future::{BoxFuture, Shared};
 use futures_util::{FutureExt as _, TryFutureExt as _};
 use tokio_util::task::TaskTracker;
@@ -89,10 +90,11 @@ where
         F: Future<Output = Result<T, Refusal>> + Send + 'static,
     {
         let under_way = Arc::clone(&self.under_way);
-        let task = self.tasks.spawn(async move {
+        // On behalf of whoever asked first.
+        let task = self.tasks.spawn(carried(async move {
             let _landing = Landing { under_way, key };
             work.await
-        });
+        }));
         let done = task.map_err(|_panicked| shape::senseless());
         let done = done.and_then(std::future::ready).map_err(Arc::new);
         done.boxed().shared()

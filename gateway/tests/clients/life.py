@@ -70,6 +70,7 @@ class Living(Gateway):
         self.address = (self.url.split("://")[1].split(":")[0], int(self.url.rsplit(":", 1)[1]))
         self.pid = self.process.pid
         self.certificate = ready.get("certificate")
+        eventually(LONG, lambda: self.told.count("READY=1") == 1)
 
     def __exit__(self, *ended):
         for pid in {self.pid, *self.told.main_pids()}:
@@ -238,16 +239,29 @@ class AskingByHttp2(threading.Thread):
         self.join(2 * LONG)
 
 
-def slow_download(gate, path, length):
-    """A download that is begun here, and ended whenever its `rest` is asked for."""
-    raw = socket.create_connection(gate.address, timeout=LONG)
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
-    stream = ssl._create_unverified_context().wrap_socket(raw)
-    stream.sendall(f"GET {path} HTTP/1.1\r\nHost: boxgate\r\nAuthorization: Bearer {gate.key}\r\n\r\n".encode())
-    answer = http.client.HTTPResponse(stream)
-    answer.begin()
-    first = answer.read(100_000)
-    return lambda: first + answer.read(length)
+class SlowDownload(threading.Thread):
+    """A download that is read slowly, so that it is no stalled one, until its `rest` is asked for."""
+
+    def __init__(self, gate, path):
+        super().__init__(daemon=True)
+        raw = socket.create_connection(gate.address, timeout=LONG)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        stream = ssl._create_unverified_context().wrap_socket(raw)
+        stream.sendall(f"GET {path} HTTP/1.1\r\nHost: boxgate\r\nAuthorization: Bearer {gate.key}\r\n\r\n".encode())
+        self.answer = http.client.HTTPResponse(stream)
+        self.answer.begin()
+        self.hurry = threading.Event()
+        self.bytes = b""
+
+    def run(self):
+        while not self.hurry.wait(0.2):
+            self.bytes += self.answer.read(16 << 10)
+        self.bytes += self.answer.read()
+
+    def rest(self):
+        self.hurry.set()
+        self.join(LONG)
+        return self.bytes
 
 
 def comes_in_the_place_of_another():
@@ -261,7 +275,6 @@ def comes_in_the_place_of_another():
         pushed = run(BOXGATE, "push", "demo.box", f"{gate.organization}/demo", "1.0.0", "virtualbox", "amd64", env=trusting)
         check.equal("a box is there", (0, ""), (pushed.returncode, pushed.stderr[-200:] if pushed.returncode else ""))
         digest = sha256((boxes / "demo.box").read_bytes())
-        length = (boxes / "demo.box").stat().st_size
         path = gate.path() + "/download"
         place = "/" + path.split("/", 3)[3]
         key = {"Authorization": f"Bearer {gate.key}"}
@@ -274,16 +287,17 @@ def comes_in_the_place_of_another():
         for thread in (*asking, by_http2):
             thread.start()
         first = gate.pid
-        rest = slow_download(gate, place, length)
+        download = SlowDownload(gate, place)
+        download.start()
         pushing = subprocess.Popen([BOXGATE, "push", "large.box", f"{gate.organization}/large", "1.0.0", "virtualbox", "amd64"], cwd=boxes, env=trusting, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(gate.work / "push.log", "wb"))
         served = 0
         for _ in range(UPGRADES):
             served += gate.upgrade()
-        check.equal("each time another process serves", UPGRADES, served)
+        check.equal("each time another process serves", UPGRADES, served) or print("\n".join(gate.log("boxgate::life")[-12:]))
         for thread in (*asking, by_http2):
             thread.stop()
         check.that("the first process stays for its download", is_there(first), first)
-        check.equal("which is whole", digest, sha256(rest()))
+        check.equal("which is whole", digest, sha256(download.rest()))
         check.that("and then goes", eventually(LONG, lambda: not is_there(first)), first)
         code = pushing.wait(4 * LONG)
         check.equal("an upload goes on in each of them", 0, code) or print((gate.work / "push.log").read_text()[-600:])

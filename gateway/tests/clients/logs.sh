@@ -44,9 +44,9 @@ written() {
 caught_up() {
     [[ $(written | wc -l) == "$(wc -l <"$WORK/boxvault-parsed.log")" ]]
 }
-# asked COUNT: so many requests, four at a time.
+# asked COUNT: so many requests of a trace, four at a time.
 asked() {
-    seq "$1" | xargs -P 4 -I{} curl -sS -o /dev/null "$URL/health?{}"
+    seq "$1" | xargs -P 4 -I{} curl -sS -o /dev/null -H 'traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01' "$URL/health?{}"
 }
 requests_of() {
     written | jq -s '[.[] | select(.route == "health")] | length'

@@ -45,7 +45,7 @@ says "a box that says nothing: what to do" 'nothing says the provider'
 run 0 "it is said in its place" push mute.box "$ORG/mute" 1.0.0 virtualbox amd64
 
 # --- for programs ---
-run 1 "of three files one is no box's" push --json --to "$ORG/{stem}/2.0.0/virtualbox/amd64" one.box absent.box three.box
+run 2 "of three files one is not there" push --json --to "$ORG/{stem}/2.0.0/virtualbox/amd64" one.box absent.box three.box
 equal "each file begins" "one.box absent.box three.box" "$(events '[.[] | select(.event == "started") | .file] | join(" ")')"
 equal "each ends once" "finished failed finished" "$(events '[.[] | select(.event == "finished" or .event == "failed") | .event] | join(" ")')"
 equal "the one that failed says why" "absent.box 2" "$(events '.[] | select(.event == "failed") | "\(.file) \(.exit_code)"')"

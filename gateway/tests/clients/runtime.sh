@@ -262,7 +262,7 @@ matches "with checksums" 'done http' "$(tail -n 1 "$WORK/out")"
 tus "$WORK/other" '{"uploadDataDuringCreation":true}'
 matches "with the creation" 'done http' "$(tail -n 1 "$WORK/out")"
 equal "its bytes" "$(sha256 "$WORK/other")" "$(sha256 "$IMAGE")"
-tus "$WORK/next" '{"chunkSize":5000000,"stream":true}'
+tus "$WORK/next" '{"chunkSize":7000000,"stream":true}'
 matches "of a length that is told at the end" 'done http' "$(tail -n 1 "$WORK/out")"
 equal "its bytes" "$NEXT" "$(sha256 "$IMAGE")"
 LISTEN=${URL#http://} # it comes back where the client looks for it

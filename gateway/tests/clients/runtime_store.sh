@@ -5,7 +5,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 source "$CLIENTS/garage.sh"
 
 KEY=$(random_hex 24)
-export BOXGATE_GC__ORPHAN_AGE=1s
 start_garage
 of_garage images/
 
@@ -65,10 +64,8 @@ ask "in a form, over the one that is expected" 202 "${good[@]}" -H "If-Match: $T
 succeeds "it is the new one" image_is "$WORK/next"
 equal "the one before was copied" "$(sha256 "$WORK/one")" "$(cat "$WORK"/copies/shop-*.sbimg | sha256sum | cut -d' ' -f1)"
 equal "it is an ISO image of the organization" shop.sbimg "$(curl -sS -H "x-access-token: $ADMIN_TOKEN" "$BASE/iso" | jq -r '.[].name')"
-swept() {
-    "$GATEWAY" gc --url "$URL" --token "$ADMIN_TOKEN" && [[ $(objects | wc -l) == 1 ]]
-}
-succeeds "the one before goes from the bucket" eventually 60 swept
+both() { [[ $(objects | wc -l) == 2 ]]; }
+succeeds "the one before waits in the bucket for its readers, and nothing else is there" eventually 90 both
 
 # --- over several requests ---
 

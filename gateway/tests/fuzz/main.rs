@@ -3,6 +3,8 @@
 //!
 //! `BOXGATE_FUZZ_RUNS` says how many changed inputs each target gets, `BOXGATE_FUZZ_SEED` where they begin.
 
+#![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
+
 #[path = "../../fuzz/targets.rs"]
 mod targets;
 

@@ -1,7 +1,7 @@
 //! Every row of the route table against every kind of caller: one written decision each, from the
 //! row's policy alone. A new row is tested by being there.
 
-use boxgate::route::{Policy, ROUTES, Row};
+use boxgate::route::{Door, Policy, ROUTES, Row};
 use boxgate_storage::metadata::accounts::{OrganizationRole, PlatformRole};
 use boxgate_storage::metadata::tokens::TokenKind;
 
@@ -86,8 +86,12 @@ fn is_refusal(status: u16, body: &str) -> bool {
 
 #[tokio::test]
 async fn every_row_answers_every_caller_as_its_policy_says() {
-    // A door that is there only with a tree.
-    let running = Running::start_with(&[("BOXGATE_BOXITORY__HOME", "/nonexistent")]).await;
+    // A door that is there only with a tree; and each request about an upload has one of its own.
+    let running = Running::start_with(&[
+        ("BOXGATE_BOXITORY__HOME", "/nonexistent"),
+        ("BOXGATE_UPLOADS__OPEN_PER_PRINCIPAL", "10000"),
+    ])
+    .await;
     let metadata = running.gateway.metadata.clone();
     let maker = running.member("maker", OrganizationRole::Member).await;
     let reader = running.member("reader", OrganizationRole::Member).await;
@@ -145,7 +149,8 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
                 continue;
             }
             // So is an upload in progress.
-            let upload = if row.path.contains("{upload}") {
+            let is_ours = row.path.contains("{upload}") && row.door != Door::Runtime;
+            let upload = if is_ours {
                 running.begin_upload(maker).await.to_string()
             } else {
                 String::new()
@@ -202,10 +207,37 @@ fn of_anyone(reply: &crate::harness::Reply, names: &[(&str, &str)]) -> String {
     if let Some(id) = reply.header("x-request-id") {
         text = text.replace(id, "ID");
     }
-    for (name, stands_for) in names {
+    // A number of one digit stands in much else.
+    for (name, stands_for) in names.iter().filter(|(name, _)| name.len() > 3) {
         text = text.replace(name, stands_for);
     }
     text
+}
+
+/// One of each kind who may not see what is private in `acme`, with a credential.
+async fn strangers(running: &Running) -> [(&'static str, String); 6] {
+    let metadata = &running.gateway.metadata;
+    let outsider = running.account("outsider", PlatformRole::User).await;
+    let elsewhere = metadata
+        .create_organization(&"elsewhere".parse().unwrap(), None, outsider)
+        .await
+        .unwrap();
+    [
+        ("nobody", String::new()),
+        ("forged", "ab".repeat(32)),
+        ("expired", running.ended_token().await),
+        ("revoked", running.revoked_token().await),
+        (
+            "outsider",
+            running.token(outsider, TokenKind::Personal, None).await,
+        ),
+        (
+            "foreign service",
+            running
+                .token(outsider, TokenKind::Service, Some(elsewhere.id))
+                .await,
+        ),
+    ]
 }
 
 /// Strangers of every kind, at every row that names a box, an ISO image, an upload or a digest: what is there and not theirs
@@ -224,27 +256,7 @@ async fn hidden_and_absent_are_one_answer_at_every_row_that_names_something() {
         .unwrap()
         .unwrap();
     let upload = running.begin_upload(owner.id).await.to_string();
-    let outsider = running.account("outsider", PlatformRole::User).await;
-    let elsewhere = metadata
-        .create_organization(&"elsewhere".parse().unwrap(), None, outsider)
-        .await
-        .unwrap();
-    let strangers = [
-        ("nobody", String::new()),
-        ("forged", "ab".repeat(32)),
-        ("expired", running.ended_token().await),
-        ("revoked", running.revoked_token().await),
-        (
-            "outsider",
-            running.token(outsider, TokenKind::Personal, None).await,
-        ),
-        (
-            "foreign service",
-            running
-                .token(outsider, TokenKind::Service, Some(elsewhere.id))
-                .await,
-        ),
-    ];
+    let strangers = strangers(&running).await;
     let (b3, sha256) = (
         blake3::hash(b"held").to_hex().to_string(),
         hex::encode(sha2::Sha256::digest(b"held")),

@@ -62,6 +62,8 @@ impl Load {
             &format!("-c{}", self.clients),
         ]);
         wrk.arg(format!("-d{}s", self.seconds));
+        // Who waits long is slow, and that is measured; it is no error.
+        wrk.args(["--timeout", "60s"]);
         if let Some(script) = &self.script {
             let file = self.directory.join("wrk.lua");
             std::fs::write(&file, script).map_err(|e| Failure::file(&file, e))?;
@@ -70,7 +72,9 @@ impl Load {
         wrk.arg(format!("http://{}{}", self.address, self.path));
         let said = succeed(wrk).await?;
         let said = String::from_utf8_lossy(&said);
-        read(&said).ok_or_else(|| Failure::said(format!("wrk: {said}")))
+        // It becomes a line of a page.
+        let line = || said.split_whitespace().collect::<Vec<_>>().join(" ");
+        read(&said).ok_or_else(|| Failure::said(format!("wrk: {}", line())))
     }
 }
 
@@ -107,7 +111,7 @@ mod tests {
 
     const SAID: &str = "Running 1s test @ http://127.0.0.1:1/\n  2 threads and 32 connections\n  \
         Thread Stats   Avg      Stdev     Max   +/- Stdev\n  Latency Distribution\n     50%    1.00ms\n     \
-        99%  700.00us\n  1000 requests in 1.02s, 1.00MB read\nRequests/sec:    980.39\nTransfer/sec:      1.00MB\n";
+        99%  500.00us\n  1000 requests in 1.02s, 1.00MB read\nRequests/sec:    980.39\nTransfer/sec:      1.00MB\n";
 
     #[test]
     fn what_wrk_says_is_read_and_errors_are_none_of_it() {
@@ -117,7 +121,7 @@ mod tests {
             Found {
                 requests: 1000.0,
                 per_s: 980.39,
-                p99_ms: 0.7
+                p99_ms: 0.5
             }
         );
         assert_eq!(

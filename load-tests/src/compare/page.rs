@@ -90,7 +90,8 @@ pub(super) fn verdict(found: &Found, target: &Target) -> String {
             let _ = write!(what, ", {word} {limit}");
         }
     }
-    let Some(value) = value else {
+    // What took less than a tick of the kernel's clock has no share.
+    let Some(value) = value.filter(|value| value.is_finite()) else {
         return format!("not measured: {what}");
     };
     let held = target.at_most.is_none_or(|limit| value <= limit)
@@ -107,7 +108,7 @@ pub(super) fn verdict(found: &Found, target: &Target) -> String {
 pub(super) fn how(command: &str, machine: &Machine, versions: &str) -> String {
     let date = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
     format!(
-        "`{command}`, {date}, commit {}, {}, load before {}. {versions}.",
+        "{command}, {date}, commit {}, {}, load before {}. {versions}.",
         machine.commit, machine.line, machine.load
     )
 }

@@ -196,7 +196,7 @@ impl Peer {
             Server::LoopBlake3 => plain(Plain::LoopBlake3, directory, length).await,
             Server::LoopBoth => plain(Plain::LoopBoth, directory, length).await,
             Server::WriteThenHash => plain(Plain::WriteThenHash, directory, length).await,
-            Server::Sink => plain(Plain::Sink, directory, length).await,
+            Server::Sink => plain(Plain::Sink, directory, 0).await,
             Server::Source => plain(Plain::Source, directory, length).await,
             Server::Nginx => nginx(ground, directory, certificate, false).await,
             Server::NginxCache => nginx(ground, directory, certificate, true).await,

@@ -90,7 +90,12 @@ pub(crate) async fn serve(plain: Plain, directory: PathBuf, length: u64) -> Resu
 }
 
 async fn by_hyper(listener: tokio::net::TcpListener, length: u64) -> Result<()> {
-    let bytes = Arc::new(pieces(&sent(length)));
+    let bytes = if length > 0 {
+        pieces(&sent(length))
+    } else {
+        Vec::new()
+    };
+    let bytes = Arc::new(bytes);
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;

@@ -144,14 +144,16 @@ impl Push<'_> {
             let file = Arc::clone(&self.source.file);
             let body = FileBody::new(file, offset..end, Arc::clone(&flight));
             match append(self.client, upload, offset, body, &flight).await {
-                Ok(held) if held >= length => return Ok((length, None)),
-                Ok(held) if held > offset => {
+                Ok(held) if held > offset || held >= length => {
                     offset = held;
                     (self.tell)(Notice::Part {
                         part: None,
                         held,
                         length,
                     });
+                    if held >= length {
+                        return Ok((length, None));
+                    }
                 }
                 Ok(_) => return Ok((offset, Some(self.client.odd("the upload does not move")))),
                 Err(error) if is_too_large(&error) && *bytes > SMALLEST_BYTES => {

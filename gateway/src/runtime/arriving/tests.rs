@@ -173,6 +173,8 @@ async fn bytes_that_are_compared_count_only_afterwards() {
         assert_eq!(digest, of_two.finish());
         if counts {
             taken.commit(UnixMillis(3_000)).unwrap();
+        } else {
+            drop(taken);
         }
         assert_eq!(take(&arrivals, &id).await.work.record.offset, expected);
     }
