@@ -14,7 +14,7 @@ use boxgate_storage::layer::cache::BlockCache;
 use boxgate_storage::layer::files::FileReads;
 use boxgate_storage::metadata::Metadata;
 use boxgate_storage::metadata::accounts::OrganizationId;
-use boxgate_storage::metadata::catalog::Counted;
+use boxgate_storage::metadata::catalog::{Counted, Page};
 use boxgate_storage::metadata::recent::Recent;
 use boxgate_storage::store::{Space, Store};
 use boxgate_storage::upload::UploadEngine;
@@ -27,6 +27,7 @@ use crate::auth::link_keys::LinkKeys;
 use crate::boxitory::Boxitory;
 use crate::config::settings::Settings;
 use crate::door::page::Watch;
+use crate::door::page::organization::Lines;
 use crate::door::vagrant::Document;
 use crate::events::stragglers::{self, PassedOver};
 use crate::hooks::Outside;
@@ -44,6 +45,13 @@ use crate::webhook::outlet::Outlet;
 
 /// Memory for metadata of boxes that is written already.
 pub const DOCUMENTS_BYTES: u64 = 8 << 20;
+/// Pages of listings that are kept.
+pub const LISTINGS_BYTES: u64 = 4 << 20;
+
+/// Metadata of boxes as Vagrant reads it, by box and by where its URLs lead.
+pub type Documents = Recent<(OrganizationId, String, String), Arc<Document>>;
+/// Boxes of organizations, by the page that lists them and for whom.
+pub type Listings = Recent<Page, Arc<Lines>>;
 /// A store that needs longer to say whether it is there is not.
 const DEPENDENCY_WAIT: Duration = Duration::from_secs(2);
 
@@ -77,7 +85,9 @@ pub struct Gateway {
     /// What was proved of files that the kernel sends; `None` where each byte is proved each time.
     pub files: Option<FileReads>,
     /// Metadata of boxes as Vagrant reads it, by box and by where its URLs lead.
-    pub documents: Recent<(OrganizationId, String, String), Arc<Document>>,
+    pub documents: Documents,
+    /// Boxes of organizations, by the page that lists them and for whom.
+    pub listings: Listings,
     /// Permits.
     pub admission: Admission,
     /// Metrics.

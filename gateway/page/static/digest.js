@@ -4,8 +4,13 @@ const PIECE = 4 * 1024 * 1024;
 onmessage = async ({ data: { file, library } }) => {
   importScripts(library);
   const hash = self.sha256.create();
-  for (let at = 0; at < file.size; at += PIECE) {
-    hash.update(await file.slice(at, at + PIECE).arrayBuffer());
+  try {
+    for (let at = 0; at < file.size; at += PIECE) {
+      hash.update(await file.slice(at, at + PIECE).arrayBuffer());
+    }
+    postMessage(hash.hex());
+  } catch {
+    // The file was changed or taken away.
+    postMessage(null);
   }
-  postMessage(hash.hex());
 };

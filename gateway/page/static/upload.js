@@ -3,45 +3,46 @@
 const form = document.getElementById("upload");
 const of = (id) => document.getElementById(id);
 const settings = form?.dataset ?? {};
-const RETRIES = [0, 1000, 3000];
+const SECOND = 1000;
+const LONGEST_PAUSE = 60 * SECOND;
+const MOST_PAUSE = 3600 * SECOND;
+const COMPARISONS = 6;
+const INTERRUPTED = Symbol("interrupted");
+const LOST = "The connection was lost.";
 
 let token = settings.token;
 let upload = null;
+let digester = null;
 let running = false;
-let digest = null;
+let paused = false;
+let tries = 0;
+let furthest = 0;
 let began = null;
-let ended = false;
+// Ends what the run waits for just now.
+let interrupt = () => {};
 
 // Uploads are told where to go on by a path: the page may be reached by another address than the one that is told.
-class SameOrigin {
-  constructor() {
-    this.stack = new tus.DefaultHttpStack({});
-  }
-  getName() {
-    return "SameOrigin";
-  }
+const sameOrigin = {
+  getName: () => "SameOrigin",
   createRequest(method, url) {
-    const request = this.stack.createRequest(method, url);
+    const request = new tus.DefaultHttpStack({}).createRequest(method, url);
     const send = request.send.bind(request);
     request.send = async (body) => {
       const response = await send(body);
       const status = response.getStatus();
-      if (method === "HEAD" && (status === 401 || status === 403)) {
-        // tus would forget where it stood and begin anew.
-        ended = true;
-        throw new Error("the session ended");
-      }
+      const isTold = (status >= 200 && status < 300) || status === 404 || status === 410;
+      // tus would forget where it stood and begin anew.
+      if (method === "HEAD" && !isTold) throw Object.assign(new Error("refused"), { response });
       const header = response.getHeader.bind(response);
       response.getHeader = (name) => {
         const value = header(name);
-        if (name !== "Location" || !value) return value;
-        return new URL(value, location.href).pathname;
+        return name === "Location" && value ? new URL(value, location.href).pathname : value;
       };
       return response;
     };
     return request;
-  }
-}
+  },
+};
 
 function say(text, kind = "") {
   of("standing").hidden = false;
@@ -65,10 +66,20 @@ function timed(seconds) {
   return h ? `${h} h ${m} min` : m ? `${m} min ${s} s` : `${s} s`;
 }
 
+// Where the server stands: whoever gets further has a fresh start at pauses.
+function arrived(bytes) {
+  if (bytes > furthest) tries = 0;
+  furthest = Math.max(furthest, bytes);
+}
+
 function progress(sent, total) {
   const now = performance.now();
-  began ??= { sent, now };
-  const rate = (sent - began.sent) / ((now - began.now) / 1000);
+  if (!began) {
+    say("Sending.");
+    arrived(sent);
+    began = { sent, now };
+  }
+  const rate = (sent - began.sent) / ((now - began.now) / SECOND);
   of("bar").value = total ? sent / total : 0;
   const left = rate > 0 ? `, ${sized(rate)}/s, ${timed((total - sent) / rate)} left` : "";
   of("numbers").textContent = `${sized(sent)} of ${sized(total)}${left}`;
@@ -76,172 +87,261 @@ function progress(sent, total) {
 
 // The file's digest, computed beside the upload.
 function digested(file) {
+  digester?.terminate();
+  digester = new Worker(settings.digest);
   return new Promise((resolve) => {
-    const worker = new Worker(settings.digest);
-    worker.onmessage = ({ data }) => {
-      resolve(data);
-      worker.terminate();
-    };
-    worker.onerror = () => resolve(null);
-    worker.postMessage({ file, library: settings.sha256 });
+    digester.onmessage = ({ data }) => resolve(data);
+    digester.onerror = () => resolve(null);
+    digester.postMessage({ file, library: settings.sha256 });
   });
 }
 
-async function outcome(url) {
-  const answer = await fetch(url, { headers: { "X-CSRF-Token": token } });
-  if (!answer.ok) return null;
-  return (await answer.json()).details ?? null;
+// What an answer says is wrong: the doors tell it in JSON, proxies tell nothing that is worth reading.
+function sentence(status, body) {
+  try {
+    const told = JSON.parse(body);
+    const text = told.detail ?? told.message ?? told.title;
+    if (typeof text === "string" && text) return text;
+  } catch {}
+  return `The server answered ${status}.`;
 }
 
-async function done(target) {
-  running = false;
-  of("pause").hidden = true;
-  of("digests").hidden = false;
-  say("All of it was sent. Comparing digests.");
-  const [ours, theirs] = await Promise.all([digest, outcome(new URL(upload.url, location.href).pathname)]);
-  of("ours").textContent = ours ?? "could not be computed";
-  of("theirs").textContent = theirs?.sha256 ?? "is not known yet";
-  const [organization, name] = target.split("/");
-  const link = document.createElement("a");
-  link.href = `${settings.boxes}/${organization}/${name}`;
-  link.textContent = "See the box";
-  link.id = "published";
-  if (ours && theirs && ours === theirs.sha256) {
-    say("Published, and what is stored is what you have. ", "good");
-  } else if (ours && theirs) {
-    say("Published, but what is stored is NOT what you have: upload it again. ", "bad");
-  } else {
-    say("Published. ");
-  }
-  of("said").append(link);
-  of("start").disabled = false;
+// Waits so long, unless the network comes back or somebody presses the button before.
+function rest(milliseconds) {
+  return new Promise((over) => {
+    interrupt = over;
+    setTimeout(over, milliseconds);
+    addEventListener("online", over, { once: true });
+  });
 }
 
-// Asks for a session until there is one, then goes on.
-async function signedIn() {
-  of("again").hidden = false;
+// Waits longer each time, and as long as the server says; then it may be gone on with.
+async function again(why, retryAfter) {
+  const seconds = /^\d+$/.test(retryAfter) ? Number(retryAfter) : (Date.parse(retryAfter) - Date.now()) / SECOND;
+  const growing = Math.min(SECOND * 2 ** tries, LONGEST_PAUSE);
+  const pause = Math.min(Math.max(growing, seconds * SECOND || 0), MOST_PAUSE);
+  tries += 1;
+  if (paused) return true;
+  say(`${why} It is tried again in ${timed(pause / SECOND)}.`, "bad");
+  await rest(pause);
+  return true;
+}
+
+// Whether the session ended, after what came of that; `false` if it stands, so that it was not the reason.
+async function sessionEnded() {
   for (;;) {
     const answer = await fetch(settings.session).catch(() => null);
-    if (answer?.ok) {
-      const session = await answer.json();
-      if (session.user && session.user !== settings.user) {
-        say(`You are signed in as ${session.user} now; ${settings.user} began this upload.`, "bad");
-      } else if (session.token) {
-        token = session.token;
-        of("again").hidden = true;
-        return;
-      }
+    const session = answer?.ok ? await answer.json().catch(() => ({})) : {};
+    const isOurs = session.user === settings.user;
+    if (isOurs && session.token) {
+      const isNew = session.token !== token;
+      token = session.token;
+      of("again").hidden = true;
+      return isNew;
     }
-    await new Promise((again) => setTimeout(again, 2000));
-  }
-}
-
-function words(error) {
-  const body = error.originalResponse?.getBody();
-  try {
-    return JSON.parse(body).detail ?? error.message;
-  } catch {
-    return error.message;
-  }
-}
-
-async function failed(error) {
-  const status = error.originalResponse?.getStatus() ?? 0;
-  if (ended || status === 401 || status === 403) {
-    say("Your session ended. Sign in again, and the upload goes on.", "bad");
-    await signedIn();
-    go();
-  } else if (status === 0 || status === 409 || status === 423 || status === 429 || status >= 500) {
-    say("The connection was lost. It is tried again.", "bad");
-    if (!navigator.onLine) {
-      await new Promise((back) => addEventListener("online", back, { once: true }));
+    if (paused) return true;
+    if (session.user) {
+      say(`You are signed in as ${session.user} now; ${settings.user} began this upload.`, "bad");
+    } else if (answer?.status === 401 || answer?.status === 403) {
+      say("Your session ended. Sign in again, and the upload goes on.", "bad");
     } else {
-      await new Promise((again) => setTimeout(again, 3000));
+      await again(answer ? sentence(answer.status, "") : LOST, answer?.headers.get("Retry-After"));
+      continue;
     }
-    if (running) go();
-  } else {
-    running = false;
-    of("pause").hidden = true;
-    of("start").disabled = false;
-    say(words(error), "bad");
+    of("again").hidden = false;
+    await rest(2 * SECOND);
   }
 }
 
-function go() {
-  ended = false;
-  began = null;
-  running = true;
-  of("pause").hidden = false;
-  of("pause").textContent = "Pause";
-  say("Sending.");
-  upload.start();
+function comesBack(status) {
+  return [408, 409, 423, 425, 429].includes(status) || (status >= 500 && status !== 501 && status !== 507);
 }
 
-async function begin(file) {
-  const field = (name) => form.elements[name].value.trim();
-  const target = [settings.organization, field("box"), field("version"), field("provider"), field("architecture")].join("/");
-  of("start").disabled = true;
-  digest = digested(file);
-  upload = new tus.Upload(file, {
+// A name that is refused is told beside its field.
+function blame(name, text) {
+  const input = form.elements[name];
+  const told = Object.assign(document.createElement("strong"), { textContent: `${text} ` });
+  input.setAttribute("aria-invalid", "true");
+  input.closest(".field").classList.add("wrong");
+  of(`d-${name}`).prepend(told);
+  input.focus();
+}
+
+function forgive() {
+  for (const field of form.querySelectorAll(".wrong")) {
+    field.classList.remove("wrong");
+    field.querySelector("[aria-invalid]").removeAttribute("aria-invalid");
+    field.querySelector("strong").remove();
+  }
+}
+
+function refused(why) {
+  say(why, "bad");
+  const name = why.match(/^(box|version|provider|architecture) "/)?.[1];
+  if (name) blame(name, why);
+  return false;
+}
+
+// Whether it may be gone on with after what failed, once it is time to.
+async function mayGoOn(error, file) {
+  const answer = error.originalResponse ?? error.causingError?.response;
+  if (!answer) {
+    const isReadable = await file.slice(0, 1).arrayBuffer().then(() => true, () => false);
+    if (!isReadable) return refused("The file cannot be read any more, or was changed. Choose it again.");
+    if (!(error.causingError instanceof ProgressEvent)) return refused(error.causingError?.message ?? error.message);
+    return again(LOST);
+  }
+  const status = answer.getStatus();
+  const why = sentence(status, answer.getBody());
+  // With the session of before it would be the same again; with another one it is not.
+  if (status === 401 || status === 403) return (await sessionEnded()) || refused(why);
+  if (status >= 400 && !comesBack(status)) return refused(why);
+  return again(why, answer.getHeader("Retry-After"));
+}
+
+// One run of the client, until it is through, fails or is interrupted.
+function attempt() {
+  return new Promise((settle) => {
+    began = null;
+    upload.options.onError = settle;
+    upload.options.onSuccess = () => settle(null);
+    interrupt = () => {
+      upload.abort();
+      settle(INTERRUPTED);
+    };
+    upload.start();
+  });
+}
+
+async function untilGoOn() {
+  if (!paused) return;
+  of("again").hidden = true;
+  say("Paused.");
+  while (paused) await new Promise((over) => (interrupt = over));
+  say("Going on.");
+}
+
+// Whether all of it was sent; this is the only place that starts the client.
+async function isSent(file) {
+  for (;;) {
+    await untilGoOn();
+    const failure = await attempt();
+    if (failure === null) return true;
+    if (failure !== INTERRUPTED && !(await mayGoOn(failure, file))) return false;
+  }
+}
+
+// What the server says of the file that it stored, or why it says nothing.
+async function stored(path) {
+  let why = "";
+  tries = 0;
+  while (tries < COMPARISONS) {
+    const answer = await fetch(path, { headers: { "X-CSRF-Token": token } }).catch(() => null);
+    const body = (await answer?.text().catch(() => "")) ?? "";
+    if (answer?.ok && body.startsWith("{")) {
+      const told = JSON.parse(body);
+      if (told.details) return { sha256: told.details.sha256, why };
+      why = told.reason || "It is not published yet.";
+    } else {
+      why = answer ? sentence(answer.status, body) : LOST;
+    }
+    if (answer?.status === 401 || answer?.status === 403) {
+      if (!(await sessionEnded())) break;
+      say("Comparing digests.");
+    } else if (answer?.status >= 400 && !comesBack(answer.status)) {
+      break;
+    } else {
+      await again(why, answer?.headers.get("Retry-After"));
+    }
+  }
+  return { sha256: null, why };
+}
+
+async function compared(target, digest) {
+  of("digests").hidden = false;
+  say("All of it was sent. Comparing digests.");
+  const path = new URL(upload.url, location.href).pathname;
+  const [ours, { sha256: theirs, why }] = await Promise.all([digest, stored(path)]);
+  of("ours").textContent = ours ?? "could not be computed";
+  of("theirs").textContent = theirs ?? "is not known yet";
+  const [organization, name] = target.split("/");
+  const href = `${settings.boxes}/${organization}/${name}`;
+  const link = Object.assign(document.createElement("a"), { href, id: "published", textContent: "See the box" });
+  if (!theirs) {
+    say(`All of it was sent, but the server does not tell what it stored: ${why} Compare digests at the box later. `, "bad");
+  } else if (!ours) {
+    say("Published. ");
+  } else if (ours === theirs) {
+    say("Published, and what is stored is what you have. ", "good");
+  } else {
+    say("Published, but what is stored is NOT what you have: upload it again. ", "bad");
+  }
+  of("said").append(link);
+}
+
+function client(file, target) {
+  return new tus.Upload(file, {
     endpoint: settings.files,
-    httpStack: new SameOrigin(),
+    httpStack: sameOrigin,
     chunkSize: Number(settings.chunk),
-    retryDelays: RETRIES,
+    // It is tried again here, where a pause can hold it.
+    retryDelays: null,
     metadata: { target, filename: file.name },
-    storeFingerprintForResuming: true,
     removeFingerprintOnSuccess: true,
     fingerprint: async () => ["boxgate", settings.user, target, file.name, file.size, file.lastModified].join("-"),
     onBeforeRequest: (request) => request.setHeader("X-CSRF-Token", token),
-    onShouldRetry: (error) => {
-      if (ended || !navigator.onLine) return false;
-      const status = error.originalResponse?.getStatus() ?? 0;
-      return status === 0 || status === 409 || status === 423 || status === 429 || status >= 500;
-    },
     onProgress: progress,
-    onError: failed,
-    onSuccess: () => done(target),
+    onChunkComplete: (_, accepted) => arrived(accepted),
   });
-  const previous = await upload.findPreviousUploads();
-  if (previous.length) {
-    upload.resumeFromPreviousUpload(previous[0]);
-    say("Going on with what was sent before.");
-  }
-  go();
+}
+
+async function run(file) {
+  const names = ["box", "version", "provider", "architecture"].map((name) => [name, form.elements[name].value.trim()]);
+  forgive();
+  const [odd] = names.find(([, value]) => !value || value.includes("/")) ?? [];
+  if (odd) return blame(odd, "This must be a name without slashes.");
+  const target = [settings.organization, ...names.map(([, value]) => value)].join("/");
+  [running, paused, tries, furthest] = [true, false, 0, 0];
+  of("start").disabled = true;
+  of("digests").hidden = true;
+  of("pause").hidden = false;
+  of("pause").textContent = "Pause";
+  const digest = digested(file);
+  upload = client(file, target);
+  const [previous] = await upload.findPreviousUploads();
+  if (previous) upload.resumeFromPreviousUpload(previous);
+  say(previous ? "Going on with what was sent before." : "Sending.");
+  const isWhole = await isSent(file);
+  paused = false;
+  of("pause").hidden = true;
+  if (isWhole) await compared(target, digest);
+  running = false;
+  of("start").disabled = false;
 }
 
 if (form) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const file = of("file").files[0];
-    if (file && !running) begin(file);
+    if (file && !running) run(file);
   });
-  of("pause").addEventListener("click", async () => {
-    if (running) {
-      running = false;
-      await upload.abort();
-      of("pause").textContent = "Go on";
-      say("Paused.");
-    } else {
-      go();
-    }
+  of("pause").addEventListener("click", () => {
+    paused = !paused;
+    of("pause").textContent = paused ? "Go on" : "Pause";
+    interrupt();
   });
   const drop = of("drop");
-  for (const kind of ["dragenter", "dragover"]) {
-    drop.addEventListener(kind, (event) => {
+  // A file that is dropped beside the field would be opened in the place of the page.
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+    addEventListener(kind, (event) => {
+      if (!event.dataTransfer?.types.includes("Files")) return;
       event.preventDefault();
-      drop.classList.add("over");
+      const isHere = drop.contains(event.target);
+      drop.classList.toggle("over", isHere && (kind === "dragenter" || kind === "dragover"));
+      if (kind === "drop" && isHere) of("file").files = event.dataTransfer.files;
     });
   }
-  for (const kind of ["dragleave", "drop"]) {
-    drop.addEventListener(kind, (event) => {
-      event.preventDefault();
-      drop.classList.remove("over");
-    });
-  }
-  drop.addEventListener("drop", (event) => {
-    if (event.dataTransfer.files.length) of("file").files = event.dataTransfer.files;
-  });
   addEventListener("beforeunload", (event) => {
-    if (running) event.preventDefault();
+    if (running && !paused) event.preventDefault();
   });
 }

@@ -32,7 +32,7 @@ pub enum Jar {
 impl Jar {
     /// That of a request; `None` over plain HTTP from elsewhere, where a cookie would travel in the clear.
     pub fn of(gateway: &Gateway, facts: &RequestFacts) -> Option<Self> {
-        if gateway.base_url(facts).starts_with("https://") {
+        if is_encrypted(gateway, facts) {
             return Some(Self::Sealed);
         }
         facts.client_ip().is_loopback().then_some(Self::Loopback)
@@ -51,11 +51,10 @@ impl Jar {
     pub fn find(self, headers: &HeaderMap, what: What) -> Option<String> {
         let name = self.name(what);
         let lines = headers.get_all(header::COOKIE).iter();
-        let mut pairs = lines
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(';'));
+        // By bytes: what others of this host set may be no text.
+        let mut pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
         let value = pairs.find_map(|pair| {
-            let (found, value) = pair.split_once('=')?;
+            let (found, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
             (found.trim() == name).then(|| value.trim().to_owned())
         });
         // What we never gave is none of ours.
@@ -69,6 +68,20 @@ impl Jar {
         let name = self.name(what);
         format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{age}")
     }
+}
+
+/// Whether a request came by HTTPS: to us, or to who stands in front of us. Of strangers who come by plain HTTP only the
+/// host tells, where its own URL is one of HTTPS: then somebody in front of us speaks it.
+fn is_encrypted(gateway: &Gateway, facts: &RequestFacts) -> bool {
+    if facts.scheme() == "https" {
+        return true;
+    }
+    let proxies = &gateway.settings.trusted_proxies;
+    let url = gateway.base_url(facts);
+    let authority = url.strip_prefix("https://");
+    authority.is_some_and(|authority| {
+        authority.eq_ignore_ascii_case(facts.authority()) || proxies.contains(facts.peer_ip())
+    })
 }
 
 /// What a cookie is for.
@@ -131,7 +144,8 @@ mod tests {
     use super::*;
 
     fn headers(cookie: &str) -> HeaderMap {
-        HeaderMap::from_iter([(header::COOKIE, cookie.parse().unwrap())])
+        let value = http::HeaderValue::from_bytes(cookie.as_bytes()).unwrap();
+        HeaderMap::from_iter([(header::COOKIE, value)])
     }
 
     #[test]
@@ -145,6 +159,7 @@ mod tests {
             (format!("__Host-boxgate={value}"), None),
             ("boxgate=short".to_owned(), None),
             (format!("boxgate={value}; boxgate={other}"), Some(&value)),
+            (format!("theme=sch\u{f6}n; boxgate={value}"), Some(&value)),
         ] {
             let found = Jar::Loopback.find(&headers(&line), What::Session);
             assert_eq!(found.as_ref(), wanted, "{line}");

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The page in Chromium: first visit, signing in, a box made, 300 MB that outlive a lost network, a reload and a session,
-# digests, lines to copy, webhooks, a plugin that fails, signing out; without scripts, narrow, and against stored scripts.
+# The page in Chromium: first visit, signing in, a box made, 300 MB that outlive a lost network, a reload, a busy server and a
+# session, digests, somebody who may not, lines to copy, webhooks, a plugin that fails, signing out; without scripts, narrow,
+# and against stored scripts.
 # PAGE_IMAGES=DIR has it write an image of each view there.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

@@ -1,6 +1,7 @@
 //! A box: what it is, its versions down to their files, and the lines by which Vagrant takes it.
 
 use askama::Template;
+use boxgate_storage::catalog::version::{is_listable, without_v};
 use boxgate_storage::metadata::catalog::{ArchitectureTree, BoxTree, VersionStatus, VersionTree};
 
 use super::form::Form;
@@ -88,7 +89,11 @@ pub async fn show(gateway: &Gateway, call: Call) -> Answer {
     let all = Form::of_query(&call).text("versions") == "all";
     let count = if all { tree.versions.len() } else { SHOWN };
     let fields = &tree.row.fields;
-    let marked = |text: &Option<String>| text.as_deref().map(markdown::html).unwrap_or_default();
+    let marked = |text: &Option<String>| {
+        text.as_deref()
+            .map(markdown::html_without_pictures)
+            .unwrap_or_default()
+    };
     page(&BoxPage {
         title: format!("{}/{}", tree.organization_name, tree.row.name),
         visit: &Visit::by(gateway, &call),
@@ -130,12 +135,12 @@ fn facts(tree: &BoxTree) -> Facts {
     }
 }
 
-/// The newest released version that has a file.
+/// The newest released version that Vagrant lists and that has a file, as Vagrant spells it.
 fn take(tree: &BoxTree) -> Option<Take> {
     let released = tree
         .versions
         .iter()
-        .filter(|v| v.row.status == VersionStatus::Active);
+        .filter(|v| v.row.status == VersionStatus::Active && is_listable(v.row.name.as_str()));
     released.into_iter().find_map(|version| {
         let has_file = |a: &ArchitectureTree| a.file.is_some() || a.row.announced.url.is_some();
         let provider = version
@@ -143,7 +148,7 @@ fn take(tree: &BoxTree) -> Option<Take> {
             .iter()
             .find(|p| p.architectures.iter().any(has_file))?;
         Some(Take {
-            version: version.row.name.to_string(),
+            version: without_v(version.row.name.as_str()).to_owned(),
             provider: provider.row.name.to_string(),
         })
     })
@@ -151,7 +156,11 @@ fn take(tree: &BoxTree) -> Option<Take> {
 
 fn version(tree: &VersionTree) -> VersionPart {
     let fields = &tree.row.fields;
-    let marked = |text: &Option<String>| text.as_deref().map(markdown::html).unwrap_or_default();
+    let marked = |text: &Option<String>| {
+        text.as_deref()
+            .map(markdown::html_without_pictures)
+            .unwrap_or_default()
+    };
     let providers = tree.providers.iter();
     let files = providers.flat_map(|provider| {
         let name = provider.row.name.to_string();

@@ -25,8 +25,8 @@ impl Form {
     /// 403 when it is no form that the session was shown; 413 and 408 as for every small body.
     pub async fn read(gateway: &Gateway, call: &mut Call) -> Result<Self, Refusal> {
         let form = Self::unproved(gateway, call).await?;
-        // Whoever sends a token in a header was not made to by another site.
-        let by_header = Credential::find(&call.head.headers, call.head.uri.query()).is_some();
+        // Whoever sends a token in a header was not made to by another site; a link with one in its query may be anybody's.
+        let by_header = Credential::find(&call.head.headers, None).is_some();
         let session = Jar::of(gateway, &call.facts)
             .and_then(|jar| jar.find(&call.head.headers, What::Session));
         let is_ours =

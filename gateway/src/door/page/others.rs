@@ -26,6 +26,8 @@ struct OthersPage<'a> {
 struct ShelfLine {
     name: String,
     url: String,
+    /// By which Vagrant takes it.
+    line: String,
     latest: String,
     versions: usize,
     files: Vec<(String, String)>,
@@ -60,14 +62,17 @@ pub fn show(gateway: &Gateway, call: &Call) -> Answer {
     page(&OthersPage {
         title: "Also here",
         has_tree: visit.has_tree,
-        shelves: shelves.map(|shelf| shelf_line(&shelf, door)).collect(),
+        shelves: shelves
+            .map(|shelf| shelf_line(&shelf, door, &visit.root))
+            .collect(),
         left_out: names.len().saturating_sub(SHOWN),
         runtimes,
         visit: &visit,
     })
 }
 
-fn shelf_line(shelf: &Shelf, prefix: &str) -> ShelfLine {
+fn shelf_line(shelf: &Shelf, prefix: &str, root: &str) -> ShelfLine {
+    let url = format!("{prefix}{}", box_path(shelf.name()));
     let latest = shelf.latest();
     let providers = latest.map(|version| &version.providers);
     let files = providers.into_iter().flatten().map(|provider| {
@@ -76,13 +81,23 @@ fn shelf_line(shelf: &Shelf, prefix: &str) -> ShelfLine {
     });
     ShelfLine {
         name: shelf.name().to_owned(),
-        url: format!("{prefix}{}", box_path(shelf.name())),
+        line: format!("vagrant box add {}", pasted(&format!("{root}{url}"))),
+        url,
         latest: latest
             .map(|version| version.digits.to_string())
             .unwrap_or_default(),
         versions: shelf.versions().len(),
         files: files.collect(),
     }
+}
+
+/// A word as a shell takes it, whatever is in it: names of directories are anybody's.
+fn pasted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/:.,_-%@+=".contains(c);
+    if word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn runtime_line(runtime: &Runtime) -> RuntimeLine {
@@ -103,5 +118,23 @@ fn runtime_line(runtime: &Runtime) -> RuntimeLine {
         may_deploy: runtime.settings.allow_deployments,
         deployed,
         reload: told["reload"].as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pasted;
+
+    #[test]
+    fn a_shell_takes_a_pasted_word_as_one() {
+        for (word, wanted) in [
+            ("http://a:3000/f26%20x", "http://a:3000/f26%20x"),
+            ("/x$(id)", "'/x$(id)'"),
+            ("/a;id&b", "'/a;id&b'"),
+            ("/it's", r"'/it'\''s'"),
+            ("/~a", "'/~a'"),
+        ] {
+            assert_eq!(pasted(word), wanted);
+        }
     }
 }

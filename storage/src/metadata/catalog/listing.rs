@@ -8,7 +8,7 @@ use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::sql::At as _;
 
 /// A page of a listing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Page {
     /// Whose boxes.
     pub organization: OrganizationId,
