@@ -33,10 +33,13 @@ use crate::boxitory::Boxitory;
 use crate::config::settings::{Database, Listener, Speaks, StoreSettings};
 use crate::config::{Secret, Settings};
 use crate::door::page::Watch;
+use crate::door::page::organization::Lines;
 use crate::door::vagrant::Document;
 use crate::events::stragglers::{self, PassedOver};
 use crate::events::{self, ScriptOutbox};
-use crate::gateway::{DOCUMENTS_BYTES, Gateway, Lifecycle, Phase};
+use crate::gateway::{
+    DOCUMENTS_BYTES, Documents, Gateway, LISTINGS_BYTES, Lifecycle, Listings, Phase,
+};
 use crate::hooks::{self, Outside, ScriptCatalog, ScriptLinks, UploadGate};
 use crate::joiner::Joiner;
 use crate::outbound::Outbound;
@@ -177,17 +180,7 @@ impl DataDir {
     /// # Errors
     /// [`StartError::DataDir`]; [`StartError::InUse`] when another process holds it.
     pub fn open(path: &std::path::Path) -> Result<Self, StartError> {
-        let failed = |reason: String| StartError::DataDir {
-            path: path.to_owned(),
-            reason,
-        };
-        durable::make_directory(path, 0o750).map_err(|e| failed(e.to_string()))?;
-        let lock = std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join("lock"))
-            .map_err(|e| failed(e.to_string()))?;
+        let lock = Self::make(path)?;
         // The kernel frees the lock with its holder, however it ends.
         lock.try_lock().map_err(|_held| StartError::InUse {
             path: path.to_owned(),
@@ -198,16 +191,36 @@ impl DataDir {
         })
     }
 
-    /// Locks the directory of a store, too: a writer that another process fenced off may still have a
-    /// write under way, which only its own process waits for.
-    fn lock_store(&mut self, name: &str, path: &std::path::Path) -> Result<(), StartError> {
+    /// Makes the directory if missing, and the file that is to be locked.
+    fn make(path: &std::path::Path) -> Result<std::fs::File, StartError> {
+        let failed = |reason: String| StartError::DataDir {
+            path: path.to_owned(),
+            reason,
+        };
+        durable::make_directory(path, 0o750).map_err(|e| failed(e.to_string()))?;
+        std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("lock"))
+            .map_err(|e| failed(e.to_string()))
+    }
+
+    /// Makes the directory of a store if missing, and opens it.
+    fn make_store(name: &str, path: &std::path::Path) -> Result<std::fs::File, StartError> {
         let failed = |reason: String| StartError::Store {
             name: name.to_owned(),
             path: path.to_owned(),
             reason,
         };
         durable::make_directory(path, 0o700).map_err(|e| failed(e.to_string()))?;
-        let lock = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
+        std::fs::File::open(path).map_err(|e| failed(e.to_string()))
+    }
+
+    /// Locks the directory of a store, too: a writer that another process fenced off may still have a
+    /// write under way, which only its own process waits for.
+    fn lock_store(&mut self, name: &str, path: &std::path::Path) -> Result<(), StartError> {
+        let lock = Self::make_store(name, path)?;
         lock.try_lock().map_err(|_held| StartError::StoreInUse {
             name: name.to_owned(),
             path: path.to_owned(),
@@ -541,6 +554,17 @@ async fn open_store(
     Ok(local::open_with(path, options).await?)
 }
 
+/// Made of rows, and kept until they change.
+fn kept_lists(metadata: &Metadata) -> (Documents, Listings) {
+    let documents = Recent::lists(metadata, DOCUMENTS_BYTES, |document: &Arc<Document>| {
+        document.weight()
+    });
+    let listings = Recent::lists(metadata, LISTINGS_BYTES, |lines: &Arc<Lines>| {
+        lines.weight()
+    });
+    (documents, listings)
+}
+
 fn joiner(
     settings: &Settings,
     metadata: &Metadata,
@@ -726,14 +750,23 @@ impl App {
         Box::pin(Self::assemble(sockets, settings, telemetry, clock)).await
     }
 
-    /// Finds out what can be found out before the data directory is free: whether certificate and routes are good.
+    /// Finds out what can be found out before the data directory is free: whether certificate and routes are good, and whether the
+    /// directories are there or can be made. Gives sockets for all listeners: `sockets`, and those that were missing.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn rehearse(settings: &Settings) -> Result<(), StartError> {
-        settings.tls.as_ref().map(Certificate::load).transpose()?;
+    pub fn rehearse(sockets: Sockets, settings: &Settings) -> Result<Sockets, StartError> {
+        let certificate = settings.tls.as_ref().map(Certificate::load).transpose()?;
         compile_routes(settings).map_err(StartError::Routes)?;
-        Ok(())
+        // Their locks are another's still.
+        DataDir::make(&settings.data_dir)?;
+        for (name, store) in &settings.stores {
+            if let StoreSettings::Local(store) = store {
+                DataDir::make_store(name, &store.path)?;
+            }
+        }
+        let all = Server::rehearse(sockets, settings, certificate.as_ref());
+        all.map_err(StartError::Listen)
     }
 
     /// The same, by another clock.
@@ -796,9 +829,7 @@ impl App {
         let background = TaskTracker::new();
         let cache = BlockCache::new(settings.cache, background.clone());
         let files = settings.verify.local_max_age.map(FileReads::new);
-        let documents = Recent::lists(&metadata, DOCUMENTS_BYTES, |document: &Arc<Document>| {
-            document.weight()
-        });
+        let (documents, listings) = kept_lists(&metadata);
         let (router, routers) = compile_routes(&settings).map_err(StartError::Routes)?;
         let drain = Drain::new(&settings.server);
         let joiner = joiner(&settings, &metadata, &engine, &stores);
@@ -833,6 +864,7 @@ impl App {
             cache,
             files,
             documents,
+            listings,
             lifecycle: Lifecycle::default(),
             certificate,
         });
@@ -1005,14 +1037,11 @@ impl App {
             hooks::write_down(&gateway).await;
             gateway.metadata.close().await;
         }
-        // The last requests are told of, too.
-        ended.cancel();
-        if let Some(exporting) = exporting
-            && let Err(panicked) = exporting.await
-        {
-            tracing::error!(error = %panicked, "telling of traces broke");
+        // The last answers are told of, too; who comes in the place of this one does not wait for that.
+        match exporting {
+            Some(exporting) => remains.told_by(exporting, ended),
+            None => remains,
         }
-        remains
     }
 }
 

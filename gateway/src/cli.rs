@@ -306,6 +306,16 @@ impl Failure {
         Self::Failed(boxgate_storage::error::chain(error))
     }
 
+    /// Its text, if it was not told yet.
+    fn text(&self) -> &str {
+        match self {
+            Self::Usage(text) | Self::CannotLook(text) | Self::Failed(text) | Self::Again(text) => {
+                text
+            }
+            Self::Found | Self::Told(_) => "",
+        }
+    }
+
     /// Its text, if it was not told yet, and the code that it ends with.
     fn told(self) -> (String, u8) {
         match self {

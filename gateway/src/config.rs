@@ -97,16 +97,41 @@ pub fn load_from(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     machine: Machine,
 ) -> Result<(Settings, Vec<Warning>), ConfigErrors> {
+    let (settings, warnings, _text) = load_whole(flags, environment, machine, None)?;
+    Ok((settings, warnings))
+}
+
+/// As [`load`], with `text`, where it is given, in place of what the file says; gives the text, too, which may have secrets.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(
+    flags: &Flags,
+    text: Option<&str>,
+) -> Result<(Settings, Vec<Warning>, String), ConfigErrors> {
+    load_whole(flags, std::env::vars_os(), Machine::probe(), text)
+}
+
+fn load_whole(
+    flags: &Flags,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    machine: Machine,
+    text: Option<&str>,
+) -> Result<(Settings, Vec<Warning>, String), ConfigErrors> {
     let mut layers = Layers::default();
     let environment = layers.take_environment(environment);
     let named = flags
         .config
         .clone()
         .or_else(|| environment.config.as_deref().map(PathBuf::from));
-    match &named {
-        Some(path) => layers.read_file(path, true),
-        None => layers.read_file(Path::new("boxgate.toml"), false),
-    }
+    let path = named.as_deref().unwrap_or(Path::new("boxgate.toml"));
+    let text = match text {
+        Some(text) => {
+            layers.read_text(&path.display().to_string(), text);
+            text.to_owned()
+        }
+        None => layers.read_file(path, named.is_some()),
+    };
     layers.take_flags(flags, environment.listen.as_deref());
 
     let stands_in = flags.boxitory.is_some() || flags.boxitory_properties.is_some();
@@ -120,7 +145,7 @@ pub fn load_from(
     runtime::take_web_servers(&mut file, &mut mistakes);
     let settings = Settings::check(file, machine, &environment, &mut mistakes);
     if mistakes.is_empty() {
-        Ok((settings, warnings))
+        Ok((settings, warnings, text))
     } else {
         Err(ConfigErrors(mistakes))
     }

@@ -39,7 +39,7 @@ use crate::config::runtime as settings;
 use crate::gateway::Gateway;
 use crate::outbound::{Caller, Outbound};
 use crate::telemetry::metrics::Images;
-use arriving::Arrivals;
+use arriving::{Arrivals, Held};
 use conditions::Conditions;
 use image::{Image, Snapshot, Staged, Staging, done};
 use key::Key;
@@ -299,6 +299,10 @@ pub struct Deployed {
     pub blake3: Blake3,
     /// When.
     pub at: UnixMillis,
+    /// Through how many gateways it came by pushes.
+    hops: u32,
+    /// Whether the runtime has taken these bytes already, as the image before.
+    is_known: bool,
 }
 
 /// How a runtime took the image.
@@ -315,6 +319,8 @@ enum ReloadState {
     Failed(String),
     /// It did not, and has the image before.
     RolledBack(String),
+    /// It was not told.
+    Skipped(String),
 }
 
 impl ReloadState {
@@ -325,12 +331,13 @@ impl ReloadState {
             Self::Ok => "ok",
             Self::Failed(_) => "failed",
             Self::RolledBack(_) => "rolled_back",
+            Self::Skipped(_) => "skipped",
         }
     }
 
     fn error(&self) -> Option<&str> {
         match self {
-            Self::Failed(why) | Self::RolledBack(why) => Some(why),
+            Self::Failed(why) | Self::RolledBack(why) | Self::Skipped(why) => Some(why),
             Self::None | Self::Running | Self::Ok => None,
         }
     }
@@ -434,6 +441,7 @@ impl Runtime {
         gateway: &Gateway,
         whole: Whole,
         expected: Conditions,
+        hops: u32,
     ) -> Result<Untold, NotDeployed> {
         if self.settings.backup_before_deploy && self.image.file().is_none() {
             // What the store has is never replaced in place.
@@ -455,9 +463,16 @@ impl Runtime {
                 length: whole.length(),
                 blake3: whole.blake3(),
                 at: now,
+                hops,
+                is_known: this.is_known(&metadata, whole.blake3(), hops).await,
             };
             match whole {
-                Whole::Stored(sent) => sent.put_in_place().await.map_err(NotDeployed::Refused)?,
+                Whole::Stored(sent) => {
+                    let Kept::Stored(stored) = &this.image else {
+                        return Err(io::Error::other("the image is in a file").into());
+                    };
+                    sent.put_in_place(stored, &metadata).await?;
+                }
                 Whole::File(staged) => {
                     if this.settings.backup_before_deploy {
                         let copied = this.copy_file(now).await;
@@ -488,6 +503,32 @@ impl Runtime {
         placing
             .await
             .unwrap_or_else(|panicked| Err(io::Error::other(panicked).into()))
+    }
+
+    /// Whether bytes that another gateway pushed are in place already, and the runtime has taken them.
+    async fn is_known(&self, metadata: &Metadata, blake3: Blake3, hops: u32) -> bool {
+        if hops == 0 || !matches!(self.settings.reload, settings::Reload::Push(_)) {
+            return false;
+        }
+        let is_settled = match self.standing().reload {
+            ReloadState::None | ReloadState::Ok | ReloadState::Skipped(_) => true,
+            ReloadState::Running | ReloadState::Failed(_) | ReloadState::RolledBack(_) => false,
+        };
+        let current = self.image.current(metadata).await;
+        is_settled && current.is_ok_and(|image| image.is_some_and(|i| i.blake3() == blake3))
+    }
+
+    /// Finds out whether an upload became the image, where that was cut.
+    ///
+    /// # Errors
+    /// When what is in place cannot be read, or the record not written.
+    pub async fn settle(&self, metadata: &Metadata, mut upload: Held) -> io::Result<Held> {
+        let now = match &self.image {
+            Kept::Stored(stored) => stored.seen(metadata).await?,
+            // Its start knew.
+            Kept::File(_) => return Ok(upload),
+        };
+        done(spawn_blocking(move || upload.settle(&now).map(|()| upload)).await)
     }
 
     async fn put_in_place(self: &Arc<Self>, staged: Staged) -> io::Result<()> {
@@ -533,6 +574,8 @@ impl Runtime {
                 length: image.length(),
                 blake3: image.blake3(),
                 at: now,
+                hops: 0,
+                is_known: false,
             }),
             reload: ReloadState::Running,
         };
@@ -558,7 +601,7 @@ impl Runtime {
             ));
         }
         let checksum = image.blake3().to_hex();
-        let pushed = push::push(&self.caller, target, image, gateway).await;
+        let pushed = push::push(&self.caller, target, image, 0, gateway).await;
         let status = if pushed.is_ok() { "accepted" } else { "failed" };
         let told = json!({ "runtime": self.name, "target_host": host, "checksum": checksum, "status": status });
         self.tell(&gateway.metadata, "image.pushed", told).await;
@@ -572,12 +615,24 @@ impl Runtime {
     pub async fn snapshot(&self, metadata: &Metadata) -> Result<Current, String> {
         match self.image.current(metadata).await {
             Ok(Some(image)) => Ok(image),
-            Ok(None) => Err("no image deployed".to_owned()),
+            Ok(None) => {
+                let homeless = self.homeless(metadata).await;
+                Err(homeless.unwrap_or_else(|| "no image deployed".to_owned()))
+            }
             Err(e) => {
                 tracing::error!(runtime = self.name, error = %e, "an image cannot be read");
                 Err(format!("the image cannot be read: {e}"))
             }
         }
+    }
+
+    /// What is wrong where the organization whose image it is is gone, or has another name.
+    pub async fn homeless(&self, metadata: &Metadata) -> Option<String> {
+        let Kept::Stored(stored) = &self.image else {
+            return None;
+        };
+        let found = metadata.organization(&stored.organization).await;
+        matches!(found, Ok(None)).then(|| stored.homeless(&self.name))
     }
 
     /// Copies the image; a copy that fails stops nothing else.

@@ -26,6 +26,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use body::{BodyError, BoxError, InboundBody, OutboundBody};
@@ -101,6 +103,23 @@ impl Server {
         certificate: Option<Arc<Certificate>>,
     ) -> io::Result<Self> {
         Self::bind_with(Sockets::default(), settings, telemetry, certificate).await
+    }
+
+    /// Finds out whether [`Self::bind_with`] can do what it shall, as far as nobody is served: gives sockets for all listeners, of
+    /// which those that none of `sockets` belongs to are bound here.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn rehearse(
+        sockets: Sockets,
+        settings: &Settings,
+        certificate: Option<&Arc<Certificate>>,
+    ) -> io::Result<Sockets> {
+        let client_ca = settings.tls.as_ref().map_or(&[][..], |tls| &tls.client_ca);
+        if let Some(certificate) = certificate {
+            Configurations::try_new(certificate, client_ca)?;
+        }
+        sockets.completed(&settings.listeners)
     }
 
     /// The same, with `sockets` that listen already.
@@ -243,7 +262,11 @@ impl Server {
         }
         drop(self.datagrams);
         drop(watching);
-        Remains { running, drain }
+        Remains {
+            running,
+            drain,
+            telling: None,
+        }
     }
 }
 
@@ -253,12 +276,26 @@ impl Server {
 pub struct Remains {
     running: TaskTracker,
     drain: Drain,
+    /// What tells of answers, and its end.
+    telling: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
 impl Remains {
+    /// Has `telling` go on until the last answers are given; then `ended` is cancelled, and it is waited for.
+    pub fn told_by(mut self, telling: JoinHandle<()>, ended: CancellationToken) -> Self {
+        self.telling = Some((ended, telling));
+        self
+    }
+
     /// Waits for the last answers, as long as stopping lets them have.
     pub async fn finish(self) {
         self.drain.see_out(&self.running).await;
+        if let Some((ended, telling)) = self.telling {
+            ended.cancel();
+            if let Err(panicked) = telling.await {
+                tracing::error!(error = %panicked, "telling of traces broke");
+            }
+        }
     }
 }
 

@@ -51,9 +51,11 @@ impl Telemetry {
         self.spans.get()
     }
 
-    /// Writes the line of a request that is over.
+    /// Writes the line of a request that is over, where the level of the log lets it.
     pub fn access(&self, line: &AccessLine<'_>) {
-        self.sink.write(line.to_json());
+        if !self.sink.is_quiet() {
+            self.sink.write(line.to_json());
+        }
     }
 
     /// All metrics in the Prometheus text format, [`metrics::CONTENT_TYPE`].

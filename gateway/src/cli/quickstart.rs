@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::bootstrap::{administrator, owned};
-use super::serve::{Beginning, open, serve_until_signalled, start, start_failed};
+use super::serve::{open, serve_until_signalled, start, start_failed};
 use super::{Failure, QuickstartArgs, TryTls, runtime, say, self_signed};
 use crate::auth::credential;
 use crate::config::settings::Speaks;
@@ -37,8 +37,7 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
         .organization
         .parse()
         .map_err(|e| Failure::Usage(format!("--organization: {e}")))?;
-    let (mut settings, process) = open(&args.serve)?;
-    let place = Beginning::of(&args.serve, &settings)?;
+    let (mut settings, process, place) = open(&args.serve)?;
     // No load balancer needs time to look elsewhere.
     settings.server.drain_accept = Duration::ZERO;
     // Receivers and runtimes that are tried out run here, too.

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Failure, ServeArgs, read_config, runtime, say};
+use super::{Failure, ServeArgs, runtime, say};
 use crate::app::{App, StartError};
-use crate::config::{Flags, Settings};
+use crate::config::{self, Flags, Settings};
 use crate::life::hand_over::{self, Predecessor, Program, Wanted};
-use crate::life::{self, notify, reload};
+use crate::life::reload::{self, Changed, InForce};
+use crate::life::{self, notify};
 use crate::server::Sockets;
 use crate::sys::inherited;
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::{self, LogGuard, Telemetry};
 
 pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
-    let (settings, process) = open(args)?;
-    let place = Beginning::of(args, &settings)?;
+    let (settings, process, place) = open(args)?;
     runtime()?.block_on(async {
         let (app, place) = Box::pin(start(settings, &process, place)).await?;
         let urls = app.urls();
@@ -37,6 +37,7 @@ pub(super) struct Process {
     level: LogLevel,
     flags: Flags,
     program: Program,
+    in_force: InForce,
     _guard: LogGuard,
 }
 
@@ -44,18 +45,41 @@ pub(super) struct Process {
 pub(super) struct Beginning {
     sockets: Sockets,
     predecessor: Option<Predecessor>,
+    /// In place of what the file says.
+    configuration: Option<String>,
 }
 
 /// Whom a process follows, and when another shall follow it.
 pub(super) struct Place {
     predecessor: Option<Predecessor>,
     wanted: Wanted,
+    changed: Changed,
 }
 
-/// Reads the configuration and starts the log, which then tells what is odd in it.
-pub(super) fn open(args: &ServeArgs) -> Result<(Settings, Process), Failure> {
+/// Reads the configuration and starts the log, which then tells what is odd in it; waits until the process has gone in whose
+/// place this one comes, if there is one. Nothing of the data directory may be written before.
+pub(super) fn open(args: &ServeArgs) -> Result<(Settings, Process, Beginning), Failure> {
+    let mut beginning = Beginning::of(args)?;
+    let text = beginning.configuration.take();
+    let opened = read(args, text.as_deref()).and_then(|(settings, process)| {
+        beginning.rehearse(&settings)?;
+        Ok((settings, process))
+    });
+    match opened {
+        Ok((settings, process)) => Ok((settings, process, beginning)),
+        Err(failure) => {
+            if let Some(predecessor) = beginning.predecessor {
+                predecessor.refuse(failure.text());
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn read(args: &ServeArgs, text: Option<&str>) -> Result<(Settings, Process), Failure> {
     let flags = args.flags();
-    let (settings, warnings) = read_config(&flags)?;
+    let (settings, warnings, text) = config::load_text(&flags, text)
+        .map_err(|errors| Failure::Usage(format!("configuration:\n{errors}")))?;
     let (sink, level, guard) = telemetry::log::start(&settings.log)
         .map_err(|e| Failure::Usage(format!("cannot write the log (log.file): {e}")))?;
     for warning in warnings {
@@ -69,38 +93,49 @@ pub(super) fn open(args: &ServeArgs) -> Result<(Settings, Process), Failure> {
         level,
         flags,
         program: Program::of_this_process().map_err(|e| Failure::failed(&e))?,
+        in_force: InForce::new(text),
         _guard: guard,
     };
     Ok((settings, process))
 }
 
 impl Beginning {
-    /// Waits until the process has gone in whose place this one comes, if there is one. Nothing of the data directory may
-    /// be touched before.
-    pub(super) fn of(args: &ServeArgs, settings: &Settings) -> Result<Self, Failure> {
+    fn of(args: &ServeArgs) -> Result<Self, Failure> {
         let inherited = inherited::sockets()
             .map_err(|e| Failure::Usage(format!("the sockets of systemd (LISTEN_FDS): {e}")))?;
         if !args.take_over {
             return Ok(Self {
                 sockets: Sockets::new(inherited),
                 predecessor: None,
+                configuration: None,
             });
         }
-        let nobody = |e: std::io::Error| {
-            let flag = hand_over::FLAG;
-            Failure::Usage(format!(
-                "{flag} is given by a gateway that gets SIGUSR2, and by nobody else: {e}"
-            ))
-        };
-        let (mut predecessor, sockets) = Predecessor::meet().map_err(nobody)?;
-        App::rehearse(settings).map_err(|e| start_failed(&e))?;
-        tracing::info!("prepared to take over");
-        predecessor.relieve().map_err(nobody)?;
+        let (predecessor, sockets, configuration) = Predecessor::meet().map_err(|e| nobody(&e))?;
         Ok(Self {
             sockets,
             predecessor: Some(predecessor),
+            configuration,
         })
     }
+
+    /// Finds out whether this process can come in another one's place, and says so; returns once it may. Nothing where it comes in
+    /// nobody's place.
+    fn rehearse(&mut self, settings: &Settings) -> Result<(), Failure> {
+        let Some(predecessor) = &mut self.predecessor else {
+            return Ok(());
+        };
+        let sockets = std::mem::take(&mut self.sockets);
+        self.sockets = App::rehearse(sockets, settings).map_err(|e| start_failed(&e))?;
+        tracing::info!("prepared to take over");
+        predecessor.relieve().map_err(|e| nobody(&e))
+    }
+}
+
+fn nobody(error: &std::io::Error) -> Failure {
+    let flag = hand_over::FLAG;
+    Failure::Usage(format!(
+        "{flag} is given by a gateway that gets SIGUSR2, and by nobody else: {error}"
+    ))
 }
 
 /// Serves until SIGTERM or SIGINT, then drains; or until another process serves in the place of this one.
@@ -113,15 +148,19 @@ pub(super) async fn serve_until_signalled(
     let Place {
         predecessor,
         wanted,
+        changed,
     } = place;
     let (program, ports) = (process.program.clone(), app.take_ports());
     let succession = hand_over::succession(wanted, program, ports, drain.clone());
     let succession = tokio::spawn(succession);
     let signals = tokio::spawn(drain.clone().on_signals());
     let gateway = Arc::clone(app.gateway());
-    let watching = AbortOnDropHandle::new(tokio::spawn(notify::watch(gateway.metadata.clone())));
+    let watching = notify::watch(gateway.metadata.clone(), drain.handing_over());
+    let watching = AbortOnDropHandle::new(tokio::spawn(watching));
     let (flags, level) = (process.flags.clone(), process.level.clone());
-    let _reloading = AbortOnDropHandle::new(tokio::spawn(reload::follow(gateway, flags, level)));
+    let in_force = process.in_force.clone();
+    let following = reload::follow(changed, gateway, flags, (level, in_force.clone()));
+    let _reloading = AbortOnDropHandle::new(tokio::spawn(following));
     let (begun, handing_over) = (drain.begun(), drain.handing_over());
     let _stopping = AbortOnDropHandle::new(tokio::spawn(async move {
         begun.cancelled().await;
@@ -137,7 +176,7 @@ pub(super) async fn serve_until_signalled(
     let succeeded = if drain.handing_over().is_cancelled() {
         let succeed = async {
             let successor = succession.await.map_err(std::io::Error::other)?;
-            let succeeded = successor.succeed(drain.clone()).await;
+            let succeeded = successor.succeed(drain.clone(), in_force).await;
             // Whoever is in charge from here on has a watchdog of its own.
             drop(watching);
             succeeded
@@ -148,10 +187,15 @@ pub(super) async fn serve_until_signalled(
         remains.finish().await;
         Ok(())
     };
-    match signals.await {
-        Ok(Err(e)) => Err(Failure::failed(&e)),
-        Ok(Ok(())) | Err(_) => succeeded.map_err(|e| Failure::failed(&e)),
+    // It ends by itself only where signals cannot be caught.
+    if signals.is_finished() {
+        if let Ok(Err(e)) = signals.await {
+            return Err(Failure::failed(&e));
+        }
+    } else {
+        signals.abort();
     }
+    succeeded.map_err(|e| Failure::failed(&e))
 }
 
 /// Puts the gateway together.
@@ -162,6 +206,7 @@ pub(super) async fn start(
 ) -> Result<(App, Place), Failure> {
     // Before anybody can know that this process is there.
     let wanted = Wanted::hear().map_err(|e| Failure::failed(&e))?;
+    let changed = Changed::hear().map_err(|e| Failure::failed(&e))?;
     let ceiling = settings.ceiling();
     tracing::info!(
         memory_ceiling_bytes = ceiling.total(),
@@ -175,6 +220,7 @@ pub(super) async fn start(
     let place = Place {
         predecessor: beginning.predecessor,
         wanted,
+        changed,
     };
     Ok((app, place))
 }

@@ -155,14 +155,20 @@ impl Layers {
         }
     }
 
-    pub(super) fn read_file(&mut self, path: &Path, required: bool) {
+    /// Gives its text, too; none where it is not there, or cannot be read.
+    pub(super) fn read_file(&mut self, path: &Path, required: bool) -> String {
         let shown = path.display().to_string();
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => return,
-            Err(error) => return self.mistake(&shown, &format!("cannot read it: {error}")),
+            Err(error) => {
+                if required || error.kind() != std::io::ErrorKind::NotFound {
+                    self.mistake(&shown, &format!("cannot read it: {error}"));
+                }
+                return String::new();
+            }
         };
         self.read_text(&shown, &text);
+        text
     }
 
     pub(super) fn read_text(&mut self, shown: &str, text: &str) {

@@ -1,7 +1,7 @@
 //! `[runtimes.<name>]`: what stands in for Sanbox runtimes, in our words or in those of a `runtime.json`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -20,6 +20,10 @@ pub const DEFAULT: &str = "default";
 const VARIABLE: &str = "SANBOX_RUNTIME_CONFIG";
 /// Longest `runtime.json`, in bytes.
 const LONGEST: usize = 1 << 20;
+/// The one directory in the data directory that may hold images: a service may have no other that it writes to.
+const IMAGES: &str = "images";
+/// Longest name of an image's file, in bytes: what stands beside it has longer ones.
+const LONGEST_FILE_NAME: usize = 200;
 
 /// One runtime.
 #[derive(Debug, Clone)]
@@ -83,6 +87,7 @@ impl Judge<'_> {
         &mut self,
         files: &RuntimesFile,
         stores: &StoresFile,
+        data_dir: &Path,
     ) -> BTreeMap<String, Runtime> {
         let mut runtimes = BTreeMap::new();
         for (name, file) in &files.0 {
@@ -104,14 +109,37 @@ impl Judge<'_> {
                 runtimes.insert(name.clone(), runtime);
             }
         }
+        let data_dir = resolved(data_dir);
         let mut images = BTreeMap::new();
         for (name, runtime) in &runtimes {
             let place = match &runtime.stored {
-                Some(stored) => {
-                    format!("{}/{}", stored.organization.folded(), stored.name.folded())
-                }
-                None => runtime.image.display().to_string(),
+                Some(stored) => PathBuf::from(format!(
+                    "{}/{}",
+                    stored.organization.folded(),
+                    stored.name.folded()
+                )),
+                None => resolved(&runtime.image),
             };
+            // That of one whose store is wrong is told of elsewhere.
+            let is_file = files.0.get(name).is_some_and(|f| f.store.is_empty());
+            let is_among_ours =
+                place.starts_with(&data_dir) && !place.starts_with(data_dir.join(IMAGES));
+            if is_file && is_among_ours {
+                self.wrong(
+                    format!("runtimes.{name}.image_file_path"),
+                    "it would be in data_dir, among the gateway's own files: name one elsewhere, or in images there",
+                );
+            }
+            if is_file
+                && place
+                    .file_name()
+                    .is_some_and(|n| n.len() > LONGEST_FILE_NAME)
+            {
+                self.wrong(
+                    format!("runtimes.{name}.image_file_path"),
+                    format!("the name of the file has at most {LONGEST_FILE_NAME} bytes"),
+                );
+            }
             let place = (runtime.stored.is_some(), place);
             if let Some(other) = images.insert(place, name) {
                 self.wrong(
@@ -286,6 +314,25 @@ impl Judge<'_> {
         }
         file
     }
+}
+
+/// The path without links, as far as it is there, and without steps back.
+fn resolved(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_e| path.to_owned());
+    let mut resolved = PathBuf::new();
+    for part in absolute.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                resolved.pop();
+            }
+            part => {
+                resolved.push(part);
+                resolved = std::fs::canonicalize(&resolved).unwrap_or(resolved);
+            }
+        }
+    }
+    resolved
 }
 
 /// What `import` names, and where it was found.

@@ -849,7 +849,7 @@ impl Settings {
             webhooks: judge.webhooks(&file.webhooks),
             providers: judge.providers(&file.providers),
             vagrant_cloud: judge.vagrant_cloud(&file.vagrant_cloud),
-            runtimes: judge.runtimes(&file.runtimes, &file.stores),
+            runtimes: judge.runtimes(&file.runtimes, &file.stores, &data_dir),
             boxitory: judge.boxitory(&file.boxitory, &data_dir),
             operations: Operations {
                 allow: judge

@@ -308,6 +308,48 @@ fn what_a_runtime_cannot_do_is_told_also_where_it_does_nothing_yet() {
 }
 
 #[test]
+fn an_image_is_in_one_place_and_not_among_the_gateways_own_files() {
+    let home = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("one", home.path().join("link")).unwrap();
+    std::fs::create_dir(home.path().join("one")).unwrap();
+    let at = |path: &str| home.path().join(path).display().to_string();
+    let runtime = |name: &str, path: &str| {
+        let key = "k".repeat(36);
+        format!(
+            "[runtimes.{name}]\nenabled = true\napi_key = \"{key}\"\nimage_file_path = {path:?}\n"
+        )
+    };
+    let set = |images: &[&str]| {
+        let names = ["a", "b"].into_iter().zip(images);
+        let runtimes = names.map(|(name, path)| runtime(name, &at(path)));
+        format!(
+            "data_dir = {:?}\n{}",
+            at("data"),
+            runtimes.collect::<String>()
+        )
+    };
+    let (longest, too_long) = ("n".repeat(200), "n".repeat(201));
+    for (images, said) in [
+        (&["data/image"][..], "data_dir"),
+        (&["one/../data/blobs/image"], "data_dir"),
+        (&["data/images/../image"], "data_dir"),
+        (&["one/image", "one/./image"], "same image"),
+        (&["one/image", "two/../one/image"], "same image"),
+        (&["one/image", "link/image"], "same image"),
+        (&[too_long.as_str()], "200 bytes"),
+    ] {
+        let told = mistakes(&set(images));
+        assert!(
+            told.contains("image_file_path") && told.contains(said),
+            "{images:?}: {told}"
+        );
+    }
+    settings(&set(&["data-of-others/image", "one/image"]));
+    settings(&set(&["data/images/image"]));
+    settings(&set(&[longest.as_str()]));
+}
+
+#[test]
 fn variables_set_nested_keys_numbers_truth_values_and_lists() {
     let (settings, warnings) = load_text(
         "",

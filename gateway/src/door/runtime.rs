@@ -11,6 +11,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boxgate_scripting::facts;
+use boxgate_storage::ErrorKind;
+use boxgate_storage::digest::{Digest, DigestHasher};
 use boxgate_storage::metadata::catalog::{self, Iso};
 use bytes::Bytes;
 use http::header::{
@@ -40,11 +42,11 @@ use crate::multipart::head::Encoding;
 use crate::multipart::{self, Form, FormLimits};
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
-use crate::resumable::Protocol;
+use crate::resumable::{Protocol, digest};
 use crate::route::Route;
 use crate::runtime::conditions::Conditions;
 use crate::runtime::key::Opened;
-use crate::runtime::push::Target;
+use crate::runtime::push::{self, Target};
 use crate::runtime::{Current, Incoming, Kept, NotDeployed, Runtime, Untold, Whole, date};
 use crate::server::{BoxError, InboundBody, OutboundBody, Piece};
 
@@ -141,6 +143,10 @@ pub async fn image(gateway: &Gateway, call: Call) -> Answer {
         Err(refusal) => Err(quietly(refusal)),
         Ok(()) => served(gateway, &runtime, call, protocol).await,
     };
+    let answered = match answered {
+        Err(refusal) => Err(homeless(gateway, &runtime, refusal).await),
+        answered => answered,
+    };
     let answered = match protocol {
         Some(protocol) => resumable::worn(protocol, answered),
         None => answered,
@@ -159,6 +165,26 @@ pub async fn image(gateway: &Gateway, call: Call) -> Answer {
         .with_label_values(&[runtime.name.as_str(), operation, outcome])
         .inc();
     answered
+}
+
+/// An upload that went with its organization was taken over by nobody.
+async fn homeless(gateway: &Gateway, runtime: &Runtime, refusal: Refusal) -> Refusal {
+    let went = refusal
+        .cause
+        .as_ref()
+        .is_some_and(|cause| matches!(cause.kind(), ErrorKind::Fenced | ErrorKind::NotFound));
+    if !went {
+        return refusal;
+    }
+    match runtime.homeless(&gateway.metadata).await {
+        Some(message) => Refusal {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            code: None,
+            message,
+            ..refusal
+        },
+        None => refusal,
+    }
 }
 
 /// The answer to whoever may ask.
@@ -320,12 +346,16 @@ async fn deploy(gateway: &Gateway, runtime: &Arc<Runtime>, call: Call) -> Answer
     let expected = expected_of(gateway, runtime, &call.head.headers).await?;
     let _permit = gateway.admission.upload().await?;
     let to = (gateway, runtime.as_ref());
+    // RFC 9530's fields would be of the form.
     let (whole, filename) = if multipart::is_form(&call.head.headers) {
         let limits = FormLimits::of(&gateway.settings);
         let form = Form::open(&call.head.headers, call.body, limits)?;
         of_form(to, form, most).await?
     } else {
-        (of_body(to, call.body, most).await?, None)
+        // The body is the image, so that its digest is the image's.
+        let content = digest::content_digest(&call.head.headers)?;
+        let declared = digest::and_repr_digests(content, &call.head.headers)?;
+        (of_body(to, call.body, most, declared).await?, None)
     };
     if whole.length() == 0 {
         return Err(empty());
@@ -370,7 +400,8 @@ async fn place(
         principal: hooks::holder_of_key(&runtime.name),
     };
     hooks::on_image_deploy(gateway, head, known, image).await?;
-    let deployed = runtime.deploy(gateway, whole, expected).await;
+    let hops = push::hops(&head.headers);
+    let deployed = runtime.deploy(gateway, whole, expected, hops).await;
     deployed.map_err(not_deployed)
 }
 
@@ -417,12 +448,59 @@ impl Body for Told {
 /// To which runtime an image goes.
 type To<'a> = (&'a Gateway, &'a Runtime);
 
-async fn of_body(to: To<'_>, mut body: InboundBody, most: u64) -> Result<Whole, Refusal> {
+/// All of a body, which must have these digests.
+async fn of_body(
+    to: To<'_>,
+    mut body: InboundBody,
+    most: u64,
+    declared: Vec<Digest>,
+) -> Result<Whole, Refusal> {
     let mut counted = Counted::begin(to, body.declared_length(), most).await?;
+    let mut compared = Compared::begin(declared);
     while let Some(bytes) = counted.patiently(body.chunk()).await? {
+        compared.update(&bytes);
         counted.write(bytes).await?;
     }
+    // What is another image than was meant leaves nothing.
+    compared.finish()?;
     counted.finish().await
+}
+
+/// Digests that were told of an image, each beside what came of it.
+struct Compared(Vec<(Digest, DigestHasher)>);
+
+impl Compared {
+    fn begin(declared: Vec<Digest>) -> Self {
+        let compared = declared.into_iter().map(|digest| {
+            let hasher = DigestHasher::new(digest.algorithm());
+            (digest, hasher)
+        });
+        Self(compared.collect())
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        for (_, hasher) in &mut self.0 {
+            hasher.update(bytes);
+        }
+    }
+
+    fn finish(self) -> Result<(), Refusal> {
+        for (declared, hasher) in self.0 {
+            if hasher.finish() != declared {
+                return Err(other_digest(&declared));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn other_digest(declared: &Digest) -> Refusal {
+    let text = format!(
+        "The {} of the image is not {}. Nothing was deployed.",
+        declared.algorithm().name(),
+        declared.to_hex()
+    );
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, text)
 }
 
 /// The part `Image`, and what its sender calls it; where there is none of that name, the one file that the form holds.
@@ -596,4 +674,33 @@ pub fn list(gateway: &Gateway) -> Response<OutboundBody> {
         .map(|runtime| runtime.status())
         .collect();
     response::json(StatusCode::OK, &json!({ "runtimes": runtimes }))
+}
+
+#[cfg(test)]
+mod tests {
+    use boxgate_storage::digest::Algorithm;
+
+    use super::*;
+
+    #[test]
+    fn every_digest_that_was_told_must_be_the_images() {
+        let of = |algorithm, bytes: &[u8]| {
+            let mut hasher = DigestHasher::new(algorithm);
+            hasher.update(bytes);
+            hasher.finish()
+        };
+        let compared = |declared: &[Digest]| {
+            let mut compared = Compared::begin(declared.to_vec());
+            compared.update(b"an ");
+            compared.update(b"image");
+            compared.finish().map_err(|refusal| refusal.status)
+        };
+        let ours = [Algorithm::Sha256, Algorithm::Sha512].map(|a| of(a, b"an image"));
+        let other = of(Algorithm::Blake3, b"another");
+        assert_eq!(compared(&[]), Ok(()));
+        assert_eq!(compared(&ours), Ok(()));
+        let [sha256, _] = ours;
+        let refused = Err(StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(compared(&[sha256, other]), refused);
+    }
 }

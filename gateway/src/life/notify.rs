@@ -6,6 +6,7 @@ use std::time::Duration;
 use boxgate_storage::metadata::Metadata;
 use sd_notify::NotifyState;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 /// Requests are taken.
 pub fn ready() {
@@ -31,6 +32,11 @@ pub fn succeeded_by(process: u32) {
     tell(&[NotifyState::MainPid(process), NotifyState::Watchdog]);
 }
 
+/// This process works, though it does not serve: it starts another one.
+pub fn working() {
+    tell(&[NotifyState::Watchdog]);
+}
+
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "systemd is not told");
@@ -38,8 +44,9 @@ fn tell(states: &[NotifyState<'_>]) {
 }
 
 /// Tells again and again that the process works, where systemd wants to know (`WatchdogSec=`): that tasks run, and that the
-/// rows' writer answers. What it answers does not matter: a full disk is mended by no restart.
-pub async fn watch(metadata: Metadata) {
+/// rows' writer answers. What it answers does not matter: a full disk is mended by no restart. Once `handing_over`, it does: then
+/// the database is closed and nobody serves, which shall not go on without an end.
+pub async fn watch(metadata: Metadata, handing_over: CancellationToken) {
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| *limit > Duration::ZERO) else {
         return;
     };
@@ -50,6 +57,9 @@ pub async fn watch(metadata: Metadata) {
         if let Err(error) = metadata.prove_writer().await {
             let error = boxgate_storage::error::chain(&error);
             tracing::debug!(error, "the database answers, and does not work");
+            if handing_over.is_cancelled() {
+                continue;
+            }
         }
         tell(&[NotifyState::Watchdog]);
     }

@@ -2,12 +2,14 @@
 //!
 //! Certificates and plugins are looked at by those who have them, at the same signal.
 
-use std::sync::Arc;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::notify;
-use crate::config::{self, ConfigErrors, Flags, Settings};
+use crate::config::{self, Flags, Settings};
 use crate::gateway::Gateway;
 use crate::telemetry::log::LogLevel;
 
@@ -23,44 +25,86 @@ const AT_ONCE: [&str; 8] = [
     "trusted_proxies",
 ];
 
-/// Reads the configuration again at each SIGHUP, as `flags` say where it is.
-pub async fn follow(gateway: Arc<Gateway>, flags: Flags, level: LogLevel) {
-    let mut hang_up = match signal(SignalKind::hangup()) {
-        Ok(hang_up) => hang_up,
-        Err(error) => return tracing::warn!(%error, "SIGHUP cannot be caught"),
-    };
+/// The text of the configuration that is in force as a whole: the one that the process began with, or that of a file that was read
+/// again since and needed no restart. Cloning is cheap.
+#[derive(Clone)]
+pub struct InForce(Arc<Mutex<String>>);
+
+impl InForce {
+    /// The one that the process begins with.
+    pub fn new(text: String) -> Self {
+        Self(Arc::new(Mutex::new(text)))
+    }
+
+    /// What it is now; it may have secrets.
+    pub fn text(&self) -> String {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+}
+
+impl fmt::Debug for InForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InForce(***)")
+    }
+}
+
+/// Tells when the configuration is to be read again.
+#[derive(Debug)]
+pub struct Changed(Signal);
+
+impl Changed {
+    /// From now on SIGHUP is heard, and ends nothing.
+    ///
+    /// # Errors
+    /// It cannot be caught.
+    pub fn hear() -> io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+}
+
+/// Reads the configuration again each time that it `changed`, as `flags` say where it is.
+pub async fn follow(
+    mut changed: Changed,
+    gateway: Arc<Gateway>,
+    flags: Flags,
+    (level, whole): (LogLevel, InForce),
+) {
     let mut in_force = gateway.settings.clone();
-    while hang_up.recv().await.is_some() {
+    while changed.0.recv().await.is_some() {
         notify::reloading();
         let flags = flags.clone();
-        let read = tokio::task::spawn_blocking(move || config::load(&flags)).await;
+        let read = tokio::task::spawn_blocking(move || config::load_text(&flags, None)).await;
         match read {
-            Ok(read) => take_over(&gateway, &level, &mut in_force, read),
+            Ok(Ok((new, warnings, text))) => {
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
+                if take_over(&gateway, &level, &mut in_force, new) {
+                    whole.set(text);
+                }
+            }
+            Ok(Err(errors)) => {
+                let error = errors.to_string();
+                tracing::error!(
+                    error,
+                    "the configuration is not right; the old one stays in force"
+                );
+            }
             Err(error) => tracing::error!(%error, "the configuration was not read"),
         }
         notify::ready();
     }
 }
 
-fn take_over(
-    gateway: &Gateway,
-    level: &LogLevel,
-    in_force: &mut Settings,
-    read: Result<(Settings, Vec<config::Warning>), ConfigErrors>,
-) {
-    let (new, warnings) = match read {
-        Ok(read) => read,
-        Err(errors) => {
-            let error = errors.to_string();
-            return tracing::error!(
-                error,
-                "the configuration is not right; the old one stays in force"
-            );
-        }
-    };
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
+/// Takes over what can be; whether that is all.
+fn take_over(gateway: &Gateway, level: &LogLevel, in_force: &mut Settings, new: Settings) -> bool {
     let is_at_once = |key: &String| AT_ONCE.iter().any(|known| is_below(key, known));
     let changed = in_force.differs_in(&new).into_iter();
     let taken: Vec<String> = changed.filter(is_at_once).collect();
@@ -79,6 +123,7 @@ fn take_over(
     if !waiting.is_empty() {
         tracing::warn!("needs a restart: {}", waiting.join(", "));
     }
+    waiting.is_empty()
 }
 
 /// Whether a key is `known`, or stands in that table.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use boxgate_storage::clock::{Clock, UnixMillis};
-use boxgate_storage::digest::{Algorithm, Digest, DigestHasher};
+use boxgate_storage::digest::{Algorithm, Blake3, Digest, DigestHasher};
 use boxgate_storage::durable;
 use boxgate_storage::{Error, ErrorKind};
 use bytes::Bytes;
@@ -29,12 +29,17 @@ use crate::ingest::TakeBytes;
 
 /// Uploads of one runtime that are open at once.
 pub const MOST_OPEN: usize = 16;
+/// One that nobody sends gives way to another after this time, if too many are open.
+pub const GIVES_WAY: Duration = Duration::from_mins(1);
 /// Uploads that became an image and are still known, for clients that lost the answer.
 const MOST_DONE: usize = 64;
 /// What came is made durable after this time at the latest, as long as bytes come.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
-/// Between the image's name and the id.
+/// Before the digest of the image's name, and between that and the id.
+const HIDDEN: &str = ".boxgate-";
 const ARRIVING: &str = ".arriving-";
+/// So much of the digest: names of images may be as long as a file's.
+const DIGEST_CHARACTERS: usize = 16;
 const RECORD: &str = ".json";
 
 /// The uploads of one runtime.
@@ -98,6 +103,27 @@ pub struct Record {
     expected: Vec<(String, String)>,
     /// What is expected of the image in place: fields of the request that began it.
     pub conditions: Vec<(String, String)>,
+    /// As what it is just named in a store, or was when that was cut.
+    #[serde(default)]
+    naming: Option<Naming>,
+}
+
+/// An image that is given its name in a store, as far as a later look must know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Naming {
+    /// Its bytes.
+    blake3: String,
+    /// [`Seen::stamp`] of what had the name.
+    over: String,
+}
+
+/// What has the name of an image in a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Another one with every image that is given the name; empty where none has it.
+    pub stamp: String,
+    /// Its bytes.
+    pub blake3: Option<Blake3>,
 }
 
 /// Where an upload stands.
@@ -106,7 +132,7 @@ pub struct Record {
 pub enum State {
     /// More may come.
     Open,
-    /// It is just given the image's name, or was when a crash came between.
+    /// It is just given the image's name, or was when a crash or a fault came between.
     Placing,
     /// It became the image.
     Done,
@@ -142,6 +168,7 @@ impl Record {
                 .map(|digest| (digest.algorithm().name().to_owned(), digest.to_hex()))
                 .collect(),
             conditions: beginning.conditions,
+            naming: None,
         }
     }
 
@@ -167,7 +194,7 @@ impl Arrivals {
     pub fn open(directory: &Path, image: &str) -> io::Result<Self> {
         let this = Self {
             directory: directory.to_owned(),
-            prefix: format!(".{image}{ARRIVING}"),
+            prefix: prefix_of(image),
             known: Mutex::default(),
         };
         let mut names = Vec::new();
@@ -206,6 +233,8 @@ impl Arrivals {
         };
         record.state = match (record.state, bytes) {
             (State::Done, _) | (State::Placing, None) => State::Done,
+            // What has the name in the store says which it is.
+            (State::Placing, Some(_)) if record.naming.is_some() => State::Placing,
             (State::Open | State::Placing, _) => State::Open,
         };
         let is_whole = record.state == State::Done || bytes.unwrap_or(0) >= record.offset;
@@ -236,10 +265,11 @@ impl Arrivals {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins an upload; its id, or `None` where too many are open.
+    /// Begins an upload; its id, or `None` where too many are open. The one that rests the longest gives way, where nobody
+    /// sends it and that is longer than [`GIVES_WAY`]: whoever is cut again and again must not shut all others out.
     ///
     /// # Errors
-    /// When it cannot be written down.
+    /// When it cannot be written down, or the other not removed.
     pub async fn begin(
         &self,
         beginning: Beginning,
@@ -247,13 +277,16 @@ impl Arrivals {
     ) -> io::Result<Option<(String, Arc<Arrival>)>> {
         let id = hex::encode(fastrand::u128(..).to_be_bytes());
         let arrival = self.arrival(&id, Record::new(beginning, now));
-        {
-            let mut known = self.known();
-            let open = known.values().filter(|arrival| arrival.is_open()).count();
-            if open >= MOST_OPEN {
+        while !self.admits(&id, &arrival) {
+            let Some((other, mut work)) = self.longest_at_rest(now) else {
                 return Ok(None);
-            }
-            known.insert(id.clone(), Arc::clone(&arrival));
+            };
+            tracing::info!(
+                upload = other,
+                "an upload of an image that rests gives way to another"
+            );
+            done(spawn_blocking(move || work.remove()).await)?;
+            self.known().remove(&other);
         }
         let work = Arc::clone(&arrival.work).lock_owned().await;
         let written = done(spawn_blocking(move || work.keep()).await);
@@ -262,6 +295,28 @@ impl Arrivals {
             return Err(e);
         }
         Ok(Some((id, arrival)))
+    }
+
+    /// Whether there is room for one more, which then has it.
+    fn admits(&self, id: &str, arrival: &Arc<Arrival>) -> bool {
+        let mut known = self.known();
+        let open = known.values().filter(|arrival| arrival.is_open()).count();
+        if open < MOST_OPEN {
+            known.insert(id.to_owned(), Arc::clone(arrival));
+        }
+        open < MOST_OPEN
+    }
+
+    /// The open upload that nobody went on with for the longest, and nobody has.
+    fn longest_at_rest(&self, now: UnixMillis) -> Option<(String, Held)> {
+        let known = self.known();
+        let at_rest = known.iter().filter_map(|(id, arrival)| {
+            let work = Arc::clone(&arrival.work).try_lock_owned().ok()?;
+            let until = UnixMillis(work.record.updated_ms).plus(GIVES_WAY);
+            let rests = work.record.state != State::Done && until < now;
+            rests.then(|| (id.clone(), work))
+        });
+        at_rest.min_by_key(|(_, work)| work.record.updated_ms)
     }
 
     /// The upload of that id.
@@ -472,12 +527,55 @@ impl Work {
         self.record.state = State::Open;
     }
 
+    /// Tells the record that its bytes are about to be named in a store, and over what. Blocking.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub(super) fn naming(&mut self, blake3: Blake3, over: &Seen) -> io::Result<()> {
+        self.record.naming = Some(Naming {
+            blake3: blake3.to_hex(),
+            over: over.stamp.clone(),
+        });
+        self.placing()
+    }
+
+    /// Finds out what became of a naming that was cut: it is over if another image has the name since, or these bytes
+    /// have it. Blocking.
+    ///
+    /// # Errors
+    /// When that cannot be made durable.
+    pub(super) fn settle(&mut self, now: &Seen) -> io::Result<()> {
+        let has_name = self.record.naming.as_ref().is_some_and(|naming| {
+            naming.over != now.stamp || now.blake3.is_some_and(|b| b.to_hex() == naming.blake3)
+        });
+        if has_name {
+            return self.sent();
+        }
+        self.unnamed()
+    }
+
+    /// Tells the record that its bytes did not come to be named in a store. Blocking.
+    ///
+    /// # Errors
+    /// When that cannot be made durable.
+    pub(super) fn unnamed(&mut self) -> io::Result<()> {
+        self.record.naming = None;
+        self.stays();
+        self.keep()
+    }
+
     /// Removes its files. Blocking.
     fn remove(&mut self) -> io::Result<()> {
         remove(&self.record_path())?;
         self.is_gone = true;
         remove(&self.bytes)
     }
+}
+
+/// What the names of an image's uploads begin with.
+fn prefix_of(image: &str) -> String {
+    let digest = blake3::hash(image.as_bytes()).to_hex();
+    format!("{HIDDEN}{}{ARRIVING}", &digest[..DIGEST_CHARACTERS])
 }
 
 fn remove(path: &Path) -> io::Result<()> {

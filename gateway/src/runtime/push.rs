@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
 use super::Current;
@@ -16,6 +16,10 @@ use crate::outbound::{Caller, Destination, OutgoingStream};
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// How long nothing may move, either way.
 const IDLE_TIME: Duration = Duration::from_mins(1);
+/// How many gateways an image came through by pushes.
+const HOPS: HeaderName = HeaderName::from_static("boxgate-hops");
+/// An image that came through so many is pushed no further.
+pub const MOST_HOPS: u32 = 4;
 /// So much of a refusal's text is told on.
 const TOLD_CHARACTERS: usize = 200;
 
@@ -81,7 +85,13 @@ pub fn document(text: &str) -> Result<Value, String> {
     json5::from_str(text).map_err(|e| e.to_string())
 }
 
-/// Sends the image; it is there, staged, when this returns.
+/// Through how many gateways an image came by pushes; 0 where somebody deploys it.
+pub fn hops(headers: &HeaderMap) -> u32 {
+    let value = headers.get(HOPS).and_then(|value| value.to_str().ok());
+    value.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Sends an image that came through so many gateways; it is there, staged, when this returns.
 ///
 /// # Errors
 /// What went wrong, without the key.
@@ -89,6 +99,7 @@ pub async fn push(
     caller: &Caller,
     target: &Target,
     image: Current,
+    hops: u32,
     gateway: &Gateway,
 ) -> Result<(), String> {
     let bearer = format!("Bearer {}", target.key.expose());
@@ -100,6 +111,7 @@ pub async fn push(
     let headers = HeaderMap::from_iter([
         (AUTHORIZATION, bearer),
         (DATE, date),
+        (HOPS, hops.saturating_add(1).into()),
         (
             CONTENT_TYPE,
             HeaderValue::from_static("application/octet-stream"),
@@ -163,6 +175,18 @@ mod tests {
             named.to.url().as_str(),
             "https://a.example/runtimes/two/image"
         );
+    }
+
+    #[test]
+    fn an_image_that_nobody_pushed_came_through_no_gateway() {
+        let of = |value: &'static str| {
+            hops(&HeaderMap::from_iter([(
+                HOPS,
+                HeaderValue::from_static(value),
+            )]))
+        };
+        assert_eq!(hops(&HeaderMap::new()), 0);
+        assert_eq!((of("1"), of("4"), of("x"), of("-1")), (1, 4, 0, 0));
     }
 
     #[test]

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_scripting::facts::Event;
+use boxgate_storage::digest::Blake3;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::image::done;
+use super::push::MOST_HOPS;
 use super::{Deployed, ReloadState, Runtime, push};
 use crate::config::runtime::Reload;
 use crate::gateway::Gateway;
@@ -25,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Tells a runtime of its images until no more can come.
 pub(super) async fn run(gateway: Arc<Gateway>, runtime: Arc<Runtime>) {
+    // What the runtime took last.
+    let mut taken = None;
     loop {
         tokio::select! {
             biased;
@@ -34,13 +38,28 @@ pub(super) async fn run(gateway: Arc<Gateway>, runtime: Arc<Runtime>) {
         // The newest: those before it are nobody's any more.
         let deployed = runtime.standing().deployed.clone();
         let Some(deployed) = deployed else { continue };
-        let result = told(&gateway, &runtime, &deployed).await;
-        let state = match result {
-            Ok(()) => {
-                proved(&runtime, &deployed).await;
-                ReloadState::Ok
+        let state = if let Some(why) = skipped(&runtime.settings.reload, &deployed, taken) {
+            tracing::info!(
+                runtime = runtime.name,
+                deploy = deployed.id,
+                hops = deployed.hops,
+                why,
+                "an image is pushed no further"
+            );
+            proved(&runtime, &deployed).await;
+            ReloadState::Skipped(why)
+        } else {
+            match told(&gateway, &runtime, &deployed).await {
+                Ok(()) => {
+                    proved(&runtime, &deployed).await;
+                    taken = Some(deployed.blake3);
+                    ReloadState::Ok
+                }
+                Err(why) => {
+                    taken = None;
+                    failed(&gateway, &runtime, &deployed, why).await
+                }
             }
-            Err(why) => failed(&gateway, &runtime, &deployed, why).await,
         };
         let outcome = [runtime.name.as_str(), state.word()];
         runtime.metrics.reloads.with_label_values(&outcome).inc();
@@ -54,6 +73,22 @@ pub(super) async fn run(gateway: Arc<Gateway>, runtime: Arc<Runtime>) {
             standing.reload = state;
         }
     }
+}
+
+/// Why an image that a gateway pushed here is not pushed on: gateways that push to each other would not end.
+fn skipped(reload: &Reload, deployed: &Deployed, taken: Option<Blake3>) -> Option<String> {
+    if deployed.hops == 0 || !matches!(reload, Reload::Push(_)) {
+        return None;
+    }
+    if deployed.is_known || taken == Some(deployed.blake3) {
+        return Some("the runtime has this image already".to_owned());
+    }
+    (deployed.hops >= MOST_HOPS).then(|| {
+        format!(
+            "the image came through {} gateways: do they push to each other in a circle?",
+            deployed.hops
+        )
+    })
 }
 
 /// The image stays, where no other came meanwhile.
@@ -133,7 +168,7 @@ async fn told(gateway: &Gateway, runtime: &Runtime, deployed: &Deployed) -> Resu
         Reload::Script => script(gateway, runtime, deployed).await,
         Reload::Push(target) => {
             let image = runtime.snapshot(&gateway.metadata).await?;
-            push::push(&runtime.caller, target, image, gateway).await
+            push::push(&runtime.caller, target, image, deployed.hops, gateway).await
         }
     }
 }
@@ -255,5 +290,42 @@ impl Drop for Running {
         if matches!(self.0.try_wait(), Ok(None)) {
             self.kill();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use boxgate_storage::clock::UnixMillis;
+
+    use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn what_a_gateway_pushed_is_pushed_on_while_it_is_new_and_not_in_a_circle() {
+        let target = push::Target::parse("https://a.example", Secret::new("k")).unwrap();
+        let by_push = Reload::Push(target);
+        let (ours, other) = (Blake3([1; 32]), Blake3([2; 32]));
+        let deployed = |hops, is_known| Deployed {
+            id: String::new(),
+            length: 1,
+            blake3: ours,
+            at: UnixMillis(0),
+            hops,
+            is_known,
+        };
+        let skips = |hops, is_known, taken| skipped(&by_push, &deployed(hops, is_known), taken);
+        assert_eq!(skips(0, true, Some(ours)), None, "somebody deploys it");
+        assert_eq!(skips(1, false, None), None);
+        assert_eq!(skips(MOST_HOPS - 1, false, Some(other)), None);
+        for (hops, is_known, taken) in [(1, true, None), (1, false, Some(ours))] {
+            let why = skips(hops, is_known, taken).unwrap();
+            assert!(why.contains("already"), "{why}");
+        }
+        for hops in [MOST_HOPS, u32::MAX] {
+            let why = skips(hops, false, Some(other)).unwrap();
+            assert!(why.contains("circle"), "{why}");
+        }
+        let by_others = skipped(&Reload::Script, &deployed(9, true), Some(ours));
+        assert_eq!(by_others, None);
     }
 }

@@ -3,7 +3,6 @@
 
 use std::io;
 
-use boxgate_storage::Error;
 use boxgate_storage::catalog::{IsoName, OrganizationName};
 use boxgate_storage::digest::Blake3;
 use boxgate_storage::error::chain;
@@ -13,11 +12,16 @@ use boxgate_storage::metadata::catalog::Iso;
 use boxgate_storage::metadata::uploads::{IsoTarget, Labels, Target};
 use boxgate_storage::range::ByteRange;
 use boxgate_storage::upload::{Keep, Sender, UploadIntent, UploadWriter};
+use boxgate_storage::{Error, ErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
+use super::NotDeployed;
+use super::arriving::{Held, Seen};
+use super::image::done;
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
 
@@ -53,6 +57,8 @@ pub struct Sent {
     pub length: u64,
     /// Their digest.
     pub blake3: Blake3,
+    /// The upload that they came by, if by several requests.
+    upload: Option<Held>,
 }
 
 impl Stored {
@@ -63,6 +69,30 @@ impl Stored {
     pub async fn find(&self, metadata: &Metadata) -> io::Result<Option<Iso>> {
         let found = metadata.iso_by_name(&self.organization, &self.name).await;
         found.map_err(|e| io::Error::other(chain(&e)))
+    }
+
+    /// That there is no such organization.
+    pub fn homeless(&self, runtime: &str) -> String {
+        format!(
+            "There is no organization {} to keep the image in (runtimes.{runtime}.organization).",
+            self.organization
+        )
+    }
+
+    /// What has the name now.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub async fn seen(&self, metadata: &Metadata) -> io::Result<Seen> {
+        let iso = self.find(metadata).await?;
+        let stamp = iso.as_ref().map(|iso| {
+            let (id, updated) = (iso.id.0, iso.updated.0);
+            format!("{id}-{updated}-{}", iso.blob.blake3.to_hex())
+        });
+        Ok(Seen {
+            stamp: stamp.unwrap_or_default(),
+            blake3: iso.map(|iso| iso.blob.blake3),
+        })
     }
 
     /// Begins to take an image in.
@@ -77,13 +107,8 @@ impl Stored {
     ) -> Result<Sending, Refusal> {
         let organization = gateway.metadata.organization(&self.organization).await?;
         let organization = organization.ok_or_else(|| {
-            Refusal::new(
-                http::StatusCode::INTERNAL_SERVER_ERROR,
-                format!(
-                    "There is no organization {} to keep the image in (runtimes.{runtime}.organization).",
-                    self.organization
-                ),
-            )
+            let text = self.homeless(runtime);
+            Refusal::new(http::StatusCode::INTERNAL_SERVER_ERROR, text)
         })?;
         let target = Target {
             box_name: self.name.to_string(),
@@ -140,18 +165,72 @@ impl Sending {
             writer: self.writer,
             length: self.length,
             blake3: Blake3(*self.hasher.finalize().as_bytes()),
+            upload: None,
         }
     }
 }
 
 impl Sent {
-    /// Gives it the name: one commit, after which the one before goes to the trash.
+    /// An image that came over several requests.
+    #[must_use]
+    pub fn arrived(self, upload: Held) -> Self {
+        Self {
+            upload: Some(upload),
+            ..self
+        }
+    }
+
+    /// Gives it the name: one commit, after which the one before goes to the trash. The upload that it came by knows of
+    /// it before and behind.
     ///
     /// # Errors
     /// When that fails; the image before then stays.
-    pub async fn put_in_place(self) -> Result<(), Error> {
-        self.writer.finish().await.map(drop)
+    pub async fn put_in_place(
+        self,
+        stored: &Stored,
+        metadata: &Metadata,
+    ) -> Result<(), NotDeployed> {
+        let Self {
+            writer,
+            blake3,
+            upload,
+            ..
+        } = self;
+        let Some(mut upload) = upload else {
+            return named(writer).await;
+        };
+        let over = stored.seen(metadata).await?;
+        let told = spawn_blocking(move || upload.naming(blake3, &over).map(|()| upload));
+        let mut upload = done(told.await)?;
+        let outcome = named(writer).await;
+        // Some faults leave open whether it is named: the next look tells.
+        let is_open = matches!(
+            &outcome,
+            Err(NotDeployed::Refused(e))
+                if matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Internal)
+        );
+        if is_open {
+            return outcome;
+        }
+        let is_named = outcome.is_ok();
+        let told = spawn_blocking(move || {
+            if is_named {
+                upload.sent()
+            } else {
+                upload.unnamed()
+            }
+        });
+        if let Err(e) = done(told.await) {
+            // The next look tells here, too.
+            tracing::warn!(error = %e, "what became of an upload of an image is not written down");
+        }
+        outcome
     }
+}
+
+async fn named(writer: UploadWriter) -> Result<(), NotDeployed> {
+    let named = writer.finish().await;
+    named.map(drop).map_err(NotDeployed::Refused)
 }
 
 /// The bytes of an image, each proved before it is given.

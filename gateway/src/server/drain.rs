@@ -7,6 +7,7 @@
 //! ends at once, and only answers that are on their way get their time.
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +42,8 @@ pub(super) struct Tasks {
 /// The steps of stopping, each a token that is cancelled once it is reached.
 #[derive(Debug, Clone)]
 pub struct Drain {
+    /// Held while it is decided what begins.
+    deciding: Arc<Mutex<()>>,
     begun: CancellationToken,
     handing_over: CancellationToken,
     hurried: CancellationToken,
@@ -57,6 +60,7 @@ impl Drain {
     /// Not begun, with the times of the configuration.
     pub fn new(server: &settings::Server) -> Self {
         Self {
+            deciding: Arc::default(),
             begun: CancellationToken::new(),
             handing_over: CancellationToken::new(),
             hurried: CancellationToken::new(),
@@ -72,6 +76,7 @@ impl Drain {
 
     /// Asks to stop; asked again, to stop soon.
     pub fn signal(&self) {
+        let _deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         if self.begun.is_cancelled() {
             self.hurried.cancel();
         } else {
@@ -79,12 +84,16 @@ impl Drain {
         }
     }
 
-    /// Begins to stop for another process that listens at the same sockets.
-    pub fn hand_over(&self) {
-        if !self.begun.is_cancelled() {
-            self.handing_over.cancel();
-            self.begun.cancel();
+    /// Begins to stop for another process that listens at the same sockets; whether it does: who stops already hands nothing
+    /// over.
+    pub fn hand_over(&self) -> bool {
+        let _deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.begun.is_cancelled() {
+            return false;
         }
+        self.handing_over.cancel();
+        self.begun.cancel();
+        true
     }
 
     /// Cancelled when another process comes in the place of this one.
@@ -127,7 +136,8 @@ impl Drain {
         self.cut.clone()
     }
 
-    /// Turns every SIGTERM and SIGINT into [`Drain::signal`]; returns when stopping is over.
+    /// Turns every SIGTERM and SIGINT into [`Drain::signal`], for as long as it is polled: when stopping is over, another process
+    /// may still be waited for.
     ///
     /// # Errors
     /// The system does not let the signals be caught.
@@ -138,7 +148,6 @@ impl Drain {
             tokio::select! {
                 _ = terminate.recv() => self.signal(),
                 _ = interrupt.recv() => self.signal(),
-                () = self.cut.cancelled() => return Ok(()),
             }
         }
     }
@@ -246,5 +255,26 @@ impl Drain {
                 tokio::time::sleep(self.hurry).await;
             } => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stops_hands_nothing_over_and_who_hands_over_may_be_hurried() {
+        let server = crate::config::defaults().server;
+        let stopping = Drain::new(&server);
+        stopping.signal();
+        assert!(!stopping.hand_over());
+        assert!(!stopping.handing_over().is_cancelled());
+
+        let handing_over = Drain::new(&server);
+        assert!(handing_over.hand_over());
+        assert!(!handing_over.hand_over());
+        assert!(!handing_over.is_hurried());
+        handing_over.signal();
+        assert!(handing_over.is_hurried());
     }
 }

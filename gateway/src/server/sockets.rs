@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use rustix::net::sockopt::{socket_acceptconn, socket_type};
 use rustix::net::{SocketType, getsockname};
 
-use crate::config::settings::Listener;
+use crate::config::settings::{Listener, Speaks};
 
 /// Connections that may wait in the kernel until they are accepted; the kernel takes less where `net.core.somaxconn` says so.
 const BACKLOG: i32 = 4096;
@@ -37,6 +37,36 @@ impl Sockets {
     /// The sockets, in the order of their names.
     pub fn descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
         self.0.iter().map(|(_, socket)| socket)
+    }
+
+    /// The same, each under the name of the listener that it belongs to, with new ones for the listeners that have none yet. What
+    /// is no listener's stands at the end.
+    ///
+    /// # Errors
+    /// An address cannot be bound; the error names it.
+    pub(super) fn completed(mut self, listeners: &[Listener]) -> io::Result<Self> {
+        let mut all = Vec::with_capacity(self.0.len());
+        for listener in listeners {
+            let address = listener.address;
+            let named = |error: io::Error| {
+                io::Error::new(error.kind(), format!("cannot listen at {address}: {error}"))
+            };
+            let tcp = match self.tcp(listener).map_err(named)? {
+                Some(waiting) => waiting,
+                None => TcpListener::bind(address).map_err(named)?,
+            };
+            let bound = tcp.local_addr().map_err(named)?;
+            all.push((name_of(listener), tcp.into()));
+            if listener.speaks == Speaks::TlsAndQuic {
+                let udp = match self.udp(listener, bound).map_err(named)? {
+                    Some(waiting) => waiting,
+                    None => UdpSocket::bind(bound).map_err(named)?,
+                };
+                all.push((name_of(listener), udp.into()));
+            }
+        }
+        all.append(&mut self.0);
+        Ok(Self(all))
     }
 
     /// The one that takes the connections of `listener`.
@@ -150,7 +180,6 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::Speaks;
     use crate::route::DoorSet;
 
     fn listener(name: &str, address: SocketAddr) -> Listener {
@@ -183,6 +212,29 @@ mod tests {
         let plain = sockets.tcp(&listener("", at_one)).unwrap();
         assert_eq!(plain.unwrap().local_addr().unwrap(), at_one);
         assert!(sockets.is_empty());
+    }
+
+    #[test]
+    fn a_listener_that_has_no_socket_gets_one_and_a_port_that_is_taken_is_named() {
+        let ((old, at_old), (taken, at_taken)) = (free(), free());
+        let given = || {
+            let socket = old.try_clone().unwrap();
+            Sockets::new(vec![(at_old.to_string(), socket.into())])
+        };
+        let new = listener("new", "127.0.0.1:0".parse().unwrap());
+        let all = [new, listener("", at_old)];
+        let mut completed = given().completed(&all).unwrap();
+        assert_eq!(
+            completed.names().collect::<Vec<_>>(),
+            ["new", at_old.to_string().as_str()]
+        );
+        let kept = completed.tcp(&all[1]).unwrap().unwrap();
+        assert_eq!(kept.local_addr().unwrap(), at_old);
+        assert!(completed.tcp(&all[0]).unwrap().is_some());
+
+        let error = given().completed(&[listener("", at_taken)]).unwrap_err();
+        assert!(error.to_string().contains(&at_taken.to_string()), "{error}");
+        drop(taken);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -35,7 +35,11 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// Where lines go. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct LogSink(Arc<Sink>);
+pub struct LogSink {
+    to: Arc<Sink>,
+    /// Whether the level leaves out what is only told for information.
+    is_quiet: Arc<AtomicBool>,
+}
 
 #[derive(Debug)]
 enum Sink {
@@ -56,12 +60,19 @@ enum Message {
 impl LogSink {
     /// Lines go nowhere.
     pub fn null() -> Self {
-        Self(Arc::new(Sink::Null))
+        Self::to(Sink::Null)
     }
 
     /// Lines are kept, for tests.
     pub fn memory() -> Self {
-        Self(Arc::new(Sink::Memory(Mutex::default())))
+        Self::to(Sink::Memory(Mutex::default()))
+    }
+
+    fn to(sink: Sink) -> Self {
+        Self {
+            to: Arc::new(sink),
+            is_quiet: Arc::default(),
+        }
     }
 
     /// Starts the thread that writes to standard error and to `file`.
@@ -79,12 +90,22 @@ impl LogSink {
             thread: Some(thread),
         };
         let dropped = AtomicU64::new(0);
-        Ok((Self(Arc::new(Sink::Thread { queue, dropped })), guard))
+        Ok((Self::to(Sink::Thread { queue, dropped }), guard))
+    }
+
+    /// Whether lines of requests are left out.
+    pub fn is_quiet(&self) -> bool {
+        self.is_quiet.load(Ordering::Relaxed)
+    }
+
+    fn set_level(&self, level: tracing::Level) {
+        self.is_quiet
+            .store(level < tracing::Level::INFO, Ordering::Relaxed);
     }
 
     /// Writes one line; `line` has no line feed. Never waits.
     pub fn write(&self, line: String) {
-        match &*self.0 {
+        match &*self.to {
             Sink::Null => {}
             Sink::Memory(lines) => lines
                 .lock()
@@ -100,7 +121,7 @@ impl LogSink {
 
     /// Lines that were lost because the writer was too slow.
     pub fn dropped(&self) -> u64 {
-        match &*self.0 {
+        match &*self.to {
             Sink::Thread { dropped, .. } => dropped.load(Ordering::Relaxed),
             Sink::Null | Sink::Memory(_) => 0,
         }
@@ -108,7 +129,7 @@ impl LogSink {
 
     /// The lines kept so far; none unless made by [`LogSink::memory`].
     pub fn lines(&self) -> Vec<String> {
-        match &*self.0 {
+        match &*self.to {
             Sink::Memory(lines) => lines.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             Sink::Null | Sink::Thread { .. } => Vec::new(),
         }
@@ -116,24 +137,32 @@ impl LogSink {
 
     /// Makes this the place of all `tracing` events of the process, from `level` on.
     pub fn install(&self, level: tracing::Level) -> LogLevel {
+        self.set_level(level);
         let (filter, handle) = reload::Layer::new(LevelFilter::from_level(level));
         // A second call in one process (as tests make) keeps the first one's sink.
         let installed = tracing_subscriber::registry()
             .with(JsonLayer { sink: self.clone() }.with_filter(filter))
             .try_init();
-        LogLevel(installed.is_ok().then_some(handle))
+        LogLevel {
+            handle: installed.is_ok().then_some(handle),
+            sink: self.clone(),
+        }
     }
 }
 
 /// The least important line that the process writes, which may become another.
 #[derive(Debug, Clone)]
-pub struct LogLevel(Option<reload::Handle<LevelFilter, Registry>>);
+pub struct LogLevel {
+    handle: Option<reload::Handle<LevelFilter, Registry>>,
+    sink: LogSink,
+}
 
 impl LogLevel {
     /// Sets it.
     pub fn set(&self, level: tracing::Level) {
+        self.sink.set_level(level);
         let filter = LevelFilter::from_level(level);
-        if let Some(handle) = &self.0
+        if let Some(handle) = &self.handle
             && let Err(error) = handle.reload(filter)
         {
             tracing::warn!(%error, "the level of the log stays as it is");

@@ -217,7 +217,7 @@ impl Images {
             ),
             reloads: make.counters(
                 "boxgate_runtime_reloads_total",
-                "Images that a runtime was told of, by outcome: ok, failed, rolled_back.",
+                "Images that a runtime was told of, by outcome: ok, failed, rolled_back, skipped.",
                 &["runtime", "outcome"],
             ),
             backups: make.counters(
@@ -236,7 +236,7 @@ impl Images {
                     .with_label_values(&[runtime, operation, outcome]);
             }
         }
-        for outcome in ["ok", "failed", "rolled_back"] {
+        for outcome in ["ok", "failed", "rolled_back", "skipped"] {
             self.reloads.with_label_values(&[runtime, outcome]);
         }
         for outcome in ["ok", "failed"] {

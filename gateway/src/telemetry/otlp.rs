@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use prometheus::IntCounter;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::trace::Trace;
@@ -34,7 +34,7 @@ const SEND_TIME: Duration = Duration::from_secs(10);
 const TRIES: u32 = 3;
 /// The pause after the first failed one; twice as long after the next.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// What is left when the gateway stops has so long.
+/// All that is left when the gateway stops has so long, together.
 const LAST_TIME: Duration = Duration::from_secs(3);
 /// Addresses that are opened beside private ones.
 const THIS_MACHINE: [&str; 2] = ["127.0.0.0/8", "::1"];
@@ -142,6 +142,7 @@ pub fn open(
 impl Exporter {
     /// Sends until `ending`, and then what is left, for a short while.
     pub async fn run(mut self, ending: CancellationToken) {
+        let mut rest = Vec::new();
         loop {
             let first = tokio::select! {
                 first = self.queue.recv() => first,
@@ -149,26 +150,23 @@ impl Exporter {
             };
             let Some(first) = first else { break };
             let batch = self.gather(first, &ending).await;
-            tokio::select! {
-                () = self.deliver(&batch) => {}
-                () = ending.cancelled() => {
-                    self.last(&batch).await;
-                    break;
-                }
+            let is_over = tokio::select! {
+                () = self.deliver(&batch) => false,
+                () = ending.cancelled() => true,
+            };
+            if is_over {
+                rest = batch;
+                break;
             }
         }
-        let mut rest = Vec::new();
         while let Ok(span) = self.queue.try_recv() {
             rest.push(span);
         }
+        let until = Instant::now() + LAST_TIME;
         for batch in rest.chunks(BATCH_SPANS) {
-            self.last(batch).await;
-        }
-    }
-
-    async fn last(&self, batch: &[(Span, SystemTime)]) {
-        if timeout(LAST_TIME, self.deliver(batch)).await.is_err() {
-            self.lost.inc_by(batch.len() as u64);
+            if timeout_at(until, self.deliver(batch)).await.is_err() {
+                self.lost.inc_by(batch.len() as u64);
+            }
         }
     }
 
@@ -382,5 +380,37 @@ mod tests {
             });
         }
         assert_eq!(lost.get(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_collector_that_hangs_holds_the_end_up_once_and_not_for_each_batch() {
+        // It takes connections, and says nothing.
+        let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let settings = Otlp {
+            endpoint: format!("http://{}", hanging.local_addr().unwrap()),
+            percent: 100,
+        };
+        let outbound = Outbound::new(&crate::config::defaults().outbound);
+        let sent = IntCounter::new("sent", "sent").unwrap();
+        let lost = IntCounter::new("lost", "lost").unwrap();
+        let (spans, exporter) = open(&settings, &outbound, (&sent, &lost)).unwrap();
+        let count = 4 * BATCH_SPANS;
+        for _ in 0..count {
+            spans.record(Span {
+                trace: Trace::begun("4bf92f3577b34da6a3ce929d0e0e4736").unwrap(),
+                name: String::new(),
+                side: Side::Client,
+                took: Duration::ZERO,
+                status: None,
+                facts: Vec::new(),
+            });
+        }
+        let ended = CancellationToken::new();
+        ended.cancel();
+        let begun = Instant::now();
+        exporter.run(ended).await;
+        assert!(begun.elapsed() < LAST_TIME * 3, "{:?}", begun.elapsed());
+        assert_eq!((sent.get(), lost.get()), (0, count as u64));
+        drop(hanging);
     }
 }

@@ -136,12 +136,18 @@ def takes_over_a_configuration():
         gate.reload(tight.format(5) + '[log]\nlevel = "warn"\n[cache]\nsize = "64MiB"\n')
         check.that("a rate holds after a reload", 429 in many(30), "30 requests")
         check.that("what needs a restart is named, once, alone", gate.logged(1, '"needs a restart: cache.size"'), gate.log("needs a restart"))
+        asked = len(gate.log('"request_id"', '"duration_ms"'))
         told = len(gate.log('"level":"INFO"', '"target"'))
         gate.reload('[limits]\nrate_exempt = 5\n[rates.address]\nrequests = "many"\n')
         check.that("a file that is not right is refused as a whole", gate.logged(1, "the old one stays in force", "rates.address.requests"), gate.log("in force"))
         check.equal("lines are left out that the level leaves out", told, len(gate.log('"level":"INFO"', '"target"')))
         check.that("the rate holds on", 429 in many(30), "30 requests")
+        # The line of a later request stands behind theirs.
         gate.reload("")
+        page()
+        written = lambda: len(gate.log('"request_id"', '"duration_ms"'))
+        check.that("requests leave a line again", eventually(LONG, lambda: written() > asked), written())
+        check.that("and left none before", written() < asked + 30, f"{asked}, then {written()}")
         check.that("and is taken back", eventually(LONG, lambda: 429 not in many(30)), "30 requests")
 
 
@@ -331,28 +337,68 @@ def stays_where_no_other_is_good():
         gate.file.write_text("[cache]\nsize = 5\n")
         os.kill(gate.pid, signal.SIGUSR2)
         check.that("a file that is not right keeps the old process", kept(1) and answers(), gate.log("no other process"))
+        check.that("and the log says which key", gate.log("no other process came", "cache.size"), gate.log("no other process"))
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            # The first one's address is that of the flag.
+            gate.file.write_text(f'[[listeners]]\naddress = "127.0.0.1:1"\n[[listeners]]\naddress = "{address}"\n')
+            os.kill(gate.pid, signal.SIGUSR2)
+            check.that("a listener whose port is taken keeps it", kept(2) and answers(), gate.log("no other process"))
+            check.that("and the log says which listener", gate.log("no other process came", address), gate.log("no other process"))
+        gate.file.write_text(f'[stores.main]\nkind = "local"\npath = "{gate.file}/store"\n')
+        os.kill(gate.pid, signal.SIGUSR2)
+        check.that("so does a store below a file", kept(3) and answers() and gate.log("no other process came", "stores.main"), gate.log("no other process"))
         gate.file.write_text("")
         replaced_by("#!/bin/sh\nexit 3\n")
         os.kill(gate.pid, signal.SIGUSR2)
-        check.that("so does a program that ends", kept(2) and answers(), gate.log("no other process"))
+        check.that("so does a program that ends", kept(4) and answers(), gate.log("no other process"))
         gate.program.unlink()
         os.kill(gate.pid, signal.SIGUSR2)
-        check.that("and one that is not there", kept(3) and answers(), gate.log("no other process"))
+        check.that("and one that is not there", kept(5) and answers(), gate.log("no other process"))
         check.that("all the while it is the same process", is_there(first), first)
         # It says that it is prepared, and ends when all is handed over.
         gate.program.symlink_to(BOXGATE)
         replaced_by("#!/bin/sh\nprintf p >&0\nhead -c 1 >/dev/null\nexit 4\n")
-        check.that("where the new one ends at the last moment, the old program serves", gate.upgrade(), gate.log("the old program"))
+        gate.file.write_text("[cache]\nsize = 5\n")
+        check.that("where the new one ends at the last moment, the old program serves, whatever the file says by now", gate.upgrade(), gate.log("the old program"))
         check.that("by a process of its own", gate.pid != first and answers(), gate.pid)
         by_hand = subprocess.run([BOXGATE, "serve", "--data-dir", gate.work / "other", "--take-over"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
         check.that("who gives the flag by hand is told whose it is", "SIGUSR2" in by_hand.stderr, by_hand.stderr)
+
+
+def refuses(address):
+    try:
+        socket.create_connection(address, timeout=LONG).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def stops_though_another_was_wanted():
+    with Living() as gate:
+        os.kill(gate.pid, signal.SIGUSR2)
+        os.kill(gate.pid, signal.SIGTERM)
+        check.that("SIGTERM right after SIGUSR2 ends the process", eventually(LONG, lambda: not is_there(gate.pid)), gate.pid)
+        check.that("and nobody listens afterwards", refuses(gate.address), gate.address)
+    with Living() as gate:
+        gate.program.unlink()
+        gate.program.write_text("#!/bin/sh\nprintf p >&0\nexec sleep 600\n")
+        gate.program.chmod(0o755)
+        os.kill(gate.pid, signal.SIGUSR2)
+        handing_over = '"message":"handing over"'
+        check.that("a process that hangs says that it is prepared", eventually(LONG, lambda: gate.log(handing_over)), gate.log("boxgate::life"))
+        hanging = json.loads(gate.log(handing_over)[0])["fields"]["process"]
+        os.kill(gate.pid, signal.SIGTERM)
+        check.that("SIGTERM ends the wait for it", eventually(LONG, lambda: not is_there(gate.pid)), gate.pid)
+        check.that("and that process", not is_there(hanging), hanging)
+        check.that("and nobody listens then", refuses(gate.address), gate.address)
 
 
 if not shutil.which("systemd-socket-activate"):
     sys.exit("systemd-socket-activate is missing: gateway/tests/clients/tools/install")
 
 
-for scene in (tells_systemd, takes_over_a_configuration, listens_where_systemd_does, stays_where_no_other_is_good, comes_in_the_place_of_another):
+for scene in (tells_systemd, takes_over_a_configuration, listens_where_systemd_does, stays_where_no_other_is_good, stops_though_another_was_wanted, comes_in_the_place_of_another):
     try:
         scene()
     except Exception:

@@ -231,6 +231,11 @@ ask "all at once, that might be cut" 202 -X POST "${good[@]}" -H 'Upload-Complet
 equal "its bytes" "$(sha256 "$WORK/other")" "$(sha256 "$IMAGE")"
 ask "another digest" 422 -X POST "${good[@]}" -H 'Upload-Complete: ?1' -H "Repr-Digest: sha-256=:$(openssl dgst -sha256 -binary "$WORK/image" | base64 -w 0):" \
     --data-binary "@$WORK/next" "$RUNTIME"
+ask "another digest of the whole in one request" 422 -X POST "${good[@]}" -H "Repr-Digest: sha-256=:$(openssl dgst -sha256 -binary "$WORK/image" | base64 -w 0):" \
+    --data-binary "@$WORK/next" "$RUNTIME"
+ask "of the body" 422 -X POST "${good[@]}" -H "Content-Digest: sha-256=:$(openssl dgst -sha256 -binary "$WORK/image" | base64 -w 0):" \
+    --data-binary "@$WORK/next" "$RUNTIME"
+equal "the image stays" "$(sha256 "$WORK/other")" "$(sha256 "$IMAGE")"
 ask "one that expects another image" 412 -X POST "${good[@]}" -H 'Upload-Complete: ?1' -H 'If-Match: "0"' --data-binary "@$WORK/next" "$RUNTIME"
 ask "one that nobody can tell what it expects" 400 -X POST "${good[@]}" -H 'If-None-Match: 0' --data-binary "@$WORK/next" "$RUNTIME"
 ask "given up" 201 -X POST "${good[@]}" -H 'Upload-Complete: ?0' --data-binary "@$WORK/first" "$RUNTIME"
@@ -288,7 +293,7 @@ uploader.upload()
 assert uploader.offset == 30000000, uploader.offset
 P
 equal "its bytes" "$NEXT" "$(sha256 "$IMAGE")"
-for upload in "$WORK"/one/.runtimeImage.sbimg.arriving-*.json; do
+for upload in "$WORK"/one/.boxgate-*.arriving-*.json; do
     id=${upload##*arriving-}
     ask "forgotten" 204 -X DELETE -H 'Tus-Resumable: 1.0.0' "${good[@]}" "$RUNTIME/uploads/${id%.json}"
 done

@@ -32,6 +32,7 @@ mod push;
 mod rates;
 mod recovery;
 mod resumable;
+mod runtimes;
 mod s3;
 mod schedules;
 mod scripts;

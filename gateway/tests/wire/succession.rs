@@ -40,7 +40,7 @@ async fn a_successor_serves_who_came_meanwhile_and_answers_under_way_go_on() {
         .unwrap();
 
     let sockets = ports.sockets().unwrap();
-    drain.hand_over();
+    assert!(drain.hand_over());
     paths.go.notify_one();
     let answer = read_to_end(&mut waiting).await;
     assert!(

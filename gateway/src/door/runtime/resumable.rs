@@ -13,7 +13,10 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::task::spawn_blocking;
 
-use super::{Answer, Told, empty, expected_of, not_deployed, place, receive, too_large, unstored};
+use super::{
+    Answer, Told, empty, expected_of, not_deployed, other_digest, place, receive, too_large,
+    unstored,
+};
 use crate::call::Call;
 use crate::config::runtime::DEFAULT;
 use crate::gateway::Gateway;
@@ -31,14 +34,16 @@ use crate::resumable::{
     UploadCommand, ietf, tus,
 };
 use crate::route::Route;
-use crate::runtime::arriving::{Arrival, Beginning, Held, MOST_OPEN, Record, State, Taking, Turn};
+use crate::runtime::arriving::{
+    Arrival, Beginning, GIVES_WAY, Held, MOST_OPEN, Record, State, Taking, Turn,
+};
 use crate::runtime::conditions::Conditions;
 use crate::runtime::image::{Staged, done};
 use crate::runtime::{Kept, Runtime, Untold, Whole};
 use crate::server::{InboundBody, OutboundBody};
 
-/// When a client that has no upload left may begin another.
-const TOO_MANY_AGAIN: Duration = Duration::from_mins(1);
+/// When a client may ask again what became of its upload.
+const UNKNOWN_AGAIN: Duration = Duration::from_secs(5);
 
 /// Which protocol a request speaks. A deployment that has none of their fields is one in a single request, whatever it calls
 /// its body.
@@ -245,7 +250,17 @@ impl Request<'_> {
             let text = "Nobody went on with this upload for too long. Begin a new one.";
             return Err(Refusal::new(StatusCode::GONE, text).code("GONE").closing());
         }
-        Ok(turn)
+        if turn.work.record.state != State::Placing {
+            return Ok(turn);
+        }
+        let Turn { work, over } = turn;
+        let settled = self.runtime.settle(&self.gateway.metadata, work).await;
+        let work = settled.map_err(|error| {
+            tracing::error!(%error, "what became of an upload of an image is not known");
+            let text = "Whether this upload became the image cannot be seen now. Ask again.";
+            Refusal::busy(text, UNKNOWN_AGAIN).closing()
+        })?;
+        Ok(Turn { work, over })
     }
 
     async fn look(&self) -> Result<Came, Refusal> {
@@ -393,7 +408,7 @@ impl Request<'_> {
             return Err(self.give_up(empty()).await);
         }
         let hashed = spawn_blocking(move || work.digests().map(|digests| (work, digests)));
-        let (mut work, digests) = done(hashed.await).map_err(unstored)?;
+        let (work, digests) = done(hashed.await).map_err(unstored)?;
         let other = work.record.expected().find(|d| !digests.contains(d));
         if let Some(declared) = other {
             drop(work);
@@ -407,20 +422,11 @@ impl Request<'_> {
         let expected = Conditions::of_pairs(&work.record.conditions);
         let asked = (self.head, self.facts);
         let (gateway, runtime) = (self.gateway, self.runtime);
-        let placed = if let Kept::File(_) = &runtime.image {
-            let whole = Whole::File(Staged::arrived(work, blake3));
-            place(gateway, runtime, asked, whole, filename, expected).await
-        } else {
-            let whole = self.send_on(&work).await?;
-            let placed = place(gateway, runtime, asked, whole, filename, expected).await;
-            if placed.is_ok() {
-                done(spawn_blocking(move || work.sent()).await).map_err(unstored)?;
-            } else {
-                drop(work);
-            }
-            placed
+        let whole = match &runtime.image {
+            Kept::File(_) => Whole::File(Staged::arrived(work, blake3)),
+            Kept::Stored(_) => self.send_on(work).await?,
         };
-        match placed {
+        match place(gateway, runtime, asked, whole, filename, expected).await {
             Ok(untold) => {
                 let standing = Standing {
                     offset: received,
@@ -443,7 +449,7 @@ impl Request<'_> {
     }
 
     /// Sends an upload that is whole to the store of its runtime, as if it came at once.
-    async fn send_on(&self, work: &Held) -> Result<Whole, Refusal> {
+    async fn send_on(&self, work: Held) -> Result<Whole, Refusal> {
         let length = work.record.offset;
         let mut incoming = receive(self.gateway, self.runtime, Some(length)).await?;
         let mut bytes = work.read().map_err(unstored)?;
@@ -451,7 +457,10 @@ impl Request<'_> {
             let read = read.map_err(unstored)?;
             incoming.write(read).await.map_err(not_deployed)?;
         }
-        incoming.finish().await.map_err(not_deployed)
+        Ok(match incoming.finish().await.map_err(not_deployed)? {
+            Whole::Stored(sent) => Whole::Stored(sent.arrived(work)),
+            whole @ Whole::File(_) => whole,
+        })
     }
 
     /// Removes an upload that can become nothing.
@@ -579,15 +588,6 @@ fn head_of<'a>(call: &'a Call, method: &'a Method) -> RequestHead<'a> {
     }
 }
 
-fn other_digest(declared: &Digest) -> Refusal {
-    let text = format!(
-        "The {} of the image is not {}. Nothing was deployed.",
-        declared.algorithm().name(),
-        declared.to_hex()
-    );
-    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, text)
-}
-
 fn not_here() -> Refusal {
     let text = "An upload answers HEAD, PATCH and DELETE.";
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, text)
@@ -605,8 +605,7 @@ fn no_upload() -> Refusal {
 
 fn too_many() -> Refusal {
     let text = format!(
-        "{MOST_OPEN} uploads of images are open here. End one with DELETE, or wait until one expires \
-         (uploads.idle_timeout)."
+        "{MOST_OPEN} uploads of images are open here. End one with DELETE, or wait until nobody sends one for a minute."
     );
-    Refusal::busy(text, TOO_MANY_AGAIN).closing()
+    Refusal::busy(text, GIVES_WAY).closing()
 }

@@ -114,6 +114,43 @@ async fn a_crash_around_the_swap_leaves_an_upload_that_is_done_or_goes_on() {
 }
 
 #[tokio::test]
+async fn a_naming_in_a_store_that_was_cut_is_settled_by_what_has_the_name() {
+    let seen = |stamp: &str, bytes: Option<&[u8]>| Seen {
+        stamp: stamp.to_owned(),
+        blake3: bytes.map(|bytes| Blake3(*blake3::hash(bytes).as_bytes())),
+    };
+    let of_all = Blake3(*blake3::hash(b"all").as_bytes());
+    for (now, expected) in [
+        (seen("before", Some(&b"old"[..])), State::Open),
+        (seen("ours", Some(&b"all"[..])), State::Done),
+        (seen("before", Some(&b"all"[..])), State::Done),
+        (seen("newer", Some(&b"new"[..])), State::Done),
+        (seen("", None), State::Done),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let arrivals = open(home.path());
+        let id = begin(&arrivals, Beginning::default()).await;
+        send(&arrivals, &id, b"all").await;
+        let over = seen("before", Some(&b"old"[..]));
+        let mut work = take(&arrivals, &id).await.work;
+        work.naming(of_all, &over).unwrap();
+        drop(work);
+        // By a fault in the same process, and by a crash.
+        let arrivals = [arrivals, open(home.path())];
+        for arrivals in &arrivals {
+            let mut work = take(arrivals, &id).await.work;
+            assert_eq!(work.record.state, State::Placing);
+            work.settle(&now).unwrap();
+            assert_eq!(work.record.state, expected);
+        }
+        let bytes = arrivals[1].path(&id).exists();
+        assert_eq!(bytes, expected == State::Open);
+        let work = take(&open(home.path()), &id).await.work;
+        assert_eq!(work.record.state, expected);
+    }
+}
+
+#[tokio::test]
 async fn what_belongs_to_no_upload_goes_at_the_start() {
     let home = tempfile::tempdir().unwrap();
     let arrivals = open(home.path());
@@ -131,12 +168,30 @@ async fn what_belongs_to_no_upload_goes_at_the_start() {
     fs::write(home.path().join("image.arriving-x"), b"another's").unwrap();
     let arrivals = open(home.path());
     assert!(arrivals.find(&cut).is_none());
+    let prefix = prefix_of("image");
     let left = [
-        format!(".image.arriving-{kept}"),
-        format!(".image.arriving-{kept}.json"),
+        format!("{prefix}{kept}"),
+        format!("{prefix}{kept}.json"),
         "image.arriving-x".to_owned(),
     ];
     assert_eq!(names(home.path()), left);
+}
+
+#[tokio::test]
+async fn an_image_may_have_the_longest_name_and_its_uploads_are_its_own() {
+    let home = tempfile::tempdir().unwrap();
+    let (name, other) = ("n".repeat(255), "n".repeat(254));
+    let arrivals = Arrivals::open(home.path(), &name).unwrap();
+    let id = begin(&arrivals, Beginning::default()).await;
+    send(&arrivals, &id, b"all").await;
+    let others = Arrivals::open(home.path(), &other).unwrap();
+    assert!(others.find(&id).is_none());
+    assert!(
+        Arrivals::open(home.path(), &name)
+            .unwrap()
+            .find(&id)
+            .is_some()
+    );
 }
 
 #[tokio::test]
@@ -183,6 +238,29 @@ async fn bytes_that_are_compared_count_only_afterwards() {
 }
 
 #[tokio::test]
+async fn who_rests_the_longest_gives_way_and_whoever_sends_does_not() {
+    let home = tempfile::tempdir().unwrap();
+    let arrivals = open(home.path());
+    let mut begun = Vec::new();
+    for n in (0_i64..).take(MOST_OPEN) {
+        let begins = arrivals.begin(Beginning::default(), UnixMillis(1_000 + n));
+        begun.push(begins.await.unwrap().unwrap().0);
+    }
+    let held = take(&arrivals, &begun[0]).await;
+    let later = UnixMillis(2_000).plus(GIVES_WAY);
+    let next = arrivals.begin(Beginning::default(), later).await.unwrap();
+    let (next, _) = next.unwrap();
+    assert!(arrivals.find(&begun[1]).is_none());
+    for id in begun.iter().filter(|id| **id != begun[1]).chain([&next]) {
+        assert!(arrivals.find(id).is_some());
+    }
+    assert_eq!(names(home.path()).len(), MOST_OPEN);
+    drop(held);
+    let next = arrivals.begin(Beginning::default(), later).await.unwrap();
+    assert!(next.is_some() && arrivals.find(&begun[0]).is_none());
+}
+
+#[tokio::test]
 async fn what_nobody_goes_on_with_is_given_up_and_no_more_are_open_than_may_be() {
     let home = tempfile::tempdir().unwrap();
     let arrivals = open(home.path());
@@ -193,6 +271,8 @@ async fn what_nobody_goes_on_with_is_given_up_and_no_more_are_open_than_may_be()
     let more = arrivals.begin(Beginning::default(), UnixMillis(1_000));
     assert!(more.await.unwrap().is_none());
     let held = take(&arrivals, &first).await;
+    let more = arrivals.begin(Beginning::default(), UnixMillis(1_000).plus(GIVES_WAY));
+    assert!(more.await.unwrap().is_none());
     let later = UnixMillis(1_000).plus(HOUR);
     arrivals
         .sweep(UnixMillis(later.0 - 1), HOUR, 2 * HOUR)

@@ -92,3 +92,18 @@ fn lines_are_written_before_the_guard_is_gone() {
     assert_eq!(text.lines().last(), Some("{\"number\":99}"));
     assert_eq!(sink.dropped(), 0);
 }
+
+#[test]
+fn lines_of_requests_obey_the_level_too() {
+    let sink = LogSink::memory();
+    assert!(!sink.is_quiet());
+    for (level, is_quiet) in [
+        (tracing::Level::ERROR, true),
+        (tracing::Level::DEBUG, false),
+        (tracing::Level::WARN, true),
+        (tracing::Level::INFO, false),
+    ] {
+        sink.set_level(level);
+        assert_eq!(sink.clone().is_quiet(), is_quiet, "{level}");
+    }
+}
