@@ -38,6 +38,42 @@ pub enum Door {
     Page,
 }
 
+impl Door {
+    /// All of them.
+    pub const EACH: [Self; 12] = [
+        Self::BoxVault,
+        Self::Vagrant,
+        Self::VagrantCloud,
+        Self::Files,
+        Self::Blobs,
+        Self::Hooks,
+        Self::Providers,
+        Self::Runtime,
+        Self::Boxitory,
+        Self::Operations,
+        Self::Admin,
+        Self::Page,
+    ];
+
+    /// Its name, as the configuration has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BoxVault => "boxvault",
+            Self::Vagrant => "vagrant",
+            Self::VagrantCloud => "vagrant_cloud",
+            Self::Files => "files",
+            Self::Blobs => "blobs",
+            Self::Hooks => "hooks",
+            Self::Providers => "providers",
+            Self::Runtime => "runtime",
+            Self::Boxitory => "boxitory",
+            Self::Operations => "operations",
+            Self::Admin => "admin",
+            Self::Page => "page",
+        }
+    }
+}
+
 /// Some of the doors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DoorSet(u16);
@@ -45,9 +81,6 @@ pub struct DoorSet(u16);
 impl DoorSet {
     /// Each door.
     pub const ALL: Self = Self(u16::MAX);
-    /// What doors are named.
-    pub const NAMES: &str = "boxvault, vagrant, vagrant_cloud, files, blobs, hooks, providers, runtime, boxitory, operations, admin, page";
-
     /// Those of these names; each where none is named.
     ///
     /// # Errors
@@ -58,21 +91,8 @@ impl DoorSet {
         }
         let mut doors = 0;
         for name in names {
-            let door = match name.as_str() {
-                "boxvault" => Door::BoxVault,
-                "vagrant" => Door::Vagrant,
-                "vagrant_cloud" => Door::VagrantCloud,
-                "files" => Door::Files,
-                "blobs" => Door::Blobs,
-                "hooks" => Door::Hooks,
-                "providers" => Door::Providers,
-                "runtime" => Door::Runtime,
-                "boxitory" => Door::Boxitory,
-                "operations" => Door::Operations,
-                "admin" => Door::Admin,
-                "page" => Door::Page,
-                _ => return Err(name),
-            };
+            let door = Door::EACH.into_iter().find(|door| door.name() == name);
+            let Some(door) = door else { return Err(name) };
             doors |= Self::only(door).0;
         }
         Ok(Self(doors))
@@ -1313,8 +1333,7 @@ mod tests {
             router.find(&Method::GET, "/api/status"),
             Found::Nothing
         ));
-        let names: Vec<&str> = DoorSet::NAMES.split(", ").collect();
-        let all = named(&names).unwrap();
+        let all = named(&Door::EACH.map(Door::name)).unwrap();
         assert!(ROUTES.iter().all(|row| all.contains(row.door)));
     }
 

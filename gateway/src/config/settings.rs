@@ -33,7 +33,7 @@ use crate::admission::rates;
 use crate::auth::origin::{self, Origin};
 use crate::http::freshness::Ages;
 use crate::outbound::Destination;
-use crate::route::DoorSet;
+use crate::route::{self, DoorSet};
 use crate::webhook::sender;
 
 /// A text that must not be shown; its `Debug` is `***`.
@@ -1315,9 +1315,10 @@ impl Judge<'_> {
         match DoorSet::named(names) {
             Ok(doors) => doors,
             Err(name) => {
+                let names = route::Door::EACH.map(route::Door::name).join(", ");
                 self.wrong(
                     format!("listeners[{index}].doors"),
-                    format!("no door is named {name:?}; there is {}", DoorSet::NAMES),
+                    format!("no door is named {name:?}; there is {names}"),
                 );
                 DoorSet::ALL
             }

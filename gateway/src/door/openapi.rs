@@ -292,24 +292,6 @@ fn schemes() -> Value {
 }
 
 impl Door {
-    /// Its name, as the configuration has it.
-    fn name(self) -> &'static str {
-        match self {
-            Self::BoxVault => "boxvault",
-            Self::Vagrant => "vagrant",
-            Self::VagrantCloud => "vagrant_cloud",
-            Self::Files => "files",
-            Self::Blobs => "blobs",
-            Self::Hooks => "hooks",
-            Self::Providers => "providers",
-            Self::Runtime => "runtime",
-            Self::Boxitory => "boxitory",
-            Self::Page => "page",
-            Self::Operations => "operations",
-            Self::Admin => "admin",
-        }
-    }
-
     fn about(self) -> &'static str {
         match self {
             Self::BoxVault => "BoxVault's API",

@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use boxgate_scripting::facts;
 use boxgate_storage::ErrorKind;
 use boxgate_storage::digest::{Digest, DigestHasher};
-use boxgate_storage::metadata::catalog::{self, Iso};
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
@@ -33,7 +32,6 @@ use crate::gateway::Gateway;
 use crate::handler::download::{self, Download, Selected, selected};
 use crate::handler::upload::assert_uncoded;
 use crate::hooks;
-use crate::http::freshness::{Freshness, Tags};
 use crate::http::headers::content_length;
 use crate::http::precondition::{PastEnd, Representation, decide};
 use crate::http::response;
@@ -257,7 +255,9 @@ async fn admit(gateway: &Gateway, runtime: &Runtime, call: &Call) -> Result<(), 
 async fn retrieve(gateway: &Gateway, runtime: &Runtime, call: &Call) -> Answer {
     let image = match runtime.snapshot(&gateway.metadata).await.map_err(failed)? {
         Current::File(image) => image,
-        Current::Stored(iso) => return download::serve(gateway, &call.head, of_store(*iso)).await,
+        Current::Stored(iso) => {
+            return download::serve(gateway, &call.head, Download::of_iso(*iso)).await;
+        }
     };
     let etag = format!("\"{}\"", image.blake3.to_hex());
     let representation = Representation {
@@ -291,25 +291,6 @@ async fn retrieve(gateway: &Gateway, runtime: &Runtime, call: &Call) -> Answer {
     };
     answer.headers_mut().extend(headers);
     Ok(answer)
-}
-
-/// An image in a store goes out as all that is there.
-fn of_store(iso: Iso) -> Download {
-    let updated = Duration::from_millis(iso.updated.0.unsigned_abs());
-    Download {
-        file_name: iso.name.to_string().into(),
-        counted: Some(catalog::Counted::Iso(iso.id)),
-        blob: iso.blob,
-        store: iso.store,
-        labels: iso.labels,
-        quarantined: iso.quarantined,
-        name: None,
-        modified: Some(UNIX_EPOCH + updated),
-        past_end: PastEnd::NotSatisfiable,
-        freshness: Freshness::Private,
-        tags: Tags::default(),
-        location: None,
-    }
 }
 
 fn describe(runtime: &Runtime, modified: SystemTime, headers: &mut HeaderMap) {

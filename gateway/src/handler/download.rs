@@ -8,7 +8,7 @@ use boxgate_storage::blob::{BlobKey, BlobMeta};
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::{BLOCK_BYTES, Blake3, Sha256};
 use boxgate_storage::layer::cache::Origin;
-use boxgate_storage::metadata::catalog::{Counted, ResolvedFile};
+use boxgate_storage::metadata::catalog::{Counted, Iso, ResolvedFile};
 use boxgate_storage::metadata::uploads::Labels;
 use boxgate_storage::range::ByteRange;
 use bytes::Bytes;
@@ -91,6 +91,26 @@ impl Download {
             // or past the end of a box means the whole box.
             past_end: PastEnd::WholeBody,
             freshness,
+            location: None,
+        }
+    }
+
+    /// The download of an ISO image.
+    pub fn of_iso(iso: Iso) -> Self {
+        let updated = Duration::from_millis(iso.updated.0.unsigned_abs());
+        Self {
+            file_name: iso.name.to_string().into(),
+            counted: Some(Counted::Iso(iso.id)),
+            blob: iso.blob,
+            store: iso.store,
+            labels: iso.labels,
+            quarantined: iso.quarantined,
+            name: None,
+            modified: Some(UNIX_EPOCH + updated),
+            past_end: PastEnd::NotSatisfiable,
+            // No event has caches drop one that is replaced, deleted or made private.
+            freshness: Freshness::Private,
+            tags: Tags::default(),
             location: None,
         }
     }

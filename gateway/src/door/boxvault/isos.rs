@@ -1,11 +1,9 @@
 //! ISO images: listing, reading, changing, links, download. How they come in is in `upload.rs` and `chunks.rs`, as for
 //! box files; here is what an ISO image is named there.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use boxgate_storage::blob::BlobMeta;
 use boxgate_storage::catalog::{BoxRef, IsoName, OrganizationName};
-use boxgate_storage::metadata::catalog::{Counted, Iso, IsoChange, IsoFilter};
+use boxgate_storage::metadata::catalog::{Iso, IsoChange, IsoFilter};
 use boxgate_storage::metadata::uploads::IsoTarget;
 use http::{Response, StatusCode};
 use serde::Deserialize;
@@ -20,8 +18,6 @@ use crate::auth::{self, Principal};
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::handler::download::{self, Download};
-use crate::http::freshness::{Freshness, Tags};
-use crate::http::precondition::PastEnd;
 use crate::http::response;
 use crate::refusal::Refusal;
 use crate::route::PathNames;
@@ -214,23 +210,7 @@ pub async fn link_reader(
 pub async fn download(gateway: &Gateway, call: Call) -> Answer {
     let is_linked = call.query("token").is_some();
     let iso = call.grant.iso.ok_or_else(auth::no_iso)?;
-    let updated = Duration::from_millis(iso.updated.0.unsigned_abs());
-    let download = Download {
-        file_name: iso.name.to_string().into(),
-        counted: Some(Counted::Iso(iso.id)),
-        blob: iso.blob,
-        store: iso.store,
-        labels: iso.labels,
-        quarantined: iso.quarantined,
-        name: None,
-        modified: Some(UNIX_EPOCH + updated),
-        past_end: PastEnd::NotSatisfiable,
-        // No event has caches drop one that is replaced, deleted or made private.
-        freshness: Freshness::Private,
-        tags: Tags::default(),
-        location: None,
-    };
-    let response = download::serve(gateway, &call.head, download).await?;
+    let response = download::serve(gateway, &call.head, Download::of_iso(*iso)).await?;
     Ok(if is_linked {
         by_link(response)
     } else {
