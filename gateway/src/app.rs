@@ -229,6 +229,19 @@ impl DataDir {
         Ok(())
     }
 
+    /// A name of this directory on this machine since it was booted: since its lock is ours, whoever had the name before is
+    /// gone. Where the machine does not tell, nobody had it.
+    fn node(&self) -> String {
+        use std::os::unix::fs::MetadataExt as _;
+        let booted = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let held = self.locks.first().map(std::fs::File::metadata);
+        let (Ok(booted), Some(Ok(held))) = (booted, held) else {
+            return crate::auth::credential::fresh();
+        };
+        let all = format!("{booted}{} {}", held.dev(), held.ino());
+        blake3::hash(all.as_bytes()).to_hex().to_string()
+    }
+
     /// Where it is.
     pub fn path(&self) -> &std::path::Path {
         &self.path
@@ -722,6 +735,8 @@ pub struct App {
     drain: Drain,
     ballast: Arc<Ballast>,
     exporter: Option<Exporter>,
+    /// What former processes claimed work under, too.
+    node: String,
     _data_dir: DataDir,
 }
 
@@ -795,6 +810,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let certificate = settings.tls.as_ref().map(Certificate::load).transpose()?;
         let mut data_dir = DataDir::open(&settings.data_dir)?;
+        let node = data_dir.node();
         let ballast = settle_ballast(&data_dir)?;
         let (metadata, master_key) = open_metadata(&settings, Arc::clone(&clock)).await?;
         agree(&*clock, &metadata).await?;
@@ -841,7 +857,7 @@ impl App {
             watch: Watch::default(),
             scripts,
             outside,
-            upkeep: Upkeep::new(drain.begun()),
+            upkeep: Upkeep::new(drain.begun(), &node),
             inbox: Inbox::new(settings.hooks.at_once),
             outlet: Outlet::new(&outbound, &settings.webhooks, master_key),
             passed_over: PassedOver::default(),
@@ -877,6 +893,7 @@ impl App {
             drain,
             ballast: Arc::new(ballast),
             exporter,
+            node,
             _data_dir: data_dir,
         })
     }
@@ -913,10 +930,7 @@ impl App {
     pub async fn recover(&self) -> Result<(), StartError> {
         let recovered = self.gateway.engine.recover().await?;
         let swept = self.gateway.engine.sweep().await?;
-        self.gateway.metadata.release_deliveries().await?;
-        self.gateway.metadata.release_orders().await?;
-        let owner = self.gateway.upkeep.owner();
-        self.gateway.metadata.release_webhooks(owner).await?;
+        self.gateway.metadata.release_former(&self.node).await?;
         tracing::info!(
             finished = recovered.finished,
             aborted = recovered.aborted,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use boxgate_storage::Error;
 use boxgate_storage::check::{AdoptTold, CopyTold, OrphanLimits, ScrubTold, Stock, Told, Ways};
+use boxgate_storage::metadata::Metadata;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -80,8 +81,8 @@ pub struct Upkeep {
 pub struct Turn(#[expect(dead_code, reason = "held, never read")] OwnedSemaphorePermit);
 
 impl Upkeep {
-    /// Nobody does; what runs ends with `ending`.
-    pub fn new(ending: CancellationToken) -> Self {
+    /// Nobody does; what runs ends with `ending`, and is claimed for `node`.
+    pub fn new(ending: CancellationToken, node: &str) -> Self {
         Self {
             checks: Arc::new(Semaphore::new(1)),
             adoptions: Arc::new(Semaphore::new(1)),
@@ -89,7 +90,7 @@ impl Upkeep {
             scrubs: Arc::new(Semaphore::new(1)),
             copies: Arc::new(Semaphore::new(1)),
             imports: Arc::new(Semaphore::new(1)),
-            owner: crate::auth::credential::fresh(),
+            owner: Metadata::owner_at(node, &crate::auth::credential::fresh()),
             ending,
         }
     }

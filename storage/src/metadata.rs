@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod check;
 mod copy;
 mod dialect;
+mod former;
 mod imported;
 pub mod inbound;
 #[cfg(feature = "conformance")]

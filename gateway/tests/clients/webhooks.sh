@@ -170,8 +170,8 @@ all_came() {
     local round
     for round in 1 2 3 4 5; do has hold.log " killed $round.0" || return 1; done
 }
-# What a killed process had claimed is free after two minutes.
-eventually 150 all_came && ok "after kill -9 each event of an upload that was answered arrives" || fail "came: $(brief "$(cat hold.log)")"
+# What a killed process had claimed is free at once.
+eventually 60 all_came && ok "after kill -9 each event of an upload that was answered arrives" || fail "came: $(brief "$(cat hold.log)")"
 eventually 60 idle "$HOLD_ID" || true
 equal "a repeat has the id of the first" 5 "$(sort -u hold.log | wc -l)"
 

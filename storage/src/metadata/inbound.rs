@@ -298,29 +298,6 @@ impl Metadata {
         .await
     }
 
-    /// Where this process is the only one on its rows: gives back what a former one was at when it was killed.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
-    pub async fn release_deliveries(&self) -> Result<()> {
-        const OP: &str = "inbound.release";
-        if !self.inner.alone {
-            return Ok(());
-        }
-        self.write(OP, move |tx| {
-            async move {
-                sqlx::query("UPDATE inbound SET due_ms = $1 WHERE state = 'running'")
-                    .bind(tx.now.0)
-                    .execute(&mut tx.connection)
-                    .await
-                    .at(OP, "inbound")
-                    .map(drop)
-            }
-            .boxed()
-        })
-        .await
-    }
-
     /// Forgets up to `limit` deliveries that came at or before `until` and wait for nothing; returns how many.
     ///
     /// # Errors

@@ -365,29 +365,6 @@ impl Metadata {
         .await
     }
 
-    /// Where this process is the only one on its rows: leaves what a former one was at when it was killed.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
-    pub async fn release_orders(&self) -> Result<()> {
-        const OP: &str = "order.release";
-        if !self.inner.alone {
-            return Ok(());
-        }
-        self.write(OP, move |tx| {
-            async move {
-                sqlx::query("UPDATE orders SET due_ms = $1 WHERE server IS NULL AND due_ms > $1")
-                    .bind(tx.now.0)
-                    .execute(&mut tx.connection)
-                    .await
-                    .at(OP, "orders")
-                    .map(drop)
-            }
-            .boxed()
-        })
-        .await
-    }
-
     /// Forgets up to `limit` orders that were made at or before `until`; returns how many.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 mod accounts;
 mod catalog;
 mod deletes;
+mod former;
 mod inbound;
 mod orders;
 mod outbox;

@@ -140,14 +140,3 @@ async fn ids_are_forgotten_when_they_are_old_and_nothing_is_left_to_do() {
     assert_eq!(prune(9).await, 0);
     assert_eq!(claim(&house, ME, 9).await.len(), 1);
 }
-
-#[tokio::test]
-async fn a_process_that_is_alone_takes_over_at_once() {
-    let house = House::embedded().await;
-    assert_eq!(queue(&house, "a", 9).await, Queued::Kept);
-    assert_eq!(claim(&house, "killed", 9).await.len(), 1);
-    assert!(claim(&house, ME, 9).await.is_empty());
-    house.metadata.release_deliveries().await.unwrap();
-    let again = claim(&house, ME, 9).await;
-    assert!(matches!(again.as_slice(), [(_, _, 2)]), "{again:?}");
-}

@@ -83,7 +83,7 @@ async fn one_that_came_to_nothing_is_made_anew_and_one_that_was_left_is_said_to_
     };
     assert_eq!((since, age), (begun, LEASE));
     // At the start of a process that is alone nobody else is at it.
-    house.metadata.release_orders().await.unwrap();
+    house.metadata.release_former("node").await.unwrap();
     match take(&house, "a", "web").await {
         Taken::Left {
             seq: again, since, ..

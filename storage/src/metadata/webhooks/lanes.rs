@@ -139,25 +139,21 @@ impl Metadata {
         .await
     }
 
-    /// Gives back all endpoints for which `owner` sends, or, where this process is the only one on its rows, for which
-    /// anybody did before it.
+    /// Gives back all endpoints for which `owner` sends.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
     pub async fn release_webhooks(&self, owner: &str) -> Result<()> {
         const OP: &str = "webhook.release";
-        let (owner, alone) = (owner.to_owned(), i64::from(self.inner.alone));
+        let owner = owner.to_owned();
         self.write(OP, move |tx| {
             async move {
-                sqlx::query(
-                    "UPDATE webhooks SET owner = NULL, lease_ms = 0 WHERE owner = $1 OR $2 = 1",
-                )
-                .bind(owner)
-                .bind(alone)
-                .execute(&mut tx.connection)
-                .await
-                .at(OP, "webhooks")
-                .map(drop)
+                sqlx::query("UPDATE webhooks SET owner = NULL, lease_ms = 0 WHERE owner = $1")
+                    .bind(owner)
+                    .execute(&mut tx.connection)
+                    .await
+                    .at(OP, "webhooks")
+                    .map(drop)
             }
             .boxed()
         })
