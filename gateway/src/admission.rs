@@ -31,6 +31,9 @@ use crate::refusal::Refusal;
 const FAILURE_WINDOW: Duration = Duration::from_mins(1);
 /// Addresses whose failed tries are remembered at once; the oldest are forgotten first.
 const FAILURE_ADDRESSES: u64 = 100_000;
+/// A policy that a plugin chose and that is none is told of this often, and so many of them.
+const NO_RATE_TOLD: Duration = Duration::from_mins(1);
+const NO_RATES: u64 = 100;
 /// How long it is remembered that a sender was right about an upload: as long as one may be silent in between.
 const UPLOAD_FOR: Duration = Duration::from_mins(10);
 
@@ -47,6 +50,8 @@ pub struct Admission {
     /// Who may ask how often.
     rates: ArcSwap<Rates>,
     rate_keys: u64,
+    /// Policies that plugins chose and that are none: told of lately.
+    no_rates: Cache<String, ()>,
     /// Who may send how many bytes.
     inbound: ArcSwap<Shaper>,
     /// Who may be sent how many.
@@ -76,6 +81,10 @@ impl Admission {
                 matches!(settings.metadata, Database::Postgres(_)),
             )),
             rate_keys: settings.limits.rate_keys,
+            no_rates: Cache::builder()
+                .max_capacity(NO_RATES)
+                .time_to_live(NO_RATE_TOLD)
+                .build(),
             inbound: ArcSwap::from_pointee(inbound(settings)),
             outbound: ArcSwap::from_pointee(outbound(settings)),
             turns: Turns::new(
@@ -105,6 +114,23 @@ impl Admission {
         if rates || has_changed("limits.bytes_out") {
             self.outbound.store(Arc::new(outbound(settings)));
         }
+    }
+
+    /// Whether there is a policy by which plugins may have a request counted.
+    pub fn has_rates_of_scripts(&self) -> bool {
+        self.rates.load().has_chosen(None)
+    }
+
+    /// Says so where a plugin chose a policy that is none: what it says changes nothing then.
+    pub fn check_choice(&self, rate: &str) {
+        if self.rates.load().has_chosen(Some(rate)) || self.no_rates.contains_key(rate) {
+            return;
+        }
+        self.no_rates.insert(rate.to_owned(), ());
+        tracing::warn!(
+            rate,
+            "a plugin's authorize chose a rate that is none: set rates.<policy>.by_scripts = true for one of that name"
+        );
     }
 
     /// How many askers each policy remembers.
@@ -202,6 +228,7 @@ fn outbound(settings: &Settings) -> Shaper {
 
 fn shaper(settings: &Settings, node: u64, bytes: fn(&Rate) -> u64) -> Shaper {
     let limits = settings.rates.iter().map(|rate| Limit {
+        by_scripts: rate.by_scripts.then(|| rate.name.clone()),
         per: rate.per,
         classes: rate.classes.clone(),
         bytes: bytes(rate),

@@ -321,19 +321,23 @@ async fn admitted(
     }
     let counting = Counting::of(&head);
     let counting = counting.as_ref();
-    // Held until there is an answer to begin with.
-    let _turn = counted::identified(gateway, counting, principal.as_ref(), facts).await?;
-    let grant = if let Some(blob) = linked_blob(gateway, row, &names, &head).await? {
-        Grant::of_blob(blob)
-    } else {
-        granted(gateway, row, principal, &names, &mut head, facts).await?
-    };
-    counted::granted(gateway, counting, &grant, facts)?;
-    if hooks::are_asked(&head) {
-        let asking = hooks::authorize(gateway, &mut head, grant.principal.as_ref(), facts);
-        Box::pin(asking).await?;
+    let asker = counted::asker(principal.as_ref(), facts);
+    // Where a plugin may say by which rate, it is asked before.
+    let is_chosen = hooks::choose_rates(gateway, &head);
+    if !is_chosen {
+        counted::identified(gateway, counting, &asker, (facts, None))?;
     }
-    let (inbound, outbound) = counted::meters(gateway, counting, &grant, facts);
+    // Held until there is an answer to begin with.
+    let _turn = counted::turn(gateway, counting, asker.clone()).await?;
+    let decided = decided(gateway, row, principal, &names, &mut head, facts).await;
+    let rate = decided.as_ref().ok().and_then(|(_, rate)| rate.clone());
+    let by = (facts.as_ref(), rate.as_deref());
+    if is_chosen {
+        counted::identified(gateway, counting, &asker, by)?;
+    }
+    let (grant, _) = decided?;
+    counted::granted(gateway, counting, &grant, by)?;
+    let (inbound, outbound) = counted::meters(gateway, counting, &grant, by);
     if outbound.is_some() {
         // The kernel is not told how fast it may be.
         head.extensions.remove::<FileSender>();
@@ -355,6 +359,34 @@ async fn admitted(
         Some(meter) => answer?.map(|body| ShapedBody::new(body, meter).boxed_unsync()),
         None => answer?,
     })
+}
+
+/// What the caller may, by the row's policy and all plugins; and the rate that these have it counted by.
+async fn decided(
+    gateway: &Gateway,
+    row: &Row,
+    principal: Option<Principal>,
+    names: &PathNames,
+    head: &mut http::request::Parts,
+    facts: &RequestFacts,
+) -> Result<(Grant, Option<String>), Refusal> {
+    let grant = if let Some(blob) = linked_blob(gateway, row, names, head).await? {
+        Grant::of_blob(blob)
+    } else {
+        granted(gateway, row, principal, names, head, facts).await?
+    };
+    let rate = if hooks::are_asked(head) {
+        Box::pin(hooks::authorize(
+            gateway,
+            head,
+            grant.principal.as_ref(),
+            facts,
+        ))
+        .await?
+    } else {
+        None
+    };
+    Ok((grant, rate))
 }
 
 /// Whether a row that needs a credential answers 401 without one: what is not BoxVault's does.

@@ -15,7 +15,7 @@ mod memory;
 mod outside;
 mod signals;
 
-pub use authority::{authorize, authorize_again, may_override, overridden};
+pub use authority::{authorize, authorize_again, choose_rates, may_override, overridden};
 pub use catalog::ScriptCatalog;
 pub use complete::{UploadGate, ask_again};
 pub use delete::on_delete;

@@ -122,7 +122,7 @@ impl Scripts {
         .await
     }
 
-    /// Whether a request may go on. `Allow` is told of plugins alone whose word counts against the gateway's.
+    /// Whether a request may go on. `allow` is told of plugins alone whose word counts against the gateway's.
     ///
     /// # Errors
     /// As [`Scripts::route`].
@@ -137,16 +137,16 @@ impl Scripts {
                 Dynamic::from(Arc::clone(principal)),
             ]
         };
-        let all_agree = |plugin: &Plugin, all: &mut AuthorizeVerdict, one| match one {
-            AuthorizeVerdict::Deny(_) => {
+        let all_agree = |plugin: &Plugin, all: &mut AuthorizeVerdict, one| match (&mut *all, one) {
+            (AuthorizeVerdict::Proceed(terms), AuthorizeVerdict::Proceed(more)) => {
+                terms.allow |= more.allow && plugin.manifest().overrides();
+                terms.rate = terms.rate.take().or(more.rate);
+                Next::Go
+            }
+            (_, one) => {
                 *all = one;
                 Next::Stop
             }
-            AuthorizeVerdict::Allow if plugin.manifest().overrides() => {
-                *all = one;
-                Next::Go
-            }
-            AuthorizeVerdict::Abstain | AuthorizeVerdict::Allow => Next::Go,
         };
         let id = &request.id;
         let asking = Asking {

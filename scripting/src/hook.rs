@@ -154,7 +154,7 @@ macro_rules! hooks {
 
 hooks! {
     Route "route"("req") Fast 5 ms, ReadsOpen may_open, FirstAnswer, called, "(), a store's name, #{backend, rewrite, set, remove, cache, tags}, respond, redirect", "Where a request goes, before anyone is authenticated";
-    Authorize "authorize"("req", "principal") Fast 5 ms, Closed, AllAgree, called, "(), allow(), deny(..)", "Narrows what the gateway itself allows";
+    Authorize "authorize"("req", "principal") Fast 5 ms, Closed, AllAgree, called, "(), allow(), #{rate}, deny(..)", "Narrows what the gateway itself allows";
     OnUploadStart "on_upload_start"("upload") Fast 5 ms, Closed may_open, AllAgree, called, "(), #{store, max_size, require_checksum, part_size, labels}, reject(..)", "Before the first byte of an upload is read";
     OnUploadComplete "on_upload_complete"("blob") Work 10_000 ms, Held, AllAgree, called, "(), #{labels}, quarantine(why), reject(..)", "Bytes are durable and verified, and not yet visible";
     OnDownload "on_download"("req", "blob") Fast 5 ms, Open, AllAgree, called, "(), #{set, remove, cache, rate_bps}, deny(..), redirect", "Before the first byte of a download";

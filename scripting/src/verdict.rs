@@ -80,14 +80,21 @@ pub enum RouteVerdict {
     Redirect(Redirect),
 }
 
+/// What `authorize` says of a request that it has nothing against.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct AccessTerms {
+    /// Whether it grants what the gateway refuses, of a plugin that overrides.
+    pub allow: bool,
+    /// The policy that it is counted by.
+    pub rate: Option<String>,
+}
+
 /// What `authorize` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthorizeVerdict {
-    /// No opinion.
-    Abstain,
-    /// Has nothing against it; from a plugin that overrides, it grants what the gateway refuses.
-    Allow,
+    /// Goes on under these terms.
+    Proceed(AccessTerms),
     /// Refuses.
     Deny(Denial),
 }

@@ -118,23 +118,55 @@ impl Rates {
         }
     }
 
-    /// Counts one request for `key` by all policies that are for its kind; where it stands by the tightest of them.
+    /// Counts one request for `key` by all policies that are for its kind, or by the one alone that a plugin chose for it;
+    /// where it stands by the tightest of them.
     ///
     /// # Errors
     /// Where it stands by a policy that has nothing left for it.
-    pub fn count(&self, key: &Key, class: Class) -> Result<Option<Standing>, Standing> {
+    pub fn count(
+        &self,
+        key: &Key,
+        class: Class,
+        chosen: Option<&str>,
+    ) -> Result<Option<Standing>, Standing> {
         let per = match key {
             Key::Address(_) => Per::Address,
             Key::Principal(..) => Per::Principal,
             Key::Organization(_) => Per::Organization,
         };
+        let chosen = chosen.and_then(|name| self.chosen(name, class));
+        let chosen = chosen.filter(|policy| policy.rate.per == per);
+        if let Some(policy) = chosen {
+            return policy.count(key).map(Some);
+        }
         let mut tightest = None;
         for policy in &self.policies {
-            if policy.rate.per == per && policy.rate.classes.contains(&class) {
+            let rate = &policy.rate;
+            if !rate.by_scripts && rate.per == per && rate.classes.contains(&class) {
                 tightest = Standing::tighter(tightest, Some(policy.count(key)?));
             }
         }
         Ok(tightest)
+    }
+
+    /// The policy of that name that plugins may choose for requests of this kind.
+    fn chosen(&self, name: &str, class: Class) -> Option<&Policy> {
+        let mut policies = self.policies.iter().map(AsRef::as_ref);
+        policies.find(|policy: &&Policy| {
+            policy.rate.by_scripts && *policy.name == *name && policy.rate.classes.contains(&class)
+        })
+    }
+
+    /// Who has a rate of their own by a policy that plugins may choose for requests of this kind.
+    pub fn chosen_per(&self, name: &str, class: Class) -> Option<Per> {
+        self.chosen(name, class).map(|policy| policy.rate.per)
+    }
+
+    /// Whether plugins may choose that policy, or any at all.
+    pub fn has_chosen(&self, name: Option<&str>) -> bool {
+        let is_meant = |policy: &Arc<Policy>| name.is_none_or(|name| *policy.name == *name);
+        let mut policies = self.policies.iter();
+        policies.any(|policy| policy.rate.by_scripts && is_meant(policy))
     }
 
     /// Each of them.
@@ -346,6 +378,7 @@ mod tests {
     fn rate(name: &str, per: Per, requests: u32, burst: u32) -> Rate {
         Rate {
             name: name.into(),
+            by_scripts: false,
             per,
             classes: vec![Class::Control, Class::Download],
             requests: NonZeroU32::new(requests).unwrap(),
@@ -363,23 +396,31 @@ mod tests {
     async fn each_has_a_burst_then_a_rate_and_is_told_where_it_stands() {
         let rates = Rates::new(&[rate("address", Per::Address, 2, 6)], 100, false);
         let left: Vec<_> = (0..6)
-            .map(|_| rates.count(&address(1), Class::Control).unwrap().unwrap())
+            .map(|_| {
+                rates
+                    .count(&address(1), Class::Control, None)
+                    .unwrap()
+                    .unwrap()
+            })
             .map(|standing| (standing.left, standing.reset_s))
             .collect();
         assert_eq!(left, [(5, 1), (4, 1), (3, 2), (2, 2), (1, 3), (0, 3)]);
-        let refused = rates.count(&address(1), Class::Control).unwrap_err();
+        let refused = rates.count(&address(1), Class::Control, None).unwrap_err();
         assert_eq!(
             (&*refused.policy, refused.quota, refused.window_s),
             ("address", 6, 3)
         );
         assert_eq!((refused.left, refused.reset_s), (0, 1));
         // Others are none the poorer.
-        assert!(rates.count(&address(2), Class::Control).is_ok());
+        assert!(rates.count(&address(2), Class::Control, None).is_ok());
         advance(Duration::from_millis(500)).await;
-        assert!(rates.count(&address(1), Class::Control).is_ok());
-        assert!(rates.count(&address(1), Class::Control).is_err());
+        assert!(rates.count(&address(1), Class::Control, None).is_ok());
+        assert!(rates.count(&address(1), Class::Control, None).is_err());
         advance(Duration::from_mins(1)).await;
-        let whole = rates.count(&address(1), Class::Control).unwrap().unwrap();
+        let whole = rates
+            .count(&address(1), Class::Control, None)
+            .unwrap()
+            .unwrap();
         assert_eq!(whole.left, 5);
     }
 
@@ -392,15 +433,44 @@ mod tests {
         let rates = Rates::new(&[kept.clone(), old], 100, false);
         let ann = Key::Principal(AccountId(1), None);
         for _ in 0..2 {
-            rates.count(&address(1), Class::Control).unwrap();
+            rates.count(&address(1), Class::Control, None).unwrap();
         }
-        rates.count(&ann, Class::Control).unwrap();
+        rates.count(&ann, Class::Control, None).unwrap();
         let rates = rates.renewed(&[kept, rate("changed", Per::Principal, 1, 3)], 100);
-        assert!(rates.count(&address(1), Class::Control).is_err());
+        assert!(rates.count(&address(1), Class::Control, None).is_err());
         for _ in 0..3 {
-            rates.count(&ann, Class::Control).unwrap();
+            rates.count(&ann, Class::Control, None).unwrap();
         }
-        assert!(rates.count(&ann, Class::Control).is_err());
+        assert!(rates.count(&ann, Class::Control, None).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_plugin_chose_a_policy_for_is_counted_by_it_and_by_no_other_of_its_kind() {
+        let by_scripts = |rate| Rate {
+            by_scripts: true,
+            ..rate
+        };
+        let all = [
+            rate("address", Per::Address, 1, 1),
+            by_scripts(rate("more", Per::Address, 1, 3)),
+            by_scripts(rate("people", Per::Principal, 1, 1)),
+        ];
+        let rates = Rates::new(&all, 100, false);
+        let count = |chosen| rates.count(&address(1), Class::Control, chosen);
+        assert_eq!(&*count(None).unwrap().unwrap().policy, "address");
+        assert!(count(None).is_err());
+        for _ in 0..3 {
+            assert_eq!(&*count(Some("more")).unwrap().unwrap().policy, "more");
+        }
+        assert!(count(Some("more")).is_err());
+        // Those of others stay, and so it is with what is none, or not for this kind.
+        for chosen in ["people", "address", "none"] {
+            assert_eq!(&*count(Some(chosen)).unwrap_err().policy, "address");
+        }
+        let upload = rates.count(&address(1), Class::Upload, Some("more"));
+        assert_eq!(upload, Ok(None));
+        let ann = Key::Principal(AccountId(1), None);
+        assert_eq!(rates.count(&ann, Class::Control, None), Ok(None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -411,29 +481,32 @@ mod tests {
             rate("people", Per::Principal, 1, 1),
         ];
         let rates = Rates::new(&all, 100, false);
-        let standing = rates.count(&address(1), Class::Download).unwrap().unwrap();
+        let standing = rates
+            .count(&address(1), Class::Download, None)
+            .unwrap()
+            .unwrap();
         assert_eq!(&*standing.policy, "narrow");
-        assert_eq!(rates.count(&address(1), Class::Upload), Ok(None));
+        assert_eq!(rates.count(&address(1), Class::Upload, None), Ok(None));
         let ann = |service: Option<&str>| Key::Principal(AccountId(1), service.map(str::to_owned));
-        assert!(rates.count(&ann(None), Class::Control).is_ok());
-        assert!(rates.count(&ann(Some("ci")), Class::Control).is_ok());
-        let refused = rates.count(&ann(None), Class::Control).unwrap_err();
+        assert!(rates.count(&ann(None), Class::Control, None).is_ok());
+        assert!(rates.count(&ann(Some("ci")), Class::Control, None).is_ok());
+        let refused = rates.count(&ann(None), Class::Control, None).unwrap_err();
         assert_eq!(&*refused.policy, "people");
         let acme = Key::Organization(OrganizationId(1));
-        assert_eq!(rates.count(&acme, Class::Control), Ok(None));
+        assert_eq!(rates.count(&acme, Class::Control, None), Ok(None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_table_has_an_end_and_who_asks_in_many_names_drives_nobody_out_of_it() {
         let rates = Rates::new(&[rate("address", Per::Address, 1, 100)], 64, false);
         for _ in 0..100 {
-            rates.count(&address(1), Class::Control).unwrap();
+            rates.count(&address(1), Class::Control, None).unwrap();
         }
-        let spent = || rates.count(&address(1), Class::Control).is_err();
+        let spent = || rates.count(&address(1), Class::Control, None).is_err();
         assert!(spent());
         for n in 0..10_000_u32 {
             let key = Key::Address(std::net::Ipv4Addr::from_bits((10 << 24) | n).into());
-            rates.count(&key, Class::Control).unwrap();
+            rates.count(&key, Class::Control, None).unwrap();
             if n % 64 == 0 {
                 assert!(spent(), "forgotten after {n}");
             }
@@ -456,8 +529,8 @@ mod tests {
             .map(|_| {
                 let rates = Arc::clone(&rates);
                 std::thread::spawn(move || {
-                    let taken =
-                        (0..1_000).filter(|_| rates.count(&address(1), Class::Control).is_ok());
+                    let taken = (0..1_000)
+                        .filter(|_| rates.count(&address(1), Class::Control, None).is_ok());
                     taken.count()
                 })
             })

@@ -15,6 +15,7 @@ use super::rates::{Key, Standing};
 use super::shaper::{Meter, Mover, Shaper};
 use super::turns::Turn;
 use crate::auth::{Credential, Grant, Principal};
+use crate::config::rates::Per;
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
 use crate::request::RequestFacts;
@@ -82,38 +83,59 @@ pub fn arrived(
         sender,
         upload,
     });
-    // A proxy that names nobody speaks for itself.
-    if is_free || settings.trusted_proxies.contains(address) {
-        return Ok(());
+    match of_address(gateway, facts) {
+        Some(key) if !is_free => count(gateway, &key, class, (facts, None)),
+        _ => Ok(()),
     }
-    count(gateway, &Key::Address(network(address)), class, facts)
 }
 
-/// Counts it for whoever asks, and waits for a turn to be worked on.
+/// Who asks: somebody who is known, or whoever is at an address.
+pub fn asker(principal: Option<&Principal>, facts: &RequestFacts) -> Key {
+    principal.map_or_else(|| Key::Address(network(facts.client_ip())), of_principal)
+}
+
+/// Counts it for whoever asks, who was counted as an address already, by the `rate` that a plugin chose.
 ///
 /// # Errors
 /// 429 with `Retry-After`.
-pub async fn identified(
+pub fn identified(
     gateway: &Gateway,
     counting: Option<&Counting>,
-    principal: Option<&Principal>,
-    facts: &RequestFacts,
-) -> Result<Option<Turn>, Refusal> {
+    asker: &Key,
+    (facts, rate): (&RequestFacts, Option<&str>),
+) -> Result<(), Refusal> {
     let Some(counting) = counting.filter(|counting| !counting.is_free) else {
-        return Ok(None);
+        return Ok(());
     };
-    let key = if let Some(principal) = principal {
-        let key = of_principal(principal);
-        count(gateway, &key, counting.class, facts)?;
-        key
-    } else {
-        Key::Address(network(facts.client_ip()))
-    };
+    let class = counting.class;
+    if matches!(asker, Key::Principal(..)) {
+        count(gateway, asker, class, (facts, rate))?;
+    }
+    let Some(rate) = rate else { return Ok(()) };
+    gateway.admission.check_choice(rate);
+    let per = gateway.admission.rates.load().chosen_per(rate, class);
+    match of_address(gateway, facts) {
+        Some(key) if per == Some(Per::Address) => count(gateway, &key, class, (facts, Some(rate))),
+        _ => Ok(()),
+    }
+}
+
+/// A turn for it to be worked on, once there is one.
+///
+/// # Errors
+/// 429 with `Retry-After`.
+pub async fn turn(
+    gateway: &Gateway,
+    counting: Option<&Counting>,
+    asker: Key,
+) -> Result<Option<Turn>, Refusal> {
     // Bodies that come in have turns of their own.
-    if counting.class == Class::Upload {
+    let is_counted =
+        counting.is_some_and(|counting| !counting.is_free && counting.class != Class::Upload);
+    if !is_counted {
         return Ok(None);
     }
-    let turn = gateway.admission.turns.take(key).await;
+    let turn = gateway.admission.turns.take(asker).await;
     if turn.is_none() {
         refused(gateway, "requests_at_once");
         let text =
@@ -131,14 +153,14 @@ pub fn granted(
     gateway: &Gateway,
     counting: Option<&Counting>,
     grant: &Grant,
-    facts: &RequestFacts,
+    (facts, rate): (&RequestFacts, Option<&str>),
 ) -> Result<(), Refusal> {
     let counting = counting.filter(|counting| !counting.is_free);
     let (Some(counting), Some(principal)) = (counting, &grant.principal) else {
         return Ok(());
     };
     match organization(principal, grant) {
-        Some(key) => count(gateway, &key, counting.class, facts),
+        Some(key) => count(gateway, &key, counting.class, (facts, rate)),
         None => Ok(()),
     }
 }
@@ -148,18 +170,17 @@ pub fn meters(
     gateway: &Gateway,
     counting: Option<&Counting>,
     grant: &Grant,
-    facts: &RequestFacts,
+    (facts, rate): (&RequestFacts, Option<&str>),
 ) -> (Option<Meter>, Option<Meter>) {
     let Some(counting) = counting else {
         return (None, None);
     };
     let principal = grant.principal.as_ref();
-    let address = facts.client_ip();
-    let is_proxy = gateway.settings.trusted_proxies.contains(address);
     let mover = Mover {
-        address: (!is_proxy).then(|| Key::Address(network(address))),
+        address: of_address(gateway, facts),
         principal: principal.map(of_principal),
         organization: principal.and_then(|principal| organization(principal, grant)),
+        rate: rate.map(str::to_owned),
     };
     let (admission, waits) = (
         &gateway.admission,
@@ -174,6 +195,13 @@ pub fn meters(
         meter(&admission.inbound.load(), "in"),
         meter(&admission.outbound.load(), "out"),
     )
+}
+
+/// The address that it comes from. A proxy that names nobody speaks for itself.
+fn of_address(gateway: &Gateway, facts: &RequestFacts) -> Option<Key> {
+    let address = facts.client_ip();
+    let is_proxy = gateway.settings.trusted_proxies.contains(address);
+    (!is_proxy).then(|| Key::Address(network(address)))
 }
 
 fn of_principal(principal: &Principal) -> Key {
@@ -297,8 +325,13 @@ fn goes_on(row: &Row, headers: &HeaderMap) -> bool {
     }
 }
 
-fn count(gateway: &Gateway, key: &Key, class: Class, facts: &RequestFacts) -> Result<(), Refusal> {
-    let standing = match gateway.admission.rates.load().count(key, class) {
+fn count(
+    gateway: &Gateway,
+    key: &Key,
+    class: Class,
+    (facts, rate): (&RequestFacts, Option<&str>),
+) -> Result<(), Refusal> {
+    let standing = match gateway.admission.rates.load().count(key, class, rate) {
         Ok(None) => return Ok(()),
         Ok(Some(standing)) => {
             facts.stands(standing);

@@ -36,11 +36,15 @@ pub struct Mover {
     pub principal: Option<Key>,
     /// The organization that it is asked of by one of its members.
     pub organization: Option<Key>,
+    /// The policy that a plugin chose.
+    pub rate: Option<String>,
 }
 
 /// A rate of a policy.
 #[derive(Debug, Clone)]
 pub struct Limit {
+    /// Its policy's name, where it holds only for what a plugin chose it for.
+    pub by_scripts: Option<String>,
     /// Who has it.
     pub per: Per,
     /// The requests that it holds for.
@@ -119,15 +123,24 @@ impl Shaper {
         }
         let mut rates = Vec::new();
         let mut tightest = self.node;
+        let is_for = |limit: &&Limit| limit.classes.contains(&class);
+        let is_chosen =
+            |limit: &Limit| limit.by_scripts.is_some() && limit.by_scripts == mover.rate;
+        let mut limits = self.limits.iter();
+        let chosen = limits.find(|limit| is_for(limit) && is_chosen(limit));
         for (place, limit) in self.limits.iter().enumerate() {
             let key = match limit.per {
                 Per::Address => &mover.address,
                 Per::Principal => &mover.principal,
                 Per::Organization => &mover.organization,
             };
+            let holds = match chosen {
+                Some(chosen) if chosen.per == limit.per => is_chosen(limit),
+                _ => limit.by_scripts.is_none(),
+            };
             if let Some(key) = key
                 .clone()
-                .filter(|_| limit.bytes > 0 && limit.classes.contains(&class))
+                .filter(|_| holds && limit.bytes > 0 && is_for(&limit))
             {
                 rates.push((place, key));
                 tightest = if tightest == 0 {
@@ -141,6 +154,7 @@ impl Shaper {
             address,
             principal,
             organization,
+            ..
         } = mover.clone();
         let tenant = organization.or(principal).or(address)?;
         let piece = (tightest / PIECES).clamp(SMALLEST_PIECE, QUANTUM);

@@ -205,6 +205,7 @@ mod tests {
     fn node() -> Rates {
         let rate = Rate {
             name: "address".into(),
+            by_scripts: false,
             per: Per::Address,
             classes: vec![Class::Control],
             requests: NonZeroU32::new(LIMIT).unwrap(),
@@ -224,7 +225,7 @@ mod tests {
                 for (rates, asked) in nodes {
                     let until_now = |step: u32| asked * step / 100;
                     for _ in until_now(step)..until_now(step + 1) {
-                        passed += u32::from(rates.count(&key, Class::Control).is_ok());
+                        passed += u32::from(rates.count(&key, Class::Control, None).is_ok());
                     }
                 }
                 advance(Duration::from_millis(10)).await;
@@ -285,13 +286,14 @@ mod tests {
         let mut given = [Given::default(), Given::default()];
         pass(&nodes, &mut given, 3).await;
         let stranger = Key::Address([192, 0, 2, 2].into());
-        let at_once = (0..LIMIT).filter(|_| nodes[0].0.count(&stranger, Class::Control).is_ok());
+        let at_once =
+            (0..LIMIT).filter(|_| nodes[0].0.count(&stranger, Class::Control, None).is_ok());
         assert_eq!(at_once.count(), LIMIT as usize / 2);
         let key = Key::Address([192, 0, 2, 1].into());
         let mut passed = 0;
         for _ in 0..1_000 {
             for _ in 0..10 {
-                passed += u32::from(nodes[0].0.count(&key, Class::Control).is_ok());
+                passed += u32::from(nodes[0].0.count(&key, Class::Control, None).is_ok());
             }
             advance(Duration::from_millis(10)).await;
         }

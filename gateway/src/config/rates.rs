@@ -25,6 +25,8 @@ pub struct RatesFile(pub BTreeMap<String, RateFile>);
 pub struct RateFile {
     /// Whether it counts.
     pub enabled: bool,
+    /// Whether it counts only what a plugin's `authorize` has counted by it.
+    pub by_scripts: bool,
     /// Who has a rate of their own.
     pub per: String,
     /// The requests that it counts; none named is each.
@@ -49,6 +51,7 @@ impl RateFile {
     fn of(per: &str, requests: u32, burst: u32) -> Self {
         Self {
             enabled: true,
+            by_scripts: false,
             per: per.into(),
             classes: Vec::new(),
             requests,
@@ -93,6 +96,8 @@ impl<'de> Deserialize<'de> for RatesFile {
 pub struct Rate {
     /// Its name, which answers tell.
     pub name: String,
+    /// Whether it counts only what a plugin has counted by it, and that by no other of the same `per`.
+    pub by_scripts: bool,
     /// Who has a rate of their own.
     pub per: Per,
     /// The requests that it counts.
@@ -174,6 +179,7 @@ impl Judge<'_> {
         };
         Rate {
             name: name.to_owned(),
+            by_scripts: file.by_scripts,
             per: per.unwrap_or(Per::Address),
             classes,
             requests: positive(key("requests"), file.requests),

@@ -58,6 +58,7 @@ mod tests {
 
     fn shaper(node: u64, bytes: u64) -> Shaper {
         let limit = Limit {
+            by_scripts: None,
             per: Per::Address,
             classes: vec![Class::Download],
             bytes,

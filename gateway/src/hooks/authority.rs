@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use boxgate_scripting::hook::Hook;
-use boxgate_scripting::verdict::AuthorizeVerdict;
+use boxgate_scripting::verdict::{AccessTerms, AuthorizeVerdict};
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::uploads::Sender;
 use http::StatusCode;
@@ -20,11 +20,18 @@ use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::route::{PathNames, Policy};
 
-/// A request that goes on by a plugin's word: in its extensions.
-#[derive(Debug, Clone, Copy)]
-struct Overridden;
+/// A request that goes on by a plugin's word, and the rate that it is counted by: in its extensions.
+#[derive(Debug, Clone)]
+struct Overridden(Option<String>);
 
-/// Whether whoever asks may go on, and notes for later hooks who it is.
+/// Whether a plugin may say by which rate a request is counted.
+pub fn choose_rates(gateway: &Gateway, head: &Parts) -> bool {
+    super::are_asked(head)
+        && gateway.admission.has_rates_of_scripts()
+        && gateway.scripts.defines(Hook::Authorize)
+}
+
+/// Whether whoever asks may go on, and notes for later hooks who it is. Gives the rate that plugins have it counted by.
 ///
 /// # Errors
 /// The refusal to send.
@@ -33,22 +40,22 @@ pub async fn authorize(
     head: &mut Parts,
     principal: Option<&Principal>,
     known: &RequestFacts,
-) -> Result<(), Refusal> {
+) -> Result<Option<String>, Refusal> {
     // Who was let in by a plugin's word was asked about already.
-    if head.extensions.get::<Overridden>().is_some() {
-        return Ok(());
+    if let Some(Overridden(rate)) = head.extensions.get() {
+        return Ok(rate.clone());
     }
     let Some(told) = told_already(head) else {
-        return Ok(());
+        return Ok(None);
     };
     let principal = told_principal(principal);
     head.extensions.insert(Arc::clone(&principal));
     if !gateway.scripts.defines(Hook::Authorize) {
-        return Ok(());
+        return Ok(None);
     }
     let asked = gateway.scripts.authorize(&told, &principal).await;
     match noted(known, asked)? {
-        AuthorizeVerdict::Abstain | AuthorizeVerdict::Allow => Ok(()),
+        AuthorizeVerdict::Proceed(terms) => Ok(terms.rate),
         AuthorizeVerdict::Deny(denial) => Err(denied(denial)),
     }
 }
@@ -83,9 +90,9 @@ pub async fn overridden(
         return Err(refusal);
     }
     let told_principal = told_principal(principal.as_ref());
-    if !allowed(gateway, head, &told_principal, known).await {
+    let Some(terms) = allowed(gateway, head, &told_principal, known).await else {
         return Err(refusal);
-    }
+    };
     let Some(grant) = auth::named(&gateway.metadata, policy, principal, names).await? else {
         return Err(refusal);
     };
@@ -94,29 +101,29 @@ pub async fn overridden(
         "a plugin lets in whom the gateway refuses"
     );
     head.extensions.insert(told_principal);
-    head.extensions.insert(Overridden);
+    head.extensions.insert(Overridden(terms.rate));
     Ok(grant)
 }
 
-/// Whether a plugin that may says `allow()`, and none is against it.
+/// What is said where a plugin that may says `allow()`, and none is against it.
 async fn allowed(
     gateway: &Gateway,
     head: &Parts,
     principal: &Arc<boxgate_scripting::facts::Principal>,
     known: &RequestFacts,
-) -> bool {
-    let Some(told) = head.extensions.get::<Told>() else {
-        return false;
-    };
+) -> Option<AccessTerms> {
+    let told = head.extensions.get::<Told>()?;
     match gateway.scripts.authorize(told, principal).await {
-        Ok(decision) if decision.verdict == AuthorizeVerdict::Allow => {
-            known.add_plugins(decision.by);
-            true
-        }
-        Ok(_) => false,
+        Ok(decision) => match decision.verdict {
+            AuthorizeVerdict::Proceed(terms) if terms.allow => {
+                known.add_plugins(decision.by);
+                Some(terms)
+            }
+            _ => None,
+        },
         Err(error) => {
             tracing::debug!(%error, "a refusal stands, as a script failed");
-            false
+            None
         }
     }
 }
@@ -142,7 +149,7 @@ pub async fn authorize_again(
                 && metadata.organization_by_id(organization).await?.is_some() =>
         {
             let lifted = Box::pin(allowed(gateway, head, &told, known)).await;
-            lifted.then_some(()).ok_or(refusal)
+            lifted.map(drop).ok_or(refusal)
         }
         decided => decided,
     }

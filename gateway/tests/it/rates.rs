@@ -5,6 +5,7 @@ use boxgate_storage::metadata::tokens::TokenKind;
 
 use crate::harness::{Reply, Request, Running, file_path};
 use crate::resumable::{located, metadata, patch, tus};
+use crate::scripts::write_plugin;
 
 /// Next to nothing comes back while a test runs, however slowly: one in a second.
 const SLOW: &[(&str, &str)] = &[
@@ -260,5 +261,81 @@ async fn who_has_had_its_bytes_waits_and_loses_none() {
         let line = format!("boxgate_shaper_waits_total{{direction=\"{direction}\"}}");
         assert!(metrics.contains(&line), "{metrics}");
     }
+    running.stop().await;
+}
+
+/// By tenant, by what a proxy says of the client, and by a name that is none.
+const PLANS: &str = r#"
+    fn authorize(req, p) {
+        if p.kind == "service" && p.has_role("acme", "member") { return #{ rate: "jobs" }; }
+        switch req.header("x-plan") {
+            () => (),
+            plan => #{ rate: plan }
+        }
+    }
+"#;
+
+#[tokio::test]
+async fn a_plugin_says_by_which_rate_a_request_is_counted() {
+    const BYTES: usize = 300_000;
+    let directory = tempfile::tempdir().unwrap();
+    write_plugin(directory.path(), "plans", "", PLANS);
+    let more = [
+        ("BOXGATE_SCRIPTS__TRUST_LOCAL", "true"),
+        ("BOXGATE_RATES__PRINCIPAL__BURST", "4"),
+        ("BOXGATE_RATES__JOBS__BY_SCRIPTS", "true"),
+        ("BOXGATE_RATES__JOBS__PER", "principal"),
+        ("BOXGATE_RATES__JOBS__REQUESTS", "1"),
+        ("BOXGATE_RATES__JOBS__BURST", "40"),
+        ("BOXGATE_RATES__GUESTS__BY_SCRIPTS", "true"),
+        ("BOXGATE_RATES__GUESTS__REQUESTS", "1"),
+        ("BOXGATE_RATES__GUESTS__BURST", "2"),
+        ("BOXGATE_RATES__GUESTS__BYTES_OUT", "100000B"),
+    ];
+    let running = Running::start_in(directory, &[SLOW, &more].concat()).await;
+    let bytes = crate::uploads::noise(BYTES, 1);
+    assert_eq!(running.upload("demo", "1.0.0", &bytes).await.status, 200);
+    let ann = running.member("ann", OrganizationRole::Member).await;
+    let of_ann = running.token(ann, TokenKind::Personal, None).await;
+    let service = running
+        .token(ann, TokenKind::Service, Some(running.organization))
+        .await;
+    let ask = |token: &str, n: u8, plan: &str| {
+        let asked = from(&format!("203.0.113.{n}"), "GET", "/api/user").token(token);
+        match plan {
+            "" => asked,
+            plan => asked.header("X-Plan", plan),
+        }
+    };
+    let policy = |reply: &Reply| {
+        let policy = header(reply, "ratelimit-policy").split(';').next();
+        policy.unwrap_or_default().trim_matches('"').to_owned()
+    };
+    // In the place of the one that is for all principals.
+    let (answered, refused) = until_refused(&running, || ask(&service, 1, "")).await;
+    assert!((40..100).contains(&answered), "{answered}");
+    assert_eq!(policy(&refused), "jobs");
+    // A name that is none changes nothing, nor does one that is not for plugins to choose.
+    for plan in ["none", "organization"] {
+        let (answered, refused) = until_refused(&running, || ask(&running.owner, 2, plan)).await;
+        assert!(answered < 40, "{answered}");
+        assert_eq!(policy(&refused), "principal");
+    }
+    // Nobody in particular has a rate by address, and others at that address lose nothing.
+    let guest = |n: u8| from(&format!("203.0.113.{n}"), "GET", "/api/discover");
+    let (answered, refused) = until_refused(&running, || guest(4).header("X-Plan", "guests")).await;
+    assert!(answered < 30, "{answered}");
+    assert_eq!(
+        (refused.status, policy(&refused)),
+        (429, "guests".to_owned())
+    );
+    assert_eq!(running.send(guest(4)).await.status, 200);
+    // What it says of bytes holds, too: what was saved up is a tenth of a second's.
+    let path = format!("{}/download", file_path("demo", "1.0.0"));
+    let download = from("203.0.113.5", "GET", &path).token(&of_ann);
+    let begun = tokio::time::Instant::now();
+    let reply = running.send(download.header("X-Plan", "guests")).await;
+    assert_eq!((reply.status, reply.body == bytes), (200, true));
+    assert!(begun.elapsed().as_millis() > 2_500, "{:?}", begun.elapsed());
     running.stop().await;
 }

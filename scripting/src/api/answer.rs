@@ -12,10 +12,10 @@ use crate::event::MAX_EVENT_BYTES;
 use crate::hook::nearest;
 use crate::limits::MAX_RESPONSE_BYTES;
 use crate::verdict::{
-    AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, Denial, Directed, DownloadTerms,
-    DownloadVerdict, EventVerdict, HeaderChanges, ImageVerdict, ProviderVerdict, PushVerdict,
-    Redirect, Reply, RouteVerdict, Routing, TransformVerdict, UploadTerms, UploadVerdict,
-    WebhookVerdict,
+    AccessTerms, AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, Denial, Directed,
+    DownloadTerms, DownloadVerdict, EventVerdict, HeaderChanges, ImageVerdict, ProviderVerdict,
+    PushVerdict, Redirect, Reply, RouteVerdict, Routing, TransformVerdict, UploadTerms,
+    UploadVerdict, WebhookVerdict,
 };
 
 /// An answer that is more than a map.
@@ -580,14 +580,24 @@ impl Read for ProviderVerdict {
 
 impl Read for AuthorizeVerdict {
     fn absent() -> Self {
-        Self::Abstain
+        Self::Proceed(AccessTerms::default())
     }
 
     fn read(value: &Dynamic) -> Result<Self, Wrong> {
         match given(value) {
-            Given::Nothing => Ok(Self::Abstain),
-            Given::Answer(Answer::Allow) => Ok(Self::Allow),
+            Given::Nothing => Ok(Self::absent()),
+            Given::Answer(Answer::Allow) => Ok(Self::Proceed(AccessTerms {
+                allow: true,
+                rate: None,
+            })),
             Given::Answer(Answer::Deny(denial)) => Ok(Self::Deny(denial)),
+            Given::Map(map) => {
+                let members = Members::of(&map, &["rate"])?;
+                Ok(Self::Proceed(AccessTerms {
+                    allow: false,
+                    rate: members.text("rate")?,
+                }))
+            }
             _ => Err(odd(value)),
         }
     }

@@ -11,8 +11,8 @@ use boxgate_scripting::hook::Hook;
 use boxgate_scripting::manifest::Grant;
 use boxgate_scripting::set::State;
 use boxgate_scripting::verdict::{
-    AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict, ImageVerdict,
-    PushVerdict, RouteVerdict, Routing, UploadVerdict,
+    AccessTerms, AuthorizeVerdict, Caching, CompleteVerdict, DeleteVerdict, DownloadVerdict,
+    ImageVerdict, PushVerdict, RouteVerdict, Routing, UploadVerdict,
 };
 
 /// The errors of a plugin of one file.
@@ -83,7 +83,7 @@ async fn examples_of_the_reference_do_what_they_say() {
             .await
             .unwrap()
             .verdict,
-        AuthorizeVerdict::Abstain
+        AuthorizeVerdict::Proceed(AccessTerms::default())
     );
 
     let large = scripts
@@ -489,6 +489,28 @@ async fn asking_without_a_grant_is_refused_with_the_line_to_add() {
 }
 
 #[tokio::test]
+async fn the_first_plugin_that_names_a_rate_says_by_which_a_request_is_counted() {
+    let folder = Folder::with("none", "fn authorize(req, p) { allow() }");
+    for (name, text) in [
+        (
+            "one.rhai",
+            "fn authorize(req, p) { #{ rate: `of-${p.kind}` } }",
+        ),
+        ("two.rhai", "fn authorize(req, p) { #{ rate: \"other\" } }"),
+    ] {
+        folder.write(name, text);
+    }
+    let scripts = folder.open();
+    let asked = scripts.authorize(&request("GET", "h", "/x"), &service("acme"));
+    let asked = asked.await.unwrap();
+    let terms = AccessTerms {
+        allow: false,
+        rate: Some("of-service".to_owned()),
+    };
+    assert_eq!(asked.verdict, AuthorizeVerdict::Proceed(terms));
+}
+
+#[tokio::test]
 async fn allow_grants_nothing_and_another_plugin_may_still_refuse() {
     let folder = Folder::with("one", "fn authorize(req, p) { allow() }");
     folder.write(
@@ -499,7 +521,8 @@ async fn allow_grants_nothing_and_another_plugin_may_still_refuse() {
     let get = request("GET", "h", "/x");
     let who = service("acme");
     let asked = scripts.authorize(&get, &who).await.unwrap();
-    assert_eq!(asked.verdict, AuthorizeVerdict::Abstain);
+    let proceed = AuthorizeVerdict::Proceed(AccessTerms::default());
+    assert_eq!(asked.verdict, proceed);
     let denied = scripts
         .authorize(&request("GET", "h", "/no"), &who)
         .await
