@@ -37,6 +37,9 @@ pub trait TakeBytes: Send {
 
     /// Resolves when a newer request takes its place.
     fn taken_over(&self) -> impl Future<Output = ()> + Send + 'static;
+
+    /// Bytes until a place where it may stop and go on at another node; `None` where it had better come to its end.
+    fn to_rest(&self) -> Option<u64>;
 }
 
 impl TakeBytes for UploadWriter {
@@ -54,6 +57,10 @@ impl TakeBytes for UploadWriter {
 
     fn taken_over(&self) -> impl Future<Output = ()> + Send + 'static {
         self.taken_over()
+    }
+
+    fn to_rest(&self) -> Option<u64> {
+        self.to_part_end()
     }
 }
 
@@ -74,13 +81,18 @@ impl TakeBytes for PieceWriter {
     fn taken_over(&self) -> impl Future<Output = ()> + Send + 'static {
         self.taken_over()
     }
+
+    /// It ends where it may stop.
+    fn to_rest(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Moves a body of at most `most` bytes into the writer.
 ///
 /// # Errors
-/// What the writer answers, 409 when a newer request takes the upload over, and 408 or 400 for a body
-/// that stalls or ends early. What came before is in the writer; the caller pauses or drops it.
+/// What the writer answers, 409 when a newer request takes the upload over, 408 or 400 for a body
+/// that stalls or ends early, and 503 where it may go on at another node when this one stops. What came before is in the writer; the caller pauses or drops it.
 pub async fn pump(
     body: &mut InboundBody,
     writer: &mut impl TakeBytes,
@@ -115,9 +127,20 @@ pub async fn pump_telling(
 ) -> Result<Pumped, Refusal> {
     let mut tell_at = Instant::now();
     let mut taken_over = pin!(writer.taken_over());
+    let leaving = body.leaving();
+    let mut leaves = pin!(leaving.clone().cancelled_owned());
     let mut left = most;
     loop {
-        writer.room().await?;
+        let is_leaving = leaving.is_cancelled();
+        let rests_in = is_leaving.then(|| writer.to_rest()).flatten();
+        if rests_in == Some(0) {
+            return Err(BodyError::Draining.into());
+        }
+        tokio::select! {
+            biased;
+            ready = writer.room() => ready?,
+            () = &mut leaves, if !is_leaving => continue,
+        }
         let chunk = tokio::select! {
             biased;
             () = &mut taken_over => {
@@ -131,18 +154,22 @@ pub async fn pump_telling(
                 continue;
             }
             chunk = timeout(SILENCE, body.chunk()) => chunk,
+            () = &mut leaves, if !is_leaving => continue,
         };
         let Ok(chunk) = chunk else {
             writer.give_memory_back().await?;
             continue;
         };
-        let Some(chunk) = chunk? else {
+        let Some(mut chunk) = chunk? else {
             return Ok(Pumped::All);
         };
         let Some(rest) = left.checked_sub(chunk.len() as u64) else {
             return Ok(Pumped::Past);
         };
         left = rest;
+        if let Some(rests_in) = rests_in {
+            chunk.truncate(usize::try_from(rests_in).unwrap_or(usize::MAX));
+        }
         writer.write(chunk).await?;
     }
 }

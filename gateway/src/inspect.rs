@@ -401,6 +401,11 @@ impl TakeBytes for Watched<'_> {
     fn taken_over(&self) -> impl Future<Output = ()> + Send + 'static {
         self.writer.taken_over()
     }
+
+    /// Its sender may not know how to go on.
+    fn to_rest(&self) -> Option<u64> {
+        None
+    }
 }
 
 #[cfg(test)]

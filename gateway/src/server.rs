@@ -226,6 +226,7 @@ impl Server {
                 slowest_bytes: server.slowest_rate_bytes,
                 window: server.slowest_rate_window,
             },
+            leaving: drain.leaving(),
             ending: drain.ending(),
             handing_over: drain.handing_over(),
             working: working.clone(),

@@ -593,6 +593,8 @@ pub struct Taking {
     /// Until it was heard of.
     writer: Option<JoinHandle<io::Result<Taken>>>,
     over: CancellationToken,
+    /// Whether nothing counts before digests were compared.
+    counts_later: bool,
 }
 
 /// All bytes of a request. Where digests of them are compared they count once [`Taken::commit`] was called; else they do.
@@ -611,6 +613,7 @@ impl Taking {
     /// leaves what came.
     pub fn begin(turn: Turn, of_body: &[Algorithm], clock: Arc<dyn Clock>) -> Self {
         let (frames, coming) = mpsc::channel(WAITING);
+        let counts_later = !of_body.is_empty();
         let of_body = of_body.iter().map(|a| DigestHasher::new(*a)).collect();
         let Turn { work, over } = turn;
         let writer = spawn_blocking(move || take_in(work, of_body, coming, clock.as_ref()));
@@ -618,6 +621,7 @@ impl Taking {
             frames,
             writer: Some(writer),
             over,
+            counts_later,
         }
     }
 
@@ -666,6 +670,10 @@ impl TakeBytes for Taking {
 
     fn taken_over(&self) -> impl Future<Output = ()> + Send + 'static {
         self.over.clone().cancelled_owned()
+    }
+
+    fn to_rest(&self) -> Option<u64> {
+        (!self.counts_later).then_some(0)
     }
 }
 

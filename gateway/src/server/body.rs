@@ -82,6 +82,7 @@ pub struct InboundBody {
     pace: Pace,
     facts: Option<Arc<RequestFacts>>,
     failed: Option<BodyError>,
+    leaving: CancellationToken,
     ending: CancellationToken,
     /// Made once there is something to wait for.
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -110,7 +111,7 @@ impl InboundBody {
         state: Arc<ConnState>,
         patience: Patience,
         most_trailers: TrailerLimits,
-        ending: CancellationToken,
+        (leaving, ending): (CancellationToken, CancellationToken),
         facts: Arc<RequestFacts>,
     ) -> Self {
         Self {
@@ -119,6 +120,7 @@ impl InboundBody {
             pace: Pace::new(patience),
             facts: Some(facts),
             failed: None,
+            leaving,
             ending,
             ended: None,
             most_trailers,
@@ -172,6 +174,11 @@ impl InboundBody {
         self.size_hint().exact()
     }
 
+    /// Cancelled when it should come to another node if its sender can have it do so.
+    pub fn leaving(&self) -> CancellationToken {
+        self.leaving.clone()
+    }
+
     /// Ready once bodies are no longer read.
     fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let token = &self.ending;
@@ -200,6 +207,7 @@ impl From<Bytes> for InboundBody {
             }),
             facts: None,
             failed: None,
+            leaving: CancellationToken::new(),
             ending: CancellationToken::new(),
             ended: None,
             most_trailers: TrailerLimits {

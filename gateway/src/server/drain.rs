@@ -1,7 +1,8 @@
 //! Stopping without harm: first say so, then take no more, then wait, then cut.
 //!
 //! The first signal begins; load balancers get a moment to look elsewhere, running requests get
-//! their time. A second signal shortens what is left.
+//! their time. Uploads whose senders know how to go on need none: they are told where to, at the end of a part. A second signal
+//! shortens what is left.
 //!
 //! Where another process comes in the place of this one, connections wait in its sockets meanwhile: then whatever may write
 //! ends at once, and only answers that are on their way get their time.
@@ -48,6 +49,7 @@ pub struct Drain {
     handing_over: CancellationToken,
     hurried: CancellationToken,
     shut: CancellationToken,
+    leaving: CancellationToken,
     closing: CancellationToken,
     ending: CancellationToken,
     cut: CancellationToken,
@@ -65,6 +67,7 @@ impl Drain {
             handing_over: CancellationToken::new(),
             hurried: CancellationToken::new(),
             shut: CancellationToken::new(),
+            leaving: CancellationToken::new(),
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -121,6 +124,11 @@ impl Drain {
         self.shut.clone()
     }
 
+    /// Cancelled when uploads that can go on elsewhere do so, each at the end of the part that is coming.
+    pub fn leaving(&self) -> CancellationToken {
+        self.leaving.clone()
+    }
+
     /// Cancelled when idle connections are closed.
     pub fn closing(&self) -> CancellationToken {
         self.closing.clone()
@@ -164,6 +172,7 @@ impl Drain {
         tracing::info!(connections = running.len(), "stopping: no longer ready");
         self.pause(self.accept).await;
         self.shut.cancel();
+        self.leaving.cancel();
         self.closing.cancel();
         // What was accepted at the last moment is counted before the counting ends.
         accepting.close();

@@ -46,6 +46,8 @@ pub(super) struct Exchange {
     pub(super) telemetry: Arc<Telemetry>,
     /// What is borne of a client's slowness.
     pub(super) patience: Patience,
+    /// Cancelled when bodies had better come to another node.
+    pub(super) leaving: CancellationToken,
     /// Cancelled when bodies are no longer read.
     pub(super) ending: CancellationToken,
     /// Cancelled when another process comes in the place of this one.
@@ -153,7 +155,7 @@ impl Exchange {
             Arc::clone(&state),
             self.patience,
             trailers,
-            self.ending.clone(),
+            (self.leaving.clone(), self.ending.clone()),
             Arc::clone(&facts),
         );
         // RFC 9110 §15.2: nothing of the kind to a client of HTTP/1.0; hyper cannot on HTTP/2. And who

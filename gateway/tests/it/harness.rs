@@ -236,7 +236,17 @@ impl Running {
 
     /// Stops as SIGTERM does, and gives the data directory back for another start.
     pub(crate) async fn stop(self) -> TempDir {
+        self.signal();
+        self.stopped().await
+    }
+
+    /// Begins to stop as at SIGTERM.
+    pub(crate) fn signal(&self) {
         self.stop.signal();
+    }
+
+    /// Waits until it has stopped.
+    pub(crate) async fn stopped(self) -> TempDir {
         self.task.await.unwrap();
         self.directory
     }

@@ -17,6 +17,7 @@ mod declared;
 mod distribution;
 mod doors;
 mod downloads;
+mod drain;
 mod endpoints;
 mod files;
 mod harness;

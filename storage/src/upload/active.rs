@@ -228,6 +228,11 @@ impl Active {
         Ok(())
     }
 
+    /// Whether what came counts only once its digest was compared.
+    pub(super) fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
     pub(super) fn tell(&mut self, digest: Digest) -> Result<()> {
         let algorithm = digest.algorithm();
         let held = self.held.as_mut().filter(|held| {

@@ -83,6 +83,13 @@ impl UploadState {
         end.min(self.length.unwrap_or(u64::MAX))
     }
 
+    /// Bytes until the part that is coming is whole; `None` where the upload ends before.
+    pub fn to_part_end(&self) -> Option<u64> {
+        let end = self.received.next_multiple_of(self.part_bytes);
+        let is_short = self.length.is_some_and(|length| length <= end);
+        (!is_short).then(|| end - self.received)
+    }
+
     /// An upload whose bytes before `offset` are committed.
     pub fn resumed(part_bytes: u64, length: Option<u64>, limit: u64, offset: u64) -> Self {
         Self {
@@ -261,6 +268,26 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_part_has_an_end_unless_the_upload_ends_before() {
+        let part = 8 * MIB;
+        let to_end =
+            |length, received| UploadState::resumed(part, length, u64::MAX, received).to_part_end();
+        for (received, left) in [(0, 0), (1, part - 1), (part - 1, 1), (part, 0)] {
+            for length in [None, Some(2 * part)] {
+                assert_eq!(
+                    to_end(length, received),
+                    Some(left),
+                    "{length:?} {received}"
+                );
+            }
+        }
+        assert_eq!(to_end(Some(2 * part), part + 1), None);
+        assert_eq!(to_end(Some(2 * part), 2 * part), None);
+        assert_eq!(to_end(Some(part), 0), Some(0));
+        assert_eq!(to_end(Some(0), 0), None);
+    }
 
     #[test]
     fn parts_are_powers_of_two_and_few_enough() {

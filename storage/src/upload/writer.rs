@@ -178,6 +178,17 @@ impl UploadWriter {
         self.progress.clone()
     }
 
+    /// Bytes until the part that is coming is whole: 0 between two. `None` where the upload ends before, or where what came is
+    /// [held](Self::hold) and so would not count.
+    pub fn to_part_end(&self) -> Option<u64> {
+        let active = self.enter("upload.rest").ok()?;
+        if active.holds() {
+            return None;
+        }
+        drop(active);
+        self.state.lock().to_part_end()
+    }
+
     /// Resolves when a newer request took the upload over or ended it. Every call fails with
     /// [`crate::ErrorKind::Fenced`] from then on.
     pub fn taken_over(&self) -> impl Future<Output = ()> + Send + 'static {
