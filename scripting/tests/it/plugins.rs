@@ -501,8 +501,8 @@ async fn the_first_plugin_that_names_a_rate_says_by_which_a_request_is_counted()
         folder.write(name, text);
     }
     let scripts = folder.open();
-    let asked = scripts.authorize(&request("GET", "h", "/x"), &service("acme"));
-    let asked = asked.await.unwrap();
+    let (get, who) = (request("GET", "h", "/x"), service("acme"));
+    let asked = scripts.authorize(&get, &who).await.unwrap();
     let terms = AccessTerms {
         allow: false,
         rate: Some("of-service".to_owned()),
