@@ -359,7 +359,7 @@ pub async fn named(
     principal: Option<Principal>,
     names: &PathNames,
 ) -> Result<Option<Grant>, Refusal> {
-    let (organization, row) = box_of(metadata, names).await?;
+    let (organization, row) = box_of(metadata, names, |_| true).await?;
     let is_there = match policy {
         Policy::ReadBox | Policy::EditBox => row.is_some(),
         Policy::PublishBox => organization.is_some(),
@@ -517,7 +517,9 @@ async fn read_box(
     grant: &mut Grant,
     names: &PathNames,
 ) -> Result<(), Refusal> {
-    let (organization, row) = box_of(metadata, names).await?;
+    let principal = grant.principal.as_ref();
+    let is_member = |organization| principal.is_some_and(|p| p.role_in(organization).is_some());
+    let (organization, row) = box_of(metadata, names, is_member).await?;
     let readable = row.as_ref().is_some_and(|row| match &grant.principal {
         Some(principal) => principal.may_read(row),
         None => row.fields.public,
@@ -604,7 +606,8 @@ async fn change_box(
     may_make: bool,
 ) -> Result<(), Refusal> {
     let principal = required(grant)?;
-    let (organization, row) = box_of(metadata, names).await?;
+    let is_member = |organization| principal.role_in(organization).is_some();
+    let (organization, row) = box_of(metadata, names, is_member).await?;
     let allowed = match (&organization, &row) {
         (_, Some(row)) => principal.may_edit(row),
         (Some(organization), None) => may_make && principal.role_in(organization.id).is_some(),
@@ -651,16 +654,22 @@ async fn organization(metadata: &Metadata, names: &PathNames) -> Result<Organiza
         .ok_or_else(|| no_organization(names))
 }
 
+/// What a path names, as far as it is to be seen: what is hidden, in organizations alone where that is said.
 async fn box_of(
     metadata: &Metadata,
     names: &PathNames,
+    sees_hidden: impl FnOnce(OrganizationId) -> bool,
 ) -> Result<(Option<Organization>, Option<BoxRow>), Refusal> {
     let organization: OrganizationName = names.value("org").parse().map_err(Refusal::name)?;
     let name: BoxName = names.value("box").parse().map_err(Refusal::name)?;
     let Some(organization) = metadata.organization(&organization).await? else {
         return Ok((None, None));
     };
-    let row = metadata.box_row(organization.id, &name).await?;
+    let row = if sees_hidden(organization.id) {
+        metadata.box_row(organization.id, &name).await?
+    } else {
+        metadata.public_box(organization.id, &name).await?
+    };
     Ok((Some(organization), row))
 }
 

@@ -169,10 +169,24 @@ where
         key: K,
         read: impl Future<Output = Result<Option<V>>>,
     ) -> Result<Option<V>> {
-        if let Some(found) = self.fresh(&key) {
+        self.or_read_fit(key, |_any| true, read).await
+    }
+
+    /// What is kept for `key` if that `fits`, else what `read` finds, which knows nothing else: what does not fit takes as
+    /// long as what is not there.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub(super) async fn or_read_fit(
+        &self,
+        key: K,
+        fits: fn(&V) -> bool,
+        read: impl Future<Output = Result<Option<V>>>,
+    ) -> Result<Option<V>> {
+        if let Some(found) = self.fresh(&key).filter(fits) {
             return Ok(Some(found));
         }
-        let spare = self.spare(&key);
+        let spare = self.spare(&key).filter(fits);
         if spare.is_some() && self.changes.is_away() {
             return Ok(spare);
         }
@@ -187,7 +201,7 @@ where
                 READ_WAIT
             };
             let turn = tokio::time::timeout(wait, turn).await;
-            if let Some(found) = self.fresh(&key) {
+            if let Some(found) = self.fresh(&key).filter(fits) {
                 return Ok(Some(found));
             }
             if spare.is_some() && self.changes.is_away() {
@@ -210,7 +224,10 @@ where
         match &found {
             Some(found) => self.kept.insert(key, (now, found.clone())),
             // What another process removed serves nobody any more.
-            None => self.kept.invalidate(&key),
+            None if self.kept.get(&key).is_some_and(|(_, kept)| fits(&kept)) => {
+                self.kept.invalidate(&key);
+            }
+            None => {}
         }
         drop(turn);
         Ok(found)
@@ -270,6 +287,25 @@ mod tests {
 
     async fn ask(recent: &Recent<u8, u8>, there: Option<u8>) -> Option<u8> {
         recent.or_read(1, async { Ok(there) }).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_read_as_if_it_were_not_there_and_stays_for_others() {
+        let (_changes, recent) = recent();
+        assert_eq!(ask(&recent, Some(5)).await, Some(5));
+        let mut reads = 0;
+        for _ in 0..2 {
+            let read = async {
+                reads += 1;
+                Ok(None)
+            };
+            let found = recent.or_read_fit(1, |value| *value > 5, read).await;
+            assert_eq!(found.unwrap(), None);
+        }
+        assert_eq!(reads, 2);
+        assert_eq!(ask(&recent, None).await, Some(5));
+        let fits = recent.or_read_fit(1, |value| *value == 5, std::future::pending());
+        assert_eq!(fits.await.unwrap(), Some(5));
     }
 
     /// Asks while the database is away.

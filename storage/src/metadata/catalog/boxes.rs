@@ -12,6 +12,13 @@ use crate::metadata::sql::{At as _, Columns as _};
 use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit, outbox};
 
+/// The box of a folded name in an organization.
+macro_rules! by_name {
+    () => {
+        " FROM boxes b WHERE b.organization = $1 AND b.folded = $2"
+    };
+}
+
 impl Metadata {
     /// Makes a box.
     ///
@@ -53,29 +60,50 @@ impl Metadata {
     ) -> Result<Option<BoxRow>> {
         let key = (organization, name.folded());
         let known = &self.inner.known.boxes;
-        known.or_read(key, self.read_box(organization, name)).await
+        let hidden_too = concat!("SELECT ", box_columns!(), by_name!());
+        let read = self.read_box(organization, name, hidden_too);
+        known.or_read(key, read).await
+    }
+
+    /// The same for whoever may read what is public alone, and so shall not learn by the time of an answer either that there
+    /// is another of that name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn public_box(
+        &self,
+        organization: OrganizationId,
+        name: &BoxName,
+    ) -> Result<Option<BoxRow>> {
+        let key = (organization, name.folded());
+        let known = &self.inner.known.boxes;
+        let public = concat!(
+            "SELECT ",
+            box_columns!(),
+            by_name!(),
+            " AND b.is_public = 1"
+        );
+        let read = self.read_box(organization, name, public);
+        known.or_read_fit(key, |row| row.fields.public, read).await
     }
 
     async fn read_box(
         &self,
         organization: OrganizationId,
         name: &BoxName,
+        query: &'static str,
     ) -> Result<Option<BoxRow>> {
         const OP: &str = "box.read";
         let mut reader = self.reader(OP).await?;
-        sqlx::query(concat!(
-            "SELECT ",
-            box_columns!(),
-            " FROM boxes b WHERE b.organization = $1 AND b.folded = $2"
-        ))
-        .bind(organization.0)
-        .bind(name.folded())
-        .fetch_optional(&mut *reader)
-        .await
-        .at(OP, name)?
-        .as_ref()
-        .map(box_of)
-        .transpose()
+        sqlx::query(query)
+            .bind(organization.0)
+            .bind(name.folded())
+            .fetch_optional(&mut *reader)
+            .await
+            .at(OP, name)?
+            .as_ref()
+            .map(box_of)
+            .transpose()
     }
 
     /// Replaces the editable fields, and the name if given. Emits `box.updated` with what changed.

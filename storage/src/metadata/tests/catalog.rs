@@ -27,6 +27,21 @@ pub(super) fn full(path: &str) -> BoxRef {
     }
 }
 
+#[tokio::test]
+async fn strangers_find_public_boxes_alone_whatever_was_found_before() {
+    let house = House::new().await;
+    for (box_name, public) in [("open", true), ("shut", false)] {
+        house.make_box(box_name, public).await;
+        let box_name: BoxName = name(box_name);
+        for _ in 0..2 {
+            let found = house.metadata.public_box(house.acme.id, &box_name).await;
+            assert_eq!(found.unwrap().is_some(), public, "{box_name}");
+            let found = house.metadata.box_row(house.acme.id, &box_name).await;
+            assert!(found.unwrap().is_some(), "{box_name}");
+        }
+    }
+}
+
 impl House {
     pub(super) async fn make_box(&self, box_name: &str, public: bool) -> BoxRow {
         let fields = BoxFields {
