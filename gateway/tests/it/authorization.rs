@@ -23,9 +23,11 @@ enum Caller {
     PlatformAdmin,
     Service,
     ForeignService,
+    /// Whoever has a link that a plugin made to the bytes of a blob.
+    Linked,
 }
 
-const CALLERS: [Caller; 12] = [
+const CALLERS: [Caller; 13] = [
     Caller::Nobody,
     Caller::Forged,
     Caller::Expired,
@@ -38,7 +40,17 @@ const CALLERS: [Caller; 12] = [
     Caller::PlatformAdmin,
     Caller::Service,
     Caller::ForeignService,
+    Caller::Linked,
 ];
+
+/// The same for a request of one row: a link opens the one place that it leads to.
+fn is_let_in(row: &Row, caller: Caller) -> bool {
+    if caller == Caller::Linked {
+        let is_its_place = row.policy == Policy::ReadBlob && row.path.contains("{b3}");
+        return is_its_place || allowed(row.policy, Caller::Nobody);
+    }
+    allowed(row.policy, caller)
+}
 
 /// Whether a policy lets a caller through to a private box of `acme` that `maker` made.
 fn allowed(policy: Policy, caller: Caller) -> bool {
@@ -123,7 +135,7 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
                 0
             };
             let token = match caller {
-                Caller::Nobody => String::new(),
+                Caller::Nobody | Caller::Linked => String::new(),
                 Caller::Forged => "ab".repeat(32),
                 // They were the owner's.
                 Caller::Expired => running.ended_token().await,
@@ -145,7 +157,7 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
                         .await
                 }
             };
-            if destroys_the_scene(row) && allowed(row.policy, caller) {
+            if destroys_the_scene(row) && is_let_in(row, caller) {
                 continue;
             }
             // So is an upload in progress.
@@ -166,6 +178,10 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
                 .replace("{b3}", &blake3::hash(b"held").to_hex())
                 .replace("{sha256}", &hex::encode(sha2::Sha256::digest(b"held")))
                 .replace(['{', '}'], "");
+            let path = match caller {
+                Caller::Linked => format!("{path}?token={}", link_of_plugin(&running).await),
+                _ => path,
+            };
             let request = Request::new(row.method.as_str(), &path).token(&token);
             let request = if row.method == "GET" {
                 request
@@ -177,7 +193,7 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
             let forbidden_by_design = body.contains("Sign-up is closed");
             let refused = is_refusal(reply.status, &body) && !forbidden_by_design;
             // Signing in with no name is not a refusal of the caller.
-            if refused == allowed(row.policy, caller) {
+            if refused == is_let_in(row, caller) {
                 wrong.push(format!(
                     "{} {} ({:?}) for {caller:?}: {} {body}",
                     row.method, row.path, row.policy, reply.status
@@ -187,6 +203,21 @@ async fn every_row_answers_every_caller_as_its_policy_says() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     running.stop().await;
+}
+
+/// What stands in a link that a plugin is given to the box `held`, where that is.
+async fn link_of_plugin(running: &Running) -> String {
+    let gateway = &running.gateway;
+    let digest = boxgate_storage::digest::Blake3(*blake3::hash(b"held").as_bytes());
+    let named = boxgate_storage::metadata::catalog::BlobDigest::Blake3(digest);
+    let owner = gateway.metadata.account_by_username("owner").await;
+    let reader = Some((owner.unwrap().unwrap().id, None));
+    let held = gateway.metadata.readable_blob(named, reader).await.unwrap();
+    let now = gateway.clock.now();
+    let (signer, _) = gateway.link_keys.at_hand(now);
+    let until = now.plus(std::time::Duration::from_hours(1));
+    held.and_then(|held| signer.sign_blob(&digest, &held.blob.key, until))
+        .unwrap_or_else(|| "none".to_owned())
 }
 
 /// An answer but for what is another one each time: its date, its id, and the names that were asked for.

@@ -14,6 +14,7 @@ mod callers;
 mod cloud;
 mod concat;
 mod declared;
+mod deeds;
 mod distribution;
 mod doors;
 mod downloads;
