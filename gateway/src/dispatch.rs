@@ -649,6 +649,9 @@ fn handler(gateway: &Gateway, call: Call) -> BoxFuture<'_, Answer> {
         Route::UploadOptions => ready(Ok(door::files::options(gateway))).boxed(),
         Route::UploadStatus => door::files::status(gateway, call).boxed(),
         Route::PutPart => door::files::part(gateway, call).boxed(),
+        Route::FindUploads => door::files::found::list(gateway, call).boxed(),
+        Route::UploadParts => door::files::found::parts(gateway, call).boxed(),
+        Route::DeclareDigest => door::files::found::declare(gateway, call).boxed(),
         Route::UploadOffset | Route::AppendUpload | Route::CancelUpload => {
             door::files::one(gateway, call).boxed()
         }

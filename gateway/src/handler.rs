@@ -2,6 +2,7 @@
 //! parsed here and no status is chosen.
 
 pub mod download;
+pub mod found;
 mod join;
 pub mod known;
 pub mod outboard;

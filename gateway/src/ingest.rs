@@ -128,7 +128,7 @@ pub async fn pump_telling(
     let mut tell_at = Instant::now();
     let mut taken_over = pin!(writer.taken_over());
     let leaving = body.leaving();
-    let mut leaves = pin!(leaving.clone().cancelled_owned());
+    let mut leaves = pin!(leaving.cancelled());
     let mut left = most;
     loop {
         let is_leaving = leaving.is_cancelled();

@@ -137,6 +137,7 @@ impl Outbound {
         );
         Caller {
             key,
+            is_quiet: false,
             shared: Arc::clone(&self.shared),
             current: Mutex::new(None),
             connector,
@@ -287,6 +288,8 @@ impl Fault {
 /// The client of one caller, with the networks that are open to it.
 pub struct Caller {
     key: &'static str,
+    /// Its calls are not told of one by one.
+    is_quiet: bool,
     shared: Arc<Shared>,
     connector: Connector,
     /// What keeps connections, and since when: made anew when their addresses were looked at too long ago.
@@ -315,6 +318,14 @@ impl Caller {
     #[must_use]
     pub fn privately(mut self) -> Self {
         self.connector.privately();
+        self
+    }
+
+    /// The same, whose calls leave no lines in the log: its user tells of those that fail, and would else be told of by
+    /// itself.
+    #[must_use]
+    pub fn quietly(mut self) -> Self {
+        self.is_quiet = true;
         self
     }
 
@@ -358,16 +369,18 @@ impl Caller {
             Err(fault) => (0, fault.kind.name()),
         };
         self.record(trace, (method.as_str(), &host), (status, fault), began);
-        tracing::info!(
-            caller = self.key,
-            plugin,
-            method = method.as_str(),
-            host,
-            status,
-            fault,
-            duration_ms,
-            "outbound call"
-        );
+        if !self.is_quiet {
+            tracing::info!(
+                caller = self.key,
+                plugin,
+                method = method.as_str(),
+                host,
+                status,
+                fault,
+                duration_ms,
+                "outbound call"
+            );
+        }
         answer
     }
 

@@ -3,6 +3,7 @@
 //! The server makes one [`RequestFacts`] per request and puts it, as an `Arc`, into the request's
 //! extensions; handlers add what they find out, and the access log reads it at the end.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -18,7 +19,8 @@ use crate::telemetry::trace::Trace;
 /// Facts of one request, shared by all who work on it.
 #[derive(Debug)]
 pub struct RequestFacts {
-    id: String,
+    /// Hexadecimal digits.
+    id: [u8; 32],
     client_ip: IpAddr,
     peer_ip: IpAddr,
     authority: String,
@@ -37,9 +39,12 @@ pub struct RequestFacts {
 impl RequestFacts {
     /// Facts of a request that has just come from `client_ip` and names `authority` as its host.
     pub fn new(client_ip: IpAddr, authority: impl Into<String>) -> Self {
+        let mut id = [b'0'; 32];
+        // A name and no secret: a generator of this thread does, and asks the system but once.
+        hex::encode_to_slice(fastrand::u128(..).to_be_bytes(), &mut id)
+            .expect("two digits for each of 16 bytes");
         Self {
-            // A name and no secret: a generator of this thread does, and asks the system but once.
-            id: hex::encode(fastrand::u128(..).to_be_bytes()),
+            id,
             client_ip,
             peer_ip: client_ip,
             authority: authority.into(),
@@ -67,7 +72,7 @@ impl RequestFacts {
     /// whose id is its own.
     #[must_use]
     pub fn traced(mut self, headers: &HeaderMap, begins: bool) -> Self {
-        let begun = || begins.then(|| Trace::begun(&self.id)).flatten();
+        let begun = || begins.then(|| Trace::begun(self.id())).flatten();
         self.trace = Trace::told(headers).or_else(begun);
         self
     }
@@ -75,6 +80,14 @@ impl RequestFacts {
     /// The trace that it belongs to, if any.
     pub fn trace(&self) -> Option<&Trace> {
         self.trace.as_ref()
+    }
+
+    /// Names the trace in the log and in answers: where there is none, as the request itself, which would begin one.
+    pub fn trace_id(&self) -> Cow<'_, str> {
+        match &self.trace {
+            Some(trace) => trace.id().into(),
+            None => self.id.as_str().into(),
+        }
     }
 
     /// The place of the listener that the request came to.
@@ -144,7 +157,7 @@ impl RequestFacts {
 
     /// 32 hexadecimal digits that name the request in answer and log.
     pub fn id(&self) -> &str {
-        &self.id
+        std::str::from_utf8(&self.id).expect("hexadecimal digits are ASCII")
     }
 
     /// Where the request comes from: the right-most hop that is no trusted proxy.

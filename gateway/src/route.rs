@@ -327,11 +327,14 @@ pub enum Route {
     PublicIsos,
     DiscoverIsos,
     CreateUpload,
+    FindUploads,
     UploadOptions,
     UploadOffset,
     UploadStatus,
     AppendUpload,
     PutPart,
+    UploadParts,
+    DeclareDigest,
     CancelUpload,
     VagrantMetadata,
     VagrantFile,
@@ -555,12 +558,15 @@ routes! {
     BoxVault GET "/api/isos/discover" => DiscoverIsos, Optional, Empty, Control, "Public ISO images of all organizations";
     // Resumable uploads.
     Files POST "/files" => CreateUpload, Credential, Upload, Upload, "Begin an upload by tus or the IETF's protocol: ?target=organization/box/version/provider/architecture";
+    Files GET "/files" => FindUploads, Credential, Empty, Control, "The caller's unfinished uploads to a name: ?target=organization/box/version/provider/architecture";
     Files OPTIONS "/files" => UploadOptions, Public, Empty, Control, "What an upload may be, for clients and browsers";
     Files HEAD "/files/{id}" => UploadOffset, Credential, Empty, Control, "Where an upload stands; takes it over";
     Files GET "/files/{id}" => UploadStatus, Credential, Empty, Control, "Where an upload stands, as JSON; leaves its writer alone";
     Files PATCH "/files/{id}" => AppendUpload, Credential, Upload, Upload, "More bytes of an upload";
     Files POST "/files/{id}" => AppendUpload, Credential, Upload, Upload, "The method that X-HTTP-Method-Override names";
     Files PUT "/files/{id}/parts/{part}" => PutPart, Credential, Upload, Upload, "One part of an upload, in any order and beside others";
+    Files GET "/files/{id}/parts" => UploadParts, Credential, Empty, Control, "The parts that are held, each with its BLAKE3 value, to compare them with a file: ?from=N";
+    Files PUT "/files/{id}/digest" => DeclareDigest, Credential, Empty, Control, "Declare what the whole must be (Repr-Digest); ends requests that write to it";
     Files OPTIONS "/files/{id}/parts/{part}" => UploadOptions, Public, Empty, Control, "What an upload may be, for clients and browsers";
     Files DELETE "/files/{id}" => CancelUpload, Credential, Empty, Control, "Give an upload up, or forget a finished one without a target";
     Files OPTIONS "/files/{id}" => UploadOptions, Public, Empty, Control, "What an upload may be, for clients and browsers";
@@ -800,11 +806,14 @@ impl Route {
             | Self::DeleteArchitecture => "architectures",
             Self::UploadFile | Self::UploadIso | Self::CloudReceive => "upload",
             Self::CreateUpload
+            | Self::FindUploads
             | Self::UploadOptions
             | Self::UploadOffset
             | Self::UploadStatus
             | Self::AppendUpload
             | Self::PutPart
+            | Self::UploadParts
+            | Self::DeclareDigest
             | Self::CancelUpload => "files",
             Self::FileInfo | Self::FileLink | Self::DeleteFile | Self::UploadsToFile => "file",
             Self::ListIsos

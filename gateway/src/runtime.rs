@@ -303,6 +303,8 @@ pub struct Deployed {
     hops: u32,
     /// Whether the runtime has taken these bytes already, as the image before.
     is_known: bool,
+    /// The trace of the request that it came by.
+    trace: Option<Arc<str>>,
 }
 
 /// How a runtime took the image.
@@ -452,6 +454,7 @@ impl Runtime {
             gateway.metadata.clone(),
             gateway.clock.now(),
         );
+        let trace = boxgate_storage::trace::current();
         let placing = gateway.background.spawn(async move {
             let _alone = this.swap.lock().await;
             // No other image comes between this look and the swap.
@@ -465,6 +468,7 @@ impl Runtime {
                 at: now,
                 hops,
                 is_known: this.is_known(&metadata, whole.blake3(), hops).await,
+                trace,
             };
             match whole {
                 Whole::Stored(sent) => {
@@ -576,6 +580,7 @@ impl Runtime {
                 at: now,
                 hops: 0,
                 is_known: false,
+                trace: None,
             }),
             reload: ReloadState::Running,
         };

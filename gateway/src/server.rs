@@ -39,6 +39,7 @@ pub use tls::{Certificate, CertificateError, CertificateStatus};
 
 use crate::config::settings::{ClientIp, Speaks};
 use crate::config::{Blocks, Settings, settings};
+use crate::request::RequestFacts;
 use crate::telemetry::Telemetry;
 use drain::Tasks;
 use exchange::Exchange;
@@ -54,6 +55,17 @@ pub trait Respond: Send + Sync + 'static {
         self: Arc<Self>,
         request: http::Request<InboundBody>,
     ) -> BoxFuture<'static, http::Response<OutboundBody>>;
+
+    /// The answer to a request without a body that can be given without waiting for anything; `None` has the request
+    /// answered as any other. `sender` is there where the answer may be of files.
+    fn answer_at_once(
+        &self,
+        _head: &http::request::Parts,
+        _sender: Option<&FileSender>,
+        _facts: &RequestFacts,
+    ) -> Option<http::Response<OutboundBody>> {
+        None
+    }
 }
 
 /// Bound sockets, not served yet.
@@ -226,9 +238,9 @@ impl Server {
                 slowest_bytes: server.slowest_rate_bytes,
                 window: server.slowest_rate_window,
             },
-            leaving: drain.leaving(),
-            ending: drain.ending(),
-            handing_over: drain.handing_over(),
+            leaving: Arc::new(drain.leaving()),
+            ending: Arc::new(drain.ending()),
+            handing_over: Arc::new(drain.handing_over()),
             working: working.clone(),
             telemetry: Arc::clone(&self.telemetry),
             rules: self.rules,

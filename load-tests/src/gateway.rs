@@ -15,6 +15,7 @@ use tokio::time::{Instant, interval, timeout};
 
 use crate::error::{Failure, Result};
 use crate::http::{self, Ask};
+use crate::server::Server;
 
 /// How long a gateway may take to answer its port, and to stop.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -383,33 +384,15 @@ fn complaint(log: &Path, what: &str) -> Failure {
     Failure::said(format!("the gateway {what} (its log: {})", log.display()))
 }
 
-/// A gateway that somebody else started, on plain HTTP.
+/// A gateway that somebody else started.
 #[derive(Debug, Clone)]
 pub(crate) struct Deployed {
-    /// Where it listens.
-    pub(crate) address: SocketAddr,
+    /// Where it is.
+    pub(crate) server: Server,
     /// A credential that may upload to the organization, and take away what it uploaded.
     pub(crate) token: String,
     /// Where boxes are put.
     pub(crate) organization: String,
-}
-
-impl Deployed {
-    /// Looks its name up.
-    ///
-    /// # Errors
-    /// When the URL is not `http://HOST:PORT`, or has no address.
-    pub(crate) async fn at(url: &str, token: &str, organization: &str) -> Result<Self> {
-        let unfit = || Failure::said(format!("{url:?} is not http://HOST:PORT"));
-        let host = url.strip_prefix("http://").ok_or_else(unfit)?;
-        let host = host.trim_end_matches('/');
-        let mut found = tokio::net::lookup_host(host).await.map_err(|_e| unfit())?;
-        Ok(Self {
-            address: found.next().ok_or_else(unfit)?,
-            token: token.to_owned(),
-            organization: organization.to_owned(),
-        })
-    }
 }
 
 /// Path of a box file.
@@ -423,13 +406,13 @@ pub(crate) fn file_path(organization: &str, name: &str, version: &str) -> String
 ///
 /// # Errors
 /// When it is not answered with 200.
-pub(crate) async fn metrics(address: SocketAddr) -> Result<Metrics> {
+pub(crate) async fn metrics(server: impl Into<Server> + Send) -> Result<Metrics> {
     let ask = Ask {
         method: "GET",
         path: "/metrics",
         token: None,
     };
-    let answer = http::get(address, ask).await?;
+    let answer = http::get(server, ask).await?;
     if answer.status != 200 {
         return Err(Failure::said(format!("/metrics: {}", answer.in_short())));
     }

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::content::{Checker, Content};
 use crate::error::{Failure, Result};
+use crate::server::Server;
 
 /// The longest head, JSON answer or range that is read.
 const ANSWER_BYTES: u64 = 8 << 20;
@@ -108,40 +109,49 @@ struct Head {
 }
 
 /// Asks without a body.
-pub(crate) async fn get(to: SocketAddr, ask: Ask<'_>) -> Result<Answer> {
-    let mut stream = TcpStream::connect(to).await?;
-    stream
-        .write_all(head_text(to, ask, &[], None).as_bytes())
-        .await?;
+pub(crate) async fn get(to: impl Into<Server> + Send, ask: Ask<'_>) -> Result<Answer> {
+    let to = to.into();
+    let mut stream = to.connect().await?;
+    let head = head_text(to.host(), ask, &[], None);
+    stream.write_all(head.as_bytes()).await?;
+    stream.flush().await?;
     answer(ask.method, &mut stream, |_, _| {}).await
 }
 
 /// Asks with JSON.
-pub(crate) async fn tell(to: SocketAddr, ask: Ask<'_>, body: &serde_json::Value) -> Result<Answer> {
-    let mut stream = TcpStream::connect(to).await?;
+pub(crate) async fn tell(
+    to: impl Into<Server> + Send,
+    ask: Ask<'_>,
+    body: &serde_json::Value,
+) -> Result<Answer> {
+    let to = to.into();
+    let mut stream = to.connect().await?;
     let body = body.to_string();
     let kind = [("content-type", "application/json".to_owned())];
-    let head = head_text(to, ask, &kind, Some(body.len() as u64));
+    let head = head_text(to.host(), ask, &kind, Some(body.len() as u64));
     stream.write_all((head + &body).as_bytes()).await?;
+    stream.flush().await?;
     answer(ask.method, &mut stream, |_, _| {}).await
 }
 
 /// Sends an upload. A gateway that answers before it has all is heard.
 pub(crate) async fn upload(
-    to: SocketAddr,
+    to: impl Into<Server> + Send,
     ask: Ask<'_>,
     content: &Content,
     envelope: &Envelope,
 ) -> Result<Answer> {
-    let mut stream = TcpStream::connect(to).await?;
+    let to = to.into();
+    let mut stream = to.connect().await?;
     let length = envelope.before.len() as u64 + content.length() + envelope.behind.len() as u64;
     let kind = [("content-type", envelope.content_type.clone())];
-    let head = head_text(to, ask, &kind, Some(length));
+    let head = head_text(to.host(), ask, &kind, Some(length));
     let sent = async {
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(&envelope.before).await?;
         content.send(0..content.length(), &mut stream).await?;
-        stream.write_all(&envelope.behind).await
+        stream.write_all(&envelope.behind).await?;
+        stream.flush().await
     };
     let sent = sent.await;
     // After a refusal the write fails; the answer tells more than the failure does.
@@ -164,7 +174,12 @@ pub(crate) async fn send(
     let length = piece.to - piece.from;
     // Where a body has a meaning, an empty one is told too (RFC 9110 §8.6).
     let bare = length == 0 && matches!(ask.method, "HEAD" | "GET" | "DELETE");
-    let head = head_text(to, ask, piece.headers, (!bare).then_some(length));
+    let head = head_text(
+        &to.to_string(),
+        ask,
+        piece.headers,
+        (!bare).then_some(length),
+    );
     let end = piece.cut.map_or(piece.to, |cut| cut.at);
     let (mut from_there, mut to_there) = stream.split();
     let heard = {
@@ -194,15 +209,16 @@ pub(crate) async fn send(
 
 /// Downloads, and compares what comes. Returns status and headers.
 pub(crate) async fn download(
-    to: SocketAddr,
+    to: impl Into<Server> + Send,
     ask: Ask<'_>,
     checker: &mut Checker<'_>,
     mut digest: Option<&mut blake3::Hasher>,
 ) -> Result<(u16, Headers)> {
-    let mut stream = TcpStream::connect(to).await?;
-    stream
-        .write_all(head_text(to, ask, &[], None).as_bytes())
-        .await?;
+    let to = to.into();
+    let mut stream = to.connect().await?;
+    let asked = head_text(to.host(), ask, &[], None);
+    stream.write_all(asked.as_bytes()).await?;
+    stream.flush().await?;
     let head = head(&mut stream).await?;
     let mut left = head
         .headers
@@ -228,12 +244,7 @@ pub(crate) async fn download(
     }
 }
 
-fn head_text(
-    to: SocketAddr,
-    ask: Ask<'_>,
-    headers: &[(&str, String)],
-    length: Option<u64>,
-) -> String {
+fn head_text(host: &str, ask: Ask<'_>, headers: &[(&str, String)], length: Option<u64>) -> String {
     let Ask {
         method,
         path,
@@ -246,7 +257,7 @@ fn head_text(
         .map(|(name, value)| format!("{name}: {value}\r\n"));
     let headers = headers.collect::<Vec<_>>().concat();
     format!(
-        "{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\naccept: */*\r\n{}{headers}{}\r\n",
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\naccept: */*\r\n{}{headers}{}\r\n",
         token.unwrap_or_default(),
         length.unwrap_or_default(),
     )

@@ -22,6 +22,7 @@ mod play;
 mod process;
 mod report;
 mod scenario;
+mod server;
 mod survival;
 mod variants;
 mod webhooks;
@@ -42,6 +43,7 @@ use crate::error::{Failure, Result};
 use crate::gateway::Deployed;
 use crate::play::Options;
 use crate::scenario::Scenario;
+use crate::server::Server;
 use crate::survival::forget::Forget;
 use crate::survival::full::Full;
 use crate::survival::kill::Kill;
@@ -177,7 +179,7 @@ enum Command {
 /// A gateway that runs already.
 #[derive(Debug, clap::Args)]
 struct Elsewhere {
-    /// Loads the gateway there (http://HOST:PORT) instead of starting one; what it was given is taken away at the end.
+    /// Loads the gateway there (http:// or https://) instead of starting one; what it was given is taken away at the end.
     #[arg(long, requires = "token", requires = "organization")]
     url: Option<String>,
     /// A credential for it.
@@ -191,9 +193,11 @@ struct Elsewhere {
 impl Elsewhere {
     async fn find(&self) -> Result<Option<Deployed>> {
         match (&self.url, &self.token, &self.organization) {
-            (Some(url), Some(token), Some(organization)) => {
-                Deployed::at(url, token, organization).await.map(Some)
-            }
+            (Some(url), Some(token), Some(organization)) => Ok(Some(Deployed {
+                server: Server::find(url).await?,
+                token: token.clone(),
+                organization: organization.clone(),
+            })),
             _ => Ok(None),
         }
     }

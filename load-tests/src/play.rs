@@ -1,7 +1,6 @@
 //! Plays a scenario: gateways come and go, steps are timed, and what was wrong is collected.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use crate::http::{self, Ask};
 use crate::latency::Latency;
 use crate::process::{Cpu, Memory, Watch};
 use crate::scenario::{Figure, Kind, Scenario, Step};
+use crate::server::Server;
 use crate::worker::{self, Done, Job};
 
 /// Where things are.
@@ -104,10 +104,10 @@ enum Served {
 }
 
 impl Served {
-    fn address(&self) -> SocketAddr {
+    fn server(&self) -> Server {
         match self {
-            Self::Own(gateway) => gateway.address(),
-            Self::Elsewhere(deployed) => deployed.address,
+            Self::Own(gateway) => gateway.address().into(),
+            Self::Elsewhere(deployed) => deployed.server.clone(),
         }
     }
 
@@ -126,7 +126,7 @@ impl Served {
     }
 
     async fn metrics(&self) -> Result<Metrics> {
-        gateway::metrics(self.address()).await
+        gateway::metrics(self.server()).await
     }
 
     /// Begins to measure.
@@ -277,7 +277,7 @@ impl Player<'_> {
             let version = format!("1.0.{round}");
             let path = gateway::file_path(gateway.organization(), &name, &version);
             jobs.push(Job {
-                address: gateway.address(),
+                server: gateway.server(),
                 key: gateway.key().to_owned(),
                 path,
                 begin: Instant::now(),
@@ -309,7 +309,7 @@ impl Player<'_> {
         let of = of.unwrap_or_default();
         let gateway = self.gateway().await?;
         let job = |uploaded: &Uploaded| Job {
-            address: gateway.address(),
+            server: gateway.server(),
             key: gateway.key().to_owned(),
             path: uploaded.path.clone(),
             begin: Instant::now(),
@@ -419,7 +419,7 @@ impl Player<'_> {
                 path: &path,
                 token: Some(&deployed.token),
             };
-            let answer = http::get(deployed.address, ask).await?;
+            let answer = http::get(deployed.server.clone(), ask).await?;
             if answer.status / 100 != 2 {
                 self.wrong
                     .push(format!("{name} stays there: {}", answer.in_short()));

@@ -1,6 +1,5 @@
 //! One worker does one upload or download, from its intended start to the end of the answer.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -10,6 +9,7 @@ use crate::content::{Content, Digests};
 use crate::error::Result;
 use crate::http::{self, Ask, Envelope};
 use crate::scenario::Carrier;
+use crate::server::Server;
 
 /// What one worker found.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Done {
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     /// Where to.
-    pub(crate) address: SocketAddr,
+    pub(crate) server: Server,
     /// The gateway's key.
     pub(crate) key: String,
     /// Path of the file.
@@ -56,7 +56,7 @@ pub(crate) async fn upload(job: Job, carrier: Carrier) -> Done {
         path: &job.path,
         token: Some(&job.key),
     };
-    let answer = http::upload(job.address, ask, &job.content, &envelope(carrier)).await;
+    let answer = http::upload(job.server.clone(), ask, &job.content, &envelope(carrier)).await;
     let latency = job.begin.elapsed();
     let wrong = match answer {
         Err(failure) => Some(failure.to_string()),
@@ -108,7 +108,7 @@ async fn fetch(job: &Job, digest: bool) -> Result<Option<String>> {
     let mut checker = job.content.checker();
     let mut hasher = digest.then(blake3::Hasher::new);
     let (status, _headers) =
-        http::download(job.address, ask, &mut checker, hasher.as_mut()).await?;
+        http::download(job.server.clone(), ask, &mut checker, hasher.as_mut()).await?;
     if status != 200 {
         return Ok(Some(format!("a download is answered {status}")));
     }

@@ -51,6 +51,7 @@ promises! {
     receipts_are_kept_and_old_tails_are_trash
     the_tail_of_a_published_upload_is_trash
     a_deferred_length_is_fixed_once
+    digests_are_declared_while_it_is_open
     an_upload_ends_only_at_its_own_epoch
     only_so_many_kept_uploads_are_open_at_once
     the_uploads_of_a_sender_to_a_name_are_found

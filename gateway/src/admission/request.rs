@@ -268,6 +268,9 @@ fn upload_named<'p>(row: &Row, path: &'p str) -> Option<&'p str> {
         | Route::UploadFile
         | Route::UploadIso => Some(path),
         Route::PutPart => path.rsplit_once("/parts/").map(|(upload, _)| upload),
+        Route::UploadParts | Route::DeclareDigest => {
+            path.rsplit_once('/').map(|(upload, _)| upload)
+        }
         _ => None,
     }
 }
@@ -313,7 +316,12 @@ pub fn tell(facts: &RequestFacts, answer: &mut Response<OutboundBody>) {
 fn goes_on(row: &Row, headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     match row.route {
-        Route::UploadOffset | Route::UploadStatus | Route::AppendUpload | Route::PutPart => true,
+        Route::UploadOffset
+        | Route::UploadStatus
+        | Route::AppendUpload
+        | Route::PutPart
+        | Route::UploadParts
+        | Route::DeclareDigest => true,
         // By its name, and not from its beginning.
         Route::UploadFile | Route::UploadIso => {
             let range = text(&CONTENT_RANGE).and_then(|range| range.strip_prefix("bytes "));

@@ -29,7 +29,8 @@ pub(super) struct PushArgs {
     #[command(flatten)]
     connect: ConnectArgs,
     /// The file, and what it becomes: `acme/web`, `1.0.0`, `virtualbox`, `amd64`. Provider and architecture may be left
-    /// out where the box says them itself. With --to, or a document that names box and version, files alone.
+    /// out where the box says them itself. With --to files alone; with a document that names box and version files alone,
+    /// too, or a file and words that say it otherwise.
     #[arg(required = true, value_name = "WORD")]
     words: Vec<String>,
     /// What each file becomes; {stem} is its name without its ending, {provider} and {architecture} what it says itself.

@@ -4,8 +4,10 @@
 //! [`plan`] decides what to do next, without I/O or clock; here is what does it.
 
 pub mod append;
+mod begin;
 pub mod body;
 pub mod error;
+mod found;
 pub mod hash;
 pub mod notice;
 pub mod plan;
@@ -22,6 +24,7 @@ use std::time::Duration;
 
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::content::Digests;
+use futures_util::TryFutureExt as _;
 use futures_util::future::{Either, ready};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -33,9 +36,10 @@ use super::retry::{self, chance, delay};
 use super::{Client, ClientError};
 use body::{FileBody, Flight};
 pub use error::PushError;
+use hash::{Hashed, Values};
 pub use notice::Notice;
 use plan::{Cut, Plan, Step, WINDOW_PARTS};
-use protocol::{Created, Outcome, Put};
+use protocol::{Outcome, Put};
 use source::Source;
 
 /// What to push where, and how.
@@ -131,155 +135,17 @@ struct Begun {
 type Flights = JoinSet<(u64, Result<Put, ClientError>)>;
 
 impl Push<'_> {
-    /// What an earlier run of the same push left.
-    async fn begun_before(&self) -> Result<Option<Begun>, PushError> {
-        let kept = match self.source.kept() {
-            Ok(Some(kept)) => kept,
-            Err(PushError::State { .. }) if self.order.afresh => return Ok(None),
-            Ok(None) => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        if self.order.afresh {
-            // One that is gone already is as good; one that stays is given up by its idle limit.
-            if kept.url == self.client.base() {
-                let _gone = protocol::cancel(self.client, &kept.upload).await;
-            }
-            return Ok(None);
-        }
-        let path = self.source.path.clone();
-        if kept.url != self.client.base() || kept.target != self.order.target.to_string() {
-            let (target, url) = (kept.target, kept.url);
-            return Err(PushError::Elsewhere { path, target, url });
-        }
-        if kept.identity != self.source.identity {
-            return Err(PushError::Changed(path));
-        }
-        let standing = self
-            .patiently("asking for the upload", || {
-                protocol::standing(self.client, &kept.upload)
-            })
-            .await;
-        let standing = match standing {
-            Ok(standing) => standing,
-            Err(PushError::Refused(e)) if matches!(e.status(), Some(404 | 410)) => {
-                (self.tell)(Notice::Gone);
-                return Ok(None);
-            }
-            Err(e) => return Err(e),
-        };
-        let length = self.source.identity.size;
-        if standing.length != Some(length) {
-            return Err(self.client.odd("its upload has another length").into());
-        }
-        let mut begun = self.planned(kept.upload, kept.part_bytes);
-        if standing.state == "done" {
-            begun.held_before = length;
-            begun.outcome = standing.outcome.known();
-        } else if let Some((plan, _)) = &mut begun.parts {
-            let parts = standing.parts.ok_or(PushError::TakenOver)?;
-            plan.read(standing.offset, parts.held);
-            begun.held_before = plan.held_bytes();
-        } else {
-            begun.held_before = standing.offset;
-        }
-        let held = begun.held_before;
-        (self.tell)(Notice::GoesOn { held, length });
-        Ok(Some(begun))
-    }
-
-    /// A new upload, kept beside the file before the first part is sent.
-    async fn begin(&self) -> Result<Begun, PushError> {
-        let length = self.source.identity.size;
-        let digests = if self.order.digest_first {
-            (self.tell)(Notice::DigestFirst { length });
-            let (_allow, allowed) = watch::channel(length);
-            let digests = self.digests(self.hashing(allowed)).await?;
-            self.source.assert_unchanged()?;
-            Some(digests)
-        } else {
-            None
-        };
-        let begun = self
-            .patiently("beginning the upload", || {
-                protocol::create(self.client, &self.order.target, length, digests.as_ref())
-            })
-            .await;
-        let created = match begun {
-            Ok(protocol::Begun::Known(outcome)) => {
-                (self.tell)(Notice::Known);
-                return Ok(Begun {
-                    held_before: length,
-                    outcome: Some(outcome),
-                    was_known: true,
-                    digests,
-                    ..self.planned(String::new(), 0)
-                });
-            }
-            Ok(protocol::Begun::Made(created)) => created,
-            Err(PushError::Refused(why)) if append::is_too_large(&why) => {
-                let upload = self.begin_in_order(why).await?;
-                return Ok(Begun {
-                    digests,
-                    ..self.planned(upload, 0)
-                });
-            }
-            Err(e) => return Err(e),
-        };
-        self.keep(&created);
-        Ok(Begun {
-            digests,
-            ..self.planned(created.upload, created.part_bytes)
-        })
-    }
-
-    /// A new upload that is sent in order, since a part is too large for something on the way.
-    async fn begin_in_order(&self, why: ClientError) -> Result<String, PushError> {
-        let length = self.source.identity.size;
-        let upload = self
-            .patiently("beginning the upload", || {
-                append::create(self.client, &self.order.target, length)
-            })
-            .await?;
-        (self.tell)(Notice::InOrder { why });
-        let created = Created {
-            upload,
-            part_bytes: 0,
-        };
-        self.keep(&created);
-        Ok(created.upload)
-    }
-
-    fn keep(&self, created: &Created) {
-        let target = self.order.target.to_string();
-        let (url, upload) = (self.client.base(), &created.upload);
-        if let Err(e) = self.source.keep(url, &target, upload, created.part_bytes) {
-            (self.tell)(Notice::NotKept(e.to_string()));
-        }
-    }
-
-    /// Of parts of no bytes there are none: such an upload is sent in order.
-    fn planned(&self, upload: String, part_bytes: u64) -> Begun {
-        let cut = Cut {
-            length: self.source.identity.size,
-            part_bytes,
-        };
-        let plan = || Plan::new(cut, self.order.streams, self.order.tries);
-        Begun {
-            upload,
-            parts: (part_bytes > 0).then(|| (plan(), cut)),
-            held_before: 0,
-            outcome: None,
-            was_known: false,
-            digests: None,
-        }
-    }
-
-    fn hashing(&self, allowed: watch::Receiver<u64>) -> AbortOnDropHandle<io::Result<Digests>> {
+    fn hashing(
+        &self,
+        allowed: watch::Receiver<u64>,
+        values: Values,
+    ) -> AbortOnDropHandle<io::Result<Hashed>> {
         AbortOnDropHandle::new(tokio::spawn(hash::hash(
             Arc::clone(&self.source.file),
             self.source.identity.size,
             allowed,
             Arc::clone(&self.progress.hashed),
+            values,
         )))
     }
 
@@ -288,7 +154,10 @@ impl Push<'_> {
         let (allow, allowed) = watch::channel(0);
         let digests = match begun.digests {
             Some(digests) => Either::Left(ready(Ok(digests))),
-            None => Either::Right(self.digests(self.hashing(allowed))),
+            None => {
+                let hashed = self.hashed(self.hashing(allowed, Values::Dropped));
+                Either::Right(hashed.map_ok(|hashed| hashed.digests))
+            }
         };
         let outcome = match (begun.outcome, begun.parts) {
             (Some(outcome), _) => outcome,
@@ -325,12 +194,12 @@ impl Push<'_> {
         Ok(outcome)
     }
 
-    async fn digests(
+    async fn hashed(
         &self,
-        hashing: AbortOnDropHandle<io::Result<Digests>>,
-    ) -> Result<Digests, PushError> {
-        let digests = hashing.await.map_err(io::Error::other).flatten();
-        digests.map_err(|e| PushError::Unreadable {
+        hashing: AbortOnDropHandle<io::Result<Hashed>>,
+    ) -> Result<Hashed, PushError> {
+        let hashed = hashing.await.map_err(io::Error::other).flatten();
+        hashed.map_err(|e| PushError::Unreadable {
             path: self.source.path.clone(),
             why: e.to_string(),
         })

@@ -15,7 +15,7 @@ use super::settings::Secret;
 use super::{Flags, Mistake, Warning};
 
 /// Variables that are no keys of the file.
-const OTHER_VARIABLES: [&str; 10] = [
+const OTHER_VARIABLES: [&str; 11] = [
     "BOXGATE_CONFIG",
     "BOXGATE_LISTEN",
     "BOXGATE_MASTER_KEY",
@@ -26,6 +26,7 @@ const OTHER_VARIABLES: [&str; 10] = [
     "BOXGATE_TOKEN",
     "BOXGATE_CLIENT_ID",
     "BOXGATE_CLIENT_SECRET",
+    "BOXGATE_CACERT",
     // Where the tests keep their tools.
     "BOXGATE_TOOLS",
 ];

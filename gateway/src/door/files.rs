@@ -5,6 +5,7 @@
 //! than their status.
 
 pub mod dress;
+pub mod found;
 
 use boxgate_storage::metadata::uploads::{Pieces, UploadState};
 use boxgate_storage::upload::UploadRow;

@@ -368,9 +368,8 @@ impl Turn<'_> {
         let principal = self.principal;
         match &create.owner {
             Owner::Target(file) => {
-                let grant = self.publisher(principal.clone(), file).await?;
-                let organization = organization_of(grant)?;
-                Ok((organization.id, Some(self.target(file, &create.expected))))
+                let organization = self.may_publish(file).await?;
+                Ok((organization, Some(self.target(file, &create.expected))))
             }
             Owner::Organization(Some(name)) => {
                 let names = PathNames::of([("org", name.to_string())]);
@@ -388,6 +387,12 @@ impl Turn<'_> {
                 .closing()),
             },
         }
+    }
+
+    /// The organization of a name that the caller may publish under.
+    pub(super) async fn may_publish(&self, file: &BoxRef) -> Result<OrganizationId, Refusal> {
+        let grant = self.publisher(self.principal.clone(), file).await?;
+        Ok(organization_of(grant)?.id)
     }
 
     /// Whether scripts let an upload begin, and under which terms.

@@ -5,12 +5,13 @@
 //! so many bytes, the last part the rest. PUT is idempotent (RFC 9110 §9.2.2), so any of them may be
 //! sent again.
 
+use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 
 use super::command::{Concat, Create, Ends, Limits, Older, Reply, RequestHead, Standing};
-use super::{Protocol, UPLOAD_LENGTH, digest, fields, ietf};
+use super::{Owner, Protocol, UPLOAD_LENGTH, digest, fields, ietf};
 use crate::http::headers::UPLOAD_OFFSET;
 use crate::refusal::Refusal;
 
@@ -63,6 +64,19 @@ pub fn create(head: &RequestHead<'_>) -> Result<Create, Refusal> {
         concat: Concat::Alone,
         older: Older::Stay,
     })
+}
+
+/// To which name uploads are asked for.
+///
+/// # Errors
+/// 400 with the rule that is broken.
+pub fn wanted(head: &RequestHead<'_>) -> Result<BoxRef, Refusal> {
+    match super::owner_by_query(head).map_err(Refusal::invalid)? {
+        Owner::Target(file) => Ok(file),
+        Owner::Organization(_) => Err(Refusal::invalid(
+            "Say to which name: target=organization/box/version/provider/architecture.",
+        )),
+    }
 }
 
 /// Whether bytes that are held already need not be sent.

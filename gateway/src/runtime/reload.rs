@@ -19,6 +19,7 @@ use super::{Deployed, ReloadState, Runtime, push};
 use crate::config::runtime::Reload;
 use crate::gateway::Gateway;
 use crate::hooks;
+use crate::telemetry::trace;
 
 /// So much of what a command wrote is kept for people.
 const TOLD_BYTES: u64 = 300;
@@ -49,7 +50,8 @@ pub(super) async fn run(gateway: Arc<Gateway>, runtime: Arc<Runtime>) {
             proved(&runtime, &deployed).await;
             ReloadState::Skipped(why)
         } else {
-            match told(&gateway, &runtime, &deployed).await {
+            let telling = told(&gateway, &runtime, &deployed);
+            match trace::within(deployed.trace.as_deref(), telling).await {
                 Ok(()) => {
                     proved(&runtime, &deployed).await;
                     taken = Some(deployed.blake3);
@@ -312,6 +314,7 @@ mod tests {
             at: UnixMillis(0),
             hops,
             is_known,
+            trace: None,
         };
         let skips = |hops, is_known, taken| skipped(&by_push, &deployed(hops, is_known), taken);
         assert_eq!(skips(0, true, Some(ours)), None, "somebody deploys it");

@@ -82,8 +82,8 @@ pub struct InboundBody {
     pace: Pace,
     facts: Option<Arc<RequestFacts>>,
     failed: Option<BodyError>,
-    leaving: CancellationToken,
-    ending: CancellationToken,
+    leaving: Arc<CancellationToken>,
+    ending: Arc<CancellationToken>,
     /// Made once there is something to wait for.
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     most_trailers: TrailerLimits,
@@ -111,7 +111,7 @@ impl InboundBody {
         state: Arc<ConnState>,
         patience: Patience,
         most_trailers: TrailerLimits,
-        (leaving, ending): (CancellationToken, CancellationToken),
+        (leaving, ending): (Arc<CancellationToken>, Arc<CancellationToken>),
         facts: Arc<RequestFacts>,
     ) -> Self {
         Self {
@@ -175,8 +175,8 @@ impl InboundBody {
     }
 
     /// Cancelled when it should come to another node if its sender can have it do so.
-    pub fn leaving(&self) -> CancellationToken {
-        self.leaving.clone()
+    pub fn leaving(&self) -> Arc<CancellationToken> {
+        Arc::clone(&self.leaving)
     }
 
     /// Ready once bodies are no longer read.
@@ -184,7 +184,7 @@ impl InboundBody {
         let token = &self.ending;
         let ended = self
             .ended
-            .get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
+            .get_or_insert_with(|| Box::pin(CancellationToken::clone(token).cancelled_owned()));
         ended.as_mut().poll(cx)
     }
 
@@ -207,8 +207,8 @@ impl From<Bytes> for InboundBody {
             }),
             facts: None,
             failed: None,
-            leaving: CancellationToken::new(),
-            ending: CancellationToken::new(),
+            leaving: Arc::default(),
+            ending: Arc::default(),
             ended: None,
             most_trailers: TrailerLimits {
                 bytes: 0,

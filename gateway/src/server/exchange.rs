@@ -3,14 +3,15 @@
 //! The three versions of HTTP share all of this; what differs between them is asked of [`Way`].
 
 use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::trace;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either};
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,7 @@ use crate::telemetry::trace::Trace;
 
 /// Names the request in every error answer; the log finds it by the same id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
 /// What an answer gives at once on HTTP/2 and 3. At the slowest rate that is borne (`server.slowest_rate`)
 /// it is taken well within the time that nothing may move (`server.body_idle_timeout`).
@@ -47,11 +49,11 @@ pub(super) struct Exchange {
     /// What is borne of a client's slowness.
     pub(super) patience: Patience,
     /// Cancelled when bodies had better come to another node.
-    pub(super) leaving: CancellationToken,
+    pub(super) leaving: Arc<CancellationToken>,
     /// Cancelled when bodies are no longer read.
-    pub(super) ending: CancellationToken,
+    pub(super) ending: Arc<CancellationToken>,
     /// Cancelled when another process comes in the place of this one.
-    pub(super) handing_over: CancellationToken,
+    pub(super) handing_over: Arc<CancellationToken>,
     /// Requests that have no answer yet.
     pub(super) working: TaskTracker,
 }
@@ -84,39 +86,23 @@ pub(super) struct Arrived {
 /// An answer on its way out.
 pub(super) type Answer = Response<Counted<RequestEnd>>;
 
+/// An answer that is there, or that is made.
+pub(super) type Answering = Either<Ready<Answer>, BoxFuture<'static, Answer>>;
+
 impl Exchange {
     /// Answers one request.
-    pub(super) fn answer(&self, way: &Way, arrived: Arrived) -> BoxFuture<'static, Answer> {
-        let Arrived {
-            mut head,
-            body,
-            has_body,
-            state,
-        } = arrived;
+    pub(super) fn answer(&self, way: &Way, arrived: Arrived) -> Answering {
+        let Arrived { head, has_body, .. } = &arrived;
+        let state = Arc::clone(&arrived.state);
         state.request_came(!has_body);
-        let rules = &self.rules;
+        let limits = &self.rules.limits;
         let version = head.version;
-        let requests = &self.telemetry.metrics.http_requests;
-        requests.with_label_values(&[named(version)]).inc();
-        let checked = framing::check(&head, rules.limits.uri_bytes, rules.limits.header_fields);
-        let client = way.client.unwrap_or_else(|| {
-            let trusted = rules.trusted_proxies.now();
-            client_ip(way.peer, &head.headers, &trusted, &rules.server.client_ip)
-        });
-        let authority = checked.as_ref().map_or("", http::uri::Authority::as_str);
-        let facts = Arc::new(
-            RequestFacts::new(client, authority)
-                .at(way.listener)
-                .by(way.scheme)
-                .through(way.peer)
-                .traced(
-                    &head.headers,
-                    self.telemetry.spans().is_some_and(Spans::begins),
-                ),
-        );
+        self.telemetry.metrics.request_came(version);
+        let checked = framing::check(head, limits.uri_bytes, limits.header_fields);
+        let authority = checked.as_ref().map_or("", Authority::as_str);
         let end = RequestEnd {
             telemetry: Arc::clone(&self.telemetry),
-            facts: Arc::clone(&facts),
+            facts: Arc::new(self.facts(way, head, authority)),
             state: Arc::clone(&state),
             method: head.method.clone(),
             status: None,
@@ -126,16 +112,72 @@ impl Exchange {
             version,
             head_only: head.method == Method::HEAD,
             alternative: way.alternative.clone(),
-            handing_over: self.handing_over.clone(),
+            handing_over: Arc::clone(&self.handing_over),
         };
-        if let Err(refusal) = checked {
-            let problem = Problem::new(refusal.status, "invalid_request", refusal.rule);
-            let mut answer = problem.with_request_id(facts.id()).into_response();
-            close(&mut answer, version);
-            // What still comes of the body is nobody's.
-            drop(body);
-            return Box::pin(async move { finish(answer, end, &state, dress) });
+        let sender = if version <= Version::HTTP_11 {
+            FileSender::of(&state)
+        } else {
+            None
+        };
+        let known = match checked {
+            Err(refusal) => {
+                let problem = Problem::new(refusal.status, "invalid_request", refusal.rule);
+                let mut answer = problem.with_request_id(end.facts.id()).into_response();
+                close(&mut answer, version);
+                Some(answer)
+            }
+            Ok(_) if *has_body => None,
+            Ok(_) => self.answer_at_once(head, sender.as_ref(), &end),
+        };
+        match known {
+            Some(answer) => {
+                // What still comes of a body is nobody's.
+                drop(arrived);
+                Either::Left(ready(finish(answer, end, &state, dress)))
+            }
+            None => Either::Right(self.work(arrived, sender, end, dress)),
         }
+    }
+
+    fn facts(&self, way: &Way, head: &Parts, authority: &str) -> RequestFacts {
+        let rules = &self.rules;
+        let client = way.client.unwrap_or_else(|| {
+            let trusted = rules.trusted_proxies.now();
+            client_ip(way.peer, &head.headers, &trusted, &rules.server.client_ip)
+        });
+        let begins = self.telemetry.spans().is_some_and(Spans::begins);
+        RequestFacts::new(client, authority)
+            .at(way.listener)
+            .by(way.scheme)
+            .through(way.peer)
+            .traced(&head.headers, begins)
+    }
+
+    fn answer_at_once(
+        &self,
+        head: &Parts,
+        sender: Option<&FileSender>,
+        end: &RequestEnd,
+    ) -> Option<Response<OutboundBody>> {
+        let answer = || self.responder.answer_at_once(head, sender, &end.facts);
+        catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| Some(panicked(end)))
+    }
+
+    /// Has a request answered, and is the answer's future.
+    fn work(
+        &self,
+        arrived: Arrived,
+        sender: Option<FileSender>,
+        end: RequestEnd,
+        dress: Dress,
+    ) -> BoxFuture<'static, Answer> {
+        let Arrived {
+            mut head,
+            body,
+            has_body,
+            state,
+        } = arrived;
+        let (version, facts) = (head.version, Arc::clone(&end.facts));
         if version > Version::HTTP_11
             && has_body
             && !head.headers.contains_key(header::CONTENT_LENGTH)
@@ -147,15 +189,15 @@ impl Exchange {
         }
         head.extensions.insert(Arc::clone(&facts));
         let trailers = TrailerLimits {
-            bytes: rules.limits.trailer_bytes,
-            fields: rules.limits.trailer_fields,
+            bytes: self.rules.limits.trailer_bytes,
+            fields: self.rules.limits.trailer_fields,
         };
         let inbound = InboundBody::new(
             body,
             Arc::clone(&state),
             self.patience,
             trailers,
-            (self.leaving.clone(), self.ending.clone()),
+            (Arc::clone(&self.leaving), Arc::clone(&self.ending)),
             Arc::clone(&facts),
         );
         // RFC 9110 §15.2: nothing of the kind to a client of HTTP/1.0; hyper cannot on HTTP/2. And who
@@ -163,9 +205,7 @@ impl Exchange {
         if has_body && matches!(version, Version::HTTP_11 | Version::HTTP_3) {
             head.extensions.insert(Interim::of(&state));
         }
-        if version <= Version::HTTP_11
-            && let Some(sender) = FileSender::of(&state)
-        {
+        if let Some(sender) = sender {
             head.extensions.insert(sender);
         }
         let responder = Arc::clone(&self.responder);
@@ -193,21 +233,12 @@ impl Exchange {
     }
 }
 
-/// The version as metrics name it.
-fn named(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_2 => "2",
-        Version::HTTP_3 => "3",
-        _ => "1",
-    }
-}
-
 /// What an answer gets on its way out.
 struct Dress {
     version: Version,
     head_only: bool,
     alternative: Option<HeaderValue>,
-    handing_over: CancellationToken,
+    handing_over: Arc<CancellationToken>,
 }
 
 /// The answer to a request that met a defect of ours.
@@ -253,8 +284,13 @@ fn finish(
     }
     if status.is_client_error() || status.is_server_error() {
         // Only there: a good answer may be kept by caches, and then the id would be another's.
-        if let Ok(id) = HeaderValue::from_str(end.facts.id()) {
-            answer.headers_mut().insert(REQUEST_ID, id);
+        for (name, id) in [
+            (REQUEST_ID, end.facts.id()),
+            (TRACE_ID, &*end.facts.trace_id()),
+        ] {
+            if let Ok(id) = HeaderValue::from_str(id) {
+                answer.headers_mut().insert(name, id);
+            }
         }
     }
     let no_body =
@@ -319,7 +355,7 @@ impl RequestEnd {
             duration,
             upload_id: facts.upload(),
             plugins: &plugins,
-            trace_id: facts.trace().map(Trace::id).as_deref(),
+            trace_id: &facts.trace_id(),
         });
         if let (Some(trace), Some(spans)) = (facts.trace(), self.telemetry.spans()) {
             spans.record(self.span(trace, duration, bytes_out));

@@ -303,7 +303,7 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
         };
         let answering = self.exchange.answer(&self.way, arrived);
         let answering = if has_body {
-            apart(answering, &self.running, self.cut.clone())
+            apart(answering.boxed(), &self.running, self.cut.clone())
         } else {
             answering.map(Ok).boxed()
         };

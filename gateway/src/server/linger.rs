@@ -34,6 +34,8 @@ pub(super) const LINGER_TIME: Duration = Duration::from_secs(5);
 /// How often it is looked whether the client went, while what it sends is not taken: the kernel calls once
 /// for what is unread already, and not again.
 const LINGER_LOOK: Duration = Duration::from_millis(50);
+/// The longest wait for a head: longer than any, and far from the end of the clock.
+const FOR_EVER: Duration = Duration::from_hours(24 * 365);
 
 /// What the parts of one connection tell each other.
 #[derive(Debug, Default)]
@@ -301,42 +303,52 @@ fn some(written: usize) -> io::Result<usize> {
 /// hyper counts from the end of the request before; we bear a long wait for the first byte, and a
 /// short one from there to the last. The given deadlines are therefore not looked at.
 #[derive(Debug, Clone)]
-pub(super) struct HeadTimer {
+pub(super) struct HeadTimer(Arc<HeadClock>);
+
+#[derive(Debug)]
+struct HeadClock {
     state: Arc<ConnState>,
-    first: Arc<AtomicBool>,
+    first: AtomicBool,
     head: Duration,
     idle: Duration,
+    /// One for all heads of a connection: to make and drop one for each is dearer than that it fires early at times.
+    timer: Mutex<LazyTimer>,
 }
 
 impl HeadTimer {
     pub(super) fn new(state: Arc<ConnState>, head: Duration, idle: Duration) -> Self {
-        Self {
+        Self(Arc::new(HeadClock {
             state,
-            first: Arc::new(AtomicBool::new(true)),
+            first: AtomicBool::new(true),
             head,
             idle,
+            timer: Mutex::default(),
+        }))
+    }
+
+    fn begin(&self) -> HeadSleep {
+        let clock = Arc::clone(&self.0);
+        clock.state.await_head();
+        let silence = if clock.first.swap(false, Ordering::Relaxed) {
+            clock.head
+        } else {
+            clock.idle
+        };
+        HeadSleep {
+            until: Instant::now() + silence.min(FOR_EVER),
+            began: false,
+            clock,
         }
     }
 }
 
 impl hyper::rt::Timer for HeadTimer {
     fn sleep(&self, _duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        self.state.await_head();
-        let silence = if self.first.swap(false, Ordering::Relaxed) {
-            self.head
-        } else {
-            self.idle
-        };
-        Box::pin(HeadSleep {
-            timer: Box::pin(tokio::time::sleep(silence)),
-            began: false,
-            head: self.head,
-            state: Arc::clone(&self.state),
-        })
+        Box::pin(self.begin())
     }
 
-    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        self.sleep(deadline.saturating_duration_since(self.now()))
+    fn sleep_until(&self, _deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(self.begin())
     }
 
     fn now(&self) -> std::time::Instant {
@@ -345,23 +357,24 @@ impl hyper::rt::Timer for HeadTimer {
 }
 
 struct HeadSleep {
-    timer: Pin<Box<Sleep>>,
+    until: Instant,
     began: bool,
-    head: Duration,
-    state: Arc<ConnState>,
+    clock: Arc<HeadClock>,
 }
 
 impl Future for HeadSleep {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let clock = &this.clock;
         // hyper polls this whenever it has read and the head is still not whole.
-        if !self.began && self.state.head_is_partial() {
-            self.began = true;
-            let deadline = Instant::now() + self.head;
-            self.timer.as_mut().reset(deadline);
+        if !this.began && clock.state.head_is_partial() {
+            this.began = true;
+            this.until = Instant::now() + clock.head.min(FOR_EVER);
         }
-        self.timer.as_mut().poll(cx)
+        let mut timer = clock.timer.lock().unwrap_or_else(PoisonError::into_inner);
+        timer.poll_until(cx, this.until)
     }
 }
 
@@ -370,7 +383,7 @@ impl hyper::rt::Sleep for HeadSleep {}
 impl Drop for HeadSleep {
     fn drop(&mut self) {
         // hyper drops it when the head is whole.
-        self.state.head_done();
+        self.clock.state.head_done();
     }
 }
 

@@ -103,7 +103,7 @@ impl Pace {
 
 /// A timer whose deadline mostly moves away before it is reached: it is set anew when it fires early,
 /// which is rarer than each time the deadline moves.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct LazyTimer(Option<Pin<Box<Sleep>>>);
 
 impl LazyTimer {

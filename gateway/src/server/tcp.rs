@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::buffer::CHARGE_BYTES;
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::Map;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt as _};
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -18,12 +19,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::body::Source;
 use super::drain::Drain;
-use super::exchange::{Answer, Arrived, Exchange, Way};
+use super::exchange::{Answer, Answering, Arrived, Exchange, Way};
 use super::h2;
 use super::linger::{ConnState, HeadTimer, Wire};
 use super::peers::{Peers, Place};
@@ -309,19 +311,21 @@ impl Acceptor {
             .max_header_size(rules.limits.head_bytes)
             .serve_connection(TokioIo::new(Wire::new(stream, Arc::clone(&state))), service);
 
-        let closing = self.drain.closing();
-        let cut = self.drain.cut();
-        let mut asked = false;
+        let orders = [
+            order(self.drain.closing(), Order::Finish),
+            order(self.drain.cut(), Order::Cut),
+        ];
+        // Asked only when one of them calls: a token that many wait for is a lock that all of them share.
+        let mut orders: FuturesUnordered<_> = orders.into_iter().collect();
         let result = loop {
             tokio::select! {
                 biased;
-                () = cut.cancelled() => return,
                 // A request that is here already shall be answered.
                 result = &mut connection => break result,
-                () = closing.cancelled(), if !asked => {
-                    asked = true;
-                    std::pin::Pin::new(&mut connection).graceful_shutdown();
-                }
+                Some(order) = orders.next() => match order {
+                    Order::Finish => std::pin::Pin::new(&mut connection).graceful_shutdown(),
+                    Order::Cut => return,
+                },
             }
         };
         let Err(error) = result else { return };
@@ -335,6 +339,20 @@ impl Acceptor {
             let _gone = wire.shutdown().await;
         }
     }
+}
+
+/// What a connection is told while it lives.
+#[derive(Clone, Copy)]
+enum Order {
+    /// To end with the request that it is at.
+    Finish,
+    /// To end.
+    Cut,
+}
+
+async fn order(given: CancellationToken, order: Order) -> Order {
+    given.cancelled().await;
+    order
 }
 
 /// What a connection holds as long as it lives.
@@ -360,7 +378,7 @@ struct Connection {
 impl hyper::service::Service<Request<Incoming>> for Connection {
     type Response = Answer;
     type Error = std::convert::Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+    type Future = Map<Answering, fn(Answer) -> Result<Self::Response, Self::Error>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (head, body) = request.into_parts();
@@ -370,6 +388,7 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
             body: Source::Wire(body),
             state: Arc::clone(&self.state),
         };
-        Box::pin(self.exchange.answer(&self.way, arrived).map(Ok))
+        let answering = self.exchange.answer(&self.way, arrived);
+        answering.map::<_, fn(Answer) -> Result<Self::Response, Self::Error>>(Ok)
     }
 }

@@ -4,6 +4,7 @@
 //! and what does not fit is dropped and counted. The file may be moved away at any time; the thread
 //! notices and begins a new one, so no signal is needed.
 
+use std::cell::RefCell;
 use std::fmt::{self, Display, Write as _};
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
@@ -27,6 +29,8 @@ use crate::config::settings;
 
 /// The longest value of a field, in bytes.
 const FIELD_BYTES: usize = 1024;
+/// What a line needs at first; that of a request needs no more.
+const LINE_BYTES: usize = 512;
 /// Lines that may wait for the writer; at 2 KiB each this is 8 MiB at the very worst.
 const QUEUE_LINES: usize = 4096;
 /// How long lines gather before they are written together: a writer that is woken for each line costs a busy
@@ -281,9 +285,10 @@ pub(super) struct JsonLine(String);
 impl JsonLine {
     /// A line of now.
     pub(super) fn new(level: &str) -> Self {
-        let mut line = Self(String::with_capacity(256));
-        let now = jiff::Timestamp::now();
-        let _infallible = write!(line.0, "{{\"time\":\"{now:.3}\"");
+        let mut line = Self(String::with_capacity(LINE_BYTES));
+        line.0.push_str("{\"time\":\"");
+        push_time(&mut line.0, Timestamp::now());
+        line.0.push('"');
         line.text("level", level);
         line
     }
@@ -330,6 +335,26 @@ impl JsonLine {
         self.0.push('}');
         self.0
     }
+}
+
+thread_local! {
+    /// A second as it was written last, without its end.
+    static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+}
+
+/// Appends a time with its milliseconds, as RFC 3339 has it. The date is worked out once a second.
+fn push_time(line: &mut String, time: Timestamp) {
+    let second = time.as_second();
+    SECOND.with_borrow_mut(|(known, text)| {
+        if *known != second {
+            *known = second;
+            text.clear();
+            let _infallible = write!(text, "{time:.0}");
+            text.truncate(text.trim_end_matches('Z').len());
+        }
+        line.push_str(text);
+    });
+    let _infallible = write!(line, ".{:03}Z", time.subsec_millisecond());
 }
 
 /// Appends `value` as a JSON text.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use boxgate_storage::check::Collected;
+use http::Version;
 use prometheus::{
     Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -34,7 +35,7 @@ pub struct Metrics {
     pub http_panics: IntCounter,
     pub connections: IntGauge,
     pub connections_refused: IntCounterVec,
-    pub http_requests: IntCounterVec,
+    requests: Requests,
     pub admission: Admission,
     pub tls_handshakes_failed: IntCounter,
     pub tls_certificate_ok: IntGauge,
@@ -55,6 +56,30 @@ pub struct Metrics {
     pub spans_exported: IntCounter,
     pub spans_lost: IntCounter,
     process: Process,
+}
+
+/// Requests by version of HTTP, each counter found once.
+struct Requests {
+    http1: IntCounter,
+    http2: IntCounter,
+    http3: IntCounter,
+}
+
+impl Requests {
+    fn new(make: &Maker) -> Self {
+        let all = make.counters(
+            "boxgate_http_requests_total",
+            "Requests by version of HTTP.",
+            &["version"],
+        );
+        let [http1, http2, http3] =
+            ["1", "2", "3"].map(|version| all.with_label_values(&[version]));
+        Self {
+            http1,
+            http2,
+            http3,
+        }
+    }
 }
 
 /// Metrics of what is done to what is stored, unasked or asked.
@@ -347,11 +372,7 @@ impl Metrics {
                 "Connections closed at once, by the limit that was reached.",
                 &["limit"],
             ),
-            http_requests: make.counters(
-                "boxgate_http_requests_total",
-                "Requests by version of HTTP.",
-                &["version"],
-            ),
+            requests: Requests::new(&make),
             admission: Admission::new(&make),
             tls_handshakes_failed: make.counter(
                 "boxgate_tls_handshakes_failed_total",
@@ -426,6 +447,16 @@ impl Metrics {
             ),
             process: Process::new(&make),
             registry: make.0,
+        }
+    }
+
+    /// Notes a request whose head is there.
+    pub fn request_came(&self, version: Version) {
+        let requests = &self.requests;
+        match version {
+            Version::HTTP_2 => requests.http2.inc(),
+            Version::HTTP_3 => requests.http3.inc(),
+            _ => requests.http1.inc(),
         }
     }
 

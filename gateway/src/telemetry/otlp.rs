@@ -122,7 +122,8 @@ pub fn open(
         .collect();
     let caller = outbound
         .caller("telemetry.otlp", &here, CONNECT_TIME)
-        .privately();
+        .privately()
+        .quietly();
     let spans = Spans {
         queue,
         lost: lost.clone(),

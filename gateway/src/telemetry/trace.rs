@@ -52,6 +52,20 @@ impl Trace {
         })
     }
 
+    /// What a request that is kept tells of the work that it belongs to, taken from its fields: whoever sends it tells of
+    /// a piece of that work. Fields that tell of no trace stay.
+    pub fn taken(headers: &mut HeaderMap) -> Option<Arc<str>> {
+        let ours = Self::told(headers)?;
+        let theirs = Self {
+            span: ours.parent?,
+            parent: None,
+            ..ours
+        };
+        headers.remove(TRACEPARENT);
+        headers.remove(TRACESTATE);
+        Some(theirs.to_text())
+    }
+
     /// The beginning of a trace, of this id in hexadecimal digits.
     pub fn begun(id: &str) -> Option<Self> {
         let mut bytes = [0; 16];
@@ -325,6 +339,23 @@ mod tests {
         let twice = headers(&[("traceparent", &one), ("traceparent", &one)]);
         assert_eq!(Trace::told(&twice), None);
         assert_eq!(Trace::told(&headers(&[("tracestate", "a=1")])), None);
+    }
+
+    #[test]
+    fn a_message_that_is_kept_gives_up_its_trace_to_whoever_sends_it() {
+        let parent = format!("00-{ID}-{PARENT}-00");
+        let mut kept = headers(&[
+            ("traceparent", &parent),
+            ("tracestate", "a=1"),
+            ("x-b", "c"),
+        ]);
+        let text = Trace::taken(&mut kept).unwrap();
+        assert_eq!(&*text, format!("{parent}\na=1"));
+        assert_eq!(kept, headers(&[("x-b", "c")]));
+        assert_eq!(Trace::taken(&mut kept), None);
+        let mut odd = headers(&[("traceparent", "00-x")]);
+        assert_eq!(Trace::taken(&mut odd), None);
+        assert!(odd.contains_key(TRACEPARENT));
     }
 
     #[test]

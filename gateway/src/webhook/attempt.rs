@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::secret::Signer;
 use crate::http::headers::retry_after;
 use crate::outbound::{Caller, Destination, Incoming, Outgoing};
+use crate::telemetry::trace::{self, Trace};
 
 /// Bytes of an answer that are read: it says nothing that we need.
 const READ_BYTES: usize = 16 << 10;
@@ -114,6 +115,7 @@ pub async fn send(
         }
     }
     signer.sign(&mut headers, message.id, now, &message.body);
+    let trace = Trace::taken(&mut headers);
     let request = Outgoing {
         method: Method::POST,
         to: to.clone(),
@@ -124,7 +126,7 @@ pub async fn send(
         cut: true,
     };
     let began = Instant::now();
-    let answer = caller.send(request).await;
+    let answer = trace::within(trace.as_deref(), caller.send(request)).await;
     let took = began.elapsed();
     let mut report = Report {
         begun: now,

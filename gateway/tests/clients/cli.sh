@@ -110,6 +110,14 @@ says "serve on a port that is taken" "${URL##*:}"
 stop_gateway TERM
 equal "serve stops with" 0 "$STOPPED_WITH"
 
+# --- a variable that names no key ---
+: >"$WORK/gateway.log"
+DATA=$WORK/misspelt BOXGATE_UPLOADS__PARTS=1 BOXGATE_CACERT=/ca.pem start_gateway
+stop_gateway TERM
+unknown=$(jq -rR 'fromjson? | select(.level == "WARN") | .message' "$WORK/gateway.log")
+equal "quickstart tells of a variable that names no key, and not of what its clients read" \
+    "the variable BOXGATE_UPLOADS__PARTS names no key; it is ignored" "$unknown"
+
 # --- a first quickstart that ends half way ---
 DATA=$WORK/half
 mkdir -p "$DATA/quickstart.json.new" # stands where the credentials are written first

@@ -52,7 +52,15 @@ begin died
 at "${PATCH[@]}" -H 'Upload-Offset: 0' --data-binary @<(head -c 9000000 a.box) "$FIRST$UPLOAD"
 answers "a node takes a piece" 204
 equal "and tells how much it holds" 9000000 "$(header upload-offset)"
+at -X POST "$FIRST/files?target=$ORG/found/1.0/virtualbox/amd64" -H "Upload-Length: $LENGTH"
+answers "an upload in parts" 201
+at -X PUT --data-binary @<(head -c "$(header upload-part-size)" a.box) "$FIRST/files/$(header location | sed 's,.*/files/,,')/parts/0"
+answers "a node takes a part" 204
 cluster end node1 KILL
+run 0 "a push at another node knows of it by the file alone" "$GATEWAY" push a.box "$ORG/found" 1.0 virtualbox amd64 \
+    --url "$OTHER" --token "$CLIENT_SECRET"
+says "and goes on with what is held" "they are this file's"
+equal "that box is whole" "$(sha256 a.box)" "$(bytes_of 2 found)"
 at -I "$OTHER$UPLOAD" -H 'Tus-Resumable: 1.0.0'
 equal "the other one knows it" 9000000 "$(header upload-offset)"
 at "${PATCH[@]}" -H 'Upload-Offset: 9000000' --data-binary @<(tail -c +9000001 a.box) "$OTHER$UPLOAD"

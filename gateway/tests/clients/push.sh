@@ -91,6 +91,28 @@ else
 fi
 equal "killed: the box is whole" "$BIG" "$(stored_sha256 demo 2.0.0)"
 
+# --- the client is killed, and its machine with it: another one has the same file, and nothing beside it ---
+before=$(bytes_in)
+push_behind big.box 2.1.0 --streams "$STREAMS"
+if eventually 60 reached big.box $((LENGTH / 2)); then ok "the gateway holds half of it"; else fail "half of it never came"; fi
+kill -KILL "$PUSH_PID"
+wait "$PUSH_PID" 2>/dev/null || true
+rm big.box.boxgate-push
+mkdir runner
+cp big.box runner/built.box
+run 0 "another machine: the same file goes on" push runner/built.box 2.1.0 --streams "$STREAMS" --json
+says "another machine: it was found" '"event":"found"'
+says "another machine: and is this file" '"event":"resumed"'
+again=$(($(bytes_in) - before - LENGTH))
+if ((again <= STREAMS * PART)); then
+    ok "another machine: $again bytes are sent twice, at most one part for each stream"
+else
+    fail "another machine: $again bytes are sent twice, more than $((STREAMS * PART))"
+fi
+equal "another machine: the box is whole" "$BIG" "$(stored_sha256 demo 2.1.0)"
+equal "another machine: nothing is left beside the file" built.box "$(ls runner)"
+rm -r runner
+
 # --- the gateway is killed in the middle, and comes back while the push tries again ---
 push_behind big.box 3.0.0
 eventually 60 reached big.box $((LENGTH / 4)) || fail "a quarter of it never came"

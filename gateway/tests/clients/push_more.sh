@@ -72,6 +72,9 @@ equal "it is released" active "$(cloud .status)"
 equal "the version is described" "What is new." "$(cloud .description_markdown)"
 equal "so is the box" "In brief. What it is, **at length**." \
     "$(as_member "$URL/api/v1/box/$ORG/more" | jq -r '"\(.short_description) \(.description_markdown)"')"
+run 0 "words say it otherwise than the document" push --box-metadata about.json one.box "$ORG/other" 3.0.0
+equal "they win" "$(sha256 one.box)" "$(stored_sha256 other 3.0.0)"
+run 2 "a file that is not there is no box" push --box-metadata about.json one.box out/absent.box
 echo '{"box": "typo"}' >typo.json
 run 2 "a document with a key that there is not" push --box-metadata typo.json one.box
 says "a key that there is not: it is named" 'unknown field `box`'

@@ -53,6 +53,9 @@ for version in 1.1 2; do
     answers "64 MiB come over HTTP/$version" 200
     equal "the same go" "$A" "$(curl -sS --fail "--http$version" -H "$KEY" "$(file_path demo "1.0.${version#1.}")/download" | sha256sum | cut -d' ' -f1)"
 done
+succeeds "the load tests play against it" env BOXGATE_TOKEN="$CLIENT_SECRET" "$(dirname "$GATEWAY")/load-tests" --quick --dir "$WORK/load" \
+    run downloads --url "$URL" --organization "$ORG"
+matches "and tell what a GB cost it" '8 x 1 GiB at once.*[0-9]' "$(grep '8 x 1 GiB' "$WORK/out")"
 h3 GET /api/status
 equal "status over HTTP/3" "200 whole" "$(told '"\(.status) \(.end)"')"
 h3 POST "${BASE#"$URL"}/box/demo/version/1.0.3/provider/virtualbox/architecture/amd64/file/upload" -H "$KEY" --data "$WORK/a.box"

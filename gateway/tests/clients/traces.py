@@ -103,6 +103,11 @@ def told_on(gate):
     headers = came("/hook")[0][0] if came("/hook") else {}
     check.equal("it tells of the trace", TRACE, headers.get("traceparent", "-")[3:35])
     check.equal("and of its state, as it came", TOLD["tracestate"], headers.get("tracestate"))
+    told, uploading = span_of(**{"boxgate.caller": "webhooks.allow_networks"}), span_of(**{"boxgate.route": "upload"})
+    check.that("its delivery is a span", told, [span["name"] for span in spans()])
+    check.equal("which is the receiver's parent", told["spanId"], headers.get("traceparent", "-")[36:52])
+    check.equal("whose parent is the request that led to it", uploading["spanId"], told["parentSpanId"])
+    check.equal("of that trace, and a client's", (TRACE, 3), (told["traceId"], told["kind"]))
     asked = gate.call("POST", "/hooks/asker/go", json={}, headers=TOLD)
     check.answers("a plugin asks its host", asked, 200)
     headers = came("/asked")[-1][0] if came("/asked") else {}
@@ -158,6 +163,9 @@ def away(gate):
     check.equal("the collector refuses, and requests are answered", {200}, answers)
     check.that("what it did not take is counted", eventually(60, lambda: metric(gate, "boxgate_telemetry_spans_lost_total") > before))
     Listener.status = 200
+    log = (gate.work / "gateway.log").read_text()
+    check.equal("no batch leaves a line that tells of a call", 0, log.count('"caller":"telemetry.otlp"'))
+    check.that("as calls for others do", '"caller":"webhooks.allow_networks"' in log)
     check.that("what it took, too", metric(gate, "boxgate_telemetry_spans_exported_total") > 0)
 
 
@@ -175,8 +183,12 @@ def at_the_end(gate):
     known = {line["request_id"]: line for line in lines(gate)}
     line = next(line for line in lines(gate) if line["request_id"] == answer.headers["X-Request-ID"])
     check.equal("without a collector the log has the trace as well", TRACE, line.get("trace_id"))
-    last = next(line for line in reversed(list(known.values())) if "trace_id" not in line)
-    check.equal("and no key where there is none", "plugins", list(last)[-1])
+    strangers = [line for line in known.values() if line["trace_id"] != TRACE]
+    check.that("where none is told of it is the request's own id", strangers and all(line["trace_id"] == line["request_id"] for line in strangers))
+    check.equal("an error answer has it", TRACE, answer.headers.get("X-Trace-ID"))
+    alone = gate.call("GET", "/api/nothing").headers
+    check.equal("and the request's own id where it told of none", alone["X-Request-ID"], alone.get("X-Trace-ID"))
+    check.equal("a good one has none, since caches may keep it", None, gate.call("GET", "/livez", headers=TOLD).headers.get("X-Trace-ID"))
 
 
 def metric(gate, name):

@@ -21,6 +21,7 @@ mod downloads;
 mod drain;
 mod endpoints;
 mod files;
+mod found;
 mod harness;
 mod imports;
 mod interim;

@@ -18,8 +18,8 @@ use crate::harness::{Reply, Request, Running, file_path, read_reply};
 use crate::resumable::{TUS_BYTES, at_rest, tus};
 use crate::uploads::{downloaded, noise};
 
-const MIB: usize = 1 << 20;
-const PART: usize = 8 * MIB;
+pub(crate) const MIB: usize = 1 << 20;
+pub(crate) const PART: usize = 8 * MIB;
 
 fn create(running: &Running, version: &str, length: usize) -> Request {
     let path = format!("/files?target=acme/demo/{version}/virtualbox/amd64");
@@ -29,7 +29,7 @@ fn create(running: &Running, version: &str, length: usize) -> Request {
 }
 
 /// Begins an upload in parts; returns its path.
-async fn begin(running: &Running, version: &str, length: usize) -> String {
+pub(crate) async fn begin(running: &Running, version: &str, length: usize) -> String {
     let reply = running.send(create(running, version, length)).await;
     assert_eq!(reply.status, 201, "{}", reply.head);
     assert_eq!(reply.header("upload-part-size"), Some("8388608"));
@@ -37,13 +37,13 @@ async fn begin(running: &Running, version: &str, length: usize) -> String {
     reply.header("location").unwrap().to_owned()
 }
 
-fn put(running: &Running, path: &str, k: usize, part: &[u8]) -> Request {
+pub(crate) fn put(running: &Running, path: &str, k: usize, part: &[u8]) -> Request {
     Request::new("PUT", &format!("{path}/parts/{k}"))
         .token(&running.owner)
         .body(part)
 }
 
-fn part(bytes: &[u8], k: usize) -> &[u8] {
+pub(crate) fn part(bytes: &[u8], k: usize) -> &[u8] {
     &bytes[k * PART..bytes.len().min((k + 1) * PART)]
 }
 

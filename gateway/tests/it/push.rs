@@ -15,6 +15,7 @@ use boxgate::client::push::{Notice, Order, Progress, PushError, Pushed, push};
 use boxgate::config::connection::Credential;
 use boxgate::config::{Connection, Secret};
 use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::digest::{ContentHasher, Digests};
 use boxgate_storage::metadata::accounts::PlatformRole;
 use boxgate_storage::metadata::tokens::TokenKind;
 use boxgate_storage::metadata::uploads::UploadState;
@@ -89,6 +90,11 @@ impl Scene {
             self.put(&created, &source, *part).await;
         }
         created
+    }
+
+    /// What a killed push left beside the file is gone: it ran on another machine.
+    fn forget(&self) {
+        std::fs::remove_file(format!("{}.boxgate-push", self.file().display())).unwrap();
     }
 
     async fn put(&self, created: &Created, source: &Source, part: u64) -> Put {
@@ -329,5 +335,122 @@ async fn bytes_that_only_others_hold_are_sent() {
     }
     let reply = begin(ours, &scene.running.owner, &told).await;
     assert_eq!(reply.status, 200, "{}", reply.head);
+    scene.running.stop().await;
+}
+
+/// The digests of such a file, as a push computes them.
+fn digests_of(bytes: &[u8]) -> Digests {
+    let mut hasher = ContentHasher::new([]);
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+fn is_found(notices: &[Notice]) -> bool {
+    matches!(&notices[..2], [Notice::Found { held: found, .. }, Notice::Same { held, .. }] if found == held)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_whose_state_is_lost_is_found_by_what_the_gateway_holds() {
+    let scene = Scene::set().await;
+    // Another push to the same name, of a file that differs in its last byte, is the newer one of the two.
+    let right = scene.left("1.0", &[2, 0, 3]).await;
+    let mut other = content(LENGTH);
+    *other.last_mut().unwrap() ^= 1;
+    std::fs::write(scene.file(), &other).unwrap();
+    let wrong = scene.left("1.0", &[0, 3]).await;
+    // A new machine: the same bytes under another name, and nothing beside them.
+    scene.forget();
+    std::fs::write(scene.file(), content(LENGTH)).unwrap();
+    let (pushed, notices) = scene.push("1.0", false).await;
+    let pushed = pushed.unwrap();
+    assert_eq!(pushed.held_before, 2 * PART + 5);
+    assert!(is_found(&notices), "{notices:?}");
+    assert_eq!(scene.state(&right).await, UploadState::Done);
+    assert_eq!(scene.state(&wrong).await, UploadState::Open);
+    scene.is_published("1.0").await;
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_of_other_bytes_is_left_alone() {
+    let scene = Scene::set().await;
+    let mut other = content(LENGTH);
+    other[1] ^= 1;
+    std::fs::write(scene.file(), &other).unwrap();
+    let left = scene.left("1.0", &[0, 1]).await;
+    scene.forget();
+    std::fs::write(scene.file(), content(LENGTH)).unwrap();
+    let (pushed, notices) = scene.push("1.0", false).await;
+    assert_eq!(pushed.unwrap().held_before, 0);
+    assert!(
+        matches!(&notices[..2], [Notice::Found { .. }, Notice::NotSame]),
+        "{notices:?}"
+    );
+    assert_eq!(scene.state(&left).await, UploadState::Open);
+    scene.is_published("1.0").await;
+    // Nor is it looked for by one that is to begin anew.
+    let (pushed, notices) = scene.push("1.0", true).await;
+    assert_eq!(pushed.unwrap().held_before, 0);
+    assert!(!notices.iter().any(|n| matches!(n, Notice::Found { .. })));
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_two_files_never_become_one_box() {
+    let scene = Scene::set().await;
+    let created = scene.left("1.0", &[0]).await;
+    // Somebody with a file that begins alike finds it, and goes on with it.
+    let mut other = content(LENGTH);
+    *other.last_mut().unwrap() ^= 1;
+    let theirs = digests_of(&other);
+    protocol::declare(&scene.client, &created.upload, &theirs)
+        .await
+        .unwrap();
+    // The first one was not dead: what it sends is taken, and not published.
+    let source = Source::open(&scene.file()).unwrap();
+    for part in [1, 2] {
+        scene.put(&created, &source, part).await;
+    }
+    drop(source);
+    let (refused, _) = scene.push("1.0", false).await;
+    assert!(matches!(refused, Err(PushError::Refused(_))), "{refused:?}");
+    let path = format!("{}/download", file_path("web", "1.0"));
+    let reply = scene.running.get(&path, &scene.running.owner).await;
+    assert_eq!(reply.status, 404);
+    // Nor does a third one declare its own.
+    let ours = digests_of(&content(LENGTH));
+    let declared = protocol::declare(&scene.client, &created.upload, &ours).await;
+    assert!(declared.unwrap_err().status().is_some());
+    scene.push("1.0", true).await.0.unwrap();
+    scene.is_published("1.0").await;
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_found_is_not_sent_either_where_the_organization_holds_its_bytes() {
+    let scene = Scene::set().await;
+    scene.push("1.0", false).await.0.unwrap();
+    let left = scene.left("2.0", &[0]).await;
+    scene.forget();
+    let order = Order {
+        digest_first: true,
+        ..scene.order("2.0", false)
+    };
+    let pushed = push(&scene.client, &order, &Progress::default(), &|_| {}).await;
+    assert!(pushed.unwrap().was_known);
+    assert_eq!(scene.state(&left).await, UploadState::Open);
+    // And of bytes that it does not hold the one that holds some is gone on with.
+    let mut other = content(LENGTH);
+    *other.last_mut().unwrap() ^= 1;
+    std::fs::write(scene.file(), &other).unwrap();
+    let left = scene.left("3.0", &[0]).await;
+    scene.forget();
+    let order = Order {
+        digest_first: true,
+        ..scene.order("3.0", false)
+    };
+    let pushed = push(&scene.client, &order, &Progress::default(), &|_| {}).await;
+    assert_eq!(pushed.unwrap().held_before, PART);
+    assert_eq!(scene.state(&left).await, UploadState::Done);
     scene.running.stop().await;
 }

@@ -43,6 +43,20 @@ fn write_parents(values: &[[u8; 32]], out: &mut Vec<u8>) -> [u8; 32] {
     merge_subtrees_non_root(&left, &right, Mode::Hash)
 }
 
+/// What the values of the blocks of one part come to, where the part is one subtree of its blob: one that begins at a
+/// multiple of its length, a power of two blocks, and is full or the blob's last. `None` of no blocks.
+pub fn subtree_value(values: &[[u8; 32]]) -> Option<[u8; 32]> {
+    match values {
+        [] => None,
+        [only] => Some(*only),
+        more => {
+            let (left, right) = more.split_at(more.len().next_power_of_two() / 2);
+            let (left, right) = (subtree_value(left)?, subtree_value(right)?);
+            Some(merge_subtrees_non_root(&left, &right, Mode::Hash))
+        }
+    }
+}
+
 /// The values of a blob's blocks, proved against its digest: by them each block that comes from a stranger
 /// is told from a wrong one by itself.
 #[derive(Debug, Clone)]
@@ -181,6 +195,28 @@ mod tests {
             assert!(outboard(&values) == theirs.data, "{length} bytes");
             assert_eq!(theirs.data.len(), outboard_bytes(values.len()));
         }
+    }
+
+    #[test]
+    fn the_values_of_a_part_come_to_its_node_of_the_tree() {
+        // Two parts of four blocks, the last one short by some: their nodes are the children of the root.
+        for last in [1, MIB, 2 * MIB + 7, 3 * MIB, 4 * MIB] {
+            let bytes: Vec<u8> = (0..4 * MIB + last)
+                .map(|i| (i % 241).to_le_bytes()[0])
+                .collect();
+            let mut hasher = TreeHasher::new();
+            hasher.update(&bytes);
+            let root = hasher.finish();
+            let values = hasher.take_values();
+            let (first, second) = values.split_at(4);
+            let (first, second) = (
+                subtree_value(first).unwrap(),
+                subtree_value(second).unwrap(),
+            );
+            let merged = merge_subtrees_root(&first, &second, Mode::Hash);
+            assert_eq!(&root.0, merged.as_bytes(), "{last} bytes");
+        }
+        assert_eq!(subtree_value(&[]), None);
     }
 
     #[test]

@@ -17,11 +17,12 @@ use super::outbox::Event;
 use super::uploads::{
     Advance, Completion, Fence, GateAnswer, GateState, Gating, HeldPiece, Keep, Ledger, NewUpload,
     Over, Piece, Published, Sender, Source, Target, Trash, UploadRow, UploadState, assert_cut,
-    assert_kept, check_length, check_piece_bytes, check_step, fenced, folded_target, is_alike,
-    refuse_held_ahead,
+    assert_kept, check_length, check_piece_bytes, check_step, declared_beside, fenced,
+    folded_target, is_alike, refuse_held_ahead,
 };
 use crate::blob::{BlobKey, BlobMeta, UploadId};
 use crate::clock::{Clock, UnixMillis};
+use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sidecar::Sidecar;
 use crate::store::{PartIndex, Receipts};
@@ -173,6 +174,17 @@ impl Ledger for MemoryLedger {
         let row = &mut upload.ok_or_else(missing)?.row;
         check_length(OP, row, length)?;
         row.length = Some(length);
+        Ok(row.clone())
+    }
+
+    async fn declare(&self, id: UploadId, digests: Vec<Digest>) -> Result<UploadRow> {
+        const OP: &str = "upload.declare";
+        let mut state = self.state();
+        let upload = state.uploads.get_mut(&id);
+        let missing = || Error::new(ErrorKind::NotFound, OP, id.to_string());
+        let row = &mut upload.ok_or_else(missing)?.row;
+        row.expected = declared_beside(OP, row, &digests)?;
+        row.epoch += 1;
         Ok(row.clone())
     }
 

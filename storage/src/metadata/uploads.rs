@@ -36,7 +36,7 @@ pub(super) use {
     gate::check_passed,
     joins::{Health, check_source, is_alike},
     pieces::{assert_cut, assert_kept, check_piece_bytes, refuse_held_ahead},
-    rows::{check_length, check_step, fenced, folded_target, too_many},
+    rows::{check_length, check_step, declared_beside, fenced, folded_target, too_many},
 };
 
 /// What finishing an upload publishes; kept in the upload's row as JSON.
@@ -606,6 +606,13 @@ pub trait Ledger: Debug + Send + Sync {
     /// `NotFound`; `Gone`; `Conflict` when it is no longer open or has another length;
     /// `LengthMismatch` when more than that is committed already.
     async fn set_length(&self, id: UploadId, length: u64) -> Result<UploadRow>;
+
+    /// Declares digests that finishing compares, beside those that were declared before. Raises the epoch, so that what
+    /// comes of writers that knew nothing of them is fenced. Returns the row as it is then.
+    ///
+    /// # Errors
+    /// `NotFound`; `Gone`; `Conflict` when it is no longer open, or another digest of the same algorithm is declared.
+    async fn declare(&self, id: UploadId, digests: Vec<Digest>) -> Result<UploadRow>;
 
     /// The subtree values of one part of an upload that did not end; `None` when nothing of it is
     /// committed.

@@ -304,6 +304,7 @@ where
             | "upload.create"
             | "upload.take_over"
             | "upload.set_length"
+            | "upload.declare"
             | "upload.complete"
             | "upload.abort"
             | "upload.purge"

@@ -271,6 +271,18 @@ impl UploadEngine {
         self.inner.set_length(id, length).await
     }
 
+    /// Declares digests of an open upload that finishing compares, beside those that were declared when it was made. Who
+    /// writes to it at this moment is replaced: what comes from now on is held to them.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] for an algorithm that is not computed of every upload;
+    /// [`crate::ErrorKind::Conflict`] when another digest is declared or it is not open any more;
+    /// [`crate::ErrorKind::NotFound`], [`crate::ErrorKind::Gone`].
+    pub async fn declare(&self, id: UploadId, digests: Vec<Digest>) -> Result<UploadRow> {
+        self.run("upload.declare", move |inner| inner.declare(id, digests))
+            .await
+    }
+
     /// The newest kept upload of that sender to that name that is not published yet, among those with that
     /// note; one of which no byte was ever committed only where there is no other, for nothing was told of it.
     ///

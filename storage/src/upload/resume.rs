@@ -90,6 +90,27 @@ impl Inner {
         told(OP, id, row)
     }
 
+    pub(super) async fn declare(
+        self: Arc<Self>,
+        id: UploadId,
+        digests: Vec<Digest>,
+    ) -> Result<UploadRow> {
+        const OP: &str = "upload.declare";
+        // Bytes went by: no other algorithm can begin with them.
+        let computed = ContentHasher::new([]);
+        if let Some(late) = digests.iter().find(|d| !computed.has(d.algorithm())) {
+            let name = late.algorithm().name();
+            return Err(Error::new(ErrorKind::Invalid, OP, id.to_string())
+                .with_source(format!("{name} can be declared at the beginning only")));
+        }
+        self.let_close(id).await;
+        let row = self.options.ledger.declare(id, digests).await?;
+        if let Some(older) = self.registry.raise(id, row.epoch) {
+            self.replace(&older);
+        }
+        Ok(row)
+    }
+
     pub(super) async fn cancel(self: Arc<Self>, id: UploadId) -> Result<bool> {
         let _in_progress = self.enter(id);
         // Not beside one that is just making a writer: it may make the file anew.

@@ -7,6 +7,7 @@ use boxgate_storage::Result;
 use boxgate_storage::backend::faulty::Faults;
 use boxgate_storage::blob::{BlobKey, UploadId};
 use boxgate_storage::clock::UnixMillis;
+use boxgate_storage::digest::Digest;
 use boxgate_storage::metadata::Ledger;
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::uploads::{
@@ -123,6 +124,11 @@ impl Ledger for FaultyLedger {
     async fn set_length(&self, id: UploadId, length: u64) -> Result<UploadRow> {
         let call = self.inner.set_length(id, length);
         self.faults.around("ledger.set_length", call).await
+    }
+
+    async fn declare(&self, id: UploadId, digests: Vec<Digest>) -> Result<UploadRow> {
+        let call = self.inner.declare(id, digests);
+        self.faults.around("ledger.declare", call).await
     }
 
     async fn part_values(&self, id: UploadId, part: u32) -> Result<Option<Vec<[u8; 32]>>> {

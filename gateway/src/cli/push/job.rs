@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use boxgate_storage::catalog::{BoxRef, NameError};
+use boxgate_storage::catalog::{BoxName, BoxRef, NameError, OrganizationName};
 use serde::Deserialize;
 
 use crate::cli::Failure;
@@ -77,8 +77,9 @@ impl Words<'_> {
         let [file, rest @ ..] = said else {
             return Err(Failure::Usage("say which file".into()));
         };
-        let all_are_files = to.is_some() || (about.name.is_some() && about.version.is_some());
-        let jobs: Vec<Job> = if all_are_files {
+        let names_all = about.name.is_some() && about.version.is_some();
+        let names_box = rest.first().is_some_and(|word| is_box_name(word));
+        let jobs: Vec<Job> = if to.is_some() || (names_all && !names_box) {
             let each = said.iter().map(|file| self.job(file, to.map(levels)));
             each.collect::<Result<_, _>>()?
         } else {
@@ -166,6 +167,19 @@ impl Words<'_> {
         let target = named(&filled.collect::<Vec<_>>())?;
         Ok(Job { file: path, target })
     }
+}
+
+/// Whether a word is `ORG/BOX`, where it may be a file as well: what is there is one, and what is called like one was meant
+/// to be there.
+fn is_box_name(word: &str) -> bool {
+    let path = Path::new(word);
+    let is_box = || {
+        let (organization, name) = word.split_once('/')?;
+        let names: Result<(OrganizationName, BoxName), NameError> =
+            organization.parse().and_then(|o| Ok((o, name.parse()?)));
+        names.ok()
+    };
+    path.extension().is_none_or(|ending| ending != "box") && !path.exists() && is_box().is_some()
 }
 
 fn levels(template: &str) -> Vec<String> {
@@ -293,6 +307,41 @@ mod tests {
         );
         assert_eq!(about.texts().description.as_deref(), Some("What it is."));
         assert!(serde_json::from_str::<About>(r#"{"box":"acme/web"}"#).is_err());
+    }
+
+    #[test]
+    fn words_win_over_a_document_that_names_all_unless_they_are_files() {
+        let about: About = serde_json::from_str(
+            r#"{"name":"acme/web","version":"2.0","provider":"hyperv","architecture":"amd64"}"#,
+        )
+        .unwrap();
+        for (words, wanted) in [
+            (&["a.box", "acme/other"][..], "acme/other/2.0/hyperv/amd64"),
+            (
+                &["a.box", "acme/other", "3.0"],
+                "acme/other/3.0/hyperv/amd64",
+            ),
+            (
+                &["a.box", "acme/web", "3.0", "libvirt", "arm64"],
+                "acme/web/3.0/libvirt/arm64",
+            ),
+        ] {
+            assert_eq!(jobs(words, None, &about).unwrap(), [wanted]);
+        }
+        // A file that is there, or should be, is no box.
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("there");
+        std::fs::write(&there, "").unwrap();
+        for second in [there.to_str().unwrap(), "out/absent.box", "absent.box"] {
+            let told = jobs(&["a.box", second], None, &about).unwrap_err();
+            assert!(told.contains("would both become"), "{told}");
+        }
+        let told = jobs(
+            &["a.box", "acme/other", "3.0", "p", "a", "more"],
+            None,
+            &about,
+        );
+        assert!(told.unwrap_err().contains("--to"));
     }
 
     #[test]

@@ -22,6 +22,24 @@ const STEP_BYTES: u64 = 1 << 20;
 /// Bytes after which the work can be abandoned: a program that ends waits for no more.
 const STRETCH_BYTES: u64 = 32 << 20;
 
+/// What became of the blocks' BLAKE3 values: 32 bytes for each MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Values {
+    /// They are kept, to compare parts of the file with what a gateway holds.
+    Kept,
+    /// Nobody wants them, and they would gather.
+    Dropped,
+}
+
+/// The digests of a file, and the values of its blocks where they are kept.
+#[derive(Debug, Clone)]
+pub struct Hashed {
+    /// Of all of it.
+    pub digests: Digests,
+    /// Of each MiB.
+    pub values: Vec<[u8; 32]>,
+}
+
 /// Hashes the first `length` bytes of the file, never further than `allowed` says at that moment, and
 /// tells by `hashed` how far it is. Ends early, with an error, when nobody allows more.
 ///
@@ -32,8 +50,16 @@ pub async fn hash(
     length: u64,
     mut allowed: watch::Receiver<u64>,
     hashed: Arc<AtomicU64>,
-) -> io::Result<Digests> {
+    values: Values,
+) -> io::Result<Hashed> {
     let mut hasher = ContentHasher::new([]);
+    let mut kept = Vec::new();
+    let mut keep = |hasher: &mut ContentHasher| {
+        let finished = hasher.take_values();
+        if values == Values::Kept {
+            kept.extend(finished);
+        }
+    };
     while hasher.bytes() < length {
         let at = hasher.bytes();
         let more = allowed.wait_for(|allowed| *allowed > at).await;
@@ -43,8 +69,15 @@ pub async fn hash(
         hasher = spawn_blocking(move || stretch(&file, hasher, end, &hashed))
             .await
             .map_err(io::Error::other)??;
+        keep(&mut hasher);
     }
-    Ok(hasher.finish())
+    let digests = hasher.finish();
+    // A short last block.
+    keep(&mut hasher);
+    Ok(Hashed {
+        digests,
+        values: kept,
+    })
 }
 
 fn stretch(
@@ -56,8 +89,6 @@ fn stretch(
     while hasher.bytes() < end {
         let at = hasher.bytes();
         hasher.update(&read(file, at..end.min(at + STEP_BYTES))?);
-        // Nobody here wants the values of the blocks, and they would gather.
-        hasher.take_values();
         hashed.store(hasher.bytes(), Ordering::Relaxed);
     }
     Ok(hasher)
@@ -66,6 +97,8 @@ fn stretch(
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+
+    use boxgate_storage::digest::block_value;
 
     use super::*;
 
@@ -83,6 +116,7 @@ mod tests {
             length,
             allowed,
             Arc::clone(&hashed),
+            Values::Kept,
         ));
         for to in [1, 3_000_000, length + 7] {
             allow.send(to).unwrap();
@@ -91,7 +125,10 @@ mod tests {
             }
             assert_eq!(hashed.load(Ordering::Relaxed), to.min(length));
         }
-        let digests = hashing.await.unwrap().unwrap();
+        let Hashed { digests, values } = hashing.await.unwrap().unwrap();
+        let blocks = content.chunks(1 << 20).zip(0..);
+        let wanted = blocks.map(|(block, k)| block_value(k << 20, block));
+        assert!(values.iter().copied().eq(wanted));
         assert_eq!(digests.blake3.0, *blake3::hash(&content).as_bytes());
         let sha256: [u8; 32] = <sha2::Sha256 as sha2::Digest>::digest(&content).into();
         assert_eq!(digests.sha256.0, sha256);
@@ -102,12 +139,15 @@ mod tests {
             length + 1,
             allowed.clone(),
             Arc::clone(&hashed),
+            Values::Dropped,
         );
         drop(allow);
         assert!(hashing.await.is_err(), "nobody allows more");
         let (_allow, allowed) = watch::channel(u64::MAX);
         assert!(
-            hash(file, length + 1, allowed, hashed).await.is_err(),
+            hash(file, length + 1, allowed, hashed, Values::Dropped)
+                .await
+                .is_err(),
             "it is shorter"
         );
     }

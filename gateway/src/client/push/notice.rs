@@ -19,6 +19,22 @@ pub enum Notice {
         /// Bytes in all.
         length: u64,
     },
+    /// Nothing is kept beside the file, and the gateway has an upload of that name and length.
+    Found {
+        /// Bytes that it holds.
+        held: u64,
+        /// Bytes in all, which are read to compare them.
+        length: u64,
+    },
+    /// It is of this file, and is gone on with.
+    Same {
+        /// Bytes that the gateway holds.
+        held: u64,
+        /// Bytes in all.
+        length: u64,
+    },
+    /// It is of another file, and is left alone.
+    NotSame,
     /// What was begun before is gone.
     Gone,
     /// A call failed and is made again.
@@ -75,7 +91,11 @@ impl Told for Notice {
 
     fn event(&self) -> (&'static str, Value) {
         match self {
-            Self::GoesOn { held, length } => ("resumed", json!({ "held": held, "length": length })),
+            Self::GoesOn { held, length } | Self::Same { held, length } => {
+                ("resumed", json!({ "held": held, "length": length }))
+            }
+            Self::Found { held, length } => ("found", json!({ "held": held, "length": length })),
+            Self::NotSame => ("not_same", json!({})),
             Self::Gone => ("restarted", json!({})),
             Self::Again { what, why, after } => (
                 "retried",
@@ -109,6 +129,21 @@ impl fmt::Display for Notice {
                 HumanBytes(*held),
                 HumanBytes(*length)
             ),
+            Self::Found { held, length } => write!(
+                f,
+                "the gateway holds {} of {} for this name, of a push that left nothing here; the file is read to compare them",
+                HumanBytes(*held),
+                HumanBytes(*length)
+            ),
+            Self::Same { held, length } => write!(
+                f,
+                "goes on: the gateway holds {} of {}, and they are this file's",
+                HumanBytes(*held),
+                HumanBytes(*length)
+            ),
+            Self::NotSame => {
+                f.write_str("they are another file's, so this push begins with nothing")
+            }
             Self::Gone => f.write_str(
                 "the push that was begun before is gone from the gateway; this one begins afresh",
             ),

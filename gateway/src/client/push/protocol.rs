@@ -20,7 +20,9 @@ use crate::client::{Answer, Client, ClientError};
 /// A call that moves nothing for so long is given up and made again.
 const STALLED: Duration = Duration::from_mins(2);
 /// The largest part that any length leads to is smaller.
-const LARGEST_PART: u64 = 1 << 52;
+pub(super) const LARGEST_PART: u64 = 1 << 52;
+
+const REPR_DIGEST: &str = "repr-digest";
 
 /// An upload that was just made.
 #[derive(Debug, Clone)]
@@ -131,10 +133,9 @@ pub async fn create(
         .request(Method::POST, &place_of(file))
         .header("upload-length", length);
     if let Some(digests) = digests {
-        let sha256 = STANDARD.encode(digests.sha256.0);
         request = request
             .header("x-checksum-deploy", "true")
-            .header("repr-digest", format!("sha-256=:{sha256}:"));
+            .header(REPR_DIGEST, repr_digest(digests));
     }
     let answer = client.send(request.body(Body::default())).await?;
     if answer.status == StatusCode::OK {
@@ -176,6 +177,88 @@ pub async fn standing(client: &Client, upload: &str) -> Result<Standing, ClientE
         .send(client.request(Method::GET, upload))
         .await?
         .json()
+}
+
+/// An upload of the caller's that takes bytes still.
+#[derive(Debug, Deserialize)]
+pub struct Unfinished {
+    /// Where it goes on.
+    pub url: String,
+    /// Committed bytes.
+    pub offset: u64,
+    /// Bytes in all.
+    pub length: Option<u64>,
+    /// How it is cut; absent when it is not sent in parts.
+    pub parts: Option<Parts>,
+}
+
+#[derive(Debug, Deserialize)]
+struct UnfinishedOnes {
+    uploads: Vec<Unfinished>,
+}
+
+/// Uploads of the caller's that would become this file, the newest first.
+///
+/// # Errors
+/// As [`Client::send`]; [`ClientError::Refused`] with 404 or 405 by an older gateway, which does not tell.
+pub async fn unfinished(client: &Client, file: &BoxRef) -> Result<Vec<Unfinished>, ClientError> {
+    let request = client.request(Method::GET, &place_of(file));
+    let found: UnfinishedOnes = client.send(request).await?.json()?;
+    let whole = |one: Unfinished| {
+        let url = joined(client.base(), &one.url)?;
+        Some(Unfinished { url, ..one })
+    };
+    Ok(found.uploads.into_iter().filter_map(whole).collect())
+}
+
+/// Some of the parts that are held.
+#[derive(Debug, Deserialize)]
+pub struct HeldParts {
+    /// In the order of their numbers.
+    pub parts: Vec<HeldPart>,
+    /// The next one, where there are more.
+    pub next: Option<u64>,
+}
+
+/// A part that is held.
+#[derive(Debug, Deserialize)]
+pub struct HeldPart {
+    /// Which one.
+    pub part: u64,
+    /// The BLAKE3 value of its bytes at their place, hexadecimal.
+    pub blake3: String,
+}
+
+/// Parts that are held, from that one on.
+///
+/// # Errors
+/// As [`Client::send`].
+pub async fn held_parts(
+    client: &Client,
+    upload: &str,
+    from: u64,
+) -> Result<HeldParts, ClientError> {
+    let place = format!("{upload}/parts?from={from}");
+    client
+        .send(client.request(Method::GET, &place))
+        .await?
+        .json()
+}
+
+/// Has the gateway publish the upload only if it becomes what these are the digests of.
+///
+/// # Errors
+/// As [`Client::send`]; [`ClientError::Refused`] with 409 where it is to become something else.
+pub async fn declare(client: &Client, upload: &str, digests: &Digests) -> Result<(), ClientError> {
+    let request = client
+        .request(Method::PUT, &format!("{upload}/digest"))
+        .header(REPR_DIGEST, repr_digest(digests))
+        .body(Body::default());
+    client.send(request).await.map(drop)
+}
+
+fn repr_digest(digests: &Digests) -> String {
+    format!("sha-256=:{}:", STANDARD.encode(digests.sha256.0))
 }
 
 /// Gives an upload up.

@@ -26,7 +26,7 @@ const ALLOWED: HeaderValue = HeaderValue::from_static(
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "Location, Upload-Offset, Upload-Length, Tus-Resumable, Tus-Version, Tus-Extension, \
      Tus-Max-Size, Tus-Checksum-Algorithm, Upload-Metadata, Upload-Defer-Length, Upload-Expires, \
-     Upload-Concat, Upload-Complete, Upload-Limit, Upload-Part-Size, Retry-After, X-Request-ID",
+     Upload-Concat, Upload-Complete, Upload-Limit, Upload-Part-Size, Retry-After, X-Request-ID, X-Trace-ID",
 );
 /// A day; browsers cut it to what they bear.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");

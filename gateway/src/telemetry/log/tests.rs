@@ -107,3 +107,13 @@ fn lines_of_requests_obey_the_level_too() {
         assert_eq!(sink.clone().is_quiet(), is_quiet, "{level}");
     }
 }
+
+#[test]
+fn a_time_is_written_as_it_would_be_in_one_piece() {
+    for milliseconds in [0, 1, 999, 1000, 1_764_000_000_007, 1_764_000_000_120, 7] {
+        let time = Timestamp::from_millisecond(milliseconds).unwrap();
+        let mut line = String::new();
+        push_time(&mut line, time);
+        assert_eq!(line, format!("{time:.3}"));
+    }
+}

@@ -282,6 +282,47 @@ pub async fn a_deferred_length_is_fixed_once(rig: &dyn Rig) {
     refused(ledger.set_length(id, PART + 5).await, ErrorKind::Gone);
 }
 
+/// Digests may be declared late, while the upload is open, and never against what was declared before; who wrote
+/// until then is replaced.
+pub async fn digests_are_declared_while_it_is_open(rig: &dyn Rig) {
+    let (ledger, org) = (rig.ledger(), rig.add_organization("acme").await);
+    let sent = Sent::create(&ledger, org, target("web"), 7, PART)
+        .await
+        .expect("create");
+    let id = sent.row.id;
+    let digest = |algorithm: Algorithm, byte| {
+        let digest = Digest::try_new(algorithm, vec![byte; algorithm.digest_bytes()]);
+        digest.expect("as long as it must be")
+    };
+    let (sha256, blake3) = (digest(Algorithm::Sha256, 1), digest(Algorithm::Blake3, 2));
+    for epoch in [2, 3] {
+        let declared = ledger.declare(id, vec![sha256.clone()]).await;
+        let declared = declared.expect("declare");
+        assert_eq!(
+            (declared.epoch, &*declared.expected),
+            (epoch, &[sha256.clone()][..])
+        );
+    }
+    refused(
+        ledger.advance(sent.fence(), sent.step(0)).await,
+        ErrorKind::Fenced,
+    );
+    let other = ledger.declare(id, vec![digest(Algorithm::Sha256, 3)]).await;
+    refused(other, ErrorKind::Conflict);
+    let declared = ledger.declare(id, vec![blake3.clone()]).await;
+    assert_eq!(
+        declared.expect("one more").expected,
+        [sha256, blake3.clone()]
+    );
+    assert_eq!(row(rig, id).await.epoch, 4);
+    let absent = ledger
+        .declare(UploadId::random(), vec![blake3.clone()])
+        .await;
+    refused(absent, ErrorKind::NotFound);
+    assert!(ledger.abort(id, None).await.expect("abort"));
+    refused(ledger.declare(id, vec![blake3]).await, ErrorKind::Gone);
+}
+
 /// Whoever was replaced ends nothing; lost bytes are trash, and their upload takes nothing more.
 pub async fn an_upload_ends_only_at_its_own_epoch(rig: &dyn Rig) {
     let (ledger, org) = (rig.ledger(), rig.add_organization("acme").await);

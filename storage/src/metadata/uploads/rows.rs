@@ -162,6 +162,32 @@ pub(in crate::metadata) fn check_length(
     Err(Error::new(kind, op, row.id.to_string()))
 }
 
+/// What is declared of an upload with these digests beside what was.
+pub(in crate::metadata) fn declared_beside(
+    op: &'static str,
+    row: &UploadRow,
+    digests: &[Digest],
+) -> Result<Vec<Digest>> {
+    let refused = |kind| Err(Error::new(kind, op, row.id.to_string()));
+    match row.state {
+        UploadState::Open => {}
+        UploadState::Aborted | UploadState::Lost => return refused(ErrorKind::Gone),
+        UploadState::Completing | UploadState::Done => return refused(ErrorKind::Conflict),
+    }
+    let mut all = row.expected.clone();
+    for digest in digests {
+        match all
+            .iter()
+            .find(|known| known.algorithm() == digest.algorithm())
+        {
+            Some(known) if known == digest => {}
+            Some(_other) => return refused(ErrorKind::Conflict),
+            None => all.push(digest.clone()),
+        }
+    }
+    Ok(all)
+}
+
 /// Refuses a step that could not be part of any upload: part k holds exactly the bytes
 /// `[k * part_bytes, (k + 1) * part_bytes)`, a step stays within its part, and there is one value per
 /// MiB from the part's start on.
@@ -323,6 +349,32 @@ impl Ledger for Metadata {
                 .at(OP, id)?
                 .ok_or_else(|| fenced(OP, id))?;
                 upload_of(&fixed)
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    async fn declare(&self, id: UploadId, digests: Vec<Digest>) -> Result<UploadRow> {
+        const OP: &str = "upload.declare";
+        self.write(OP, move |tx| {
+            async move {
+                let row = row_in(tx, OP, id).await?;
+                let all = declared_beside(OP, &row, &digests)?;
+                // The conditions again, for a database with several writers.
+                let declared = sqlx::query(concat!(
+                    "UPDATE uploads SET epoch = epoch + 1, expected = $3
+                     WHERE id = $1 AND epoch = $2 AND state = 'open' RETURNING ",
+                    upload_columns!()
+                ))
+                .bind(id.as_bytes().to_vec())
+                .bind(row.epoch)
+                .bind(expected_text(&all))
+                .fetch_optional(&mut tx.connection)
+                .await
+                .at(OP, id)?
+                .ok_or_else(|| fenced(OP, id))?;
+                upload_of(&declared)
             }
             .boxed()
         })
