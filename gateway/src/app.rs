@@ -23,7 +23,7 @@ use boxgate_storage::store::Store;
 use boxgate_storage::upload::{EngineOptions, Gatekeeping, Passage, UploadEngine, UploadLimits};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admission::{Admission, shares};
 use crate::auth::link_keys::{self, LinkKeys};
@@ -968,21 +968,13 @@ impl App {
         let timekeeper = tokio::spawn(keep_time(Arc::clone(&gateway)));
         let (draining, begun) = (Arc::clone(&gateway), self.drain.begun());
         let leaving = self.drain.handing_over();
-        let upkeep = tokio::spawn(background::run(Arc::clone(&gateway)));
         let plugins = tokio::spawn(hooks::watch(Arc::clone(&gateway)));
         let following = tokio::spawn(hooks::follow(Arc::clone(&gateway)));
-        let telling = tokio::spawn(events::run(Arc::clone(&gateway)));
-        let chasing = tokio::spawn(stragglers::run(Arc::clone(&gateway)));
-        let ticking = tokio::spawn(schedule::run(Arc::clone(&gateway)));
-        let sharing = tokio::spawn(shares::run(Arc::clone(&gateway)));
-        let images = tokio::spawn(runtime::run(Arc::clone(&gateway)));
+        let work = Work::begin(&gateway);
         let following_tree = gateway
             .boxitory
             .clone()
             .map(|tree| tokio::spawn(tree.follow()));
-        let hooked = tokio::spawn(webhook::work::run(Arc::clone(&gateway)));
-        let sending = tokio::spawn(webhook::sender::run(Arc::clone(&gateway)));
-        let asking = tokio::spawn(hooks::ask_again(Arc::clone(&gateway)));
         let remembering = tokio::spawn(hooks::remember(Arc::clone(&gateway)));
         let ended = CancellationToken::new();
         let exporting = self
@@ -1004,42 +996,25 @@ impl App {
         watcher.abort();
         plugins.abort();
         following.abort();
-        gateway.joiner.stop().await;
         gateway.runtimes.end();
         if let (Some(tree), Some(following)) = (&gateway.boxitory, following_tree) {
             tree.end();
             following.abort();
         }
-        if let Err(panicked) = images.await {
-            tracing::error!(error = %panicked, "looking after runtimes broke");
-        }
-        // It ends with the drain's beginning.
-        if let Err(panicked) = upkeep.await {
-            tracing::error!(error = %panicked, "upkeep broke");
-        }
-        if let Err(panicked) = telling.await {
-            tracing::error!(error = %panicked, "telling events broke");
-        }
-        if let Err(panicked) = chasing.await {
-            tracing::error!(error = %panicked, "telling plugins that are behind broke");
-        }
-        if let Err(panicked) = ticking.await {
-            tracing::error!(error = %panicked, "schedules broke");
-        }
-        if let Err(panicked) = sharing.await {
-            tracing::error!(error = %panicked, "sharing rates broke");
-        }
-        if let Err(panicked) = hooked.await {
-            tracing::error!(error = %panicked, "running webhooks broke");
-        }
-        if let Err(panicked) = sending.await {
-            tracing::error!(error = %panicked, "sending webhooks broke");
-        }
-        if let Err(panicked) = asking.await {
-            tracing::error!(error = %panicked, "asking about held uploads broke");
+        let over = async {
+            gateway.joiner.stop().await;
+            work.over().await;
+            gateway.engine.settled().await;
+        };
+        if handing_over.is_cancelled() {
+            // Nobody is served until it is over. What is cut is found as after a kill.
+            if tokio::time::timeout(LAST_WORK, over).await.is_err() {
+                tracing::warn!("handing over: work behind answers is cut");
+            }
+        } else {
+            over.await;
         }
         remembering.abort();
-        gateway.engine.settled().await;
         gateway.background.close();
         if handing_over.is_cancelled() {
             // Answers that go on may begin more of it all the time.
@@ -1055,6 +1030,43 @@ impl App {
         match exporting {
             Some(exporting) => remains.told_by(exporting, ended),
             None => remains,
+        }
+    }
+}
+
+/// What goes on by itself, and ends by itself once stopping begins, each at the next step where it may.
+struct Work(Vec<(&'static str, AbortOnDropHandle<()>)>);
+
+impl Work {
+    fn begin(gateway: &Arc<Gateway>) -> Self {
+        let mut all = Self(Vec::new());
+        let gateway = || Arc::clone(gateway);
+        all.add("looking after runtimes", runtime::run(gateway()));
+        all.add("upkeep", background::run(gateway()));
+        all.add("telling events", events::run(gateway()));
+        all.add(
+            "telling plugins that are behind",
+            stragglers::run(gateway()),
+        );
+        all.add("schedules", schedule::run(gateway()));
+        all.add("sharing rates", shares::run(gateway()));
+        all.add("running webhooks", webhook::work::run(gateway()));
+        all.add("sending webhooks", webhook::sender::run(gateway()));
+        all.add("asking about held uploads", hooks::ask_again(gateway()));
+        all
+    }
+
+    fn add(&mut self, what: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let task = AbortOnDropHandle::new(tokio::spawn(work));
+        self.0.push((what, task));
+    }
+
+    /// Waits until all of it has ended. What has not is cut where this is dropped.
+    async fn over(self) {
+        for (what, task) in self.0 {
+            if let Err(panicked) = task.await {
+                tracing::error!(error = %panicked, what, "what went on by itself broke");
+            }
         }
     }
 }

@@ -5,9 +5,10 @@ pub mod hand_over;
 pub mod notify;
 pub mod reload;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// Has a crash leave no core file: it would hold keys, passwords and what clients sent.
+/// Has a crash leave no core file, and no other process of the same user look into this one's memory: it holds keys,
+/// passwords and what clients sent.
 pub fn forbid_cores() {
     let none = Rlimit {
         current: Some(0),
@@ -15,5 +16,8 @@ pub fn forbid_cores() {
     };
     if let Err(error) = setrlimit(Resource::Core, none) {
         tracing::warn!(%error, "a crash may leave a core file");
+    }
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "processes of the same user may look into the memory of this one");
     }
 }

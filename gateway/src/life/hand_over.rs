@@ -12,13 +12,15 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -76,13 +78,15 @@ pub struct Program {
     path: PathBuf,
     name: OsString,
     arguments: Vec<OsString>,
+    /// The very file that this process runs. Its name below /proc would be nobody else's to follow (`server.core_dumps`).
+    file: Arc<OwnedFd>,
 }
 
 impl Program {
     /// Of this process.
     ///
     /// # Errors
-    /// The working directory is gone.
+    /// The working directory is gone, or there is no /proc.
     pub fn of_this_process() -> io::Result<Self> {
         let mut words = std::env::args_os();
         let name = words.next().unwrap_or_else(|| "boxgate".into());
@@ -91,17 +95,24 @@ impl Program {
         if path.components().count() > 1 {
             path = std::env::current_dir()?.join(path);
         }
+        let file = rustix::fs::open(
+            "/proc/self/exe",
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         Ok(Self {
             path,
             name,
             arguments: words.filter(|word| word != FLAG).collect(),
+            file: Arc::new(file),
         })
     }
 
-    /// The same, by the very file that this process runs, whatever stands in its place now.
+    /// The same, by the very file that this process runs, whatever stands in its place now. A process that is started has
+    /// that file open until it runs it.
     fn that_runs(&self) -> Self {
         Self {
-            path: format!("/proc/{}/exe", std::process::id()).into(),
+            path: format!("/proc/self/fd/{}", self.file.as_raw_fd()).into(),
             ..self.clone()
         }
     }

@@ -49,6 +49,8 @@ class Told:
 class Living(Gateway):
     """A gateway with a program of its own, a file of its own, and somebody who is told; others come in its place."""
 
+    user = None  # another than ours
+
     def __init__(self, toml="", *flags):
         super().__init__()
         self.file = self.work / "boxgate.toml"
@@ -63,7 +65,7 @@ class Living(Gateway):
         # As the harness does, by the program that may be replaced.
         log = open(self.work / "gateway.log", "ab")
         command = [self.program, "quickstart", "--data-dir", self.data, "--listen", self.listen, "--json", *self.flags]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env={**ENVIRONMENT, **self.settings})
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env={**ENVIRONMENT, **self.settings}, user=self.user)
         ready = json.loads(self.process.stdout.readline())
         self.url, self.organization, self.key = ready["url"], ready["organization"], ready["service_account"]["client_secret"]
         self.base = f"{self.url}/api/organization/{self.organization}"
@@ -125,6 +127,31 @@ def tells_systemd():
         gate.process.terminate()
         gate.process.wait(LONG)
         check.equal("STOPPING=1 is told", 1, gate.told.count("STOPPING=1"))
+
+
+class Nobodys(Living):
+    """Run by a user that is not root, who may be refused something."""
+
+    def __init__(self, toml=""):
+        super().__init__(toml)
+        if os.geteuid() == 0:
+            self.user = 65534
+            for path in (self.work, self.file, pathlib.Path(self.told.path)):
+                os.chown(path, self.user, self.user)
+
+
+def is_not_looked_into():
+    owner = lambda gate: os.stat(f"/proc/{gate.pid}/environ").st_uid
+    with Nobodys() as gate:
+        check.equal("what a process holds in memory is not its user's to read", 0, owner(gate))
+        gate.program.unlink()
+        gate.program.write_text("#!/bin/sh\nprintf p >&0\nhead -c 1 >/dev/null\nexit 4\n")
+        gate.program.chmod(0o755)
+        check.that("and its own program may still come in its place", gate.upgrade(), gate.log("boxgate::life")[-3:])
+        check.that("which it did", gate.log("the old program is started again"), gate.log("boxgate::life")[-3:])
+        check.equal("nor is that of the next one", 0, owner(gate))
+    with Nobodys("[server]\ncore_dumps = true\n") as gate:
+        check.equal("it is where that is wanted", gate.user or os.geteuid(), owner(gate))
 
 
 def takes_over_a_configuration():
@@ -398,7 +425,7 @@ if not shutil.which("systemd-socket-activate"):
     sys.exit("systemd-socket-activate is missing: gateway/tests/clients/tools/install")
 
 
-for scene in (tells_systemd, takes_over_a_configuration, listens_where_systemd_does, stays_where_no_other_is_good, stops_though_another_was_wanted, comes_in_the_place_of_another):
+for scene in (tells_systemd, is_not_looked_into, takes_over_a_configuration, listens_where_systemd_does, stays_where_no_other_is_good, stops_though_another_was_wanted, comes_in_the_place_of_another):
     try:
         scene()
     except Exception:

@@ -14,6 +14,8 @@ set_runtime() {
 }
 set_runtime ENABLED=true API_KEY="$KEY" ALLOW_DEPLOYMENTS=true IMAGE_FILE_PATH="$IMAGE"
 
+# Its input, output and open files are looked at, by whoever runs this.
+export BOXGATE_SERVER__CORE_DUMPS=true
 start_gateway
 RUNTIME=$URL/runtime/image
 
