@@ -144,6 +144,7 @@ pub fn limiter_of(others: u32) -> Call {
     let many = NonZeroU32::new(100_000_000).expect("it is not zero");
     let rates = Rates::new(
         &[Rate {
+            by_scripts: false,
             name: "address".into(),
             per: Per::Address,
             classes: vec![Class::Control, Class::Upload, Class::Download],
@@ -157,11 +158,11 @@ pub fn limiter_of(others: u32) -> Call {
     );
     let key = |number: u32| Key::Address(IpAddr::V4(Ipv4Addr::from_bits(number)));
     for other in 0..others {
-        black_box(rates.count(&key(other), Class::Control).is_ok());
+        black_box(rates.count(&key(other), Class::Control, None).is_ok());
     }
     let ours = key(0);
     Box::new(move || {
-        black_box(rates.count(black_box(&ours), Class::Control).is_ok());
+        black_box(rates.count(black_box(&ours), Class::Control, None).is_ok());
     })
 }
 

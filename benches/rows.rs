@@ -73,6 +73,7 @@ impl Rows {
             min_free_bytes: 0,
             parts_in_flight: 4,
             limits: UploadLimits::default(),
+            sha256: boxgate_storage::upload::Sha256When::Inline,
             passage: boxgate_storage::upload::Passage::Free,
         });
         Self {

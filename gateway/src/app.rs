@@ -50,6 +50,7 @@ use crate::schedule;
 use crate::server::{
     Certificate, CertificateError, Drain, Ports, Remains, Respond, Server, Sockets,
 };
+use crate::shortcut::Shortcut;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Images;
 use crate::telemetry::otlp::{self, Exporter};
@@ -618,6 +619,7 @@ fn engine(
             open_per_account: settings.uploads.open_per_principal,
             open_per_organization: settings.uploads.open_per_organization,
         },
+        sha256: settings.digests.sha256,
         passage,
     })
 }
@@ -846,6 +848,7 @@ impl App {
         let cache = BlockCache::new(settings.cache, background.clone());
         let files = settings.verify.local_max_age.map(FileReads::new);
         let (documents, listings) = kept_lists(&metadata);
+        let shortcuts = Recent::answers(&metadata, settings.answers_bytes, Shortcut::weight);
         let (router, routers) = compile_routes(&settings).map_err(StartError::Routes)?;
         let drain = Drain::new(&settings.server);
         let joiner = joiner(&settings, &metadata, &engine, &stores);
@@ -881,6 +884,7 @@ impl App {
             files,
             documents,
             listings,
+            shortcuts,
             lifecycle: Lifecycle::default(),
             certificate,
         });

@@ -20,6 +20,7 @@ use boxgate_storage::metadata::accounts::{
 use boxgate_storage::metadata::catalog::{
     BlobDigest, BoxRow, BoxTree, HeldBlob, Iso, IsoId, VersionRow, VersionStatus,
 };
+use boxgate_storage::metadata::recent::Moment;
 use boxgate_storage::metadata::tokens::{Token, TokenId, TokenKind};
 use boxgate_storage::metadata::uploads::{NamedUpload, Sender, Target};
 use http::StatusCode;
@@ -134,6 +135,8 @@ pub struct ByTokenOf(pub TokenId);
 /// What a policy found out on its way to yes, so that no door looks it up again.
 #[derive(Debug, Default)]
 pub struct Grant {
+    /// When it was asked for: what is found out is at least as new.
+    pub since: Option<Moment>,
     /// Who is asking, if anyone.
     pub principal: Option<Principal>,
     /// The organization named in the path.
@@ -279,6 +282,7 @@ pub async fn authorize(
     operator_network: bool,
 ) -> Result<Grant, Refusal> {
     let mut grant = Grant {
+        since: Some(metadata.moment()),
         principal,
         ..Grant::default()
     };

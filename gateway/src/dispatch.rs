@@ -31,6 +31,7 @@ use crate::refusal::Refusal;
 use crate::request::RequestFacts;
 use crate::route::{Class, Door, Found, PathNames, Policy, Route, Row};
 use crate::server::{FileSender, InboundBody, OutboundBody, Respond};
+use crate::shortcut;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 
@@ -49,6 +50,20 @@ impl Respond for Gateway {
             answer
         }
         .boxed()
+    }
+
+    fn answer_at_once(
+        &self,
+        head: &http::request::Parts,
+        sender: Option<&FileSender>,
+        facts: &RequestFacts,
+    ) -> Option<Response<OutboundBody>> {
+        let shortcut = shortcut::find(self, head, facts)?;
+        let answer = shortcut.answer(self, head, sender, facts)?;
+        let answer = answer.unwrap_or_else(|refusal| shaped(shortcut.row.door, refusal, facts));
+        let mut answer = kept_private(answer);
+        counted::tell(facts, &mut answer);
+        Some(answer)
     }
 }
 

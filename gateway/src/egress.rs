@@ -130,12 +130,42 @@ pub struct FileBody {
     /// Up to where bytes were found proved and in memory. A block that was proved just now goes out even if memory is
     /// so short that it left it already.
     ready: u64,
-    damage: DamageReport,
+    /// Whether it was seen that the file is unchanged, and nothing was given since.
+    is_seen: bool,
+    /// What goes as bytes, where it was read before the rest was sent.
+    last: Option<Bytes>,
+    damage: Arc<DamageReport>,
 }
 
 impl FileBody {
+    /// A body of `range`, if all of its first block is proved and in memory; of a file that was seen to be unchanged just now.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn at_once(
+        file: BlobFile,
+        sender: FileSender,
+        range: ByteRange,
+        damage: Arc<DamageReport>,
+    ) -> Result<Option<Self>> {
+        let mut body = Self::new(file, sender, range, damage);
+        body.is_seen = true;
+        if body.ready < body.end {
+            let first = ByteRange::try_new(body.at, body.ready).expect("a position before an end");
+            let is_ready = body.file.in_memory(first)? == first.length();
+            return Ok(is_ready.then_some(body));
+        }
+        body.last = body.file.tail_in_memory(range, body.tail)?;
+        Ok(body.last.is_some().then_some(body))
+    }
+
     /// A body of `range`, the block of whose first byte was proved just now.
-    pub fn new(file: BlobFile, sender: FileSender, range: ByteRange, damage: DamageReport) -> Self {
+    pub fn new(
+        file: BlobFile,
+        sender: FileSender,
+        range: ByteRange,
+        damage: Arc<DamageReport>,
+    ) -> Self {
         let (start, end) = (range.start(), range.end());
         let last_block = end.saturating_sub(1) / BLOCK_BYTES * BLOCK_BYTES;
         Self {
@@ -145,6 +175,8 @@ impl FileBody {
             run: None,
             proving: None,
             ready: block_end(start).min(end),
+            is_seen: false,
+            last: None,
             file,
             sender,
             damage,
@@ -172,7 +204,9 @@ impl FileBody {
             }
         }
         // After what was sent, and before what is.
-        self.file.unchanged()?;
+        if !std::mem::take(&mut self.is_seen) {
+            self.file.unchanged()?;
+        }
         while self.at < self.end {
             if self.ready > self.at {
                 let to = if self.at < self.tail {
@@ -200,7 +234,7 @@ impl FileBody {
         if self.ready <= self.at && self.at < self.end {
             let to = self.end.min(self.at + RUN_BYTES);
             let next = ByteRange::try_new(self.at, to).expect("a position before an end");
-            self.ready = self.at + self.file.ready(next)?;
+            self.ready = self.at + self.file.in_memory(next)?;
             if self.ready == self.at {
                 self.prove(self.at / BLOCK_BYTES);
             }
@@ -218,6 +252,10 @@ impl FileBody {
         let (from, to) = (self.at, self.at + bytes);
         self.at = to;
         if from >= self.tail {
+            // What was read before was so of a file that is the same still.
+            if let Some(last) = self.last.take() {
+                return Ok(Piece::Bytes(last));
+            }
             let range = ByteRange::try_new(from, to).expect("a range with a length");
             return self.file.copy(range).map(Piece::Bytes);
         }

@@ -38,6 +38,7 @@ use crate::resumable::Limits;
 use crate::route::Router;
 use crate::runtime::Runtimes;
 use crate::server::Certificate;
+use crate::shortcut::Shortcuts;
 use crate::telemetry::Telemetry;
 use crate::upkeep::Upkeep;
 use crate::webhook::inbox::Inbox;
@@ -88,6 +89,8 @@ pub struct Gateway {
     pub documents: Documents,
     /// Boxes of organizations, by the page that lists them and for whom.
     pub listings: Listings,
+    /// Where targets that anybody may ask for led lately.
+    pub shortcuts: Shortcuts,
     /// Permits.
     pub admission: Admission,
     /// Metrics.

@@ -511,8 +511,8 @@ fn blob(download: &Download) -> facts::Blob {
         facts::Blob {
             id: stored.key.to_string().into(),
             size: stored.length,
-            checksum: stored.sha256.to_hex().into(),
-            checksum_type: "sha256".into(),
+            checksum: stored.checksum().to_hex().into(),
+            checksum_type: stored.checksum().algorithm().name().into(),
             blake3: stored.blake3.to_hex().into(),
             created_ms: since.map_or(0, |s| i64::try_from(s.as_millis()).unwrap_or(i64::MAX)),
             store: download.store.as_str().into(),

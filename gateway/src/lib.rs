@@ -35,6 +35,7 @@ pub mod runtime;
 pub mod schedule;
 pub mod server;
 pub mod shipped;
+pub mod shortcut;
 pub mod sys;
 pub mod telemetry;
 pub mod upkeep;

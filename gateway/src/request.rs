@@ -86,7 +86,7 @@ impl RequestFacts {
     pub fn trace_id(&self) -> Cow<'_, str> {
         match &self.trace {
             Some(trace) => trace.id().into(),
-            None => self.id.as_str().into(),
+            None => self.id().into(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! given to one [`Respond`] with its body unread. Limits of connections, heads and slow clients are
 //! kept here; what a request may do is decided above.
 
+mod again;
 mod body;
 mod drain;
 mod exchange;

@@ -5,6 +5,7 @@
 //! `door::upkeep` sends and what `client::upkeep` reads.
 
 pub mod background;
+mod deferred;
 pub mod line;
 
 use std::sync::Arc;

@@ -234,14 +234,7 @@ async fn one(row: &Row, comparison: &Comparison, ground: &Ground) -> Result<Foun
         let garage = garage.as_ref().filter(|_| in_garage(arm));
         let name = format!("{}-{index}", row.name);
         let length = arm.length(row);
-        let started = Peer::start(
-            arm.server,
-            &name,
-            ground,
-            garage,
-            certificate.as_ref(),
-            length,
-        );
+        let started = Peer::start(arm, &name, ground, garage, certificate.as_ref(), length);
         match Box::pin(started).await {
             Ok(peer) => peers.push((index, peer)),
             Err(failure) => found.wrong.push(format!("{}: {failure}", arm.name)),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::digest::{Blake3, Sha256};
+use crate::digest::{Blake3, Digest, Sha256};
 
 macro_rules! random_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -75,7 +75,7 @@ random_id! {
     UploadId
 }
 
-/// What is known of a committed blob; none of it ever changes.
+/// What is known of a committed blob; none of it ever changes, but that a SHA-256 becomes known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlobMeta {
     /// Where the bytes are.
@@ -84,6 +84,18 @@ pub struct BlobMeta {
     pub length: u64,
     /// BLAKE3 of all bytes.
     pub blake3: Blake3,
-    /// SHA-256 of all bytes.
-    pub sha256: Sha256,
+    /// SHA-256 of all bytes; `None` while it is deferred.
+    pub sha256: Option<Sha256>,
+}
+
+impl BlobMeta {
+    /// The digest that is told of it: SHA-256, and BLAKE3 while that is deferred.
+    pub fn checksum(&self) -> Digest {
+        checksum(self.blake3, self.sha256)
+    }
+}
+
+/// The same of the two digests.
+pub fn checksum(blake3: Blake3, sha256: Option<Sha256>) -> Digest {
+    sha256.map_or_else(|| blake3.into(), Digest::from)
 }

@@ -10,6 +10,7 @@
 
 mod adopt;
 mod copy;
+mod deferred;
 mod finding;
 mod orphans;
 mod scrub;
@@ -34,6 +35,7 @@ use self::walk::{Place, Walk};
 
 pub use adopt::{AdoptTold, Adopted};
 pub use copy::{Copied, CopyTold, Ways};
+pub use deferred::{Computed, Halfway};
 pub use finding::{Finding, Problem, Subject};
 pub use orphans::{Amount, Brake, Collected, OrphanLimits, Orphans};
 pub use scrub::{Cursor, NAMED_BLOCKS, ScrubTold, Scrubbed};

@@ -1,7 +1,7 @@
 //! Digests of content: their algorithms, their values, and the hashers that run while bytes are hot.
 //!
 //! [`ContentHasher`] is what an upload feeds: BLAKE3 as a tree with one value per MiB
-//! ([`TreeHasher`]), SHA-256 in order, and whatever else a client declared.
+//! ([`TreeHasher`]), SHA-256 in order unless that is deferred, and whatever else a client declared.
 
 pub mod content;
 pub mod outboard;

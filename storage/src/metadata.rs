@@ -10,6 +10,7 @@ mod audit;
 pub mod catalog;
 pub mod check;
 mod copy;
+pub mod deferred;
 mod dialect;
 mod former;
 mod imported;
@@ -45,7 +46,7 @@ use sqlx::{Any, AnyPool};
 use self::accounts::{Account, AccountId, Membership, Organization, OrganizationId};
 use self::catalog::{BlobDigest, BoxRow, HeldBlob, ResolvedFile};
 use self::dialect::{Database, News};
-use self::recent::{Changes, Kind, Recent};
+use self::recent::{Changes, Kind, Moment, Recent};
 use self::sql::{At as _, Columns as _};
 use self::tokens::Token;
 use self::writer::{Tx, Writer};
@@ -244,6 +245,11 @@ impl Metadata {
         let row = sqlx::query(ask).fetch_one(&mut *reader).await;
         let now = row.at(OP, "database")?.int("now_ms")?;
         Ok(Some(UnixMillis(now)))
+    }
+
+    /// The moment before what is read next.
+    pub fn moment(&self) -> Moment {
+        self.inner.changes.moment()
     }
 
     /// Resolves when another process tells that it changed something; never where nobody else does.

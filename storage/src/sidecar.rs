@@ -39,7 +39,9 @@ struct Text {
     key: String,
     length: u64,
     blake3: String,
-    sha256: String,
+    /// Absent where it was not known yet.
+    #[serde(default)]
+    sha256: Option<String>,
     organization: String,
     target: Option<Target>,
     #[serde(default)]
@@ -66,7 +68,7 @@ impl Sidecar {
             key: self.blob.key.to_string(),
             length: self.blob.length,
             blake3: self.blob.blake3.to_hex(),
-            sha256: self.blob.sha256.to_hex(),
+            sha256: self.blob.sha256.map(|sha256| sha256.to_hex()),
             organization: self.organization.clone(),
             target: self.target.clone(),
             labels: self.labels.clone(),
@@ -85,7 +87,10 @@ impl Sidecar {
             key: text.key.parse().ok()?,
             length: text.length,
             blake3: Blake3::from_hex(&text.blake3)?,
-            sha256: Sha256::from_hex(&text.sha256)?,
+            sha256: match text.sha256 {
+                Some(hex) => Some(Sha256::from_hex(&hex)?),
+                None => None,
+            },
         };
         (text.format == FORMAT).then_some(Self {
             upload: text.upload.parse().ok()?,
@@ -121,7 +126,7 @@ mod tests {
                 key: BlobKey::random(),
                 length: 5,
                 blake3: Blake3([1; 32]),
-                sha256: Sha256([2; 32]),
+                sha256: Some(Sha256([2; 32])),
             },
             organization: "acme".to_owned(),
             target: Some(Target {
@@ -157,6 +162,12 @@ mod tests {
         assert_eq!(
             Sidecar::parse(nameless.to_text().as_bytes()),
             Some(nameless)
+        );
+        let mut deferred = sidecar();
+        deferred.blob.sha256 = None;
+        assert_eq!(
+            Sidecar::parse(deferred.to_text().as_bytes()),
+            Some(deferred)
         );
     }
 

@@ -17,6 +17,7 @@ mod active;
 mod apart;
 mod assembly;
 mod committer;
+mod deferred;
 mod engine;
 mod follower;
 mod gate;
@@ -45,6 +46,7 @@ use crate::metadata::uploads::Target;
 use crate::store::Store;
 
 pub use crate::metadata::uploads::{Keep, Sender, UploadRow};
+pub use deferred::Sha256When;
 pub use engine::UploadEngine;
 pub use gate::{Answer, Gate, Gatekeeping, Passage, Silence, Whole};
 pub use part::PartAssembler;
@@ -77,6 +79,8 @@ pub struct EngineOptions {
     pub parts_in_flight: usize,
     /// How long and how many uploads may stay.
     pub limits: UploadLimits,
+    /// When SHA-256 is computed of what comes in.
+    pub sha256: Sha256When,
     /// What stands between uploads that are whole and their names.
     pub passage: Passage,
 }
@@ -128,7 +132,8 @@ pub struct UploadIntent {
     pub target: Option<Target>,
     /// Declared length in bytes, if any.
     pub length: Option<u64>,
-    /// Digests that the client declared; algorithms beyond BLAKE3 and SHA-256 are hashed on demand.
+    /// Digests that the client declared; algorithms beyond BLAKE3 and SHA-256 are hashed on demand, and that where it is
+    /// deferred.
     pub expected: Vec<Digest>,
     /// Bytes of a part, if somebody asks for more than its length needs: up to the next power of two.
     pub part_bytes: Option<u64>,

@@ -240,7 +240,7 @@ async function stored(path) {
     const body = (await answer?.text().catch(() => "")) ?? "";
     if (answer?.ok && body.startsWith("{")) {
       const told = JSON.parse(body);
-      if (told.details) return { sha256: told.details.sha256, why };
+      if (told.details) return { sha256: told.details.sha256, isPublished: true, why };
       why = told.reason || "It is not published yet.";
     } else {
       why = answer ? sentence(answer.status, body) : LOST;
@@ -254,20 +254,22 @@ async function stored(path) {
       await again(why, answer?.headers.get("Retry-After"));
     }
   }
-  return { sha256: null, why };
+  return { sha256: null, isPublished: false, why };
 }
 
 async function compared(target, digest) {
   of("digests").hidden = false;
   say("All of it was sent. Comparing digests.");
   const path = new URL(upload.url, location.href).pathname;
-  const [ours, { sha256: theirs, why }] = await Promise.all([digest, stored(path)]);
+  const [ours, { sha256: theirs, isPublished, why }] = await Promise.all([digest, stored(path)]);
   of("ours").textContent = ours ?? "could not be computed";
   of("theirs").textContent = theirs ?? "is not known yet";
   const [organization, name] = target.split("/");
   const href = `${settings.boxes}/${organization}/${name}`;
   const link = Object.assign(document.createElement("a"), { href, id: "published", textContent: "See the box" });
-  if (!theirs) {
+  if (!theirs && isPublished) {
+    say("Published. The server computes its SHA-256 now, and shows it at the box. ");
+  } else if (!theirs) {
     say(`All of it was sent, but the server does not tell what it stored: ${why} Compare digests at the box later. `, "bad");
   } else if (!ours) {
     say("Published. ");

@@ -89,6 +89,34 @@ pub fn arrived(
     }
 }
 
+/// Whether a stranger's request that is answered at once takes nothing that it would have to wait for: a turn, or the bytes of
+/// its answer.
+pub fn may_pass(gateway: &Gateway, facts: &RequestFacts) -> bool {
+    let admission = &gateway.admission;
+    let exempt = &gateway.settings.limits.rate_exempt;
+    admission.outbound.load().is_idle()
+        && (exempt.contains(facts.client_ip()) || admission.turns.is_free(&asker(None, facts)))
+}
+
+/// Counts a stranger's request that is answered at once.
+///
+/// # Errors
+/// As [`arrived`].
+pub fn stranger(gateway: &Gateway, class: Class, facts: &RequestFacts) -> Result<(), Refusal> {
+    if gateway
+        .settings
+        .limits
+        .rate_exempt
+        .contains(facts.client_ip())
+    {
+        return Ok(());
+    }
+    match of_address(gateway, facts) {
+        Some(key) => count(gateway, &key, class, (facts, None)),
+        None => Ok(()),
+    }
+}
+
 /// Who asks: somebody who is known, or whoever is at an address.
 pub fn asker(principal: Option<&Principal>, facts: &RequestFacts) -> Key {
     principal.map_or_else(|| Key::Address(network(facts.client_ip())), of_principal)

@@ -111,6 +111,11 @@ impl Shaper {
         }
     }
 
+    /// Whether no body is measured.
+    pub fn is_idle(&self) -> bool {
+        self.is_idle
+    }
+
     /// What measures a body; `None` where no rate holds for it. `waited` counts its waits.
     pub fn meter(
         &self,

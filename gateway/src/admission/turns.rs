@@ -54,6 +54,13 @@ impl Turns {
         Some(turn)
     }
 
+    /// Whether there is one for `key` now.
+    pub fn is_free(&self, key: &Key) -> bool {
+        let by = self.by();
+        by.get(key)
+            .is_none_or(|semaphore| semaphore.available_permits() > 0)
+    }
+
     fn by(&self) -> MutexGuard<'_, HashMap<Key, Arc<Semaphore>>> {
         self.by.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,6 +96,7 @@ mod tests {
         assert!(turns.take(address(1)).await.is_none());
         assert!(turns.take(address(2)).await.is_some());
         assert_eq!(turns.by().len(), 1);
+        assert!(!turns.is_free(&address(1)) && turns.is_free(&address(2)));
         let (third, ()) = tokio::join!(turns.take(address(1)), async { drop(first) });
         drop((second, third.unwrap()));
         assert_eq!(turns.by().len(), 0);

@@ -4,10 +4,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boxgate_storage::metadata::accounts::Account;
 use boxgate_storage::metadata::tokens::Token;
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 use sha2::{Digest as _, Sha256};
+
+const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
+const ATLAS_TOKEN: HeaderName = HeaderName::from_static("x-atlas-token");
 
 /// A token as presented; its text never leaves this type.
 #[derive(Clone)]
@@ -42,19 +45,19 @@ impl Credential {
     /// The credential of a request, if it carries one. An empty one counts as none: the guide's
     /// scripts send `x-access-token:` without a value when their login failed.
     pub fn find(headers: &HeaderMap, query: Option<&str>) -> Option<Self> {
-        let text = |name: &str| {
+        let text = |name: HeaderName| {
             headers
                 .get(name)
                 .and_then(|v| v.to_str().ok())
                 .map(str::trim)
         };
-        if let Some(token) = text("x-access-token").filter(|t| !t.is_empty()) {
+        if let Some(token) = text(ACCESS_TOKEN).filter(|t| !t.is_empty()) {
             return Some(Self {
                 token: token.to_owned(),
                 place: Place::AccessTokenHeader,
             });
         }
-        if let Some(value) = text(AUTHORIZATION.as_str()) {
+        if let Some(value) = text(AUTHORIZATION) {
             // RFC 9110 §11.1: the scheme is case-insensitive.
             if let Some((scheme, rest)) = value.split_once(' ') {
                 let rest = rest.trim();
@@ -69,7 +72,7 @@ impl Credential {
                 }
             }
         }
-        if let Some(token) = text("x-atlas-token").filter(|t| !t.is_empty()) {
+        if let Some(token) = text(ATLAS_TOKEN).filter(|t| !t.is_empty()) {
             return Some(Self {
                 token: token.to_owned(),
                 place: Place::Bearer,
@@ -80,6 +83,12 @@ impl Credential {
             token,
             place: Place::Query,
         })
+    }
+
+    /// Whether there is a header of those that may carry one.
+    pub fn is_in(headers: &HeaderMap) -> bool {
+        let places = [AUTHORIZATION, ACCESS_TOKEN, ATLAS_TOKEN];
+        places.iter().any(|name| headers.contains_key(name))
     }
 
     // What cannot be read is a credential that fails, not none: its sender must not be served as nobody.

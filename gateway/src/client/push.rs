@@ -23,6 +23,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use boxgate_storage::catalog::BoxRef;
+use boxgate_storage::digest::Algorithm;
 use boxgate_storage::digest::content::Digests;
 use futures_util::TryFutureExt as _;
 use futures_util::future::{Either, ready};
@@ -152,12 +153,11 @@ impl Push<'_> {
     /// Sends what is missing, and compares what became of it with the file.
     async fn run(&self, begun: Begun) -> Result<Outcome, PushError> {
         let (allow, allowed) = watch::channel(0);
-        let digests = match begun.digests {
-            Some(digests) => Either::Left(ready(Ok(digests))),
-            None => {
-                let hashed = self.hashed(self.hashing(allowed, Values::Dropped));
-                Either::Right(hashed.map_ok(|hashed| hashed.digests))
-            }
+        let digests = if let Some(digests) = begun.digests {
+            Either::Left(ready(Ok(digests)))
+        } else {
+            let hashed = self.hashed(self.hashing(allowed, Values::Dropped));
+            Either::Right(hashed.map_ok(|hashed| hashed.digests))
         };
         let outcome = match (begun.outcome, begun.parts) {
             (Some(outcome), _) => outcome,
@@ -181,8 +181,12 @@ impl Push<'_> {
             (self.tell)(Notice::Hashing { left });
         }
         let digests = digests.await?;
-        let (there, here) = (&outcome.sha256, digests.sha256.to_hex());
-        if *there != here || outcome.blake3 != digests.blake3.to_hex() || outcome.length != length {
+        let here = digests.by(Algorithm::Sha256).map(|sha256| sha256.to_hex());
+        let here = here.unwrap_or_default();
+        let there = &outcome.sha256;
+        // One that is computed later is that of the bytes with this BLAKE3.
+        let differs = !there.is_empty() && *there != here;
+        if differs || outcome.blake3 != digests.blake3.to_hex() || outcome.length != length {
             // What is kept leads to bytes that nobody wants.
             let _stays = self.source.forget();
             return Err(PushError::WrongDigest {
@@ -191,7 +195,10 @@ impl Push<'_> {
                 here,
             });
         }
-        Ok(outcome)
+        Ok(Outcome {
+            sha256: here,
+            ..outcome
+        })
     }
 
     async fn hashed(

@@ -61,6 +61,8 @@ table! {
         cache: CacheFile = CacheFile::default(),
         /// When stored bytes are proved.
         verify: VerifyFile = VerifyFile::default(),
+        /// When digests are computed.
+        digests: DigestsFile = DigestsFile::default(),
         /// Downloads.
         downloads: DownloadsFile = DownloadsFile::default(),
         /// Bytes that nobody holds.
@@ -344,6 +346,8 @@ table! {
         size: ByteSize = ByteSize(0),
         /// Bytes of a block.
         block: ByteSize = ByteSize::mib(1),
+        /// Memory for answers that anybody may have.
+        answers: ByteSize = ByteSize::mib(8),
     }
 }
 
@@ -356,6 +360,18 @@ table! {
         max_age: Span = Span::seconds(7 * 24 * 3600),
         /// Boxes open as files at once.
         open_files: usize = 256,
+    }
+}
+
+table! {
+    /// `[digests]`
+    DigestsFile {
+        /// Whether SHA-256 is computed while an upload comes in, or afterwards.
+        sha256: String = "inline".into(),
+        /// Bytes read in a second for those that are computed afterwards.
+        rate: ByteSize = ByteSize(256 << 20),
+        /// Boxes that may wait for theirs.
+        most_deferred: u64 = 10_000,
     }
 }
 

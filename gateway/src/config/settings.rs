@@ -15,6 +15,7 @@ use boxgate_scripting::set::Startup;
 use boxgate_storage::backend::s3::{Patience, S3Options};
 use boxgate_storage::check::{Brake, OrphanLimits};
 use boxgate_storage::layer::cache::CacheOptions;
+use boxgate_storage::upload::Sha256When;
 use http::HeaderName;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -90,8 +91,12 @@ pub struct Settings {
     pub files: Files,
     /// The cache of verified blocks.
     pub cache: CacheOptions,
+    /// Memory for answers that anybody may have.
+    pub answers_bytes: u64,
     /// When stored bytes are proved.
     pub verify: Verify,
+    /// When digests are computed.
+    pub digests: Digests,
     /// How long what is downloaded may be kept.
     pub downloads: Ages,
     /// Outboards on their way at once.
@@ -390,6 +395,15 @@ pub struct Verify {
     pub open_files: usize,
 }
 
+/// Settings of when digests are computed.
+#[derive(Debug, Clone)]
+pub struct Digests {
+    /// When SHA-256 is.
+    pub sha256: Sha256When,
+    /// Bytes read in a second for what is deferred; 0 is as many as come.
+    pub rate_bytes: u64,
+}
+
 /// Settings of bits that rot.
 #[derive(Debug, Clone)]
 pub struct Scrub {
@@ -638,7 +652,7 @@ pub struct Ceiling {
     pub base: u64,
     /// Buffers of uploads.
     pub part_budget: u64,
-    /// Verified blocks.
+    /// Verified blocks, and answers.
     pub cache: u64,
     /// Frames that upload connections hold in flight.
     pub uploads: u64,
@@ -736,7 +750,7 @@ impl Settings {
         Ceiling {
             base: BASE,
             part_budget: self.uploads.part_budget_bytes,
-            cache: self.cache.size_bytes,
+            cache: self.cache.size_bytes.saturating_add(self.answers_bytes),
             uploads: uploads * (PER_UPLOAD + per_inspection),
             joins: (self.uploads.joins_in_progress as u64).saturating_mul(PER_JOIN),
             // The last one is of those who send uploads.
@@ -832,7 +846,9 @@ impl Settings {
                 cors_origins: judge.origins(&file.files.cors_origins),
             },
             cache: judge.cache(&file.cache, machine),
+            answers_bytes: file.cache.answers.0,
             verify: judge.verify(&file.verify),
+            digests: judge.digests(&file.digests),
             downloads: judge.downloads(&file.downloads),
             max_outboards: judge.count("downloads.max_outboards", file.downloads.max_outboards),
             gc: judge.gc(&file.gc),
@@ -1734,6 +1750,20 @@ impl Judge<'_> {
         Verify {
             local_max_age: once.filter(|once| *once).map(|_| max_age),
             open_files: self.count("verify.open_files", verify.open_files),
+        }
+    }
+
+    fn digests(&mut self, digests: &file::DigestsFile) -> Digests {
+        let most = self.positive("digests.most_deferred", digests.most_deferred);
+        let choices = [
+            ("inline", Sha256When::Inline),
+            ("deferred", Sha256When::Deferred { most }),
+        ];
+        let rule = "expected \"inline\" or \"deferred\"";
+        let sha256 = self.choice("digests.sha256", &digests.sha256, &choices, rule);
+        Digests {
+            sha256: sha256.unwrap_or_default(),
+            rate_bytes: digests.rate.0,
         }
     }
 

@@ -64,6 +64,7 @@ pub async fn blob(gateway: &Gateway, call: Call) -> Answer {
         freshness,
         tags,
         location: None,
+        place: None,
     };
     let mut response = download::serve(gateway, &call.head, download).await?;
     if by_link {

@@ -225,7 +225,7 @@ fn outcome(progress: &Progress) -> Value {
         "message": "File upload completed",
         "details": {
             "isComplete": true, "status": "complete", "fileSize": blob.length,
-            "blake3": blob.blake3.to_hex(), "sha256": blob.sha256.to_hex(),
+            "blake3": blob.blake3.to_hex(), "sha256": shape::sha256(blob),
         },
     });
     let warning = progress

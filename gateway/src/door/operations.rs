@@ -107,6 +107,11 @@ pub async fn status(gateway: &Gateway, call: &Call) -> Answer {
         if !well {
             body["status"] = "error".into();
         }
+        if rows && let Ok(waiting) = gateway.metadata.waiting_for_sha256().await {
+            let oldest = waiting.oldest.map(super::boxvault::shape::time);
+            let told = json!({ "blobs": waiting.blobs, "bytes": waiting.bytes, "oldest": oldest });
+            body = super::boxvault::shape::with(body, json!({ "sha256_deferred": told }));
+        }
         if rows && let Ok(found) = webhook::signals::not_ok(gateway).await {
             let told: Vec<Value> = found
                 .into_iter()

@@ -12,6 +12,7 @@ use boxgate_storage::digest::Blake3;
 use boxgate_storage::metadata::catalog::{BoxTree, ResolvedFile, VersionStatus};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, USER_AGENT, VARY};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
@@ -25,6 +26,7 @@ use crate::http::response;
 use crate::refusal::Refusal;
 use crate::route::Route;
 use crate::server::OutboundBody;
+use crate::shortcut::{HEAD_BYTES, Known, Place};
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
 
@@ -56,54 +58,92 @@ pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
     };
     let document = gateway.documents.or_read(key, written).await?;
     let document = document.ok_or_else(|| crate::auth::no_box(&call.names))?;
-    let mut headers = HeaderMap::new();
-    headers.insert(
-        ETAG,
-        HeaderValue::from_str(&document.etag).expect("hexadecimal digits are ASCII"),
-    );
-    headers.insert(VARY, HeaderValue::from_static("Accept"));
-    // URLs inside come from the request unless `public_url` is set; then no shared cache may keep them.
-    // Nor where BoxVault's path answers Vagrant alone in this way: its cache does not know who asks.
-    let shared = document.public
-        && !gateway.settings.public_url.is_empty()
-        && call.row.route == Route::VagrantMetadata;
-    let freshness = if shared {
-        Freshness::PublicName
-    } else {
-        Freshness::Private
-    };
-    let ages = &gateway.settings.downloads;
-    freshness.write(ages, &document.tags, &mut headers);
-    let representation = Representation {
-        etag: &document.etag,
-        last_modified: None,
-        length: document.text.len() as u64,
-    };
-    match decide(
-        &representation,
-        &call.head.method,
-        &call.head.headers,
-        PastEnd::WholeBody,
-    ) {
-        Decision::NotModified => return Ok(with_headers(StatusCode::NOT_MODIFIED, headers)),
-        Decision::PreconditionFailed => {
+    let described = Described::of(gateway, document, call.row.route);
+    let answer = described.answer(&call.head);
+    // Another node's new version must be in it at once.
+    if !gateway.metadata.is_shared()
+        && described.document.public
+        && let Some(place) = Place::of(gateway, &call)
+    {
+        place.keep(gateway, Known::Document(described));
+    }
+    Ok(answer)
+}
+
+/// Metadata of a box with the head of its answers.
+#[derive(Debug)]
+pub struct Described {
+    document: Arc<Document>,
+    headers: HeaderMap,
+}
+
+impl Described {
+    fn of(gateway: &Gateway, document: Arc<Document>, route: Route) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            ETAG,
+            HeaderValue::from_str(&document.etag).expect("hexadecimal digits are ASCII"),
+        );
+        headers.insert(VARY, HeaderValue::from_static("Accept"));
+        // URLs inside come from the request unless `public_url` is set; then no shared cache may keep them.
+        // Nor where BoxVault's path answers Vagrant alone in this way: its cache does not know who asks.
+        let shared = document.public
+            && !gateway.settings.public_url.is_empty()
+            && route == Route::VagrantMetadata;
+        let freshness = if shared {
+            Freshness::PublicName
+        } else {
+            Freshness::Private
+        };
+        let ages = &gateway.settings.downloads;
+        freshness.write(ages, &document.tags, &mut headers);
+        // Vagrant takes a body for metadata only if the type is exactly this one.
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_LENGTH, document.text.len().into());
+        Self { document, headers }
+    }
+
+    /// The answer to GET or HEAD.
+    pub fn answer(&self, head: &Parts) -> Response<OutboundBody> {
+        let document = &self.document;
+        let representation = Representation {
+            etag: &document.etag,
+            last_modified: None,
+            length: document.text.len() as u64,
+        };
+        let decision = decide(
+            &representation,
+            &head.method,
+            &head.headers,
+            PastEnd::WholeBody,
+        );
+        match decision {
+            Decision::NotModified => {
+                let mut headers = self.headers.clone();
+                headers.remove(CONTENT_TYPE);
+                headers.remove(CONTENT_LENGTH);
+                with_headers(StatusCode::NOT_MODIFIED, headers)
+            }
             // It answers the request's own fields: under the URL alone no cache may keep it.
-            return Ok(with_headers(
-                StatusCode::PRECONDITION_FAILED,
-                HeaderMap::new(),
-            ));
+            Decision::PreconditionFailed => {
+                with_headers(StatusCode::PRECONDITION_FAILED, HeaderMap::new())
+            }
+            // Vagrant resumes metadata like boxes: a range of JSON is never served.
+            Decision::Full | Decision::Partial(_) | Decision::NotSatisfiable => {
+                let headers = self.headers.clone();
+                if head.method == Method::HEAD {
+                    return with_headers(StatusCode::OK, headers);
+                }
+                let body = response::full(document.text.clone());
+                with_body(StatusCode::OK, headers, body)
+            }
         }
-        // Vagrant resumes metadata like boxes: a range of JSON is never served.
-        Decision::Full | Decision::Partial(_) | Decision::NotSatisfiable => {}
     }
-    // Vagrant takes a body for metadata only if the type is exactly this one.
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CONTENT_LENGTH, document.text.len().into());
-    if call.head.method == Method::HEAD {
-        return Ok(with_headers(StatusCode::OK, headers));
+
+    /// Memory that it takes, about.
+    pub fn weight(&self) -> u32 {
+        self.document.weight().saturating_add(HEAD_BYTES)
     }
-    let body = response::full(document.text.clone());
-    Ok(with_body(StatusCode::OK, headers, body))
 }
 
 /// Metadata of a box, written.
@@ -225,8 +265,12 @@ async fn serve(gateway: &Gateway, call: Call, name: BoxRef) -> Answer {
             metadata::file_path(&name, &resolved.file.blob.blake3)
         )
     });
+    let place = (freshness != Freshness::Private)
+        .then(|| Place::of(gateway, &call))
+        .flatten();
     let download = Download {
         location,
+        place,
         ..Download::of_file(&name, resolved, freshness)
     };
     download::serve(gateway, &call.head, download).await

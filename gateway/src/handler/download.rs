@@ -1,6 +1,11 @@
 //! One download: decide by RFC 9110, prove the first block, then answer and go on proving.
 
+mod known;
+
+pub use known::KnownFile;
+
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boxgate_storage::ErrorKind;
@@ -8,6 +13,7 @@ use boxgate_storage::blob::{BlobKey, BlobMeta};
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::{BLOCK_BYTES, Blake3, Sha256};
 use boxgate_storage::layer::cache::Origin;
+use boxgate_storage::layer::files::RememberedFile;
 use boxgate_storage::metadata::catalog::{Counted, Iso, ResolvedFile};
 use boxgate_storage::metadata::uploads::Labels;
 use boxgate_storage::range::ByteRange;
@@ -24,7 +30,7 @@ use http_body_util::BodyExt as _;
 use sha2::Digest as _;
 
 use crate::egress::{BlobBody, FileBody, SlowBody};
-use crate::gateway::Gateway;
+use crate::gateway::{DamageReport, Gateway};
 use crate::hooks::{self, Instead};
 use crate::http::digest::{
     CONTENT_DIGEST, REPR_DIGEST, WANT_CONTENT_DIGEST, WANT_REPR_DIGEST, Wanted,
@@ -34,6 +40,7 @@ use crate::http::precondition::{Decision, PastEnd, Representation, decide};
 use crate::http::{range, response};
 use crate::refusal::Refusal;
 use crate::server::{FileSender, OutboundBody};
+use crate::shortcut::{Known, Place};
 
 /// Bytes from which on an answer goes as a file: what is shorter costs more by the calls that takes than by a copy.
 const FILE_FROM: u64 = 16 << 10;
@@ -71,6 +78,8 @@ pub struct Download {
     pub tags: Tags,
     /// Where the same bytes can be had under a URL that never changes its mind (RFC 9110 §8.7).
     pub location: Option<String>,
+    /// Where it is kept for whoever asks the same, if anybody may.
+    pub place: Option<Place>,
 }
 
 impl Download {
@@ -92,6 +101,7 @@ impl Download {
             past_end: PastEnd::WholeBody,
             freshness,
             location: None,
+            place: None,
         }
     }
 
@@ -112,6 +122,7 @@ impl Download {
             freshness: Freshness::Private,
             tags: Tags::default(),
             location: None,
+            place: None,
         }
     }
 
@@ -143,7 +154,7 @@ impl Download {
         let disposition = format!("attachment; filename=\"{}\"", self.file_name);
         headers.insert(CONTENT_DISPOSITION, value(&disposition));
         let wanted = Wanted::parse(asked, &WANT_REPR_DIGEST).unwrap_or(Wanted::ALL);
-        if let Some(digests) = wanted.write(&self.blob.sha256, &self.blob.blake3) {
+        if let Some(digests) = wanted.write(self.blob.sha256.as_ref(), &self.blob.blake3) {
             headers.insert(REPR_DIGEST, digests);
         }
     }
@@ -215,11 +226,22 @@ async fn answer(
     let as_file = rate_bps.is_none()
         && range.length() >= FILE_FROM
         && (wanted.is_none() || range.length() > BLOCK_BYTES);
-    let (origin, first, body) = match sender.filter(|_| as_file) {
+    let Opened {
+        origin,
+        first,
+        body,
+        file,
+    } = match sender.filter(|_| as_file) {
         Some(sender) => open_file(gateway, &download, range, sender).await?,
         None => open(gateway, &download, range).await?,
     };
     headers.insert(CACHE_STATUS, cache_status(origin));
+    if let (Some(place), Some(file)) = (&download.place, file)
+        && !KnownFile::is_told_otherwise(&head.headers)
+    {
+        let known = KnownFile::new(&download, &etag, headers.clone(), file);
+        place.keep(gateway, Known::File(Box::new(known)));
+    }
     if let Some(digest) = wanted.and_then(|wanted| content_digest(wanted, &blob, range, &first)) {
         headers.insert(CONTENT_DIGEST, digest);
     }
@@ -305,14 +327,14 @@ fn content_digest(
     first: &Bytes,
 ) -> Option<HeaderValue> {
     if range == ByteRange::whole(blob.length) {
-        return wanted.write(&blob.sha256, &blob.blake3);
+        return wanted.write(blob.sha256.as_ref(), &blob.blake3);
     }
     if first.len() as u64 != range.length() {
         return None;
     }
     let sha256 = Sha256(sha2::Sha256::digest(first).into());
     let blake3 = Blake3(*blake3::hash(first).as_bytes());
-    wanted.write(&sha256, &blake3)
+    wanted.write(Some(&sha256), &blake3)
 }
 
 /// Whether the answer began with what was in memory (RFC 9211).
@@ -324,8 +346,16 @@ fn cache_status(origin: Option<Origin>) -> HeaderValue {
     })
 }
 
-/// Where an answer comes from (`None` is past the cache), what of it is in memory, and its body.
-type Opened = (Option<Origin>, Bytes, OutboundBody);
+/// A range of a blob that was opened.
+struct Opened {
+    /// Where it comes from; `None` is past the cache.
+    origin: Option<Origin>,
+    /// What of it is in memory.
+    first: Bytes,
+    body: OutboundBody,
+    /// The file, and where its damage is told, if the kernel sends it.
+    file: Option<(RememberedFile, Arc<DamageReport>)>,
+}
 
 /// The body that the kernel sends from the blob's file; as [`open`] where that cannot be.
 async fn open_file(
@@ -351,9 +381,15 @@ async fn open_file(
     if file.ready(first).map_err(refuse)? < first.length() {
         file.prove(block).await.map_err(refuse)?;
     }
-    let damage = gateway.damage_report(blob.key);
+    let damage = Arc::new(gateway.damage_report(blob.key));
+    let remembered = (file.remembered(), Arc::clone(&damage));
     let body = FileBody::new(file, sender.clone(), range, damage);
-    Ok((None, Bytes::new(), body.boxed_unsync()))
+    Ok(Opened {
+        origin: None,
+        first: Bytes::new(),
+        body: body.boxed_unsync(),
+        file: Some(remembered),
+    })
 }
 
 /// The first bytes of the range, proved, and the body that begins with them.
@@ -378,7 +414,12 @@ async fn open(gateway: &Gateway, download: &Download, range: ByteRange) -> Resul
         range.length(),
         gateway.damage_report(blob.key),
     );
-    Ok((Some(origin), first.unwrap_or_default(), body.boxed_unsync()))
+    Ok(Opened {
+        origin: Some(origin),
+        first: first.unwrap_or_default(),
+        body: body.boxed_unsync(),
+        file: None,
+    })
 }
 
 fn broken(gateway: &Gateway, key: &BlobKey, error: boxgate_storage::Error) -> Refusal {

@@ -136,7 +136,7 @@ fn sha256_of(expected: &[Digest]) -> Option<Sha256> {
 /// Whether all of them are known to be those of the blob.
 fn are_of(expected: &[Digest], blob: &BlobMeta) -> bool {
     expected.iter().all(|told| match told.algorithm() {
-        Algorithm::Sha256 => told.as_bytes() == blob.sha256.0,
+        Algorithm::Sha256 => blob.sha256.is_some_and(|known| told.as_bytes() == known.0),
         Algorithm::Blake3 => told.as_bytes() == blob.blake3.0,
         _ => false,
     })

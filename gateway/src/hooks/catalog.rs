@@ -131,11 +131,12 @@ fn looked_up(tree: &BoxTree, deed: &Deed) -> Result<Value, String> {
             let Some(file) = &architecture.file else {
                 continue;
             };
+            let checksum = file.blob.checksum();
             files.push(json!({
                 "organization": organization, "box": name, "version": version.row.name.as_str(),
                 "provider": provider.row.name.as_str(), "architecture": architecture.row.name.as_str(),
                 "id": file.blob.key.to_string(), "size": file.blob.length,
-                "checksum": file.blob.sha256.to_hex(), "checksum_type": "sha256",
+                "checksum": checksum.to_hex(), "checksum_type": checksum.algorithm().name(),
                 "blake3": file.blob.blake3.to_hex(), "created_at": file.updated.0, "labels": file.labels,
             }));
         }

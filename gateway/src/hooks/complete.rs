@@ -38,12 +38,13 @@ impl UploadGate {
         let organization = found.map_err(|e| chain(&e))?;
         let organization = organization.ok_or("its organization is gone")?;
         let (blake3, sha256) = row.digests.ok_or("its digests are not known")?;
+        let checksum = boxgate_storage::blob::checksum(blake3, sha256);
         let mut blob = facts::Blob {
             organization: organization.name.to_string().into(),
             id: row.key.to_string().into(),
             size: row.offset,
-            checksum: sha256.to_hex().into(),
-            checksum_type: "sha256".into(),
+            checksum: checksum.to_hex().into(),
+            checksum_type: checksum.algorithm().name().into(),
             blake3: blake3.to_hex().into(),
             created_ms: row.updated.0,
             store: row.store.as_str().into(),

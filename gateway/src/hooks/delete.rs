@@ -43,8 +43,8 @@ pub async fn on_delete(gateway: &Gateway, call: &Call) -> Result<(), Refusal> {
             facts::Blob {
                 id: file.blob.key.to_string().into(),
                 size: file.blob.length,
-                checksum: file.blob.sha256.to_hex().into(),
-                checksum_type: "sha256".into(),
+                checksum: file.blob.checksum().to_hex().into(),
+                checksum_type: file.blob.checksum().algorithm().name().into(),
                 blake3: file.blob.blake3.to_hex().into(),
                 created_ms: file.updated.0,
                 labels: file.labels.clone(),

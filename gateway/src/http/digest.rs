@@ -63,11 +63,13 @@ impl Wanted {
         })
     }
 
-    /// The field's value; `None` when nothing is wanted.
-    pub fn write(self, sha256: &Sha256, blake3: &Blake3) -> Option<HeaderValue> {
+    /// The field's value; `None` when nothing is wanted that is known.
+    pub fn write(self, sha256: Option<&Sha256>, blake3: &Blake3) -> Option<HeaderValue> {
         let field = |key: &str, digest: &[u8; 32]| format!("{key}=:{}:", STANDARD.encode(digest));
         let fields = [
-            self.sha256.then(|| field("sha-256", &sha256.0)),
+            sha256
+                .filter(|_| self.sha256)
+                .map(|sha256| field("sha-256", &sha256.0)),
             self.blake3.then(|| field("blake3", &blake3.0)),
         ];
         let fields: Vec<String> = fields.into_iter().flatten().collect();
@@ -116,12 +118,14 @@ mod tests {
         let (sha256, blake3) = (Sha256([0; 32]), Blake3([255; 32]));
         let zeros = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:";
         let ones = "blake3=://////////////////////////////////////////8=:";
-        let both = Wanted::ALL.write(&sha256, &blake3).unwrap();
+        let both = Wanted::ALL.write(Some(&sha256), &blake3).unwrap();
         assert_eq!(both, format!("{zeros}, {ones}"));
         let none = Wanted {
             sha256: false,
             blake3: false,
         };
-        assert_eq!(none.write(&sha256, &blake3), None);
+        assert_eq!(none.write(Some(&sha256), &blake3), None);
+        let deferred = Wanted::ALL.write(None, &blake3).unwrap();
+        assert!(deferred.to_str().unwrap().starts_with("blake3=:"));
     }
 }

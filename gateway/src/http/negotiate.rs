@@ -1,6 +1,6 @@
 //! What kind of answer a client prefers (RFC 9110 §12.5.1), as far as we have several.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 
 /// What a client would rather have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,13 @@ pub enum Preference {
 
 /// Reads `Accept`; no header means anything.
 pub fn preference(headers: &HeaderMap) -> Preference {
+    let mut lines = headers.get_all(header::ACCEPT).iter();
+    // What most clients that are no browsers say.
+    match (lines.next().map(HeaderValue::as_bytes), lines.next()) {
+        (None | Some(b"*/*"), None) => return Preference::Anything,
+        (Some(b"application/json"), None) => return Preference::Json,
+        _ => {}
+    }
     let html = quality(headers, "text", "html");
     let json = quality(headers, "application", "json");
     match (html, json) {

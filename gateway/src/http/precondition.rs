@@ -49,7 +49,13 @@ pub fn decide(
     headers: &HeaderMap,
     past_end: PastEnd,
 ) -> Decision {
-    decide_at(SystemTime::now(), meta, method, headers, past_end)
+    // Only a date of If-Range is held against the clock.
+    let now = if headers.contains_key(header::IF_RANGE) {
+        SystemTime::now()
+    } else {
+        SystemTime::UNIX_EPOCH
+    };
+    decide_at(now, meta, method, headers, past_end)
 }
 
 /// Decides in the order of RFC 9110 §13.2.2, with the present time as a value.

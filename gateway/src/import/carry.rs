@@ -364,12 +364,12 @@ impl Carrier {
 
 /// Whether what is told of a file is known not to be so of these bytes.
 fn is_other(told: &Digest, bytes: &BlobMeta) -> bool {
-    let known: Digest = match told.algorithm() {
-        Algorithm::Blake3 => bytes.blake3.into(),
-        Algorithm::Sha256 => bytes.sha256.into(),
-        _ => return false,
+    let known = match told.algorithm() {
+        Algorithm::Blake3 => Some(bytes.blake3.into()),
+        Algorithm::Sha256 => bytes.sha256.map(Digest::from),
+        _ => None,
     };
-    *told != known
+    known.is_some_and(|known| *told != known)
 }
 
 /// Reads a file from its first byte on, up to the length that it had.

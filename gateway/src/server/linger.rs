@@ -311,6 +311,8 @@ struct HeadClock {
     first: AtomicBool,
     head: Duration,
     idle: Duration,
+    /// What hyper reckons from.
+    made: std::time::Instant,
     /// One for all heads of a connection: to make and drop one for each is dearer than that it fires early at times.
     timer: Mutex<LazyTimer>,
 }
@@ -322,6 +324,7 @@ impl HeadTimer {
             first: AtomicBool::new(true),
             head,
             idle,
+            made: Instant::now().into_std(),
             timer: Mutex::default(),
         }))
     }
@@ -352,7 +355,7 @@ impl hyper::rt::Timer for HeadTimer {
     }
 
     fn now(&self) -> std::time::Instant {
-        Instant::now().into_std()
+        self.0.made
     }
 }
 

@@ -109,6 +109,13 @@ pub(super) struct LazyTimer(Option<Pin<Box<Sleep>>>);
 impl LazyTimer {
     /// Ready once `deadline` is reached; the deadline may differ from call to call.
     pub(super) fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        // One that is to fire before tells, without a look at the clock, that it is not time yet.
+        if let Some(timer) = &mut self.0
+            && !timer.is_elapsed()
+            && timer.deadline() <= deadline
+        {
+            ready!(timer.as_mut().poll(cx));
+        }
         while Instant::now() < deadline {
             let timer = self
                 .0

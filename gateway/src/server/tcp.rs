@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::again::Again;
 use super::body::Source;
 use super::drain::Drain;
 use super::exchange::{Answer, Answering, Arrived, Exchange, Way};
@@ -183,14 +184,14 @@ impl Acceptor {
         held: Held,
         life: impl Future<Output = ()> + Send + 'static,
     ) {
-        self.running.spawn(async move {
+        self.running.spawn(Again::new(async move {
             if AssertUnwindSafe(life).catch_unwind().await.is_err() {
                 // A body of ours panicked: its connection is lost, nobody else's.
                 held.exchange.telemetry.metrics.http_panics.inc();
                 tracing::error!("a response body panicked");
             }
             drop(held);
-        });
+        }));
     }
 
     /// Hears from a balancer that passes bytes on for whom it does, and takes a place for that client; `None` where the

@@ -293,12 +293,12 @@ impl JsonLine {
         line
     }
 
+    /// Keys are names in our source: nothing in them is escaped.
     fn key(&mut self, key: &str) {
-        if !self.0.ends_with('{') {
-            self.0.push(',');
-        }
-        push_text(&mut self.0, key);
-        self.0.push(':');
+        self.0
+            .push_str(if self.0.ends_with('{') { "\"" } else { ",\"" });
+        self.0.push_str(key);
+        self.0.push_str("\":");
     }
 
     /// A text.

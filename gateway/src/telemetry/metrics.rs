@@ -36,6 +36,7 @@ pub struct Metrics {
     pub connections: IntGauge,
     pub connections_refused: IntCounterVec,
     requests: Requests,
+    pub answers_at_once: IntCounter,
     pub admission: Admission,
     pub tls_handshakes_failed: IntCounter,
     pub tls_certificate_ok: IntGauge,
@@ -97,6 +98,9 @@ pub struct Upkeep {
     pub scrub_bytes: IntCounter,
     pub scrub_damaged: IntCounter,
     pub scrub_last_end: IntGauge,
+    pub sha256_bytes: IntCounter,
+    pub sha256_waiting: IntGauge,
+    pub sha256_oldest: IntGauge,
 }
 
 impl Upkeep {
@@ -135,6 +139,18 @@ impl Upkeep {
             scrub_last_end: make.gauge(
                 "boxgate_scrub_last_end_timestamp_seconds",
                 "When a scrub in the background last read all, since the Unix epoch in seconds; 0 is not since the start.",
+            ),
+            sha256_bytes: make.counter(
+                "boxgate_deferred_sha256_bytes_total",
+                "Stored bytes that were read for a SHA-256 that was deferred.",
+            ),
+            sha256_waiting: make.gauge(
+                "boxgate_deferred_sha256_blobs",
+                "Blobs whose SHA-256 is not known yet.",
+            ),
+            sha256_oldest: make.gauge(
+                "boxgate_deferred_sha256_oldest_timestamp_seconds",
+                "When the oldest of them came in, since the Unix epoch in seconds; 0 is none.",
             ),
         }
     }
@@ -373,6 +389,10 @@ impl Metrics {
                 &["limit"],
             ),
             requests: Requests::new(&make),
+            answers_at_once: make.counter(
+                "boxgate_http_answers_at_once_total",
+                "Requests without a credential that were answered from what was kept of public boxes.",
+            ),
             admission: Admission::new(&make),
             tls_handshakes_failed: make.counter(
                 "boxgate_tls_handshakes_failed_total",
@@ -601,6 +621,7 @@ mod tests {
             "boxgate_gc_brake_stops_total{store=\"main\"} 1",
             "boxgate_gc_removed_bytes_total 0",
             "boxgate_scrub_damaged_total 0",
+            "boxgate_deferred_sha256_blobs 0",
             "# TYPE process_cpu_seconds_total counter",
             "# TYPE process_resident_memory_bytes gauge",
         ] {

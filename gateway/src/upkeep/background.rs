@@ -1,4 +1,5 @@
-//! Upkeep that nobody asks for: a collection now and then, and a slow scrub that goes on where it was.
+//! Upkeep that nobody asks for: a collection now and then, a slow scrub that goes on where it was, and digests that were
+//! deferred.
 //!
 //! When either ran last, and where a scrub stands, is kept in rows, so that it matters little how often the
 //! process is started. Each is claimed in a row as well: of several processes on the same rows one does it.
@@ -15,7 +16,7 @@ use boxgate_storage::metadata::upkeep::UpkeepRow;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval, sleep};
 
-use super::{Chore, Counted};
+use super::{Chore, Counted, deferred};
 use crate::gateway::Gateway;
 
 const GC: &str = "gc";
@@ -24,18 +25,20 @@ const SCRUB: &str = "scrub";
 const CLAIM: Duration = Duration::from_mins(5);
 /// The clock of the rows is asked again after so long at most: it may be set.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
-/// How much reading of a scrub is done again after a kill.
-const KEPT_EVERY: Duration = Duration::from_secs(30);
+/// How much reading is done again after a kill.
+pub(super) const KEPT_EVERY: Duration = Duration::from_secs(30);
 
 /// Does what is due until the gateway drains.
 pub async fn run(gateway: Arc<Gateway>) {
     let ending = gateway.upkeep.ending();
     tokio::select! {
         () = ending.cancelled() => {}
-        () = async { tokio::join!(collections(&gateway), scrubs(&gateway)); } => {}
+        () = async {
+            tokio::join!(collections(&gateway), scrubs(&gateway), deferred::run(&gateway));
+        } => {}
     }
     // What was cut off is anybody's.
-    for name in [GC, SCRUB] {
+    for name in [GC, SCRUB, deferred::SHA256] {
         if let Err(error) = gateway.metadata.unclaim(name, gateway.upkeep.owner()).await {
             failed(name, &error);
         }
@@ -191,7 +194,7 @@ fn seconds(gateway: &Gateway) -> i64 {
     gateway.clock.now().0.div_euclid(1000)
 }
 
-fn failed(name: &str, error: &boxgate_storage::Error) -> Duration {
+pub(super) fn failed(name: &str, error: &boxgate_storage::Error) -> Duration {
     let error = boxgate_storage::error::chain(error);
     tracing::warn!(error, "{name} in the background failed");
     LOOK_AGAIN

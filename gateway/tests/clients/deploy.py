@@ -134,6 +134,9 @@ def unit(gate):
     here.write_text((HERE / "boxgate.service").read_text().replace("ExecStart=boxgate", f"ExecStart={BOXGATE}"))
     said = runs("systemd-analyze verify", "systemd-analyze", "verify", here)
     check.equal("systemd-analyze verify has nothing to say", "", said)
+    (gate.work / "boxgate.socket").write_bytes((HERE / "boxgate.socket").read_bytes())
+    said = runs("systemd-analyze verify, with its socket", "systemd-analyze", "verify", here, gate.work / "boxgate.socket")
+    check.equal("which has nothing to say either", "", said)
     runs("systemd-analyze security: 1.5 of 10 at most", "systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=15", here)
     lines = dict(re.findall(r"^(\w+)=(.*)$", here.read_text(), re.M))
     check.that("it is stopped after it drained", int(lines["TimeoutStopSec"]) > drained() - 5, lines["TimeoutStopSec"])
@@ -180,6 +183,16 @@ def package(gate):
     put = {"/" + a[1] for a in about["assets"]}
     check.equal("files of settings are kept at an upgrade", {p for p in put if p.startswith("/etc/")}, set(about["conf-files"]))
     runs("postinst is a script", "sh", "-n", HERE / "debian/postinst")
+    # cargo-deb adds a call for each such file by the name of its source.
+    named = [(pathlib.Path(a[0]).name, pathlib.Path(a[1]).name) for a in about["assets"] if "sysusers.d" in a[1]]
+    check.equal("users are made of a file by its installed name", [("boxgate.conf", "boxgate.conf")], named)
+    machine = gate.work / "machine"
+    (machine / "etc").mkdir(parents=True)
+    (machine / "usr/lib/sysusers.d").mkdir(parents=True)
+    shutil.copy(HERE / "debian/boxgate.conf", machine / "usr/lib/sysusers.d")
+    runs("its user is made", "systemd-sysusers", f"--root={machine}", "boxgate.conf")
+    made = (machine / "etc/passwd").read_text().strip()
+    check.that("who it is, and that nobody signs in as it", re.fullmatch(r"boxgate:.*:/var/lib/boxgate:/usr/sbin/nologin", made), made)
     said = gate.work / "package.toml"
     said.write_text((HERE / "debian/boxgate.toml").read_text().replace('"/var/', f'"{gate.work}/var/'))
     configured("its configuration", said)

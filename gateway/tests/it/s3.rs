@@ -269,6 +269,42 @@ async fn uploads_of_every_kind_go_through_the_bucket_and_over_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sha256_that_was_deferred_is_computed_of_the_bucket_over_a_kill() {
+    let bucket = Reference::start(SMALLEST_PART).await;
+    let data = tempfile::tempdir().unwrap();
+    let start = |rate: &str| {
+        let mut command = program(&bucket, "quickstart", data.path());
+        command.env("BOXGATE_DIGESTS__SHA256", "deferred");
+        command.env("BOXGATE_DIGESTS__RATE", rate);
+        Process::run(command)
+    };
+    // So slowly that the kill comes first.
+    let process = start("1KiB").await;
+    let bytes = noise(2 * PART + 99, 6);
+    let reply = process.upload("1.0", &bytes).await;
+    assert_eq!(reply.status, 200, "{}", reply.head);
+    assert_eq!(reply.json()["details"]["sha256"], serde_json::Value::Null);
+    process.kill();
+    let process = start("0").await;
+    let metadata = || Request::new("GET", "/acme/demo").token(&process.key);
+    let listed = async {
+        loop {
+            let document = process.send(metadata()).await.json();
+            if let Some(provider) = document["versions"][0]["providers"].get(0) {
+                return provider["checksum"].clone();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let listed = tokio::time::timeout(std::time::Duration::from_mins(1), listed);
+    let sha256 = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&bytes));
+    assert_eq!(listed.await.unwrap(), sha256);
+    process.holds("1.0", &bytes).await;
+    is_well(&process.asked(&["fsck"]).await);
+    process.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_that_stays_away_is_a_503_and_loses_nothing() {
     let bucket = Reference::start(SMALLEST_PART).await;
     let data = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, interval};
 
-use super::plan::Server;
+use super::plan::{Arm, Server};
 use super::serve::Plain;
 use super::tools::{Tools, needed};
 use crate::error::{Failure, Result};
@@ -183,7 +183,7 @@ impl Garage {
 impl Peer {
     /// Starts one. `name` tells its directory from that of others.
     pub(super) async fn start(
-        server: Server,
+        arm: &Arm,
         name: &str,
         ground: &Ground,
         garage: Option<&Garage>,
@@ -191,8 +191,10 @@ impl Peer {
         length: u64,
     ) -> Result<Self> {
         let directory = fresh(&ground.directory, name)?;
-        match server {
-            Server::Boxgate => gateway(ground, &directory, garage, certificate).await,
+        match arm.server {
+            Server::Boxgate => {
+                gateway(ground, &directory, garage, (certificate, &arm.settings)).await
+            }
             Server::LoopBlake3 => plain(Plain::LoopBlake3, directory, length).await,
             Server::LoopBoth => plain(Plain::LoopBoth, directory, length).await,
             Server::WriteThenHash => plain(Plain::WriteThenHash, directory, length).await,
@@ -283,7 +285,7 @@ async fn gateway(
     ground: &Ground,
     directory: &Path,
     garage: Option<&Garage>,
-    certificate: Option<&Certificate>,
+    (certificate, more): (Option<&Certificate>, &BTreeMap<String, String>),
 ) -> Result<Peer> {
     let mut settings = vec![
         ("catalog.new_box_visibility", "public".to_owned()),
@@ -309,6 +311,7 @@ async fn gateway(
     let settings: BTreeMap<_, _> = settings
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
+        .chain(more.clone())
         .collect();
     let site = Site {
         program: ground.program.clone(),

@@ -1,5 +1,7 @@
 //! What is compared with what: rows of `compare.toml`, one for each path that has a target.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Result};
@@ -107,6 +109,9 @@ pub(super) struct Arm {
     /// Whether boxes are kept in Garage.
     #[serde(default)]
     pub(super) garage: bool,
+    /// Keys of boxgate's configuration.
+    #[serde(default)]
+    pub(super) settings: BTreeMap<String, String>,
     /// Files at once.
     #[serde(default = "one")]
     pub(super) count: u32,

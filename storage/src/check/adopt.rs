@@ -134,7 +134,8 @@ impl Stock {
     {
         let read = hashed(store, &found.blob, adopted, tell).await?;
         match read {
-            Ok(values) => Ok(Some(Foundling {
+            Ok((blob, values)) => Ok(Some(Foundling {
+                blob,
                 values: Some(values),
                 ..found
             })),
@@ -181,17 +182,22 @@ async fn beside(store: &Store, key: &BlobKey) -> Result<Option<Vec<Sidecar>>> {
     let Some(first) = sidecars.first().map(|sidecar| sidecar.blob) else {
         return Ok(None);
     };
-    sidecars.retain(|sidecar| sidecar.blob == first);
+    // The first may have been written before its SHA-256 was known.
+    let is_first = |blob: &BlobMeta| (blob.length, blob.blake3) == (first.length, first.blake3);
+    sidecars.retain(|sidecar| is_first(&sidecar.blob));
+    let sha256 = sidecars.iter().find_map(|sidecar| sidecar.blob.sha256);
+    sidecars.retain(|sidecar| sidecar.blob.sha256.is_none() || sidecar.blob.sha256 == sha256);
+    sidecars[0].blob.sha256 = sha256;
     Ok(Some(sidecars))
 }
 
-/// The subtree values of all bytes, or what is wrong with them.
+/// The blob with both digests and its subtree values, or what is wrong with its bytes.
 async fn hashed<F>(
     store: &Store,
     blob: &BlobMeta,
     adopted: &mut Adopted,
     tell: &mut (impl FnMut(AdoptTold) -> F + Send),
-) -> Result<Result<Vec<[u8; 32]>, Problem>>
+) -> Result<Result<(BlobMeta, Vec<[u8; 32]>), Problem>>
 where
     F: Future<Output = ()> + Send,
 {
@@ -225,8 +231,10 @@ where
         }
     }
     let digests = hasher.finish();
-    if digests.blake3 != blob.blake3 || digests.sha256 != blob.sha256 {
+    let sha256 = blob.sha256.or(digests.sha256);
+    if digests.blake3 != blob.blake3 || digests.sha256 != sha256 {
         return Ok(Err(Problem::Unlike));
     }
-    Ok(Ok(hasher.take_values()))
+    let blob = BlobMeta { sha256, ..*blob };
+    Ok(Ok((blob, hasher.take_values())))
 }

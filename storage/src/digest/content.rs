@@ -1,7 +1,7 @@
 //! All hashes of one upload, fed once with each byte.
 //!
-//! BLAKE3 and SHA-256 always run. MD5, SHA-1, SHA-384 and SHA-512 run only when a client declared
-//! one, since each costs as much as all the rest together. What all of them know can be stored and
+//! BLAKE3 always runs, and SHA-256 unless it is deferred. MD5, SHA-1, SHA-384 and SHA-512 run only when a client
+//! declared one, since each costs as much as all the rest together. What all of them know can be stored and
 //! restored, as a versioned map that later versions can extend.
 
 use digest::common::hazmat::{SerializableState, SerializedState};
@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Digests {
     /// BLAKE3 of all bytes.
     pub blake3: Blake3,
-    /// SHA-256 of all bytes.
-    pub sha256: Sha256,
+    /// SHA-256 of all bytes, unless it is deferred.
+    pub sha256: Option<Sha256>,
     /// Those that were asked for beyond the two.
     pub extra: Vec<Digest>,
 }
@@ -26,7 +26,7 @@ impl Digests {
     pub fn by(&self, algorithm: Algorithm) -> Option<Digest> {
         match algorithm {
             Algorithm::Blake3 => Some(self.blake3.into()),
-            Algorithm::Sha256 => Some(self.sha256.into()),
+            Algorithm::Sha256 => self.sha256.map(Digest::from),
             _ => self
                 .extra
                 .iter()
@@ -62,16 +62,21 @@ impl Digests {
 #[derive(Debug, Clone)]
 pub struct ContentHasher {
     tree: TreeHasher,
-    sha256: sha2::Sha256,
+    sha256: Option<sha2::Sha256>,
     extra: Vec<InOrder>,
 }
 
 impl ContentHasher {
     /// Hashers for BLAKE3, SHA-256 and every further algorithm in `wanted`.
     pub fn new(wanted: impl IntoIterator<Item = Algorithm>) -> Self {
+        Self::deferring(wanted.into_iter().chain([Algorithm::Sha256]))
+    }
+
+    /// Hashers for BLAKE3 and the algorithms in `wanted`: SHA-256 is left to others unless it is among them.
+    pub fn deferring(wanted: impl IntoIterator<Item = Algorithm>) -> Self {
         let mut hasher = Self {
             tree: TreeHasher::new(),
-            sha256: sha2::Sha256::new(),
+            sha256: None,
             extra: Vec::new(),
         };
         for algorithm in wanted {
@@ -82,15 +87,21 @@ impl ContentHasher {
 
     /// Whether `algorithm` is being computed.
     pub fn has(&self, algorithm: Algorithm) -> bool {
-        matches!(algorithm, Algorithm::Blake3 | Algorithm::Sha256)
-            || self.extra.iter().any(|e| e.algorithm() == algorithm)
+        match algorithm {
+            Algorithm::Blake3 => true,
+            Algorithm::Sha256 => self.sha256.is_some(),
+            _ => self.extra.iter().any(|e| e.algorithm() == algorithm),
+        }
     }
 
     /// Adds an algorithm; false when it is too late, because bytes went by without it, and for a
     /// checksum that is no digest of a whole blob.
     pub fn want(&mut self, algorithm: Algorithm) -> bool {
         if self.bytes() == 0 && !self.has(algorithm) {
-            self.extra.extend(InOrder::new(algorithm));
+            match algorithm {
+                Algorithm::Sha256 => self.sha256 = Some(sha2::Sha256::new()),
+                _ => self.extra.extend(InOrder::new(algorithm)),
+            }
         }
         self.has(algorithm)
     }
@@ -117,9 +128,16 @@ impl ContentHasher {
         self.tree.push_end(value, bytes)
     }
 
+    /// Whether [`Self::update_in_order`] has anything to do.
+    pub fn needs_order(&self) -> bool {
+        self.sha256.is_some() || !self.extra.is_empty()
+    }
+
     /// The other half of [`Self::update`]: SHA-256 and what was asked for.
     pub fn update_in_order(&mut self, bytes: &[u8]) {
-        self.sha256.update(bytes);
+        if let Some(sha256) = &mut self.sha256 {
+            sha256.update(bytes);
+        }
         for extra in &mut self.extra {
             extra.update(bytes);
         }
@@ -139,7 +157,10 @@ impl ContentHasher {
     pub fn finish(&mut self) -> Digests {
         Digests {
             blake3: self.tree.finish(),
-            sha256: Sha256(self.sha256.clone().finalize().into()),
+            sha256: self
+                .sha256
+                .clone()
+                .map(|sha256| Sha256(sha256.finalize().into())),
             extra: self.extra.iter().map(InOrder::digest).collect(),
         }
     }
@@ -151,11 +172,15 @@ impl ContentHasher {
 
     /// The states of all hashes as a versioned map:
     /// `version, then (name length, name, state length as u16 little endian, state)` for each. BLAKE3
-    /// has no state within a block; its state is that of the tree up to the open block.
+    /// has no state within a block; its state is that of the tree up to the open block. A deferred SHA-256 has an
+    /// empty one.
     pub fn states(&self) -> Vec<u8> {
         let mut map = vec![STATES_VERSION];
         put_state(&mut map, Algorithm::Blake3, &self.tree.edge());
-        put_state(&mut map, Algorithm::Sha256, &self.sha256.serialize());
+        match &self.sha256 {
+            Some(sha256) => put_state(&mut map, Algorithm::Sha256, &sha256.serialize()),
+            None => put_state(&mut map, Algorithm::Sha256, &[]),
+        }
         for extra in &self.extra {
             extra.put(&mut map);
         }
@@ -182,7 +207,8 @@ impl ContentHasher {
                 .and_then(Algorithm::from_name)
             {
                 Some(Algorithm::Blake3) => tree = TreeHasher::at_edge(state),
-                Some(Algorithm::Sha256) => sha256 = Some(restore::<sha2::Sha256>(state)?),
+                Some(Algorithm::Sha256) if state.is_empty() => sha256 = Some(None),
+                Some(Algorithm::Sha256) => sha256 = Some(Some(restore::<sha2::Sha256>(state)?)),
                 Some(algorithm) => extra.push(InOrder::restore(algorithm, state)?),
                 None => return Err(HashStateError::Unreadable),
             }
@@ -446,5 +472,37 @@ mod tests {
             prop_assert_eq!(one.sha256, other.sha256);
             prop_assert_eq!(one.extra, other.extra);
         }
+
+        #[test]
+        fn a_deferred_sha256_stays_deferred_and_changes_nothing_else(
+            head in proptest::collection::vec(any::<u8>(), 0..700),
+            tail in proptest::collection::vec(any::<u8>(), 0..700),
+        ) {
+            let mut hasher = ContentHasher::deferring([Algorithm::Md5]);
+            hasher.update(&head);
+            prop_assert!(!hasher.has(Algorithm::Sha256));
+            let mut restored = ContentHasher::restore(&hasher.states()).unwrap();
+            restored.update_tree(&head);
+            restored.update(&tail);
+            let mut inline = ContentHasher::new([Algorithm::Md5]);
+            inline.update(&head);
+            inline.update(&tail);
+            let (found, inline) = (restored.finish(), inline.finish());
+            prop_assert_eq!(found.by(Algorithm::Sha256), None);
+            prop_assert_eq!(found.blake3, inline.blake3);
+            prop_assert_eq!(found.extra, inline.extra);
+        }
+    }
+
+    #[test]
+    fn a_deferred_sha256_runs_for_whoever_names_one_before_the_first_byte() {
+        let mut hasher = ContentHasher::deferring([]);
+        assert!(!hasher.needs_order());
+        assert!(hasher.clone().want(Algorithm::Sha256));
+        hasher.update(b"x");
+        assert!(!hasher.want(Algorithm::Sha256));
+        let mut wanted = ContentHasher::deferring([Algorithm::Sha256]);
+        wanted.update(b"x");
+        assert!(wanted.finish().sha256.is_some());
     }
 }

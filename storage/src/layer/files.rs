@@ -10,8 +10,8 @@
 use std::fmt;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -291,12 +291,31 @@ impl BlobFile {
         Arc::clone(&self.file)
     }
 
+    /// The same, to be had again as long as somebody keeps it open.
+    pub fn remembered(&self) -> RememberedFile {
+        RememberedFile {
+            reads: self.reads.clone(),
+            file: Arc::downgrade(&self.file),
+            proofs: Arc::clone(&self.proofs),
+            meta: self.meta,
+            tree: self.tree.clone(),
+        }
+    }
+
     /// How many bytes from the start of `range` on are proved and in memory.
     ///
     /// # Errors
     /// As [`unchanged`](Self::unchanged).
     pub fn ready(&self, range: ByteRange) -> Result<u64> {
         self.unchanged()?;
+        self.in_memory(range)
+    }
+
+    /// The same of a file that was seen to be [`unchanged`](Self::unchanged) just now.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn in_memory(&self, range: ByteRange) -> Result<u64> {
         let mut at = range.start();
         while at < range.end() {
             let end = block_end(at).min(range.end());
@@ -306,6 +325,29 @@ impl BlobFile {
             at = end;
         }
         Ok(at - range.start())
+    }
+
+    /// The bytes from `tail` to the end of `range`, which lies in one block, if all of `range` is proved and in memory; of a
+    /// file that was seen to be [`unchanged`](Self::unchanged) just now, as it must be again before they are sent.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn tail_in_memory(&self, range: ByteRange, tail: u64) -> Result<Option<Bytes>> {
+        if !self.proofs.has(range.start() / BLOCK_BYTES) {
+            return Ok(None);
+        }
+        let mut at = range.start();
+        while at < tail {
+            if !self.has_in_memory(at)? {
+                return Ok(None);
+            }
+            at += LOOK_BYTES;
+        }
+        let length = usize::try_from(range.end() - tail).expect("a few bytes fit in memory");
+        let mut bytes = vec![0; length];
+        let read = read_at_once(self.file.as_fd(), &mut bytes, tail);
+        let read = read.map_err(|errno| self.unreadable(errno))?;
+        Ok((read == Some(length)).then(|| bytes.into()))
     }
 
     /// That the file is the one that was proved.
@@ -411,17 +453,21 @@ impl BlobFile {
 
     fn is_in_memory(&self, from: u64, to: u64) -> Result<bool> {
         let mut at = from;
-        loop {
-            match is_in_memory(self.file.as_fd(), at) {
-                Ok(true) if at == to - 1 => return Ok(true),
-                Ok(true) => at = (at + LOOK_BYTES).min(to - 1),
-                Ok(false) => return Ok(false),
-                Err(errno) => {
-                    let error = std::io::Error::from(errno);
-                    return Err(Error::io("blob.read", self.meta.key.to_string(), error));
-                }
+        while self.has_in_memory(at)? {
+            if at == to - 1 {
+                return Ok(true);
             }
+            at = (at + LOOK_BYTES).min(to - 1);
         }
+        Ok(false)
+    }
+
+    fn has_in_memory(&self, at: u64) -> Result<bool> {
+        is_in_memory(self.file.as_fd(), at).map_err(|errno| self.unreadable(errno))
+    }
+
+    fn unreadable(&self, errno: Errno) -> Error {
+        Error::io("blob.read", self.meta.key.to_string(), errno.into())
     }
 
     fn error(
@@ -433,14 +479,63 @@ impl BlobFile {
     }
 }
 
+/// A blob that was a file when it was opened before. It holds nothing open.
+#[derive(Clone)]
+pub struct RememberedFile {
+    reads: FileReads,
+    file: Weak<OpenFile>,
+    proofs: Arc<Proofs>,
+    meta: BlobMeta,
+    tree: BlobTree,
+}
+
+impl RememberedFile {
+    /// It, if it is open still, and seen at this moment to be the one that was proved; else it has to be opened.
+    pub fn again(&self) -> Option<BlobFile> {
+        let file = self.file.upgrade()?;
+        let stamp = Stamp::of(file.as_fd()).ok()?;
+        let proofs = &self.proofs;
+        let holds = stamp == proofs.stamp && proofs.since.elapsed() < self.reads.shared.max_age;
+        holds.then(|| BlobFile {
+            reads: self.reads.clone(),
+            file,
+            proofs: Arc::clone(proofs),
+            meta: self.meta,
+            tree: self.tree.clone(),
+        })
+    }
+
+    /// Memory that it takes, about.
+    pub fn weight(&self) -> u32 {
+        let values = u32::try_from(self.tree.values.len()).unwrap_or(u32::MAX);
+        values.saturating_mul(33).saturating_add(PER_BLOB_BYTES)
+    }
+}
+
+impl fmt::Debug for RememberedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RememberedFile")
+            .field("key", &self.meta.key)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Whether a byte can be had without asking the disk.
 fn is_in_memory(file: BorrowedFd<'_>, at: u64) -> rustix::io::Result<bool> {
-    let mut byte = [0];
+    Ok(read_at_once(file, &mut [0], at)? == Some(1))
+}
+
+/// Reads what can be had without asking the disk; `None` where that is nothing.
+fn read_at_once(
+    file: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    at: u64,
+) -> rustix::io::Result<Option<usize>> {
     loop {
-        let mut into = [IoSliceMut::new(&mut byte)];
+        let mut into = [IoSliceMut::new(bytes)];
         match rustix::io::preadv2(file, &mut into, at, ReadWriteFlags::NOWAIT) {
-            Ok(read) => return Ok(read == 1),
-            Err(Errno::AGAIN) => return Ok(false),
+            Ok(read) => return Ok(Some(read)),
+            Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }

@@ -10,7 +10,7 @@ use super::accounts::{AccountId, OrganizationId, organizations};
 use super::catalog::blobs::{self, blocks};
 use super::catalog::isos;
 use super::catalog::publish::{Names, ensure_parents, point};
-use super::sql::{At as _, Columns as _, odd, signed};
+use super::sql::{At as _, Columns as _, odd, sha256_column, signed};
 use super::uploads::{IsoTarget, Labels, Target, let_go};
 use super::writer::Tx;
 use super::{Metadata, audit};
@@ -192,13 +192,12 @@ async fn is_claimed(tx: &mut Tx, key: &BlobKey) -> Result<bool> {
 async fn tenant_of(tx: &mut Tx, blob: &BlobMeta, store: &str) -> Result<Option<OrganizationId>> {
     sqlx::query(
         "SELECT tenant FROM blobs WHERE key = $1 AND store = $2 AND length = $3 AND blake3 = $4
-             AND sha256 = $5 AND state IN ('live', 'doomed')",
+             AND state IN ('live', 'doomed')",
     )
     .bind(blob.key.as_bytes().to_vec())
     .bind(store)
     .bind(signed(OP, blob.length)?)
     .bind(blob.blake3.0.to_vec())
-    .bind(blob.sha256.0.to_vec())
     .fetch_optional(&mut tx.connection)
     .await
     .at(OP, blob.key)?
@@ -329,7 +328,7 @@ async fn insert(
     .bind(store)
     .bind(signed(OP, blob.length)?)
     .bind(blob.blake3.0.to_vec())
-    .bind(blob.sha256.0.to_vec())
+    .bind(sha256_column(blob.sha256))
     .bind(published.0)
     .execute(&mut tx.connection)
     .await

@@ -8,7 +8,7 @@ mod announced;
 mod architectures;
 pub(super) mod blobs;
 mod boxes;
-mod columns;
+pub(super) mod columns;
 mod deeds;
 mod downloads;
 mod holders;
@@ -269,6 +269,24 @@ pub struct ArchitectureTree {
     pub row: ArchitectureRow,
     /// Its file, if one was stored.
     pub file: Option<FileRow>,
+    /// What was the file before one whose SHA-256 is not known yet.
+    pub before: Option<FileRow>,
+}
+
+impl ArchitectureTree {
+    /// The file that Vagrant is shown, which is one that it can compare.
+    pub fn shown_file(&self) -> Option<&FileRow> {
+        let mut files = self.file.iter().chain(&self.before);
+        files.find(|file| file.blob.sha256.is_some())
+    }
+
+    /// Whether there is something here to list to Vagrant: a file that it can compare, or one elsewhere.
+    pub fn is_listed(&self) -> bool {
+        match &self.file {
+            Some(_) => self.shown_file().is_some(),
+            None => self.row.announced.url.is_some(),
+        }
+    }
 }
 
 /// Which boxes a listing shows.

@@ -359,10 +359,11 @@ pub(super) fn box_uploaded(
         level(&place.provider),
         level(&place.architecture),
     );
+    let checksum = blob.checksum();
     let what = json!({
         "size": blob.length,
-        "checksum": blob.sha256.to_hex(),
-        "checksumType": "SHA256",
+        "checksum": checksum.to_hex(),
+        "checksumType": checksum.algorithm().name().to_uppercase(),
         "url": url,
     });
     draft("box.uploaded", place, what, old, Some(blob.blake3))
@@ -407,7 +408,7 @@ pub(super) fn iso_uploaded(organization: &str, name: &IsoName, blob: &BlobMeta) 
         "iso.uploaded",
         json!({
             "organization": organization, "name": name.as_str(), "size": blob.length,
-            "checksum": blob.sha256.to_hex(),
+            "checksum": blob.sha256.map(|sha256| sha256.to_hex()),
         }),
     )
 }
@@ -496,7 +497,7 @@ mod tests {
             key: BlobKey::random(),
             length: 7,
             blake3: Blake3([0xb3; 32]),
-            sha256: Sha256([0x25; 32]),
+            sha256: Some(Sha256([0x25; 32])),
         };
         let draft = box_uploaded(&place(), "https://boxes.example", &blob, None);
         let (id, data) = draft.seal("ann", UnixMillis(1_700_000_000_045)).unwrap();

@@ -9,6 +9,7 @@
 //! While a shared database is away, what was found in the last minute goes on being found ([`SPARE_AGE`]), unless this
 //! process changed anything since.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub(super) struct Changes(Arc<Counted>);
 #[derive(Debug, Default)]
 struct Counted {
     own: AtomicU64,
+    /// Those of them that were more than a number.
+    names: AtomicU64,
     others: AtomicU64,
     /// When the database was last found to be away.
     away: SyncMutex<Option<Instant>>,
@@ -54,6 +57,12 @@ struct Counted {
 impl Changes {
     /// This process changed something.
     pub(super) fn add(&self) {
+        self.0.names.fetch_add(1, Ordering::SeqCst);
+        self.add_number();
+    }
+
+    /// This process changed a number that is told with a name, and nothing else.
+    pub(super) fn add_number(&self) {
         self.0.own.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -68,9 +77,15 @@ impl Changes {
         self.0.heard.notified().await;
     }
 
+    /// The moment before a read that follows.
+    pub(super) fn moment(&self) -> Moment {
+        Moment(self.now())
+    }
+
     fn now(&self) -> At {
         At {
             own: self.0.own.load(Ordering::SeqCst),
+            names: self.0.names.load(Ordering::SeqCst),
             others: self.0.others.load(Ordering::SeqCst),
             read: Instant::now(),
         }
@@ -91,9 +106,14 @@ impl Changes {
 #[derive(Debug, Clone, Copy)]
 struct At {
     own: u64,
+    names: u64,
     others: u64,
     read: Instant,
 }
+
+/// A moment that reads followed; what changed since then makes old whatever was made of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment(At);
 
 /// What kind of thing is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +125,8 @@ pub(super) enum Kind {
     List,
     /// What never changes under its key.
     Content,
+    /// What was made of several that were read, and tells no number that others change.
+    Answer,
 }
 
 /// Values that were read, or made of what was read, by key.
@@ -130,6 +152,12 @@ where
         Self::with(&inner.changes, Kind::List, inner.alone, most_bytes, weigh)
     }
 
+    /// The same for answers that were made of what was read: kept by [`Self::keep`], found by [`Self::known`].
+    pub fn answers(metadata: &Metadata, most_bytes: u64, weigh: fn(&V) -> u32) -> Self {
+        let inner = &metadata.inner;
+        Self::with(&inner.changes, Kind::Answer, inner.alone, most_bytes, weigh)
+    }
+
     /// `alone`: whether all changes are counted.
     pub(super) fn with(
         changes: &Changes,
@@ -141,10 +169,16 @@ where
         let fresh = match (kind, alone) {
             (Kind::Content, false) => CONTENT_AGE,
             (Kind::List, false) => Duration::ZERO,
+            // What it is made of may have been kept for a while itself.
+            (Kind::Answer, false) => MOST_AGE / 2,
             _ => MOST_AGE,
         };
-        // An embedded database is not away.
-        let spare = if alone { Duration::ZERO } else { SPARE_AGE };
+        // An embedded database is not away; and an answer is made again of what serves meanwhile.
+        let spare = if alone || kind == Kind::Answer {
+            Duration::ZERO
+        } else {
+            SPARE_AGE
+        };
         let kept = moka::sync::Cache::builder()
             .weigher(move |_key, (_, value): &(At, V)| weigh(value))
             .max_capacity(most_bytes)
@@ -233,14 +267,36 @@ where
         Ok(found)
     }
 
-    fn fresh(&self, key: &K) -> Option<V> {
+    /// What is kept for `key`, if it is what would be made now.
+    pub fn known<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.fresh(key)
+    }
+
+    /// Keeps what was made of things that were all read after `moment`.
+    pub fn keep(&self, key: K, moment: Moment, made: V) {
+        self.kept.insert(key, (moment.0, made));
+    }
+
+    fn fresh<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
         if self.fresh.is_zero() {
             return None;
         }
         let (at, found) = self.kept.get(key)?;
         let now = self.changes.now();
+        let own = match self.kind {
+            Kind::Answer => at.names == now.names,
+            Kind::Name | Kind::List | Kind::Content => at.own == now.own,
+        };
         let never_changes = self.fresh == CONTENT_AGE;
-        let unchanged = never_changes || (at.own, at.others) == (now.own, now.others);
+        let unchanged = never_changes || (own && at.others == now.others);
         (unchanged && now.read - at.read < self.fresh).then_some(found)
     }
 
@@ -425,6 +481,36 @@ mod tests {
         tokio::time::advance(MOST_AGE).await;
         assert_eq!(ask(&recent, None).await, None, "found to be gone");
         assert_eq!(ask_away(&recent).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_kept_until_a_name_changes_whatever_is_counted() {
+        for (alone, age) in [(true, MOST_AGE), (false, MOST_AGE / 2)] {
+            let (changes, answers) = of(Kind::Answer, alone);
+            let keep = |made| answers.keep(1, changes.moment(), made);
+            keep(1);
+            changes.add_number();
+            assert_eq!(answers.known(&1), Some(1));
+            changes.add();
+            assert_eq!(answers.known(&1), None);
+            keep(2);
+            changes.told();
+            assert_eq!(answers.known(&1), None);
+            keep(3);
+            tokio::time::advance(age.saturating_sub(Duration::from_millis(1))).await;
+            assert_eq!(answers.known(&1), Some(3));
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!(answers.known(&1), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_as_old_as_the_moment_before_what_it_was_made_of() {
+        let (changes, answers) = of(Kind::Answer, true);
+        let before = changes.moment();
+        changes.add();
+        answers.keep(1, before, 1);
+        assert_eq!(answers.known(&1), None);
     }
 
     #[tokio::test]

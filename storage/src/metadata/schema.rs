@@ -10,7 +10,7 @@ use super::sql::At as _;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Number, name and text; a text that was released never changes (its checksum is compared).
-const MIGRATIONS: [(i64, &str, &str); 21] = [
+const MIGRATIONS: [(i64, &str, &str); 22] = [
     (1, "house", include_str!("migrations/0001_house.sql")),
     (2, "pieces", include_str!("migrations/0002_pieces.sql")),
     (3, "joins", include_str!("migrations/0003_joins.sql")),
@@ -40,6 +40,7 @@ const MIGRATIONS: [(i64, &str, &str); 21] = [
     (20, "boxvault", include_str!("migrations/0020_boxvault.sql")),
     (24, "traces", include_str!("migrations/0024_traces.sql")),
     (25, "rates", include_str!("migrations/0025_rates.sql")),
+    (26, "deferred", include_str!("migrations/0026_deferred.sql")),
 ];
 
 /// Brings the schema up to date, in one transaction: of two processes that start at once, the second

@@ -83,6 +83,16 @@ pub(super) trait Columns {
             .map_err(|bytes| odd(column).with_source(format!("{} bytes", bytes.len())))
     }
 
+    /// Empty while it is deferred.
+    fn sha256(&self, column: &str) -> Result<Option<Sha256>> {
+        match &*self.bytes(column)? {
+            [] => Ok(None),
+            bytes => <[u8; 32]>::try_from(bytes)
+                .map(|bytes| Some(Sha256(bytes)))
+                .map_err(|e| odd(column).with_source(e)),
+        }
+    }
+
     fn key(&self, column: &str) -> Result<BlobKey> {
         self.fixed(column).map(BlobKey::from_bytes)
     }
@@ -97,7 +107,7 @@ pub(super) trait Columns {
             key: self.key("x_key")?,
             length: self.unsigned("x_length")?,
             blake3: Blake3(self.fixed("x_blake3")?),
-            sha256: Sha256(self.fixed("x_sha256")?),
+            sha256: self.sha256("x_sha256")?,
         })
     }
 
@@ -131,6 +141,11 @@ impl Columns for AnyRow {
     fn opt_bytes(&self, column: &str) -> Result<Option<Vec<u8>>> {
         self.try_get(column).at(DECODE, column)
     }
+}
+
+/// A SHA-256 as a row holds it: empty while it is deferred.
+pub(super) fn sha256_column(sha256: Option<Sha256>) -> Vec<u8> {
+    sha256.map_or_else(Vec::new, |sha256| sha256.0.to_vec())
 }
 
 /// A length or offset as a row holds it.

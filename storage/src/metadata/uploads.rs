@@ -212,8 +212,8 @@ pub struct UploadRow {
     pub expected: Vec<Digest>,
     /// Versioned map of hash states at `offset`, opaque here; empty at 0.
     pub hash_states: Vec<u8>,
-    /// Digests once known (from `Completing` on).
-    pub digests: Option<(Blake3, Sha256)>,
+    /// Digests once known (from `Completing` on); a deferred SHA-256 is not.
+    pub digests: Option<(Blake3, Option<Sha256>)>,
     /// What it became, once `Done`.
     pub published: Option<Published>,
     /// What was said of it once it was whole; `None` while nobody was asked.
@@ -401,8 +401,8 @@ pub struct Completion {
     pub length: u64,
     /// BLAKE3 of all bytes.
     pub blake3: Blake3,
-    /// SHA-256 of all bytes.
-    pub sha256: Sha256,
+    /// SHA-256 of all bytes, unless it is deferred.
+    pub sha256: Option<Sha256>,
 }
 
 /// Names in order with their values.

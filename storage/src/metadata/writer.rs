@@ -370,13 +370,12 @@ impl Task {
                 Lost { kind, why }
             });
             // Others tell of what they change, and of no number.
-            let least = match self.database {
-                Database::Sqlite(_) => Change::Number,
-                Database::Postgres(_) => Change::Names,
-            };
+            let tells_numbers = matches!(self.database, Database::Sqlite(_));
             let may_be_done = result.is_ok() || !is_known;
-            if may_be_done && change_of(&batch) >= least {
-                self.changes.add();
+            match change_of(&batch) {
+                Change::Names if may_be_done => self.changes.add(),
+                Change::Number if may_be_done && tells_numbers => self.changes.add_number(),
+                Change::Names | Change::Number | Change::Nothing => {}
             }
             for job in batch.drain(..) {
                 job.answer(result);

@@ -195,14 +195,18 @@ impl Active {
     }
 
     pub(super) fn expect(&mut self, digest: Digest) -> Result<()> {
-        let algorithm = digest.algorithm();
+        self.want(digest.algorithm())?;
+        self.expected.push(digest);
+        Ok(())
+    }
+
+    pub(super) fn want(&mut self, algorithm: Algorithm) -> Result<()> {
         // Asked of what was received: hashing may trail it by less than a buffer.
         let late = self.state.lock().received() > 0 && !self.hasher.has(algorithm);
         if late || !self.hasher.want(algorithm) {
             let error = Error::new(ErrorKind::Invalid, "upload.expect", algorithm.name());
             return Err(error.with_source("this digest must be declared before the first byte"));
         }
-        self.expected.push(digest);
         Ok(())
     }
 

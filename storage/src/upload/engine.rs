@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::active::{Active, Start};
 use super::committer::Shared;
+use super::deferred::Deferred;
 use super::pieces::{Cut, MOST_PIECES, PieceWriter};
 use super::pressure::Holders;
 use super::registry::{Cell, InProgress, Present, Registry};
@@ -52,6 +53,7 @@ impl UploadEngine {
                 counters,
                 registry: Registry::default(),
                 holders: Holders::default(),
+                deferred: Deferred::default(),
                 abandoned: Mutex::default(),
             }),
         }
@@ -406,6 +408,10 @@ impl UploadEngine {
         self.inner.background.wait().await;
     }
 
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
     /// What it stands on.
     pub(crate) fn options(&self) -> &EngineOptions {
         &self.inner.options
@@ -439,6 +445,8 @@ pub(super) struct Inner {
     pub(super) registry: Registry,
     /// Uploads that hold memory for a part.
     pub(super) holders: Holders,
+    /// Blobs whose SHA-256 is not known yet.
+    pub(super) deferred: Deferred,
     /// Uploads whose abort did not reach the rows, with the epoch that they may be aborted at. Never
     /// more than were in progress at once while the rows could not be written.
     abandoned: Mutex<BTreeMap<UploadId, i64>>,
@@ -540,7 +548,7 @@ impl Inner {
         let start = Start {
             state,
             offset: 0,
-            hasher: ContentHasher::new(expected.iter().map(Digest::algorithm)),
+            hasher: self.hasher(&expected),
             values: Vec::new(),
             expected,
             memory: None,

@@ -1,10 +1,10 @@
-//! Follows the committed prefix of an upload that arrives in pieces: SHA-256 runs in order, and so does
-//! the offset, whatever the order in which pieces come.
+//! Follows the committed prefix of an upload that arrives in pieces: SHA-256 runs in order unless it is deferred, and so
+//! does the offset, whatever the order in which pieces come.
 //!
 //! Bytes of the piece in front are hashed while they come, from the buffers that their writer kept for
 //! this; what was not kept is read from the store, once, and held against the values that it was
 //! received with. The BLAKE3 values of a piece that begins at a MiB are those of the blob's tree and are
-//! taken as they are.
+//! taken as they are; where nothing else is hashed, nothing is read for them.
 //!
 //! Pieces that are held apart go to the upload's own bytes here, too: a part at a time, once all of it is held, so that
 //! no memory is held while a client is waited for.
@@ -375,11 +375,49 @@ impl Follower {
     /// Reads the rest of the piece in front, up to `end`, and finds it to be what was received.
     async fn read(&mut self, end: u64) -> Result<()> {
         while self.place.at < end {
+            if self.take_received(end).await? {
+                continue;
+            }
             let bytes = self.stored_bytes(end).await?;
             self.hash_pieces(&bytes);
             tokio::task::yield_now().await;
         }
         Ok(())
+    }
+
+    /// Takes the values that the next whole blocks of the piece in front were received with, up to `end`; false where their
+    /// bytes are needed.
+    async fn take_received(&mut self, end: u64) -> Result<bool> {
+        let from = self.place.at;
+        let assembly = Arc::clone(&self.assembly);
+        let k = assembly.piece_at(from);
+        let start = assembly.place(k).map(|(start, _)| start);
+        let fits = |at: u64| at.is_multiple_of(BLOCK_BYTES) && at > 0 && at + BLOCK_BYTES <= end;
+        if self.place.hasher.needs_order()
+            || !fits(from)
+            || !start.is_some_and(|start| start.is_multiple_of(BLOCK_BYTES))
+        {
+            return Ok(false);
+        }
+        let piece = assembly
+            .engine
+            .options
+            .ledger
+            .piece(assembly.stored.fence.id, k);
+        let piece = piece.await?;
+        let piece = piece.ok_or_else(|| self.damaged("its row is gone"))?;
+        while fits(self.place.at) {
+            let block = (self.place.at - piece.start) / BLOCK_BYTES;
+            let value = usize::try_from(block)
+                .ok()
+                .and_then(|block| piece.values.get(block));
+            let Some(value) = value else { break };
+            if !self.place.hasher.push_block(*value) {
+                break;
+            }
+            self.passed(BLOCK_BYTES);
+        }
+        Ok(self.place.at > from)
     }
 
     fn damaged(&self, why: &'static str) -> Error {
@@ -411,7 +449,13 @@ impl Follower {
         let started = Instant::now();
         place.hasher.update_in_order(bytes);
         counters.spent(Stage::InOrder, started);
-        place.at += bytes.len() as u64;
+        self.passed(bytes.len() as u64);
+    }
+
+    /// Stands behind so many bytes more, which are hashed.
+    fn passed(&mut self, bytes: u64) {
+        let place = &mut self.place;
+        place.at += bytes;
         place.values.extend(place.hasher.take_values());
         if place.at.is_multiple_of(self.assembly.part_bytes) {
             self.step();

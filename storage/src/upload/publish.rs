@@ -111,6 +111,7 @@ impl Inner {
             }
         };
         count(&self.counters.uploads_finished, 1);
+        self.note_deferred(&published.blob);
         self.describe_where_it_is(stored, &published, described)
             .await?;
         if published.blob.key != stored.key {

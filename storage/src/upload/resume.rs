@@ -96,8 +96,11 @@ impl Inner {
         digests: Vec<Digest>,
     ) -> Result<UploadRow> {
         const OP: &str = "upload.declare";
-        // Bytes went by: no other algorithm can begin with them.
-        let computed = ContentHasher::new([]);
+        // Bytes went by: no other algorithm can begin with them, nor can a SHA-256 that was deferred.
+        let row = self.options.ledger.upload(id).await?;
+        let begun = row.filter(|row| row.offset > 0);
+        let computed = begun.and_then(|row| ContentHasher::restore(&row.hash_states).ok());
+        let computed = computed.unwrap_or_else(|| ContentHasher::new([]));
         if let Some(late) = digests.iter().find(|d| !computed.has(d.algorithm())) {
             let name = late.algorithm().name();
             return Err(Error::new(ErrorKind::Invalid, OP, id.to_string())
@@ -318,7 +321,7 @@ impl Inner {
     ) -> Result<(ContentHasher, Vec<[u8; 32]>)> {
         let algorithms = || row.expected.iter().map(Digest::algorithm);
         if row.offset == 0 {
-            return Ok((ContentHasher::new(algorithms()), Vec::new()));
+            return Ok((self.hasher(&row.expected), Vec::new()));
         }
         let tail = row.offset - row.offset % BLOCK_BYTES;
         let mut hasher = match ContentHasher::restore(&row.hash_states) {
@@ -392,7 +395,7 @@ impl Inner {
             )));
         }
         tracing::warn!(upload = %row.id, why, bytes = row.offset, "hashing stored bytes again");
-        let mut hasher = ContentHasher::new(row.expected.iter().map(Digest::algorithm));
+        let mut hasher = self.hasher(&row.expected);
         let mut from = 0;
         loop {
             let to = row.offset.min(from + row.part_bytes);

@@ -47,9 +47,17 @@ impl UploadWriter {
         self.id
     }
 
+    /// Hashes by that algorithm, too, since a digest by it may become known behind the bytes.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] once bytes were written without it.
+    pub fn want(&mut self, algorithm: Algorithm) -> Result<()> {
+        self.enter("upload.want")?.want(algorithm)
+    }
+
     /// Adds a digest of the whole to verify at the end that became known after the first byte (a form
-    /// field behind the file part). Only BLAKE3 and SHA-256 can come late: others would need the bytes
-    /// again.
+    /// field behind the file part). Only BLAKE3, SHA-256 where it is not deferred, and what was [wanted](Self::want) can
+    /// come late: others would need the bytes again.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] for another algorithm once bytes were written.

@@ -18,7 +18,7 @@ use boxgate_storage::metadata::uploads::{Labels, Sender, Target, UploadState};
 use boxgate_storage::range::ByteRange;
 use boxgate_storage::store::Store;
 use boxgate_storage::upload::{
-    EngineOptions, Keep, Passage, UploadEngine, UploadIntent, UploadLimits,
+    EngineOptions, Keep, Passage, Sha256When, UploadEngine, UploadIntent, UploadLimits,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -99,6 +99,15 @@ impl Bench {
         engine(&self.rig, ledger, (store, Passage::Free, false), pool)
     }
 
+    /// One that leaves SHA-256 for later.
+    pub(crate) fn deferring(&self, store: Store, pool: &BufferPool) -> UploadEngine {
+        let under = (store, Passage::Free, false);
+        UploadEngine::new(EngineOptions {
+            sha256: Sha256When::Deferred { most: 100 },
+            ..options(&self.rig, self.rig.ledger(), under, pool)
+        })
+    }
+
     /// One of several nodes on these rows.
     pub(crate) fn node_on(&self, store: Store, pool: &BufferPool) -> UploadEngine {
         let ledger = self.rig.ledger();
@@ -163,10 +172,19 @@ impl Bench {
 fn engine(
     rig: &Arc<dyn Rig>,
     ledger: Arc<dyn Ledger>,
-    (store, passage, shared): (Store, Passage, bool),
+    under: (Store, Passage, bool),
     pool: &BufferPool,
 ) -> UploadEngine {
-    UploadEngine::new(EngineOptions {
+    UploadEngine::new(options(rig, ledger, under, pool))
+}
+
+fn options(
+    rig: &Arc<dyn Rig>,
+    ledger: Arc<dyn Ledger>,
+    (store, passage, shared): (Store, Passage, bool),
+    pool: &BufferPool,
+) -> EngineOptions {
+    EngineOptions {
         ledger,
         stores: BTreeMap::from([("main".to_owned(), store)]),
         default_store: "main".to_owned(),
@@ -177,8 +195,9 @@ fn engine(
         min_free_bytes: 1 << 20,
         parts_in_flight: 4,
         limits: UploadLimits::default(),
+        sha256: Sha256When::Inline,
         passage,
-    })
+    }
 }
 
 /// The rig's clock, for an engine.

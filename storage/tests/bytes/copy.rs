@@ -58,6 +58,7 @@ impl Two {
             min_free_bytes: 0,
             parts_in_flight: 4,
             limits: UploadLimits::default(),
+            sha256: boxgate_storage::upload::Sha256When::Inline,
             passage: boxgate_storage::upload::Passage::Free,
         })
     }

@@ -40,7 +40,7 @@ impl Scene {
             key: BlobKey::random(),
             length: LENGTH,
             blake3: Blake3(*blake3::hash(&bytes).as_bytes()),
-            sha256: Sha256([0; 32]),
+            sha256: Some(Sha256([0; 32])),
         };
         let name = meta.key.to_string();
         let path = home.path().join(&name[..2]).join(&name);

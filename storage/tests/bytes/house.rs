@@ -18,7 +18,9 @@ use boxgate_storage::metadata::catalog::ResolvedFile;
 use boxgate_storage::metadata::uploads::{Published, Target};
 use boxgate_storage::metadata::{Metadata, MetadataOptions};
 use boxgate_storage::store::Store;
-use boxgate_storage::upload::{EngineOptions, UploadEngine, UploadIntent, UploadLimits};
+use boxgate_storage::upload::{
+    EngineOptions, Sha256When, UploadEngine, UploadIntent, UploadLimits,
+};
 use bytes::Bytes;
 use sqlx::Connection as _;
 
@@ -32,6 +34,7 @@ pub(crate) struct House {
     home: Arc<tempfile::TempDir>,
     // Rows are in a file, whatever database the other tests run on.
     embedded: bool,
+    sha256: Sha256When,
 }
 
 impl House {
@@ -50,7 +53,8 @@ impl House {
         let home = Arc::new(home);
         let store = local::open(&home.path().join("blobs")).await.unwrap();
         let clock = Arc::new(ManualClock::new(START));
-        let house = Self::on(home, store, clock, "boxgate.db", embedded).await;
+        let ways = (embedded, Sha256When::Inline);
+        let house = Self::on(home, store, clock, "boxgate.db", ways).await;
         let ann = NewAccount {
             username: "ann".to_owned(),
             email: None,
@@ -71,7 +75,7 @@ impl House {
         store: Store,
         clock: Arc<ManualClock>,
         database: &str,
-        embedded: bool,
+        (embedded, sha256): (bool, Sha256When),
     ) -> Self {
         let options = MetadataOptions {
             clock: clock.clone(),
@@ -95,6 +99,7 @@ impl House {
             min_free_bytes: 0,
             parts_in_flight: 4,
             limits: UploadLimits::default(),
+            sha256,
             passage: boxgate_storage::upload::Passage::Free,
         });
         Self {
@@ -104,6 +109,7 @@ impl House {
             clock,
             home,
             embedded,
+            sha256,
         }
     }
 
@@ -111,13 +117,34 @@ impl House {
     pub(crate) async fn again(&self) -> Self {
         let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
         let store = local::open(&home.path().join("blobs")).await.unwrap();
-        Self::on(home, store, clock, "boxgate.db", self.embedded).await
+        Self::on(
+            home,
+            store,
+            clock,
+            "boxgate.db",
+            (self.embedded, self.sha256),
+        )
+        .await
+    }
+
+    /// The next process, which leaves SHA-256 for later.
+    pub(crate) async fn deferring(&self) -> Self {
+        let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
+        let ways = (self.embedded, Sha256When::Deferred { most: 100 });
+        Self::on(home, self.store.clone(), clock, "boxgate.db", ways).await
     }
 
     /// The same rows, and these bytes.
     pub(crate) async fn with_store(&self, store: Store) -> Self {
         let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
-        Self::on(home, store, clock, "boxgate.db", self.embedded).await
+        Self::on(
+            home,
+            store,
+            clock,
+            "boxgate.db",
+            (self.embedded, self.sha256),
+        )
+        .await
     }
 
     /// The rows as they are now, kept under a name; of an embedded house.
@@ -130,7 +157,14 @@ impl House {
     /// A house on rows that were kept, and the bytes of now.
     pub(crate) async fn restored(&self, name: &str) -> Self {
         let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
-        Self::on(home, self.store.clone(), clock, name, self.embedded).await
+        Self::on(
+            home,
+            self.store.clone(),
+            clock,
+            name,
+            (self.embedded, self.sha256),
+        )
+        .await
     }
 
     pub(crate) fn stock(&self) -> Stock {

@@ -12,6 +12,7 @@ mod bench;
 mod cache;
 mod check;
 mod copy;
+mod deferred;
 mod fail_points;
 mod files;
 mod full;

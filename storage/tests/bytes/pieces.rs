@@ -84,7 +84,7 @@ async fn is_whole(bench: &Bench, store: &Store, published: &Published, bytes: &B
     let blob = &published.blob;
     assert_eq!(blob.blake3.0, *blake3::hash(bytes).as_bytes());
     let sha256 = digest_of(Algorithm::Sha256, bytes);
-    assert_eq!(Digest::from(blob.sha256), sha256);
+    assert_eq!(blob.checksum(), sha256);
     assert_eq!(bench.published().await, Some(*blob));
     assert!(bench.read_back_from(store, blob).await == *bytes);
 }

@@ -71,7 +71,7 @@ pub struct MaybeOutcome {
 struct Details {
     file_size: u64,
     blake3: String,
-    sha256: String,
+    sha256: Option<String>,
 }
 
 /// What an upload became.
@@ -81,7 +81,7 @@ pub struct Outcome {
     pub length: u64,
     /// Hexadecimal.
     pub blake3: String,
-    /// Hexadecimal.
+    /// Hexadecimal; empty while the gateway computes it.
     pub sha256: String,
     /// What its sender should know.
     pub warnings: Vec<String>,
@@ -94,7 +94,7 @@ impl MaybeOutcome {
         Some(Outcome {
             length: details.file_size,
             blake3: details.blake3,
-            sha256: details.sha256,
+            sha256: details.sha256.unwrap_or_default(),
             warnings: self.warnings,
         })
     }
@@ -132,10 +132,10 @@ pub async fn create(
     let mut request = client
         .request(Method::POST, &place_of(file))
         .header("upload-length", length);
-    if let Some(digests) = digests {
+    if let Some(sha256) = digests.and_then(|digests| digests.sha256) {
         request = request
             .header("x-checksum-deploy", "true")
-            .header(REPR_DIGEST, repr_digest(digests));
+            .header(REPR_DIGEST, repr_digest("sha-256", &sha256.0));
     }
     let answer = client.send(request.body(Body::default())).await?;
     if answer.status == StatusCode::OK {
@@ -245,20 +245,20 @@ pub async fn held_parts(
         .json()
 }
 
-/// Has the gateway publish the upload only if it becomes what these are the digests of.
+/// Has the gateway publish the upload only if it becomes what has this digest; BLAKE3 is computed of every upload.
 ///
 /// # Errors
 /// As [`Client::send`]; [`ClientError::Refused`] with 409 where it is to become something else.
 pub async fn declare(client: &Client, upload: &str, digests: &Digests) -> Result<(), ClientError> {
     let request = client
         .request(Method::PUT, &format!("{upload}/digest"))
-        .header(REPR_DIGEST, repr_digest(digests))
+        .header(REPR_DIGEST, repr_digest("blake3", &digests.blake3.0))
         .body(Body::default());
     client.send(request).await.map(drop)
 }
 
-fn repr_digest(digests: &Digests) -> String {
-    format!("sha-256=:{}:", STANDARD.encode(digests.sha256.0))
+fn repr_digest(key: &str, digest: &[u8]) -> String {
+    format!("{key}=:{}:", STANDARD.encode(digest))
 }
 
 /// Gives an upload up.

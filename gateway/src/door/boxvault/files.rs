@@ -27,7 +27,7 @@ pub async fn info(gateway: &Gateway, call: Call) -> Answer {
     let body = json!({
         "fileName": "vagrant.box", "downloadUrl": url, "downloadCount": file.downloads,
         "checksum": checksum, "checksumType": kind, "fileSize": file.blob.length,
-        "blake3": file.blob.blake3.to_hex(), "sha256": file.blob.sha256.to_hex(),
+        "blake3": file.blob.blake3.to_hex(), "sha256": shape::sha256(&file.blob),
     });
     let body = shape::labelled(body, &file);
     Ok(no_store(response::json(StatusCode::OK, &body)))

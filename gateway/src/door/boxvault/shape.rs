@@ -2,6 +2,7 @@
 //!
 //! Reads show every field, `null` where unset; answers to creation leave unset fields out.
 
+use boxgate_storage::blob::BlobMeta;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::accounts::{Account, Organization};
 use boxgate_storage::metadata::catalog::{
@@ -101,13 +102,20 @@ pub fn architecture(row: &ArchitectureRow) -> Value {
     })
 }
 
-/// Checksum and its type as BoxVault would show them: what the uploader declared, else the SHA-256
-/// that was computed on the way in.
+/// Checksum and its type as BoxVault would show them: what the uploader declared, else the SHA-256 that was computed,
+/// and BLAKE3 while that is deferred.
 pub fn checksum(file: &FileRow) -> (String, String) {
-    match &file.declared {
-        Some((kind, value)) => (value.clone(), kind.clone()),
-        None => (file.blob.sha256.to_hex(), "SHA256".to_owned()),
+    if let Some((kind, value)) = &file.declared {
+        return (value.clone(), kind.clone());
     }
+    let checksum = file.blob.checksum();
+    let kind = checksum.algorithm().name().to_uppercase();
+    (checksum.to_hex(), kind)
+}
+
+/// The SHA-256 of a blob, which is null while it is deferred.
+pub fn sha256(blob: &BlobMeta) -> Option<String> {
+    blob.sha256.map(|sha256| sha256.to_hex())
 }
 
 /// A file's row.
@@ -115,7 +123,7 @@ pub fn file(row: &FileRow) -> Value {
     let (checksum, kind) = checksum(row);
     let document = json!({
         "id": row.id.0, "fileName": "vagrant.box", "checksum": checksum, "checksumType": kind,
-        "blake3": row.blob.blake3.to_hex(), "sha256": row.blob.sha256.to_hex(),
+        "blake3": row.blob.blake3.to_hex(), "sha256": sha256(&row.blob),
         "downloadCount": row.downloads, "fileSize": row.blob.length,
         "createdAt": time(row.created), "updatedAt": time(row.updated),
         "architectureId": row.architecture_id.0,
@@ -131,13 +139,14 @@ pub fn labelled(document: Value, file: &FileRow) -> Value {
     with(document, json!({ "labels": file.labels }))
 }
 
-/// An ISO image's row. Its checksum is the one that was computed on the way in.
+/// An ISO image's row. Its checksum is the one that was computed, which is null while it is deferred.
 pub fn iso(row: &Iso) -> Value {
-    let sha256 = row.blob.sha256.to_hex();
+    let sha256 = sha256(&row.blob);
+    let path = sha256.as_ref().map(|sha256| format!("{sha256}.iso"));
     json!({
         "id": row.id.0, "name": row.name.as_str(), "description": row.description,
         "filename": row.name.as_str(), "size": row.blob.length, "checksum": sha256,
-        "checksumType": "sha256", "storagePath": format!("{sha256}.iso"),
+        "checksumType": "sha256", "storagePath": path,
         "blake3": row.blob.blake3.to_hex(), "isPublic": row.public,
         "organizationId": row.organization.0, "downloadCount": row.downloads,
         "createdAt": time(row.created), "updatedAt": time(row.updated),

@@ -192,7 +192,7 @@ async fn whole(gateway: &Gateway, call: Call, form: bool, mut expected: Vec<Dige
         "message": message,
         "details": {
             "isComplete": true, "status": "complete", "fileSize": blob.length,
-            "blake3": blob.blake3.to_hex(), "sha256": blob.sha256.to_hex(),
+            "blake3": blob.blake3.to_hex(), "sha256": shape::sha256(blob),
         },
     });
     if !warnings.is_empty() {
@@ -460,7 +460,7 @@ fn done(progress: &Progress, message: &str, file: &BoxRef) -> Value {
         "message": message,
         "details": {
             "isComplete": true, "status": "complete", "fileSize": blob.length,
-            "blake3": blob.blake3.to_hex(), "sha256": blob.sha256.to_hex(),
+            "blake3": blob.blake3.to_hex(), "sha256": shape::sha256(blob),
         },
     });
     match levels::version_warning(&file.version) {

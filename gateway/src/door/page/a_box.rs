@@ -69,7 +69,7 @@ struct FilePart {
 struct Stored {
     size: String,
     bytes: u64,
-    sha256: String,
+    sha256: Option<String>,
     blake3: String,
     downloads: u64,
     updated: String,
@@ -196,7 +196,7 @@ fn file(provider: &str, tree: &ArchitectureTree) -> FilePart {
         stored: tree.file.as_ref().map(|file| Stored {
             size: size(file.blob.length),
             bytes: file.blob.length,
-            sha256: file.blob.sha256.to_hex(),
+            sha256: file.blob.sha256.map(|sha256| sha256.to_hex()),
             blake3: file.blob.blake3.to_hex(),
             downloads: file.downloads,
             updated: moment(file.updated),

@@ -1,11 +1,12 @@
 //! Box metadata as Vagrant 2.3 and 2.4 read it.
 //!
 //! What one client chokes on is never listed: versions outside the RubyGems grammar, versions without
-//! a stored file, checksum types beyond what it can verify.
+//! a stored file, checksum types beyond what it can verify. Nor is a file whose SHA-256 is not known yet: what it replaced
+//! is shown until then, by the URL that leads to those bytes.
 
 use boxgate_storage::catalog::version::{compare, is_listable, without_v};
 use boxgate_storage::catalog::{BoxRef, OrganizationName};
-use boxgate_storage::digest::Blake3;
+use boxgate_storage::digest::{Blake3, Sha256};
 use boxgate_storage::metadata::catalog::{
     ArchitectureTree, BoxTree, FileRow, ProviderTree, VersionStatus, VersionTree,
 };
@@ -36,7 +37,7 @@ fn is_listed(version: &VersionTree) -> bool {
             .providers
             .iter()
             .flat_map(|p| &p.architectures)
-            .any(|a| a.file.is_some() || a.row.announced.url.is_some())
+            .any(ArchitectureTree::is_listed)
 }
 
 fn version(tree: &BoxTree, version: &VersionTree, origin: &str) -> Value {
@@ -46,9 +47,12 @@ fn version(tree: &BoxTree, version: &VersionTree, origin: &str) -> Value {
         // Vagrant 2.3 knows no architectures and takes the last entry of a name; 2.4 picks its own.
         all.sort_by_key(|a| a.row.default_box);
         for architecture in all {
-            if let Some(file) = &architecture.file {
-                providers.push(entry(tree, version, provider, architecture, file, origin));
-            } else if let Some(url) = &architecture.row.announced.url {
+            let shown = architecture.shown_file();
+            if let Some((file, sha256)) = shown.and_then(|file| Some((file, file.blob.sha256?))) {
+                let bytes = (file, sha256);
+                providers.push(entry(tree, version, provider, architecture, bytes, origin));
+            } else if let (None, Some(url)) = (&architecture.file, &architecture.row.announced.url)
+            {
                 providers.push(elsewhere(provider, architecture, url));
             }
         }
@@ -68,7 +72,7 @@ fn entry(
     version: &VersionTree,
     provider: &ProviderTree,
     architecture: &ArchitectureTree,
-    file: &FileRow,
+    (file, sha256): (&FileRow, Sha256),
     origin: &str,
 ) -> Value {
     let name = full_name(
@@ -82,7 +86,7 @@ fn entry(
         "name": provider.row.name.as_str(),
         "url": format!("{origin}{}", file_path(&name, &file.blob.blake3)),
         // Vagrant 2.3 knows types in lower case only, and fails the add on one that it does not know.
-        "checksum": file.blob.sha256.to_hex(),
+        "checksum": sha256.to_hex(),
         "checksum_type": "sha256",
         "blake3": file.blob.blake3.to_hex(),
         "size": file.blob.length,

@@ -172,7 +172,11 @@ pub async fn create(gateway: &Gateway, mut call: Call) -> Answer {
             row: provider,
             architectures: Vec::new(),
         },
-        architecture: ArchitectureTree { row, file: None },
+        architecture: ArchitectureTree {
+            row,
+            file: None,
+            before: None,
+        },
     };
     Ok(answered(gateway, &call, &place))
 }

@@ -83,8 +83,7 @@ pub fn a_box(roots: &Roots, tree: &BoxTree, shown: Versions) -> Value {
 
 fn is_released(version: &VersionTree) -> bool {
     let mut places = version.providers.iter().flat_map(|p| &p.architectures);
-    version.row.status == VersionStatus::Active
-        && places.any(|a| a.file.is_some() || a.row.announced.url.is_some())
+    version.row.status == VersionStatus::Active && places.any(ArchitectureTree::is_listed)
 }
 
 fn is_current(version: &VersionTree) -> bool {
@@ -155,7 +154,8 @@ pub fn a_provider(
     })
 }
 
-/// Type and value of the checksum that is shown: of the stored box, else what one to come must have.
+/// Type and value of the checksum that is shown: of the stored box, else what one to come must have; none while that of
+/// the stored box is deferred.
 pub fn shown_checksum(
     architecture: &ArchitectureRow,
     file: Option<&FileRow>,
@@ -165,8 +165,7 @@ pub fn shown_checksum(
     };
     // Vagrant gives up on a type that it does not know.
     let declared = file.declared.as_ref().filter(|(kind, _)| kind != "BLAKE3");
-    let of_bytes = || ("sha256".to_owned(), file.blob.sha256.to_hex());
-    Some(declared.map_or_else(of_bytes, |(kind, value)| {
-        (kind.to_ascii_lowercase(), value.clone())
-    }))
+    let declared = declared.map(|(kind, value)| (kind.to_ascii_lowercase(), value.clone()));
+    let of_bytes = || Some(("sha256".to_owned(), file.blob.sha256?.to_hex()));
+    declared.or_else(of_bytes)
 }

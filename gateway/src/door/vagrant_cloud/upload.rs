@@ -197,9 +197,10 @@ pub async fn receive(gateway: &Gateway, mut call: Call) -> Answer {
     let body = Carrier::Raw(call.body);
     let done = upload::upload(gateway, order, body, &call.head, &call.facts).await?;
     let blob = &done.published.blob;
+    let checksum = blob.checksum();
     let mut document = json!({
-        "success": true, "size": blob.length, "checksum": blob.sha256.to_hex(),
-        "checksum_type": "sha256", "blake3": blob.blake3.to_hex(),
+        "success": true, "size": blob.length, "checksum": checksum.to_hex(),
+        "checksum_type": checksum.algorithm().name(), "blake3": blob.blake3.to_hex(),
     });
     if !done.warnings.is_empty() {
         document["warnings"] = done.warnings.into();

@@ -64,7 +64,7 @@ pub async fn publishing_makes_name_blob_tree_and_event(rig: &dyn Rig) {
         ("provider", json!("virtualbox")),
         ("architecture", json!("amd64")),
         ("size", json!(3 * BLOCK)),
-        ("checksum", json!(first.blob.sha256.to_hex())),
+        ("checksum", json!(first.blob.checksum().to_hex())),
         ("checksumType", json!("SHA256")),
         ("new_digest", json!(first.blob.blake3.to_hex())),
         ("old_digest", Value::Null),

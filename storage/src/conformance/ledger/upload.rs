@@ -149,7 +149,7 @@ impl Sent {
         Completion {
             length: self.length,
             blake3: Blake3(blake3),
-            sha256: Sha256(sha256),
+            sha256: Some(Sha256(sha256)),
         }
     }
 

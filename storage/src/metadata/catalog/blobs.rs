@@ -143,7 +143,7 @@ pub(in crate::metadata) async fn give_reference(
 }
 
 /// Equal bytes came in again and are whole: every file and upload that holds a damaged
-/// blob with the same digests holds `whole` from now on.
+/// blob with the same digest holds `whole` from now on.
 pub(in crate::metadata) async fn heal(
     tx: &mut Tx,
     op: &'static str,
@@ -151,12 +151,12 @@ pub(in crate::metadata) async fn heal(
     whole: &BlobMeta,
 ) -> Result<()> {
     let damaged = sqlx::query(
-        "SELECT key FROM blobs WHERE tenant = $1 AND blake3 = $2 AND sha256 = $3
+        "SELECT key FROM blobs WHERE tenant = $1 AND blake3 = $2 AND length = $3
              AND state = 'quarantined' AND refs > 0",
     )
     .bind(tenant.0)
     .bind(whole.blake3.0.to_vec())
-    .bind(whole.sha256.0.to_vec())
+    .bind(signed(op, whole.length)?)
     .fetch_all(&mut tx.connection)
     .await
     .at(op, whole.key)?;

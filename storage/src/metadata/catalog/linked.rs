@@ -24,7 +24,7 @@ const BY_UPLOAD: &str = concat!(
     "SELECT ",
     blob_columns!(),
     " FROM uploads u JOIN blobs x
-         ON x.tenant = u.organization AND x.blake3 = u.blake3 AND x.sha256 = u.sha256
+         ON x.tenant = u.organization AND x.blake3 = u.blake3 AND x.length = u.byte_offset
      WHERE u.key = $1 AND u.state = 'done' AND x.refs > 0 ORDER BY x.state LIMIT 1"
 );
 

@@ -1,4 +1,4 @@
-//! Boxes with everything below them, in five queries however many there are.
+//! Boxes with everything below them, in five queries however many there are, or six where a SHA-256 is not known yet.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -148,9 +148,38 @@ async fn read(
         "files f JOIN blobs x ON x.key = f.blob JOIN architectures a ON a.id = f.architecture
                     JOIN providers p ON p.id = a.provider JOIN versions v ON v.id = p.version
                     JOIN boxes b ON b.id = v.box";
-    let files = which.select(connection, op, columns, from, "f.id").await?;
+    let mut files =
+        files_by_architecture(&which.select(connection, op, columns, from, "f.id").await?)?;
+    let is_deferred = |file: &FileRow| file.blob.sha256.is_none();
+    let mut before = HashMap::new();
+    if files.values().any(is_deferred) {
+        let rows = which.select(connection, op, FORMER.0, FORMER.1, "ff.updated_ms");
+        before = files_by_architecture(&rows.await?)?;
+        before.retain(|id, _| files.get(id).is_some_and(is_deferred));
+    }
+    let mut files_of = |id| (files.remove(&id), before.remove(&id));
+    assemble(&boxes, &versions, &providers, &architectures, &mut files_of)
+}
 
-    assemble(&boxes, &versions, &providers, &architectures, &files)
+/// Columns and tables of what files were before, where their SHA-256 is known.
+const FORMER: (&str, &str) = (
+    concat!(
+        "f.id AS f_id, f.architecture AS f_architecture, f.downloads AS f_downloads,
+         ff.declared_type AS f_declared_type, ff.declared_value AS f_declared_value,
+         f.created_ms AS f_created_ms, ff.updated_ms AS f_updated_ms, ",
+        blob_columns!()
+    ),
+    "former_files ff JOIN files f ON f.id = ff.file
+         JOIN blobs x ON x.key = ff.blob AND length(x.sha256) > 0 AND x.state IN ('live', 'doomed')
+         JOIN architectures a ON a.id = f.architecture JOIN providers p ON p.id = a.provider
+         JOIN versions v ON v.id = p.version JOIN boxes b ON b.id = v.box",
+);
+
+/// Files by their architecture; of several the last.
+fn files_by_architecture(rows: &[AnyRow]) -> Result<HashMap<ArchitectureId, FileRow>> {
+    rows.iter()
+        .map(|row| file_of(row).map(|file| (file.architecture_id, file)))
+        .collect()
 }
 
 /// Builds the trees from the leaves up; the order of the rows is kept.
@@ -159,19 +188,14 @@ fn assemble(
     versions: &[AnyRow],
     providers: &[AnyRow],
     architectures: &[AnyRow],
-    files: &[AnyRow],
+    files_of: &mut dyn FnMut(ArchitectureId) -> (Option<FileRow>, Option<FileRow>),
 ) -> Result<Vec<BoxTree>> {
-    let mut files_of: HashMap<ArchitectureId, FileRow> = HashMap::new();
-    for row in files {
-        let file = file_of(row)?;
-        files_of.insert(file.architecture_id, file);
-    }
     let mut architectures_of: HashMap<ProviderId, Vec<ArchitectureTree>> = HashMap::new();
     for row in architectures {
         let row = architecture_of(row)?;
-        let file = files_of.remove(&row.id);
+        let (file, before) = files_of(row.id);
         let siblings = architectures_of.entry(row.provider_id).or_default();
-        siblings.push(ArchitectureTree { row, file });
+        siblings.push(ArchitectureTree { row, file, before });
     }
     let mut providers_of: HashMap<VersionId, Vec<ProviderTree>> = HashMap::new();
     for row in providers {

@@ -532,10 +532,7 @@ impl State {
             .filter(|blob| {
                 blob.tenant == tenant
                     && matches!(blob.state, BlobState::Live | BlobState::Doomed)
-                    && BlobMeta {
-                        key: wanted.key,
-                        ..blob.meta
-                    } == *wanted
+                    && (blob.meta.length, blob.meta.blake3) == (wanted.length, wanted.blake3)
             })
             .min_by_key(|blob| (blob.created, blob.meta.key))
             .map(|blob| blob.meta)
@@ -585,7 +582,7 @@ impl State {
         let damaged = self.blobs.values().filter(|blob| {
             blob.tenant == tenant
                 && blob.state == BlobState::Quarantined
-                && (blob.meta.blake3, blob.meta.sha256) == (whole.blake3, whole.sha256)
+                && (blob.meta.length, blob.meta.blake3) == (whole.length, whole.blake3)
         });
         let damaged: Vec<_> = damaged.map(|blob| blob.meta.key).collect();
         for bad in damaged {

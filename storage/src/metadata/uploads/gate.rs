@@ -265,7 +265,7 @@ pub(super) async fn quarantined_like(
     row: &UploadRow,
 ) -> Result<Option<Gating>> {
     const OP: &str = "upload.quarantined_like";
-    let (Some((blake3, sha256)), Some(target)) = (row.digests, &row.target) else {
+    let (Some((blake3, _)), Some(target)) = (row.digests, &row.target) else {
         return Ok(None);
     };
     let folded = super::rows::folded_target(OP, target)?;
@@ -274,13 +274,12 @@ pub(super) async fn quarantined_like(
         "SELECT ",
         upload_columns!(),
         " FROM uploads WHERE state = 'completing' AND gate = 'quarantined' AND organization = $1
-             AND target_folded = $2 AND blake3 = $3 AND sha256 = $4 AND id <> $5
+             AND target_folded = $2 AND blake3 = $3 AND id <> $4
          ORDER BY updated_ms DESC LIMIT 1"
     ))
     .bind(row.organization.0)
     .bind(folded)
     .bind(blake3.0.to_vec())
-    .bind(sha256.0.to_vec())
     .bind(row.id.as_bytes().to_vec())
     .fetch_optional(&mut *reader)
     .await

@@ -13,9 +13,9 @@ use crate::metadata::catalog::blobs::{self, blocks};
 use crate::metadata::catalog::isos;
 use crate::metadata::catalog::publish::{Names, ensure_parents, point, still_there};
 use crate::metadata::catalog::{ArchitectureId, FileId};
-use crate::metadata::sql::{At as _, Columns as _, odd, signed};
+use crate::metadata::sql::{At as _, Columns as _, odd, sha256_column, signed};
 use crate::metadata::writer::Tx;
-use crate::metadata::{Metadata, audit, outbox};
+use crate::metadata::{Metadata, audit, deferred, outbox};
 use crate::sidecar::Sidecar;
 
 pub(super) const OP: &str = "upload.publish";
@@ -167,12 +167,24 @@ async fn stored_once(tx: &mut Tx, upload: &UploadRow) -> Result<(BlobMeta, bool)
     let (blob, is_new) = match equal_blob(tx, upload).await? {
         Some(held) => {
             trash::add(tx, OP, &upload.key, &upload.store).await?;
-            (held, false)
+            (told_by(tx, held, upload).await?, false)
         }
         None => (insert_blob(tx, upload).await?, true),
     };
     blobs::label(tx, OP, &blob.key, &upload.labels()).await?;
     Ok((blob, is_new))
+}
+
+/// The blob that holds the upload's bytes, whose SHA-256 may be known by the upload alone.
+async fn told_by(tx: &mut Tx, held: BlobMeta, upload: &UploadRow) -> Result<BlobMeta> {
+    let (None, Some((_, Some(sha256)))) = (held.sha256, upload.digests) else {
+        return Ok(held);
+    };
+    deferred::learn(tx, OP, held.key, sha256).await?;
+    Ok(BlobMeta {
+        sha256: Some(sha256),
+        ..held
+    })
 }
 
 async fn assert_organization(tx: &mut Tx, upload: &UploadRow) -> Result<()> {
@@ -280,12 +292,11 @@ async fn equal_row(connection: &mut AnyConnection, upload: &UploadRow) -> Result
     sqlx::query(
         "SELECT x.key AS x_key, x.length AS x_length, x.blake3 AS x_blake3, x.sha256 AS x_sha256,
              x.store AS store
-         FROM blobs x WHERE x.tenant = $1 AND x.blake3 = $2 AND x.sha256 = $3 AND x.length = $4
+         FROM blobs x WHERE x.tenant = $1 AND x.blake3 = $2 AND x.length = $3
              AND x.state IN ('live', 'doomed') ORDER BY x.created_ms, x.key LIMIT 1",
     )
     .bind(upload.organization.0)
     .bind(wanted.blake3.0.to_vec())
-    .bind(wanted.sha256.0.to_vec())
     .bind(signed(OP, wanted.length)?)
     .fetch_optional(connection)
     .await
@@ -316,7 +327,7 @@ async fn insert_blob(tx: &mut Tx, upload: &UploadRow) -> Result<BlobMeta> {
     .bind(&upload.store)
     .bind(signed(OP, blob.length)?)
     .bind(blob.blake3.0.to_vec())
-    .bind(blob.sha256.0.to_vec())
+    .bind(sha256_column(blob.sha256))
     .bind(tx.now.0)
     .execute(&mut tx.connection)
     .await
@@ -361,7 +372,7 @@ pub(super) struct Answer {
     key: String,
     length: u64,
     blake3: String,
-    sha256: String,
+    sha256: Option<String>,
     file: Option<i64>,
     replaced: bool,
     version: String,
@@ -379,7 +390,7 @@ impl Answer {
             key: blob.key.to_string(),
             length: blob.length,
             blake3: blob.blake3.to_hex(),
-            sha256: blob.sha256.to_hex(),
+            sha256: blob.sha256.map(|sha256| sha256.to_hex()),
             file: file.map(|id| id.0),
             replaced: *replaced,
             version: version.clone(),
@@ -397,7 +408,10 @@ impl Answer {
                     .map_err(|e| odd("answer").with_source(e))?,
                 length: answer.length,
                 blake3: Blake3::from_hex(&answer.blake3).ok_or_else(|| odd("answer"))?,
-                sha256: Sha256::from_hex(&answer.sha256).ok_or_else(|| odd("answer"))?,
+                sha256: match answer.sha256 {
+                    Some(hex) => Some(Sha256::from_hex(&hex).ok_or_else(|| odd("answer"))?),
+                    None => None,
+                },
             },
             file: answer.file.map(FileId),
             replaced: answer.replaced,

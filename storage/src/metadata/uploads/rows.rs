@@ -12,13 +12,13 @@ use super::{
 };
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
-use crate::digest::{Algorithm, Blake3, Digest, Sha256};
+use crate::digest::{Algorithm, Blake3, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::accounts::{AccountId, OrganizationId};
 use crate::metadata::catalog::blobs::blocks;
 use crate::metadata::catalog::isos;
 use crate::metadata::catalog::publish::Names;
-use crate::metadata::sql::{At as _, Columns as _, odd, signed};
+use crate::metadata::sql::{At as _, Columns as _, odd, sha256_column, signed};
 use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit};
 use crate::sidecar::Sidecar;
@@ -36,7 +36,7 @@ pub(super) fn upload_of(row: &AnyRow) -> Result<UploadRow> {
     let target = row.opt_text("target")?;
     let target = target.map(|text| serde_json::from_str(&text)).transpose();
     let digests = match (row.opt_bytes("blake3")?, row.opt_bytes("sha256")?) {
-        (Some(_), Some(_)) => Some((Blake3(row.fixed("blake3")?), Sha256(row.fixed("sha256")?))),
+        (Some(_), Some(_)) => Some((Blake3(row.fixed("blake3")?), row.sha256("sha256")?)),
         _ => None,
     };
     let length = row.opt_int("length")?.map(u64::try_from).transpose();
@@ -533,7 +533,7 @@ impl Ledger for Metadata {
                 .bind(fence.epoch)
                 .bind(signed(OP, length)?)
                 .bind(blake3.0.to_vec())
-                .bind(sha256.0.to_vec())
+                .bind(sha256_column(sha256))
                 .bind(tx.now.0)
                 .execute(&mut tx.connection)
                 .await

@@ -1,6 +1,5 @@
 use boxgate_storage::blob::{BlobKey, BlobMeta};
 use boxgate_storage::clock::UnixMillis;
-use boxgate_storage::digest::Sha256;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::catalog::{
     Announced, ArchitectureId, ArchitectureRow, BoxFields, BoxId, BoxRow, FileId, ProviderId,
@@ -16,7 +15,7 @@ fn architecture(name: &str, default_box: bool, stored: bool) -> ArchitectureTree
         key: BlobKey::from_bytes([1; 16]),
         length: 3,
         blake3: Blake3([2; 32]),
-        sha256: Sha256([3; 32]),
+        sha256: Some(Sha256([3; 32])),
     };
     let file = FileRow {
         id: FileId(1),
@@ -40,6 +39,7 @@ fn architecture(name: &str, default_box: bool, stored: bool) -> ArchitectureTree
             updated: T,
         },
         file: stored.then_some(file),
+        before: None,
     }
 }
 
@@ -118,6 +118,30 @@ fn only_released_stored_and_valid_versions_are_listed_newest_first() {
         .collect();
     assert_eq!(names, ["1.10.0", "1.2.0"]);
     assert_eq!(value["name"], "acme/demo");
+}
+
+#[test]
+fn what_cannot_be_compared_yet_is_not_listed_and_what_it_replaced_is() {
+    let mut deferred = architecture("amd64", true, true);
+    let before = deferred.file.clone();
+    if let Some(file) = &mut deferred.file {
+        file.blob.sha256 = None;
+        file.blob.blake3 = Blake3([9; 32]);
+    }
+    let replaced = ArchitectureTree {
+        before,
+        ..deferred.clone()
+    };
+    let versions = |of: ArchitectureTree| {
+        let version = version_tree("1.0", VersionStatus::Active, vec![of]);
+        render(&tree(vec![version]), "http://h")["versions"].clone()
+    };
+    assert_eq!(versions(deferred), serde_json::json!([]));
+    let shown = versions(replaced);
+    let provider = &shown[0]["providers"][0];
+    assert_eq!(provider["checksum"], "03".repeat(32));
+    let url = provider["url"].as_str().unwrap();
+    assert!(url.ends_with(&format!("?b3={}", "02".repeat(32))), "{url}");
 }
 
 #[test]

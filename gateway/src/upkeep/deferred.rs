@@ -1,0 +1,132 @@
+//! SHA-256 that was deferred, computed one box after the other, by one node of a cluster.
+//!
+//! What is missing stands in the rows; here is kept how far the box in hand is, so that a restart reads little of it again.
+
+use std::time::Duration;
+
+use boxgate_storage::Result;
+use boxgate_storage::check::Halfway;
+use boxgate_storage::metadata::deferred::Waiting;
+use boxgate_storage::metadata::upkeep::UpkeepRow;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::background::{KEPT_EVERY, claimed, failed};
+use crate::gateway::Gateway;
+
+/// What the work is claimed as.
+pub(super) const SHA256: &str = "sha256";
+/// How often rows are looked at for what other nodes took in.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long what could not be read is left alone.
+const REST: Duration = Duration::from_secs(5);
+/// How often the rows are asked how much waits, while there is something to do.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
+/// Computes what is missing, whenever something is.
+pub(super) async fn run(gateway: &Gateway) {
+    loop {
+        match pass(gateway).await {
+            Ok(0) => {}
+            Ok(_unreadable) => sleep(REST).await,
+            Err(error) => sleep(failed(SHA256, &error)).await,
+        }
+        let _nothing_came = timeout(LOOK_EVERY, gateway.engine.deferred()).await;
+    }
+}
+
+/// Computes what is missing now; returns how many blobs could not be read.
+async fn pass(gateway: &Gateway) -> Result<u64> {
+    if count(gateway).await? == 0 {
+        return Ok(0);
+    }
+    let kept = gateway.metadata.upkeep(SHA256).await?;
+    let from = kept.and_then(|row| Place::halfway(&row.state?));
+    let (mut kept_at, mut counted_at) = (Instant::now(), Instant::now());
+    let bytes = &gateway.telemetry.metrics.upkeep.sha256_bytes;
+    let tell = |more: u64, here: Option<Halfway>| {
+        bytes.inc_by(more);
+        let here = here.filter(|_| kept_at.elapsed() >= KEPT_EVERY);
+        if here.is_some() {
+            kept_at = Instant::now();
+        }
+        let counts = counted_at.elapsed() >= COUNT_EVERY;
+        if counts {
+            counted_at = Instant::now();
+        }
+        async move {
+            let told = async {
+                if let Some(here) = here {
+                    keep(gateway, &here).await?;
+                }
+                if counts {
+                    count(gateway).await?;
+                }
+                Ok::<(), boxgate_storage::Error>(())
+            };
+            if let Err(error) = told.await {
+                failed(SHA256, &error);
+            }
+        }
+    };
+    let stock = gateway.stock();
+    let work = stock.complete_sha256(gateway.settings.digests.rate_bytes, from, tell);
+    let computed = claimed(gateway, SHA256, work).await?;
+    count(gateway).await?;
+    Ok(computed.map_or(0, |computed| computed.failed))
+}
+
+/// Tells how much waits, and returns it.
+async fn count(gateway: &Gateway) -> Result<u64> {
+    let Waiting {
+        blobs,
+        oldest,
+        bytes: _,
+    } = gateway.metadata.waiting_for_sha256().await?;
+    gateway.engine.set_waiting(blobs);
+    let metrics = &gateway.telemetry.metrics.upkeep;
+    metrics
+        .sha256_waiting
+        .set(i64::try_from(blobs).unwrap_or(i64::MAX));
+    metrics
+        .sha256_oldest
+        .set(oldest.map_or(0, |oldest| oldest.0.div_euclid(1000)));
+    Ok(blobs)
+}
+
+async fn keep(gateway: &Gateway, here: &Halfway) -> Result<()> {
+    let row = UpkeepRow {
+        ended: gateway.clock.now(),
+        state: Some(Place::text(here)),
+    };
+    gateway.metadata.keep_upkeep(SHA256, row).await
+}
+
+/// [`Halfway`] as its row keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Place {
+    key: String,
+    offset: u64,
+    state: String,
+}
+
+impl Place {
+    fn text(here: &Halfway) -> String {
+        let place = Self {
+            key: here.key.to_string(),
+            offset: here.offset,
+            state: hex::encode(&here.state),
+        };
+        serde_json::to_string(&place).expect("texts and a number are JSON")
+    }
+
+    /// What nobody can read is no place: the blob is read from its start.
+    fn halfway(text: &str) -> Option<Halfway> {
+        let place: Self = serde_json::from_str(text).ok()?;
+        Some(Halfway {
+            key: place.key.parse().ok()?,
+            offset: place.offset,
+            state: hex::decode(place.state).ok()?,
+        })
+    }
+}
