@@ -62,7 +62,7 @@ thread_local! {
 /// Where the target of a request without a body leads, if that is known.
 pub fn find(gateway: &Gateway, head: &Parts, facts: &RequestFacts) -> Option<Arc<Shortcut>> {
     let is_plain = head.method == Method::GET
-        && gateway.phase() != Phase::Starting
+        && gateway.phase() == Phase::Serving
         && !Credential::is_in(&head.headers)
         && gateway.scripts.set().is_idle();
     if !is_plain {

@@ -194,20 +194,14 @@ fn url(target: &BoxRef, base: &str, pushed: &Pushed) -> String {
 }
 
 fn told(target: &BoxRef, base: &str, pushed: &Pushed, took: Duration) -> String {
-    let BoxRef {
-        organization,
-        name,
-        version,
-        provider,
-        architecture,
-    } = target;
     let outcome = &pushed.outcome;
     let sent = outcome.length - pushed.held_before;
     let mut text = format!(
-        "{organization}/{name} {version} for {provider} on {architecture} is published: {}, {} sent in {:.1} s ({})
+        "{} is published: {}, {} sent in {:.1} s ({})
 sha256  {}
 blake3  {}
 url     {}",
+        target.spoken(),
         HumanBytes(outcome.length),
         HumanBytes(sent),
         took.as_secs_f64(),

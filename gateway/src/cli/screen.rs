@@ -93,8 +93,8 @@ impl Screen {
         if !notice.is_for_people() {
             return;
         }
-        if let Some(why) = notice.why() {
-            let why = why.to_string();
+        if let Some(again) = notice.again() {
+            let why = again.why.to_string();
             let mut last = self.why();
             if last.as_ref() == Some(&why) {
                 return;

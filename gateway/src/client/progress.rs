@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::ClientError;
 
@@ -24,10 +25,41 @@ pub struct Progress {
     pub retries: AtomicU64,
 }
 
+/// A call that failed and is made again.
+#[derive(Debug, Clone)]
+pub struct Again {
+    /// What failed.
+    pub what: String,
+    /// Why.
+    pub why: ClientError,
+    /// How soon.
+    pub after: Duration,
+}
+
+impl Again {
+    /// Its word and its facts, for a program.
+    pub fn event(&self) -> (&'static str, Value) {
+        let Self { what, why, after } = self;
+        let after = after.as_secs_f64();
+        (
+            "retried",
+            json!({ "what": what, "why": why.to_string(), "after_seconds": after }),
+        )
+    }
+}
+
+impl fmt::Display for Again {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, why, after } = self;
+        let after = after.as_secs_f64();
+        write!(f, "{what} failed, again in {after:.1} s: {why}")
+    }
+}
+
 /// Something that is told of a push or a pull on its way, as text or to a program.
 pub trait Told: fmt::Display {
-    /// Why a call is made again, if that is what it says.
-    fn why(&self) -> Option<&ClientError>;
+    /// The call that is made again, if that is what it says.
+    fn again(&self) -> Option<&Again>;
 
     /// Its word and its facts.
     fn event(&self) -> (&'static str, Value);

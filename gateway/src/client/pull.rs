@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
-use super::progress::{Progress, Told};
+use super::progress::{Again, Progress, Told};
 use super::retry::{self, chance, delay};
 use super::{Client, ClientError};
 use choice::{Chosen, Listed, Wanted};
@@ -101,18 +101,13 @@ pub enum Notice {
         blocks: usize,
     },
     /// A call failed and is made again.
-    Again {
-        /// Why.
-        why: ClientError,
-        /// How soon.
-        after: Duration,
-    },
+    Again(Again),
 }
 
 impl Told for Notice {
-    fn why(&self) -> Option<&ClientError> {
+    fn again(&self) -> Option<&Again> {
         match self {
-            Self::Again { why, .. } => Some(why),
+            Self::Again(again) => Some(again),
             _ => None,
         }
     }
@@ -123,10 +118,7 @@ impl Told for Notice {
             Self::GoesOn { held, length } => ("resumed", json!({ "held": held, "length": length })),
             Self::Wrong { block } => ("wrong", json!({ "block": block })),
             Self::Damaged { blocks } => ("damaged", json!({ "blocks": blocks })),
-            Self::Again { why, after } => (
-                "retried",
-                json!({ "what": "a range", "why": why.to_string(), "after_seconds": after.as_secs_f64() }),
-            ),
+            Self::Again(again) => again.event(),
         }
     }
 
@@ -155,13 +147,7 @@ impl fmt::Display for Notice {
                 f,
                 "the disk gave back other bytes than were written in {blocks} blocks; they are fetched again"
             ),
-            Self::Again { why, after } => {
-                write!(
-                    f,
-                    "a range failed, again in {:.1} s: {why}",
-                    after.as_secs_f64()
-                )
-            }
+            Self::Again(again) => again.fmt(f),
         }
     }
 }
@@ -439,7 +425,8 @@ impl Pull<'_> {
         }
         let after = delay(failures, why.retry_after(), chance());
         self.progress.retries.fetch_add(1, Ordering::Relaxed);
-        (self.tell)(Notice::Again { why, after });
+        let what = "a range".to_owned();
+        (self.tell)(Notice::Again(Again { what, why, after }));
         Ok(after)
     }
 

@@ -32,6 +32,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::progress::Again;
 pub use super::progress::Progress;
 use super::retry::{self, chance, delay};
 use super::{Client, ClientError};
@@ -332,11 +333,11 @@ impl Push<'_> {
 
     fn again(&self, what: &str, error: &ClientError, after: Duration) {
         self.progress.retries.fetch_add(1, Ordering::Relaxed);
-        (self.tell)(Notice::Again {
+        (self.tell)(Notice::Again(Again {
             what: what.to_owned(),
             why: error.clone(),
             after,
-        });
+        }));
     }
 
     async fn patiently<T, F>(&self, what: &str, call: impl Fn() -> F) -> Result<T, PushError>

@@ -4,7 +4,6 @@ use boxgate_storage::ErrorKind;
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::digest::Digest;
-use boxgate_storage::error::chain;
 use boxgate_storage::metadata::accounts::OrganizationId;
 use boxgate_storage::metadata::catalog::ArchitectureId;
 use boxgate_storage::metadata::uploads::{IsoTarget, Labels, Published, Sender, Target};
@@ -142,10 +141,6 @@ pub async fn upload(
         file = %name, blob = %published.blob.key, length = published.blob.length,
         replaced = published.replaced, "published"
     );
-    // What was cut just before this one began may have come to rest only now.
-    if let Err(error) = gateway.engine.supersede(id).await {
-        tracing::warn!(upload = %id, error = chain(&error), "an upload that was replaced stays open");
-    }
     Ok(Uploaded {
         published,
         warnings,

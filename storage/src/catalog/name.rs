@@ -171,6 +171,16 @@ impl BoxRef {
     }
 }
 
+impl BoxRef {
+    /// As people say it: `acme/web 1.0.0 for virtualbox on amd64`.
+    pub fn spoken(&self) -> String {
+        format!(
+            "{}/{} {} for {} on {}",
+            self.organization, self.name, self.version, self.provider, self.architecture
+        )
+    }
+}
+
 impl fmt::Display for BoxRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

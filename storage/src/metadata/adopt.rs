@@ -282,10 +282,9 @@ impl Name {
     ) -> Result<String> {
         let (statement, id, path) = match self {
             Self::File(names) => {
-                let architecture =
-                    ensure_parents(tx, OP, organization, NOBODY, names, false).await?;
+                let leaf = ensure_parents(tx, OP, organization, NOBODY, names, false).await?;
                 let declared = target.declared.clone();
-                let pointed = point(tx, OP, architecture, blob, declared).await?;
+                let pointed = point(tx, OP, leaf, blob, declared).await?;
                 let statement = "UPDATE files SET updated_ms = $2 WHERE id = $1";
                 (statement, pointed.file.0, pointed.place.path())
             }

@@ -627,10 +627,6 @@ impl Ledger for MemoryLedger {
         }))
     }
 
-    async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>> {
-        Ok(self.state().equal_to(fence))
-    }
-
     async fn sidecar(&self, fence: Fence) -> Result<Option<(Sidecar, String)>> {
         let now = self.clock.now();
         Ok(self.state().sidecar(fence, now))

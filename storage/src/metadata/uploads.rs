@@ -710,12 +710,9 @@ pub trait Ledger: Debug + Send + Sync {
     /// `NotFound` when the organization is gone; `Fenced`.
     async fn publish(&self, fence: Fence) -> Result<Published>;
 
-    /// The key and the store of the blob whose bytes publishing this upload would hold instead of its own;
-    /// `None` where it would make a blob.
-    async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>>;
-
     /// What is to stand beside the blob that publishing this upload would lead to, or has led to, and the name
-    /// of the store that holds it; `None` where it cannot be published.
+    /// of the store that holds it; `None` where it cannot be published. That blob has the upload's own key, unless the
+    /// tenant holds an equal one.
     async fn sidecar(&self, fence: Fence) -> Result<Option<(Sidecar, String)>>;
 
     /// Takes a blob whose bytes are gone or not what was hashed out of service: no upload is taken for equal

@@ -2,7 +2,8 @@
 //!
 //! A flush of the disk costs milliseconds and serves any number of changes, so what waits is taken
 //! together: one transaction, each job in a savepoint of its own, one commit, then the answers. A job
-//! that fails takes back its own changes only.
+//! that fails takes back its own changes only. The first needs no savepoint, which most have no use for: where it fails,
+//! it is rolled back with the transaction, which has nothing else in it yet.
 //!
 //! Work that nobody waits for (what endpoints are sent, what is forgotten) stands in a line of its own, of which one
 //! transaction takes one: whoever waits for an answer waits for one of them at most. It has its turn in every second
@@ -16,13 +17,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sqlx::{AnyConnection, Connection as _};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::dialect::{self, Database, TransactionId};
 use super::recent::Changes;
-use super::sql::{At as _, Columns as _};
+use super::sql::{At as _, Columns as _, odd, places};
 use super::{Cause, MetadataOptions};
 use crate::clock::UnixMillis;
 use crate::error::{Error, ErrorKind, Result, chain};
@@ -30,7 +31,7 @@ use crate::error::{Error, ErrorKind, Result, chain};
 /// Told how long each commit took.
 pub(super) type Observer = Arc<dyn Fn(Duration) + Send + Sync>;
 
-/// What one job works in: the connection inside its savepoint, and the moment of its transaction.
+/// What one job works in: the connection inside its part of the transaction, and the moment of that.
 #[derive(Debug)]
 pub(super) struct Tx {
     pub(super) connection: AnyConnection,
@@ -39,6 +40,8 @@ pub(super) struct Tx {
     pub(super) cause: Option<Arc<Cause>>,
     /// The trace that the change belongs to.
     pub(super) trace: Option<Arc<str>>,
+    /// Ids that the job took in advance, by table.
+    reserved: Vec<(&'static str, i64)>,
     doomed_for: Duration,
 }
 
@@ -50,7 +53,36 @@ impl Tx {
 
     /// The next integer id (or sequence number) of `table`.
     pub(super) async fn next_id(&mut self, table: &'static str) -> Result<i64> {
-        self.next_ids(table, 1).await
+        match self.reserved.iter().position(|(of, _)| *of == table) {
+            Some(at) => Ok(self.reserved.swap_remove(at).1),
+            None => self.next_ids(table, 1).await,
+        }
+    }
+
+    /// Takes the next id of each of these tables in one statement, for [`Self::next_id`] to give.
+    pub(super) async fn reserve(&mut self, tables: &[&'static str]) -> Result<()> {
+        const OP: &str = "metadata.reserve";
+        let statement = format!(
+            "INSERT INTO counters (name, value) VALUES {}
+             ON CONFLICT (name) DO UPDATE SET value = counters.value + EXCLUDED.value
+             RETURNING name, value",
+            places(2, tables.len())
+        );
+        let mut reserve = sqlx::query(AssertSqlSafe(statement));
+        for table in tables {
+            reserve = reserve.bind(*table).bind(1_i64);
+        }
+        for row in reserve
+            .fetch_all(&mut self.connection)
+            .await
+            .at(OP, "counters")?
+        {
+            let name = row.text("name")?;
+            let table = tables.iter().find(|table| **table == name);
+            let table = table.ok_or_else(|| odd("name"))?;
+            self.reserved.push((table, row.int("value")?));
+        }
+        Ok(())
     }
 
     /// The first of the next `count` ids of `table`, which follow each other.
@@ -405,14 +437,26 @@ impl Task {
         let patience = self.database.patience();
         let mut next = Some(first);
         let mut result = Ok(());
+        let mut is_undone = false;
         while let Some(mut job) = next.take() {
-            if result.is_ok() {
-                result = within(patience, "change", step(&mut tx, &mut *job)).await;
+            let step = step(&mut tx, &mut *job, batch.is_empty());
+            match within(patience, "change", step).await {
+                Ok(Step::Kept) if batch.len() + 1 < BATCH_JOBS => next = line.more(),
+                Ok(Step::Kept) => {}
+                Ok(Step::Undone) => is_undone = true,
+                Err(e) => result = Err(e),
             }
             batch.push(job);
-            if result.is_ok() && batch.len() < BATCH_JOBS {
-                next = line.more();
+        }
+        if is_undone {
+            // What it failed with is its answer.
+            let rolled_back = within(patience, "ROLLBACK", execute(&mut tx, "ROLLBACK")).await;
+            if rolled_back.is_ok() {
+                self.connection = Some(tx.connection);
+            } else {
+                drop(within(patience, "close", closed(tx.connection)).await);
             }
+            return Ok(());
         }
         if result.is_ok() && change_of(batch) == Change::Names {
             let telling = self.database.tell(&mut tx.connection);
@@ -430,13 +474,7 @@ impl Task {
             self.connection = Some(tx.connection);
         } else {
             // What is still open on it is rolled back with its end.
-            let closed = async {
-                tx.connection
-                    .close()
-                    .await
-                    .at("metadata.transaction", "close")
-            };
-            drop(within(patience, "close", closed).await);
+            drop(within(patience, "close", closed(tx.connection)).await);
         }
         committed.map(drop)
     }
@@ -469,6 +507,7 @@ async fn begin(
         now: options.clock.now(),
         cause: None,
         trace: None,
+        reserved: Vec::new(),
         doomed_for: options.doomed_for,
     };
     let begun = async {
@@ -536,14 +575,32 @@ async fn within<T>(
         })
 }
 
-/// One job in its savepoint. An error means that the whole transaction is lost.
-async fn step(tx: &mut Tx, job: &mut dyn Job) -> Result<()> {
+/// What became of a job within its transaction.
+enum Step {
+    /// It stays, with what others do; what failed was taken back by itself.
+    Kept,
+    /// It failed, and all of the transaction is to be rolled back.
+    Undone,
+}
+
+/// One job, in a savepoint unless it is the first. An error means that the whole transaction is lost.
+async fn step(tx: &mut Tx, job: &mut dyn Job, is_first: bool) -> Result<Step> {
+    tx.reserved.clear();
+    if is_first {
+        let is_done = job.run(tx).await;
+        return Ok(if is_done { Step::Kept } else { Step::Undone });
+    }
     execute(tx, "SAVEPOINT job").await?;
     if !job.run(tx).await {
         // Also fails when the database itself rolled everything back, as it does on a full disk.
         execute(tx, "ROLLBACK TO SAVEPOINT job").await?;
     }
-    execute(tx, "RELEASE SAVEPOINT job").await
+    execute(tx, "RELEASE SAVEPOINT job").await?;
+    Ok(Step::Kept)
+}
+
+async fn closed(connection: AnyConnection) -> Result<()> {
+    connection.close().await.at("metadata.transaction", "close")
 }
 
 async fn execute(tx: &mut Tx, statement: &'static str) -> Result<()> {

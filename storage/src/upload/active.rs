@@ -40,6 +40,8 @@ pub(super) struct Active {
     /// Where this writer began.
     start: u64,
     assembler: PartAssembler,
+    /// Whether it ends what the same sender left open under the same name.
+    supersedes: bool,
     hasher: ContentHasher,
     /// Values of the current part's finished blocks.
     values: Vec<[u8; 32]>,
@@ -168,6 +170,7 @@ impl Active {
             values,
             expected,
             held: None,
+            supersedes: false,
             sink: Some(sink),
             memory,
             holding: None,
@@ -210,7 +213,8 @@ impl Active {
         Ok(())
     }
 
-    pub(super) fn supersede(&self) {
+    pub(super) fn supersede(&mut self) {
+        self.supersedes = true;
         self.committer.supersede();
     }
 
@@ -745,11 +749,17 @@ impl Active {
                     engine,
                     stored,
                     sink,
+                    supersedes,
                     in_progress: _in_progress,
                     ..
                 } = *self;
                 let sink = sink.ok_or_else(|| self::ended("upload.finish", stored.fence.id))?;
-                engine.complete_and_publish(&stored, sink, completion).await
+                let published = engine.complete_and_publish(&stored, sink, completion).await;
+                if supersedes {
+                    // What was cut just before this one began may have come to rest only now.
+                    engine.supersede_or_log(stored.fence.id).await;
+                }
+                published
             }
             // C0: what differs from what was declared is nobody's any more.
             Err(e) if e.kind() == ErrorKind::DigestMismatch => {

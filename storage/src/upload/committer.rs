@@ -285,7 +285,9 @@ impl Task {
         debug_assert!(in_order, "parts arrive in order");
         self.progress.send_replace(step.to);
         count(&self.engine.counters.part_commits, 1);
-        if self.supersedes.swap(false, Ordering::Relaxed) {
+        // Where that was all of it, it is published next, and replaces what was left open as it is.
+        let is_all = self.state.lock().length() == Some(step.to);
+        if !is_all && self.supersedes.swap(false, Ordering::Relaxed) {
             self.engine.supersede_or_log(self.fence.id).await;
         }
         Ok(())

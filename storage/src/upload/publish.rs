@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result, Retry, chain};
 use crate::metadata::uploads::{
     Completion, Fence, Gating, Keep, Published, Trash, UploadState as RowState,
 };
+use crate::sidecar::Sidecar;
 use crate::store::{Intake, UploadSink};
 
 /// Where a sidecar stands.
@@ -39,17 +40,25 @@ impl Inner {
             }
             return Err(e);
         }
-        self.commit(stored, sink).await?;
+        let held = self.commit(stored, sink).await?;
         let turn = self.first_turn();
-        let published = self.publish(stored, completion.length, (None, turn)).await;
+        let published = self
+            .publish(stored, (completion.length, held), (None, turn))
+            .await;
         self.counters.spent(Stage::Publish, started);
         published
     }
 
-    /// C1. An answer that is lost decides nothing: what the store holds does, which is looked at next.
-    pub(super) async fn commit(&self, stored: &Stored, sink: Box<dyn UploadSink>) -> Result<()> {
-        let Err(e) = sink.commit().await else {
-            return Ok(());
+    /// C1. Returns how many bytes the store then holds. An answer that is lost decides nothing: what the store holds
+    /// does, which is looked at next.
+    pub(super) async fn commit(
+        &self,
+        stored: &Stored,
+        sink: Box<dyn UploadSink>,
+    ) -> Result<Option<u64>> {
+        let e = match sink.commit().await {
+            Ok(held) => return Ok(Some(held)),
+            Err(e) => e,
         };
         if stored.store.intake == Intake::ByPart && e.kind().retry() == Retry::Later {
             // The parts are there and not yet one blob: recovery commits them again.
@@ -60,7 +69,7 @@ impl Inner {
             return Err(e);
         }
         tracing::warn!(upload = %stored.fence.id, error = chain(&e), "commit of the bytes unanswered");
-        Ok(())
+        Ok(None)
     }
 
     /// C0, with the row deciding when the answer is lost.
@@ -78,20 +87,22 @@ impl Inner {
         done
     }
 
-    /// C2 and C3 of an upload whose row is `completing`, and the gate between them; may be repeated.
+    /// C2 and C3 of an upload whose row is `completing`, and the gate between them; may be repeated. `held` is what the
+    /// store just said that it holds.
     pub(super) async fn publish(
         &self,
         stored: &Stored,
-        length: u64,
+        (length, held): (u64, Option<u64>),
         (gating, turn): (Option<Gating>, Turn),
     ) -> Result<Published> {
-        self.check(stored, length).await?;
-        let is_new = self.condemn_lost_equals(stored, length).await?;
+        self.check(stored, length, held).await?;
+        let mut sidecar = self.settle_equals(stored, length).await?;
+        let is_new = is_own(stored, sidecar.as_ref());
         if self.pass_gate(stored, gating, is_new, turn).await? {
-            // That took its time.
-            self.condemn_lost_equals(stored, length).await?;
+            // That took its time, and may have labels.
+            sidecar = self.settle_equals(stored, length).await?;
         }
-        let described = self.describe(stored).await?;
+        let described = self.write_beside(sidecar).await?;
         let ledger = &self.options.ledger;
         let mut tries = 0;
         let published = loop {
@@ -124,9 +135,8 @@ impl Inner {
     /// Writes beside the blob which name is about to lead to it, so that the name can be made again without the
     /// rows. Returns the place: where another upload publishes or removes equal bytes at this moment, the rows
     /// may come to lead elsewhere.
-    async fn describe(&self, stored: &Stored) -> Result<Option<Described>> {
-        let fence = stored.fence;
-        let Some((sidecar, store)) = self.options.ledger.sidecar(fence).await? else {
+    async fn write_beside(&self, sidecar: Option<(Sidecar, String)>) -> Result<Option<Described>> {
+        let Some((sidecar, store)) = sidecar else {
             return Ok(None);
         };
         let Some(sidecars) = self.store(&store)?.sidecars.clone() else {
@@ -151,7 +161,8 @@ impl Inner {
         if before.key == stored.key && published.blob.key == stored.key {
             return Ok(());
         }
-        let now = self.describe(stored).await?;
+        let sidecar = self.options.ledger.sidecar(stored.fence).await?;
+        let now = self.write_beside(sidecar).await?;
         if now.as_ref() == Some(&before) {
             return Ok(());
         }
@@ -164,30 +175,48 @@ impl Inner {
         Ok(())
     }
 
-    /// Bytes that are whole must never be given up for equal ones that are gone: such a blob is taken out
-    /// of service first, and publishing heals it. False where an equal one is there.
-    async fn condemn_lost_equals(&self, stored: &Stored, length: u64) -> Result<bool> {
+    /// What is to stand beside the blob that publishing leads to. Bytes that are whole must never be given up for equal
+    /// ones that are gone: such a blob is taken out of service first, and publishing heals it.
+    async fn settle_equals(
+        &self,
+        stored: &Stored,
+        length: u64,
+    ) -> Result<Option<(Sidecar, String)>> {
         let ledger = &self.options.ledger;
+        let mut condemned = None;
         // As often as there are rows of the same bytes, each with others' names; mostly none, rarely one.
-        while let Some((key, store)) = ledger.equal_blob(stored.fence).await? {
-            let found = match self.store(&store)?.read.stat(&key).await {
+        loop {
+            let sidecar = ledger.sidecar(stored.fence).await?;
+            let Some((beside, store)) = &sidecar else {
+                return Ok(None);
+            };
+            let key = beside.blob.key;
+            // What was published already leads where it leads.
+            if key == stored.key || condemned == Some(key) {
+                return Ok(sidecar);
+            }
+            let found = match self.store(store)?.read.stat(&key).await {
                 Ok(found) => Some(found),
                 Err(e) if e.kind() == ErrorKind::NotFound => None,
                 // Nothing is known of it.
                 Err(e) => return Err(e),
             };
             if found == Some(length) {
-                return Ok(false);
+                return Ok(sidecar);
             }
             tracing::error!(blob = %key, store, ?found, length, "a blob lost its bytes");
             ledger.condemn(&key).await?;
+            condemned = Some(key);
         }
-        Ok(true)
     }
 
     /// C2: the store holds as many bytes as were committed.
-    async fn check(&self, stored: &Stored, length: u64) -> Result<()> {
-        let what = match stored.store.read.stat(&stored.key).await {
+    async fn check(&self, stored: &Stored, length: u64, held: Option<u64>) -> Result<()> {
+        let found = match held {
+            Some(held) => Ok(held),
+            None => stored.store.read.stat(&stored.key).await,
+        };
+        let what = match found {
             Ok(found) if found == length => return Ok(()),
             Ok(_) => "the store holds another length than was committed",
             Err(e) if e.kind() == ErrorKind::NotFound => "the store lost the bytes",
@@ -269,4 +298,9 @@ impl Inner {
             tracing::warn!(upload = %stored.fence.id, error = chain(&e), "bytes stay in the trash");
         }
     }
+}
+
+/// Whether publishing makes a blob of the upload's own bytes.
+fn is_own(stored: &Stored, sidecar: Option<&(Sidecar, String)>) -> bool {
+    sidecar.is_none_or(|(sidecar, _)| sidecar.blob.key == stored.key)
 }

@@ -146,6 +146,7 @@ impl Inner {
 
     async fn publish_row(&self, row: &UploadRow, over: UnixMillis) -> Result<()> {
         let stored = self.stored(row)?;
+        let mut held = None;
         if stored.store.intake == Intake::ByPart {
             // C1 again; a store that did it before says so.
             let start = row.offset - row.offset % row.part_bytes;
@@ -153,14 +154,15 @@ impl Inner {
             let memory = pool.reserve(buffers_for(start, row.offset));
             let mut memory = self.memory(memory).await;
             let sink = self.reopened(row, &stored, row.offset, Some(&mut memory));
-            self.commit(&stored, sink.await?).await?;
+            held = self.commit(&stored, sink.await?).await?;
         }
         let turn = Turn {
             over,
             patience: Duration::ZERO,
         };
         let gating = row.gate.clone();
-        self.publish(&stored, row.offset, (gating, turn)).await?;
+        self.publish(&stored, (row.offset, held), (gating, turn))
+            .await?;
         Ok(())
     }
 

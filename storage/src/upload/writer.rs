@@ -66,8 +66,9 @@ impl UploadWriter {
     }
 
     /// Lets the first bytes of this writer that are committed end what the same account left open under the
-    /// same name before: see [`UploadEngine::supersede`](super::UploadEngine::supersede). Until then nothing
-    /// is replaced, whatever becomes of this one.
+    /// same name before, and its publication what is left open by then: see
+    /// [`UploadEngine::supersede`](super::UploadEngine::supersede). Until then nothing is replaced, whatever becomes of
+    /// this one.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Fenced`] once a newer request took the upload over.

@@ -106,11 +106,6 @@ impl Ledger for FaultyLedger {
         self.faults.around("ledger.quarantined_like", call).await
     }
 
-    async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>> {
-        let call = self.inner.equal_blob(fence);
-        self.faults.around("ledger.equal_blob", call).await
-    }
-
     async fn sidecar(&self, fence: Fence) -> Result<Option<(Sidecar, String)>> {
         let call = self.inner.sidecar(fence);
         self.faults.around("ledger.sidecar", call).await

@@ -1,13 +1,12 @@
 //! What a person, a log or a program hears of a push on its way.
 
 use std::fmt;
-use std::time::Duration;
 
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use crate::client::ClientError;
-use crate::client::progress::Told;
+use crate::client::progress::{Again, Told};
 
 /// Something that a person who waits should know.
 #[derive(Debug, Clone)]
@@ -38,14 +37,7 @@ pub enum Notice {
     /// What was begun before is gone.
     Gone,
     /// A call failed and is made again.
-    Again {
-        /// What failed.
-        what: String,
-        /// Why.
-        why: ClientError,
-        /// How soon.
-        after: Duration,
-    },
+    Again(Again),
     /// The push cannot go on after a cut: nothing could be kept beside the file.
     NotKept(String),
     /// All is sent; the file's digests are not ready yet.
@@ -82,9 +74,9 @@ pub enum Notice {
 }
 
 impl Told for Notice {
-    fn why(&self) -> Option<&ClientError> {
+    fn again(&self) -> Option<&Again> {
         match self {
-            Self::Again { why, .. } => Some(why),
+            Self::Again(again) => Some(again),
             _ => None,
         }
     }
@@ -97,10 +89,7 @@ impl Told for Notice {
             Self::Found { held, length } => ("found", json!({ "held": held, "length": length })),
             Self::NotSame => ("not_same", json!({})),
             Self::Gone => ("restarted", json!({})),
-            Self::Again { what, why, after } => (
-                "retried",
-                json!({ "what": what, "why": why.to_string(), "after_seconds": after.as_secs_f64() }),
-            ),
+            Self::Again(again) => again.event(),
             Self::NotKept(why) => ("warning", json!({ "message": why })),
             Self::Hashing { left } | Self::DigestFirst { length: left } => {
                 ("hashing", json!({ "left": left }))
@@ -147,13 +136,7 @@ impl fmt::Display for Notice {
             Self::Gone => f.write_str(
                 "the push that was begun before is gone from the gateway; this one begins afresh",
             ),
-            Self::Again { what, why, after } => {
-                write!(
-                    f,
-                    "{what} failed, again in {:.1} s: {why}",
-                    after.as_secs_f64()
-                )
-            }
+            Self::Again(again) => again.fmt(f),
             Self::NotKept(why) => write!(f, "a cut push could not go on: {why}"),
             Self::Hashing { left } => {
                 let left = HumanBytes(*left);

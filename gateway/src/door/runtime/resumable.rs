@@ -118,15 +118,7 @@ pub(super) async fn begin(
     let begun = runtime.arrivals.begin(beginning, gateway.clock.now()).await;
     let (id, arrival) = begun.map_err(unstored)?.ok_or_else(too_many)?;
     call.facts.set_upload(id.clone());
-    let request = Request {
-        gateway,
-        runtime,
-        head: &call.head,
-        facts: &call.facts,
-        protocol,
-        id: &id,
-        arrival: &arrival,
-    };
+    let request = Request::of(&call, (gateway, runtime), protocol, (&id, &arrival));
     let location = request.location();
     let has_body = create.has_body;
     let answered = |standing: &Standing, untold: Option<Untold>| {
@@ -182,15 +174,7 @@ pub(super) async fn one(
     let id = call.names.value("upload");
     let arrival = runtime.arrivals.find(id).ok_or_else(no_upload)?;
     call.facts.set_upload(id.to_owned());
-    let request = Request {
-        gateway,
-        runtime,
-        head: &call.head,
-        facts: &call.facts,
-        protocol,
-        id,
-        arrival: &arrival,
-    };
+    let request = Request::of(&call, (gateway, runtime), protocol, (id, &arrival));
     let limits = gateway.upload_limits();
     match command {
         UploadCommand::Head => {
@@ -236,6 +220,25 @@ struct Request<'a> {
 
 /// Where an upload stands behind a request, and what it became by it.
 type Came = (Standing, Option<Untold>);
+
+impl<'a> Request<'a> {
+    fn of(
+        call: &'a Call,
+        (gateway, runtime): (&'a Gateway, &'a Arc<Runtime>),
+        protocol: Protocol,
+        (id, arrival): (&'a str, &'a Arrival),
+    ) -> Self {
+        Self {
+            gateway,
+            runtime,
+            head: &call.head,
+            facts: &call.facts,
+            protocol,
+            id,
+            arrival,
+        }
+    }
+}
 
 impl Request<'_> {
     /// The upload, once whoever had it left it.

@@ -8,7 +8,7 @@ use super::{BoxFields, BoxId, BoxRow};
 use crate::catalog::BoxName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::accounts::{AccountId, OrganizationId};
-use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::sql::At as _;
 use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit, outbox};
 
@@ -211,23 +211,6 @@ async fn update(
     .await
     .at(op, name)
     .map(drop)
-}
-
-/// The id of the box of that name.
-pub(super) async fn find(
-    tx: &mut Tx,
-    op: &'static str,
-    organization: OrganizationId,
-    name: &BoxName,
-) -> Result<Option<BoxId>> {
-    sqlx::query("SELECT id FROM boxes WHERE organization = $1 AND folded = $2")
-        .bind(organization.0)
-        .bind(name.folded())
-        .fetch_optional(&mut tx.connection)
-        .await
-        .at(op, name)?
-        .map(|row| row.int("id").map(BoxId))
-        .transpose()
 }
 
 async fn existing(connection: &mut AnyConnection, op: &'static str, id: BoxId) -> Result<BoxRow> {

@@ -1,10 +1,12 @@
 //! The catalog's side of the one commit point: missing parents are made, and the name is pointed at
 //! the blob.
 
+use sqlx::any::AnyRow;
+
 use super::columns::Level;
 use super::{
-    ArchitectureId, BoxFields, FileId, VersionFields, VersionStatus, architectures, blobs, boxes,
-    providers, versions,
+    ArchitectureId, BoxFields, BoxId, FileId, ProviderId, VersionFields, VersionId, VersionStatus,
+    architectures, blobs, boxes, providers, versions,
 };
 use crate::blob::BlobKey;
 use crate::catalog::{ArchitectureName, BoxName, ProviderName, VersionName};
@@ -39,7 +41,29 @@ impl Names {
     }
 }
 
+/// Where a name leads: to an architecture that is there, and to its file, if it has one.
+#[derive(Debug)]
+pub(in crate::metadata) struct Leaf {
+    architecture: ArchitectureId,
+    place: Place,
+    file: Option<(FileId, BlobKey, Blake3)>,
+}
+
+/// A name from its organization down to its file, as far as it is there.
+const DOWN: &str = "SELECT o.name AS o_name, b.id AS b_id, b.name AS b_name, v.id AS v_id, v.name AS v_name,
+         p.id AS p_id, p.name AS p_name, a.id AS a_id, a.name AS a_name, f.id AS f_id, f.blob AS f_blob,
+         x.blake3 AS x_blake3
+     FROM organizations o LEFT JOIN boxes b ON b.organization = o.id AND b.folded = $2
+         LEFT JOIN versions v ON v.box = b.id AND v.folded = $3
+         LEFT JOIN providers p ON p.version = v.id AND p.folded = $4
+         LEFT JOIN architectures a ON a.provider = p.id AND a.folded = $5
+         LEFT JOIN files f ON f.architecture = a.id LEFT JOIN blobs x ON x.key = f.blob
+     WHERE o.id = $1";
+
 /// The architecture of that name; what is missing on the way down is made.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when the organization is gone.
 pub(in crate::metadata) async fn ensure_parents(
     tx: &mut Tx,
     op: &'static str,
@@ -47,9 +71,46 @@ pub(in crate::metadata) async fn ensure_parents(
     account: AccountId,
     names: &Names,
     new_box_public: bool,
-) -> Result<ArchitectureId> {
-    let box_id = if let Some(id) = boxes::find(tx, op, organization, &names.box_name).await? {
-        id
+) -> Result<Leaf> {
+    let gone = || {
+        let subject = format!("organization {}", organization.0);
+        Error::new(ErrorKind::NotFound, op, subject)
+    };
+    let row = sqlx::query(DOWN)
+        .bind(organization.0)
+        .bind(names.box_name.folded())
+        .bind(names.version.folded())
+        .bind(names.provider.folded())
+        .bind(names.architecture.folded())
+        .fetch_optional(&mut tx.connection)
+        .await
+        .at(op, organization.0)?
+        .ok_or_else(gone)?;
+    let file = file_in(&row)?;
+    let [box_id, version, provider, architecture] = [
+        row.opt_int("b_id")?,
+        row.opt_int("v_id")?,
+        row.opt_int("p_id")?,
+        row.opt_int("a_id")?,
+    ];
+    let is_new = [
+        ("boxes", box_id.is_none()),
+        ("versions", version.is_none()),
+        ("providers", provider.is_none()),
+        ("architectures", architecture.is_none()),
+        ("files", file.is_none()),
+        // What whoever publishes writes besides.
+        ("outbox", true),
+        ("audit", true),
+    ];
+    let tables: Vec<_> = is_new
+        .iter()
+        .filter(|(_, new)| *new)
+        .map(|(t, _)| *t)
+        .collect();
+    tx.reserve(&tables).await?;
+    let box_id = if let Some(id) = box_id {
+        BoxId(id)
     } else {
         let fields = BoxFields {
             published: true,
@@ -58,22 +119,45 @@ pub(in crate::metadata) async fn ensure_parents(
         };
         boxes::insert(tx, op, organization, &names.box_name, account, fields).await?
     };
-    let version_id = if let Some(id) = versions::find(tx, op, box_id, &names.version).await? {
-        id
+    let version = if let Some(id) = version {
+        VersionId(id)
     } else {
         let (status, fields) = (VersionStatus::Active, VersionFields::default());
         versions::insert(tx, op, box_id, &names.version, status, fields).await?
     };
-    let provider = &names.provider;
-    let provider_id = match providers::find(tx, op, version_id, provider).await? {
-        Some(id) => id,
-        None => providers::insert(tx, op, version_id, provider, None).await?,
+    let provider = match provider {
+        Some(id) => ProviderId(id),
+        None => providers::insert(tx, op, version, &names.provider, None).await?,
     };
-    let architecture = &names.architecture;
-    match architectures::find(tx, op, provider_id, architecture).await? {
-        Some(id) => Ok(id),
-        None => architectures::insert(tx, op, provider_id, architecture, None, false).await,
-    }
+    let architecture = match architecture {
+        Some(id) => ArchitectureId(id),
+        None => architectures::insert(tx, op, provider, &names.architecture, None, false).await?,
+    };
+    let spelled = |column: &str, name: &str| {
+        let stored = row.opt_text(column)?;
+        Ok::<_, Error>(stored.unwrap_or_else(|| name.to_owned()))
+    };
+    let place = Place {
+        organization: row.text("o_name")?,
+        box_name: spelled("b_name", names.box_name.as_str())?,
+        version: Some(spelled("v_name", names.version.as_str())?),
+        provider: Some(spelled("p_name", names.provider.as_str())?),
+        architecture: Some(spelled("a_name", names.architecture.as_str())?),
+    };
+    Ok(Leaf {
+        architecture,
+        place,
+        file,
+    })
+}
+
+/// Reads `f_id`, `f_blob` and `x_blake3`.
+fn file_in(row: &AnyRow) -> Result<Option<(FileId, BlobKey, Blake3)>> {
+    let Some(id) = row.opt_int("f_id")? else {
+        return Ok(None);
+    };
+    let digest = Blake3(row.fixed("x_blake3")?);
+    Ok(Some((FileId(id), row.key("f_blob")?, digest)))
 }
 
 /// The architecture of that id, if it is there still.
@@ -85,10 +169,13 @@ pub(in crate::metadata) async fn still_there(
     op: &'static str,
     organization: OrganizationId,
     id: ArchitectureId,
-) -> Result<ArchitectureId> {
-    sqlx::query(
-        "SELECT a.id FROM architectures a JOIN providers p ON p.id = a.provider
+) -> Result<Leaf> {
+    let gone = || Error::new(ErrorKind::Gone, op, format!("architecture {}", id.0));
+    let row = sqlx::query(
+        "SELECT f.id AS f_id, f.blob AS f_blob, x.blake3 AS x_blake3
+         FROM architectures a JOIN providers p ON p.id = a.provider
              JOIN versions v ON v.id = p.version JOIN boxes b ON b.id = v.box
+             LEFT JOIN files f ON f.architecture = a.id LEFT JOIN blobs x ON x.key = f.blob
          WHERE a.id = $1 AND b.organization = $2",
     )
     .bind(id.0)
@@ -96,8 +183,14 @@ pub(in crate::metadata) async fn still_there(
     .fetch_optional(&mut tx.connection)
     .await
     .at(op, id.0)?
-    .map(|_there| id)
-    .ok_or_else(|| Error::new(ErrorKind::Gone, op, format!("architecture {}", id.0)))
+    .ok_or_else(gone)?;
+    Ok(Leaf {
+        architecture: id,
+        place: Level::Architecture(id)
+            .existing_place(&mut tx.connection, op)
+            .await?,
+        file: file_in(&row)?,
+    })
 }
 
 /// What pointing a name at a blob did.
@@ -114,23 +207,17 @@ pub(in crate::metadata) struct Pointed {
 pub(in crate::metadata) async fn point(
     tx: &mut Tx,
     op: &'static str,
-    architecture: ArchitectureId,
+    leaf: Leaf,
     blob: &BlobKey,
     declared: Option<(String, String)>,
 ) -> Result<Pointed> {
-    let place = Level::Architecture(architecture)
-        .existing_place(&mut tx.connection, op)
-        .await?;
+    let Leaf {
+        architecture,
+        place,
+        file,
+    } = leaf;
     let (declared_type, declared_value) = declared.unzip();
-    let present = sqlx::query(
-        "SELECT f.id, f.blob, x.blake3 FROM files f JOIN blobs x ON x.key = f.blob
-         WHERE f.architecture = $1",
-    )
-    .bind(architecture.0)
-    .fetch_optional(&mut tx.connection)
-    .await
-    .at(op, architecture.0)?;
-    let Some(present) = present else {
+    let Some((file, before, digest)) = file else {
         let file = FileId(tx.next_id("files").await?);
         sqlx::query(
             "INSERT INTO files (id, architecture, blob, downloads, declared_type, declared_value,
@@ -153,11 +240,9 @@ pub(in crate::metadata) async fn point(
             place,
         });
     };
-    let file = FileId(present.int("id")?);
-    let before = present.key("blob")?;
     let mut old = None;
     if before != *blob {
-        old = Some(Blake3(present.fixed("blake3")?));
+        old = Some(digest);
         remember(tx, op, file).await?;
         blobs::take_reference(tx, op, blob).await?;
         blobs::give_reference(tx, op, &before).await?;

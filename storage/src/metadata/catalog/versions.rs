@@ -8,7 +8,7 @@ use super::deeds::tell_status;
 use super::{BoxId, VersionFields, VersionId, VersionRow, VersionStatus};
 use crate::catalog::VersionName;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::sql::{At as _, Columns as _};
+use crate::metadata::sql::At as _;
 use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit, outbox};
 
@@ -124,23 +124,6 @@ pub(super) async fn insert(
     .await
     .at(op, name)?;
     Ok(VersionId(id))
-}
-
-/// The id of the version of that name, under either spelling.
-pub(super) async fn find(
-    tx: &mut Tx,
-    op: &'static str,
-    box_id: BoxId,
-    name: &VersionName,
-) -> Result<Option<VersionId>> {
-    sqlx::query("SELECT id FROM versions WHERE box = $1 AND folded = $2")
-        .bind(box_id.0)
-        .bind(name.folded())
-        .fetch_optional(&mut tx.connection)
-        .await
-        .at(op, name)?
-        .map(|row| row.int("id").map(VersionId))
-        .transpose()
 }
 
 async fn existing(

@@ -485,23 +485,6 @@ impl State {
         Ok(published)
     }
 
-    /// What publishing the upload would hold instead of its own bytes.
-    pub(super) fn equal_to(&self, fence: Fence) -> Option<(BlobKey, String)> {
-        let row = &self.uploads.get(&fence.id)?.row;
-        if row.epoch != fence.epoch || row.state != UploadState::Completing {
-            return None;
-        }
-        let (blake3, sha256) = row.digests?;
-        let wanted = BlobMeta {
-            key: row.key,
-            length: row.offset,
-            blake3,
-            sha256,
-        };
-        let equal = self.equal_blob(row.organization, &wanted)?;
-        Some((equal.key, self.blobs.get(&equal.key)?.store.clone()))
-    }
-
     /// What is to stand beside the blob, and its store.
     pub(super) fn sidecar(&self, fence: Fence, now: UnixMillis) -> Option<(Sidecar, String)> {
         let row = &self.uploads.get(&fence.id)?.row;

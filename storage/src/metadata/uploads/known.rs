@@ -77,10 +77,9 @@ impl Metadata {
                 };
                 blobs::label(tx, OP, &blob.key, &target.labels).await?;
                 let (organization, public) = (known.organization, target.new_box_public);
-                let architecture =
-                    ensure_parents(tx, OP, organization, account, &names, public).await?;
+                let leaf = ensure_parents(tx, OP, organization, account, &names, public).await?;
                 let declared = target.declared.clone();
-                let pointed = point(tx, OP, architecture, &blob.key, declared).await?;
+                let pointed = point(tx, OP, leaf, &blob.key, declared).await?;
                 let event =
                     outbox::box_uploaded(&pointed.place, &target.base_url, &blob, pointed.old);
                 outbox::append(tx, event, &target.actor).await?;

@@ -6,7 +6,7 @@ use sqlx::any::AnyRow;
 
 use super::rows::{fenced, upload_columns, upload_of};
 use super::{Fence, Published, Target, UploadRow, UploadState, gate, joins, pieces, trash};
-use crate::blob::{BlobKey, BlobMeta, UploadId};
+use crate::blob::{BlobMeta, UploadId};
 use crate::digest::{Blake3, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::catalog::blobs::{self, blocks};
@@ -40,7 +40,6 @@ pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
         return upload.published.ok_or_else(|| odd("answer"));
     }
     gate::check_passed(OP, &upload)?;
-    assert_organization(tx, &upload).await?;
     match upload.target.clone() {
         Some(target) if target.iso.is_some() => publish_iso(tx, &upload, &target).await,
         Some(target) => publish_name(tx, &upload, &target).await,
@@ -53,14 +52,14 @@ async fn publish_name(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Resul
     let names = Names::parse(OP, target)?;
     let (blob, is_new) = stored_once(tx, upload).await?;
     let (organization, account) = (upload.organization, upload.sender.account);
-    let architecture = if let Some(id) = target.into {
+    let leaf = if let Some(id) = target.into {
         still_there(tx, OP, organization, ArchitectureId(id)).await?
     } else {
         let public = target.new_box_public;
         ensure_parents(tx, OP, organization, account, &names, public).await?
     };
     let declared = target.declared.clone();
-    let pointed = point(tx, OP, architecture, &blob.key, declared).await?;
+    let pointed = point(tx, OP, leaf, &blob.key, declared).await?;
     if is_new {
         blobs::heal(tx, OP, upload.organization, &blob).await?;
     }
@@ -80,6 +79,7 @@ async fn publish_name(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Resul
 /// The ISO image of that name holds the blob from here on.
 async fn publish_iso(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Result<Published> {
     let name = isos::name_of(OP, target)?;
+    assert_organization(tx, upload).await?;
     let (blob, is_new) = stored_once(tx, upload).await?;
     let (organization, account) = (upload.organization, upload.sender.account);
     let public = target.iso.and_then(|iso| iso.public);
@@ -103,6 +103,7 @@ async fn publish_iso(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Result
 
 /// The upload itself holds the blob from here on.
 async fn publish_held(tx: &mut Tx, upload: &UploadRow) -> Result<Published> {
+    assert_organization(tx, upload).await?;
     let (blob, is_new) = stored_once(tx, upload).await?;
     blobs::take_reference(tx, OP, &blob.key).await?;
     if is_new {
@@ -207,20 +208,6 @@ fn whole(upload: &UploadRow) -> Result<BlobMeta> {
         blake3,
         sha256,
     })
-}
-
-/// The key and the store of the blob that publishing what `fence` names would hold.
-pub(super) async fn equal(metadata: &Metadata, fence: Fence) -> Result<Option<(BlobKey, String)>> {
-    const OP: &str = "upload.equal_blob";
-    let mut reader = metadata.reader(OP).await?;
-    let upload = whole_upload(&mut reader, OP, fence).await?;
-    let Some(upload) = upload.filter(|upload| upload.state == UploadState::Completing) else {
-        return Ok(None);
-    };
-    let equal = equal_row(&mut reader, &upload).await?;
-    equal
-        .map(|row| Ok((row.key("x_key")?, row.text("store")?)))
-        .transpose()
 }
 
 /// The upload that `fence` names, if all its bytes are there.
@@ -346,20 +333,22 @@ async fn finish(tx: &mut Tx, upload: &UploadRow, published: &Published) -> Resul
     let answer = Answer::text(published)?;
     let done = sqlx::query(
         "UPDATE uploads SET state = 'done', answer = $3, hash_states = NULL, updated_ms = $4
-         WHERE id = $1 AND epoch = $2 AND state = 'completing'",
+         WHERE id = $1 AND epoch = $2 AND state = 'completing' RETURNING tail_key",
     )
     .bind(upload.id.as_bytes().to_vec())
     .bind(upload.epoch)
     .bind(answer)
     .bind(tx.now.0)
-    .execute(&mut tx.connection)
+    .fetch_optional(&mut tx.connection)
     .await
-    .at(OP, upload.id)?;
-    if done.rows_affected() != 1 {
-        return Err(fenced(OP, upload.id));
+    .at(OP, upload.id)?
+    .ok_or_else(|| fenced(OP, upload.id))?;
+    if upload.joins > 0 {
+        joins::release(tx, OP, upload.id).await?;
     }
-    joins::release(tx, OP, upload.id).await?;
-    trash::add_tail(tx, OP, upload.id, None).await?;
+    if done.opt_bytes("tail_key")?.is_some() {
+        trash::add_tail(tx, OP, upload.id, None).await?;
+    }
     if upload.pieces.is_some_and(|cut| cut.apart) {
         pieces::pass(tx, upload.id).await?;
     }

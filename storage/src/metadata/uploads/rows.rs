@@ -228,21 +228,22 @@ async fn assert_room(tx: &mut Tx, op: &'static str, new: &NewUpload) -> Result<(
         per_account,
         per_organization,
     } = new.most_open;
-    let account = "SELECT COUNT(*) AS open FROM uploads
-                   WHERE account = $1 AND state = 'open' AND keep = 1";
-    let organization = "SELECT COUNT(*) AS open FROM uploads
-                        WHERE organization = $1 AND state = 'open' AND keep = 1";
-    for (statement, of, limit) in [
-        (account, new.sender.account.0, per_account),
-        (organization, new.organization.0, per_organization),
+    let open = sqlx::query(
+        "SELECT (SELECT COUNT(*) FROM uploads
+                 WHERE account = $1 AND state = 'open' AND keep = 1) AS of_account,
+             (SELECT COUNT(*) FROM uploads
+                 WHERE organization = $2 AND state = 'open' AND keep = 1) AS of_organization",
+    )
+    .bind(new.sender.account.0)
+    .bind(new.organization.0)
+    .fetch_one(&mut tx.connection)
+    .await
+    .at(op, new.id)?;
+    for (of, limit) in [
+        ("of_account", per_account),
+        ("of_organization", per_organization),
     ] {
-        let open = sqlx::query(statement)
-            .bind(of)
-            .fetch_one(&mut tx.connection)
-            .await
-            .at(op, new.id)?
-            .unsigned("open")?;
-        if open >= limit {
+        if open.unsigned(of)? >= limit {
             return Err(too_many(op, limit));
         }
     }
@@ -416,7 +417,10 @@ impl Ledger for Metadata {
         const OP: &str = "upload.advance";
         self.write(OP, move |tx| {
             async move {
-                trash::add_tail(tx, OP, fence.id, Some(step.from)).await?;
+                // Only behind the first byte the beginning of a part may be an object of its own.
+                if step.from > 0 {
+                    trash::add_tail(tx, OP, fence.id, Some(step.from)).await?;
+                }
                 let Receipt { upload, part, tail } = &step.receipt;
                 let part_bytes = sqlx::query(
                     "UPDATE uploads SET byte_offset = $4, hash_states = $5, updated_ms = $6,
@@ -687,10 +691,6 @@ impl Ledger for Metadata {
 
     async fn over(&self, over: Over, limit: u32) -> Result<Vec<UploadRow>> {
         find::over(self, over, limit).await
-    }
-
-    async fn equal_blob(&self, fence: Fence) -> Result<Option<(BlobKey, String)>> {
-        publish::equal(self, fence).await
     }
 
     async fn sidecar(&self, fence: Fence) -> Result<Option<(Sidecar, String)>> {
