@@ -20,6 +20,7 @@ mod socket;
 mod sockets;
 mod tcp;
 mod tls;
+mod unsent;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

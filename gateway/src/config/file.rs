@@ -458,6 +458,8 @@ table! {
         connections: usize = 0,
         /// Connections from one address.
         connections_per_address: usize = 256,
+        /// Bytes of answers that all connections leave unsent in the kernel; 0 is computed.
+        unsent: ByteSize = ByteSize(0),
         /// Requests of one asker that are worked on at once.
         requests_at_once: usize = 64,
         /// How long a request beyond them waits for its turn.

@@ -453,6 +453,8 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at once from one address (IPv6: from one /64).
     pub connections_per_address: usize,
+    /// Bytes of answers that all connections together leave unsent in the kernel, each at least 64 KiB.
+    pub unsent_bytes: u64,
     /// Requests of one asker that are worked on at once.
     pub requests_at_once: usize,
     /// How long a request beyond them waits for its turn.
@@ -1867,6 +1869,11 @@ impl Judge<'_> {
                 "limits.connections_per_address",
                 limits.connections_per_address,
             ),
+            unsent_bytes: match limits.unsent.0 {
+                // The kernel is short of it at about a twelfth of the memory, and others use it as well.
+                0 => machine.memory_bytes / 128,
+                given => given,
+            },
             requests_at_once: self.count("limits.requests_at_once", limits.requests_at_once),
             requests_wait: self.time("limits.requests_wait", limits.requests_wait),
             rate_keys: self.rate_keys(limits.rate_keys),

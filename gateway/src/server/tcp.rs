@@ -33,6 +33,7 @@ use super::peers::{Peers, Place};
 use super::proxy;
 use super::socket::{Carrier, Socket};
 use super::tls::{self, Configurations};
+use super::unsent;
 
 /// What all connections share.
 pub(super) struct Acceptor {
@@ -232,6 +233,10 @@ impl Acceptor {
             tracing::debug!(%error, "a connection was gone before it began");
             return;
         }
+        let limits = &self.exchange.rules.limits;
+        let taken =
+            limits.connections - self.connections.available_permits().min(limits.connections);
+        unsent::bind(&stream, limits.unsent_bytes, taken);
         let Some(_place) = self.introduced(&mut stream, &mut way).await else {
             return;
         };

@@ -36,6 +36,7 @@ check = Checks()
 WAIT = 60
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CROWD = 1000
+DEAF = 100
 SETTINGS = {
     "BOXGATE_UPLOADS__PART_BUDGET": "16MiB",
     "BOXGATE_UPLOADS__MAX_IN_PROGRESS": "16",
@@ -46,6 +47,7 @@ SETTINGS = {
     "BOXGATE_HOOKS__AT_ONCE": "1",
     "BOXGATE_WEBHOOKS__AT_ONCE": "1",
     "BOXGATE_LIMITS__RATE_KEYS": "1024",
+    "BOXGATE_LIMITS__UNSENT": "1MiB",
     "BOXGATE_LIMITS__CONNECTIONS": "1100",
     "BOXGATE_LIMITS__H2_CONNECTIONS": "32",
     "BOXGATE_SERVER__H2_WINDOW": "1MiB",
@@ -341,6 +343,37 @@ def crowds(gate):
         check.that("and left", eventually(WAIT, lambda: connections(gate) < 50), connections(gate))
 
 
+def deaf(gate):
+    """Who asks for much and reads nothing: what waits for them in the kernel."""
+    box = bytes(16 << 20)
+    sent = gate.call("POST", gate.path(box="large") + "/upload", gate.key, data=box, verify=False)
+    check.answers("a large box", sent, 200)
+    ask = f"GET {gate.path(box='large').removeprefix(gate.url)}/download HTTP/1.1\r\nHost: h\r\nx-access-token: {gate.key}\r\n\r\n"
+    context = ssl._create_unverified_context()
+    context.set_alpn_protocols(["http/1.1"])
+    most = {}
+    with contextlib.ExitStack() as held:
+        for n in range(1, DEAF + 1):
+            raw = socket.create_connection(gate.address, timeout=WAIT, source_address=(f"127.6.0.{n}", 0))
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
+            held.enter_context(context.wrap_socket(raw, server_hostname="localhost")).sendall(ask.encode())
+            # A clock ends them meanwhile.
+            for who, waits in queued(gate):
+                most[who] = max(most.get(who, 0), waits)
+    late = [waits for who, waits in most.items() if who > DEAF // 4]
+    check.that("deaf clients are sent more than they take", max(late, default=0) > 16 << 10, f"{max(late, default=0) >> 10} KiB")
+    # Each may leave 64 KiB once there are some, and has as much again on its way.
+    check.that("deaf clients leave little in the kernel", max(late, default=0) < 256 << 10, f"{max(late, default=0) >> 10} KiB for one of {DEAF}")
+
+
+def queued(gate):
+    """Who asks from 127.6.0.N, and what the kernel keeps of the gateway's answer: bytes that were not acknowledged."""
+    lines = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    port = f":{gate.address[1]:04X}"
+    ours = [line for line in lines if line[1].endswith(port) and line[2][2:8] == "00067F"]
+    return [(int(line[2][:2], 16), int(line[4].split(":")[0], 16)) for line in ours]
+
+
 def connections(gate):
     text = gate.call("GET", "/metrics", verify=False).text
     found = [line.split()[1] for line in text.splitlines() if line.startswith("boxgate_connections ")]
@@ -360,6 +393,7 @@ def serves(gate):
     with Honest(gate.address) as honest:
         check.scenes(gate, floods_of_frames, floods_of_answers, floods_of_nothing, bodies_that_trickle)
     check.that("an honest client was served meanwhile", honest.answers > 20 and not honest.wrong, f"{honest.answers} answers, wrong: {honest.wrong[:2]}")
+    deaf(gate)
     crowds(gate)
     peak, ceiling = memory(gate)
     check.that("memory stayed under the ceiling that the start told", peak <= ceiling, f"{peak >> 20} MiB of {ceiling >> 20} MiB")
