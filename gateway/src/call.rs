@@ -8,9 +8,9 @@ use boxgate_storage::catalog::{BoxRef, NameError};
 use boxgate_storage::metadata::accounts::Organization;
 use boxgate_storage::metadata::catalog::BoxRow;
 use boxgate_storage::metadata::uploads::NamedUpload;
-use http::StatusCode;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -139,48 +139,58 @@ impl Call {
     /// 413, 408, and 400 where it ends early.
     pub async fn small_body(
         &mut self,
-        (what, key): (&str, &str),
+        what: (&str, &str),
         limit: usize,
         time: Duration,
     ) -> Result<Vec<u8>, Refusal> {
-        let too_large = || {
-            Refusal::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("The {what} is larger than {limit} bytes ({key})."),
-            )
-            .closing()
-        };
-        let declared = self
-            .head
-            .headers
-            .get(CONTENT_LENGTH)
-            .and_then(|v| v.to_str().ok()?.parse().ok());
-        if declared.is_some_and(|declared: usize| declared > limit) {
-            return Err(too_large());
-        }
-        let read = async {
-            let mut text = Vec::new();
-            while let Some(chunk) = self
-                .body
-                .chunk()
-                .await
-                .map_err(|_cut| Refusal::invalid("The body ended early.").closing())?
-            {
-                if text.len() + chunk.len() > limit {
-                    return Err(too_large());
-                }
-                text.extend_from_slice(&chunk);
-            }
-            Ok(text)
-        };
-        timeout(time, read).await.map_err(|_elapsed| {
-            Refusal::new(
-                StatusCode::REQUEST_TIMEOUT,
-                format!("The {what} did not arrive in time."),
-            )
-            .closing()
-        })?
+        small(&self.head.headers, &mut self.body, what, (limit, time)).await
     }
+}
+
+/// The same of a request that is no call yet.
+///
+/// # Errors
+/// As [`Call::small_body`].
+pub async fn small(
+    headers: &HeaderMap,
+    body: &mut InboundBody,
+    (what, key): (&str, &str),
+    (limit, time): (usize, Duration),
+) -> Result<Vec<u8>, Refusal> {
+    let too_large = || {
+        Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("The {what} is larger than {limit} bytes ({key})."),
+        )
+        .closing()
+    };
+    let declared = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|declared: usize| declared > limit) {
+        return Err(too_large());
+    }
+    let read = async {
+        let mut text = Vec::new();
+        while let Some(chunk) = body
+            .chunk()
+            .await
+            .map_err(|_cut| Refusal::invalid("The body ended early.").closing())?
+        {
+            if text.len() + chunk.len() > limit {
+                return Err(too_large());
+            }
+            text.extend_from_slice(&chunk);
+        }
+        Ok(text)
+    };
+    timeout(time, read).await.map_err(|_elapsed| {
+        Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("The {what} did not arrive in time."),
+        )
+        .closing()
+    })?
 }
 
 /// How deep brackets nest, counted before anything is allocated for them.

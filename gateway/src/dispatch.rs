@@ -211,7 +211,8 @@ async fn of_found(
             return match of_nothing(gateway, &head, facts) {
                 Door::Boxitory => door::boxitory::nothing(&head, gateway.clock.now()),
                 Door::Runtime => shaped(Door::Runtime, door::runtime::absent(), facts),
-                door => shaped(door, refusal, facts),
+                door => door::page::nothing(gateway, &head, facts, &refusal)
+                    .unwrap_or_else(|| shaped(door, refusal, facts)),
             };
         }
     };
@@ -286,7 +287,7 @@ async fn routed(
     row: &'static Row,
     names: PathNames,
     head: http::request::Parts,
-    body: InboundBody,
+    mut body: InboundBody,
     facts: &Arc<RequestFacts>,
 ) -> Response<OutboundBody> {
     if gateway.phase() == Phase::Starting && row.door != Door::Operations {
@@ -298,13 +299,26 @@ async fn routed(
     }
     let span = tracing::debug_span!("request", route = row.route.name(), request_id = facts.id());
     let visit = (row.door == Door::Page).then(|| door::page::Visit::of(gateway, &head, facts));
-    match admitted(gateway, row, names, head, body, facts)
-        .instrument(span)
-        .await
-    {
+    let path = visit.is_some().then(|| head.uri.path().to_owned());
+    let taken = match &visit {
+        Some(_) => Box::pin(page::form::taken(gateway, row, &head, &mut body)).await,
+        None => Ok(None),
+    };
+    let (answer, written) = match taken {
+        Ok(written) => {
+            let admitted = admitted(gateway, row, names, head, body, facts);
+            (admitted.instrument(span).await, written)
+        }
+        Err(refusal) => (Err(refusal), None),
+    };
+    match answer {
         Ok(response) => response,
         Err(refusal) => {
-            let text = visit.map(|visit| visit.refused(&refusal));
+            let kept =
+                |visit| page::form::kept(visit, path.as_deref()?, &refusal, written.as_deref()?);
+            let text = visit
+                .as_ref()
+                .map(|visit| kept(visit).unwrap_or_else(|| visit.refused(&refusal)));
             let mut response = shaped(row.door, refusal, facts);
             if let Some(text) = text {
                 *response.body_mut() = response::full(text);

@@ -141,6 +141,7 @@ impl Push<'_> {
         &self,
         allowed: watch::Receiver<u64>,
         values: Values,
+        wanted: Option<Algorithm>,
     ) -> AbortOnDropHandle<io::Result<Hashed>> {
         AbortOnDropHandle::new(tokio::spawn(hash::hash(
             Arc::clone(&self.source.file),
@@ -148,6 +149,7 @@ impl Push<'_> {
             allowed,
             Arc::clone(&self.progress.hashed),
             values,
+            wanted,
         )))
     }
 
@@ -157,7 +159,7 @@ impl Push<'_> {
         let digests = if let Some(digests) = begun.digests {
             Either::Left(ready(Ok(digests)))
         } else {
-            let hashed = self.hashed(self.hashing(allowed, Values::Dropped));
+            let hashed = self.hashed(self.hashing(allowed, Values::Dropped, None));
             Either::Right(hashed.map_ok(|hashed| hashed.digests))
         };
         let outcome = match (begun.outcome, begun.parts) {
@@ -182,24 +184,38 @@ impl Push<'_> {
             (self.tell)(Notice::Hashing { left });
         }
         let digests = digests.await?;
-        let here = digests.by(Algorithm::Sha256).map(|sha256| sha256.to_hex());
-        let here = here.unwrap_or_default();
-        let there = &outcome.sha256;
-        // One that is computed later is that of the bytes with this BLAKE3.
-        let differs = !there.is_empty() && *there != here;
-        if differs || outcome.blake3 != digests.blake3.to_hex() || outcome.length != length {
+        let here = digests.blake3.to_hex();
+        if outcome.blake3 != here || outcome.length != length {
             // What is kept leads to bytes that nobody wants.
             let _stays = self.source.forget();
             return Err(PushError::WrongDigest {
                 path: self.source.path.clone(),
-                there: there.clone(),
+                there: outcome.blake3,
                 here,
             });
         }
-        Ok(Outcome {
-            sha256: here,
-            ..outcome
-        })
+        // The gateway's SHA-256 is of the same bytes; where it computes that later, it is computed here.
+        let sha256 = match outcome.sha256.as_str() {
+            "" => self.sha256(&digests).await?,
+            known => known.to_owned(),
+        };
+        Ok(Outcome { sha256, ..outcome })
+    }
+
+    /// SHA-256 of the file, once it is known that it is needed.
+    async fn sha256(&self, digests: &Digests) -> Result<String, PushError> {
+        let known = digests.by(Algorithm::Sha256);
+        let found = if known.is_some() {
+            known
+        } else {
+            let length = self.source.identity.size;
+            (self.tell)(Notice::Hashing { left: length });
+            self.progress.hashed.store(0, Ordering::Relaxed);
+            let (_allow, allowed) = watch::channel(length);
+            let hashing = self.hashing(allowed, Values::Dropped, Some(Algorithm::Sha256));
+            self.hashed(hashing).await?.digests.by(Algorithm::Sha256)
+        };
+        Ok(found.map(|sha256| sha256.to_hex()).unwrap_or_default())
     }
 
     async fn hashed(

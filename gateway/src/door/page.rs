@@ -21,6 +21,7 @@ pub mod versions;
 pub use chart::Watch;
 
 use askama::Template;
+use boxgate_storage::catalog::OrganizationName;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use http::header::{
@@ -54,13 +55,19 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 );
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
-/// The page in the place of what a path leads to otherwise, where a browser asks for `/` or `/{org}/{box}`.
-pub fn instead(gateway: &Gateway, router: &Router, head: &Parts, path: &str) -> Option<Found> {
-    let page = &gateway.settings.doors.page;
+/// Whether a request is a browser's that wants something to look at.
+fn looks(gateway: &Gateway, head: &Parts) -> bool {
     let reads = matches!(head.method, Method::GET | Method::HEAD);
-    if !page.enabled || !reads || preference(&head.headers) != Preference::Html {
+    gateway.settings.doors.page.enabled && reads && preference(&head.headers) == Preference::Html
+}
+
+/// The page in the place of what a path leads to otherwise, where a browser asks for `/` or `/{org}/{box}`; and for `/{org}`,
+/// where nothing is else.
+pub fn instead(gateway: &Gateway, router: &Router, head: &Parts, path: &str) -> Option<Found> {
+    if !looks(gateway, head) {
         return None;
     }
+    let page = &gateway.settings.doors.page;
     let place = if path == "/" {
         String::new()
     } else {
@@ -70,11 +77,34 @@ pub fn instead(gateway: &Gateway, router: &Router, head: &Parts, path: &str) -> 
             {
                 format!("/{}/{}", names.value("org"), names.value("box"))
             }
+            Found::Nothing => {
+                let name = path.strip_prefix('/')?;
+                let is_one = name.parse::<OrganizationName>().is_ok() && !router.is_reserved(name);
+                is_one.then(|| path.to_owned())?
+            }
             _ => return None,
         }
     };
     let found = router.find(&head.method, &format!("{}/-/boxes{place}", page.prefix));
     matches!(found, Found::Row(..)).then_some(found)
+}
+
+/// The page that says that nothing is there, where it is a browser's to read at this listener.
+pub fn nothing(
+    gateway: &Gateway,
+    head: &Parts,
+    facts: &RequestFacts,
+    refusal: &Refusal,
+) -> Option<Response<OutboundBody>> {
+    let is_here = doors_at(gateway, facts).contains(Door::Page);
+    let visit = || Visit::of(gateway, head, facts);
+    (is_here && looks(gateway, head)).then(|| shown(refusal.status, visit().refused(refusal)))
+}
+
+/// The doors of the listener that a request came to.
+fn doors_at(gateway: &Gateway, facts: &RequestFacts) -> DoorSet {
+    let listener = gateway.settings.listeners.get(facts.listener());
+    listener.map_or(DoorSet::ALL, |listener| listener.doors)
 }
 
 /// A page that refuses, where nothing is known of who asks.
@@ -100,15 +130,19 @@ pub struct Visit {
     /// Start of URLs that people copy, to the whole server and to Vagrant's door.
     root: String,
     origin: String,
+    /// What else is at this listener: a tree of boxes, uploads, downloads.
     has_tree: bool,
+    has_files: bool,
+    has_downloads: bool,
 }
 
 impl Visit {
     /// Of a request, before it is known who sent it.
     pub fn of(gateway: &Gateway, head: &Parts, facts: &RequestFacts) -> Self {
         let settings = &gateway.settings;
-        let listener = settings.listeners.get(facts.listener());
-        let doors = listener.map_or(DoorSet::ALL, |listener| listener.doors);
+        let here_are = doors_at(gateway, facts);
+        let has = |door, is_open| is_open && here_are.contains(door);
+        let doors = &settings.doors;
         let vagrant = &settings.doors.vagrant;
         let session =
             Jar::of(gateway, facts).and_then(|jar| jar.find(&head.headers, What::Session));
@@ -121,8 +155,7 @@ impl Visit {
         };
         Self {
             prefix: settings.doors.page.prefix.clone(),
-            short: (vagrant.enabled && doors.contains(Door::Vagrant))
-                .then(|| vagrant.prefix.clone()),
+            short: has(Door::Vagrant, vagrant.enabled).then(|| vagrant.prefix.clone()),
             here: url::form_urlencoded::byte_serialize(here.as_bytes()).collect(),
             user: None,
             csrf: session
@@ -131,7 +164,9 @@ impl Visit {
             operates: false,
             root: gateway.base_url(facts),
             origin: gateway.base_url(facts) + vagrant.prefix.as_str(),
-            has_tree: gateway.boxitory.is_some() && settings.doors.boxitory.enabled,
+            has_tree: gateway.boxitory.is_some() && has(Door::Boxitory, doors.boxitory.enabled),
+            has_files: has(Door::Files, doors.files.enabled),
+            has_downloads: has(Door::BoxVault, doors.boxvault.enabled),
         }
     }
 
@@ -260,8 +295,15 @@ fn size(bytes: u64) -> String {
 
 /// A moment as people read it.
 fn moment(at: UnixMillis) -> String {
-    jiff::Timestamp::from_millisecond(at.0).map_or_else(
-        |_far| String::new(),
-        |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string(),
-    )
+    written(at, "%Y-%m-%d %H:%M UTC")
+}
+
+/// The same to the second.
+fn instant(at: UnixMillis) -> String {
+    written(at, "%Y-%m-%d %H:%M:%SZ")
+}
+
+fn written(at: UnixMillis, form: &str) -> String {
+    let at = jiff::Timestamp::from_millisecond(at.0);
+    at.map_or_else(|_far| String::new(), |at| at.strftime(form).to_string())
 }

@@ -64,6 +64,13 @@ pub(super) struct Freight {
     pub(super) source: Arc<dyn Source>,
 }
 
+impl Freight {
+    /// What is said of it, as of an ISO image alone.
+    fn description(&self) -> Option<&str> {
+        self.iso.as_ref()?.description.as_deref()
+    }
+}
+
 /// What is said of an ISO image.
 #[derive(Debug, Clone)]
 pub(super) struct Image {
@@ -185,7 +192,7 @@ impl Carrier {
                 let told = if file.was_brought {
                     Ok(())
                 } else {
-                    self.tell(file, &there).await
+                    self.tell(file, there.id, there.described).await
                 };
                 return told.err().unwrap_or(Outcome::There);
             }
@@ -302,35 +309,34 @@ impl Carrier {
             UploadWriter::abort(writer).await;
             return Err(Outcome::Left("it changed while it was read".to_owned()));
         }
-        writer.finish().await.map_err(refused)?;
+        let published = writer.finish().await.map_err(refused)?;
         if heals {
             return Ok(());
         }
-        let brought = self.stored(file).await?;
-        match brought {
-            Some(there) => self.tell(file, &there).await,
+        if let Some(id) = published.file {
+            return self.tell(file, Counted::File(id), false).await;
+        }
+        // An ISO image is no file of a box, and its row is looked for where there is something to say of it.
+        if file.downloads == 0 && file.description().is_none() {
+            return Ok(());
+        }
+        match self.stored(file).await? {
+            Some(there) => self.tell(file, there.id, there.described).await,
             None => Ok(()),
         }
     }
 
     /// Writes down how often it was downloaded elsewhere, and what was said of an ISO image there.
-    async fn tell(&self, file: &Freight, there: &There) -> Result<(), Outcome> {
+    async fn tell(&self, file: &Freight, id: Counted, described: bool) -> Result<(), Outcome> {
         if file.downloads > 0 {
-            let raised = self
-                .stock
-                .metadata()
-                .raise_downloads(there.id, file.downloads);
+            let raised = self.stock.metadata().raise_downloads(id, file.downloads);
             raised.await.map_err(|e| Outcome::Over(chain(&e)))?;
         }
-        let said = file
-            .iso
-            .as_ref()
-            .and_then(|image| image.description.clone());
-        let (Counted::Iso(id), Some(said), false) = (there.id, said, there.described) else {
+        let (Counted::Iso(id), Some(said), false) = (id, file.description(), described) else {
             return Ok(());
         };
         let change = IsoChange {
-            description: Some(Some(said)),
+            description: Some(Some(said.to_owned())),
             ..IsoChange::default()
         };
         let changed = self.stock.metadata().update_iso(id, change, &self.actor);

@@ -16,7 +16,6 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Versi
 use http_body::Body as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 
 use super::body::{Counted, Ending, InboundBody, OutboundBody, Source, TrailerLimits};
 use super::file::FileSender;
@@ -30,6 +29,7 @@ use crate::http::response;
 use crate::request::{RequestFacts, client_ip};
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::{AccessLine, CLIENT_LEFT};
+use crate::telemetry::log;
 use crate::telemetry::otlp::{Side, Span, Spans};
 use crate::telemetry::trace::Trace;
 
@@ -209,27 +209,21 @@ impl Exchange {
             head.extensions.insert(sender);
         }
         let responder = Arc::clone(&self.responder);
-        let span = tracing::info_span!("request", request_id = facts.id());
         let trace = facts.trace().map(Trace::to_text);
-        Box::pin(
-            self.working.track_future(
-                async move {
-                    // The call itself is inside, so that a panic in it is caught too.
-                    let work =
-                        async move { responder.respond(Request::from_parts(head, inbound)).await };
-                    let work = match trace {
-                        Some(trace) => Either::Left(trace::within(trace, work)),
-                        None => Either::Right(work),
-                    };
-                    let answer = match AssertUnwindSafe(work).catch_unwind().await {
-                        Ok(answer) => answer,
-                        Err(_) => panicked(&end),
-                    };
-                    finish(answer, end, &state, dress)
-                }
-                .instrument(span),
-            ),
-        )
+        let answering = async move {
+            // The call itself is inside, so that a panic in it is caught too.
+            let work = async move { responder.respond(Request::from_parts(head, inbound)).await };
+            let work = match trace {
+                Some(trace) => Either::Left(trace::within(trace, work)),
+                None => Either::Right(work),
+            };
+            let answer = match AssertUnwindSafe(work).catch_unwind().await {
+                Ok(answer) => answer,
+                Err(_) => panicked(&end),
+            };
+            finish(answer, end, &state, dress)
+        };
+        Box::pin(self.working.track_future(log::within(facts, answering)))
     }
 }
 

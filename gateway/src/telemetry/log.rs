@@ -17,15 +17,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::task::futures::TaskLocalFuture;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, SpanRef};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::settings;
+use crate::request::RequestFacts;
 
 /// The longest value of a field, in bytes.
 const FIELD_BYTES: usize = 1024;
@@ -394,6 +396,19 @@ fn push_escaped(line: &mut String, value: &str) {
     }
 }
 
+tokio::task_local! {
+    static REQUEST: Arc<RequestFacts>;
+}
+
+/// Does what a request asks for: the lines of events in it name the request. A span would do the same, and cost each
+/// request what only those pay here that have something to say.
+pub fn within<F: Future>(
+    facts: Arc<RequestFacts>,
+    work: F,
+) -> TaskLocalFuture<Arc<RequestFacts>, F> {
+    REQUEST.scope(facts, work)
+}
+
 /// Turns events into lines: `time, level, target, message, span, request_id, fields`.
 struct JsonLayer {
     sink: LogSink,
@@ -430,14 +445,13 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLayer {
                 extensions.get::<SpanRequestId>().map(|id| id.0.clone())
             })
         });
+        let of_request = || REQUEST.try_with(|facts| facts.id().to_owned()).ok();
+        let request_id = request_id.or_else(of_request);
+        let span = span.as_ref().map(SpanRef::name);
         let mut line = JsonLine::new(event.metadata().level().as_str());
         line.text("target", event.metadata().target());
         line.text("message", &found.message);
-        line.optional(
-            "span",
-            span.as_ref()
-                .map(tracing_subscriber::registry::SpanRef::name),
-        );
+        line.optional("span", span.or(request_id.as_ref().map(|_id| "request")));
         line.optional("request_id", request_id.as_deref());
         line.open("fields");
         for (name, value) in &found.fields {

@@ -90,6 +90,7 @@ class Scene:
         client.returncode = os.waitstatus_to_exitcode(status)
         if client.returncode:
             sys.exit(f"{name} ends with {client.returncode}")
+        print(f"{name} {' '.join(more)}: {took:.1f} s", file=sys.stderr, flush=True)
         return took, used.ru_utime + used.ru_stime, cpu_of(self.gate.process.pid) - before, used.ru_maxrss / 1024
 
     def bytes_moved(self, way):
@@ -188,26 +189,47 @@ class Line:
 
     def __init__(self):
         self.ends, self.names = [], []
+        self.over = threading.Event()
+        self.relay = threading.Thread(target=self.pass_on, daemon=True)
+
+    def __enter__(self):
+        try:
+            self.lay()
+        except BaseException:
+            self.remove()
+            raise
+        self.relay.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.relay.join()
+        self.remove()
+
+    def remove(self):
+        for fd, name in zip(self.ends, self.names):
+            os.close(fd)
+            subprocess.run(["ip", "netns", "del", name])
+
+    def lay(self):
         for n in (1, 2):
             fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
             # TUNSETIFF: IFF_TUN | IFF_NO_PI
             device = f"line{n}-{os.getpid() % 100000}"
             fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH", device.encode(), 0x1001))
             space = f"boxgate-{device}"
+            self.ends.append(fd)
+            self.names.append(space)
             for words in (
                 f"netns add {space}",
                 f"link set {device} netns {space}",
                 f"-n {space} addr add 10.9.0.{n}/24 dev {device}",
                 f"-n {space} link set {device} up",
                 f"-n {space} link set lo up",
-                f"netns exec {space} sysctl -qw net.ipv4.tcp_congestion_control=cubic",
+                # By the route, since a network may not choose among all of the machine's.
+                f"-n {space} route replace 10.9.0.0/24 dev {device} src 10.9.0.{n} congctl cubic",
             ):
                 subprocess.run(["ip", *words.split()], check=True)
-            self.ends.append(fd)
-            self.names.append(space)
-        self.over = threading.Event()
-        self.relay = threading.Thread(target=self.pass_on, daemon=True)
-        self.relay.start()
 
     def pass_on(self):
         one, other = self.ends
@@ -229,16 +251,6 @@ class Line:
                         free[to] = max(free[to], now) + len(packet) / self.RATE
                         count += 1
                         heapq.heappush(waiting, (free[to] + self.DELAY, count, to, packet))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.over.set()
-        self.relay.join()
-        for fd, name in zip(self.ends, self.names):
-            os.close(fd)
-            subprocess.run(["ip", "netns", "del", name])
 
 
 def line(options):

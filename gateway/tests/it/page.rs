@@ -1009,3 +1009,111 @@ async fn a_long_listing_comes_page_by_page() {
     }
     running.stop().await;
 }
+
+#[tokio::test]
+async fn what_was_written_outlives_the_session_it_was_written_in() {
+    let running = Running::start().await;
+    publish(&running, "demo", json!({ "isPublic": true })).await;
+    let mut browser = Browser::of(&running, "owner").await;
+    let edit = "/-/edit/acme/demo";
+    let token = token_in(&browser.page(edit).await);
+    // Another tab signs out.
+    let mut tab = Browser::new(&running);
+    tab.cookies.clone_from(&browser.cookies);
+    assert_eq!(tab.submit(edit, "/-/sign-out", &[]).await.status, 303);
+    let written = [
+        ("name", "demo"),
+        ("about", "A <long> story"),
+        ("description", "line\r\nline"),
+        ("public", "on"),
+    ];
+    let with = |token: &str| {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.extend_pairs(written).append_pair("form_token", token);
+        form.finish()
+    };
+    let send = async |browser: &mut Browser<'_>, form: String, site: &str| {
+        let request = Request::new("POST", edit)
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .header("Sec-Fetch-Site", site);
+        browser.send(request.body(form.as_bytes())).await
+    };
+    let kept = send(&mut browser, with(&token), "same-origin").await;
+    assert_eq!(kept.status, 401);
+    let shown = text(&kept);
+    assert!(
+        shown.contains("value=\"A &#60;long&#62; story\""),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("Go on") && !shown.contains(&token),
+        "{shown}"
+    );
+    // What another site sent is nobody's words.
+    for site in ["cross-site", "none"] {
+        let lost = text(&send(&mut browser, with(&token), site).await);
+        assert!(!lost.contains("story"), "{lost}");
+    }
+    assert_eq!(browser.sign_in("owner", "secret").await.status, 303);
+    let again = send(&mut browser, with(""), "same-origin").await;
+    assert_eq!(again.status, 403);
+    let shown = text(&again);
+    assert!(shown.contains("Send it"), "{shown}");
+    let saved = send(&mut browser, with(&token_in(&shown)), "same-origin").await;
+    assert_eq!(saved.status, 303, "{}", text(&saved));
+    assert!(
+        browser
+            .page("/acme/demo")
+            .await
+            .contains("A &#60;long&#62; story")
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn where_nothing_is_a_browser_reads_so_on_a_page() {
+    let running = Running::start().await;
+    publish(
+        &running,
+        "demo",
+        json!({ "isPublic": true, "published": true }),
+    )
+    .await;
+    let mut visitor = Browser::new(&running);
+    // The first word of a box's address is its organization's.
+    assert!(visitor.page("/acme").await.contains("demo"));
+    for path in ["/-/nowhere", "/nobody", "/a/b/c/d", "/acme/absent"] {
+        let absent = visitor.get(path).await;
+        assert_eq!(absent.status, 404, "{path}");
+        assert!(text(&absent).contains("<h1>Not Found</h1>"), "{path}");
+        let request = Request::new("GET", path).header("Accept", "application/json");
+        let absent = running.send(request).await;
+        assert_eq!(absent.status, 404, "{path}");
+        assert!(absent.json().is_object(), "{path}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_leads_only_to_what_its_listener_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "[[listeners]]\ndoors = [\"page\"]\n";
+    std::fs::write(directory.path().join("boxgate.toml"), text).unwrap();
+    let running = Running::start_in(directory, &[]).await;
+    let mut browser = Browser::of(&running, "owner").await;
+    let made = [("name", "demo"), ("published", "on"), ("public", "on")];
+    let made = browser
+        .submit("/-/new-box/acme", "/-/new-box/acme", &made)
+        .await;
+    assert_eq!(made.header("location"), Some("/-/boxes/acme/demo"));
+    let shown = browser.page("/-/boxes/acme/demo").await;
+    assert!(shown.contains("New version"), "{shown}");
+    assert!(!shown.contains("Upload</a>"), "{shown}");
+    assert!(!browser.page("/-/boxes/acme").await.contains("Upload</a>"));
+    let upload = browser.page("/-/upload/acme").await;
+    assert!(
+        upload.contains("No uploads are taken at this address"),
+        "{upload}"
+    );
+    running.stop().await;
+}

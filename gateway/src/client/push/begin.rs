@@ -1,5 +1,6 @@
 //! How a push begins: with what an earlier run left beside the file or on the gateway, or with a new upload.
 
+use boxgate_storage::digest::Algorithm;
 use boxgate_storage::digest::content::Digests;
 use tokio::sync::watch;
 
@@ -117,7 +118,10 @@ impl Push<'_> {
             None => return Ok(None),
         }
         let (_allow, allowed) = watch::channel(length);
-        let hashed = self.hashed(self.hashing(allowed, Values::Kept)).await?;
+        // By SHA-256 the gateway finds what the organization has.
+        let wanted = self.order.digest_first.then_some(Algorithm::Sha256);
+        let hashing = self.hashing(allowed, Values::Kept, wanted);
+        let hashed = self.hashed(hashing).await?;
         self.source.assert_unchanged()?;
         Ok(Some(hashed))
     }

@@ -75,16 +75,16 @@ pub enum PushError {
     },
     /// What was published is not what the file holds.
     #[error(
-        "what was published is not what {path} holds (sha256 {there} there, {here} here): it changed \
+        "what was published is not what {path} holds (blake3 {there} there, {here} here): it changed \
          while it was pushed. Push it again",
         path = path.display()
     )]
     WrongDigest {
         /// The file.
         path: PathBuf,
-        /// SHA-256 at the gateway.
+        /// BLAKE3 at the gateway.
         there: String,
-        /// SHA-256 of the file.
+        /// BLAKE3 of the file.
         here: String,
     },
     /// Nothing moved for as many tries as are allowed.

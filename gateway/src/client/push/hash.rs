@@ -1,7 +1,7 @@
 //! The file's own digests, computed in order while its parts are on their way in any order.
 //!
-//! The parts are read for sending by themselves: SHA-256 cannot run over parts that are ahead of it, and
-//! keeping those in memory would make memory grow with the size of a part. The hasher stays within the
+//! The parts are read for sending by themselves: what comes in any order would have to be kept until its turn, and
+//! memory would grow with the size of a part. The hasher stays within the
 //! window of parts that may be sent, so that what one of both reads from the disk the other finds in the
 //! page cache.
 
@@ -10,8 +10,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use boxgate_storage::digest::ContentHasher;
 use boxgate_storage::digest::content::Digests;
+use boxgate_storage::digest::{Algorithm, ContentHasher};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
@@ -41,7 +41,10 @@ pub struct Hashed {
 }
 
 /// Hashes the first `length` bytes of the file, never further than `allowed` says at that moment, and
-/// tells by `hashed` how far it is. Ends early, with an error, when nobody allows more.
+/// tells by `hashed` how far it is: by BLAKE3, and by `wanted`. Ends early, with an error, when nobody allows more.
+///
+/// SHA-256 takes longer than all else that a push does with a byte. BLAKE3 knows the bytes as well, so it is left to the
+/// gateway, unless it is what the gateway is to know them by.
 ///
 /// # Errors
 /// When the file cannot be read so far.
@@ -51,8 +54,9 @@ pub async fn hash(
     mut allowed: watch::Receiver<u64>,
     hashed: Arc<AtomicU64>,
     values: Values,
+    wanted: Option<Algorithm>,
 ) -> io::Result<Hashed> {
-    let mut hasher = ContentHasher::new([]);
+    let mut hasher = ContentHasher::deferring(wanted);
     let mut kept = Vec::new();
     let mut keep = |hasher: &mut ContentHasher| {
         let finished = hasher.take_values();
@@ -117,6 +121,7 @@ mod tests {
             allowed,
             Arc::clone(&hashed),
             Values::Kept,
+            Some(Algorithm::Sha256),
         ));
         for to in [1, 3_000_000, length + 7] {
             allow.send(to).unwrap();
@@ -140,12 +145,13 @@ mod tests {
             allowed.clone(),
             Arc::clone(&hashed),
             Values::Dropped,
+            None,
         );
         drop(allow);
         assert!(hashing.await.is_err(), "nobody allows more");
         let (_allow, allowed) = watch::channel(u64::MAX);
         assert!(
-            hash(file, length + 1, allowed, hashed, Values::Dropped)
+            hash(file, length + 1, allowed, hashed, Values::Dropped, None)
                 .await
                 .is_err(),
             "it is shorter"

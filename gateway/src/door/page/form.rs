@@ -2,17 +2,86 @@
 
 use askama::Template;
 use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
+use super::{Visit, rendered};
 use crate::auth::cookie::{self, Jar, What};
 use crate::auth::credential::Credential;
-use crate::call::Call;
+use crate::call::{Call, small};
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
-use http::StatusCode;
+use crate::route::{Route, Row};
+use crate::server::InboundBody;
 
 /// The field that holds the token of a form.
 pub const TOKEN: &str = "form_token";
+
+/// What somebody wrote into a form of ours, taken before it is known whether they are signed in still: it is not lost where
+/// they are not. `None` of all that is not written by hand, and of what another site sent: that is shown to nobody as their
+/// own words.
+///
+/// # Errors
+/// As [`Form::unproved`].
+pub async fn taken(
+    gateway: &Gateway,
+    row: &Row,
+    head: &Parts,
+    body: &mut InboundBody,
+) -> Result<Option<Bytes>, Refusal> {
+    let is_written = matches!(
+        row.route,
+        Route::PageCreateBox
+            | Route::PageUpdateBox
+            | Route::PageCreateVersion
+            | Route::PageUpdateVersion
+            | Route::PageCreateKey
+    );
+    let from = head.headers.get(FETCH_SITE).map(HeaderValue::as_bytes);
+    if !is_written || from != Some(b"same-origin") {
+        return Ok(None);
+    }
+    let limits = &gateway.settings.limits;
+    let limits = (limits.json_body_bytes, limits.json_timeout);
+    let text = Bytes::from(small(&head.headers, body, FORM, limits).await?);
+    *body = text.clone().into();
+    Ok(Some(text))
+}
+
+/// The page that keeps what was written into a form, where its sender is not signed in any more, or anew; `None` where it
+/// was refused for another reason.
+pub fn kept(visit: &Visit, path: &str, refusal: &Refusal, text: &[u8]) -> Option<String> {
+    let is_signed_in = match refusal.code {
+        Some("FORM_TOKEN") => true,
+        _ if refusal.status == StatusCode::UNAUTHORIZED => false,
+        _ => return None,
+    };
+    let Form(fields) = Form::parse(text);
+    let fields = fields.into_iter().filter(|(name, _)| name != TOKEN);
+    Some(rendered(&KeptPage {
+        title: "Not saved yet",
+        visit,
+        path,
+        is_signed_in,
+        fields: fields.collect(),
+    }))
+}
+
+#[derive(Template)]
+#[template(path = "kept.html")]
+struct KeptPage<'a> {
+    title: &'a str,
+    visit: &'a Visit,
+    path: &'a str,
+    is_signed_in: bool,
+    fields: Vec<(String, String)>,
+}
+
+/// By which browsers tell whose page a request is of (Fetch Metadata).
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// How a form is told of that is too long, and the setting.
+const FORM: (&str, &str) = ("form", "limits.json_body");
 
 /// What was written in a form, or stands in a query.
 #[derive(Debug, Default, Clone)]
@@ -44,23 +113,20 @@ impl Form {
     /// 413 and 408 as for every small body.
     pub async fn unproved(gateway: &Gateway, call: &mut Call) -> Result<Self, Refusal> {
         let limits = &gateway.settings.limits;
-        let what = ("form", "limits.json_body");
         let body = call
-            .small_body(what, limits.json_body_bytes, limits.json_timeout)
+            .small_body(FORM, limits.json_body_bytes, limits.json_timeout)
             .await?;
-        Ok(Self(
-            url::form_urlencoded::parse(&body).into_owned().collect(),
-        ))
+        Ok(Self::parse(&body))
+    }
+
+    fn parse(text: &[u8]) -> Self {
+        Self(url::form_urlencoded::parse(text).into_owned().collect())
     }
 
     /// What stands in the query of a request, as forms write it.
     pub fn of_query(call: &Call) -> Self {
         let query = call.head.uri.query().unwrap_or_default();
-        Self(
-            url::form_urlencoded::parse(query.as_bytes())
-                .into_owned()
-                .collect(),
-        )
+        Self::parse(query.as_bytes())
     }
 
     /// What was written in a field; empty where there is none.

@@ -7,7 +7,7 @@ use boxgate_scripting::set::{State, Status};
 use boxgate_storage::metadata::uploads::NamedUpload;
 
 use super::chart::{Chart, counts};
-use super::{Answer, Visit, moment, page, size};
+use super::{Answer, Visit, instant, moment, page, size};
 use crate::call::Call;
 use crate::door::webhooks::standing;
 use crate::gateway::Gateway;
@@ -122,7 +122,7 @@ async fn standing_now<'a>(gateway: &Gateway, visit: &'a Visit) -> Result<Now<'a>
         version: env!("CARGO_PKG_VERSION"),
         phase: gateway.phase().as_str(),
         uptime: indicatif::HumanDuration(gateway.uptime()).to_string(),
-        at: moment(gateway.clock.now()),
+        at: instant(gateway.clock.now()),
         charts: gateway.watch.charts(metrics, gateway.uptime()),
         tiles: tiles(gateway),
         dependencies: lines.collect(),

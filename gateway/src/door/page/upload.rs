@@ -13,7 +13,7 @@ struct UploadPage<'a> {
     title: &'a str,
     visit: &'a Visit,
     organization: &'a str,
-    /// Where uploads are sent; `None` while that door is shut.
+    /// Where uploads are sent; `None` while that door is shut here.
     files: Option<String>,
     fields: Vec<Field>,
     chunk_bytes: u64,
@@ -31,11 +31,12 @@ pub fn show(gateway: &Gateway, call: &Call) -> Answer {
     };
     let door = &gateway.settings.doors.files;
     let most = gateway.settings.uploads.max_append_bytes;
+    let visit = Visit::by(gateway, call);
     page(&UploadPage {
         title: "Upload a box",
-        visit: &Visit::by(gateway, call),
+        visit: &visit,
         organization: call.organization()?.name.as_str(),
-        files: door.enabled.then(|| format!("{}/files", door.prefix)),
+        files: visit.has_files.then(|| format!("{}/files", door.prefix)),
         fields: vec![
             Field::new(Kind::Line, "box", "Box")
                 .value(or("box", ""))

@@ -1,3 +1,5 @@
+use futures_util::FutureExt as _;
+
 use super::*;
 
 /// The lines of the events of `work`.
@@ -44,6 +46,30 @@ fn an_event_has_the_fixed_keys_and_its_request() {
     let fields = serde_json::json!({"bytes": 5, "path": "/a", "ok": true});
     assert_eq!(parsed[0]["fields"], fields);
     assert_eq!(parsed[1]["request_id"], serde_json::Value::Null);
+}
+
+#[test]
+fn an_event_within_a_request_names_it_where_no_span_does() {
+    let lines = lines_of(|| {
+        let facts = Arc::new(RequestFacts::new([127, 0, 0, 1].into(), "host"));
+        let asked = facts.id().to_owned();
+        let work = within(facts, async {
+            tracing::info!("in it");
+            let span = tracing::info_span!("commit", request_id = "77aa");
+            span.in_scope(|| tracing::info!("in a span of it"));
+        });
+        work.now_or_never().unwrap();
+        tracing::info!("{asked}");
+    });
+    let parsed: Vec<serde_json::Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(parsed[0]["request_id"], parsed[2]["message"]);
+    assert_eq!(parsed[0]["span"], "request");
+    assert_eq!(parsed[1]["request_id"], "77aa");
+    assert_eq!(parsed[1]["span"], "commit");
+    assert_eq!(parsed[2]["request_id"], serde_json::Value::Null);
 }
 
 #[test]
