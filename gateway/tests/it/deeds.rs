@@ -24,6 +24,7 @@ const VERBS: [&str; 7] = [
 const MAIN: &str = r#"
     fn webhook_in(req) {
         let told = req.json();
+        let answer = #{};
         try {
             let done = switch told.verb {
                 "list" => box::list(told.org),
@@ -34,10 +35,11 @@ const MAIN: &str = r#"
                 "set_public" => box::set_public(told.org, told.box, true),
                 "delete" => box::delete(told.org, told.box, "1.0.0"),
             };
-            #{ done: type_of(done) }
+            answer.done = type_of(done);
         } catch (e) {
-            #{ refused: `${e}` }
+            answer.refused = `${e}`;
         }
+        answer
     }
 "#;
 

@@ -268,10 +268,8 @@ async fn who_has_had_its_bytes_waits_and_loses_none() {
 const PLANS: &str = r#"
     fn authorize(req, p) {
         if p.kind == "service" && p.has_role("acme", "member") { return #{ rate: "jobs" }; }
-        switch req.header("x-plan") {
-            () => (),
-            plan => #{ rate: plan }
-        }
+        let plan = req.header("x-plan");
+        if plan != () { #{ rate: plan } }
     }
 "#;
 
@@ -293,6 +291,9 @@ async fn a_plugin_says_by_which_rate_a_request_is_counted() {
         ("BOXGATE_RATES__GUESTS__BYTES_OUT", "100000B"),
     ];
     let running = Running::start_in(directory, &[SLOW, &more].concat()).await;
+    for status in running.gateway.scripts.status() {
+        assert_eq!(status.error, None, "{}", status.plugin);
+    }
     let bytes = crate::uploads::noise(BYTES, 1);
     assert_eq!(running.upload("demo", "1.0.0", &bytes).await.status, 200);
     let ann = running.member("ann", OrganizationRole::Member).await;
