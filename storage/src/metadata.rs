@@ -120,20 +120,20 @@ const TREES_BYTES: u64 = 8 << 20;
 
 impl Known {
     fn new(changes: &Changes, alone: bool) -> Self {
-        let (name, bytes) = (Kind::Name, KNOWN_BYTES);
+        let (name, right, bytes) = (Kind::Name, Kind::Right, KNOWN_BYTES);
         let tree =
             |tree: &BlobTree| u32::try_from(tree.values.len() * 32 + 128).unwrap_or(u32::MAX);
         let memberships = |all: &Vec<Membership>| {
             u32::try_from(all.len() + 1).map_or(u32::MAX, |n| n.saturating_mul(ROW_BYTES))
         };
         Self {
-            organizations: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
+            organizations: Recent::with(changes, right, alone, bytes, |_| ROW_BYTES),
             boxes: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
             files: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
             blobs: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
             trees: Recent::with(changes, Kind::Content, alone, TREES_BYTES, tree),
-            tokens: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
-            memberships: Recent::with(changes, name, alone, bytes, memberships),
+            tokens: Recent::with(changes, right, alone, bytes, |_| ROW_BYTES),
+            memberships: Recent::with(changes, right, alone, bytes, memberships),
         }
     }
 }

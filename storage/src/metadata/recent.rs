@@ -45,6 +45,8 @@ pub(super) struct Changes(Arc<Counted>);
 #[derive(Debug, Default)]
 struct Counted {
     own: AtomicU64,
+    /// Of those, the ones that may have changed who is who and who may do what.
+    rights: AtomicU64,
     /// Those of them that were more than a number.
     names: AtomicU64,
     others: AtomicU64,
@@ -55,7 +57,7 @@ struct Counted {
 }
 
 impl Changes {
-    /// This process changed something.
+    /// This process changed something that a name leads to.
     pub(super) fn add(&self) {
         self.0.names.fetch_add(1, Ordering::SeqCst);
         self.add_number();
@@ -64,6 +66,12 @@ impl Changes {
     /// This process changed a number that is told with a name, and nothing else.
     pub(super) fn add_number(&self) {
         self.0.own.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// This process changed something, perhaps who may do what.
+    pub(super) fn add_rights(&self) {
+        self.0.rights.fetch_add(1, Ordering::SeqCst);
+        self.add();
     }
 
     /// Another process told that it did, or nobody can tell any more.
@@ -85,6 +93,7 @@ impl Changes {
     fn now(&self) -> At {
         At {
             own: self.0.own.load(Ordering::SeqCst),
+            rights: self.0.rights.load(Ordering::SeqCst),
             names: self.0.names.load(Ordering::SeqCst),
             others: self.0.others.load(Ordering::SeqCst),
             read: Instant::now(),
@@ -106,6 +115,7 @@ impl Changes {
 #[derive(Debug, Clone, Copy)]
 struct At {
     own: u64,
+    rights: u64,
     names: u64,
     others: u64,
     read: Instant,
@@ -118,8 +128,10 @@ pub struct Moment(At);
 /// What kind of thing is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// What one name or credential leads to.
+    /// What one name leads to.
     Name,
+    /// Who somebody is and may do: what a credential or an account leads to, which no upload changes.
+    Right,
     /// What lists others. Another node's new name must be in it at once, so that it is kept only as a spare where
     /// others write.
     List,
@@ -291,13 +303,18 @@ where
         }
         let (at, found) = self.kept.get(key)?;
         let now = self.changes.now();
-        let own = match self.kind {
+        let never_changes = self.fresh == CONTENT_AGE;
+        let unchanged = never_changes || self.is_unchanged(at, now) && at.others == now.others;
+        (unchanged && now.read - at.read < self.fresh).then_some(found)
+    }
+
+    /// Whether this process changed nothing of that kind.
+    fn is_unchanged(&self, at: At, now: At) -> bool {
+        match self.kind {
+            Kind::Right => at.rights == now.rights,
             Kind::Answer => at.names == now.names,
             Kind::Name | Kind::List | Kind::Content => at.own == now.own,
-        };
-        let never_changes = self.fresh == CONTENT_AGE;
-        let unchanged = never_changes || (own && at.others == now.others);
-        (unchanged && now.read - at.read < self.fresh).then_some(found)
+        }
     }
 
     fn spare(&self, key: &K) -> Option<V> {
@@ -306,7 +323,7 @@ where
         }
         let (at, found) = self.kept.get(key)?;
         let now = self.changes.now();
-        (at.own == now.own && now.read - at.read < self.spare).then_some(found)
+        (self.is_unchanged(at, now) && now.read - at.read < self.spare).then_some(found)
     }
 }
 
@@ -382,6 +399,18 @@ mod tests {
         assert_eq!(ask(&recent, Some(2)).await, Some(1));
         changes.add();
         assert_eq!(ask(&recent, Some(2)).await, Some(2));
+    }
+
+    #[tokio::test]
+    async fn rights_are_kept_while_only_names_change() {
+        let (changes, recent) = of(Kind::Right, true);
+        assert_eq!(ask(&recent, Some(1)).await, Some(1));
+        changes.add();
+        assert_eq!(ask(&recent, Some(2)).await, Some(1));
+        changes.add_rights();
+        assert_eq!(ask(&recent, Some(2)).await, Some(2));
+        changes.told();
+        assert_eq!(ask(&recent, Some(3)).await, Some(3));
     }
 
     #[tokio::test]

@@ -278,8 +278,10 @@ enum Change {
     Nothing,
     /// A number that is told with a name, and that other processes may tell a moment later.
     Number,
-    /// Names, who may read them, or what they lead to.
+    /// Names, and what they lead to.
     Names,
+    /// Who may do what, and perhaps names.
+    Rights,
 }
 
 /// What the jobs of a batch are told that was not committed, as far as is known.
@@ -352,7 +354,8 @@ where
             | "orphans.see"
             | "token.purge" => Change::Nothing,
             "file.count_download" => Change::Number,
-            _ => Change::Names,
+            "upload.publish" | "deferred.learn" => Change::Names,
+            _ => Change::Rights,
         }
     }
 
@@ -405,9 +408,10 @@ impl Task {
             let tells_numbers = matches!(self.database, Database::Sqlite(_));
             let may_be_done = result.is_ok() || !is_known;
             match change_of(&batch) {
+                Change::Rights if may_be_done => self.changes.add_rights(),
                 Change::Names if may_be_done => self.changes.add(),
                 Change::Number if may_be_done && tells_numbers => self.changes.add_number(),
-                Change::Names | Change::Number | Change::Nothing => {}
+                Change::Rights | Change::Names | Change::Number | Change::Nothing => {}
             }
             for job in batch.drain(..) {
                 job.answer(result);
@@ -458,7 +462,7 @@ impl Task {
             }
             return Ok(());
         }
-        if result.is_ok() && change_of(batch) == Change::Names {
+        if result.is_ok() && change_of(batch) >= Change::Names {
             let telling = self.database.tell(&mut tx.connection);
             result = within(patience, "tell", telling).await;
         }

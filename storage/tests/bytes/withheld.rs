@@ -283,7 +283,6 @@ async fn a_process_that_dies_at_any_step_leaves_it_to_be_asked_about_or_publishe
         "ledger.answer_gate",
         "ledger.publish",
         "sink.commit",
-        "store.stat",
     ] {
         for fault in [Fault::Halt, Fault::After(ErrorKind::Unavailable)] {
             let case = format!("{op} {fault:?}");

@@ -83,7 +83,8 @@ pub async fn upload(gateway: &Gateway, call: Call) -> Answered {
         return chunks::upload(gateway, call, expected).await;
     }
     if headers.contains_key(ietf::UPLOAD_COMPLETE) {
-        return resumable(gateway, call, expected).await.map_err(|refusal| {
+        let resumable = Box::pin(resumable(gateway, call, expected));
+        return resumable.await.map_err(|refusal| {
             if refusal.headers.contains_key(ietf::UPLOAD_COMPLETE) {
                 refusal
             } else {
