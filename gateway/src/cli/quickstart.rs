@@ -67,11 +67,14 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<(), Failure> {
         let url = app.urls().into_iter().next().ok_or_else(|| {
             Failure::Usage("quickstart needs a listener (--listen or [[listeners]])".into())
         })?;
-        // The socket is bound: who connects from here on waits for an answer at most.
-        if args.json {
-            say(&as_json(&url, &kept, certificate.as_deref()));
-        } else {
-            say(&as_text(&url, &kept, &data_dir, certificate.as_deref()));
+        // The socket is bound: who connects from here on waits for an answer at most. In another process' place nobody need
+        // be told again, and whoever was told may read no more: a pipe that is full would hold this process up for good.
+        if !place.follows() {
+            if args.json {
+                say(&as_json(&url, &kept, certificate.as_deref()));
+            } else {
+                say(&as_text(&url, &kept, &data_dir, certificate.as_deref()));
+            }
         }
         Box::pin(serve_until_signalled(app, &process, place)).await
     })

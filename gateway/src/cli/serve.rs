@@ -56,6 +56,13 @@ pub(super) struct Place {
     changed: Changed,
 }
 
+impl Place {
+    /// Whether it comes in the place of another process.
+    pub(super) fn follows(&self) -> bool {
+        self.predecessor.is_some()
+    }
+}
+
 /// Reads the configuration and starts the log, which then tells what is odd in it; waits until the process has gone in whose
 /// place this one comes, if there is one. Nothing of the data directory may be written before.
 pub(super) fn open(args: &ServeArgs) -> Result<(Settings, Process, Beginning), Failure> {

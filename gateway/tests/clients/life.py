@@ -3,6 +3,7 @@
 process that comes in the place of another under load."""
 
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -66,6 +67,8 @@ class Living(Gateway):
         log = open(self.work / "gateway.log", "ab")
         command = [self.program, "quickstart", "--data-dir", self.data, "--listen", self.listen, "--json", *self.flags]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env={**ENVIRONMENT, **self.settings}, user=self.user)
+        # Nobody reads more than the first line, however many processes follow: little room, so that a few of them would fill it.
+        fcntl.fcntl(self.process.stdout, fcntl.F_SETPIPE_SZ, 4096)
         ready = json.loads(self.process.stdout.readline())
         self.url, self.organization, self.key = ready["url"], ready["organization"], ready["service_account"]["client_secret"]
         self.base = f"{self.url}/api/organization/{self.organization}"
