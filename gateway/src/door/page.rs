@@ -114,6 +114,7 @@ pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
 
 /// What every page knows of who looks at it and of where it stands.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Visit {
     /// What stands before the page's paths.
     prefix: String,

@@ -37,7 +37,7 @@ equal "but BLAKE3" 64 "$(jq -r '.details.blake3 | length' upload.json)"
 equal "curl has all of it" "$(sha256 one.box)" "$(stored_sha256 demo 1.0.0)"
 equal "file/info tells BLAKE3" BLAKE3 "$(info .checksumType demo 1.0.0)"
 equal "Vagrant is shown nothing" "" "$(listed demo)"
-refuses "vagrant box add" '.' add myorg/demo --box-version 1.0.0
+refuses "vagrant box add" 'version' add myorg/demo --box-version 1.0.0
 succeeds "metrics tell of it" eventually 60 waits 1
 equal "and so does the status" 1 "$(curl -sS -H "x-access-token: $ADMIN_TOKEN" "$URL/api/status" | jq .sha256_deferred.blobs)"
 

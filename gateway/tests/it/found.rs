@@ -91,7 +91,8 @@ async fn who_lost_track_of_an_upload_in_parts_finds_it_and_binds_it_to_one_file(
     }
     let last = running.send(put(&running, &path, 1, part(&bytes, 1))).await;
     assert!((400..500).contains(&last.status), "{}", last.head);
-    let gone = running.get(&file_path("demo", "1.0"), &running.owner).await;
+    let info = format!("{}/info", file_path("demo", "1.0"));
+    let gone = running.get(&info, &running.owner).await;
     assert_eq!(gone.status, 404);
     running.stop().await;
 }

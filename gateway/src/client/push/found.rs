@@ -120,6 +120,9 @@ impl Push<'_> {
 /// The value of a part, by those of the file's blocks; `None` of a part that the file does not have.
 fn part_value(values: &[[u8; 32]], cut: Cut, part: u64) -> Option<[u8; 32]> {
     let range = cut.range(part);
+    if range.is_empty() {
+        return None;
+    }
     let first = usize::try_from(range.start / BLOCK_BYTES).ok()?;
     let end = usize::try_from(range.end.div_ceil(BLOCK_BYTES)).ok()?;
     subtree_value(values.get(first..end)?)
