@@ -11,9 +11,7 @@ use boxgate_benches::hot::ALL;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    // cargo bench adds `--bench`.
-    let named = arguments.next().filter(|name| !name.starts_with("--"));
-    let Some(named) = named else {
+    let Some(named) = arguments.next() else {
         let mut out = std::io::stdout();
         for (name, times, _) in ALL {
             // Nobody who does not listen misses it.

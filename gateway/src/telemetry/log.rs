@@ -1,8 +1,10 @@
 //! Lines of JSON on standard error, and in a file when one is named.
 //!
-//! Writing must never hold up a request: lines go through a queue of fixed length to one thread,
+//! Writing must never hold up a request: lines go by a text of fixed length to one thread (`lines.rs`),
 //! and what does not fit is dropped and counted. The file may be moved away at any time; the thread
 //! notices and begins a new one, so no signal is needed.
+
+mod lines;
 
 use std::cell::RefCell;
 use std::fmt::{self, Display, Write as _};
@@ -10,8 +12,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use tracing_subscriber::registry::{LookupSpan, SpanRef};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use self::lines::Lines;
 use crate::config::settings;
 use crate::request::RequestFacts;
 
@@ -33,8 +35,6 @@ use crate::request::RequestFacts;
 const FIELD_BYTES: usize = 1024;
 /// What a line needs at first; that of a request needs no more.
 const LINE_BYTES: usize = 512;
-/// Lines that may wait for the writer; at 2 KiB each this is 8 MiB at the very worst.
-const QUEUE_LINES: usize = 4096;
 /// How long lines gather before they are written together: a writer that is woken for each line costs a busy
 /// gateway more than the lines do.
 const GATHER: Duration = Duration::from_millis(10);
@@ -51,16 +51,7 @@ pub struct LogSink {
 enum Sink {
     Null,
     Memory(Mutex<Vec<String>>),
-    Thread {
-        queue: SyncSender<Message>,
-        dropped: AtomicU64,
-    },
-}
-
-#[derive(Debug)]
-enum Message {
-    Line(String),
-    Stop,
+    Thread(Arc<Lines>),
 }
 
 impl LogSink {
@@ -87,16 +78,16 @@ impl LogSink {
     /// The file cannot be opened, or no thread started.
     pub fn start(file: Option<&Path>) -> io::Result<(Self, LogGuard)> {
         let file = file.map(LogFile::open).transpose()?;
-        let (queue, lines) = sync_channel(QUEUE_LINES);
+        let lines = Arc::new(Lines::new());
+        let waiting = Arc::clone(&lines);
         let thread = std::thread::Builder::new()
             .name("log".into())
-            .spawn(move || write_lines(&lines, file))?;
+            .spawn(move || write_lines(&waiting, file))?;
         let guard = LogGuard {
-            queue: queue.clone(),
+            lines: Arc::clone(&lines),
             thread: Some(thread),
         };
-        let dropped = AtomicU64::new(0);
-        Ok((Self::to(Sink::Thread { queue, dropped }), guard))
+        Ok((Self::to(Sink::Thread(lines)), guard))
     }
 
     /// Whether lines of requests are left out.
@@ -117,18 +108,14 @@ impl LogSink {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(line),
-            Sink::Thread { queue, dropped } => {
-                if let Err(TrySendError::Full(_)) = queue.try_send(Message::Line(line)) {
-                    dropped.fetch_add(1, Ordering::Relaxed);
-                }
-            }
+            Sink::Thread(lines) => lines.add(&line),
         }
     }
 
     /// Lines that were lost because the writer was too slow.
     pub fn dropped(&self) -> u64 {
         match &*self.to {
-            Sink::Thread { dropped, .. } => dropped.load(Ordering::Relaxed),
+            Sink::Thread(lines) => lines.dropped(),
             Sink::Null | Sink::Memory(_) => 0,
         }
     }
@@ -137,7 +124,7 @@ impl LogSink {
     pub fn lines(&self) -> Vec<String> {
         match &*self.to {
             Sink::Memory(lines) => lines.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            Sink::Null | Sink::Thread { .. } => Vec::new(),
+            Sink::Null | Sink::Thread(_) => Vec::new(),
         }
     }
 
@@ -189,59 +176,38 @@ pub fn start(log: &settings::Log) -> io::Result<(LogSink, LogLevel, LogGuard)> {
 /// Writes what waits when it is dropped; keep it until the process ends.
 #[derive(Debug)]
 pub struct LogGuard {
-    queue: SyncSender<Message>,
+    lines: Arc<Lines>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        if self.queue.send(Message::Stop).is_ok()
-            && let Some(thread) = self.thread.take()
-        {
+        self.lines.end();
+        if let Some(thread) = self.thread.take() {
             // A writer that panicked has nothing left to say.
             let _panicked = thread.join();
         }
     }
 }
 
-/// The writer's thread: batches what waits, and looks after the file while nothing does.
-fn write_lines(lines: &Receiver<Message>, mut file: Option<LogFile>) {
-    let mut batch = String::new();
+/// The writer's thread: takes what waits, and looks after the file while nothing does.
+fn write_lines(lines: &Lines, mut file: Option<LogFile>) {
+    let mut batch = Lines::text();
     loop {
-        let mut next = match lines.recv_timeout(Duration::from_secs(1)) {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
-        };
-        let mut stop = false;
-        while let Some(message) = next {
-            match message {
-                Message::Line(line) => {
-                    batch.push_str(&line);
-                    batch.push('\n');
-                }
-                Message::Stop => stop = true,
-            }
-            next = if batch.len() < 64 << 10 {
-                lines.try_recv().ok()
-            } else {
-                None
-            };
-        }
+        let goes_on = lines.take(&mut batch, Duration::from_secs(1));
         if let Some(file) = &mut file {
             file.reopen_if_moved();
             file.write(&batch);
         }
         // Where standard error is closed there is nobody to tell.
         let _closed = io::stderr().write_all(batch.as_bytes());
-        if stop {
+        if !goes_on {
             return;
         }
         if !batch.is_empty() {
             #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
             std::thread::sleep(GATHER);
         }
-        batch.clear();
     }
 }
 

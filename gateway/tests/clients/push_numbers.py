@@ -107,12 +107,36 @@ class Scene:
         out.unlink()
 
 
+@contextlib.contextmanager
+def shown(title, head, rows):
+    """A table of what was measured, also where it was ended early."""
+    try:
+        yield
+    finally:
+        table(title, head, rows())
+
+
 def loopback(options):
-    with Gateway() as gate:
+    found = {name: [] for name in ("boxgate push", "curl -T", "boxgate pull", "curl", "curl, then sha256sum")}
+    size = (options.mib << 20) / GB
+
+    def rows():
+        medians = {name: [statistics.median(column) for column in zip(*values)] for name, values in found.items() if values}
+        told = [
+            [name, f"{size / took:.3f}", f"{used / size:.2f}", f"{gateway / size:.2f}", f"{most:.0f}", len(found[name])]
+            for name, (took, used, gateway, most) in medians.items()
+        ]
+        for ours, theirs in (("boxgate push", "curl -T"), ("boxgate pull", "curl"), ("boxgate pull", "curl, then sha256sum")):
+            if ours in medians and theirs in medians:
+                a, b = medians[ours], medians[theirs]
+                told.append([f"**{ours} / {theirs}**", f"**{b[0] / a[0]:.2f}**", f"**{a[1] / b[1]:.2f}**", f"**{a[2] / b[2]:.2f}**", "", ""])
+        return told
+
+    head = ["client", "GB/s", "its CPU s/GB", "the gateway's CPU s/GB", "its memory, MiB", "runs"]
+    with shown(f"{options.mib} MiB over loopback, medians of runs in turns", head, rows), Gateway() as gate:
         scene = Scene(gate, options.mib)
         # What nobody has touched yet costs more than later.
         scene.timed("curl -T", scene.next())
-        found = {name: [] for name in ("boxgate push", "curl -T", "boxgate pull", "curl", "curl, then sha256sum")}
         for turn in range(options.rounds):
             ways = ["boxgate push", "curl -T"]
             for name in ways if turn % 2 == 0 else reversed(ways):
@@ -129,23 +153,14 @@ def loopback(options):
                     hashed = after.children_user + after.children_system - before.children_user - before.children_system
                     found["curl, then sha256sum"].append((took + time.monotonic() - begun, used + hashed, gateway, most))
                 scene.whole()
-        size = scene.bytes / GB
-        medians = {name: [statistics.median(column) for column in zip(*values)] for name, values in found.items()}
-        rows = [
-            [name, f"{size / took:.3f}", f"{used / size:.2f}", f"{gateway / size:.2f}", f"{most:.0f}"]
-            for name, (took, used, gateway, most) in medians.items()
-        ]
-        for ours, theirs in (("boxgate push", "curl -T"), ("boxgate pull", "curl"), ("boxgate pull", "curl, then sha256sum")):
-            a, b = medians[ours], medians[theirs]
-            rows.append([f"**{ours} / {theirs}**", f"**{b[0] / a[0]:.2f}**", f"**{a[1] / b[1]:.2f}**", f"**{a[2] / b[2]:.2f}**", ""])
-        head = ["client", "GB/s", "its CPU s/GB", "the gateway's CPU s/GB", "its memory, MiB"]
-        table(f"{options.mib} MiB over loopback, medians of {options.rounds} rounds in turns", head, rows)
 
 
 def resume(options):
-    with Gateway() as gate:
-        scene = Scene(gate, min(options.mib, 1024))
-        rows = []
+    mib, rows = min(options.mib, 1024), []
+    head = ["the run that ends it", "seconds", "MiB moved twice", "parts of 8 MiB"]
+    title = f"{mib} MiB, gone on with after a kill; metrics and heads count among the bytes"
+    with shown(title, head, lambda: rows), Gateway() as gate:
+        scene = Scene(gate, mib)
         whole, *_ = scene.timed("boxgate push", scene.next())
         rows.append(["boxgate push, whole", f"{whole:.1f}", "", ""])
         for name, forgets in (("killed at 90 %", False), ("killed at 90 %, and nothing left beside the file", True)):
@@ -174,8 +189,6 @@ def resume(options):
         again = scene.bytes_moved("out") - before - scene.bytes
         scene.whole()
         rows.append(["boxgate pull, killed at 50 %", f"{took:.1f}", f"{again / (1 << 20):.1f}", ""])
-        head = ["the run that ends it", "seconds", "MiB moved twice", "parts of 8 MiB"]
-        table(f"{scene.bytes >> 20} MiB, gone on with after a kill; metrics and heads count among the bytes", head, rows)
 
 
 class Line:

@@ -33,6 +33,9 @@ const SPARE_AGE: Duration = Duration::from_mins(1);
 const SPARE_WAIT: Duration = Duration::from_secs(2);
 /// How long it is not asked again then, by those.
 const AWAY: Duration = Duration::from_secs(1);
+/// Of those who ask for an answer in the second half of its time one in so many makes it anew, as the last digits of the
+/// clock have it: were it not so, all would at once when that time is over.
+const RENEWED_BY: u32 = 61;
 /// Reads at once of one kind: those of one key follow each other, and all but the first find what that one read.
 const READS: usize = 16;
 /// How long one waits for another's read before it reads by itself, as it would for a connection.
@@ -279,7 +282,7 @@ where
         Ok(found)
     }
 
-    /// What is kept for `key`, if it is what would be made now.
+    /// What is kept for `key`, if it is what would be made now; now and then `None` before its time, for it to be made anew.
     pub fn known<Q>(&self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -305,7 +308,11 @@ where
         let now = self.changes.now();
         let never_changes = self.fresh == CONTENT_AGE;
         let unchanged = never_changes || self.is_unchanged(at, now) && at.others == now.others;
-        (unchanged && now.read - at.read < self.fresh).then_some(found)
+        let age = now.read - at.read;
+        let is_due = self.kind == Kind::Answer
+            && age >= self.fresh / 2
+            && age.subsec_nanos().is_multiple_of(RENEWED_BY);
+        (unchanged && age < self.fresh && !is_due).then_some(found)
     }
 
     /// Whether this process changed nothing of that kind.
@@ -531,6 +538,21 @@ mod tests {
             tokio::time::advance(Duration::from_millis(1)).await;
             assert_eq!(answers.known(&1), None);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_made_anew_by_one_of_many_before_its_time_is_over() {
+        let (changes, answers) = of(Kind::Answer, true);
+        answers.keep(1, changes.moment(), 1);
+        let mut renewing = Vec::new();
+        for age in (1..1000).map(Duration::from_millis) {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            if answers.known(&1).is_none() {
+                renewing.push(age);
+            }
+        }
+        assert!(renewing.iter().all(|age| *age >= MOST_AGE / 2));
+        assert!((1..50).contains(&renewing.len()), "{renewing:?}");
     }
 
     #[tokio::test]

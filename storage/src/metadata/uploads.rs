@@ -347,6 +347,17 @@ pub struct Advance {
     pub receipt: Receipt,
 }
 
+impl Advance {
+    /// Whether it is the first of its part, whose length is a power of two: behind k > 0 parts of that length there is no
+    /// other place within the next one that k divides into a power of two, since this would lie k lengths further at least.
+    pub(super) fn begins_part(&self) -> bool {
+        let k = u64::from(self.part);
+        self.from.checked_rem(k).map_or(self.from == 0, |rest| {
+            rest == 0 && (self.from / k).is_power_of_two()
+        })
+    }
+}
+
 /// How an upload is cut that arrives in pieces, in any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pieces {

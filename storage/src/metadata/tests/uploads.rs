@@ -1,6 +1,7 @@
 use super::*;
 use crate::metadata::tokens::{NewToken, TokenKind};
-use crate::metadata::uploads::UploadState;
+use crate::metadata::uploads::{Advance, UploadState};
+use crate::store::Receipt;
 
 #[tokio::test]
 async fn uploads_in_progress_are_listed_with_the_names_behind_them() {
@@ -131,5 +132,27 @@ async fn uploads_from_before_senders_were_told_apart_go_to_whoever_their_target_
     for (id, expected) in [(person, None), (service, Some("ann-1_2"))] {
         let row = house.metadata.ledger().upload(id).await.unwrap().unwrap();
         assert_eq!(row.sender.service.as_deref(), expected);
+    }
+}
+
+#[test]
+fn the_first_step_of_a_part_is_told_from_those_within_it() {
+    for part_bytes in [1_u64 << 20, 8 << 20, 1 << 30] {
+        for part in [0_u32, 1, 2, 3, 4, 7, 64, 1000] {
+            let eighth = part_bytes / 8;
+            let within = (1..8).flat_map(|n| [n * eighth - 1, n * eighth, n * eighth + 1]);
+            for into in std::iter::once(0).chain(within) {
+                let from = u64::from(part) * part_bytes + into;
+                let step = Advance {
+                    from,
+                    to: from + 1,
+                    part,
+                    values: Vec::new(),
+                    hash_states: Vec::new(),
+                    receipt: Receipt::default(),
+                };
+                assert_eq!(step.begins_part(), into == 0, "{part_bytes} {part} {into}");
+            }
+        }
     }
 }

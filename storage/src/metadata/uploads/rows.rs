@@ -417,8 +417,8 @@ impl Ledger for Metadata {
         const OP: &str = "upload.advance";
         self.write(OP, move |tx| {
             async move {
-                // Only behind the first byte the beginning of a part may be an object of its own.
-                if step.from > 0 {
+                // Where the beginning of the part may be an object of its own.
+                if !step.begins_part() {
                     trash::add_tail(tx, OP, fence.id, Some(step.from)).await?;
                 }
                 let Receipt { upload, part, tail } = &step.receipt;
