@@ -326,13 +326,13 @@ asked_since() {
     tail -n "+$(($1 + 1))" "$CLUSTER/logs/nginx-access.log" | grep -qF " ${NODE[$2]#http://} 200 "
 }
 
-# send_on: sends a.box as a client does that was told to go on elsewhere; the answers are in drained.code, where it
-# went on is in drained.at.
+# send_on: sends a.box to the first node, and elsewhere as a client does that is told to go on there; the answers are in
+# drained.code, where it went on is in drained.at.
 send_on() {
-    local at=0 code=
+    local at=0 code= to=$FIRST
     while [[ $code != 204 ]]; do
-        tail -c "+$((at + 1))" a.box | curl -sS --limit-rate 2M -o drained.out -D drained.head -w '%{http_code}' \
-            -H "Authorization: Bearer $CLIENT_SECRET" "${PATCH[@]}" -H "Upload-Offset: $at" -T - "$URL$UPLOAD" \
+        tail -c "+$((at + 1))" a.box | curl -sS --limit-rate 1M -o drained.out -D drained.head -w '%{http_code}' \
+            -H "Authorization: Bearer $CLIENT_SECRET" "${PATCH[@]}" -H "Upload-Offset: $at" -T - "$to$UPLOAD" \
             >drained.now 2>drained.err || true
         code=$(cat drained.now)
         echo "$code" >>drained.code
@@ -340,11 +340,12 @@ send_on() {
         at=$(sed -n 's/^upload-offset: *\([0-9]*\).*/\1/ip' drained.head)
         [[ $at ]] || break
         echo "$at" >>drained.at
+        to=$URL
     done
 }
 
 load one two
-begin drained "$URL"
+begin drained
 touch drained.at
 send_on &
 CLIENT=$!
