@@ -362,8 +362,8 @@ def deaf(gate):
                 most[who] = max(most.get(who, 0), waits)
     late = [waits for who, waits in most.items() if who > DEAF // 4]
     check.that("deaf clients are sent more than they take", max(late, default=0) > 16 << 10, f"{max(late, default=0) >> 10} KiB")
-    # Each may leave 64 KiB once there are some, and has as much again on its way.
-    check.that("deaf clients leave little in the kernel", max(late, default=0) < 256 << 10, f"{max(late, default=0) >> 10} KiB for one of {DEAF}")
+    # Each may leave 64 KiB once there are some, beside what is on its way; unbound it is 4 MB.
+    check.that("deaf clients leave little in the kernel", max(late, default=0) < 1 << 20, f"{max(late, default=0) >> 10} KiB for one of {DEAF}")
 
 
 def queued(gate):
