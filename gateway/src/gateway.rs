@@ -29,6 +29,7 @@ use crate::config::settings::Settings;
 use crate::door::page::Watch;
 use crate::door::page::organization::Lines;
 use crate::door::vagrant::Document;
+use crate::door::vagrant::metadata::ComparedBy;
 use crate::events::stragglers::{self, PassedOver};
 use crate::hooks::Outside;
 use crate::joiner::Joiner;
@@ -49,8 +50,8 @@ pub const DOCUMENTS_BYTES: u64 = 8 << 20;
 /// Pages of listings that are kept.
 pub const LISTINGS_BYTES: u64 = 4 << 20;
 
-/// Metadata of boxes as Vagrant reads it, by box and by where its URLs lead.
-pub type Documents = Recent<(OrganizationId, String, String), Arc<Document>>;
+/// Metadata of boxes as Vagrant reads it, by box, by where its URLs lead, and by what their bytes are compared by.
+pub type Documents = Recent<(OrganizationId, String, String, ComparedBy), Arc<Document>>;
 /// Boxes of organizations, by the page that lists them and for whom.
 pub type Listings = Recent<Page, Arc<Lines>>;
 /// A store that needs longer to say whether it is there is not.

@@ -37,7 +37,7 @@ use boxgate_scripting::verdict::{
 };
 use boxgate_scripting::{Decision, Unavailable};
 use boxgate_storage::catalog::BoxRef;
-use boxgate_storage::digest::{Algorithm, Digest};
+use boxgate_storage::digest::{Algorithm, Blake3, Digest, Sha256};
 use boxgate_storage::metadata::uploads::{Labels, Target};
 use boxgate_storage::upload::UploadIntent;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, LOCATION, SET_COOKIE};
@@ -511,15 +511,24 @@ fn blob(download: &Download) -> facts::Blob {
         facts::Blob {
             id: stored.key.to_string().into(),
             size: stored.length,
-            checksum: stored.checksum().to_hex().into(),
-            checksum_type: stored.checksum().algorithm().name().into(),
-            blake3: stored.blake3.to_hex().into(),
             created_ms: since.map_or(0, |s| i64::try_from(s.as_millis()).unwrap_or(i64::MAX)),
             store: download.store.as_str().into(),
             labels: download.labels.clone(),
-            ..facts::Blob::default()
+            ..of_digests(stored.blake3, stored.sha256)
         },
     )
+}
+
+/// What is known of a blob by its digests alone.
+fn of_digests(blake3: Blake3, sha256: Option<Sha256>) -> facts::Blob {
+    let checksum = boxgate_storage::blob::checksum(blake3, sha256);
+    facts::Blob {
+        checksum: checksum.to_hex().into(),
+        checksum_type: checksum.algorithm().name().into(),
+        sha256: sha256.map(|sha256| sha256.to_hex().into()),
+        blake3: blake3.to_hex().into(),
+        ..facts::Blob::default()
+    }
 }
 
 fn named(name: Option<&BoxRef>, mut blob: facts::Blob) -> facts::Blob {

@@ -571,7 +571,7 @@ routes! {
     Files DELETE "/files/{id}" => CancelUpload, Credential, Empty, Control, "Give an upload up, or forget a finished one without a target";
     Files OPTIONS "/files/{id}" => UploadOptions, Public, Empty, Control, "What an upload may be, for clients and browsers";
     // Vagrant.
-    Vagrant GET "/{org}/{box}" => VagrantMetadata, ReadBox, Empty, Control, "Box metadata for Vagrant";
+    Vagrant GET "/{org}/{box}" => VagrantMetadata, ReadBox, Empty, Control, "Box metadata for Vagrant; ?by=blake3 lists also what has no SHA-256 yet";
     Vagrant GET "/{org}/boxes/{box}" => VagrantMetadata, ReadBox, Empty, Control, "The same";
     Vagrant GET "/api/v2/vagrant/{org}/{box}" => VagrantMetadata, ReadBox, Empty, Control, "The same";
     Vagrant GET "/{org}/boxes/{box}/versions/{version}/providers/{provider}" => VagrantDefaultFile, ReadBox, Empty, Download, "{provider}.box: the box of the default architecture";

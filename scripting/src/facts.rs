@@ -172,10 +172,12 @@ pub struct Blob {
     pub id: Text,
     /// Length in bytes.
     pub size: u64,
-    /// Its SHA-256 in hexadecimal.
+    /// Its SHA-256 in hexadecimal; its BLAKE3 while that is not known.
     pub checksum: Text,
-    /// `sha256`.
+    /// `sha256` or `blake3`.
     pub checksum_type: Text,
+    /// Its SHA-256 in hexadecimal, once it is known.
+    pub sha256: Option<Text>,
     /// Its BLAKE3 in hexadecimal.
     pub blake3: Text,
     /// When it was stored, in milliseconds since 1970.

@@ -289,7 +289,7 @@ impl Pull<'_> {
         let Order {
             organization, name, ..
         } = self.order;
-        let place = format!("/{organization}/{name}");
+        let place = format!("/{organization}/{name}?by=blake3");
         let ask = || {
             let request = self.client.request(Method::GET, &place);
             self.client.send(request.header(ACCEPT, "application/json"))

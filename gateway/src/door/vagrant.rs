@@ -16,6 +16,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
+use self::metadata::ComparedBy;
 use crate::auth;
 use crate::call::Call;
 use crate::gateway::Gateway;
@@ -50,11 +51,12 @@ pub fn is_vagrant(headers: &HeaderMap) -> bool {
 pub async fn box_metadata(gateway: &Gateway, call: Call) -> Answer {
     let row = call.row()?;
     let origin = gateway.base_url(&call.facts) + gateway.settings.doors.vagrant.prefix.as_str();
-    let key = (row.organization, row.name.folded(), origin.clone());
+    let by = ComparedBy::of_query(call.query("by").as_deref());
+    let key = (row.organization, row.name.folded(), origin.clone(), by);
     let written = async {
         let tree = gateway.metadata.box_tree(row.organization, &row.name);
         let tree = tree.await?;
-        Ok(tree.map(|tree| Arc::new(Document::of(&tree, &origin))))
+        Ok(tree.map(|tree| Arc::new(Document::of(&tree, &origin, by))))
     };
     let document = gateway.documents.or_read(key, written).await?;
     let document = document.ok_or_else(|| crate::auth::no_box(&call.names))?;
@@ -156,8 +158,8 @@ pub struct Document {
 }
 
 impl Document {
-    fn of(tree: &BoxTree, origin: &str) -> Self {
-        let text = serde_json::to_vec(&metadata::render(tree, origin))
+    fn of(tree: &BoxTree, origin: &str, by: ComparedBy) -> Self {
+        let text = serde_json::to_vec(&metadata::render(tree, origin, by))
             .expect("a value of strings and booleans is JSON");
         Self {
             etag: format!("\"{}\"", blake3::hash(&text).to_hex()),

@@ -127,14 +127,13 @@ impl Turn<'_> {
             offset: 0,
             ends: create.ends,
             length: create.length,
+            // They are in its row.
+            expected: Vec::new(),
             checksum: create.checksum,
             body_length,
         };
         let id = row.id;
-        match self
-            .write(row, append, (Vec::new(), create.older), body)
-            .await
-        {
+        match self.write(row, append, create.older, body).await {
             Ok(progress) => Ok(progress),
             Err(refusal) => Err(self.left_open(id, refusal).await),
         }
@@ -168,11 +167,10 @@ impl Turn<'_> {
         body: &mut InboundBody,
     ) -> Result<Progress, Refusal> {
         let row = self.mine(id).await?;
-        self.append_to(row, append, Vec::new(), body).await
+        self.append_to(row, append, body).await
     }
 
-    /// The same with a row that was looked up already, and digests of the whole that only this request
-    /// tells.
+    /// The same with a row that was looked up already.
     ///
     /// # Errors
     /// As [`Self::append`].
@@ -180,7 +178,6 @@ impl Turn<'_> {
         &self,
         row: UploadRow,
         append: Append,
-        expected: Vec<boxgate_storage::digest::Digest>,
         body: &mut InboundBody,
     ) -> Result<Progress, Refusal> {
         self.facts.set_upload(row.id.to_string());
@@ -228,7 +225,7 @@ impl Turn<'_> {
             (None, Some(length)) => self.gateway.engine.set_length(row.id, length).await?,
             _ => row,
         };
-        self.write(row, append, (expected, Older::Stay), body).await
+        self.write(row, append, Older::Stay, body).await
     }
 
     /// Whoever is refused because the upload is no more theirs to write to is told if nobody took it over, but it
@@ -276,16 +273,12 @@ impl Turn<'_> {
             offset: row.offset,
             ends: Ends::WhenFull,
             length: row.length,
+            expected: Vec::new(),
             checksum: None,
             body_length: Some(0),
         };
         match self
-            .write(
-                row,
-                append,
-                (Vec::new(), Older::Stay),
-                &mut InboundBody::empty(),
-            )
+            .write(row, append, Older::Stay, &mut InboundBody::empty())
             .await
         {
             // A newer request has it now and ends it in our stead. tus knows no conflict here: its
@@ -548,11 +541,11 @@ impl Turn<'_> {
         &self,
         row: UploadRow,
         append: Append,
-        first: (Vec<boxgate_storage::digest::Digest>, Older),
+        older: Older,
         body: &mut InboundBody,
     ) -> Result<Progress, Refusal> {
         let id = row.id;
-        match self.take_in(row, append, first, body).await {
+        match self.take_in(row, append, older, body).await {
             Err(refusal) => Err(self.why_ended(id, refusal).await),
             taken => taken,
         }
@@ -562,7 +555,7 @@ impl Turn<'_> {
         &self,
         row: UploadRow,
         append: Append,
-        (expected, older): (Vec<boxgate_storage::digest::Digest>, Older),
+        older: Older,
         body: &mut InboundBody,
     ) -> Result<Progress, Refusal> {
         let limits = self.gateway.upload_limits();
@@ -571,9 +564,10 @@ impl Turn<'_> {
             ErrorKind::Conflict if row.pieces.is_some() => native::holds_pieces(row.offset),
             _ => error.into(),
         })?;
-        for digest in expected.into_iter().filter(|d| !row.expected.contains(d)) {
+        let expected = append.expected.iter();
+        for digest in expected.filter(|d| !row.expected.contains(d)) {
             let name = digest.algorithm().name();
-            writer.expect(digest).map_err(|_too_late| {
+            writer.expect(digest.clone()).map_err(|_too_late| {
                 Refusal::invalid(format!(
                     "A checksum of type {name} must come with the first bytes of an upload."
                 ))

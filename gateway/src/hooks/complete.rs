@@ -14,6 +14,7 @@ use boxgate_storage::metadata::Metadata;
 use boxgate_storage::upload::{Answer, Gate, Silence, Whole};
 use tokio::time::{Duration, sleep};
 
+use super::of_digests;
 use crate::gateway::Gateway;
 
 /// How often it is looked for uploads that are to be asked about again.
@@ -38,18 +39,14 @@ impl UploadGate {
         let organization = found.map_err(|e| chain(&e))?;
         let organization = organization.ok_or("its organization is gone")?;
         let (blake3, sha256) = row.digests.ok_or("its digests are not known")?;
-        let checksum = boxgate_storage::blob::checksum(blake3, sha256);
         let mut blob = facts::Blob {
             organization: organization.name.to_string().into(),
             id: row.key.to_string().into(),
             size: row.offset,
-            checksum: checksum.to_hex().into(),
-            checksum_type: checksum.algorithm().name().into(),
-            blake3: blake3.to_hex().into(),
             created_ms: row.updated.0,
             store: row.store.as_str().into(),
             is_new: whole.is_new,
-            ..facts::Blob::default()
+            ..of_digests(blake3, sha256)
         };
         if let Some(target) = &row.target {
             blob.name = target.box_name.as_str().into();

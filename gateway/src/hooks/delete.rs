@@ -9,7 +9,7 @@ use boxgate_storage::catalog::BoxRef;
 use boxgate_storage::metadata::catalog::{BoxFilter, BoxTree, FileRow};
 use http::StatusCode;
 
-use super::{Told, denied, named, noted};
+use super::{Told, denied, named, noted, of_digests};
 use crate::call::Call;
 use crate::gateway::Gateway;
 use crate::refusal::Refusal;
@@ -43,12 +43,9 @@ pub async fn on_delete(gateway: &Gateway, call: &Call) -> Result<(), Refusal> {
             facts::Blob {
                 id: file.blob.key.to_string().into(),
                 size: file.blob.length,
-                checksum: file.blob.checksum().to_hex().into(),
-                checksum_type: file.blob.checksum().algorithm().name().into(),
-                blake3: file.blob.blake3.to_hex().into(),
                 created_ms: file.updated.0,
                 labels: file.labels.clone(),
-                ..facts::Blob::default()
+                ..of_digests(file.blob.blake3, file.blob.sha256)
             },
         ));
         let asked = gateway.scripts.on_delete(told, &blob).await;

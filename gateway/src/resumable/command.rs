@@ -125,6 +125,8 @@ pub struct Append {
     pub ends: Ends,
     /// Bytes of the whole, where this request tells.
     pub length: Option<u64>,
+    /// Digests of the whole that this request tells.
+    pub expected: Vec<Digest>,
     /// Digest of this body alone.
     pub checksum: Option<Checksum>,
     /// Bytes of this body, where its head tells.

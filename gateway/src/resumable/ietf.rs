@@ -93,6 +93,7 @@ fn append(head: &RequestHead<'_>) -> Result<Append, Refusal> {
         offset,
         ends,
         length: length(head, offset, ends)?,
+        expected: digest::repr_digests(head.headers)?,
         checksum: digest::content_digest(head.headers)?.map(Checksum::Told),
         body_length: head.body_length(),
     })

@@ -194,6 +194,7 @@ fn append(head: &RequestHead<'_>) -> Result<Append, Refusal> {
         offset,
         ends: Ends::WhenFull,
         length,
+        expected: digest::repr_digests(head.headers)?,
         checksum: checksum_or_content_digest(checksum(head)?, head)?,
         body_length: head.body_length(),
     })

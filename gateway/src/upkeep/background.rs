@@ -147,14 +147,24 @@ pub(crate) async fn claimed<T>(
     name: &str,
     work: impl Future<Output = Result<T>>,
 ) -> Result<Option<T>> {
+    claimed_for(CLAIM, gateway, name, work).await
+}
+
+/// The same under a claim that lasts so long after a kill.
+pub(super) async fn claimed_for<T>(
+    claim: Duration,
+    gateway: &Gateway,
+    name: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<Option<T>> {
     let (metadata, owner) = (&gateway.metadata, gateway.upkeep.owner());
     let mut work = pin!(work);
-    let mut renewal = interval(CLAIM / 3);
+    let mut renewal = interval(claim / 3);
     let done = loop {
         tokio::select! {
             biased;
             _ = renewal.tick() => {
-                if !metadata.claim(name, owner, CLAIM).await? {
+                if !metadata.claim(name, owner, claim).await? {
                     return Ok(None);
                 }
             }

@@ -11,20 +11,26 @@ use boxgate_storage::metadata::upkeep::UpkeepRow;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::background::{KEPT_EVERY, claimed, failed};
+use super::background::{KEPT_EVERY, claimed_for, failed};
 use crate::gateway::Gateway;
 
 /// What the work is claimed as.
 pub(super) const SHA256: &str = "sha256";
+/// How long the claim of a process that was killed keeps others from the work, which Vagrant's clients wait for.
+const CLAIM: Duration = Duration::from_secs(30);
 /// How often rows are looked at for what other nodes took in.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long what could not be read is left alone.
 const REST: Duration = Duration::from_secs(5);
-/// How often the rows are asked how much waits, while there is something to do.
+/// How often the rows are asked how much waits: other nodes take boxes in, compute, and delete.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 
-/// Computes what is missing, whenever something is.
+/// Computes what is missing, whenever something is, and tells meanwhile how much that is.
 pub(super) async fn run(gateway: &Gateway) {
+    tokio::join!(computes(gateway), counts(gateway));
+}
+
+async fn computes(gateway: &Gateway) {
     loop {
         match pass(gateway).await {
             Ok(0) => {}
@@ -35,6 +41,16 @@ pub(super) async fn run(gateway: &Gateway) {
     }
 }
 
+async fn counts(gateway: &Gateway) {
+    loop {
+        let wait = match count(gateway).await {
+            Ok(_waiting) => COUNT_EVERY,
+            Err(error) => failed(SHA256, &error),
+        };
+        sleep(wait).await;
+    }
+}
+
 /// Computes what is missing now; returns how many blobs could not be read.
 async fn pass(gateway: &Gateway) -> Result<u64> {
     if count(gateway).await? == 0 {
@@ -42,7 +58,7 @@ async fn pass(gateway: &Gateway) -> Result<u64> {
     }
     let kept = gateway.metadata.upkeep(SHA256).await?;
     let from = kept.and_then(|row| Place::halfway(&row.state?));
-    let (mut kept_at, mut counted_at) = (Instant::now(), Instant::now());
+    let mut kept_at = Instant::now();
     let bytes = &gateway.telemetry.metrics.upkeep.sha256_bytes;
     let tell = |more: u64, here: Option<Halfway>| {
         bytes.inc_by(more);
@@ -50,28 +66,17 @@ async fn pass(gateway: &Gateway) -> Result<u64> {
         if here.is_some() {
             kept_at = Instant::now();
         }
-        let counts = counted_at.elapsed() >= COUNT_EVERY;
-        if counts {
-            counted_at = Instant::now();
-        }
         async move {
-            let told = async {
-                if let Some(here) = here {
-                    keep(gateway, &here).await?;
-                }
-                if counts {
-                    count(gateway).await?;
-                }
-                Ok::<(), boxgate_storage::Error>(())
-            };
-            if let Err(error) = told.await {
+            if let Some(here) = here
+                && let Err(error) = keep(gateway, &here).await
+            {
                 failed(SHA256, &error);
             }
         }
     };
     let stock = gateway.stock();
     let work = stock.complete_sha256(gateway.settings.digests.rate_bytes, from, tell);
-    let computed = claimed(gateway, SHA256, work).await?;
+    let computed = claimed_for(CLAIM, gateway, SHA256, work).await?;
     count(gateway).await?;
     Ok(computed.map_or(0, |computed| computed.failed))
 }

@@ -21,6 +21,7 @@ listed() { curl -sS --fail -H "Authorization: Bearer $CLIENT_SECRET" "$URL/myorg
 # has_read: whether anything was read since the start.
 has_read() { (($(curl -sS --fail "$URL/metrics" | awk '$1 == "boxgate_deferred_sha256_bytes_total" { print $2 }') > 0)); }
 lists() { [[ $(listed "$1") == "$2" ]]; }
+pull() { env BOXGATE_URL="$URL" BOXGATE_TOKEN="$CLIENT_SECRET" "$GATEWAY" pull "$@"; }
 add() { env VAGRANT_SERVER_URL="$URL" VAGRANT_CLOUD_TOKEN="$CLIENT_SECRET" vagrant box add "$@" --provider virtualbox; }
 
 slowly
@@ -35,6 +36,11 @@ upload one.box demo 1.0.0
 equal "the answer tells no SHA-256" null "$(jq -r .details.sha256 upload.json)"
 equal "but BLAKE3" 64 "$(jq -r '.details.blake3 | length' upload.json)"
 equal "curl has all of it" "$(sha256 one.box)" "$(stored_sha256 demo 1.0.0)"
+for name in myorg/demo myorg/demo@1.0.0; do
+    run 0 "boxgate pull $name" pull "$name" -o pulled.box
+    equal "and has all of it" "$(sha256 one.box)" "$(sha256 pulled.box)"
+    rm pulled.box
+done
 equal "file/info tells BLAKE3" BLAKE3 "$(info .checksumType demo 1.0.0)"
 equal "Vagrant is shown nothing" "" "$(listed demo)"
 refuses "vagrant box add" 'version' add myorg/demo --box-version 1.0.0
@@ -58,6 +64,8 @@ equal "Vagrant is shown what was there" "$(sha256 two.box)" "$(listed demo)"
 vagrant box remove myorg/demo --all --force >/dev/null 2>&1 || true
 succeeds "and gets it" add myorg/demo --box-version 2.0.0
 equal "with its own disk" "$(box_disk two.box)" "$(vagrant_disk myorg/demo 2.0.0)"
+run 0 "boxgate pull of the successor" pull myorg/demo@2.0.0 -o pulled.box
+equal "is not held up" "$(sha256 one.box)" "$(sha256 pulled.box)"
 vagrant box remove myorg/demo --all --force >/dev/null 2>&1 || true
 
 # --- killed before it is computed: the rows alone say what is left to do ---
@@ -100,7 +108,7 @@ equal "which the gateway does not know yet" "" "$(listed own)"
 quickly
 again
 succeeds "until it does" eventually 60 lists own "$(sha256 own.box)"
-run 0 "pull" env BOXGATE_URL="$URL" BOXGATE_TOKEN="$CLIENT_SECRET" "$GATEWAY" pull myorg/own -o back.box
+run 0 "pull" pull myorg/own -o back.box
 equal "the same bytes" "$(sha256 own.box)" "$(sha256 back.box)"
 # What was deferred is computed also where nothing is deferred any more.
 slowly

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
 use crate::harness::{Reply, Request, Running, file_path};
-use crate::resumable::{TUS_BYTES, metadata, offset, tus};
+use crate::resumable::{TUS_BYTES, append, located, metadata, offset, patch, query, tus};
 use crate::uploads::{downloaded, noise};
 
 fn sha256(bytes: &[u8]) -> String {
@@ -164,5 +164,40 @@ async fn a_wrong_digest_of_the_whole_publishes_nothing_whichever_way_it_was_told
     assert_eq!(last, 422);
     let path = format!("{}/download", file_path("demo", "1.0"));
     assert_eq!(running.get(&path, &running.owner).await.status, 404);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_digest_of_the_whole_that_only_the_last_append_tells_is_compared() {
+    let running = Running::start().await;
+    let bytes = noise(2 << 20, 5);
+    let (first, second) = bytes.split_at(1 << 20);
+    let begin = async |is_tus: bool| {
+        let request = if is_tus {
+            tus(&running, "POST", "/files").header("Upload-Metadata", &metadata("1.0"))
+        } else {
+            Request::new("POST", &query("1.0"))
+                .token(&running.owner)
+                .header("Upload-Complete", "?0")
+        };
+        let request = request.header("Upload-Length", &bytes.len().to_string());
+        located(&running.send(request).await)
+    };
+    for (is_tus, done) in [(true, 204), (false, 200)] {
+        for (digest, status) in [(sha256(b"another file"), 422), (sha256(&bytes), done)] {
+            let path = begin(is_tus).await;
+            let part = |offset: usize, part: &[u8]| {
+                if is_tus {
+                    patch(&running, &path, offset, part)
+                } else {
+                    append(&running, &path, offset, offset > 0, part)
+                }
+            };
+            assert_eq!(running.send(part(0, first)).await.status, 204);
+            let last = part(first.len(), second).header("Repr-Digest", &digest);
+            let reply = running.send(last).await;
+            assert_eq!(reply.status, status, "tus: {is_tus}: {}", told(&reply));
+        }
+    }
     running.stop().await;
 }

@@ -35,7 +35,13 @@ pub(crate) fn patch(running: &Running, path: &str, offset: usize, body: &[u8]) -
 }
 
 /// An append by the IETF's protocol.
-fn append(running: &Running, path: &str, offset: usize, complete: bool, body: &[u8]) -> Request {
+pub(crate) fn append(
+    running: &Running,
+    path: &str,
+    offset: usize,
+    complete: bool,
+    body: &[u8],
+) -> Request {
     Request::new("PATCH", path)
         .token(&running.owner)
         .header("Content-Type", PARTIAL)
@@ -53,7 +59,7 @@ pub(crate) fn metadata(version: &str) -> String {
     )
 }
 
-fn query(version: &str) -> String {
+pub(crate) fn query(version: &str) -> String {
     format!("/files?target=acme/demo/{version}/virtualbox/amd64")
 }
 

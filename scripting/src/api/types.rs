@@ -341,12 +341,21 @@ fn blob(module: &mut Module) {
     field(
         module,
         "checksum",
-        "Its SHA-256 in hexadecimal.",
+        "Its SHA-256 in hexadecimal; its BLAKE3 while that is not known.",
         |b: &mut B| b.checksum.clone(),
     );
-    field(module, "checksum_type", "`sha256`.", |b: &mut B| {
-        b.checksum_type.clone()
-    });
+    field(
+        module,
+        "checksum_type",
+        "`sha256` or `blake3`.",
+        |b: &mut B| b.checksum_type.clone(),
+    );
+    field(
+        module,
+        "sha256",
+        "Its SHA-256 in hexadecimal, or () while it is not known.",
+        |b: &mut B| option(b.sha256.clone()),
+    );
     field(
         module,
         "blake3",

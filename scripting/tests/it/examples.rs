@@ -52,13 +52,13 @@ fn test_services_publish_from_inside_alone() {
 // 3 gate an upload, then label it (grants: http, secret)
 fn on_upload_start(u) { if u.size > 20 * 1024 * 1024 * 1024 { reject(413, "over 20 GiB") } else { #{ require_checksum: "sha256" } } }
 fn on_upload_complete(b) {
-    let r = http::post("https://scan.example.net/v1/check", #{ sha256: b.checksum }, #{ headers: #{ authorization: secret::get("SCAN") } });
+    let r = http::post("https://scan.example.net/v1/check", #{ sha256: b.sha256 }, #{ headers: #{ authorization: secret::get("SCAN") } });
     if !r.ok { throw "scanner " + r.status }          // held and retried
     if r.json().verdict == "bad" { quarantine("scanner") } else { #{ labels: #{ scanned: "yes" } } }
 }
 "#,
         r#"
-fn complete() { t::hook("on_upload_complete", t::blob(#{ checksum: "ab" })) }
+fn complete() { t::hook("on_upload_complete", t::blob(#{ sha256: "ab" })) }
 fn test_what_is_too_long_is_rejected() {
     t::eq(t::hook("on_upload_start", t::upload(#{ size: 30000000000 })).status, 413);
     t::eq(t::hook("on_upload_start", t::upload(#{ size: 3 })), #{ require_checksum: "sha256" });

@@ -22,7 +22,7 @@ const FACTS: &[(&str, &str)] = &[
     (
         "Blob",
         ".organization .box .version .provider .architecture .id .size .checksum .checksum_type \
-         .blake3 .created_at .store .labels .is_new signed_url presigned_url",
+         .sha256 .blake3 .created_at .store .labels .is_new signed_url presigned_url",
     ),
     ("Response", ".status .cache header header_names"),
     ("Event", ".name .data .id .time .depth causes"),

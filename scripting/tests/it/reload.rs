@@ -260,7 +260,7 @@ async fn requests_are_mocked_in_tests_and_one_that_is_not_fails() {
     folder.write(
         "acme/main.rhai",
         r#"fn on_upload_complete(b) {
-               let r = http::post("https://scan.example.net/v1/check", #{ sha256: b.checksum }, #{ headers: #{ authorization: secret::get("SCAN") } });
+               let r = http::post("https://scan.example.net/v1/check", #{ sha256: b.sha256 }, #{ headers: #{ authorization: secret::get("SCAN") } });
                if !r.ok { throw "scanner " + r.status }
                if r.json().verdict == "bad" { quarantine("scanner") } else { #{ labels: #{ scanned: "yes" } } }
            }"#,
@@ -269,7 +269,7 @@ async fn requests_are_mocked_in_tests_and_one_that_is_not_fails() {
         "acme/tests/scan.rhai",
         r#"fn test_bad() {
                t::http("POST", "*/check", #{ json: #{ verdict: "bad" } });
-               t::eq(t::hook("on_upload_complete", t::blob(#{ checksum: "ab" })).kind, "quarantine");
+               t::eq(t::hook("on_upload_complete", t::blob(#{ sha256: "ab" })).kind, "quarantine");
                t::eq(t::calls()[0].headers.authorization, "test-SCAN");
                t::eq(json::parse(t::calls()[0].body).sha256, "ab");
            }

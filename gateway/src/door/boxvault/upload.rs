@@ -335,10 +335,11 @@ async fn continued(
                 offset: part.start,
                 ends,
                 length: Some(part.length),
+                expected,
                 checksum,
                 body_length: Some(part.end - part.start),
             };
-            turn.append_to(row, append, expected, &mut body).await?
+            turn.append_to(row, append, &mut body).await?
         }
         // Whoever took the last byte did not come to its end, and no byte is left that could be sent:
         // so this request ends it.
@@ -347,11 +348,12 @@ async fn continued(
                 offset: row.offset,
                 ends,
                 length: Some(part.length),
+                expected,
                 checksum: None,
                 body_length: Some(0),
             };
             let mut nothing = InboundBody::empty();
-            turn.append_to(row, append, expected, &mut nothing).await?
+            turn.append_to(row, append, &mut nothing).await?
         }
         _ if part.start == 0 => {
             let create = Create {

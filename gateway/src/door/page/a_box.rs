@@ -142,11 +142,10 @@ fn take(tree: &BoxTree) -> Option<Take> {
         .iter()
         .filter(|v| v.row.status == VersionStatus::Active && is_listable(v.row.name.as_str()));
     released.into_iter().find_map(|version| {
-        let has_file = |a: &ArchitectureTree| a.file.is_some() || a.row.announced.url.is_some();
         let provider = version
             .providers
             .iter()
-            .find(|p| p.architectures.iter().any(has_file))?;
+            .find(|p| p.architectures.iter().any(ArchitectureTree::is_listed))?;
         Some(Take {
             version: without_v(version.row.name.as_str()).to_owned(),
             provider: provider.row.name.to_string(),

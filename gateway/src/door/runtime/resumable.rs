@@ -147,6 +147,7 @@ pub(super) async fn begin(
         offset: 0,
         ends: create.ends,
         length: create.length,
+        expected: Vec::new(),
         checksum: create.checksum,
         body_length,
     };

@@ -6,7 +6,7 @@
 
 use boxgate_storage::catalog::version::{compare, is_listable, without_v};
 use boxgate_storage::catalog::{BoxRef, OrganizationName};
-use boxgate_storage::digest::{Blake3, Sha256};
+use boxgate_storage::digest::Blake3;
 use boxgate_storage::metadata::catalog::{
     ArchitectureTree, BoxTree, FileRow, ProviderTree, VersionStatus, VersionTree,
 };
@@ -14,13 +14,40 @@ use serde_json::{Value, json};
 
 use crate::markdown;
 
+/// The digest by which whoever reads the metadata compares what it downloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ComparedBy {
+    /// As Vagrant does.
+    Sha256,
+    /// As `boxgate pull` does, which is shown also what has no other digest yet (`?by=blake3`).
+    Blake3,
+}
+
+impl ComparedBy {
+    /// What the query says; nothing stands for SHA-256.
+    pub fn of_query(by: Option<&str>) -> Self {
+        match by {
+            Some("blake3") => Self::Blake3,
+            _ => Self::Sha256,
+        }
+    }
+
+    fn shown(self, architecture: &ArchitectureTree) -> Option<&FileRow> {
+        match self {
+            Self::Sha256 => architecture.shown_file(),
+            Self::Blake3 => architecture.file.as_ref(),
+        }
+    }
+}
+
 /// The metadata of a box; `origin` starts every URL in it.
-pub fn render(tree: &BoxTree, origin: &str) -> Value {
-    let mut versions: Vec<&VersionTree> = tree.versions.iter().filter(|v| is_listed(v)).collect();
+pub fn render(tree: &BoxTree, origin: &str, by: ComparedBy) -> Value {
+    let versions = tree.versions.iter().filter(|v| is_listed(v, by));
+    let mut versions: Vec<&VersionTree> = versions.collect();
     versions.sort_by(|a, b| compare(b.row.name.as_str(), a.row.name.as_str()));
     let list: Vec<Value> = versions
         .into_iter()
-        .map(|v| version(tree, v, origin))
+        .map(|v| version(tree, v, origin, by))
         .collect();
     json!({
         "name": format!("{}/{}", tree.organization_name, tree.row.name),
@@ -30,29 +57,31 @@ pub fn render(tree: &BoxTree, origin: &str) -> Value {
     })
 }
 
-fn is_listed(version: &VersionTree) -> bool {
+fn is_listed(version: &VersionTree, by: ComparedBy) -> bool {
     version.row.status == VersionStatus::Active
         && is_listable(version.row.name.as_str())
         && version
             .providers
             .iter()
             .flat_map(|p| &p.architectures)
-            .any(ArchitectureTree::is_listed)
+            .any(|a| by.shown(a).is_some() || url_elsewhere(a).is_some())
 }
 
-fn version(tree: &BoxTree, version: &VersionTree, origin: &str) -> Value {
+fn url_elsewhere(architecture: &ArchitectureTree) -> Option<&str> {
+    let url = architecture.row.announced.url.as_deref();
+    url.filter(|_| architecture.file.is_none())
+}
+
+fn version(tree: &BoxTree, version: &VersionTree, origin: &str, by: ComparedBy) -> Value {
     let mut providers = Vec::new();
     for provider in &version.providers {
         let mut all: Vec<&ArchitectureTree> = provider.architectures.iter().collect();
         // Vagrant 2.3 knows no architectures and takes the last entry of a name; 2.4 picks its own.
         all.sort_by_key(|a| a.row.default_box);
         for architecture in all {
-            let shown = architecture.shown_file();
-            if let Some((file, sha256)) = shown.and_then(|file| Some((file, file.blob.sha256?))) {
-                let bytes = (file, sha256);
-                providers.push(entry(tree, version, provider, architecture, bytes, origin));
-            } else if let (None, Some(url)) = (&architecture.file, &architecture.row.announced.url)
-            {
+            if let Some(file) = by.shown(architecture) {
+                providers.push(entry(tree, version, provider, architecture, file, origin));
+            } else if let Some(url) = url_elsewhere(architecture) {
                 providers.push(elsewhere(provider, architecture, url));
             }
         }
@@ -72,7 +101,7 @@ fn entry(
     version: &VersionTree,
     provider: &ProviderTree,
     architecture: &ArchitectureTree,
-    (file, sha256): (&FileRow, Sha256),
+    file: &FileRow,
     origin: &str,
 ) -> Value {
     let name = full_name(
@@ -86,8 +115,8 @@ fn entry(
         "name": provider.row.name.as_str(),
         "url": format!("{origin}{}", file_path(&name, &file.blob.blake3)),
         // Vagrant 2.3 knows types in lower case only, and fails the add on one that it does not know.
-        "checksum": sha256.to_hex(),
-        "checksum_type": "sha256",
+        "checksum": file.blob.sha256.map(|sha256| sha256.to_hex()),
+        "checksum_type": file.blob.sha256.map(|_known| "sha256"),
         "blake3": file.blob.blake3.to_hex(),
         "size": file.blob.length,
         "architecture": architecture.row.name.as_str(),

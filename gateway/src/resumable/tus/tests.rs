@@ -166,6 +166,7 @@ fn bytes_are_appended_at_an_offset_with_their_media_type() {
             offset: 70,
             ends: Ends::WhenFull,
             length: None,
+            expected: Vec::new(),
             checksum: None,
             body_length: Some(30)
         }

@@ -72,7 +72,8 @@ impl Metadata {
     }
 
     /// The file of a box by the digest of its bytes: the present one, or one that was replaced less
-    /// than `doomed_for` ago, as long as the name itself still exists.
+    /// than `doomed_for` ago, as long as the name itself still exists. What is shown to Vagrant since the SHA-256 of the
+    /// present one is not known is found for as long as its bytes are there.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unavailable`] when the database does not answer.
@@ -101,7 +102,8 @@ impl Metadata {
                r.declared_type AS f_declared_type, r.declared_value AS f_declared_value,
                f.created_ms AS f_created_ms, r.updated_ms AS f_updated_ms",
             down_to_file!(),
-            "JOIN former_files r ON r.file = f.id AND r.until_ms > $7
+            "JOIN blobs n ON n.key = f.blob
+             JOIN former_files r ON r.file = f.id AND (r.until_ms > $7 OR length(n.sha256) = 0)
              JOIN blobs x ON x.key = r.blob AND x.blake3 = $6 AND x.state <> 'deleting'
              WHERE o.folded = $1 ORDER BY r.until_ms DESC LIMIT 1"
         ))

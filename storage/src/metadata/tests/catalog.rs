@@ -107,6 +107,11 @@ impl House {
 
     /// Publishes one MiB of `content` under the full name.
     pub(super) async fn put(&self, path: &str, content: u8) -> Published {
+        let sha256 = Some(Sha256([content; 32]));
+        self.put_with(path, content, sha256).await
+    }
+
+    async fn put_with(&self, path: &str, content: u8, sha256: Option<Sha256>) -> Published {
         let fence = self.begin(path).await;
         let ledger = self.metadata.ledger();
         let step = Advance {
@@ -118,11 +123,10 @@ impl House {
             receipt: Receipt::default(),
         };
         ledger.advance(fence, step).await.unwrap();
-        let digests = (Blake3([content; 32]), Some(Sha256([content; 32])));
         let done = Completion {
             length: 1 << 20,
-            blake3: digests.0,
-            sha256: digests.1,
+            blake3: Blake3([content; 32]),
+            sha256,
         };
         ledger.complete(fence, done).await.unwrap();
         ledger.publish(fence).await.unwrap()
@@ -541,6 +545,39 @@ async fn a_replaced_file_is_found_by_its_digest_for_a_while() {
     house.clock.advance(DOOMED_FOR);
     assert_eq!(find(1).await, None, "its time is over");
     assert!(find(2).await.is_some());
+}
+
+#[tokio::test]
+async fn a_former_file_that_vagrant_is_shown_is_found_for_as_long_as_it_is_shown() {
+    let house = House::new().await;
+    let path = "acme/web/1.0/virtualbox/amd64";
+    let first = house.put(path, 1).await;
+    house.put("acme/keeps/1.0/virtualbox/amd64", 1).await;
+    let second = house.put_with(path, 2, None).await;
+    house.clock.advance(DOOMED_FOR + Duration::from_secs(1));
+
+    let shown = async || {
+        let tree = house.metadata.box_tree(house.acme.id, &name("web")).await;
+        let tree = tree.unwrap().unwrap();
+        let architecture = &tree.versions[0].providers[0].architectures[0];
+        architecture.shown_file().map(|file| file.blob.blake3)
+    };
+    let find_first = async || {
+        let found = house
+            .metadata
+            .resolve_former_file(&full(path), &first.blob.blake3)
+            .await;
+        found.unwrap().map(|resolved| resolved.file.blob.blake3)
+    };
+    assert_eq!(shown().await, Some(first.blob.blake3));
+    assert_eq!(find_first().await, Some(first.blob.blake3));
+
+    let learned = house
+        .metadata
+        .learn_sha256(&second.blob.key, Sha256([2; 32]));
+    learned.await.unwrap();
+    assert_eq!(shown().await, Some(second.blob.blake3));
+    assert_eq!(find_first().await, None);
 }
 
 #[tokio::test]

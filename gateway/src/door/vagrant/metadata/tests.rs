@@ -1,5 +1,6 @@
 use boxgate_storage::blob::{BlobKey, BlobMeta};
 use boxgate_storage::clock::UnixMillis;
+use boxgate_storage::digest::Sha256;
 use boxgate_storage::metadata::accounts::{AccountId, OrganizationId};
 use boxgate_storage::metadata::catalog::{
     Announced, ArchitectureId, ArchitectureRow, BoxFields, BoxId, BoxRow, FileId, ProviderId,
@@ -109,6 +110,7 @@ fn only_released_stored_and_valid_versions_are_listed_newest_first() {
             ),
         ]),
         "http://h",
+        ComparedBy::Sha256,
     );
     let names: Vec<_> = value["versions"]
         .as_array()
@@ -132,12 +134,22 @@ fn what_cannot_be_compared_yet_is_not_listed_and_what_it_replaced_is() {
         before,
         ..deferred.clone()
     };
-    let versions = |of: ArchitectureTree| {
-        let version = version_tree("1.0", VersionStatus::Active, vec![of]);
-        render(&tree(vec![version]), "http://h")["versions"].clone()
+    let versions = |of: &ArchitectureTree, by: ComparedBy| {
+        let version = version_tree("1.0", VersionStatus::Active, vec![of.clone()]);
+        render(&tree(vec![version]), "http://h", by)["versions"].clone()
     };
-    assert_eq!(versions(deferred), serde_json::json!([]));
-    let shown = versions(replaced);
+    assert_eq!(
+        versions(&deferred, ComparedBy::Sha256),
+        serde_json::json!([])
+    );
+    for each in [&deferred, &replaced] {
+        let shown = versions(each, ComparedBy::Blake3);
+        let provider = &shown[0]["providers"][0];
+        assert_eq!(provider["blake3"], "09".repeat(32));
+        assert_eq!(provider["checksum"], Value::Null);
+        assert_eq!(provider["checksum_type"], Value::Null);
+    }
+    let shown = versions(&replaced, ComparedBy::Sha256);
     let provider = &shown[0]["providers"][0];
     assert_eq!(provider["checksum"], "03".repeat(32));
     let url = provider["url"].as_str().unwrap();
@@ -156,6 +168,7 @@ fn the_default_architecture_comes_last_and_urls_pin_the_digest() {
             ],
         )]),
         "http://h",
+        ComparedBy::Sha256,
     );
     let providers = value["versions"][0]["providers"].as_array().unwrap();
     assert_eq!(providers[0]["architecture"], "arm64");
@@ -179,6 +192,7 @@ fn descriptions_are_rendered_without_html_of_strangers() {
             vec![architecture("a", true, true)],
         )]),
         "http://h",
+        ComparedBy::Sha256,
     );
     let html = value["versions"][0]["description_html"].as_str().unwrap();
     assert!(html.contains("<strong>new</strong>"), "{html}");
