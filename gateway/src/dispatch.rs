@@ -7,6 +7,7 @@ use std::sync::Arc;
 use boxgate_storage::ErrorKind;
 use boxgate_storage::digest::Blake3;
 use boxgate_storage::metadata::catalog::{HeldBlob, VersionStatus};
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -287,7 +288,7 @@ async fn routed(
     row: &'static Row,
     names: PathNames,
     head: http::request::Parts,
-    mut body: InboundBody,
+    body: InboundBody,
     facts: &Arc<RequestFacts>,
 ) -> Response<OutboundBody> {
     if gateway.phase() == Phase::Starting && row.door != Door::Operations {
@@ -300,17 +301,9 @@ async fn routed(
     let span = tracing::debug_span!("request", route = row.route.name(), request_id = facts.id());
     let visit = (row.door == Door::Page).then(|| door::page::Visit::of(gateway, &head, facts));
     let path = visit.is_some().then(|| head.uri.path().to_owned());
-    let taken = match &visit {
-        Some(_) => Box::pin(page::form::taken(gateway, row, &head, &mut body)).await,
-        None => Ok(None),
-    };
-    let (answer, written) = match taken {
-        Ok(written) => {
-            let admitted = admitted(gateway, row, names, head, body, facts);
-            (admitted.instrument(span).await, written)
-        }
-        Err(refusal) => (Err(refusal), None),
-    };
+    let mut written = None;
+    let admitted = admitted(gateway, row, names, (head, body), facts, &mut written);
+    let answer = admitted.instrument(span).await;
     match answer {
         Ok(response) => response,
         Err(refusal) => {
@@ -328,25 +321,27 @@ async fn routed(
     }
 }
 
+/// What a request that may be made comes to. What somebody wrote is left in `written`, read only once it is its sender's turn.
 async fn admitted(
     gateway: &Gateway,
     row: &'static Row,
     names: PathNames,
-    mut head: http::request::Parts,
-    body: InboundBody,
+    (mut head, mut body): (http::request::Parts, InboundBody),
     facts: &Arc<RequestFacts>,
+    written: &mut Option<Bytes>,
 ) -> Answer {
     let authenticating = tracing::debug_span!("authenticate");
     let principal = caller(gateway, row, &names, &mut head, facts)
         .instrument(authenticating)
         .await?;
-    match &principal {
-        Some(principal) => facts.set_principal(principal.name().to_owned()),
-        // Its clients know 401; BoxVault's know 403.
-        None if knows_401(row) => {
-            return Err(auth::no_credential());
-        }
-        None => {}
+    // Its clients know 401; BoxVault's know 403.
+    let is_unknown = principal.is_none() && knows_401(row);
+    let is_written = page::form::is_written(row, &head);
+    if is_unknown && !is_written {
+        return Err(auth::no_credential());
+    }
+    if let Some(principal) = &principal {
+        facts.set_principal(principal.name().to_owned());
     }
     let counting = Counting::of(&head);
     let counting = counting.as_ref();
@@ -358,14 +353,27 @@ async fn admitted(
     }
     // Held until there is an answer to begin with.
     let _turn = counted::turn(gateway, counting, asker.clone()).await?;
-    let decided = decided(gateway, row, principal, &names, &mut head, facts).await;
+    let decided = if is_unknown {
+        Err(auth::no_credential())
+    } else {
+        decided(gateway, row, principal, &names, &mut head, facts).await
+    };
     let rate = decided.as_ref().ok().and_then(|(_, rate)| rate.clone());
     let by = (facts.as_ref(), rate.as_deref());
     if is_chosen {
         counted::identified(gateway, counting, &asker, by)?;
     }
+    if let Ok((grant, _)) = &decided {
+        counted::granted(gateway, counting, grant, by)?;
+    }
+    let is_kept = match &decided {
+        Ok(_) => true,
+        Err(refusal) => refusal.status == StatusCode::UNAUTHORIZED,
+    };
+    if is_written && is_kept {
+        *written = Some(Box::pin(page::form::taken(gateway, &head, &mut body)).await?);
+    }
     let (grant, _) = decided?;
-    counted::granted(gateway, counting, &grant, by)?;
     let (inbound, outbound) = counted::meters(gateway, counting, &grant, by);
     if outbound.is_some() {
         // The kernel is not told how fast it may be.
@@ -849,7 +857,12 @@ fn wrong_method(
         HeaderValue::from_str(&allowed).expect("method names are ASCII"),
     );
     let shape = match door {
-        Door::Files | Door::Providers | Door::Runtime | Door::VagrantCloud => door,
+        Door::Files
+        | Door::Providers
+        | Door::Runtime
+        | Door::VagrantCloud
+        | Door::Hooks
+        | Door::Admin => door,
         _ => Door::BoxVault,
     };
     shaped(shape, refusal, facts)

@@ -307,6 +307,11 @@ impl fmt::Debug for Caller {
 }
 
 impl Caller {
+    /// Whose requests they are, in the log and in spans: the part of the configuration that its setting is in.
+    fn name(&self) -> &'static str {
+        self.key.split_once('.').map_or(self.key, |(part, _)| part)
+    }
+
     /// The same through a proxy that knows CONNECT, where one is given; that itself is reached wherever it is.
     #[must_use]
     pub fn through(mut self, proxy: Option<(String, u16)>) -> Self {
@@ -371,7 +376,7 @@ impl Caller {
         self.record(trace, (method.as_str(), &host), (status, fault), began);
         if !self.is_quiet {
             tracing::info!(
-                caller = self.key,
+                caller = self.name(),
                 plugin,
                 method = method.as_str(),
                 host,
@@ -393,7 +398,7 @@ impl Caller {
         began: Instant,
     ) {
         if let (Some(trace), Some(spans)) = (trace, self.shared.spans.get()) {
-            let what = (self.key, method, host);
+            let what = (self.name(), method, host);
             spans.record(otlp::sent(trace, what, outcome, began.elapsed()));
         }
     }
@@ -521,7 +526,7 @@ impl Caller {
         let status = answer.as_ref().map_or(0, |(status, _)| status.as_u16());
         let fault = answer.as_ref().err().map_or("", |fault| fault.kind.name());
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (caller, host, bytes) = (self.key, to.host(), request.length);
+        let (caller, host, bytes) = (self.name(), to.host(), request.length);
         self.record(trace, ("POST", host), (status, fault), began);
         tracing::info!(
             caller,

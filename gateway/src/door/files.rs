@@ -58,6 +58,9 @@ pub async fn create(gateway: &Gateway, call: Call) -> Answered {
     }
     let protocol = protocol_of(&call)?;
     assert_uncoded(&call.head.headers)?;
+    if native::is_checksum_deploy(&call.head.headers) {
+        return Err(native::not_beside_a_protocol());
+    }
     let (call, mut body) = split(call);
     let UploadCommand::Create(create) = protocol.parse(&head_of(&call))? else {
         return Err(not_here(&call.head.method, "POST, OPTIONS"));

@@ -22,7 +22,7 @@ type Answer = Result<Response<OutboundBody>, Refusal>;
 pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
     Problem::new(
         refusal.status,
-        refusal.code.unwrap_or("refused"),
+        refusal.code.unwrap_or("REFUSED"),
         refusal.message.as_str(),
     )
     .into_response()

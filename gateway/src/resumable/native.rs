@@ -85,6 +85,15 @@ pub fn is_checksum_deploy(headers: &HeaderMap) -> bool {
     told.is_some_and(|told| told.as_bytes().eq_ignore_ascii_case(b"true"))
 }
 
+/// Answers who asks for that by another protocol: none of them has an answer by which its clients know that they are done.
+pub fn not_beside_a_protocol() -> Refusal {
+    Refusal::invalid(
+        "X-Checksum-Deploy goes with Upload-Length and Repr-Digest, without Tus-Resumable, Upload-Complete or a body. \
+         Leave it out to send the bytes.",
+    )
+    .closing()
+}
+
 /// Answers a creation whose bytes were held already: it is published.
 pub fn known(outcome: &Value) -> Reply {
     Reply::new(StatusCode::OK).body(Some(outcome))

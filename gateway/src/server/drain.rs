@@ -2,7 +2,7 @@
 //!
 //! The first signal begins; load balancers get a moment to look elsewhere, running requests get
 //! their time. Uploads whose senders know how to go on need none: they are told where to, at the end of a part. A second signal
-//! shortens what is left.
+//! shortens what is left: bodies that come have half of its time, and what is answered to them the rest.
 //!
 //! Where another process comes in the place of this one, connections wait in its sockets meanwhile: then whatever may write
 //! ends at once, and only answers that are on their way get their time.
@@ -181,11 +181,14 @@ impl Drain {
         tracing::info!(connections = running.len(), "stopping: no more connections");
         tokio::select! {
             () = running.wait() => {}
-            () = self.patience() => {
+            () = self.patience(self.requests, self.hurry / 2) => {
                 tracing::info!(connections = running.len(), "stopping: bodies are no longer read");
                 self.ending.cancel();
-                if timeout(self.hurry, running.wait()).await.is_err() {
-                    tracing::warn!(connections = running.len(), "stopping: what still runs is cut");
+                tokio::select! {
+                    () = running.wait() => {}
+                    () = self.patience(self.hurry, self.hurry / 2) => {
+                        tracing::warn!(connections = running.len(), "stopping: what still runs is cut");
+                    }
                 }
             }
         }
@@ -240,7 +243,7 @@ impl Drain {
         running.close();
         tokio::select! {
             () = running.wait() => {}
-            () = self.patience() => {
+            () = self.patience(self.requests, self.hurry) => {
                 tracing::warn!(connections = running.len(), "stopping: what still runs is cut");
             }
         }
@@ -256,12 +259,13 @@ impl Drain {
         }
     }
 
-    async fn patience(&self) {
+    /// `time`, or no more than `in_a_hurry` once hurried.
+    async fn patience(&self, time: Duration, in_a_hurry: Duration) {
         tokio::select! {
-            () = tokio::time::sleep(self.requests) => {}
+            () = tokio::time::sleep(time) => {}
             () = async {
                 self.hurried.cancelled().await;
-                tokio::time::sleep(self.hurry).await;
+                tokio::time::sleep(in_a_hurry).await;
             } => {}
         }
     }
@@ -269,6 +273,8 @@ impl Drain {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     #[test]
@@ -285,5 +291,30 @@ mod tests {
         assert!(!handing_over.is_hurried());
         handing_over.signal();
         assert!(handing_over.is_hurried());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_second_signal_all_is_cut_in_its_time() {
+        let server = crate::config::defaults().server;
+        let drain = Drain::new(&server);
+        let tasks = Tasks {
+            accepting: TaskTracker::new(),
+            fresh: TaskTracker::new(),
+            working: TaskTracker::new(),
+            running: TaskTracker::new(),
+        };
+        tasks.running.spawn(drain.cut().cancelled_owned());
+        drain.signal();
+        let hurrying = async {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            drain.signal();
+            Instant::now()
+        };
+        let (hurried, ()) = tokio::join!(hurrying, drain.run(&tasks));
+        let took = hurried.elapsed();
+        // The clock's ticks are milliseconds.
+        let late = took.saturating_sub(server.drain_hurried);
+        assert!(late < Duration::from_millis(20), "{took:?}");
+        assert!(drain.ending().is_cancelled());
     }
 }

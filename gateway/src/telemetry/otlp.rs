@@ -300,7 +300,7 @@ fn attribute(name: &str, value: &Value) -> Value {
     json!({ "key": name, "value": value })
 }
 
-/// A request that was sent from here; `caller` is the setting that opens networks to whoever wanted it.
+/// A request that was sent from here; `caller` is the part of the configuration of whoever wanted it.
 pub(crate) fn sent(
     trace: Trace,
     (caller, method, host): (&str, &str, &str),

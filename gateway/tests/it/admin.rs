@@ -107,6 +107,9 @@ async fn each_administrator_sees_the_uploads_that_are_theirs_to_see() {
     }
     let reply = scene.running.get("/api/admin/uploads", &scene.member).await;
     assert_eq!(reply.status, 403);
+    let reply = scene.running.get("/api/admin/users", "").await;
+    assert_eq!(reply.status, 403);
+    assert_eq!(reply.json()["code"].as_str(), Some("REFUSED"));
     for query in ["?after=x", "?limit=x", "?organization=a/b"] {
         let path = format!("/api/admin/uploads{query}");
         assert_eq!(

@@ -2,15 +2,21 @@
 //! believed with their tokens alone.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine as _;
+use boxgate::admission::request::may_pass;
 use boxgate::auth::credential;
+use boxgate::request::RequestFacts;
 use boxgate::route::{Door, Policy, ROUTES};
 use boxgate_storage::metadata::accounts::{OrganizationRole, PlatformRole};
 use boxgate_storage::metadata::tokens::TokenKind;
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use crate::harness::{Reply, Request, Running};
+use crate::harness::{Reply, Request, Running, read_reply};
 use crate::scripts::write_plugin;
 
 const HTML: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
@@ -1067,6 +1073,44 @@ async fn what_was_written_outlives_the_session_it_was_written_in() {
             .await
             .contains("A &#60;long&#62; story")
     );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_strangers_write_is_read_when_it_is_their_turn() {
+    let running = Running::start_with(&[
+        ("BOXGATE_LIMITS__RATE_EXEMPT", ""),
+        ("BOXGATE_LIMITS__REQUESTS_AT_ONCE", "1"),
+        ("BOXGATE_LIMITS__REQUESTS_WAIT", "10ms"),
+        ("BOXGATE_LIMITS__JSON_TIMEOUT", "10m"),
+    ])
+    .await;
+    let form = || {
+        Request::new("POST", "/-/keys")
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .header("Sec-Fetch-Site", "same-origin")
+            .body(b"description=long+words")
+    };
+    let wire = form().to_bytes();
+    let (most, last) = wire.split_at(wire.len() - 1);
+    let mut slow = TcpStream::connect(running.address).await.unwrap();
+    slow.write_all(most).await.unwrap();
+    let stranger = RequestFacts::new(running.address.ip(), "gateway");
+    let has_its_turn = async {
+        while may_pass(&running.gateway, &stranger) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), has_its_turn)
+        .await
+        .unwrap();
+    let refused = running.send(form()).await;
+    assert_eq!(refused.status, 429, "{}", text(&refused));
+    assert!(text(&refused).contains("limits.requests_at_once"));
+    slow.write_all(last).await.unwrap();
+    let kept = read_reply(&mut slow).await;
+    assert_eq!(kept.status, 401, "{}", text(&kept));
+    assert!(text(&kept).contains("long words"), "{}", text(&kept));
     running.stop().await;
 }
 

@@ -302,13 +302,15 @@ async fn bytes_that_only_others_hold_are_sent() {
     scene.push("1.0", false).await.0.unwrap();
     let sha256 = <sha2::Sha256 as sha2::Digest>::digest(content(LENGTH));
     let sha256 = STANDARD.encode(sha256);
-    let begin = async |path: &str, token: &str, digest: &str| {
-        let request = Request::new("POST", path)
+    let asked = |path: &str, token: &str, digest: &str| {
+        Request::new("POST", path)
             .token(token)
             .header("Upload-Length", &LENGTH.to_string())
             .header("X-Checksum-Deploy", "true")
-            .header("Repr-Digest", digest);
-        scene.running.send(request).await
+            .header("Repr-Digest", digest)
+    };
+    let begin = async |path: &str, token: &str, digest: &str| {
+        scene.running.send(asked(path, token, digest)).await
     };
     let told = format!("sha-256=:{sha256}:");
     let outsider = scene.running.account("outsider", PlatformRole::User).await;
@@ -332,6 +334,13 @@ async fn bytes_that_only_others_hold_are_sent() {
     for digest in ["", "sha-256=:AAAA:", &with_another] {
         let reply = begin(ours, &scene.running.owner, digest).await;
         assert_ne!(reply.status, 200, "{digest}");
+    }
+    for (name, value) in [("Tus-Resumable", "1.0.0"), ("Upload-Complete", "?0")] {
+        let request = asked(ours, &scene.running.owner, &told).header(name, value);
+        let reply = scene.running.send(request).await;
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        assert_eq!(reply.status, 400, "{text}");
+        assert!(text.contains("X-Checksum-Deploy"), "{text}");
     }
     let reply = begin(ours, &scene.running.owner, &told).await;
     assert_eq!(reply.status, 200, "{}", reply.head);

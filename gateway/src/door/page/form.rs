@@ -18,19 +18,10 @@ use crate::server::InboundBody;
 /// The field that holds the token of a form.
 pub const TOKEN: &str = "form_token";
 
-/// What somebody wrote into a form of ours, taken before it is known whether they are signed in still: it is not lost where
-/// they are not. `None` of all that is not written by hand, and of what another site sent: that is shown to nobody as their
-/// own words.
-///
-/// # Errors
-/// As [`Form::unproved`].
-pub async fn taken(
-    gateway: &Gateway,
-    row: &Row,
-    head: &Parts,
-    body: &mut InboundBody,
-) -> Result<Option<Bytes>, Refusal> {
-    let is_written = matches!(
+/// Whether that is what somebody wrote into a form of ours by hand, to be shown to them again where they are not signed in
+/// any more. What another site sent is shown to nobody as their own words.
+pub fn is_written(row: &Row, head: &Parts) -> bool {
+    let is_by_hand = matches!(
         row.route,
         Route::PageCreateBox
             | Route::PageUpdateBox
@@ -39,14 +30,23 @@ pub async fn taken(
             | Route::PageCreateKey
     );
     let from = head.headers.get(FETCH_SITE).map(HeaderValue::as_bytes);
-    if !is_written || from != Some(b"same-origin") {
-        return Ok(None);
-    }
+    is_by_hand && from == Some(b"same-origin")
+}
+
+/// What was written, taken before it is used: it is not lost where it is refused.
+///
+/// # Errors
+/// As [`Form::unproved`].
+pub async fn taken(
+    gateway: &Gateway,
+    head: &Parts,
+    body: &mut InboundBody,
+) -> Result<Bytes, Refusal> {
     let limits = &gateway.settings.limits;
     let limits = (limits.json_body_bytes, limits.json_timeout);
     let text = Bytes::from(small(&head.headers, body, FORM, limits).await?);
     *body = text.clone().into();
-    Ok(Some(text))
+    Ok(text)
 }
 
 /// The page that keeps what was written into a form, where its sender is not signed in any more, or anew; `None` where it
