@@ -15,6 +15,7 @@ mod screen;
 mod script;
 mod self_signed;
 mod serve;
+mod sure;
 mod transfer;
 mod upkeep;
 mod upload;
@@ -205,6 +206,9 @@ struct SampleBoxArgs {
     /// Provider that the box says it is for.
     #[arg(long, default_value = "virtualbox", value_name = "NAME")]
     provider: String,
+    /// Architecture that the box says it is for.
+    #[arg(long, default_value = "amd64", value_name = "NAME")]
+    architecture: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -36,6 +36,8 @@ const CONNECTING: Duration = Duration::from_secs(10);
 const LONGEST_ANSWER: usize = 4 << 20;
 /// How rustls begins to say that a certificate is not good: it stays so.
 const UNTRUSTED: &str = "invalid peer certificate";
+/// What it says then where the certificate may sign others, and so is no server's.
+const OF_AUTHORITY: &str = "CaUsedAsEndEntity";
 /// A gateway to its store, or to a mirror that sends on to its own.
 const MOST_REDIRECTS: usize = 3;
 
@@ -222,9 +224,13 @@ impl Client {
         let why = error::root_cause(error);
         if why.starts_with(UNTRUSTED) {
             let url = &self.base;
-            return ClientError::Setup(format!(
-                "{url} is not trusted: {why}. Name the certificate of whoever issued its own by --cacert, or in SSL_CERT_FILE"
-            ));
+            let advice = if why.contains(OF_AUTHORITY) {
+                "Its certificate is an authority's own (CA:TRUE), as openssl req -x509 makes them, and no server's. Make \
+                 one with -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:HOST, and name that by --cacert"
+            } else {
+                "Name the certificate of whoever issued its own by --cacert, or in SSL_CERT_FILE"
+            };
+            return ClientError::Setup(format!("{url} is not trusted: {why}. {advice}"));
         }
         self.unreachable(why)
     }

@@ -1,9 +1,12 @@
 //! `boxgate admin link-key`: which keys sign download links, and how to end the links of one.
 
+use std::future::ready;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::connect::AskArgs;
+use super::sure::SureArgs;
 use super::{Failure, runtime, say};
 use crate::client::link_keys::LinkKey;
 
@@ -15,16 +18,18 @@ pub(super) enum LinkKeyCommand {
     Rotate(AskArgs),
     /// End all links that a key signed, on every node within two seconds.
     #[command(after_help = "Examples:
-  boxgate admin link-key rotate && boxgate admin link-key revoke 1
+  boxgate admin link-key rotate && boxgate admin link-key revoke 1 --yes
 
 The id of a link's key stands at the front of its token: ?token=ID. ...")]
-    Revoke(OneArgs),
+    Revoke(RevokeArgs),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct OneArgs {
+pub(super) struct RevokeArgs {
     #[command(flatten)]
     all: AskArgs,
+    #[command(flatten)]
+    sure: SureArgs,
     /// Id of the key.
     id: String,
 }
@@ -51,7 +56,10 @@ pub(super) fn link_key(command: &LinkKeyCommand) -> Result<(), Failure> {
                 }
             }
             LinkKeyCommand::Revoke(args) => {
-                args.all.connect.client()?.revoke_link_key(&args.id).await?;
+                let client = args.all.connect.client()?;
+                let deed = format!("end all links of key {}", args.id);
+                args.sure.ask(&deed, ready(Ok(String::new()))).await?;
+                client.revoke_link_key(&args.id).await?;
                 if args.all.json {
                     say(&json!({ "id": args.id, "state": "revoked" }).to_string());
                 } else {

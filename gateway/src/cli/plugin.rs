@@ -1,5 +1,6 @@
 //! `boxgate admin plugin`: plugins that all nodes run, pushed to one of them.
 
+use std::future::ready;
 use std::path::PathBuf;
 
 use boxgate_scripting::bundle::{Bundle, meant};
@@ -7,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::connect::{AskArgs, ConnectArgs};
+use super::sure::SureArgs;
 use super::{Failure, runtime, say};
 use crate::client::plugins::{Behind, PushedPlugin};
 use crate::client::scripts::Script;
@@ -25,7 +27,7 @@ Exit codes: 0 pushed, 1 refused, with what is wrong, 2 called wrongly.")]
     /// List the plugins that were pushed, and those that this node has beside them.
     List(AskArgs),
     /// Take a plugin off all nodes.
-    Remove(OneArgs),
+    Remove(RemoveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -37,9 +39,11 @@ pub(super) struct PushArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct OneArgs {
+pub(super) struct RemoveArgs {
     #[command(flatten)]
     connect: ConnectArgs,
+    #[command(flatten)]
+    sure: SureArgs,
     /// The plugin.
     name: String,
 }
@@ -58,7 +62,10 @@ pub(super) fn plugin(command: &PluginCommand) -> Result<(), Failure> {
                 }
             }
             PluginCommand::Remove(args) => {
-                args.connect.client()?.remove_plugin(&args.name).await?;
+                let client = args.connect.client()?;
+                let deed = format!("take {} off all nodes", args.name);
+                args.sure.ask(&deed, ready(Ok(String::new()))).await?;
+                client.remove_plugin(&args.name).await?;
                 say(&format!("{} is taken off all nodes.", args.name));
             }
         }

@@ -15,7 +15,11 @@ pub(super) fn sample_box(args: &SampleBoxArgs) -> Result<(), Failure> {
         .parse()
         .map_err(|e| Failure::Usage(format!("--size: {e}")))?;
     let disk_bytes = size.0;
-    let metadata = serde_json::json!({ "provider": args.provider }).to_string();
+    let metadata = serde_json::json!({
+        "provider": args.provider,
+        "architecture": args.architecture,
+    });
+    let metadata = metadata.to_string();
     let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", args.file.display()));
     let file = File::options()
         .write(true)
@@ -34,9 +38,10 @@ pub(super) fn sample_box(args: &SampleBoxArgs) -> Result<(), Failure> {
         return Err(failed(error));
     }
     say(&format!(
-        "{} is a box for {} with a disk of {disk_bytes} bytes.",
+        "{} is a box for {} on {} with a disk of {disk_bytes} bytes.",
         args.file.display(),
-        args.provider
+        args.provider,
+        args.architecture
     ));
     Ok(())
 }
@@ -93,6 +98,7 @@ mod tests {
             file: dir.path().join("a.box"),
             size: "100KB".into(),
             provider: "libvirt".into(),
+            architecture: "arm64".into(),
         };
         sample_box(&args).unwrap();
         let length = std::fs::metadata(&args.file).unwrap().len();
@@ -107,7 +113,9 @@ mod tests {
             if name == "metadata.json" {
                 let mut text = String::new();
                 entry.read_to_string(&mut text).unwrap();
-                assert_eq!(text, r#"{"provider":"libvirt"}"#);
+                let says: serde_json::Value = serde_json::from_str(&text).unwrap();
+                let wanted = serde_json::json!({ "provider": "libvirt", "architecture": "arm64" });
+                assert_eq!(says, wanted);
             }
             names.push(name);
         }

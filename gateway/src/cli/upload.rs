@@ -1,14 +1,12 @@
 //! `boxgate admin upload`: what is coming in, and how to end it.
 
-use std::io::{IsTerminal as _, Write as _};
-
 use clap::{Args, Subcommand};
 use indicatif::{DecimalBytes, HumanBytes};
 use serde_json::json;
 
 use super::connect::ConnectArgs;
+use super::sure::SureArgs;
 use super::{Failure, runtime, say};
-use crate::client::Client;
 use crate::client::uploads::{Told, Upload};
 
 #[derive(Debug, Subcommand)]
@@ -64,9 +62,8 @@ pub(super) struct AbortArgs {
     connect: ConnectArgs,
     /// Id of the upload.
     id: String,
-    /// Do not ask.
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    sure: SureArgs,
     /// Print a JSON object.
     #[arg(long)]
     json: bool,
@@ -163,9 +160,9 @@ async fn release(args: &ShowArgs) -> Result<(), Failure> {
 
 async fn abort(args: &AbortArgs) -> Result<(), Failure> {
     let client = args.connect.client()?;
-    if !args.yes {
-        ask(&client, &args.id).await?;
-    }
+    let deed = format!("give upload {} up", args.id);
+    let shown = async { Ok(sheet(&client.upload(&args.id).await?.told)) };
+    args.sure.ask(&deed, shown).await?;
     client.abort_upload(&args.id).await?;
     if args.json {
         say(&json!({ "id": args.id, "state": "aborted" }).to_string());
@@ -173,25 +170,6 @@ async fn abort(args: &AbortArgs) -> Result<(), Failure> {
         say(&format!("Upload {} is given up.", args.id));
     }
     Ok(())
-}
-
-async fn ask(client: &Client, id: &str) -> Result<(), Failure> {
-    if !std::io::stdin().is_terminal() {
-        let text = "there is no terminal to ask on; say --yes to give the upload up";
-        return Err(Failure::Usage(text.into()));
-    }
-    let found = client.upload(id).await?;
-    let mut out = std::io::stderr();
-    let _closed_pipe = write!(out, "{}Give it up? [y/N] ", sheet(&found.told));
-    let _closed_pipe = out.flush();
-    let mut answer = String::new();
-    std::io::stdin()
-        .read_line(&mut answer)
-        .map_err(|e| Failure::Failed(format!("no answer: {e}")))?;
-    match answer.trim().to_ascii_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(Failure::Failed("nothing was changed".into())),
-    }
 }
 
 const HEADER: [&str; 10] = [

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::connect::AskArgs;
+use super::sure::SureArgs;
 use super::{Failure, runtime, say, say_error};
 use crate::client::webhooks::{Wanted, Webhook, WebhookDelivery};
 
@@ -28,7 +29,7 @@ ordering, max_in_flight, rate_per_s, timeout_ms, headers, filter, transform, del
   boxgate admin webhook update ep_5e1f --endpoint https://hooks.example.com/new")]
     Update(UpdateArgs),
     /// Delete an endpoint and drop what waits for it; its log stays.
-    Delete(OneArgs),
+    Delete(DeleteArgs),
     /// Send an example now, once; it counts for nothing.
     Test(TestArgs),
     /// What was sent, with all attempts, the newest first.
@@ -61,6 +62,14 @@ pub(super) struct OneArgs {
     all: AskArgs,
     /// Id of the endpoint.
     id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DeleteArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    #[command(flatten)]
+    sure: SureArgs,
 }
 
 #[derive(Debug, Args)]
@@ -218,13 +227,7 @@ pub(super) fn webhook(command: &WebhookCommand) -> Result<(), Failure> {
                 warn(&changed);
                 tell(&changed, args.one.all.json, || vec![line(&changed)]);
             }
-            WebhookCommand::Delete(args) => {
-                args.all.connect.client()?.delete_webhook(&args.id).await?;
-                let told = json!({ "id": args.id, "state": "deleted" });
-                tell(&told, args.all.json, || {
-                    vec![format!("{} is deleted; its log stays.", args.id)]
-                });
-            }
+            WebhookCommand::Delete(args) => delete(args).await?,
             WebhookCommand::Test(args) => test(args).await?,
             WebhookCommand::Deliveries(args) => deliveries(args).await?,
             WebhookCommand::Redeliver(args) => {
@@ -271,6 +274,19 @@ impl ChosenArgs {
         }
         Ok(wish)
     }
+}
+
+async fn delete(args: &DeleteArgs) -> Result<(), Failure> {
+    let OneArgs { all, id } = &args.one;
+    let client = all.connect.client()?;
+    let shown = async { Ok(line(&client.webhook(id).await?) + "\n") };
+    args.sure.ask(&format!("delete {id}"), shown).await?;
+    client.delete_webhook(id).await?;
+    let told = json!({ "id": id, "state": "deleted" });
+    tell(&told, all.json, || {
+        vec![format!("{id} is deleted; its log stays.")]
+    });
+    Ok(())
 }
 
 async fn test(args: &TestArgs) -> Result<(), Failure> {

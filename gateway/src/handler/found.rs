@@ -40,16 +40,17 @@ impl Turn<'_> {
         Ok(open.take(MOST).collect())
     }
 
-    /// An upload of the caller's that is sent in parts.
+    /// An upload of the caller's that can be told part by part: how it is cut, or nothing where it is sent in order.
     ///
     /// # Errors
     /// The refusal to send.
-    pub async fn in_parts(&self, id: &str) -> Result<(UploadRow, Pieces), Refusal> {
+    pub async fn by_part(&self, id: &str) -> Result<(UploadRow, Option<Pieces>), Refusal> {
         let row = self.mine(id).await?;
         self.facts.set_upload(row.id.to_string());
-        match row.pieces.filter(|cut| cut.bytes == Some(row.part_bytes)) {
-            Some(cut) => Ok((row, cut)),
-            None => Err(native::not_in_parts(row.offset)),
+        match row.pieces {
+            Some(cut) if cut.bytes == Some(row.part_bytes) => Ok((row, Some(cut))),
+            None if row.state == UploadState::Open && row.joins == 0 => Ok((row, None)),
+            _ => Err(native::not_in_parts(row.offset)),
         }
     }
 

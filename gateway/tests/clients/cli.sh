@@ -13,6 +13,8 @@ says "sample-box over a file that is there" exist
 run 2 "sample-box of no size" "$GATEWAY" sample-box two.box --size much
 run 0 "sample-box for another provider" "$GATEWAY" sample-box libvirt.box --provider libvirt
 equal "sample-box: that provider" libvirt "$(tar -xOf libvirt.box metadata.json | jq -r .provider)"
+run 0 "sample-box for another architecture" "$GATEWAY" sample-box arm.box --architecture arm64
+equal "sample-box: that architecture" arm64 "$(tar -xOf arm.box metadata.json | jq -r .architecture)"
 
 # --- usage ---
 run 0 "--version" "$GATEWAY" --version

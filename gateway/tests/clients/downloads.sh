@@ -106,7 +106,9 @@ matches "a new key signs" '^Key [0-9]+ signs download links from now on' "$(key 
 differs "the links made then" "${TOKEN%%.*}" "$(info .downloadUrl demo 1.0.0 | sed 's/.*token=//; s/[.].*//')"
 http "$LINK"
 answers "a link of the former key" 200
-matches "its key is revoked" "The links of key ${TOKEN%%.*} are ended" "$(key revoke "${TOKEN%%.*}")"
+run 2 "a key is not revoked unasked" key revoke "${TOKEN%%.*}"
+says "unasked: what to say" '\-\-yes'
+matches "its key is revoked" "The links of key ${TOKEN%%.*} are ended" "$(key revoke "${TOKEN%%.*}" --yes)"
 http "$LINK"
 answers "and its links with it" 403 'was revoked'
 matches "and listed so" "^${TOKEN%%.*}  made .*  revoked " "$(key list | tail -n 1)"

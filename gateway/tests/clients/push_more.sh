@@ -37,6 +37,9 @@ says "three files: one line for all" '3 of 3 files are published'
 equal "three files: they are there" "$(sha256 two.box)" "$(stored_sha256 two 1.0.0)"
 run 0 "provider and architecture are left out" push zipped.box "$ORG/zipped" 1.0.0
 says "left out: they are those of the box" "$ORG/zipped 1\.0\.0 for virtualbox on amd64"
+"$GATEWAY" sample-box sample.box >/dev/null
+run 0 "a sample box by a template" push --to "$ORG/{stem}/1.0.0" sample.box
+says "a sample box: as it says itself" "$ORG/sample 1\.0\.0 for virtualbox on amd64 is published"
 run 2 "two files that would be one" push --to "$ORG/web/1.0.0" one.box two.box
 says "two files that would be one: what to do" 'would both become'
 head -c 100 /dev/zero >mute.box
@@ -138,5 +141,21 @@ equal "it is what was sent" "$(sha256 one.box)" "$(sha256 tunnelled.box)"
 echo none >none.pem
 run 2 "a file without certificates" push --cacert none.pem one.box "$ORG/trusted" 1.0.0
 says "without certificates: it is named" 'none\.pem: no certificate'
+
+# --- a certificate by openssl, which the gateway and a file have alike ---
+# by_openssl NAME FLAGS...: starts a gateway that shows such a one; it is in $CA.
+by_openssl() {
+    stop_gateway TERM
+    mkdir -p "$WORK/$1/tls"
+    CA=$WORK/$1/tls/self-signed.pem
+    openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 "${@:2}" \
+        -keyout "$WORK/$1/tls/self-signed-key.pem" -out "$CA" 2>/dev/null
+    DATA=$WORK/$1 start_gateway --tls self-signed
+}
+by_openssl authority
+run 2 "a certificate of an authority's" push --cacert "$CA" one.box "$ORG/trusted" 1.0.0
+says "of an authority's: what to do" 'addext basicConstraints=critical,CA:FALSE'
+by_openssl server -addext basicConstraints=critical,CA:FALSE
+run 0 "one that was made so" push --cacert "$CA" one.box "$ORG/trusted" 1.0.0
 
 finish

@@ -128,7 +128,9 @@ reload '' >/dev/null
 equal "and on again" one "$(curl -s "$URL/pushed")"
 run 0 "plugin list" plugin list
 says "plugin list" 'pushed  [0-9a-f]{16}  by .* 1 to go back to'
-run 0 "plugin remove" plugin remove pushed
+run 2 "plugin remove asks, and nobody is there to answer" plugin remove pushed
+says "plugin remove asks" '\-\-yes'
+run 0 "plugin remove" plugin remove pushed --yes
 equal "it is gone" 404 "$(curl -s -o /dev/null -w '%{http_code}' "$URL/pushed")"
 
 # --- what the cache had to do with an answer ---

@@ -198,7 +198,9 @@ run 0 "enable" admin enable "$HOLD_ID"
 says "it is well" ' ok '
 run 0 "list" admin list
 says "has all" "$HOLD_ID"
-run 0 "delete" admin delete "$HOLD_ID"
+run 2 "delete asks, and nobody is there to answer" admin delete "$HOLD_ID"
+says "delete asks" '\-\-yes'
+run 0 "delete" admin delete "$HOLD_ID" --yes
 run 1 "show" admin show "$HOLD_ID"
 says "it is gone" 'does not exist'
 run 0 "its log stays" admin deliveries "$HOLD_ID" --limit 1

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boxgate::client::Client;
+use boxgate::client::push::append;
 use boxgate::client::push::body::{FileBody, Flight};
 use boxgate::client::push::plan::Cut;
 use boxgate::client::push::protocol::{self, Begun, Created, Put};
@@ -90,6 +91,25 @@ impl Scene {
             self.put(&created, &source, *part).await;
         }
         created
+    }
+
+    /// What a push leaves on the gateway that went in order, once these bytes are sent.
+    async fn left_in_order(&self, version: &str, bytes: &[u8]) -> Created {
+        let target = self.order(version, false).target;
+        let upload = append::create(&self.client, &target, LENGTH).await.unwrap();
+        let path = upload.split_once(&self.running.address.to_string());
+        let request = Request::new("PATCH", path.unwrap().1)
+            .token(&self.running.owner)
+            .header("Tus-Resumable", "1.0.0")
+            .header("Content-Type", "application/offset+octet-stream")
+            .header("Upload-Offset", "0")
+            .body(bytes);
+        let reply = self.running.send(request).await;
+        assert_eq!(reply.status, 204, "{}", reply.head);
+        Created {
+            upload,
+            part_bytes: 0,
+        }
     }
 
     /// What a killed push left beside the file is gone: it ran on another machine.
@@ -373,6 +393,26 @@ async fn a_push_whose_state_is_lost_is_found_by_what_the_gateway_holds() {
     let (pushed, notices) = scene.push("1.0", false).await;
     let pushed = pushed.unwrap();
     assert_eq!(pushed.held_before, 2 * PART + 5);
+    assert!(is_found(&notices), "{notices:?}");
+    assert_eq!(scene.state(&right).await, UploadState::Done);
+    assert_eq!(scene.state(&wrong).await, UploadState::Open);
+    scene.is_published("1.0").await;
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_in_order_whose_state_is_lost_is_found_by_what_the_gateway_holds() {
+    let scene = Scene::set().await;
+    // Into a part, and into a block of it.
+    let held = usize::try_from(PART + (3 << 20) + 17).unwrap();
+    let mut bytes = content(LENGTH);
+    bytes.truncate(held);
+    let right = scene.left_in_order("1.0", &bytes).await;
+    // Another file, that differs in the last byte of what is held, is the newer one of the two.
+    *bytes.last_mut().unwrap() ^= 1;
+    let wrong = scene.left_in_order("1.0", &bytes).await;
+    let (pushed, notices) = scene.push("1.0", false).await;
+    assert_eq!(pushed.unwrap().held_before, held as u64);
     assert!(is_found(&notices), "{notices:?}");
     assert_eq!(scene.state(&right).await, UploadState::Done);
     assert_eq!(scene.state(&wrong).await, UploadState::Open);

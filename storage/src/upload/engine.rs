@@ -184,6 +184,15 @@ impl UploadEngine {
         self.inner.options.ledger.held_pieces(id).await
     }
 
+    /// The values of the blocks of one part that is committed, of the last one as far as it is; `None` when nothing of it
+    /// is, and once the upload ended.
+    ///
+    /// # Errors
+    /// When the rows do not answer.
+    pub async fn committed_values(&self, id: UploadId, part: u32) -> Result<Option<Vec<[u8; 32]>>> {
+        self.inner.options.ledger.part_values(id, part).await
+    }
+
     /// Where the upload stands, for whoever is about to go on with it: the writer it has is replaced,
     /// so that the offset told stays the one that [`Self::resume`] wants. One change of a row, and
     /// nothing is asked of the store. The row of a finished upload is told, too.

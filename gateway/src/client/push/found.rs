@@ -5,9 +5,13 @@
 //! compared with the file, and the gateway is told the digest of the whole before anything more is sent: were another
 //! client still sending to it, nothing that both of them sent a part of could be published.
 
-use boxgate_storage::digest::BLOCK_BYTES;
-use boxgate_storage::digest::outboard::subtree_value;
+use std::borrow::Cow;
+use std::fs::File;
 
+use boxgate_storage::digest::outboard::subtree_value;
+use boxgate_storage::digest::{BLOCK_BYTES, block_value};
+
+use super::body::read;
 use super::hash::Hashed;
 use super::plan::Cut;
 use super::protocol::{self, LARGEST_PART, Unfinished};
@@ -39,16 +43,24 @@ impl Push<'_> {
     }
 
     fn fitting(&self, one: Unfinished) -> Option<Begun> {
-        let parts = one.parts?;
-        let is_subtree =
-            parts.size.is_power_of_two() && (BLOCK_BYTES..LARGEST_PART).contains(&parts.size);
-        if one.length != Some(self.source.identity.size) || !is_subtree {
+        if one.length != Some(self.source.identity.size) {
             return None;
         }
-        let mut begun = self.planned(one.url, parts.size);
-        let (plan, _) = begun.parts.as_mut()?;
-        plan.read(one.offset, parts.held);
-        begun.held_before = plan.held_bytes();
+        let in_order = one.is_in_order();
+        let begun = match one.parts {
+            Some(parts) if is_subtree(parts.size) => {
+                let mut begun = self.planned(one.url, parts.size);
+                let (plan, _) = begun.parts.as_mut()?;
+                plan.read(one.offset, parts.held);
+                begun.held_before = plan.held_bytes();
+                begun
+            }
+            None if in_order => Begun {
+                held_before: one.offset,
+                ..self.planned(one.url, 0)
+            },
+            _ => return None,
+        };
         (begun.held_before > 0).then_some(begun)
     }
 
@@ -94,14 +106,25 @@ impl Push<'_> {
         hashed: &Hashed,
     ) -> Result<Option<protocol::Standing>, ClientError> {
         let (client, upload) = (self.client, &candidate.upload);
-        let Some((_, cut)) = &candidate.parts else {
-            return Ok(None);
-        };
         let mut from = Some(0);
         while let Some(first) = from {
             let held = protocol::held_parts(client, upload, first).await?;
+            let (cut, values) = match (&candidate.parts, held.offset) {
+                (Some((_, cut)), _) => (*cut, Cow::from(&hashed.values)),
+                (None, Some(offset)) if is_subtree(held.size) => {
+                    let cut = Cut {
+                        length: offset,
+                        part_bytes: held.size,
+                    };
+                    match values_up_to(&self.source.file, &hashed.values, offset) {
+                        Some(values) => (cut, values.into()),
+                        None => return Ok(None),
+                    }
+                }
+                _ => return Ok(None),
+            };
             let is_same = |held: &protocol::HeldPart| {
-                part_value(&hashed.values, *cut, held.part)
+                part_value(&values, cut, held.part)
                     .is_some_and(|value| hex::encode(value).eq_ignore_ascii_case(&held.blake3))
             };
             if !held.parts.iter().all(is_same) {
@@ -115,6 +138,22 @@ impl Push<'_> {
         protocol::declare(client, upload, &hashed.digests).await?;
         protocol::standing(client, upload).await.map(Some)
     }
+}
+
+/// Whether parts of so many bytes are subtrees of the file's tree.
+fn is_subtree(part_bytes: u64) -> bool {
+    part_bytes.is_power_of_two() && (BLOCK_BYTES..LARGEST_PART).contains(&part_bytes)
+}
+
+/// The values of the blocks that the file would have if it ended there, by those that it has; `None` where it ends before.
+fn values_up_to(file: &File, values: &[[u8; 32]], end: u64) -> Option<Vec<[u8; 32]>> {
+    let whole = usize::try_from(end / BLOCK_BYTES).ok()?;
+    let mut values = values.get(..whole)?.to_vec();
+    let start = end - end % BLOCK_BYTES;
+    if start < end {
+        values.push(block_value(start, &read(file, start..end).ok()?));
+    }
+    Some(values)
 }
 
 /// The value of a part, by those of the file's blocks; `None` of a part that the file does not have.

@@ -12,6 +12,7 @@ use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Body, Url};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::time::sleep;
 
 use super::body::{FileBody, Flight};
@@ -190,6 +191,15 @@ pub struct Unfinished {
     pub length: Option<u64>,
     /// How it is cut; absent when it is not sent in parts.
     pub parts: Option<Parts>,
+    /// Of one that comes in BoxVault's chunks, which nobody else goes on with.
+    chunks: Option<IgnoredAny>,
+}
+
+impl Unfinished {
+    /// Whether it is sent from its offset on.
+    pub fn is_in_order(&self) -> bool {
+        self.parts.is_none() && self.chunks.is_none()
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -214,6 +224,10 @@ pub async fn unfinished(client: &Client, file: &BoxRef) -> Result<Vec<Unfinished
 /// Some of the parts that are held.
 #[derive(Debug, Deserialize)]
 pub struct HeldParts {
+    /// Bytes of each part but the last.
+    pub size: u64,
+    /// Where an upload ends so far that is sent in order: within the last part, mostly.
+    pub offset: Option<u64>,
     /// In the order of their numbers.
     pub parts: Vec<HeldPart>,
     /// The next one, where there are more.

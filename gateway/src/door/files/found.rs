@@ -1,4 +1,4 @@
-//! What a client needs that lost track of an upload in parts: the caller's unfinished ones to a name, what is held of
+//! What a client needs that lost track of an upload: the caller's unfinished ones to a name, what is held of
 //! each, and the digest that binds what comes next to one file.
 
 use boxgate_storage::digest::outboard::subtree_value;
@@ -52,10 +52,12 @@ pub async fn parts(gateway: &Gateway, call: Call) -> Answered {
         .parse()
         .map_err(|_odd| Refusal::invalid("from is the number of a part: 0, 1, 2 and so on."))?;
     let turn = turn(gateway, &call, Protocol::Ietf)?;
-    let (row, cut) = turn.in_parts(call.names.value("id")).await?;
-    held(gateway, &row, cut, from)
-        .await
-        .map(|held| answer(&held))
+    let (row, cut) = turn.by_part(call.names.value("id")).await?;
+    let told = match cut {
+        Some(cut) => held(gateway, &row, cut, from).await?,
+        None => in_order(gateway, &row, from).await?,
+    };
+    Ok(answer(&told))
 }
 
 /// The held parts from that one on, each with the value of its bytes.
@@ -76,6 +78,21 @@ async fn held(
         }
     }
     Ok(json!({ "size": cut.bytes, "total": cut.count, "parts": parts, "next": from.next() }))
+}
+
+/// The same of an upload that is sent in order, as if it lay in parts: of the last one what is committed.
+async fn in_order(gateway: &Gateway, row: &UploadRow, from: u32) -> Result<Value, Refusal> {
+    let count = row.offset.div_ceil(row.part_bytes);
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let mut from = from..count;
+    let mut parts = Vec::new();
+    for k in from.by_ref().take(PAGE) {
+        let values = gateway.engine.committed_values(row.id, k).await?;
+        if let Some(value) = values.and_then(|values| subtree_value(&values)) {
+            parts.push(json!({ "part": k, "blake3": hex::encode(value) }));
+        }
+    }
+    Ok(json!({ "size": row.part_bytes, "offset": row.offset, "parts": parts, "next": from.next() }))
 }
 
 /// `PUT /files/{id}/digest`.
