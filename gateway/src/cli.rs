@@ -1,11 +1,14 @@
 //! What a person types. Exit codes: 0 done, 1 failed, 2 usage or configuration, 75 try again.
 
+mod ask;
 mod bootstrap;
+mod columns;
 mod connect;
 mod import;
 mod link_key;
 mod manual;
 mod migrate;
+mod nouns;
 mod plugin;
 mod pull;
 mod push;
@@ -254,6 +257,8 @@ Boxes stay where they are: `boxgate admin copy-store` takes them into a bucket."
     /// Endpoints that are told of events, and what was sent to them.
     #[command(subcommand)]
     Webhook(webhook::WebhookCommand),
+    #[command(flatten)]
+    Noun(nouns::NounCommand),
 }
 
 #[derive(Debug, Args)]
@@ -352,6 +357,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Admin(AdminCommand::LinkKey(command)) => link_key::link_key(&command),
         Command::Admin(AdminCommand::Plugin(command)) => plugin::plugin(&command),
         Command::Admin(AdminCommand::Webhook(command)) => webhook::webhook(&command),
+        Command::Admin(AdminCommand::Noun(command)) => nouns::noun(&command),
         Command::Script(command) => script::script(&command),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Print(args)) => print(&args),

@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::redirect;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use crate::config::Connection;
 use crate::config::connection::Credential;
@@ -34,6 +35,8 @@ use error::Refused;
 const CONNECTING: Duration = Duration::from_secs(10);
 /// Answers are small documents; a longer one is not from a gateway.
 const LONGEST_ANSWER: usize = 4 << 20;
+/// A listing of an organization goes down to each file of each version.
+const LONGEST_LISTING: usize = 64 << 20;
 /// How rustls begins to say that a certificate is not good: it stays so.
 const UNTRUSTED: &str = "invalid peer certificate";
 /// What it says then where the certificate may sign others, and so is no server's.
@@ -142,6 +145,29 @@ impl Client {
             body,
             base: self.base.clone(),
         })
+    }
+
+    /// One call, with a document or without; the answer's document, or an empty one where none comes.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn call(
+        &self,
+        method: Method,
+        place: &str,
+        wish: Option<&Value>,
+    ) -> Result<Value, ClientError> {
+        let mut request = self.request(method, place);
+        if let Some(wish) = wish {
+            request = request
+                .header(CONTENT_TYPE, "application/json")
+                .body(wish.to_string());
+        }
+        let answer = self.send_within(request, LONGEST_LISTING).await?;
+        if answer.body.is_empty() {
+            return Ok(json!({}));
+        }
+        answer.json()
     }
 
     /// Sends it, and leaves the body of a good answer to the caller.

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use indicatif::{DecimalBytes, HumanBytes};
 use serde_json::json;
 
+use super::columns::aligned;
 use super::connect::ConnectArgs;
 use super::sure::SureArgs;
 use super::{Failure, runtime, say};
@@ -185,23 +186,13 @@ const HEADER: [&str; 10] = [
     "RATE",
 ];
 
-/// Columns apart by two spaces, as wide as their widest cell; the same on a terminal and in a pipe.
 fn table(uploads: &[Upload], with_header: bool) -> String {
     let header = with_header.then(|| HEADER.map(str::to_owned));
     let rows: Vec<[String; 10]> = header
         .into_iter()
         .chain(uploads.iter().map(|upload| cells(&upload.told)))
         .collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..HEADER.len()).filter_map(width).collect();
-    let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(&widths);
-        let padded: Vec<_> = cells
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        padded.join("  ").trim_end().to_owned() + "\n"
-    });
-    lines.collect()
+    aligned(&rows)
 }
 
 fn cells(told: &Told) -> [String; 10] {

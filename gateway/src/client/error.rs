@@ -151,7 +151,7 @@ pub(super) fn root_cause(error: &dyn Error) -> String {
 }
 
 /// A text from outside on one line, without what would steer a terminal.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let text = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     text.take(LONGEST_TEXT).collect()
 }
