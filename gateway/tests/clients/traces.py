@@ -189,6 +189,10 @@ def at_the_end(gate):
     alone = gate.call("GET", "/api/nothing").headers
     check.equal("and the request's own id where it told of none", alone["X-Request-ID"], alone.get("X-Trace-ID"))
     check.equal("a good one has none, since caches may keep it", None, gate.call("GET", "/livez", headers=TOLD).headers.get("X-Trace-ID"))
+    with gate.dial() as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n")
+        answer = raw.answer()
+    check.equal("nor has the answer to what is no request", (400, None), answer and (answer.status_code, answer.headers.get("x-trace-id")))
 
 
 def metric(gate, name):
