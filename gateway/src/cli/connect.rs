@@ -26,13 +26,13 @@ pub(super) struct ConnectArgs {
     #[arg(
         long,
         value_name = "ID",
-        help = "Name of a service account [variables: BOXGATE_CLIENT_ID, BOXVAULT_CLIENT_ID]"
+        help = "Name of a service account [variables: BOXGATE_CLIENT_ID, and BOXVAULT_CLIENT_ID where BOXVAULT_URL is the address]"
     )]
     client_id: Option<String>,
     #[arg(
         long,
         value_name = "KEY",
-        help = "Its key [variables: BOXGATE_CLIENT_SECRET, BOXVAULT_CLIENT_SECRET]"
+        help = "Its key [variables: BOXGATE_CLIENT_SECRET, and BOXVAULT_CLIENT_SECRET where BOXVAULT_URL is the address]"
     )]
     client_secret: Option<String>,
     #[arg(

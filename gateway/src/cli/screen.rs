@@ -243,6 +243,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_tells_how_often_a_line_comes() {
+        let told = format!("A line every {} seconds", LINE_EVERY.as_secs());
+        assert!(include_str!("../../../README.md").contains(&told));
+    }
+
+    #[test]
     fn a_line_tells_what_this_run_did_and_what_is_left() {
         let look = Look {
             length: 4 << 30,

@@ -15,7 +15,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use boxgate_storage::catalog::{BoxName, OrganizationName};
 use boxgate_storage::digest::Sha256;
@@ -25,10 +24,9 @@ use http::header::ACCEPT;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::sleep;
 
 use super::progress::{Again, Progress, Told};
-use super::retry::{self, chance, delay};
+use super::retry::{self, Pause, Through};
 use super::{Client, ClientError};
 use choice::{Chosen, Listed, Wanted};
 use fetch::{End, Fetcher, Landed};
@@ -294,7 +292,7 @@ impl Pull<'_> {
             let request = self.client.request(Method::GET, &place);
             self.client.send(request.header(ACCEPT, "application/json"))
         };
-        let again = |why, failures| self.again(why, failures);
+        let again = |why, failures| self.again(why, failures).map(|pause| pause.longest);
         let listed: Listed = retry::patiently(ask, again).await?.json()?;
         let chosen = listed.choose(&self.order.wanted);
         let chosen = chosen.map_err(|why| PullError::Choice {
@@ -323,7 +321,7 @@ impl Pull<'_> {
             let request = self.client.request(Method::GET, &place);
             self.client.send_within(request, longest)
         };
-        let again = |why, failures| self.again(why, failures);
+        let again = |why, failures| self.again(why, failures).map(|pause| pause.longest);
         let answer = retry::patiently(ask, again).await?;
         let proved = ProvedTree::try_new(chosen.blake3, chosen.length, answer.body());
         proved.ok_or_else(|| PullError::WrongTree {
@@ -376,14 +374,16 @@ impl Pull<'_> {
     async fn fetch_all(&self, fetcher: &Fetcher, mut plan: Plan) -> Result<(), PullError> {
         let mut flights: JoinSet<Landed> = JoinSet::new();
         let mut failures = 0;
-        let mut wait = Duration::ZERO;
+        let mut pause = Pause::default();
+        let through = Through::default();
         loop {
             while flights.len() < self.order.streams.max(1)
                 && let Some(run) = plan.take()
             {
                 let (fetcher, fresh) = (fetcher.clone(), plan.is_distrusted(run.start));
+                let turn = through.end_of(pause);
                 flights.spawn(async move {
-                    sleep(wait).await;
+                    turn.await;
                     fetcher.fetch(run, fresh).await
                 });
             }
@@ -393,7 +393,8 @@ impl Pull<'_> {
             // A task that panicked left no word of its blocks.
             let landed = landed.map_err(|_panicked| self.client.odd("a range is lost"))?;
             if !landed.stored.is_empty() {
-                (failures, wait) = (0, Duration::ZERO);
+                (failures, pause) = (0, Pause::default());
+                through.tell();
             }
             for block in landed.stored {
                 plan.stored(block);
@@ -412,22 +413,23 @@ impl Pull<'_> {
                 Err(End::Call(error)) => {
                     let error = self.passing(error)?;
                     failures += 1;
-                    wait = self.again(error, failures)?;
+                    pause = self.again(error, failures)?;
                 }
             }
         }
     }
 
     /// How long to wait before what failed is tried again.
-    fn again(&self, why: ClientError, failures: u32) -> Result<Duration, PullError> {
+    fn again(&self, why: ClientError, failures: u32) -> Result<Pause, PullError> {
         if failures > self.order.tries {
             return Err(PullError::GivenUp { why });
         }
-        let after = delay(failures, why.retry_after(), chance());
+        let pause = Pause::after(failures, &why);
+        let after = pause.longest;
         self.progress.retries.fetch_add(1, Ordering::Relaxed);
         let what = "a range".to_owned();
         (self.tell)(Notice::Again(Again { what, why, after }));
-        Ok(after)
+        Ok(pause)
     }
 
     /// A failure that may pass; any other one ends the pull.

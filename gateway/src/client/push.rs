@@ -34,7 +34,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::progress::Again;
 pub use super::progress::Progress;
-use super::retry::{self, chance, delay};
+use super::retry::{self, Pause, Through, chance, delay};
 use super::{Client, ClientError};
 use body::{FileBody, Flight};
 pub use error::PushError;
@@ -238,6 +238,7 @@ impl Push<'_> {
     ) -> Result<Outcome, PushError> {
         let mut flights = Flights::new();
         let mut trouble = Trouble::default();
+        let through = Through::default();
         let mut outcome = None;
         loop {
             self.progress
@@ -248,11 +249,12 @@ impl Push<'_> {
             match plan.step() {
                 Step::Send { part, failures } => {
                     self.source.assert_unchanged()?;
-                    let wait = self.before(Call::Part(part), failures, &mut trouble);
-                    self.take_off(&mut flights, upload, part, cut, wait);
+                    let pause = self.before(Call::Part(part), failures, &mut trouble);
+                    let turn = through.end_of(pause);
+                    self.take_off(&mut flights, upload, part, cut, turn);
                 }
                 Step::Read { failures } => {
-                    sleep(self.before(Call::Reading, failures, &mut trouble)).await;
+                    sleep(self.before(Call::Reading, failures, &mut trouble).longest).await;
                     match protocol::standing(self.client, upload).await {
                         Ok(standing) if standing.state == "done" => {
                             plan.finished();
@@ -275,6 +277,7 @@ impl Push<'_> {
                     match result {
                         Ok(Put::Held(offset)) => {
                             plan.stored(part, offset);
+                            through.tell();
                             (self.tell)(Notice::Part {
                                 part: Some(part),
                                 held: plan.held_bytes(),
@@ -321,13 +324,20 @@ impl Push<'_> {
         }
     }
 
-    /// Sends one part, in a task of its own, after a wait.
-    fn take_off(&self, flights: &mut Flights, upload: &str, part: u64, cut: Cut, wait: Duration) {
+    /// Sends one part, in a task of its own, once it is its turn.
+    fn take_off(
+        &self,
+        flights: &mut Flights,
+        upload: &str,
+        part: u64,
+        cut: Cut,
+        turn: impl Future<Output = ()> + Send + 'static,
+    ) {
         let (client, upload) = (self.client.clone(), upload.to_owned());
         let file = Arc::clone(&self.source.file);
         let all = Arc::clone(&self.progress.flying);
         flights.spawn(async move {
-            sleep(wait).await;
+            turn.await;
             let flight = Arc::new(Flight::new(all));
             let body = FileBody::new(file, cut.range(part), Arc::clone(&flight));
             (
@@ -337,14 +347,17 @@ impl Push<'_> {
         });
     }
 
-    /// The wait before a call, which is told where the same call failed before.
-    fn before(&self, call: Call, failures: u32, trouble: &mut Trouble) -> Duration {
+    /// The pause before a call, which is told where the same call failed before.
+    fn before(&self, call: Call, failures: u32, trouble: &mut Trouble) -> Pause {
         let Some(error) = trouble.of.remove(&call) else {
-            return delay(failures, None, chance());
+            return Pause {
+                longest: delay(failures, None, chance()),
+                is_asked: false,
+            };
         };
-        let wait = delay(failures.max(1), error.retry_after(), chance());
-        self.again(&call.to_string(), &error, wait);
-        wait
+        let pause = Pause::after(failures.max(1), &error);
+        self.again(&call.to_string(), &error, pause.longest);
+        pause
     }
 
     fn again(&self, what: &str, error: &ClientError, after: Duration) {

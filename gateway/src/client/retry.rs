@@ -1,8 +1,10 @@
 //! Making failed calls again, and how long to wait before.
 
+use std::future::pending;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use super::ClientError;
 
@@ -26,6 +28,56 @@ pub fn delay(failures: u32, retry_after: Option<Duration>, chance: f64) -> Durat
     let ours = ours.mul_f64(0.5 + chance / 2.0);
     let theirs = retry_after.map(|asked| asked.min(MOST_PATIENCE).mul_f64(1.0 + chance / 10.0));
     theirs.map_or(ours, |theirs| theirs.max(ours))
+}
+
+/// A pause before a call is made again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pause {
+    /// How long it is, unless others get through before.
+    pub longest: Duration,
+    /// The gateway asked for it: it is kept, whoever gets through.
+    pub is_asked: bool,
+}
+
+impl Pause {
+    /// The pause after so many failures, of which this is the last.
+    pub fn after(failures: u32, error: &ClientError) -> Self {
+        let asked = error.retry_after();
+        Self {
+            longest: delay(failures, asked, chance()),
+            is_asked: asked.is_some(),
+        }
+    }
+}
+
+/// Ends the pauses of calls beside which others get through: what kept them all is over.
+#[derive(Debug, Default)]
+pub struct Through(watch::Sender<()>);
+
+impl Through {
+    /// A call went well.
+    pub fn tell(&self) {
+        self.0.send_replace(());
+    }
+
+    /// The end of a pause that begins now: of all of it, or once another call went well. Never at once: what fails by
+    /// itself would be sent again with each that does not.
+    pub fn end_of(&self, pause: Pause) -> impl Future<Output = ()> + Send + use<> {
+        let mut through = self.0.subscribe();
+        async move {
+            if pause.longest.is_zero() {
+                return;
+            }
+            let least = pause.longest.min(FIRST);
+            sleep(least).await;
+            let others = async {
+                if pause.is_asked || through.changed().await.is_err() {
+                    pending::<()>().await;
+                }
+            };
+            let _in_time = timeout(pause.longest - least, others).await;
+        }
+    }
 }
 
 /// Makes a call until it goes well, or fails in a way that does not pass. `again` hears of each failure,
@@ -81,6 +133,28 @@ mod tests {
         }
         assert_eq!(millis(u32::MAX, 1.0), 30000);
         assert!((0.0..=1.0).contains(&chance()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_goes_on_once_another_gets_through_unless_the_gateway_asked_for_it() {
+        let through = Through::default();
+        for (is_asked, is_told, seconds) in [(false, true, 0), (false, false, 30), (true, true, 30)]
+        {
+            let pause = Pause {
+                longest: LONGEST,
+                is_asked,
+            };
+            let began = tokio::time::Instant::now();
+            // Told of before the pause is looked at for the first time.
+            let end = through.end_of(pause);
+            if is_told {
+                through.tell();
+            }
+            end.await;
+            let waited = began.elapsed();
+            assert!(waited >= FIRST);
+            assert_eq!(waited.as_secs(), seconds, "{waited:?}");
+        }
     }
 
     #[test]

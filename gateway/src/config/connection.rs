@@ -51,6 +51,9 @@ const WHERE: &str =
 const WHO: &str = "say who is calling: --token, or --client-id and --client-secret; or set \
     BOXGATE_TOKEN, or BOXGATE_CLIENT_ID and BOXGATE_CLIENT_SECRET";
 
+const ASIDE: &str = "BOXVAULT_CLIENT_ID and BOXVAULT_CLIENT_SECRET are set, and count only where BOXVAULT_URL is \
+    the gateway's address";
+
 /// Reads what the flags leave open from the environment.
 ///
 /// # Errors
@@ -94,6 +97,20 @@ pub fn connection_from(
                 .flatten()
         };
         variable(&format!("BOXGATE_{name}")).or_else(guides)
+    };
+    let is_aside = !guided
+        && ["BOXVAULT_CLIENT_ID", "BOXVAULT_CLIENT_SECRET"]
+            .into_iter()
+            .any(|name| variable(name).is_some());
+    let service_account = |id, secret| {
+        let found = service_account(id, secret);
+        found.map_err(|why| {
+            if is_aside {
+                format!("{why}. {ASIDE}")
+            } else {
+                why
+            }
+        })
     };
     let credential = match &flags.token {
         Some(_) if flags.client_id.is_some() || flags.client_secret.is_some() => {
@@ -223,7 +240,13 @@ mod tests {
             ("BOXVAULT_CLIENT_SECRET", "k"),
         ];
         let elsewhere = found([url, "", "", ""], &guide);
-        assert_eq!(elsewhere, WHO, "the guide's key is for the guide's address");
+        // The guide's key is for the guide's address.
+        assert_eq!(elsewhere, format!("{WHO}. {ASIDE}"));
+        let half = found([url, "", "me", ""], &guide);
+        assert!(
+            half.contains("\"me\" is missing") && half.ends_with(ASIDE),
+            "{half}"
+        );
         assert_eq!(
             found(["http://other", "", "", ""], &guide),
             "http://other token k"
