@@ -121,7 +121,7 @@ impl Exchange {
         };
         let known = match checked {
             Err(refusal) => {
-                let problem = Problem::new(refusal.status, "invalid_request", refusal.rule);
+                let problem = Problem::new(refusal.status, "INVALID_REQUEST", refusal.rule);
                 let mut answer = problem.with_request_id(end.facts.id()).into_response();
                 close(&mut answer, version);
                 Some(answer)
@@ -241,7 +241,7 @@ fn panicked(end: &RequestEnd) -> Response<OutboundBody> {
     tracing::error!("a request panicked");
     Problem::new(
         StatusCode::INTERNAL_SERVER_ERROR,
-        "internal",
+        "INTERNAL",
         "something went wrong on our side",
     )
     .with_request_id(end.facts.id())

@@ -394,6 +394,7 @@ async fn a_refusal_names_its_rule_and_its_request() {
         answer.contains("exactly one Host header is needed"),
         "{answer}"
     );
+    assert!(answer.contains("\"INVALID_REQUEST\""), "{answer}");
     let lines = server.access_lines(1).await;
     let id = lines[0]["request_id"].as_str().unwrap();
     assert!(answer.contains(&format!("x-request-id: {id}")), "{answer}");
