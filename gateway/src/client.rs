@@ -21,6 +21,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::redirect;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -49,6 +50,8 @@ const MOST_REDIRECTS: usize = 3;
 pub struct Client {
     http: reqwest::Client,
     base: String,
+    /// What stands between, as the environment has it.
+    proxy: Option<String>,
     authorization: Option<HeaderValue>,
 }
 
@@ -96,6 +99,7 @@ impl Client {
         Ok(Self {
             http,
             base: connection.url.clone(),
+            proxy: proxy(&connection.url),
             authorization,
         })
     }
@@ -258,7 +262,10 @@ impl Client {
             };
             return ClientError::Setup(format!("{url} is not trusted: {why}. {advice}"));
         }
-        self.unreachable(why)
+        self.unreachable(match &self.proxy {
+            Some(proxy) => format!("{why} (through the proxy {proxy})"),
+            None => why,
+        })
     }
 
     /// A call that came to nothing.
@@ -271,6 +278,12 @@ impl Client {
     pub(crate) fn odd(&self, what: &str) -> ClientError {
         ClientError::odd(&self.base, what)
     }
+}
+
+/// Through which proxy that address is reached, by the same rules as the calls themselves.
+fn proxy(url: &str) -> Option<String> {
+    let found = Matcher::from_system().intercept(&url.parse().ok()?)?;
+    Some(found.uri().to_string().trim_end_matches('/').to_owned())
 }
 
 fn location(response: &reqwest::Response) -> Option<&str> {

@@ -1,6 +1,6 @@
 //! `boxgate pull`: box files from a gateway.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,6 +101,14 @@ impl PullArgs {
         };
         if names.len() > 1 && self.output.is_some() {
             let text = "--output names one file, and several boxes are wanted: leave it out";
+            return Err(Failure::Usage(text.into()));
+        }
+        if self
+            .output
+            .as_deref()
+            .is_some_and(|path| path == Path::new("-"))
+        {
+            let text = "--output - is no file, and blocks come in any order: name one, or ./-";
             return Err(Failure::Usage(text.into()));
         }
         let order = |name: &&String| {

@@ -244,7 +244,6 @@ impl From<PushError> for Failure {
             PushError::Refused(error) => error.into(),
             PushError::Changed(_)
             | PushError::Elsewhere { .. }
-            | PushError::State { .. }
             | PushError::Gone
             | PushError::TakenOver
             | PushError::Differs { .. }

@@ -59,6 +59,11 @@ run 1 "a provider that is not there" pull demo hyperv
 says "a provider that is not there: what is" 'is there for virtualbox amd64'
 run 2 "no box" "$GATEWAY" pull demo --url "$URL"
 run 1 "a place that is no file" pull demo -o "$WORK"
+run 2 "to standard output" pull demo -o -
+says "to standard output: what to do" 'name one'
+ln -s nowhere link.box
+run 1 "to a link that leads nowhere" pull demo -o link.box
+equal "a link that leads nowhere stays" nowhere "$(readlink link.box)"
 run 75 "nobody there" "$GATEWAY" pull "$ORG/demo" --url http://127.0.0.1:1 --tries 1
 
 # --- cut, killed, and gone on with ---

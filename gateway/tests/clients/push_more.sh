@@ -117,6 +117,10 @@ run 0 "a host that is reached without" env http_proxy="http://$(cat proxy)" NO_P
     "$GATEWAY" push one.box "$ORG/direct" 1.0.0 --url "$URL" --token "$CLIENT_SECRET"
 equal "the proxy was not asked" '' "$(cat proxy.notes)"
 
+run 75 "a proxy that is not there" env http_proxy="http://me:hush@127.0.0.1:1" \
+    "$GATEWAY" push one.box "$ORG/direct" 1.0.1 --url "$URL" --token "$CLIENT_SECRET" --tries 1
+says "a proxy that is not there: it is named" 'cannot reach .* \(through the proxy http://127\.0\.0\.1:1\)'
+
 # --- several to fetch ---
 run 0 "two boxes, told to a program" pull --json "$ORG/one@1.0.0" "$ORG/two" virtualbox
 equal "both end well" "one-1.0.0-virtualbox-amd64.box two-1.0.0-virtualbox-amd64.box" \

@@ -401,6 +401,21 @@ async fn a_push_whose_state_is_lost_is_found_by_what_the_gateway_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_cannot_be_read_is_as_good_as_none() {
+    let scene = Scene::set().await;
+    let left = scene.left("1.0", &[0, 1]).await;
+    let state = format!("{}.boxgate-push", scene.file().display());
+    std::fs::write(state, "{\"version\":").unwrap();
+    let (pushed, notices) = scene.push("1.0", false).await;
+    assert_eq!(pushed.unwrap().held_before, 2 * PART);
+    assert!(matches!(notices[0], Notice::Unusable(_)), "{notices:?}");
+    assert!(is_found(&notices[1..]), "{notices:?}");
+    assert_eq!(scene.state(&left).await, UploadState::Done);
+    scene.is_published("1.0").await;
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_in_order_whose_state_is_lost_is_found_by_what_the_gateway_holds() {
     let scene = Scene::set().await;
     // Into a part, and into a block of it.

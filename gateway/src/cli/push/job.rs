@@ -48,7 +48,9 @@ impl About {
         File::open(path)
             .and_then(|file| file.take(MOST_DOCUMENT).read_to_string(&mut text))
             .map_err(|e| wrong(e.to_string()))?;
-        serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))
+        // Windows writes a mark before it.
+        let text = text.trim_start_matches('\u{feff}');
+        serde_json::from_str(text).map_err(|e| wrong(e.to_string()))
     }
 
     pub(super) fn texts(&self) -> Texts {
@@ -307,6 +309,15 @@ mod tests {
         );
         assert_eq!(about.texts().description.as_deref(), Some("What it is."));
         assert!(serde_json::from_str::<About>(r#"{"box":"acme/web"}"#).is_err());
+    }
+
+    #[test]
+    fn a_document_may_begin_with_the_mark_that_windows_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("about.json");
+        std::fs::write(&path, "\u{feff}{\"version\":\"2.0\"}").unwrap();
+        let about = About::read(&path).unwrap();
+        assert_eq!(about.version.as_deref(), Some("2.0"));
     }
 
     #[test]

@@ -142,6 +142,9 @@ pub fn is_whole(
     // Told apart before it is opened: opening a pipe would wait for its other end.
     let kind = match std::fs::metadata(path) {
         Ok(kind) => kind,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+            return Err(failed(io::Error::other("it is a link that leads nowhere")));
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(failed(e)),
     };
@@ -277,5 +280,8 @@ mod tests {
                 .is_none()
         );
         assert!(is_whole(home.path(), &tree, &hashed).is_err());
+        let link = home.path().join("link");
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        assert!(is_whole(&link, &tree, &hashed).is_err());
     }
 }

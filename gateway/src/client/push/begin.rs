@@ -15,9 +15,12 @@ impl Push<'_> {
     pub(super) async fn begun_before(&self) -> Result<Option<Begun>, PushError> {
         let kept = match self.source.kept() {
             Ok(Some(kept)) => kept,
-            Err(PushError::State { .. }) if self.order.afresh => return Ok(None),
             Ok(None) => return Ok(None),
-            Err(e) => return Err(e),
+            // It is only the shorter way: the gateway is asked.
+            Err(e) => {
+                (self.tell)(Notice::Unusable(e.to_string()));
+                return Ok(None);
+            }
         };
         if self.order.afresh {
             // One that is gone already is as good; one that stays is given up by its idle limit.

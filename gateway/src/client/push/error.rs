@@ -41,14 +41,6 @@ pub enum PushError {
         /// Which gateway.
         url: String,
     },
-    /// What is kept beside the file is of no use.
-    #[error("{path} is no kept push ({why}); begin anew with --afresh", path = path.display())]
-    State {
-        /// The kept file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
     /// The upload was ended from elsewhere.
     #[error(
         "the upload was given up on the gateway, by an administrator or since it rested for too \

@@ -34,6 +34,8 @@ pub enum Notice {
     },
     /// It is of another file, and is left alone.
     NotSame,
+    /// What is kept beside the file is of no use: it is as if it were not there.
+    Unusable(String),
     /// What was begun before is gone.
     Gone,
     /// A call failed and is made again.
@@ -91,6 +93,7 @@ impl Told for Notice {
             Self::Gone => ("restarted", json!({})),
             Self::Again(again) => again.event(),
             Self::NotKept(why) => ("warning", json!({ "message": why })),
+            Self::Unusable(_) => ("warning", json!({ "message": self.to_string() })),
             Self::Hashing { left } | Self::DigestFirst { length: left } => {
                 ("hashing", json!({ "left": left }))
             }
@@ -132,6 +135,12 @@ impl fmt::Display for Notice {
             ),
             Self::NotSame => {
                 f.write_str("they are another file's, so this push begins with nothing")
+            }
+            Self::Unusable(why) => {
+                write!(
+                    f,
+                    "what is kept beside the file is of no use ({why}), and is written anew"
+                )
             }
             Self::Gone => f.write_str(
                 "the push that was begun before is gone from the gateway; this one begins afresh",

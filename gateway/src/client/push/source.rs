@@ -122,23 +122,19 @@ impl Source {
     /// The push that was begun with this file, if any.
     ///
     /// # Errors
-    /// [`PushError::State`] for what cannot be read, or is none.
-    pub fn kept(&self) -> Result<Option<Kept>, PushError> {
-        let path = self.state_path();
-        let odd = |why: String| PushError::State {
-            path: path.clone(),
-            why,
-        };
-        let text = match std::fs::read(&path) {
+    /// When it cannot be read, or is none.
+    pub fn kept(&self) -> io::Result<Option<Kept>> {
+        let text = match std::fs::read(self.state_path()) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(odd(e.to_string())),
+            Err(e) => return Err(e),
         };
-        let kept: Kept = serde_json::from_slice(&text).map_err(|e| odd(e.to_string()))?;
+        let kept: Kept = serde_json::from_slice(&text)?;
         if kept.version == VERSION {
             Ok(Some(kept))
         } else {
-            Err(odd(format!("its version is {}", kept.version)))
+            let why = format!("its version is {}", kept.version);
+            Err(io::Error::other(why))
         }
     }
 
@@ -244,10 +240,7 @@ mod tests {
         assert_eq!(source.kept().unwrap(), None);
         for text in ["", "{}", "[1]"] {
             std::fs::write(&state, text).unwrap();
-            assert!(
-                matches!(source.kept(), Err(PushError::State { .. })),
-                "{text}"
-            );
+            assert!(source.kept().is_err(), "{text}");
         }
     }
 }
