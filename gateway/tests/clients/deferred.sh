@@ -39,7 +39,7 @@ equal "curl has all of it" "$(sha256 one.box)" "$(stored_sha256 demo 1.0.0)"
 for name in myorg/demo myorg/demo@1.0.0; do
     run 0 "boxgate pull $name" pull "$name" -o pulled.box
     equal "and has all of it" "$(sha256 one.box)" "$(sha256 pulled.box)"
-    rm pulled.box
+    rm -f pulled.box
 done
 equal "file/info tells BLAKE3" BLAKE3 "$(info .checksumType demo 1.0.0)"
 equal "Vagrant is shown nothing" "" "$(listed demo)"
