@@ -284,6 +284,12 @@ def asides_of_the_readme(gate):
     place.run("a key for CI, and an account for a colleague", text.replace("curl ", "curl --fail-with-body "))
     signed_in = gate.call("POST", "/api/auth/signin", json={"username": "ann", "password": "a good long one"})
     check.answers("the colleague signs in", signed_in, 200)
+    (place.path / "admin.password").write_text(gate.admin["password"] + "\n")
+    (place.path / "bob.password").write_text("another good long one\n")
+    text = one(page, "accounts-by-boxgate").replace("http://127.0.0.1:3000", gate.url).replace("target/release/", "")
+    place.run("the same by boxgate, for another one", text.replace("ann", "bob"))
+    signed_in = gate.call("POST", "/api/auth/signin", json={"username": "bob", "password": "another good long one"})
+    check.answers("the other one signs in", signed_in, 200)
 
     box = bytes_of("rest", 20_000_000)
     (place.path / "demo.box").write_bytes(box)
