@@ -43,7 +43,7 @@ for name in myorg/demo myorg/demo@1.0.0; do
 done
 equal "file/info tells BLAKE3" BLAKE3 "$(info .checksumType demo 1.0.0)"
 equal "Vagrant is shown nothing" "" "$(listed demo)"
-refuses "vagrant box add" 'version' add myorg/demo --box-version 1.0.0
+refuses "vagrant box add" 'support the provider|version that matches' add myorg/demo --box-version 1.0.0
 succeeds "metrics tell of it" eventually 60 waits 1
 equal "and so does the status" 1 "$(curl -sS -H "x-access-token: $ADMIN_TOKEN" "$URL/api/status" | jq .sha256_deferred.blobs)"
 
