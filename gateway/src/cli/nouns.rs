@@ -428,14 +428,20 @@ fn sheet(thing: &Value) -> String {
     aligned(&lines)
 }
 
-/// A value in a few words: how many there are, and the name of what has one.
+/// A value in a few words: texts as they are, how many there are of other things, and the name of what has one.
 fn cell(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::Bool(true)) => "yes".to_owned(),
         Some(Value::Bool(false)) => "no".to_owned(),
         Some(Value::String(text)) => printable(text),
-        Some(Value::Array(rows)) => rows.len().to_string(),
+        Some(Value::Array(rows)) => {
+            let texts: Option<Vec<&str>> = rows.iter().map(Value::as_str).collect();
+            match texts {
+                Some(texts) if !texts.is_empty() => printable(&texts.join(",")),
+                _ => rows.len().to_string(),
+            }
+        }
         Some(Value::Object(thing)) => {
             let names = ["name", "username", "version"];
             let name = names.iter().find_map(|name| thing.get(*name)?.as_str());
@@ -494,8 +500,9 @@ mod tests {
 
     #[test]
     fn tables_say_little_of_much_and_steer_no_terminal() {
-        let rows =
-            [json!({ "name": "a\u{1b}[2J", "in": { "name": "acme" }, "all": [1, 2], "is": true })];
+        let rows = [
+            json!({ "name": "a\u{1b}[2J", "in": { "name": "acme" }, "all": [1, 2], "is": ["b", "c"] }),
+        ];
         let columns = [
             ("NAME", "/name"),
             ("IN", "/in"),
@@ -506,7 +513,7 @@ mod tests {
         let text = table(&rows, &columns);
         assert_eq!(
             text,
-            "NAME   IN    ALL  IS   NO\na [2J  acme  2    yes  -\n"
+            "NAME   IN    ALL  IS   NO\na [2J  acme  2    b,c  -\n"
         );
     }
 

@@ -70,6 +70,7 @@ http -H "Authorization: Bearer $anns" "$URL/api/user"
 answers "curl: the token is ann's" 200 '"username":"ann"'
 admin 0 "token show" token show --token "$anns"
 says "token show: whose" 'username +ann'
+says "token show: what else" "roles +ROLE_ADMIN"
 admin 2 "token end without a word" token end --token "$anns"
 admin 0 "token end" token end --token "$anns" --yes
 http -H "Authorization: Bearer $anns" "$URL/api/user"
