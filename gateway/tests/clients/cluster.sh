@@ -57,8 +57,8 @@ answers "an upload in parts" 201
 at -X PUT --data-binary @<(head -c "$(header upload-part-size)" a.box) "$FIRST/files/$(header location | sed 's,.*/files/,,')/parts/0"
 answers "a node takes a part" 204
 cluster end node1 KILL
-run 0 "a push at another node knows of it by the file alone" "$GATEWAY" push a.box "$ORG/found" 1.0 virtualbox amd64 \
-    --url "$OTHER" --token "$CLIENT_SECRET"
+run 0 "a push that another node takes is known by the file alone" "$GATEWAY" push a.box "$ORG/found" 1.0 virtualbox amd64 \
+    --url "$URL" --token "$CLIENT_SECRET"
 says "and goes on with what is held" "they are this file's"
 equal "that box is whole" "$(sha256 a.box)" "$(bytes_of 2 found)"
 at -I "$OTHER$UPLOAD" -H 'Tus-Resumable: 1.0.0'

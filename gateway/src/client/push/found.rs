@@ -80,7 +80,10 @@ impl Push<'_> {
             let standing = match bound {
                 Ok(Some(standing)) => standing,
                 // It ended meanwhile, or is to become something else.
-                Ok(None) | Err(PushError::Refused(_)) => continue,
+                Ok(None) => continue,
+                Err(PushError::Refused(e)) if matches!(e.status(), Some(404 | 409 | 410)) => {
+                    continue;
+                }
                 Err(e) => return Err(e),
             };
             let part_bytes = candidate.parts.map_or(0, |(_, cut)| cut.part_bytes);
