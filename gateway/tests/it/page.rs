@@ -1091,11 +1091,12 @@ async fn what_strangers_write_is_read_when_it_is_their_turn() {
             .header("Sec-Fetch-Site", "same-origin")
             .body(b"description=long+words")
     };
+    let stranger = RequestFacts::new(running.address.ip(), "gateway");
+    assert!(may_pass(&running.gateway, &stranger));
     let wire = form().to_bytes();
     let (most, last) = wire.split_at(wire.len() - 1);
     let mut slow = TcpStream::connect(running.address).await.unwrap();
     slow.write_all(most).await.unwrap();
-    let stranger = RequestFacts::new(running.address.ip(), "gateway");
     let has_its_turn = async {
         while may_pass(&running.gateway, &stranger) {
             tokio::time::sleep(Duration::from_millis(10)).await;
