@@ -75,7 +75,7 @@ impl Through {
                     pending::<()>().await;
                 }
             };
-            let _in_time = timeout(pause.longest - least, others).await;
+            let _in_time = timeout(pause.longest.saturating_sub(least), others).await;
         }
     }
 }

@@ -18,7 +18,7 @@ asked() {
 
 start_gateway
 "$GATEWAY" sample-box big.box --size 40MB >/dev/null
-"$GATEWAY" sample-box other.box --size 3MB >/dev/null
+"$GATEWAY" sample-box other.box --size 3MB --architecture arm64 >/dev/null
 printf 'a small box\n' >small.box
 BIG=$(sha256 big.box)
 LENGTH=$(size big.box)
