@@ -1,6 +1,5 @@
 //! What a person types. Exit codes: 0 done, 1 failed, 2 usage or configuration, 75 try again.
 
-mod ask;
 mod bootstrap;
 mod columns;
 mod connect;

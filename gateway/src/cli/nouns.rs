@@ -10,16 +10,15 @@ use std::io::Read as _;
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{
-    Arg, ArgAction, ArgGroup, ArgMatches, Args as _, Command, FromArgMatches, Subcommand,
-    value_parser,
+    Arg, ArgGroup, ArgMatches, Args as _, Command, FromArgMatches, Subcommand, value_parser,
 };
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
-use super::ask::confirmed;
 use super::columns::aligned;
 use super::connect::AskArgs;
+use super::sure::SureArgs;
 use super::{Failure, runtime, say};
 use crate::client::Client;
 use crate::client::error::printable;
@@ -51,7 +50,7 @@ struct Verb {
     said: &'static [(&'static str, Said)],
     /// Those that are said by a flag.
     options: &'static [Opt],
-    /// The question before it is done, where that destroys something.
+    /// What a person is asked about before it is done, where that destroys something.
     asks: Option<&'static str>,
     told: Told,
     /// Whether it needs no caller.
@@ -117,6 +116,7 @@ pub(super) struct NounCommand {
     noun: &'static Noun,
     verb: &'static Verb,
     ask: AskArgs,
+    sure: Option<SureArgs>,
     matches: ArgMatches,
 }
 
@@ -149,8 +149,7 @@ impl Verb {
             command = command.group(change.required(true).multiple(true));
         }
         if self.asks.is_some() {
-            let yes = Arg::new("yes").long("yes").action(ArgAction::SetTrue);
-            command = command.arg(yes.help("Do not ask"));
+            command = SureArgs::augment_args(command);
         }
         AskArgs::augment_args(command)
     }
@@ -202,10 +201,13 @@ impl FromArgMatches for NounCommand {
         let noun = NOUNS.iter().find(|known| known.name == noun);
         let noun = noun.ok_or_else(missing)?;
         let verb = noun.verbs.iter().find(|known| known.name == verb);
+        let verb = verb.ok_or_else(missing)?;
+        let sure = verb.asks.map(|_deed| SureArgs::from_arg_matches(matches));
         Ok(Self {
             noun,
-            verb: verb.ok_or_else(missing)?,
+            verb,
             ask: AskArgs::from_arg_matches(matches)?,
+            sure: sure.transpose()?,
             matches: matches.clone(),
         })
     }
@@ -231,7 +233,9 @@ impl Subcommand for NounCommand {
 }
 
 pub(super) fn noun(command: &NounCommand) -> Result<(), Failure> {
-    let NounCommand { verb, ask, .. } = command;
+    let NounCommand {
+        verb, ask, sure, ..
+    } = command;
     let names = command.names()?;
     let path = command.path(&names)?;
     let client = if verb.anyone {
@@ -239,11 +243,11 @@ pub(super) fn noun(command: &NounCommand) -> Result<(), Failure> {
     } else {
         ask.connect.client()?
     };
-    if let Some(question) = verb.asks {
-        let yes = command.matches.get_flag("yes");
-        confirmed(yes, &filled(question, &names))?;
-    }
     let answer = runtime()?.block_on(async {
+        if let (Some(deed), Some(sure)) = (verb.asks, sure) {
+            let nothing = async { Ok(String::new()) };
+            sure.ask(&filled(deed, &names), nothing).await?;
+        }
         if verb.method == How::GetPages {
             return pages(&client, &path).await;
         }

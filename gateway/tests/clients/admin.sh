@@ -171,7 +171,7 @@ done
 sees "all of it is there" 200 /api/organization/acme-labs/box/example/version/1.0.0
 on_terminal n box delete acme-labs/example
 equal "a no on the terminal: exit" 1 "$ENDED"
-says "a no on the terminal: what was asked" 'Delete box acme-labs/example with all its versions\? \[y/N\]'
+says "a no on the terminal: what was asked" 'Really delete box acme-labs/example with all its versions\? \[y/N\]'
 sees "the box is there after a no" 200 /api/organization/acme-labs/box/example
 # A name that is none must never turn into the call on all of them.
 admin 0 "box create, another" box create acme-labs/other

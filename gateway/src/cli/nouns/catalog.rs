@@ -48,6 +48,9 @@ pub(super) const BOXES: &[Verb] = &[
         )
     },
     Verb {
+        examples: "Examples:
+  boxgate admin box update acme/demo --name example
+  boxgate admin box update acme/demo --public true --listed false     for whoever knows its name",
         names: &["ORG/BOX"],
         options: &[
             flag("name", "name", Text, "Another name"),
@@ -78,7 +81,7 @@ pub(super) const BOXES: &[Verb] = &[
     },
     Verb {
         names: &["ORG/BOX"],
-        asks: Some("Delete box {org}/{box} with all its versions?"),
+        asks: Some("delete box {org}/{box} with all its versions"),
         told: Told::Line("Box {org}/{box} is deleted."),
         ..call(Delete, "delete", BOX, "Delete a box with all its versions")
     },
@@ -187,7 +190,7 @@ pub(super) const VERSIONS: &[Verb] = &[
     },
     Verb {
         names: &["ORG/BOX", "VERSION"],
-        asks: Some("Delete version {version} of {org}/{box}?"),
+        asks: Some("delete version {version} of {org}/{box}"),
         told: Told::Line("Version {version} of {org}/{box} is deleted."),
         ..call(
             Delete,
@@ -217,7 +220,7 @@ pub(super) const PROVIDERS: &[Verb] = &[
     },
     Verb {
         names: &["ORG/BOX", "VERSION", "PROVIDER"],
-        asks: Some("Delete provider {provider} of {org}/{box} {version}?"),
+        asks: Some("delete provider {provider} of {org}/{box} {version}"),
         told: Told::Line("Provider {provider} of {org}/{box} {version} is deleted."),
         ..call(
             Delete,
@@ -241,7 +244,7 @@ pub(super) const ARCHITECTURES: &[Verb] = &[
     },
     Verb {
         names: &["ORG/BOX", "VERSION", "PROVIDER", "ARCH"],
-        asks: Some("Delete {arch} for {provider} of {org}/{box} {version}?"),
+        asks: Some("delete {arch} for {provider} of {org}/{box} {version}"),
         told: Told::Line("Architecture {arch} for {provider} of {org}/{box} {version} is deleted."),
         ..call(
             Delete,
@@ -288,7 +291,7 @@ pub(super) const ISOS: &[Verb] = &[
     },
     Verb {
         names: &["ORG", "ID"],
-        asks: Some("Delete ISO image {id} of {org}?"),
+        asks: Some("delete ISO image {id} of {org}"),
         told: Told::Line("ISO image {id} is deleted."),
         ..call(Delete, "delete", ISO, "Delete an ISO image")
     },

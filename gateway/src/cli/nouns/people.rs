@@ -87,7 +87,7 @@ An account without a password cannot sign in until `boxgate admin user password`
     },
     Verb {
         names: &["USER"],
-        asks: Some("Delete user {user} with its keys and tokens?"),
+        asks: Some("delete user {user} with its keys and tokens"),
         told: Told::Line("User {user} is deleted."),
         ..call(Delete, "delete", USER, "Delete an account")
     },
@@ -170,7 +170,7 @@ pub(super) const ORGANIZATIONS: &[Verb] = &[
     },
     Verb {
         names: &["ORG"],
-        asks: Some("Delete organization {org} with all its boxes and ISO images?"),
+        asks: Some("delete organization {org} with all its boxes and ISO images"),
         told: Told::Line("Organization {org} is deleted."),
         ..call(
             Delete,
@@ -228,7 +228,7 @@ pub(super) const MEMBERS: &[Verb] = &[
     },
     Verb {
         names: &["ORG", "USER"],
-        asks: Some("Remove {user} from {org}?"),
+        asks: Some("remove {user} from {org}"),
         told: Told::Line("User {user} is no member of {org} any more."),
         ..call(
             Delete,
@@ -296,7 +296,7 @@ pub(super) const SERVICE_ACCOUNTS: &[Verb] = &[
             Number,
             "For how many seconds the key before works on [default: 0]",
         )],
-        asks: Some("Replace the key of service account {id}?"),
+        asks: Some("replace the key of service account {id}"),
         told: Told::Secret("Service account {username} has a new key.", "token"),
         ..call(
             Post,
@@ -307,7 +307,7 @@ pub(super) const SERVICE_ACCOUNTS: &[Verb] = &[
     },
     Verb {
         names: &["ID"],
-        asks: Some("Revoke service account {id}?"),
+        asks: Some("revoke service account {id}"),
         told: Told::Line("Service account {id} is revoked."),
         ..call(
             Delete,
@@ -343,7 +343,7 @@ pub(super) const TOKENS: &[Verb] = &[
         ..call(Get, "show", "/api/user", "Show whose token this is")
     },
     Verb {
-        asks: Some("End the token that this call comes with?"),
+        asks: Some("end the token that this call comes with"),
         told: Told::Line("The token is ended."),
         ..call(Delete, "end", "/api/v2/authenticate", "End the token that the call comes with")
     },
