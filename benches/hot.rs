@@ -327,7 +327,8 @@ pub struct Commits {
 
 /// The one row update that makes a part count, with its subtree values and hash states.
 pub fn commit() -> Commits {
-    const PARTS: u64 = 1000;
+    // No more than there is room for on any disk that this is built on.
+    const LENGTH: u64 = 8 << 30;
     let runtime = crate::runtime();
     let directory = tempfile::tempdir_in(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"))
         .or_else(|_| tempfile::tempdir())
@@ -340,14 +341,12 @@ pub fn commit() -> Commits {
     let mut part = 0;
     let call = move || {
         let _kept = &directory;
-        if part == PARTS {
-            row = None;
-        }
+        row = row.filter(|(_, _, part_bytes)| (part + 1) * part_bytes <= LENGTH);
         let (id, epoch, part_bytes) = *row.get_or_insert_with(|| {
             part = 0;
             let intent = UploadIntent {
                 keep: Keep::UntilIdle,
-                ..rows.intent(1 << 38)
+                ..rows.intent(LENGTH)
             };
             let row = runtime.block_on(rows.uploads.create(intent));
             let row = row.expect("there is room");
