@@ -272,3 +272,21 @@ fn client_text(error: &Error) -> String {
         ErrorKind::Internal => "Something broke on our side. It was logged; try again.".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::door::files;
+
+    #[tokio::test]
+    async fn the_cause_of_a_defect_is_not_shown() {
+        let error = Error::new(ErrorKind::Internal, "row.read", "secret table")
+            .with_source(std::io::Error::other("secret cause"));
+        let answer = files::refuse(&Refusal::from(error));
+        assert_eq!(answer.status(), 500);
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert!(!String::from_utf8_lossy(&body).contains("secret"));
+    }
+}

@@ -36,28 +36,6 @@ pub fn status(kind: ErrorKind) -> StatusCode {
     }
 }
 
-/// A word that programs can compare, beside the text for people.
-pub fn code(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::Invalid => "invalid_request",
-        ErrorKind::NotFound => "not_found",
-        ErrorKind::Conflict => "conflict",
-        ErrorKind::Forbidden => "forbidden",
-        ErrorKind::OffsetMismatch { .. } => "offset_mismatch",
-        ErrorKind::LengthMismatch { .. } => "length_mismatch",
-        ErrorKind::DigestMismatch => "digest_mismatch",
-        ErrorKind::TooLarge { .. } => "too_large",
-        ErrorKind::TooMany { .. } => "too_many_uploads",
-        ErrorKind::Fenced => "fenced",
-        ErrorKind::Gone => "gone",
-        ErrorKind::Damaged => "blob_damaged",
-        ErrorKind::Full => "storage_full",
-        ErrorKind::Withheld => "upload_held",
-        ErrorKind::Unavailable => "unavailable",
-        ErrorKind::Internal => "internal",
-    }
-}
-
 /// Kinds of problems that IANA has names for, or will have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProblemType {
@@ -152,17 +130,6 @@ impl Problem {
         self
     }
 
-    /// What a client may know of `error`: its kind and subject, never its cause.
-    pub fn of(error: &boxgate_storage::Error) -> Self {
-        let kind = error.kind();
-        let detail = if kind == ErrorKind::Internal {
-            "something went wrong on our side".to_owned()
-        } else {
-            error.to_string()
-        };
-        Self::new(status(kind), code(kind), detail)
-    }
-
     /// The same problem with the request's id, by which the log finds it.
     #[must_use]
     pub fn with_request_id(mut self, id: impl Into<String>) -> Self {
@@ -186,7 +153,6 @@ impl Problem {
 
 #[cfg(test)]
 mod tests {
-    use boxgate_storage::Error;
     use http_body_util::BodyExt;
 
     use super::*;
@@ -198,8 +164,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_problem_names_status_code_and_detail() {
-        let error = Error::new(ErrorKind::NotFound, "box.find", "acme/web");
-        let answer = Problem::of(&error).with_request_id("0f").into_response();
+        let detail = "box.find: acme/web: not found";
+        let problem = Problem::new(status(ErrorKind::NotFound), "not_found", detail);
+        let answer = problem.with_request_id("0f").into_response();
         assert_eq!(answer.status(), 404);
         assert_eq!(answer.headers()["content-type"], "application/problem+json");
         assert_eq!(
@@ -211,19 +178,10 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn the_cause_of_a_defect_is_not_shown() {
-        let error = Error::new(ErrorKind::Internal, "row.read", "secret table")
-            .with_source(std::io::Error::other("secret cause"));
-        let answer = Problem::of(&error).into_response();
-        assert_eq!(answer.status(), 500);
-        assert!(!body(answer).await.to_string().contains("secret"));
-    }
-
     #[test]
     fn unavailable_says_when_to_come_again() {
-        let error = Error::new(ErrorKind::Unavailable, "store.open", "main");
-        let answer = Problem::of(&error).into_response();
+        let problem = Problem::new(status(ErrorKind::Unavailable), "unavailable", "main");
+        let answer = problem.into_response();
         assert_eq!(answer.status(), 503);
         assert_eq!(answer.headers()["retry-after"], "5");
     }

@@ -20,6 +20,15 @@ fn sha256(bytes: &[u8]) -> String {
     hex::encode(<sha2::Sha256 as sha2::Digest>::digest(bytes))
 }
 
+/// An upload that names the SHA-256 of `told`.
+fn naming(running: &Running, version: &str, told: &[u8], bytes: &[u8]) -> Request {
+    Request::new("POST", &file_path("demo", version))
+        .token(&running.owner)
+        .header("x-checksum", &sha256(told))
+        .header("x-checksum-type", "sha256")
+        .body(bytes)
+}
+
 /// A gateway whose work is claimed by another node, which does nothing.
 async fn held_up(variables: &[(&str, &str)]) -> Running {
     held_up_in(tempfile::tempdir().unwrap(), variables).await
@@ -106,15 +115,10 @@ async fn a_version_is_listed_to_vagrant_once_its_sha256_is_known() {
     );
 
     // Who names a digest has it compared, and is listed at once.
-    let other = |told: &[u8]| {
-        Request::new("POST", &file_path("demo", "2.0"))
-            .token(&running.owner)
-            .header("x-checksum", &sha256(told))
-            .header("x-checksum-type", "sha256")
-            .body(&second)
-    };
-    assert_eq!(running.send(other(&first)).await.status, 422);
-    assert_eq!(running.send(other(&second)).await.status, 200);
+    let wrong = naming(&running, "2.0", &first, &second);
+    assert_eq!(running.send(wrong).await.status, 422);
+    let right = naming(&running, "2.0", &second, &second);
+    assert_eq!(running.send(right).await.status, 200);
     let listed_now = listed(&running.get(METADATA, &running.owner).await);
     assert_eq!(listed_now, [json!(sha256(&second))]);
     // Equal bytes are equal by BLAKE3.
@@ -142,11 +146,7 @@ async fn a_version_is_listed_to_vagrant_once_its_sha256_is_known() {
 async fn what_is_replaced_is_shown_to_vagrant_until_its_successor_can_be_compared() {
     let running = held_up(&[DEFERRED]).await;
     let (old, new) = (noise(100_000, 5), noise(100_000, 6));
-    let named = Request::new("POST", &file_path("demo", "1.0"))
-        .token(&running.owner)
-        .header("x-checksum", &sha256(&old))
-        .header("x-checksum-type", "sha256")
-        .body(&old);
+    let named = naming(&running, "1.0", &old, &old);
     assert_eq!(running.send(named).await.status, 200);
     for next in [noise(9, 7), new.clone()] {
         assert_eq!(running.upload("demo", "1.0", &next).await.status, 200);
@@ -226,11 +226,7 @@ async fn plugins_are_told_a_sha256_only_where_it_is_known() {
         json!({ "sha256": "unknown", "checksum_type": "blake3" })
     );
     let other = noise(9, 9);
-    let named = Request::new("POST", &file_path("demo", "2.0"))
-        .token(&running.owner)
-        .header("x-checksum", &sha256(&other))
-        .header("x-checksum-type", "sha256")
-        .body(&other);
+    let named = naming(&running, "2.0", &other, &other);
     assert_eq!(running.send(named).await.status, 200);
     assert_eq!(
         labels("2.0").await,
@@ -303,21 +299,13 @@ async fn what_waits_is_counted_also_while_a_box_is_read_slowly() {
 async fn the_page_names_a_version_that_vagrant_is_shown() {
     let running = held_up(&[DEFERRED]).await;
     let bytes = noise(9, 11);
-    let named = Request::new("POST", &file_path("demo", "1.0"))
-        .token(&running.owner)
-        .header("x-checksum", &sha256(&bytes))
-        .header("x-checksum-type", "sha256")
-        .body(&bytes);
+    let named = naming(&running, "1.0", &bytes, &bytes);
     assert_eq!(running.send(named).await.status, 200);
     assert_eq!(
         running.upload("demo", "2.0", &noise(9, 12)).await.status,
         200
     );
-    let public = Request::new("PUT", "/api/organization/acme/box/demo")
-        .token(&running.owner)
-        .header("Content-Type", "application/json")
-        .body(br#"{"isPublic":true}"#);
-    assert_eq!(running.send(public).await.status, 200);
+    running.set_public("demo", true).await;
     let page = Request::new("GET", METADATA).header("Accept", "text/html");
     let page = String::from_utf8(running.send(page).await.body).unwrap();
     assert!(page.contains("acme/demo --box-version 1.0 "), "{page}");

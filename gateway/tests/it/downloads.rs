@@ -9,25 +9,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::{Reply, Request, Running, file_path};
+use crate::uploads::with_box;
 
 const PATH: &str = "/acme/boxes/demo/versions/1.0/providers/virtualbox/amd64/vagrant.box";
 
 /// What keeps the kernel from sending files: all comes through the cache.
 const ALWAYS: (&str, &str) = ("BOXGATE_VERIFY__LOCAL", "always");
-
-async fn with_box(length: usize) -> (Running, Vec<u8>) {
-    with_box_and(length, &[]).await
-}
-
-async fn with_box_and(length: usize, variables: &[(&str, &str)]) -> (Running, Vec<u8>) {
-    let running = Running::start_with(variables).await;
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new_keyed(&[42; 32])
-        .finalize_xof()
-        .fill(&mut bytes);
-    assert_eq!(running.upload("demo", "1.0", &bytes).await.status, 200);
-    (running, bytes)
-}
 
 async fn get(running: &Running, headers: &[(&str, &str)]) -> Reply {
     let mut request = Request::new("GET", PATH).token(&running.owner);
@@ -39,7 +26,7 @@ async fn get(running: &Running, headers: &[(&str, &str)]) -> Reply {
 
 #[tokio::test]
 async fn ranges_are_exact_and_one_past_the_end_means_the_whole_box() {
-    let (running, bytes) = with_box(3 << 20).await;
+    let (running, bytes) = with_box(3 << 20, &[]).await;
     let length = bytes.len();
     for (range, start, end) in [
         ("bytes=0-0", 0, 1),
@@ -67,7 +54,7 @@ async fn ranges_are_exact_and_one_past_the_end_means_the_whole_box() {
 
 #[tokio::test]
 async fn validators_are_strong_and_decide() {
-    let (running, bytes) = with_box(1000).await;
+    let (running, bytes) = with_box(1000, &[]).await;
     let whole = get(&running, &[]).await;
     let etag = format!("\"{}\"", blake3::hash(&bytes).to_hex());
     assert_eq!(whole.header("etag"), Some(etag.as_str()));
@@ -103,14 +90,14 @@ async fn validators_are_strong_and_decide() {
 
 #[tokio::test]
 async fn what_may_be_cached_follows_visibility_and_url() {
-    let (running, bytes) = with_box(1000).await;
+    let (running, bytes) = with_box(1000, &[]).await;
     let pinned = format!("{PATH}?b3={}", blake3::hash(&bytes).to_hex());
     let private = get(&running, &[]).await;
     assert_eq!(
         private.header("cache-control"),
         Some("private, no-cache, no-transform")
     );
-    publish(&running).await;
+    running.set_public("demo", true).await;
     let bare = running.get(PATH, "").await;
     assert_eq!(
         bare.header("cache-control"),
@@ -134,7 +121,7 @@ async fn digests_are_of_the_whole_and_of_this_answer() {
         let blake3 = encode(blake3::hash(bytes).as_bytes());
         (format!("sha-256=:{sha256}:"), format!("blake3=:{blake3}:"))
     };
-    let (running, bytes) = with_box(3 << 20).await;
+    let (running, bytes) = with_box(3 << 20, &[]).await;
     let (sha256, blake3) = of(&bytes);
     let both = format!("{sha256}, {blake3}");
     let whole = get(&running, &[]).await;
@@ -166,8 +153,8 @@ async fn digests_are_of_the_whole_and_of_this_answer() {
 
 #[tokio::test]
 async fn what_answers_a_requests_own_fields_is_nobodys_to_keep() {
-    let (running, bytes) = with_box(1000).await;
-    publish(&running).await;
+    let (running, bytes) = with_box(1000, &[]).await;
+    running.set_public("demo", true).await;
     let pinned = format!("{PATH}?b3={}", blake3::hash(&bytes).to_hex());
     let blob = format!("/blobs/b3/{}", blake3::hash(&bytes).to_hex());
     for (path, header, status) in [
@@ -201,7 +188,7 @@ async fn what_answers_a_requests_own_fields_is_nobodys_to_keep() {
 
 #[tokio::test]
 async fn bad_ranges_and_validators_mean_the_whole_box_and_no_more_than_it() {
-    let (running, bytes) = with_box(1000).await;
+    let (running, bytes) = with_box(1000, &[]).await;
     let etag = format!("\"{}\"", blake3::hash(&bytes).to_hex());
     let weak = format!("W/{etag}");
     let many = (0..1000).fold(String::from("bytes="), |set, i| format!("{set}{i}-{i},"));
@@ -232,16 +219,9 @@ async fn bad_ranges_and_validators_mean_the_whole_box_and_no_more_than_it() {
     running.stop().await;
 }
 
-async fn publish(running: &Running) {
-    let publish = Request::new("PUT", "/api/organization/acme/box/demo")
-        .token(&running.owner)
-        .json(&serde_json::json!({ "isPublic": true }));
-    assert_eq!(running.send(publish).await.status, 200);
-}
-
 #[tokio::test]
 async fn a_blob_is_read_by_its_digests_by_whoever_may_read_a_holder() {
-    let (running, bytes) = with_box(3 << 20).await;
+    let (running, bytes) = with_box(3 << 20, &[]).await;
     let paths = [
         format!("/blobs/b3/{}", blake3::hash(&bytes).to_hex()),
         format!(
@@ -273,7 +253,7 @@ async fn a_blob_is_read_by_its_digests_by_whoever_may_read_a_holder() {
         );
         assert_eq!(private.header("surrogate-key"), None);
     }
-    publish(&running).await;
+    running.set_public("demo", true).await;
     for path in &paths {
         let public = running.get(path, "").await;
         assert!(public.body == bytes, "{path}");
@@ -300,7 +280,7 @@ async fn a_blob_is_read_by_its_digests_by_whoever_may_read_a_holder() {
 
 #[tokio::test]
 async fn the_cache_says_what_it_did() {
-    let (running, bytes) = with_box_and(3 << 20, &[ALWAYS]).await;
+    let (running, bytes) = with_box(3 << 20, &[ALWAYS]).await;
     for (range, status) in [
         ("bytes=0-9", "boxgate; fwd=miss"),
         ("bytes=5-20", "boxgate; hit"),
@@ -463,10 +443,10 @@ async fn an_untargeted_upload_is_read_by_its_organization_alone() {
 
 #[tokio::test]
 async fn a_replaced_files_digest_still_leads_to_its_bytes() {
-    let (running, bytes) = with_box(1000).await;
+    let (running, bytes) = with_box(1000, &[]).await;
     let former = format!("{PATH}?b3={}", blake3::hash(&bytes).to_hex());
     assert_eq!(running.upload("demo", "1.0", b"other").await.status, 200);
-    publish(&running).await;
+    running.set_public("demo", true).await;
     let reply = running.get(&former, "").await;
     assert!(reply.body == bytes);
     assert_eq!(reply.header("content-location"), None);
@@ -482,7 +462,7 @@ async fn a_replaced_files_digest_still_leads_to_its_bytes() {
 
 #[tokio::test]
 async fn a_link_downloads_without_a_credential_and_counts_once() {
-    let (running, bytes) = with_box(1000).await;
+    let (running, bytes) = with_box(1000, &[]).await;
     let info = running
         .get(
             &format!("{}/info", file_path("demo", "1.0")),
@@ -522,7 +502,7 @@ async fn a_link_downloads_without_a_credential_and_counts_once() {
 #[tokio::test]
 async fn keys_of_links_rotate_and_end_what_they_signed() {
     const KEYS: &str = "/api/admin/link-keys";
-    let (running, bytes) = with_box(1000).await;
+    let (running, bytes) = with_box(1000, &[]).await;
     let root = running.account("root", PlatformRole::Admin).await;
     let root = running.token(root, TokenKind::Session, None).await;
     let link = async || {
@@ -578,7 +558,7 @@ async fn keys_of_links_rotate_and_end_what_they_signed() {
 
 #[tokio::test]
 async fn a_changed_byte_on_disk_is_never_served() {
-    let (running, bytes) = with_box(5 << 20).await;
+    let (running, bytes) = with_box(5 << 20, &[]).await;
     let stored = running.stored_files().pop().unwrap();
     let mut damaged = std::fs::read(&stored).unwrap();
     damaged[3 << 20] ^= 1;

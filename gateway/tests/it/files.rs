@@ -7,23 +7,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::{Request, Running, parse_reply, read_reply};
+use crate::uploads::with_box;
 
 const PATH: &str = "/acme/boxes/demo/versions/1.0/providers/virtualbox/amd64/vagrant.box";
 const MIB: usize = 1 << 20;
-
-async fn with_box(length: usize) -> (Running, Vec<u8>) {
-    with_box_and(length, &[]).await
-}
-
-async fn with_box_and(length: usize, variables: &[(&str, &str)]) -> (Running, Vec<u8>) {
-    let running = Running::start_with(variables).await;
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new_keyed(&[7; 32])
-        .finalize_xof()
-        .fill(&mut bytes);
-    assert_eq!(running.upload("demo", "1.0", &bytes).await.status, 200);
-    (running, bytes)
-}
 
 fn stored(running: &Running) -> PathBuf {
     running.stored_files().pop().unwrap()
@@ -106,7 +93,7 @@ async fn quiet(running: &Running) {
 
 #[tokio::test]
 async fn odd_ranges_and_heads_on_one_connection_are_exact() {
-    let (running, bytes) = with_box(5 * MIB + 4321).await;
+    let (running, bytes) = with_box(5 * MIB + 4321, &[]).await;
     let mut random = fastrand::Rng::with_seed(20_261_128);
     let mut reader = Reader::connect(&running).await;
     let before = running.gateway.telemetry.metrics.http_bytes_out.get();
@@ -139,7 +126,7 @@ async fn odd_ranges_and_heads_on_one_connection_are_exact() {
 
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
-    let (running, bytes) = with_box(3 * MIB).await;
+    let (running, bytes) = with_box(3 * MIB, &[]).await;
     let mut reader = Reader::connect(&running).await;
     let starts: Vec<usize> = (0..120).map(|i| i * 20_011 % (2 * MIB)).collect();
     for from in &starts {
@@ -156,7 +143,7 @@ async fn pipelined_requests_are_answered_in_order() {
 
 #[tokio::test]
 async fn http_1_0_gets_the_same_bytes() {
-    let (running, bytes) = with_box(3 * MIB + 1).await;
+    let (running, bytes) = with_box(3 * MIB + 1, &[]).await;
     let text = String::from_utf8(request(&running, "GET", "").to_bytes()).unwrap();
     let mut stream = TcpStream::connect(running.address).await.unwrap();
     let old = text.replace("HTTP/1.1", "HTTP/1.0");
@@ -170,7 +157,7 @@ async fn http_1_0_gets_the_same_bytes() {
 
 #[tokio::test]
 async fn clients_that_leave_keep_no_file_open() {
-    let (running, bytes) = with_box(40 * MIB).await;
+    let (running, bytes) = with_box(40 * MIB, &[]).await;
     for client in 0..200 {
         let mut stream = TcpStream::connect(running.address).await.unwrap();
         let head = request(&running, "GET", &format!("bytes={client}-")).to_bytes();
@@ -197,7 +184,7 @@ fn open_files(path: &Path) -> usize {
 
 #[tokio::test]
 async fn slow_readers_get_every_byte_and_keep_nobody_waiting() {
-    let (running, bytes) = with_box(12 * MIB).await;
+    let (running, bytes) = with_box(12 * MIB, &[]).await;
     let mut slow = Vec::new();
     for client in 0..64 {
         let mut stream = TcpStream::connect(running.address).await.unwrap();
@@ -230,7 +217,7 @@ async fn begun(running: &Running) -> TcpStream {
 
 #[tokio::test]
 async fn a_file_that_is_cut_under_way_breaks_the_answer() {
-    let (running, bytes) = with_box(64 * MIB).await;
+    let (running, bytes) = with_box(64 * MIB, &[]).await;
     let mut stream = begun(&running).await;
     let file = std::fs::File::options()
         .write(true)
@@ -247,7 +234,7 @@ async fn a_file_that_is_cut_under_way_breaks_the_answer() {
 
 #[tokio::test]
 async fn a_file_that_is_changed_under_way_breaks_the_answer() {
-    let (running, bytes) = with_box(64 * MIB).await;
+    let (running, bytes) = with_box(64 * MIB, &[]).await;
     let mut stream = begun(&running).await;
     flip(&stored(&running), 60 * MIB as u64, &bytes);
     let reply = read_reply(&mut stream).await;
@@ -273,7 +260,7 @@ fn flip(path: &Path, at: u64, bytes: &[u8]) {
 
 #[tokio::test]
 async fn a_file_that_was_proved_and_changed_is_proved_again() {
-    let (running, bytes) = with_box(4 * MIB).await;
+    let (running, bytes) = with_box(4 * MIB, &[]).await;
     let whole = running.send(request(&running, "GET", "")).await;
     assert!(whole.body == bytes);
     let again = running.send(request(&running, "GET", "")).await;
@@ -307,7 +294,7 @@ async fn a_file_that_was_proved_and_changed_is_proved_again() {
 #[tokio::test]
 async fn verification_of_each_byte_turns_it_off() {
     let always = [("BOXGATE_VERIFY__LOCAL", "always")];
-    let (running, bytes) = with_box_and(3 * MIB, &always).await;
+    let (running, bytes) = with_box(3 * MIB, &always).await;
     let whole = running.send(request(&running, "GET", "")).await;
     assert!(whole.body == bytes);
     assert_eq!(whole.header("cache-status"), Some("boxgate; fwd=miss"));
@@ -318,7 +305,7 @@ async fn verification_of_each_byte_turns_it_off() {
 #[tokio::test]
 async fn who_finds_no_place_for_an_open_file_is_served_all_the_same() {
     let one = [("BOXGATE_VERIFY__OPEN_FILES", "1")];
-    let (running, bytes) = with_box_and(40 * MIB, &one).await;
+    let (running, bytes) = with_box(40 * MIB, &one).await;
     assert_eq!(
         running.upload("other", "1.0", &bytes[..MIB]).await.status,
         200

@@ -270,6 +270,15 @@ impl Running {
             .await
     }
 
+    /// Lets anybody find and read `acme/{box_name}`, or members only.
+    pub(crate) async fn set_public(&self, box_name: &str, public: bool) {
+        let path = format!("/api/organization/acme/box/{box_name}");
+        let change = Request::new("PUT", &path)
+            .token(&self.owner)
+            .json(&serde_json::json!({ "isPublic": public }));
+        assert_eq!(self.send(change).await.status, 200);
+    }
+
     /// All files under the store's directory.
     pub(crate) fn stored_files(&self) -> Vec<std::path::PathBuf> {
         stored_files(&self.data_dir())

@@ -123,6 +123,11 @@ fn token_in(page: &str) -> String {
     rest.split('"').next().unwrap().to_owned()
 }
 
+/// What a box has that anybody may find and read.
+fn for_all() -> serde_json::Value {
+    json!({ "isPublic": true, "published": true })
+}
+
 async fn publish(running: &Running, name: &str, fields: serde_json::Value) {
     assert_eq!(
         running
@@ -203,12 +208,7 @@ async fn whoever_prefers_a_page_gets_it_and_vagrant_gets_metadata() {
 #[tokio::test]
 async fn a_door_that_is_shut_shows_no_page() {
     let running = Running::start_with(&[("BOXGATE_DOORS__PAGE__ENABLED", "false")]).await;
-    publish(
-        &running,
-        "demo",
-        json!({ "isPublic": true, "published": true }),
-    )
-    .await;
+    publish(&running, "demo", for_all()).await;
     let mut visitor = Browser::new(&running);
     for path in ["/", "/-/boxes", "/-/sign-in"] {
         assert_eq!(visitor.get(path).await.status, 404, "{path}");
@@ -669,12 +669,7 @@ async fn boxes_are_made_changed_and_deleted() {
     );
     assert_eq!(ann.get("/acme/mine").await.status, 404);
     // Boxes of others are not hers to change.
-    publish(
-        &running,
-        "theirs",
-        json!({ "isPublic": true, "published": true }),
-    )
-    .await;
+    publish(&running, "theirs", for_all()).await;
     assert_eq!(ann.get("/-/edit/acme/theirs").await.status, 403);
     assert!(!ann.page("/acme/theirs").await.contains("/-/edit/"));
     running.stop().await;
@@ -812,12 +807,7 @@ async fn a_plugin_is_asked_about_what_a_form_deletes() {
     let source = r#"fn on_delete(req, blob) { deny(403, blob.box + " is in use") }"#;
     write_plugin(directory.path(), "acme", "", source);
     let running = Running::start_in(directory, &[]).await;
-    publish(
-        &running,
-        "demo",
-        json!({ "isPublic": true, "published": true }),
-    )
-    .await;
+    publish(&running, "demo", for_all()).await;
     let mut owner = Browser::of(&running, "owner").await;
     for (path, fields) in [
         ("/-/delete/acme/demo/1.0.0", vec![]),
@@ -911,12 +901,7 @@ async fn those_who_operate_see_how_it_stands_and_send_once_more() {
         .await;
     assert!(made.status < 300, "{}", text(&made));
     let id = made.json()["id"].as_str().unwrap().to_owned();
-    publish(
-        &running,
-        "demo",
-        json!({ "isPublic": true, "published": true }),
-    )
-    .await;
+    publish(&running, "demo", for_all()).await;
     running.begin_upload(root).await;
     let mut ann = Browser::of(&running, "ann").await;
     for path in ["/-/operate", "/-/operate/now"] {
@@ -1116,12 +1101,7 @@ async fn what_strangers_write_is_read_when_it_is_their_turn() {
 #[tokio::test]
 async fn where_nothing_is_a_browser_reads_so_on_a_page() {
     let running = Running::start().await;
-    publish(
-        &running,
-        "demo",
-        json!({ "isPublic": true, "published": true }),
-    )
-    .await;
+    publish(&running, "demo", for_all()).await;
     let mut visitor = Browser::new(&running);
     // The first word of a box's address is its organization's.
     assert!(visitor.page("/acme").await.contains("demo"));

@@ -14,28 +14,17 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::harness::{Reply, Request, Running};
+use crate::uploads::with_box;
 
 const BOX: &str = "/acme/demo";
 const FILE: &str = "/acme/boxes/demo/versions/1.0/providers/virtualbox/amd64/vagrant.box";
 const TAKEN: Duration = Duration::from_mins(1);
 
 /// A gateway with a public box of that many bytes.
-async fn with_box(length: usize, variables: &[(&str, &str)]) -> (Running, Vec<u8>) {
-    let running = Running::start_with(variables).await;
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new_keyed(&[7; 32])
-        .finalize_xof()
-        .fill(&mut bytes);
-    assert_eq!(running.upload("demo", "1.0", &bytes).await.status, 200);
-    set_public(&running, true).await;
+async fn with_public_box(length: usize, variables: &[(&str, &str)]) -> (Running, Vec<u8>) {
+    let (running, bytes) = with_box(length, variables).await;
+    running.set_public("demo", true).await;
     (running, bytes)
-}
-
-async fn set_public(running: &Running, public: bool) {
-    let change = Request::new("PUT", "/api/organization/acme/box/demo")
-        .token(&running.owner)
-        .json(&json!({ "isPublic": public }));
-    assert_eq!(running.send(change).await.status, 200);
 }
 
 fn at_once(running: &Running) -> u64 {
@@ -80,7 +69,7 @@ fn told(reply: &Reply) -> (Vec<&str>, &[u8]) {
 
 #[tokio::test]
 async fn answers_are_those_of_the_usual_way() {
-    let (running, bytes) = with_box(3 << 20, &[]).await;
+    let (running, bytes) = with_public_box(3 << 20, &[]).await;
     let tag = |reply: &Reply| reply.header("etag").unwrap().to_owned();
     let (of_box, of_file) = (
         tag(&running.get(BOX, "").await),
@@ -131,7 +120,7 @@ async fn answers_are_those_of_the_usual_way() {
 
 #[tokio::test]
 async fn what_is_not_plain_goes_the_usual_way() {
-    let (running, bytes) = with_box(100_000, &[]).await;
+    let (running, bytes) = with_public_box(100_000, &[]).await;
     by_shortcut(&running, || ask(FILE, &[])).await;
     let of_file = format!("\"{}\"", blake3::hash(&bytes).to_hex());
     let before = at_once(&running);
@@ -169,8 +158,8 @@ async fn what_is_not_plain_goes_the_usual_way() {
 
 #[tokio::test]
 async fn a_private_box_is_kept_for_nobody() {
-    let (running, _) = with_box(100_000, &[]).await;
-    set_public(&running, false).await;
+    let (running, _) = with_public_box(100_000, &[]).await;
+    running.set_public("demo", false).await;
     for _ in 0..3 {
         assert_eq!(running.get(FILE, &running.owner).await.status, 200);
         assert_eq!(running.get(BOX, &running.owner).await.status, 200);
@@ -183,7 +172,7 @@ async fn a_private_box_is_kept_for_nobody() {
 
 #[tokio::test]
 async fn the_next_request_sees_a_change() {
-    let (running, _) = with_box(100_000, &[]).await;
+    let (running, _) = with_public_box(100_000, &[]).await;
     let version = "/api/v1/box/acme/demo/version/1.0";
     let change = async |method: &str, path: String| {
         let request = Request::new(method, &path).token(&running.owner);
@@ -198,9 +187,9 @@ async fn the_next_request_sees_a_change() {
     assert_eq!(running.upload("demo", "1.0", &other).await.status, 200);
     assert!(running.get(FILE, "").await.body == other, "replaced");
     by_shortcut(&running, || ask(FILE, &[])).await;
-    set_public(&running, false).await;
+    running.set_public("demo", false).await;
     assert_eq!(running.get(FILE, "").await.status, 404, "hidden");
-    set_public(&running, true).await;
+    running.set_public("demo", true).await;
     by_shortcut(&running, || ask(FILE, &[])).await;
     let there = "/api/organization/acme/box/demo/version/1.0";
     change("DELETE", there.to_owned()).await;
@@ -210,7 +199,7 @@ async fn the_next_request_sees_a_change() {
 
 #[tokio::test]
 async fn metadata_tells_of_a_new_version_and_of_no_box_that_is_gone() {
-    let (running, _) = with_box(100_000, &[]).await;
+    let (running, _) = with_public_box(100_000, &[]).await;
     let versions = |reply: &Reply| reply.json()["versions"].as_array().unwrap().len();
     let is_shared = running.gateway.metadata.is_shared();
     let asked = async || {
@@ -231,7 +220,7 @@ async fn metadata_tells_of_a_new_version_and_of_no_box_that_is_gone() {
 
 #[tokio::test]
 async fn a_change_by_another_node_is_seen() {
-    let (running, _) = with_box(100_000, &[]).await;
+    let (running, _) = with_public_box(100_000, &[]).await;
     let data = running.data_dir();
     // One process alone holds an embedded database.
     if let Some(url) = database::url(data.parent().unwrap()).await {
@@ -264,7 +253,7 @@ async fn a_change_by_another_node_is_seen() {
 #[tokio::test]
 async fn each_download_counts_once() {
     const DOWNLOADS: u64 = 5;
-    let (running, _) = with_box(100_000, &[]).await;
+    let (running, _) = with_public_box(100_000, &[]).await;
     let name = BoxRef {
         organization: "acme".parse().unwrap(),
         name: "demo".parse().unwrap(),
@@ -298,7 +287,7 @@ async fn each_download_counts_once() {
 
 #[tokio::test]
 async fn a_file_that_was_changed_is_not_what_is_known() {
-    let (running, bytes) = with_box(100_000, &[]).await;
+    let (running, bytes) = with_public_box(100_000, &[]).await;
     by_shortcut(&running, || ask(FILE, &[])).await;
     let stored = running.stored_files();
     let mut damaged = bytes.clone();
@@ -323,7 +312,7 @@ async fn strangers_are_counted_whichever_way_they_are_answered() {
         ("BOXGATE_RATES__ADDRESS__REQUESTS", "1"),
         ("BOXGATE_RATES__ADDRESS__BURST", "50"),
     ];
-    let (running, _) = with_box(100_000, &variables).await;
+    let (running, _) = with_public_box(100_000, &variables).await;
     // One who is a proxy and names nobody is not counted.
     by_shortcut(&running, || ask(FILE, &[])).await;
     let (before, begun) = (at_once(&running), Instant::now());
@@ -350,7 +339,7 @@ async fn strangers_are_counted_whichever_way_they_are_answered() {
 
 #[tokio::test]
 async fn nothing_is_kept_where_nothing_shall_be() {
-    let (running, _) = with_box(100_000, &[("BOXGATE_CACHE__ANSWERS", "0")]).await;
+    let (running, _) = with_public_box(100_000, &[("BOXGATE_CACHE__ANSWERS", "0")]).await;
     for _ in 0..5 {
         assert_eq!(running.get(FILE, "").await.status, 200);
         assert_eq!(running.get(BOX, "").await.status, 200);

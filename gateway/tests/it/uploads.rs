@@ -13,6 +13,14 @@ pub(crate) fn noise(length: usize, seed: u8) -> Vec<u8> {
     bytes
 }
 
+/// A gateway with a box of that many bytes.
+pub(crate) async fn with_box(length: usize, variables: &[(&str, &str)]) -> (Running, Vec<u8>) {
+    let running = Running::start_with(variables).await;
+    let bytes = noise(length, 7);
+    assert_eq!(running.upload("demo", "1.0", &bytes).await.status, 200);
+    (running, bytes)
+}
+
 pub(crate) async fn downloaded(running: &Running, box_name: &str, version: &str) -> Vec<u8> {
     let path = format!("{}/download", file_path(box_name, version));
     let reply = running.get(&path, &running.owner).await;

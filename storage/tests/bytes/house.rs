@@ -115,36 +115,24 @@ impl House {
 
     /// The next process, on the same rows and bytes.
     pub(crate) async fn again(&self) -> Self {
-        let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
-        let store = local::open(&home.path().join("blobs")).await.unwrap();
-        Self::on(
-            home,
-            store,
-            clock,
-            "boxgate.db",
-            (self.embedded, self.sha256),
-        )
-        .await
+        let store = local::open(&self.home.path().join("blobs")).await.unwrap();
+        self.next(store, self.sha256).await
     }
 
     /// The next process, which leaves SHA-256 for later.
     pub(crate) async fn deferring(&self) -> Self {
-        let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
-        let ways = (self.embedded, Sha256When::Deferred { most: 100 });
-        Self::on(home, self.store.clone(), clock, "boxgate.db", ways).await
+        let later = Sha256When::Deferred { most: 100 };
+        self.next(self.store.clone(), later).await
     }
 
     /// The same rows, and these bytes.
     pub(crate) async fn with_store(&self, store: Store) -> Self {
+        self.next(store, self.sha256).await
+    }
+
+    async fn next(&self, store: Store, sha256: Sha256When) -> Self {
         let (home, clock) = (Arc::clone(&self.home), Arc::clone(&self.clock));
-        Self::on(
-            home,
-            store,
-            clock,
-            "boxgate.db",
-            (self.embedded, self.sha256),
-        )
-        .await
+        Self::on(home, store, clock, "boxgate.db", (self.embedded, sha256)).await
     }
 
     /// The rows as they are now, kept under a name; of an embedded house.
