@@ -814,11 +814,10 @@ fn shaped(door: Door, refusal: Refusal, facts: &RequestFacts) -> Response<Outbou
         Door::Vagrant => vagrant::refuse(&refusal),
         Door::VagrantCloud => vagrant_cloud::refuse(&refusal),
         Door::Files => door::files::refuse(&refusal),
-        Door::Blobs => door::blobs::refuse(&refusal),
         Door::Providers => door::providers::refuse(&refusal),
         Door::Runtime => door::runtime::refuse(&refusal),
         Door::Boxitory => door::boxitory::refuse(&refusal),
-        Door::Operations | Door::Admin | Door::Hooks => operations::refuse(&refusal),
+        Door::Operations | Door::Admin | Door::Blobs | Door::Hooks => operations::refuse(&refusal),
         Door::Page => page::refuse(&refusal),
     };
     // RFC 9110 §15.5.2: a 401 names how to do better.

@@ -15,17 +15,10 @@ use crate::handler::download::{self, Download};
 use crate::handler::outboard;
 use crate::http::freshness::{Freshness, Tags};
 use crate::http::precondition::PastEnd;
-use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 use crate::server::OutboundBody;
 
 type Answer = Result<Response<OutboundBody>, Refusal>;
-
-/// A refusal as a problem document.
-pub fn refuse(refusal: &Refusal) -> Response<OutboundBody> {
-    let code = refusal.code.unwrap_or("REFUSED");
-    Problem::new(refusal.status, code, refusal.message.as_str()).into_response()
-}
 
 /// The blob that a plugin's link leads to: whoever has one needs nothing else.
 ///

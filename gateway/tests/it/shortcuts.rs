@@ -10,7 +10,6 @@ use boxgate_storage::conformance::database;
 use boxgate_storage::metadata::accounts::PlatformRole;
 use boxgate_storage::metadata::catalog::BoxFields;
 use boxgate_storage::metadata::{Metadata, MetadataOptions};
-use serde_json::json;
 use tokio::time::Instant;
 
 use crate::harness::{Reply, Request, Running};
