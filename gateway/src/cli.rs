@@ -338,6 +338,7 @@ impl Failure {
 
 /// Runs what was typed.
 pub fn run(cli: Cli) -> ExitCode {
+    crate::sys::alloc::keep_freed();
     boxgate_scripting::panics::keep_quiet();
     let outcome = match cli.command {
         Command::Serve(args) => serve::serve(&args),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::ready;
+use std::pin::pin;
 use std::sync::Arc;
 
 use boxgate_storage::ErrorKind;
@@ -302,8 +303,17 @@ async fn routed(
     let visit = (row.door == Door::Page).then(|| door::page::Visit::of(gateway, &head, facts));
     let path = visit.is_some().then(|| head.uri.path().to_owned());
     let mut written = None;
-    let admitted = admitted(gateway, row, names, (head, body), facts, &mut written);
-    let answer = admitted.instrument(span).await;
+    // Pinned where it is made: within its span it would be moved twice, and it is the largest future of a request.
+    let answer = pin!(admitted(
+        gateway,
+        row,
+        names,
+        (head, body),
+        facts,
+        &mut written
+    ))
+    .instrument(span)
+    .await;
     match answer {
         Ok(response) => response,
         Err(refusal) => {

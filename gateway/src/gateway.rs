@@ -19,6 +19,7 @@ use boxgate_storage::metadata::recent::Recent;
 use boxgate_storage::store::{Space, Store};
 use boxgate_storage::upload::UploadEngine;
 use boxgate_storage::{Error, ErrorKind};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -100,6 +101,8 @@ pub struct Gateway {
     pub clock: Arc<dyn Clock>,
     /// Work that goes on behind answers: counting, quarantine. Stopping waits for it.
     pub background: TaskTracker,
+    /// Where that is done which may outlive what began it.
+    pub home: Handle,
     /// Webhooks that come in.
     pub inbox: Inbox,
     /// Webhooks that go out.
@@ -290,11 +293,12 @@ impl Gateway {
     /// Counts one download, behind the answer.
     pub fn count_download(&self, what: Counted) {
         let metadata = self.metadata.clone();
-        self.background.spawn(async move {
+        let counting = async move {
             if let Err(error) = metadata.count_download(what).await {
                 tracing::warn!(error = %boxgate_storage::error::chain(&error), "download not counted");
             }
-        });
+        };
+        self.background.spawn_on(counting, &self.home);
     }
 
     /// Where damage of a blob is reported to while it is served.
@@ -304,6 +308,7 @@ impl Gateway {
             metadata: self.metadata.clone(),
             telemetry: Arc::clone(&self.telemetry),
             background: self.background.clone(),
+            home: self.home.clone(),
         }
     }
 
@@ -415,6 +420,7 @@ pub struct DamageReport {
     metadata: Metadata,
     telemetry: Arc<Telemetry>,
     background: TaskTracker,
+    home: Handle,
 }
 
 impl DamageReport {
@@ -433,13 +439,14 @@ impl DamageReport {
         );
         if damaged {
             let (metadata, key) = (self.metadata.clone(), self.key);
-            self.background.spawn(async move {
+            let withdrawing = async move {
                 if let Err(error) = metadata.quarantine_blob(&key).await {
                     tracing::error!(
                         blob = %key, error = %boxgate_storage::error::chain(&error), "blob not quarantined"
                     );
                 }
-            });
+            };
+            self.background.spawn_on(withdrawing, &self.home);
         }
     }
 }

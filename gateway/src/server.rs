@@ -11,6 +11,7 @@ mod exchange;
 mod file;
 mod h2;
 mod interim;
+mod lanes;
 mod linger;
 mod pace;
 mod peers;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use body::{BodyError, BoxError, InboundBody, OutboundBody};
@@ -45,6 +46,7 @@ use crate::request::RequestFacts;
 use crate::telemetry::Telemetry;
 use drain::Tasks;
 use exchange::Exchange;
+use lanes::Lanes;
 use pace::Patience;
 use tcp::{Acceptor, Speech};
 use tls::Configurations;
@@ -247,11 +249,13 @@ impl Server {
             telemetry: Arc::clone(&self.telemetry),
             rules: self.rules,
         };
+        let (lanes, lanes_end) = Lanes::new();
         let acceptor = Arc::new(Acceptor::new(
             exchange,
             self.tls,
             drain.clone(),
             (running.clone(), fresh.clone()),
+            lanes,
         ));
         self.telemetry.metrics.tls_certificate_ok.set(1);
         let watching = self.certificate.map(|certificate| {
@@ -281,6 +285,7 @@ impl Server {
             running,
             drain,
             telling: None,
+            _lanes: lanes_end,
         }
     }
 }
@@ -293,6 +298,8 @@ pub struct Remains {
     drain: Drain,
     /// What tells of answers, and its end.
     telling: Option<(CancellationToken, JoinHandle<()>)>,
+    /// Until then connections run there.
+    _lanes: DropGuard,
 }
 
 impl Remains {

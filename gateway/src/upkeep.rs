@@ -7,6 +7,7 @@
 pub mod background;
 mod deferred;
 pub mod line;
+mod place;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -109,17 +109,8 @@ impl Scripts {
     pub async fn route(&self, request: &Arc<Request>) -> Asked<RouteVerdict> {
         let write = !matches!(request.method.as_str(), "GET" | "HEAD" | "OPTIONS");
         let arguments = || vec![Dynamic::from(Arc::clone(request))];
-        self.ask(
-            Hook::Route,
-            write,
-            &request.id,
-            arguments,
-            |all, one: RouteVerdict| {
-                *all = one;
-                Next::Stop
-            },
-        )
-        .await
+        self.ask(Hook::Route, write, &request.id, arguments, first_word)
+            .await
     }
 
     /// Whether a request may go on. `allow` is told of plugins alone whose word counts against the gateway's.
@@ -131,12 +122,7 @@ impl Scripts {
         request: &Arc<Request>,
         principal: &Arc<Principal>,
     ) -> Asked<AuthorizeVerdict> {
-        let arguments = || {
-            vec![
-                Dynamic::from(Arc::clone(request)),
-                Dynamic::from(Arc::clone(principal)),
-            ]
-        };
+        let arguments = || pair(request, principal);
         let all_agree = |plugin: &Plugin, all: &mut AuthorizeVerdict, one| match (&mut *all, one) {
             (AuthorizeVerdict::Proceed(terms), AuthorizeVerdict::Proceed(more)) => {
                 terms.allow |= more.allow && plugin.manifest().overrides();
@@ -223,12 +209,7 @@ impl Scripts {
         request: &Arc<Request>,
         blob: &Arc<Blob>,
     ) -> Asked<DownloadVerdict> {
-        let arguments = || {
-            vec![
-                Dynamic::from(Arc::clone(request)),
-                Dynamic::from(Arc::clone(blob)),
-            ]
-        };
+        let arguments = || pair(request, blob);
         let id = &request.id;
         self.ask(Hook::OnDownload, false, id, arguments, |all, one| {
             match (&mut *all, one) {
@@ -261,26 +242,9 @@ impl Scripts {
         request: &Arc<Request>,
         blob: &Arc<Blob>,
     ) -> Asked<DeleteVerdict> {
-        let arguments = || {
-            vec![
-                Dynamic::from(Arc::clone(request)),
-                Dynamic::from(Arc::clone(blob)),
-            ]
-        };
-        self.ask(
-            Hook::OnDelete,
-            true,
-            &request.id,
-            arguments,
-            |all, one| match one {
-                DeleteVerdict::Proceed => Next::Go,
-                DeleteVerdict::Deny(_) => {
-                    *all = one;
-                    Next::Stop
-                }
-            },
-        )
-        .await
+        let arguments = || pair(request, blob);
+        self.ask(Hook::OnDelete, true, &request.id, arguments, first_word)
+            .await
     }
 
     /// Whether an image may be put in place.
@@ -292,27 +256,10 @@ impl Scripts {
         request: &Arc<Request>,
         image: &Arc<Image>,
     ) -> Asked<ImageVerdict> {
-        let arguments = || {
-            vec![
-                Dynamic::from(Arc::clone(request)),
-                Dynamic::from(Arc::clone(image)),
-            ]
-        };
+        let arguments = || pair(request, image);
         let id = &request.id;
-        self.ask(
-            Hook::OnImageDeploy,
-            true,
-            id,
-            arguments,
-            |all, one| match one {
-                ImageVerdict::Proceed => Next::Go,
-                ImageVerdict::Reject(_) => {
-                    *all = one;
-                    Next::Stop
-                }
-            },
-        )
-        .await
+        self.ask(Hook::OnImageDeploy, true, id, arguments, first_word)
+            .await
     }
 
     /// Whether an image may be pushed, and where.
@@ -324,12 +271,7 @@ impl Scripts {
         request: &Arc<Request>,
         push: &Arc<Push>,
     ) -> Asked<PushVerdict> {
-        let arguments = || {
-            vec![
-                Dynamic::from(Arc::clone(request)),
-                Dynamic::from(Arc::clone(push)),
-            ]
-        };
+        let arguments = || pair(request, push);
         let id = &request.id;
         self.ask(Hook::OnImagePush, true, id, arguments, |all, one| {
             match (&mut *all, one) {
@@ -371,12 +313,7 @@ impl Scripts {
         request: &Arc<Request>,
         response: &Arc<Response>,
     ) -> Asked<HeaderChanges> {
-        let arguments = || {
-            vec![
-                Dynamic::from(Arc::clone(request)),
-                Dynamic::from(Arc::clone(response)),
-            ]
-        };
+        let arguments = || pair(request, response);
         self.ask(
             Hook::OnResponse,
             false,
@@ -424,10 +361,7 @@ impl Scripts {
     /// As [`Scripts::on_download`]: the event is then told again later.
     pub async fn on_event_of(&self, plugin: &str, event: &Arc<Event>) -> Asked<EventVerdict> {
         let arguments = || vec![Dynamic::from(Arc::clone(event))];
-        let only_one = |_: &Plugin, all: &mut EventVerdict, one: EventVerdict| {
-            *all = one;
-            Next::Stop
-        };
+        let only_one = |_: &Plugin, all: &mut EventVerdict, one| first_word(all, one);
         let asking = Asking {
             only: Some(plugin),
             ..Asking::default()
@@ -460,16 +394,8 @@ impl Scripts {
         event: &Arc<Event>,
         endpoint: &Arc<Endpoint>,
     ) -> Asked<TransformVerdict> {
-        let arguments = || {
-            vec![
-                Dynamic::from(Arc::clone(event)),
-                Dynamic::from(Arc::clone(endpoint)),
-            ]
-        };
-        let only_one = |_: &Plugin, all: &mut TransformVerdict, one: TransformVerdict| {
-            *all = one;
-            Next::Stop
-        };
+        let arguments = || pair(event, endpoint);
+        let only_one = |_: &Plugin, all: &mut TransformVerdict, one| first_word(all, one);
         let asking = Asking {
             write: true,
             only: Some(plugin),
@@ -505,10 +431,7 @@ impl Scripts {
         patient: bool,
     ) -> Asked<WebhookVerdict> {
         let arguments = || vec![Dynamic::from(Arc::clone(request))];
-        let only_one = |_: &Plugin, all: &mut WebhookVerdict, one: WebhookVerdict| {
-            *all = one;
-            Next::Stop
-        };
+        let only_one = |_: &Plugin, all: &mut WebhookVerdict, one| first_word(all, one);
         let asking = Asking {
             write: true,
             only: Some(plugin),
@@ -534,10 +457,7 @@ impl Scripts {
             let further = arguments.iter().map(from_json);
             std::iter::once(context).chain(further).collect()
         };
-        let only_one = |_: &Plugin, all: &mut ProviderVerdict, one: ProviderVerdict| {
-            *all = one;
-            Next::Stop
-        };
+        let only_one = |_: &Plugin, all: &mut ProviderVerdict, one| first_word(all, one);
         let asking = Asking {
             write: true,
             only: Some(plugin),
@@ -720,6 +640,23 @@ impl Drop for UnderWay<'_> {
             counters.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
     }
+}
+
+fn pair<A, B>(one: &Arc<A>, other: &Arc<B>) -> Vec<Dynamic>
+where
+    A: Send + Sync + 'static,
+    B: Send + Sync + 'static,
+{
+    vec![
+        Dynamic::from(Arc::clone(one)),
+        Dynamic::from(Arc::clone(other)),
+    ]
+}
+
+/// Who says anything first decides; what leaves all as it is says nothing.
+fn first_word<T>(all: &mut T, one: T) -> Next {
+    *all = one;
+    Next::Stop
 }
 
 /// Adds what is not there: who says it first counts.

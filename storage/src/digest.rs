@@ -9,6 +9,7 @@ pub mod tree;
 
 use std::fmt;
 
+pub(crate) use content::OrderHasher;
 pub use content::{ContentHasher, DigestHasher, Digests, HashStateError};
 pub use tree::{BLOCK_BYTES, PieceHasher, TreeHasher, block_value};
 

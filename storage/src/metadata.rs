@@ -102,6 +102,7 @@ struct Inner {
 /// What was read lately of what is asked for most.
 struct Known {
     organizations: Recent<String, Organization>,
+    organizations_by_id: Recent<OrganizationId, Organization>,
     boxes: Recent<(OrganizationId, String), BoxRow>,
     files: Recent<[String; 5], ResolvedFile>,
     /// What anybody may read.
@@ -128,6 +129,7 @@ impl Known {
         };
         Self {
             organizations: Recent::with(changes, right, alone, bytes, |_| ROW_BYTES),
+            organizations_by_id: Recent::with(changes, right, alone, bytes, |_| ROW_BYTES),
             boxes: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
             files: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),
             blobs: Recent::with(changes, name, alone, bytes, |_| ROW_BYTES),

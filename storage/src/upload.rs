@@ -11,7 +11,8 @@
 //! older one from changing anything.
 //!
 //! The steps' names (A1 to C3) are those of the commit protocol: A1 row, A2 file, B1 hash and copy, B2
-//! make durable, B3 move the offset, C0 all is there, C1 final in the store, C2 check, C3 publish.
+//! make durable, B3 move the offset, C0 all is there (with B3 of the last part), C1 final in the store, C2 check, C3
+//! publish.
 
 mod active;
 mod apart;
@@ -21,6 +22,7 @@ mod deferred;
 mod engine;
 mod follower;
 mod gate;
+mod lane;
 pub mod part;
 mod pieces;
 mod pressure;
@@ -98,6 +100,15 @@ pub struct UploadLimits {
     pub quarantine: Duration,
     /// What came since the last commit is committed after so long, however little of its part that is.
     pub tail_commit: Duration,
+    /// Parts that are whole wait for one another until they have so many bytes, or until [`Self::commit_within`] after the
+    /// last ones, and are made durable and committed together; for stores that take bytes in place. Parts of as many
+    /// bytes, and all where it is 0, are committed each by itself.
+    pub commit_bytes: u64,
+    /// See [`Self::commit_bytes`].
+    pub commit_within: Duration,
+    /// Uploads that compute SHA-256, and what else needs bytes in order, on another core than the rest at once; for stores
+    /// that take bytes in place.
+    pub lanes: usize,
     /// Kept uploads that one account may have open.
     pub open_per_account: u64,
     /// Kept uploads that one organization may have open.
@@ -112,6 +123,9 @@ impl Default for UploadLimits {
             untargeted_ttl: Duration::from_hours(7 * 24),
             quarantine: Duration::from_hours(30 * 24),
             tail_commit: Duration::from_secs(5),
+            commit_bytes: 0,
+            commit_within: Duration::from_millis(250),
+            lanes: 0,
             open_per_account: 64,
             open_per_organization: 10_000,
         }

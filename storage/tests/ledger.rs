@@ -33,6 +33,7 @@ promises! {
     a_step_that_fits_no_part_is_refused
     a_stale_epoch_changes_nothing
     completion_is_fenced_by_the_length
+    the_last_step_and_the_end_are_one_change
     a_length_that_was_not_declared_is_known_at_the_end
     an_aborted_upload_is_trash
     uploads_are_listed_by_state_and_age
@@ -48,13 +49,16 @@ promises! {
     a_row_keeps_all_that_it_was_made_with
     a_part_may_be_committed_piece_by_piece
     a_piece_that_leaves_its_part_is_refused
+    parts_are_committed_together_or_not_at_all
     receipts_are_kept_and_old_tails_are_trash
     the_tail_of_a_published_upload_is_trash
     a_deferred_length_is_fixed_once
     digests_are_declared_while_it_is_open
+    a_digest_is_declared_before_the_bytes_that_it_is_of
     an_upload_ends_only_at_its_own_epoch
     only_so_many_kept_uploads_are_open_at_once
     the_uploads_of_a_sender_to_a_name_are_found
+    an_upload_replaces_what_its_sender_left_before_it
     service_accounts_do_not_share_uploads
     open_uploads_are_paged
     what_is_over_is_told_by_its_reason

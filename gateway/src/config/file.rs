@@ -300,6 +300,10 @@ table! {
         parts_in_flight: usize = 4,
         /// After how long what came of a part is committed, however little.
         tail_commit: Span = Span::seconds(5),
+        /// So many bytes of whole parts are committed together; 0 commits each part by itself.
+        commit_bytes: ByteSize = ByteSize::mib(64),
+        /// After how long whole parts wait no more for others.
+        commit_within: Span = Span(Duration::from_millis(250)),
         /// How long an open upload may rest.
         idle_timeout: Span = Span::seconds(24 * 3600),
         /// Longest life of an open upload.
@@ -368,6 +372,8 @@ table! {
     DigestsFile {
         /// Whether SHA-256 is computed while an upload comes in, or afterwards.
         sha256: String = "inline".into(),
+        /// Whether SHA-256 of an upload is computed on a second core where one is idle.
+        second_core: String = "auto".into(),
         /// Bytes read in a second for those that are computed afterwards.
         rate: ByteSize = ByteSize(256 << 20),
         /// Boxes that may wait for theirs.

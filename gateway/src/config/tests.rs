@@ -449,6 +449,24 @@ fn all_mistakes_are_told_together_with_their_keys() {
 }
 
 #[test]
+fn parts_wait_for_no_others_and_no_second_core_hashes_where_that_is_unwanted() {
+    let usual = settings("").uploads;
+    assert_eq!(usual.commit_bytes, 64 << 20);
+    assert_eq!(usual.commit_within, Duration::from_millis(250));
+    let text = "[uploads]\ncommit_bytes = \"0\"\n[digests]\nsecond_core = \"never\"";
+    let unwanted = settings(text);
+    assert_eq!(
+        (unwanted.uploads.commit_bytes, unwanted.digests.lanes),
+        (0, 0)
+    );
+    let text = "[uploads]\ncommit_within = \"0\"\n[digests]\nsecond_core = \"always\"";
+    let told = mistakes(text);
+    for key in ["uploads.commit_within", "digests.second_core"] {
+        assert!(told.contains(key), "{told}");
+    }
+}
+
+#[test]
 fn a_file_that_is_no_toml_is_told_with_its_line() {
     let errors = load_text("a = 1\nb = = 2\n", &[], Flags::default()).unwrap_err();
     assert!(

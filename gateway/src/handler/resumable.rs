@@ -111,12 +111,14 @@ impl Turn<'_> {
             note: create.note,
             ..self.intent(organization, target)
         });
-        let row = self.gateway.engine.create(intent).await?;
-        self.facts.set_upload(row.id.to_string());
-        let whole = is_whole(create.ends, row.length, 0);
-        if !create.has_body && !whole {
+        let engine = &self.gateway.engine;
+        if !create.has_body && !is_whole(create.ends, create.length, 0) {
+            let row = engine.create(intent).await?;
+            self.facts.set_upload(row.id.to_string());
             return Ok(self.standing(&row));
         }
+        let (row, writer) = engine.create_to_write(intent).await?;
+        self.facts.set_upload(row.id.to_string());
         if let Some(interim) = self.interim() {
             let location = self.gateway.upload_url(self.facts, row.id);
             let left = self.standing(&row).standing.left;
@@ -133,7 +135,8 @@ impl Turn<'_> {
             body_length,
         };
         let id = row.id;
-        match self.write(row, append, create.older, body).await {
+        let write = (create.older, Some(writer));
+        match self.write(row, append, write, body).await {
             Ok(progress) => Ok(progress),
             Err(refusal) => Err(self.left_open(id, refusal).await),
         }
@@ -225,7 +228,7 @@ impl Turn<'_> {
             (None, Some(length)) => self.gateway.engine.set_length(row.id, length).await?,
             _ => row,
         };
-        self.write(row, append, Older::Stay, body).await
+        self.write(row, append, (Older::Stay, None), body).await
     }
 
     /// Whoever is refused because the upload is no more theirs to write to is told if nobody took it over, but it
@@ -278,7 +281,7 @@ impl Turn<'_> {
             body_length: Some(0),
         };
         match self
-            .write(row, append, Older::Stay, &mut InboundBody::empty())
+            .write(row, append, (Older::Stay, None), &mut InboundBody::empty())
             .await
         {
             // A newer request has it now and ends it in our stead. tus knows no conflict here: its
@@ -536,16 +539,17 @@ impl Turn<'_> {
         self.protocol.with_limits(refusal, limits)
     }
 
-    /// Takes the body in and leaves the upload finished, or open at all that came.
+    /// Takes the body in and leaves the upload finished, or open at all that came. Whoever made it just now has its
+    /// writer already.
     async fn write(
         &self,
         row: UploadRow,
         append: Append,
-        older: Older,
+        writer: (Older, Option<UploadWriter>),
         body: &mut InboundBody,
     ) -> Result<Progress, Refusal> {
         let id = row.id;
-        match self.take_in(row, append, older, body).await {
+        match self.take_in(row, append, writer, body).await {
             Err(refusal) => Err(self.why_ended(id, refusal).await),
             taken => taken,
         }
@@ -555,15 +559,19 @@ impl Turn<'_> {
         &self,
         row: UploadRow,
         append: Append,
-        older: Older,
+        (older, begun): (Older, Option<UploadWriter>),
         body: &mut InboundBody,
     ) -> Result<Progress, Refusal> {
         let limits = self.gateway.upload_limits();
-        let resumed = self.gateway.engine.resume(row.id, append.offset).await;
-        let mut writer = resumed.map_err(|error| match error.kind() {
-            ErrorKind::Conflict if row.pieces.is_some() => native::holds_pieces(row.offset),
-            _ => error.into(),
-        })?;
+        let mut writer = if let Some(begun) = begun {
+            begun
+        } else {
+            let resumed = self.gateway.engine.resume(row.id, append.offset).await;
+            resumed.map_err(|error| match error.kind() {
+                ErrorKind::Conflict if row.pieces.is_some() => native::holds_pieces(row.offset),
+                _ => error.into(),
+            })?
+        };
         let expected = append.expected.iter();
         for digest in expected.filter(|d| !row.expected.contains(d)) {
             let name = digest.algorithm().name();

@@ -1,5 +1,7 @@
 //! One upload: admission, the intent's row, the pump, the commit.
 
+use std::pin::pin;
+
 use boxgate_storage::ErrorKind;
 use boxgate_storage::blob::UploadId;
 use boxgate_storage::catalog::BoxRef;
@@ -102,7 +104,7 @@ pub async fn upload(
                 inspector: &mut inspector,
             };
             // The writer counts against the length and the limit by itself.
-            let pumped = ingest::pump(&mut body, &mut watched, u64::MAX)
+            let pumped = pin!(ingest::pump(&mut body, &mut watched, u64::MAX))
                 .instrument(pumping)
                 .await;
             match pumped {
@@ -117,9 +119,15 @@ pub async fn upload(
             writer
         }
         Carrier::Form(form) => {
-            read_form(gateway, order, *form, (head, facts), &mut warnings)
-                .instrument(tracing::debug_span!("pump"))
-                .await?
+            pin!(read_form(
+                gateway,
+                order,
+                *form,
+                (head, facts),
+                &mut warnings
+            ))
+            .instrument(tracing::debug_span!("pump"))
+            .await?
         }
     };
     if writer.received_bytes() == 0 {

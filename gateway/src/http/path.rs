@@ -58,6 +58,19 @@ impl NormalPath {
     }
 
     fn read(raw: &str, with_slashes: bool) -> Result<Self, PathError> {
+        Self::as_written(raw).map_or_else(|| Self::decoded(raw, with_slashes), Ok)
+    }
+
+    /// A path that is its one spelling already, as most are; `None` where that takes a closer look.
+    fn as_written(raw: &str) -> Option<Self> {
+        let text = raw.strip_suffix('/').unwrap_or(raw);
+        is_plain(text.as_bytes()).then(|| Self {
+            text: text.to_owned(),
+            trailing_slash: text.len() < raw.len(),
+        })
+    }
+
+    fn decoded(raw: &str, with_slashes: bool) -> Result<Self, PathError> {
         if !raw.starts_with('/') {
             return Err(PathError::NotAbsolute);
         }
@@ -100,6 +113,24 @@ impl fmt::Display for NormalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// Whether a path has unreserved characters of ASCII alone (RFC 3986 §2.3), no empty segment and none that may be `..`.
+fn is_plain(path: &[u8]) -> bool {
+    let mut before = [0, 0];
+    for byte in path {
+        let fits = match byte {
+            b'/' => before[1] != b'/',
+            b'.' => before != [b'/', b'.'],
+            b'-' | b'_' | b'~' => true,
+            byte => byte.is_ascii_alphanumeric(),
+        };
+        if !fits {
+            return false;
+        }
+        before = [before[1], *byte];
+    }
+    path.first() == Some(&b'/') && before[1] != b'/'
 }
 
 /// RFC 3986 §2.1.
@@ -174,6 +205,19 @@ mod tests {
     }
 
     #[test]
+    fn only_what_needs_no_closer_look_is_taken_as_it_is_written() {
+        for raw in ["/a", "/a/b/", "/org/box-1_2/1.0.0/x~y", "/a/./.b", "/a..b"] {
+            assert!(NormalPath::as_written(raw).is_some(), "{raw}");
+        }
+        for raw in [
+            "", "/", "//", "a", "//a", "/a//b", "/a//", "/..", "/a/../b", "/a/...", "/a%20",
+            "/a%2fb", "/a\\b", "/a\0", "/ä", "/a b", "/a+b", "/a:b",
+        ] {
+            assert_eq!(NormalPath::as_written(raw), None, "{raw}");
+        }
+    }
+
+    #[test]
     fn a_slash_within_a_name_stays_within_it_where_names_may_hold_one() {
         for (raw, want) in [
             ("/a%2fb/c", Ok("/a%2Fb/c")),
@@ -193,6 +237,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_taken_as_it_is_written_is_what_decoding_makes_of_it(raw in "[a-c./%0-9_~-]{0,24}") {
+            if let Some(path) = NormalPath::as_written(&raw) {
+                for with_slashes in [false, true] {
+                    let decoded = NormalPath::decoded(&raw, with_slashes);
+                    prop_assert_eq!(decoded, Ok(path.clone()));
+                }
+            }
+        }
+
         #[test]
         fn whatever_is_taken_has_one_spelling_and_stays_inside(raw in "/[a-c./%0-9\\\\~-]{0,24}") {
             if let Ok(path) = NormalPath::parse(&raw) {

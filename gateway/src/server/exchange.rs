@@ -2,8 +2,9 @@
 //!
 //! The three versions of HTTP share all of this; what differs between them is asked of [`Way`].
 
+use std::future::pending;
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::body::{Counted, Ending, InboundBody, OutboundBody, Source, TrailerLimits};
 use super::file::FileSender;
@@ -133,6 +134,9 @@ impl Exchange {
             Some(answer) => {
                 // What still comes of a body is nobody's.
                 drop(arrived);
+                if let Some(seat) = state.seat() {
+                    seat.answered_at_once();
+                }
                 Either::Left(ready(finish(answer, end, &state, dress)))
             }
             None => Either::Right(self.work(arrived, sender, end, dress)),
@@ -210,7 +214,13 @@ impl Exchange {
         }
         let responder = Arc::clone(&self.responder);
         let trace = facts.trace().map(Trace::to_text);
+        let seat = state.seat().cloned();
+        let apart = seat.as_ref().and_then(|seat| seat.begins_work(has_body));
+        let waits = seat.filter(|_| apart.is_none());
         let answering = async move {
+            if let Some(seat) = waits {
+                seat.home().await;
+            }
             // The call itself is inside, so that a panic in it is caught too.
             let work = async move { responder.respond(Request::from_parts(head, inbound)).await };
             let work = match trace {
@@ -223,7 +233,23 @@ impl Exchange {
             };
             finish(answer, end, &state, dress)
         };
-        Box::pin(self.working.track_future(log::within(facts, answering)))
+        let answering = Box::pin(self.working.track_future(log::within(facts, answering)));
+        match apart {
+            Some(home) => Box::pin(brought(AbortOnDropHandle::new(home.spawn(answering)))),
+            None => answering,
+        }
+    }
+}
+
+/// An answer that is made by another task.
+async fn brought(made: AbortOnDropHandle<Answer>) -> Answer {
+    match made.await {
+        Ok(answer) => answer,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends, and all connections with it.
+            Err(_cut) => pending().await,
+        },
     }
 }
 

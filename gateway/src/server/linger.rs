@@ -24,6 +24,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::file::Outgoing;
 use super::interim::{Interims, Places};
+use super::lanes::Seat;
 use super::pace::LazyTimer;
 use super::socket::Carrier;
 
@@ -52,6 +53,8 @@ pub(super) struct ConnState {
     carrier: Option<Arc<ConnState>>,
     /// Until its first request came.
     fresh: Mutex<Option<TaskTrackerToken>>,
+    /// Where it runs, if it may move.
+    seat: Option<Arc<Seat>>,
 }
 
 impl ConnState {
@@ -69,6 +72,19 @@ impl ConnState {
             fresh: Mutex::new(Some(fresh)),
             ..self
         }
+    }
+
+    /// One that runs where its seat says.
+    pub(super) fn with_seat(self, seat: Arc<Seat>) -> Self {
+        Self {
+            seat: Some(seat),
+            ..self
+        }
+    }
+
+    /// Where it runs, if it may move.
+    pub(super) fn seat(&self) -> Option<&Arc<Seat>> {
+        self.seat.as_ref()
     }
 
     /// One stream of a connection that carries many.

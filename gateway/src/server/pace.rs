@@ -64,6 +64,11 @@ impl Pace {
         self.moved(0);
     }
 
+    /// Its timer is made anew, by the runtime that polls it next.
+    pub(super) fn forget_timer(&mut self) {
+        self.timer = LazyTimer::default();
+    }
+
     /// Something is wanted and nothing moves: ready when that has lasted too long.
     pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Stalled> {
         loop {

@@ -3,6 +3,7 @@
 //! Here and not above TLS or in hyper, because only here is known whether the kernel takes anything.
 
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd as _;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -48,6 +49,20 @@ impl Socket {
             probe_every: patience.idle / WRITE_PROBES,
             sent_bytes: 0,
         }
+    }
+
+    /// Has the runtime that polls here called when something comes, where the connection moved to it.
+    fn settle(&mut self) {
+        if !self.state.seat().is_some_and(|seat| seat.has_moved()) {
+            return;
+        }
+        match made_known(&self.stream) {
+            Ok(stream) => self.stream = stream,
+            // The runtime that it comes from goes on calling.
+            Err(error) => tracing::debug!(%error, "a connection is called from where it was"),
+        }
+        self.probe = LazyTimer::default();
+        self.writing.forget_timer();
     }
 
     /// Writes what `write` does, as soon as the socket has room.
@@ -154,6 +169,11 @@ impl Socket {
     }
 }
 
+/// The same socket, of the runtime that this is called in.
+fn made_known(stream: &TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())
+}
+
 fn is_later(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -195,6 +215,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.settle();
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -213,6 +234,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.settle();
         match slices.iter().position(|slice| file::is_marker(slice)) {
             Some(0) => self.poll_send_file(cx),
             // What stands before a file; it comes at once.

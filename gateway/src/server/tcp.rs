@@ -28,6 +28,7 @@ use super::body::Source;
 use super::drain::Drain;
 use super::exchange::{Answer, Answering, Arrived, Exchange, Way};
 use super::h2;
+use super::lanes::{Lanes, Seat, Seated};
 use super::linger::{ConnState, HeadTimer, Wire};
 use super::peers::{Peers, Place};
 use super::proxy;
@@ -43,6 +44,7 @@ pub(super) struct Acceptor {
     pub(super) running: TaskTracker,
     /// Connections that had no request yet.
     fresh: TaskTracker,
+    lanes: Arc<Lanes>,
     tls: Option<Arc<Configurations>>,
     connections: Arc<Semaphore>,
     /// Those of them that carry many requests.
@@ -66,6 +68,7 @@ impl Acceptor {
         tls: Option<Arc<Configurations>>,
         drain: Drain,
         (running, fresh): (TaskTracker, TaskTracker),
+        lanes: Arc<Lanes>,
     ) -> Self {
         let limits = &exchange.rules.limits;
         let semaphore = |most: usize| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
@@ -78,6 +81,7 @@ impl Acceptor {
             drain,
             running,
             fresh,
+            lanes,
         }
     }
 
@@ -176,23 +180,16 @@ impl Acceptor {
             alternative: speech.alternative.clone(),
         };
         let fresh = self.fresh.token();
-        self.run(held, Arc::clone(self).serve(stream, way, fresh));
+        let seat = Arc::new(Seat::new(&self.lanes));
+        let life = Arc::clone(self).serve(stream, way, (fresh, Arc::clone(&seat)));
+        let (lanes, running) = (Arc::clone(&self.lanes), self.running.clone());
+        self.running
+            .spawn(Seated::new(held.through(life), seat, lanes, running));
     }
 
-    /// Runs a connection's life as a task of its own.
-    pub(super) fn run(
-        self: &Arc<Self>,
-        held: Held,
-        life: impl Future<Output = ()> + Send + 'static,
-    ) {
-        self.running.spawn(Again::new(async move {
-            if AssertUnwindSafe(life).catch_unwind().await.is_err() {
-                // A body of ours panicked: its connection is lost, nobody else's.
-                held.exchange.telemetry.metrics.http_panics.inc();
-                tracing::error!("a response body panicked");
-            }
-            drop(held);
-        }));
+    /// Runs a connection's life as a task of its own, which stays where it is.
+    pub(super) fn run(&self, held: Held, life: impl Future<Output = ()> + Send + 'static) {
+        self.running.spawn(Again::new(held.through(life)));
     }
 
     /// Hears from a balancer that passes bytes on for whom it does, and takes a place for that client; `None` where the
@@ -227,7 +224,12 @@ impl Acceptor {
         }
     }
 
-    async fn serve(self: Arc<Self>, mut stream: TcpStream, mut way: Way, fresh: TaskTrackerToken) {
+    async fn serve(
+        self: Arc<Self>,
+        mut stream: TcpStream,
+        mut way: Way,
+        (fresh, seat): (TaskTrackerToken, Arc<Seat>),
+    ) {
         // Answers are written whole; waiting for more would only delay the last packet.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection was gone before it began");
@@ -242,11 +244,11 @@ impl Acceptor {
         };
         let patience = self.exchange.patience;
         let Some(configurations) = self.tls.as_ref().filter(|_| way.scheme == "https") else {
-            let state = Arc::new(ConnState::plain().with_fresh(fresh));
+            let state = Arc::new(ConnState::plain().with_fresh(fresh).with_seat(seat));
             let socket = Socket::new(stream, Arc::clone(&state), patience);
             return self.serve_h1(socket, way, state).await;
         };
-        let state = Arc::new(ConnState::default().with_fresh(fresh));
+        let state = Arc::new(ConnState::default().with_fresh(fresh).with_seat(seat));
         let socket = Socket::new(stream, Arc::clone(&state), patience);
         let limit = self.exchange.rules.server.handshake_timeout;
         let shaking = self.shake_hands(socket, configurations);
@@ -366,6 +368,17 @@ pub(super) struct Held {
     _permit: OwnedSemaphorePermit,
     _place: Option<Place>,
     exchange: Arc<Exchange>,
+}
+
+impl Held {
+    /// A connection's life, which ends nobody else's, with what it holds.
+    async fn through(self, life: impl Future<Output = ()> + Send + 'static) {
+        if AssertUnwindSafe(life).catch_unwind().await.is_err() {
+            // A body of ours panicked: its connection is lost, nobody else's.
+            self.exchange.telemetry.metrics.http_panics.inc();
+            tracing::error!("a response body panicked");
+        }
+    }
 }
 
 impl Drop for Held {

@@ -1,6 +1,9 @@
 //! The numbers: one registry, every metric with its unit and what it tells.
 
+use std::array::from_fn;
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use boxgate_storage::check::Collected;
@@ -9,6 +12,8 @@ use prometheus::{
     Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use crate::route::ROUTES;
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -30,6 +35,7 @@ const COMMIT_BUCKETS: [f64; 12] = [
 pub struct Metrics {
     registry: Registry,
     pub http_request_seconds: HistogramVec,
+    ended: Ended,
     pub http_bytes_in: IntCounter,
     pub http_bytes_out: IntCounter,
     pub http_panics: IntCounter,
@@ -79,6 +85,34 @@ impl Requests {
             http1,
             http2,
             http3,
+        }
+    }
+}
+
+/// Requests by route and by how they ended; each histogram is found once, when it first counts.
+struct Ended(HashMap<&'static str, [OnceLock<Histogram>; CLASSES.len()]>);
+
+/// Of status codes by their first digit; the first is that of a client that left before its answer.
+const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl Ended {
+    fn new() -> Self {
+        let names = ROUTES.iter().map(|row| row.route.name());
+        Self(
+            names
+                .map(|name| (name, from_fn(|_| OnceLock::new())))
+                .collect(),
+        )
+    }
+
+    fn observe(&self, all: &HistogramVec, route: &str, status: Option<u16>, took: Duration) {
+        let digit = usize::from(status.unwrap_or_default() / 100);
+        let class = if digit < CLASSES.len() { digit } else { 0 };
+        let find = || all.with_label_values(&[route, CLASSES[class]]);
+        let seconds = took.as_secs_f64();
+        match self.0.get(route) {
+            Some(found) => found[class].get_or_init(find).observe(seconds),
+            None => find().observe(seconds),
         }
     }
 }
@@ -370,6 +404,7 @@ impl Metrics {
                 .buckets(REQUEST_BUCKETS.to_vec()),
                 &["route", "status"],
             )),
+            ended: Ended::new(),
             http_bytes_in: make.counter(
                 "boxgate_http_bytes_in_total",
                 "Bytes of request bodies received.",
@@ -482,17 +517,8 @@ impl Metrics {
 
     /// Notes a request that is over; `status` is `None` when its client left before the answer.
     pub fn request_ended(&self, route: &str, status: Option<u16>, took: Duration) {
-        let class = match status.map(|status| status / 100) {
-            Some(1) => "1xx",
-            Some(2) => "2xx",
-            Some(3) => "3xx",
-            Some(4) => "4xx",
-            Some(5) => "5xx",
-            _ => "none",
-        };
-        self.http_request_seconds
-            .with_label_values(&[route, class])
-            .observe(took.as_secs_f64());
+        let all = &self.http_request_seconds;
+        self.ended.observe(all, route, status, took);
     }
 
     /// All metrics in the Prometheus text format, with `dropped_lines` of the log.
@@ -598,6 +624,29 @@ mod tests {
             ..Collected::default()
         });
         metrics
+    }
+
+    #[test]
+    fn requests_are_counted_by_their_route_and_class() {
+        let metrics = Metrics::new();
+        let known = ROUTES[0].route.name();
+        let took = Duration::from_millis(3);
+        for status in [Some(200), Some(204), Some(404), Some(999), None] {
+            metrics.request_ended(known, status, took);
+            metrics.request_ended("no route", status, took);
+        }
+        let text = metrics.render(0);
+        for route in [known, "no route"] {
+            for (class, count) in [("2xx", 2), ("4xx", 1), ("none", 2)] {
+                let labels = format!("route=\"{route}\",status=\"{class}\"");
+                let line = format!("boxgate_http_request_seconds_count{{{labels}}} {count}");
+                assert!(text.contains(&line), "{line} is missing in\n{text}");
+            }
+        }
+        assert!(
+            !text.contains("status=\"5xx\""),
+            "what never was is not told"
+        );
     }
 
     #[test]

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::Result;
-use boxgate_storage::check::{Cursor, ScrubTold};
+use boxgate_storage::check::ScrubTold;
 use boxgate_storage::clock::UnixMillis;
 use boxgate_storage::metadata::upkeep::UpkeepRow;
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval, sleep};
 
+use super::place::Place;
 use super::{Chore, Counted, deferred};
 use crate::gateway::Gateway;
 
@@ -100,7 +100,7 @@ async fn scrub(gateway: &Gateway, from: Option<&str>) -> Result<()> {
         return Ok(());
     };
     let began = last_end(gateway, SCRUB).await?;
-    let from = from.and_then(Place::cursor);
+    let from = from.and_then(|text| Place::read(text)?.cursor());
     let left_out = from.map_or(0, |from| from.offset);
     let mut counted = Counted::new(Some(Arc::clone(&gateway.telemetry)), left_out);
     let mut kept_at = None::<Instant>;
@@ -112,7 +112,7 @@ async fn scrub(gateway: &Gateway, from: Option<&str>) -> Result<()> {
                 kept_at = Some(Instant::now());
                 Some(UpkeepRow {
                     ended: began,
-                    state: Some(Place::text(here)),
+                    state: Some(Place::from(here).text()),
                 })
             }
             ScrubTold::Progress(..) | ScrubTold::Finding(_) => None,
@@ -208,30 +208,4 @@ pub(super) fn failed(name: &str, error: &boxgate_storage::Error) -> Duration {
     let error = boxgate_storage::error::chain(error);
     tracing::warn!(error, "{name} in the background failed");
     LOOK_AGAIN
-}
-
-/// [`Cursor`] as its row keeps it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Place {
-    key: String,
-    offset: u64,
-}
-
-impl Place {
-    fn text(here: Cursor) -> String {
-        let place = Self {
-            key: here.key.to_string(),
-            offset: here.offset,
-        };
-        serde_json::to_string(&place).expect("a text and a number are JSON")
-    }
-
-    /// What nobody can read is no place: it begins anew.
-    fn cursor(text: &str) -> Option<Cursor> {
-        let place: Self = serde_json::from_str(text).ok()?;
-        Some(Cursor {
-            key: place.key.parse().ok()?,
-            offset: place.offset,
-        })
-    }
 }

@@ -8,10 +8,10 @@ use boxgate_storage::Result;
 use boxgate_storage::check::Halfway;
 use boxgate_storage::metadata::deferred::Waiting;
 use boxgate_storage::metadata::upkeep::UpkeepRow;
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::background::{KEPT_EVERY, claimed_for, failed};
+use super::place::Place;
 use crate::gateway::Gateway;
 
 /// What the work is claimed as.
@@ -57,7 +57,7 @@ async fn pass(gateway: &Gateway) -> Result<u64> {
         return Ok(0);
     }
     let kept = gateway.metadata.upkeep(SHA256).await?;
-    let from = kept.and_then(|row| Place::halfway(&row.state?));
+    let from = kept.and_then(|row| Place::read(&row.state?)?.halfway());
     let mut kept_at = Instant::now();
     let bytes = &gateway.telemetry.metrics.upkeep.sha256_bytes;
     let tell = |more: u64, here: Option<Halfway>| {
@@ -102,36 +102,7 @@ async fn count(gateway: &Gateway) -> Result<u64> {
 async fn keep(gateway: &Gateway, here: &Halfway) -> Result<()> {
     let row = UpkeepRow {
         ended: gateway.clock.now(),
-        state: Some(Place::text(here)),
+        state: Some(Place::from(here).text()),
     };
     gateway.metadata.keep_upkeep(SHA256, row).await
-}
-
-/// [`Halfway`] as its row keeps it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Place {
-    key: String,
-    offset: u64,
-    state: String,
-}
-
-impl Place {
-    fn text(here: &Halfway) -> String {
-        let place = Self {
-            key: here.key.to_string(),
-            offset: here.offset,
-            state: hex::encode(&here.state),
-        };
-        serde_json::to_string(&place).expect("texts and a number are JSON")
-    }
-
-    /// What nobody can read is no place: the blob is read from its start.
-    fn halfway(text: &str) -> Option<Halfway> {
-        let place: Self = serde_json::from_str(text).ok()?;
-        Some(Halfway {
-            key: place.key.parse().ok()?,
-            offset: place.offset,
-            state: hex::decode(place.state).ok()?,
-        })
-    }
 }

@@ -141,6 +141,8 @@ pub const EVENTS: &[Row] = &[
             ("provider", Text),
             ("architecture", Text),
             ("changed", Texts),
+            ("checksum", Text),
+            ("checksumType", Text),
         ],
     },
     Row {
@@ -190,7 +192,7 @@ pub const EVENTS: &[Row] = &[
             ("organization", Text),
             ("name", Text),
             ("size", Number),
-            ("checksum", Text),
+            ("checksum", MaybeText),
         ],
         perhaps: &[],
     },

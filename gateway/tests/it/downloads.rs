@@ -451,9 +451,12 @@ async fn a_replaced_files_digest_still_leads_to_its_bytes() {
     assert!(reply.body == bytes);
     assert_eq!(reply.header("content-location"), None);
     assert_eq!(running.get(PATH, "").await.body, b"other");
-    // No box holds it any more.
+    // No box holds it any more: neither the bytes nor the tree above them are there without the name.
     let blob = format!("/blobs/b3/{}", blake3::hash(&bytes).to_hex());
-    assert_eq!(running.get(&blob, &running.owner).await.status, 404);
+    for place in [format!("{blob}/outboard"), blob] {
+        let reply = running.get(&place, &running.owner).await;
+        assert_eq!(reply.status, 404, "{place}");
+    }
     let delete = Request::new("DELETE", "/api/organization/acme/box/demo").token(&running.owner);
     assert_eq!(running.send(delete).await.status, 200);
     assert_eq!(running.get(&former, &running.owner).await.status, 404);

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
+mod lanes;
 mod proxy;
 mod slow;
 mod succession;
@@ -17,8 +18,8 @@ use boxgate::config::{self, Settings};
 use boxgate::http::response;
 use boxgate::request::RequestFacts;
 use boxgate::server::{
-    BodyError, BoxError, Certificate, Drain, InboundBody, Interim, OutboundBody, Piece, Respond,
-    Server,
+    BodyError, BoxError, Certificate, Drain, FileSender, InboundBody, Interim, OutboundBody, Piece,
+    Respond, Server,
 };
 use boxgate::telemetry::{LogSink, Telemetry};
 use bytes::Bytes;
@@ -87,6 +88,7 @@ impl Respond for Paths {
                     self.go.notified().await;
                     response::text(StatusCode::OK, "done")
                 }
+                "/thread" => response::text(StatusCode::OK, thread()),
                 "/who" => {
                     let text = format!("{} {}", facts.client_ip(), facts.authority());
                     response::text(StatusCode::OK, text)
@@ -107,6 +109,20 @@ impl Respond for Paths {
             }
         })
     }
+
+    fn answer_at_once(
+        &self,
+        head: &http::request::Parts,
+        _sender: Option<&FileSender>,
+        _facts: &RequestFacts,
+    ) -> Option<Response<OutboundBody>> {
+        (head.uri.path() == "/at-once").then(|| response::text(StatusCode::OK, thread()))
+    }
+}
+
+/// The name of the thread that this is called by.
+fn thread() -> String {
+    std::thread::current().name().unwrap_or_default().to_owned()
 }
 
 fn endless() -> OutboundBody {

@@ -62,8 +62,37 @@ impl Digests {
 #[derive(Debug, Clone)]
 pub struct ContentHasher {
     tree: TreeHasher,
+    order: OrderHasher,
+}
+
+/// The half of them that knows no tree: SHA-256 and what was asked for. It may be taken along by who hashes elsewhere.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OrderHasher {
     sha256: Option<sha2::Sha256>,
     extra: Vec<InOrder>,
+}
+
+impl OrderHasher {
+    /// Takes the next bytes.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        if let Some(sha256) = &mut self.sha256 {
+            sha256.update(bytes);
+        }
+        for extra in &mut self.extra {
+            extra.update(bytes);
+        }
+    }
+
+    /// Adds its states to the [map](ContentHasher::states) of the other half.
+    pub(crate) fn put(&self, map: &mut Vec<u8>) {
+        match &self.sha256 {
+            Some(sha256) => put_state(map, Algorithm::Sha256, &sha256.serialize()),
+            None => put_state(map, Algorithm::Sha256, &[]),
+        }
+        for extra in &self.extra {
+            extra.put(map);
+        }
+    }
 }
 
 impl ContentHasher {
@@ -76,8 +105,7 @@ impl ContentHasher {
     pub fn deferring(wanted: impl IntoIterator<Item = Algorithm>) -> Self {
         let mut hasher = Self {
             tree: TreeHasher::new(),
-            sha256: None,
-            extra: Vec::new(),
+            order: OrderHasher::default(),
         };
         for algorithm in wanted {
             hasher.want(algorithm);
@@ -89,8 +117,8 @@ impl ContentHasher {
     pub fn has(&self, algorithm: Algorithm) -> bool {
         match algorithm {
             Algorithm::Blake3 => true,
-            Algorithm::Sha256 => self.sha256.is_some(),
-            _ => self.extra.iter().any(|e| e.algorithm() == algorithm),
+            Algorithm::Sha256 => self.order.sha256.is_some(),
+            _ => self.order.extra.iter().any(|e| e.algorithm() == algorithm),
         }
     }
 
@@ -99,8 +127,8 @@ impl ContentHasher {
     pub fn want(&mut self, algorithm: Algorithm) -> bool {
         if self.bytes() == 0 && !self.has(algorithm) {
             match algorithm {
-                Algorithm::Sha256 => self.sha256 = Some(sha2::Sha256::new()),
-                _ => self.extra.extend(InOrder::new(algorithm)),
+                Algorithm::Sha256 => self.order.sha256 = Some(sha2::Sha256::new()),
+                _ => self.order.extra.extend(InOrder::new(algorithm)),
             }
         }
         self.has(algorithm)
@@ -130,17 +158,22 @@ impl ContentHasher {
 
     /// Whether [`Self::update_in_order`] has anything to do.
     pub fn needs_order(&self) -> bool {
-        self.sha256.is_some() || !self.extra.is_empty()
+        self.order.sha256.is_some() || !self.order.extra.is_empty()
     }
 
     /// The other half of [`Self::update`]: SHA-256 and what was asked for.
     pub fn update_in_order(&mut self, bytes: &[u8]) {
-        if let Some(sha256) = &mut self.sha256 {
-            sha256.update(bytes);
-        }
-        for extra in &mut self.extra {
-            extra.update(bytes);
-        }
+        self.order.update(bytes);
+    }
+
+    /// What [`Self::update_in_order`] updates, as it is.
+    pub(crate) fn order(&self) -> &OrderHasher {
+        &self.order
+    }
+
+    /// Takes it back from who hashed on with it.
+    pub(crate) fn set_order(&mut self, order: OrderHasher) {
+        self.order = order;
     }
 
     /// Bytes seen so far.
@@ -158,10 +191,11 @@ impl ContentHasher {
         Digests {
             blake3: self.tree.finish(),
             sha256: self
+                .order
                 .sha256
                 .clone()
                 .map(|sha256| Sha256(sha256.finalize().into())),
-            extra: self.extra.iter().map(InOrder::digest).collect(),
+            extra: self.order.extra.iter().map(InOrder::digest).collect(),
         }
     }
 
@@ -175,15 +209,15 @@ impl ContentHasher {
     /// has no state within a block; its state is that of the tree up to the open block. A deferred SHA-256 has an
     /// empty one.
     pub fn states(&self) -> Vec<u8> {
+        let mut map = self.tree_states();
+        self.order.put(&mut map);
+        map
+    }
+
+    /// The beginning of that map, without those of [`Self::order`].
+    pub(crate) fn tree_states(&self) -> Vec<u8> {
         let mut map = vec![STATES_VERSION];
         put_state(&mut map, Algorithm::Blake3, &self.tree.edge());
-        match &self.sha256 {
-            Some(sha256) => put_state(&mut map, Algorithm::Sha256, &sha256.serialize()),
-            None => put_state(&mut map, Algorithm::Sha256, &[]),
-        }
-        for extra in &self.extra {
-            extra.put(&mut map);
-        }
         map
     }
 
@@ -213,10 +247,10 @@ impl ContentHasher {
                 None => return Err(HashStateError::Unreadable),
             }
         }
+        let sha256 = sha256.ok_or(HashStateError::Unreadable)?;
         Ok(Self {
             tree: tree.ok_or(HashStateError::Unreadable)?,
-            sha256: sha256.ok_or(HashStateError::Unreadable)?,
-            extra,
+            order: OrderHasher { sha256, extra },
         })
     }
 }

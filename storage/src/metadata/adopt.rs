@@ -284,14 +284,15 @@ impl Name {
             Self::File(names) => {
                 let leaf = ensure_parents(tx, OP, organization, NOBODY, names, false).await?;
                 let declared = target.declared.clone();
-                let pointed = point(tx, OP, leaf, blob, declared).await?;
+                let pointed = point(tx, OP, leaf, (blob, false), declared).await?;
                 let statement = "UPDATE files SET updated_ms = $2 WHERE id = $1";
                 (statement, pointed.file.0, pointed.place.path())
             }
             Self::Iso(name) => {
                 // As a box that is made anew, it is its members' until somebody says otherwise.
                 let named = (name, None);
-                let pointed = isos::point(tx, OP, organization, NOBODY, named, blob).await?;
+                let pointed =
+                    isos::point(tx, OP, organization, NOBODY, named, (blob, false)).await?;
                 let statement = "UPDATE isos SET updated_ms = $2 WHERE id = $1";
                 let path = isos::path(&pointed.organization, name);
                 (statement, pointed.id.0, path)

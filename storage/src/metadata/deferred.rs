@@ -115,7 +115,7 @@ pub(super) async fn learn(
     for file in files {
         let level = Level::Architecture(ArchitectureId(file.int("architecture")?));
         let place = level.existing_place(&mut tx.connection, op).await?;
-        let event = outbox::box_updated(&place, None, &["sha256"]);
+        let event = outbox::box_learned(&place, sha256);
         outbox::append(tx, event, "").await?;
     }
     Ok(())

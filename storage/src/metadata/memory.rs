@@ -17,7 +17,7 @@ use super::outbox::Event;
 use super::uploads::{
     Advance, Completion, Fence, GateAnswer, GateState, Gating, HeldPiece, Keep, Ledger, NewUpload,
     Over, Piece, Published, Sender, Source, Target, Trash, UploadRow, UploadState, assert_cut,
-    assert_kept, check_length, check_piece_bytes, check_step, declared_beside, fenced,
+    assert_kept, check_length, check_piece_bytes, check_steps, declared_beside, fenced,
     folded_target, is_alike, refuse_held_ahead,
 };
 use crate::blob::{BlobKey, BlobMeta, UploadId};
@@ -213,32 +213,9 @@ impl Ledger for MemoryLedger {
         Ok(named.get_or_insert_with(|| name.to_owned()).clone())
     }
 
-    async fn advance(&self, fence: Fence, step: Advance) -> Result<()> {
-        const OP: &str = "upload.advance";
+    async fn advance_all(&self, fence: Fence, steps: Vec<Advance>) -> Result<()> {
         let now = self.clock.now();
-        let mut state = self.state();
-        let upload = state.fenced(OP, fence)?;
-        let row = &mut upload.row;
-        let fits = row.state == UploadState::Open
-            && row.offset == step.from
-            && row.length.is_none_or(|length| length >= step.to);
-        let (known, given) = (&upload.receipts.upload, &step.receipt.upload);
-        let same = known.is_none() || given.is_none() || known == given;
-        if !fits || !same {
-            return Err(fenced(OP, fence.id));
-        }
-        check_step(OP, fence.id, row.part_bytes, &step)?;
-        row.offset = step.to;
-        row.hash_states = step.hash_states;
-        row.updated = now;
-        let old = upload.receipts.tail.map(|tail| Trash {
-            key: tail.key,
-            store: row.store.clone(),
-        });
-        upload.receipts.add(PartIndex(step.part), step.receipt);
-        upload.parts.insert(step.part, step.values);
-        state.trash.extend(old.map(|old| (now, old)));
-        Ok(())
+        advance(&mut self.state(), "upload.advance", fence, steps, now)
     }
 
     async fn set_piece_bytes(&self, id: UploadId, bytes: u64) -> Result<UploadRow> {
@@ -341,28 +318,39 @@ impl Ledger for MemoryLedger {
         Ok(())
     }
 
-    async fn complete(&self, fence: Fence, completion: Completion) -> Result<()> {
+    async fn complete(
+        &self,
+        fence: Fence,
+        last: Vec<Advance>,
+        completion: Completion,
+    ) -> Result<Option<(Sidecar, String)>> {
         const OP: &str = "upload.complete";
         let now = self.clock.now();
         let mut state = self.state();
-        let row = &mut state.fenced(OP, fence)?.row;
+        let row = &state.fenced(OP, fence)?.row;
         let Completion {
             length,
             blake3,
             sha256,
         } = completion;
-        let whole = row.offset == length && row.length.is_none_or(|declared| declared == length);
-        match row.state {
-            UploadState::Open if whole => {
-                row.state = UploadState::Completing;
-                row.length = Some(length);
-                row.digests = Some((blake3, sha256));
-                row.updated = now;
-                Ok(())
-            }
-            UploadState::Completing if whole && row.digests == Some((blake3, sha256)) => Ok(()),
-            _ => Err(fenced(OP, fence.id)),
+        let digests = Some((blake3, sha256));
+        let end = last.last().map_or(row.offset, |step| step.to);
+        let whole = end == length && row.length.is_none_or(|declared| declared == length);
+        let is_open = row.state == UploadState::Open;
+        let again = row.state == UploadState::Completing && row.digests == digests;
+        let fits = is_open || again && last.is_empty();
+        if !whole || !fits {
+            return Err(fenced(OP, fence.id));
         }
+        advance(&mut state, OP, fence, last, now)?;
+        if is_open {
+            let row = &mut state.fenced(OP, fence)?.row;
+            row.state = UploadState::Completing;
+            row.length = Some(length);
+            row.digests = digests;
+            row.updated = now;
+        }
+        Ok(state.sidecar(fence, now))
     }
 
     async fn ask_gate(
@@ -591,6 +579,30 @@ impl Ledger for MemoryLedger {
         }))
     }
 
+    async fn replaced_by(&self, id: UploadId) -> Result<Vec<UploadRow>> {
+        let state = self.state();
+        let Some(newer) = state.uploads.get(&id) else {
+            return Ok(Vec::new());
+        };
+        let newest = |row: &UploadRow| std::cmp::Reverse((row.created, row.id));
+        Ok(state.rows(u32::MAX, newest, |upload| {
+            let (row, new) = (&upload.row, &newer.row);
+            let waits = match row.state {
+                UploadState::Open => true,
+                UploadState::Completing => new.state == UploadState::Done,
+                _ => false,
+            };
+            waits
+                && row.id != new.id
+                && row.keep == Keep::UntilIdle
+                && row.created <= new.created
+                && (&row.sender, row.organization, &row.note)
+                    == (&new.sender, new.organization, &new.note)
+                && upload.folded.is_some()
+                && upload.folded == newer.folded
+        }))
+    }
+
     async fn open_uploads(
         &self,
         organization: Option<OrganizationId>,
@@ -646,4 +658,41 @@ impl Ledger for MemoryLedger {
         self.state().forget(trash);
         Ok(())
     }
+}
+
+/// Moves the offset over some steps, or changes nothing.
+fn advance(
+    state: &mut State,
+    op: &'static str,
+    fence: Fence,
+    steps: Vec<Advance>,
+    now: UnixMillis,
+) -> Result<()> {
+    let (Some(first), Some(last)) = (steps.first(), steps.last()) else {
+        return Ok(());
+    };
+    let upload = state.fenced(op, fence)?;
+    let row = &mut upload.row;
+    let fits = row.state == UploadState::Open
+        && row.offset == first.from
+        && row.length.is_none_or(|length| length >= last.to);
+    let (known, given) = (&upload.receipts.upload, &last.receipt.upload);
+    let same = known.is_none() || given.is_none() || known == given;
+    if !fits || !same {
+        return Err(fenced(op, fence.id));
+    }
+    check_steps(op, fence.id, row.part_bytes, &steps)?;
+    row.offset = last.to;
+    row.hash_states.clone_from(&last.hash_states);
+    row.updated = now;
+    let old = upload.receipts.tail.map(|tail| Trash {
+        key: tail.key,
+        store: row.store.clone(),
+    });
+    for step in steps {
+        upload.receipts.add(PartIndex(step.part), step.receipt);
+        upload.parts.insert(step.part, step.values);
+    }
+    state.trash.extend(old.map(|old| (now, old)));
+    Ok(())
 }

@@ -15,7 +15,7 @@ use super::writer::Tx;
 use crate::blob::BlobMeta;
 use crate::catalog::IsoName;
 use crate::clock::UnixMillis;
-use crate::digest::Blake3;
+use crate::digest::{Algorithm, Blake3, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 
 /// One event as it was recorded.
@@ -392,6 +392,16 @@ pub(super) fn box_updated(place: &Place, renamed: Option<&Place>, changed: &[&st
     draft
 }
 
+/// The SHA-256 of a file's bytes, which was put off, is known; `place` goes down to its architecture.
+pub(super) fn box_learned(place: &Place, sha256: Sha256) -> Draft {
+    let what = json!({
+        "changed": ["sha256"],
+        "checksum": sha256.to_hex(),
+        "checksumType": Algorithm::Sha256.name().to_uppercase(),
+    });
+    draft("box.updated", place, what, None, None)
+}
+
 /// A version is listed to Vagrant from now on, or no more.
 pub(super) fn box_listed(place: &Place, listed: bool) -> Draft {
     let name = if listed {
@@ -479,7 +489,6 @@ fn members(value: Value) -> Map<String, Value> {
 mod tests {
     use super::*;
     use crate::blob::BlobKey;
-    use crate::digest::Sha256;
 
     fn place() -> Place {
         Place {

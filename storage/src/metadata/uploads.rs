@@ -11,6 +11,7 @@ mod listing;
 mod pieces;
 mod publish;
 mod rows;
+mod steps;
 pub(super) mod trash;
 
 use std::collections::BTreeMap;
@@ -36,7 +37,8 @@ pub(super) use {
     gate::check_passed,
     joins::{Health, check_source, is_alike},
     pieces::{assert_cut, assert_kept, check_piece_bytes, refuse_held_ahead},
-    rows::{check_length, check_step, declared_beside, fenced, folded_target, too_many},
+    rows::{check_length, declared_beside, fenced, folded_target, too_many},
+    steps::check_steps,
 };
 
 /// What finishing an upload publishes; kept in the upload's row as JSON.
@@ -622,7 +624,9 @@ pub trait Ledger: Debug + Send + Sync {
     /// comes of writers that knew nothing of them is fenced. Returns the row as it is then.
     ///
     /// # Errors
-    /// `NotFound`; `Gone`; `Conflict` when it is no longer open, or another digest of the same algorithm is declared.
+    /// `NotFound`; `Gone`; `Conflict` when it is no longer open, or another digest of the same algorithm is declared;
+    /// `Invalid` for an algorithm that did not run over what is committed, or that does not run unless it was declared
+    /// when the upload was made.
     async fn declare(&self, id: UploadId, digests: Vec<Digest>) -> Result<UploadRow>;
 
     /// The subtree values of one part of an upload that did not end; `None` when nothing of it is
@@ -641,7 +645,13 @@ pub trait Ledger: Debug + Send + Sync {
     /// no longer the upload's goes to the trash in the same one.
     /// [`crate::ErrorKind::Fenced`] unless epoch, state and offset are as given, and the store's own upload is
     /// the one that the parts before are in: two nodes may take pieces in one epoch.
-    async fn advance(&self, fence: Fence, step: Advance) -> Result<()>;
+    async fn advance(&self, fence: Fence, step: Advance) -> Result<()> {
+        self.advance_all(fence, vec![step]).await
+    }
+
+    /// The same over several parts in one transaction: all steps are taken or none, and none at all is fine. Each
+    /// begins where the one before ended, and only the last one may leave a tail.
+    async fn advance_all(&self, fence: Fence, steps: Vec<Advance>) -> Result<()>;
 
     /// Fixes the bytes of each piece but the last; the same number again is fine. Raises no epoch.
     ///
@@ -675,8 +685,15 @@ pub trait Ledger: Debug + Send + Sync {
     /// [`crate::ErrorKind::Conflict`] while pieces are held that the offset does not cover.
     async fn drop_pieces(&self, fence: Fence) -> Result<()>;
 
-    /// C0: `open` → `completing`, fenced by epoch and by offset = length.
-    async fn complete(&self, fence: Fence, completion: Completion) -> Result<()>;
+    /// C0: `open` → `completing`, fenced by epoch and by offset = length; the same again changes nothing. With `last` steps
+    /// it is B3 of those, too, in the same transaction: all or nothing. Returns what is to stand beside the blob, as
+    /// [`Self::sidecar`].
+    async fn complete(
+        &self,
+        fence: Fence,
+        last: Vec<Advance>,
+        completion: Completion,
+    ) -> Result<Option<(Sidecar, String)>>;
 
     /// Takes the right to ask whether a whole upload may be published, until `until`; rights that run out by
     /// `over` are over, and `mine` is kept. The row as it is then; `None` when the right is another's, and when
@@ -774,6 +791,10 @@ pub trait Ledger: Debug + Send + Sync {
         target: &Target,
         since: UnixMillis,
     ) -> Result<Vec<UploadRow>>;
+
+    /// What that upload replaces: kept ones of its sender to its name, with its note, that were made before it and are
+    /// open or, once it is published, whole and not published. Newest first.
+    async fn replaced_by(&self, id: UploadId) -> Result<Vec<UploadRow>>;
 
     /// Open uploads in the order of their ids, from behind `after` on; of one organization, if given.
     async fn open_uploads(

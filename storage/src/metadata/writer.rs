@@ -341,6 +341,12 @@ where
             | "upload.declare"
             | "upload.complete"
             | "upload.abort"
+            | "upload.lose"
+            | "upload.name_store_upload"
+            | "upload.set_piece_bytes"
+            | "upload.set_aside"
+            | "upload.pass_pieces"
+            | "upload.drop_pieces"
             | "upload.purge"
             | "upload.ask_gate"
             | "upload.answer_gate"
@@ -354,7 +360,7 @@ where
             | "orphans.see"
             | "token.purge" => Change::Nothing,
             "file.count_download" => Change::Number,
-            "upload.publish" | "deferred.learn" => Change::Names,
+            "upload.publish" | "deferred.learn" | "trash.forget" => Change::Names,
             _ => Change::Rights,
         }
     }

@@ -13,12 +13,13 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::committer::{Committer, PartHashes, Shared};
 use super::engine::{Inner, Stored};
+use super::lane::{Lane, States};
 use super::part::PartAssembler;
 use super::pressure::Holding;
 use super::registry::InProgress;
@@ -28,7 +29,7 @@ use crate::blob::UploadId;
 use crate::buffer::Reservation;
 use crate::digest::{Algorithm, ContentHasher, Digest, DigestHasher};
 use crate::error::{Error, ErrorKind, Result, chain};
-use crate::metadata::uploads::{Completion, Keep, Published};
+use crate::metadata::uploads::{Advance, Completion, Keep, Published};
 use crate::store::{Intake, PartIndex, Receipt, Run, UploadSink};
 
 /// Everything that an unfinished upload holds.
@@ -43,6 +44,10 @@ pub(super) struct Active {
     /// Whether it ends what the same sender left open under the same name.
     supersedes: bool,
     hasher: ContentHasher,
+    /// Whether what needs its bytes in order is hashed by the run, perhaps on another core, and not with the rest.
+    by_run: bool,
+    /// Who does so, from the first run on; the half of `hasher` stays behind meanwhile.
+    lane: Option<Lane>,
     /// Values of the current part's finished blocks.
     values: Vec<[u8; 32]>,
     expected: Vec<Digest>,
@@ -58,14 +63,20 @@ pub(super) struct Active {
     gave_way: Option<Instant>,
     /// When the current buffer was taken.
     held_since: Instant,
-    /// When the last step was given to the committer, or the writer began.
+    /// When what came was last made durable, or the writer began.
     stepped: Instant,
     /// When the last step was one that time brought.
     tail_stepped: Option<Instant>,
-    /// Runs of the current part on their way to the store.
+    /// Runs on their way to the store that no seal waits for yet.
     runs: Runs,
-    /// A step that waits for its place with the committer.
+    /// Steps whose bytes the store has: parts that are whole wait for others, to be made durable with them.
+    gathered: Vec<(Step, PartHashes)>,
+    /// How many bytes of them wait for one another; 0 where each part is made durable by itself.
+    gathers: u64,
+    /// Steps that wait for their place with the committer.
     sealing: Option<Sealing>,
+    /// Whether all came: the steps that reach the end are committed with the end.
+    is_ending: bool,
     committer: Committer,
     /// The committed offset.
     committed: watch::Receiver<u64>,
@@ -96,10 +107,10 @@ struct Held {
     hashers: Vec<(Algorithm, DigestHasher)>,
 }
 
-/// A step whose bytes are with the store and that was not given to the committer yet.
+/// Steps whose bytes are with the store and that were not given to the committer yet.
 struct Sealing {
-    step: Step,
-    hashes: PartHashes,
+    steps: Vec<(Step, PartHashes)>,
+    is_last: bool,
     runs: Runs,
     sealed: BoxFuture<'static, Result<Receipt>>,
     since: Instant,
@@ -107,7 +118,8 @@ struct Sealing {
 
 impl std::fmt::Debug for Sealing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Sealing").field(&self.step).finish()
+        let steps: Vec<_> = self.steps.iter().map(|(step, _)| step).collect();
+        f.debug_tuple("Sealing").field(&steps).finish()
     }
 }
 
@@ -153,6 +165,14 @@ impl Active {
             memory,
         } = start;
         let committed = progress.subscribe();
+        let wanted = engine.options.limits.commit_bytes;
+        let in_place = stored.store.intake == Intake::InPlace;
+        let gathers = if in_place && state.lock().part_bytes() < wanted {
+            wanted
+        } else {
+            0
+        };
+        let by_run = in_place && engine.options.limits.lanes > 0;
         let mut active = Self {
             committer: Committer::start(
                 &engine,
@@ -166,6 +186,8 @@ impl Active {
             state,
             start: offset,
             assembler: PartAssembler::at(offset),
+            by_run,
+            lane: None,
             hasher,
             values,
             expected,
@@ -180,7 +202,10 @@ impl Active {
             stepped: Instant::now(),
             tail_stepped: None,
             runs: FuturesUnordered::new(),
+            gathered: Vec::new(),
+            gathers,
             sealing: None,
+            is_ending: false,
             health: Health::Whole,
             taken_over,
             in_progress,
@@ -356,7 +381,8 @@ impl Active {
         if step.is_some() {
             self.tail_stepped = Some(Instant::now());
         }
-        self.seal(step);
+        self.gather(step);
+        self.seal();
         self.settle().await
     }
 
@@ -393,7 +419,7 @@ impl Active {
         }
         chunk.advance(within);
         hash_into(
-            &mut self.hasher,
+            (&mut self.hasher, true),
             &mut self.held,
             &piece,
             &self.engine.counters,
@@ -496,13 +522,46 @@ impl Active {
 
     fn hash(&mut self, at_least: usize) {
         if let Some(bytes) = self.assembler.unhashed(at_least) {
+            let in_order = !self.by_run;
             hash_into(
-                &mut self.hasher,
+                (&mut self.hasher, in_order),
                 &mut self.held,
                 bytes,
                 &self.engine.counters,
             );
         }
+    }
+
+    /// A place with the lane for the run that comes next, if it is hashed there.
+    async fn place(&mut self) -> Option<OwnedSemaphorePermit> {
+        if !self.by_run || !self.assembler.holds_bytes() || !self.hasher.needs_order() {
+            return None;
+        }
+        let (engine, hasher) = (&self.engine, &self.hasher);
+        let lane = self
+            .lane
+            .get_or_insert_with(|| Lane::new(engine, hasher.order().clone()));
+        Some(lane.place().await)
+    }
+
+    /// Has all that came so far hashed here; what comes is hashed with the rest from now on.
+    async fn leave_lane(&mut self) -> Result<()> {
+        if !self.by_run {
+            return Ok(());
+        }
+        if let Some(lane) = &self.lane {
+            let hashed = lane.ask().await.map_err(|failed| {
+                Error::new(ErrorKind::Internal, "upload.hash", self.stored.subject())
+                    .with_source(failed)
+            })?;
+            self.hasher.set_order(hashed);
+            self.lane = None;
+        }
+        self.by_run = false;
+        let started = Instant::now();
+        self.hasher.update_in_order(self.assembler.held());
+        self.engine.counters.spent(Stage::InOrder, started);
+        Ok(())
     }
 
     /// Gives the current buffer to the store, and its part to the committer when that was the part's
@@ -514,8 +573,12 @@ impl Active {
                 written?;
             }
         }
+        let place = self.place().await;
         self.engine.counters.spent(Stage::Room, started);
         if let Some(run) = self.assembler.rest() {
+            if let (Some(lane), Some(place)) = (&self.lane, place) {
+                lane.hash(&run.bytes, place);
+            }
             self.give(run);
         }
         self.settle().await
@@ -526,7 +589,7 @@ impl Active {
         let written = self.sink().write(run);
         self.runs.push(written);
         let step = self.state.lock().hand_over(to);
-        self.seal(step);
+        self.gather(step);
     }
 
     fn sink(&mut self) -> &mut Box<dyn UploadSink> {
@@ -535,11 +598,9 @@ impl Active {
             .expect("it came back before it takes anything")
     }
 
-    /// Lets what was handed over become durable and be committed, in the background.
-    fn seal(&mut self, step: Option<Step>) {
+    /// Notes that all of a step is with the store.
+    fn gather(&mut self, step: Option<Step>) {
         let Some(step) = step else { return };
-        debug_assert!(self.sealing.is_none(), "the last one found its place");
-        self.stepped = Instant::now();
         self.values.extend(self.hasher.take_values());
         let values = if self.state.lock().ends_part(step.to) {
             // The next part's memory is taken at once or not at all.
@@ -550,28 +611,63 @@ impl Active {
             let open = self.hasher.open_value();
             self.values.iter().copied().chain(open).collect()
         };
-        let sealed = self.sink().seal(PartIndex(step.part));
+        let states = match &self.lane {
+            Some(lane) => States::Asked(self.hasher.tree_states(), lane.ask()),
+            None => States::Known(self.hasher.states()),
+        };
+        let hashes = PartHashes { values, states };
+        self.gathered.push((step, hashes));
+    }
+
+    /// Whether what was gathered is to become durable without waiting for more: a flush and a change of rows for each
+    /// part would cost a fast sender more than they keep. One such batch is under way at a time, so that a kill costs
+    /// two of them at most.
+    fn is_due(&self) -> bool {
+        let (Some((first, _)), Some((last, _))) = (self.gathered.first(), self.gathered.last())
+        else {
+            return false;
+        };
+        let within = self.engine.options.limits.commit_within;
+        last.to - first.from >= self.gathers
+            || (self.stepped.elapsed() >= within && self.committer.is_idle())
+    }
+
+    /// Lets what was gathered become durable and be committed, in the background.
+    fn seal(&mut self) {
+        let Some((Step { part, to, .. }, _)) = self.gathered.last() else {
+            return;
+        };
+        let (part, is_last) = (*part, self.is_ending && *to == self.state.lock().received());
+        debug_assert!(self.sealing.is_none(), "the last ones found their place");
+        let since = Instant::now();
+        self.stepped = since;
+        let sealed = self.sink().seal(PartIndex(part));
         self.sealing = Some(Sealing {
-            step,
-            hashes: PartHashes {
-                values,
-                states: self.hasher.states(),
-            },
+            steps: std::mem::take(&mut self.gathered),
+            is_last,
             runs: std::mem::take(&mut self.runs),
             sealed,
-            since: Instant::now(),
+            since,
         });
     }
 
     /// Gives the committer what waits for it, once it has room.
     async fn settle(&mut self) -> Result<()> {
+        if self.sealing.is_none() && self.is_due() {
+            if self.gathers > 0 {
+                let started = Instant::now();
+                self.committer.idle().await;
+                self.engine.counters.spent(Stage::Room, started);
+            }
+            self.seal();
+        }
         if self.sealing.is_some() {
             let started = Instant::now();
             let room = self.committer.room().await;
             self.engine.counters.spent(Stage::Room, started);
             if let (Ok(room), Some(sealing)) = (room, self.sealing.take()) {
                 let engine = Arc::clone(&self.engine);
-                room.take(sealing.step, sealing.hashes, {
+                room.take((sealing.steps, sealing.is_last), {
                     let (mut runs, sealed, since) = (sealing.runs, sealing.sealed, sealing.since);
                     Box::pin(async move {
                         // To the last one: when this ends, nothing may be under way any more.
@@ -603,7 +699,8 @@ impl Active {
             }
             handed?;
         }
-        self.committer.end().await
+        // What was left to the end that failed is for whoever goes on to send again.
+        self.committer.end().await.map(drop)
     }
 
     async fn hand_over_rest(&mut self) -> Result<()> {
@@ -612,33 +709,38 @@ impl Active {
         self.hash(0);
         self.hand_over().await?;
         let step = self.state.lock().pause();
-        self.seal(step);
+        self.gather(step);
+        self.seal();
         self.settle().await
     }
 
     /// Everything up to C0: the last part is handed over, the digests are as declared, and all parts
-    /// are durable and committed.
-    async fn make_durable(&mut self) -> Result<Completion> {
+    /// are durable and committed but the last ones, unless they were before.
+    async fn make_durable(&mut self) -> Result<(Vec<Advance>, Completion)> {
         let ended = self.state.lock().end();
         let length =
             ended.map_err(|refusal| refusal.into_error("upload.finish", self.stored.subject()))?;
         self.health = Health::Failed;
         self.come_back().await?;
+        self.is_ending = true;
         self.hash(0);
+        self.leave_lane().await?;
         // On a copy: if the rows do not answer, the states at the last byte are needed again.
         let found = self.hasher.clone().finish();
         found.compare("upload.finish", &self.stored.subject(), &self.expected)?;
         self.hand_over().await?;
         // The last buffer was full, and perhaps its part was not.
         let step = self.state.lock().hand_over(length);
-        self.seal(step);
+        self.gather(step);
+        self.seal();
         self.settle().await?;
-        self.committer.end().await?;
-        Ok(Completion {
+        let last = self.committer.end().await?;
+        let completion = Completion {
             length,
             blake3: found.blake3,
             sha256: found.sha256,
-        })
+        };
+        Ok((last, completion))
     }
 
     /// Why the committer stopped.
@@ -744,7 +846,7 @@ impl Active {
             return Err(e);
         }
         match self.make_durable().await {
-            Ok(completion) => {
+            Ok(ended) => {
                 let Self {
                     engine,
                     stored,
@@ -754,7 +856,7 @@ impl Active {
                     ..
                 } = *self;
                 let sink = sink.ok_or_else(|| self::ended("upload.finish", stored.fence.id))?;
-                let published = engine.complete_and_publish(&stored, sink, completion).await;
+                let published = engine.complete_and_publish(&stored, sink, ended).await;
                 if supersedes {
                     // What was cut just before this one began may have come to rest only now.
                     engine.supersede_or_log(stored.fence.id).await;
@@ -792,9 +894,9 @@ impl Held {
     }
 }
 
-/// Hashes the next bytes of an upload.
+/// Hashes the next bytes of an upload; by the half that needs them in order only if so.
 fn hash_into(
-    hasher: &mut ContentHasher,
+    (hasher, in_order): (&mut ContentHasher, bool),
     held: &mut Option<Held>,
     bytes: &[u8],
     counters: &Counters,
@@ -803,7 +905,9 @@ fn hash_into(
     hasher.update_tree(bytes);
     counters.spent(Stage::Blake3, started);
     let started = Instant::now();
-    hasher.update_in_order(bytes);
+    if in_order {
+        hasher.update_in_order(bytes);
+    }
     for (_, hasher) in held.iter_mut().flat_map(|held| &mut held.hashers) {
         hasher.update(bytes);
     }

@@ -4,7 +4,7 @@
 //! go of it, and only after nothing of the upload is on its way to the store any more. While a request's
 //! own digest is not compared yet, parts become durable and their rows stay where they are.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::engine::Inner;
+use super::lane::States;
 use super::state::{Step, UploadState};
 use super::stats::{Stage, count};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,28 +27,36 @@ pub(super) struct Committer {
     /// Absent once no more parts come.
     messages: Option<mpsc::Sender<Message>>,
     /// Absent once its outcome was taken.
-    task: Option<JoinHandle<Result<()>>>,
+    task: Option<JoinHandle<Outcome>>,
     given_up: Arc<AtomicBool>,
     unsure: Arc<AtomicBool>,
     supersedes: Arc<AtomicBool>,
+    /// How many batches of parts were handed over.
+    given: AtomicU64,
+    /// How many of them nothing is under way of any more.
+    done: watch::Receiver<u64>,
 }
+
+/// How the parts ended; with the last ones, where they are durable and left to whoever completes the upload.
+type Outcome = Result<Vec<Advance>>;
 
 /// What the writer tells.
 enum Message {
-    /// A part was handed over, or its beginning.
-    Part(Part),
+    /// Parts were handed over, of the last one perhaps its beginning.
+    Parts(Parts),
     /// Nothing that follows may be committed yet.
     Hold,
     /// What was held may be committed.
     Release,
 }
 
-/// Bytes of one part that were handed over.
-struct Part {
-    step: Step,
+/// Parts that were handed over, one after the other, and become durable together.
+struct Parts {
+    steps: Vec<(Step, PartHashes)>,
+    /// Whether they are committed with the end of the upload, in one change.
+    is_left: bool,
+    /// What the store gives for the last one.
     durable: JoinHandle<Result<Receipt>>,
-    values: Vec<[u8; 32]>,
-    hash_states: Vec<u8>,
 }
 
 /// What a part is to be committed with.
@@ -56,7 +65,7 @@ pub(super) struct PartHashes {
     /// One subtree value per MiB of the part so far.
     pub(super) values: Vec<[u8; 32]>,
     /// States of all hashes at the step's end.
-    pub(super) states: Vec<u8>,
+    pub(super) states: States,
 }
 
 /// An upload's numbers, shared between its writer and its committer.
@@ -83,12 +92,13 @@ impl Committer {
         progress: watch::Sender<u64>,
         runtime: &Handle,
     ) -> Self {
-        // One part is with the task, the others wait in the queue.
+        // One batch is with the task, the others wait in the queue.
         let queued = engine.options.parts_in_flight.saturating_sub(1).max(1);
         let (messages, incoming) = mpsc::channel(queued);
         let given_up = Arc::new(AtomicBool::new(false));
         let unsure = Arc::new(AtomicBool::new(false));
         let supersedes = Arc::new(AtomicBool::new(false));
+        let (done, told) = watch::channel(0);
         let task = Task {
             engine: Arc::clone(engine),
             fence,
@@ -97,6 +107,7 @@ impl Committer {
             given_up: Arc::clone(&given_up),
             unsure: Arc::clone(&unsure),
             supersedes: Arc::clone(&supersedes),
+            done,
         };
         Self {
             messages: Some(messages),
@@ -104,6 +115,8 @@ impl Committer {
             given_up,
             unsure,
             supersedes,
+            given: AtomicU64::new(0),
+            done: told,
         }
     }
 
@@ -117,7 +130,22 @@ impl Committer {
         self.unsure.load(Ordering::Relaxed)
     }
 
-    /// Waits until one more part may be on its way.
+    /// Whether nothing that was handed over is under way any more.
+    pub(super) fn is_idle(&self) -> bool {
+        *self.done.borrow() >= self.given.load(Ordering::Relaxed)
+    }
+
+    /// Waits until nothing that was handed over is under way any more, or a part failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub(super) async fn idle(&mut self) {
+        let given = self.given.load(Ordering::Relaxed);
+        // Whoever asks next learns of a failure.
+        let _failed = self.done.wait_for(|done| *done >= given).await.is_err();
+    }
+
+    /// Waits until one more batch of parts may be on its way.
     ///
     /// # Errors
     /// When an earlier part failed; [`Self::failure`] tells why.
@@ -125,7 +153,11 @@ impl Committer {
     /// Dropping the future changes nothing.
     pub(super) async fn room(&self) -> Result<Room<'_>, Failed> {
         let messages = self.messages.as_ref().ok_or(Failed)?;
-        messages.reserve().await.map(Room).map_err(|_closed| Failed)
+        let place = messages.reserve().await.map_err(|_closed| Failed)?;
+        Ok(Room {
+            place,
+            given: &self.given,
+        })
     }
 
     /// Lets nothing be committed until it is released; false once a part was handed over.
@@ -150,13 +182,14 @@ impl Committer {
         outcome(self.task.take()?).await.err()
     }
 
-    /// Waits until all parts are committed, or until the first failure and all that was under way.
-    pub(super) async fn end(&mut self) -> Result<()> {
+    /// Waits until all parts are committed, or until the first failure and all that was under way. Returns the last
+    /// parts where those were [left](Room::take).
+    pub(super) async fn end(&mut self) -> Outcome {
         // Without a sender the task ends when its queue is worked off.
         self.messages = None;
         match self.task.take() {
             Some(task) => outcome(task).await,
-            None => Ok(()),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -168,7 +201,7 @@ impl Committer {
     }
 }
 
-async fn outcome(task: JoinHandle<Result<()>>) -> Result<()> {
+async fn outcome(task: JoinHandle<Outcome>) -> Outcome {
     task.await.unwrap_or_else(|panicked| {
         Err(Error::new(ErrorKind::Internal, "upload.commit", "part").with_source(panicked))
     })
@@ -179,27 +212,32 @@ async fn outcome(task: JoinHandle<Result<()>>) -> Result<()> {
 pub(super) struct Failed;
 
 /// Room for one message.
-pub(super) struct Room<'c>(mpsc::Permit<'c, Message>);
+pub(super) struct Room<'c> {
+    place: mpsc::Permit<'c, Message>,
+    given: &'c AtomicU64,
+}
 
 impl Room<'_> {
-    /// Hands a part over. `durable` runs at once, whatever happens to the parts before it.
+    /// Hands parts over that become durable together. `durable` runs at once, whatever happens to the parts before, and
+    /// brings what the store gives for the last of them. Those that are left are not committed here:
+    /// [`Committer::end`] returns them.
     pub(super) fn take(
         self,
-        step: Step,
-        hashes: PartHashes,
+        (steps, is_left): (Vec<(Step, PartHashes)>, bool),
         durable: BoxFuture<'static, Result<Receipt>>,
     ) {
-        self.0.send(Message::Part(Part {
-            step,
-            durable: tokio::spawn(durable),
-            values: hashes.values,
-            hash_states: hashes.states,
+        self.given.fetch_add(1, Ordering::Relaxed);
+        let durable = tokio::spawn(durable);
+        self.place.send(Message::Parts(Parts {
+            steps,
+            is_left,
+            durable,
         }));
     }
 
     /// What was held may be committed, and what follows.
     pub(super) fn release(self) {
-        self.0.send(Message::Release);
+        self.place.send(Message::Release);
     }
 }
 
@@ -212,81 +250,118 @@ struct Task {
     given_up: Arc<AtomicBool>,
     unsure: Arc<AtomicBool>,
     supersedes: Arc<AtomicBool>,
+    done: watch::Sender<u64>,
 }
 
 impl Task {
-    async fn run(self, mut messages: mpsc::Receiver<Message>) -> Result<()> {
+    async fn run(self, mut messages: mpsc::Receiver<Message>) -> Outcome {
         let mut outcome = Ok(());
+        let mut left = Vec::new();
         // Steps that are durable and held; a kilobyte for each part.
         let mut held: Option<Vec<Advance>> = None;
         while let Some(message) = messages.recv().await {
-            let ready = match message {
+            let is_batch = matches!(message, Message::Parts(_));
+            let mut ready = match message {
                 Message::Hold => {
                     held = Some(Vec::new());
                     continue;
                 }
                 Message::Release => held.take().unwrap_or_default(),
-                Message::Part(part) => match (self.durable(part).await, &mut held) {
-                    (Ok(advance), Some(held)) => {
-                        held.push(advance);
-                        continue;
+                Message::Parts(parts) if parts.is_left => {
+                    match self.durable(parts).await {
+                        Ok(steps) => left = steps,
+                        Err(e) => outcome = self.failed(outcome, e).await,
                     }
-                    (Ok(advance), None) => vec![advance],
+                    Vec::new()
+                }
+                Message::Parts(parts) => match (self.durable(parts).await, &mut held) {
+                    (Ok(steps), Some(held)) => {
+                        held.extend(steps);
+                        Vec::new()
+                    }
+                    (Ok(steps), None) => steps,
                     (Err(e), _) => {
-                        // The store gave up what was told to be durable.
-                        if e.kind() == ErrorKind::Gone && outcome.is_ok() {
-                            self.engine.lose_row(self.fence).await;
-                        }
-                        outcome = outcome.and(Err(e));
+                        outcome = self.failed(outcome, e).await;
                         Vec::new()
                     }
                 },
             };
-            for advance in ready {
-                if outcome.is_ok() && !self.given_up.load(Ordering::Relaxed) {
-                    outcome = self.commit(advance).await;
-                }
+            while !ready.is_empty() && outcome.is_ok() && !self.given_up.load(Ordering::Relaxed) {
+                let later = ready.split_off(ready.len().min(STEPS_AT_ONCE));
+                outcome = self.commit(std::mem::replace(&mut ready, later)).await;
+            }
+            if is_batch {
+                self.done.send_modify(|done| *done += 1);
             }
             if outcome.is_err() {
                 // The writer learns of it at its next part; what is queued is still waited for.
                 messages.close();
             }
         }
-        outcome
+        outcome.map(|()| left)
     }
 
-    /// Waits until the part is durable.
-    async fn durable(&self, part: Part) -> Result<Advance> {
-        let durable = part.durable.await.unwrap_or_else(|panicked| {
+    /// What parts that did not become durable add to how it went so far.
+    async fn failed(&self, outcome: Result<()>, e: Error) -> Result<()> {
+        // The store gave up what was told to be durable.
+        if e.kind() == ErrorKind::Gone && outcome.is_ok() {
+            self.engine.lose_row(self.fence).await;
+        }
+        outcome.and(Err(e))
+    }
+
+    /// Waits until the parts are durable.
+    async fn durable(&self, parts: Parts) -> Result<Vec<Advance>> {
+        let durable = parts.durable.await.unwrap_or_else(|panicked| {
             let subject = self.fence.id.to_string();
             Err(Error::new(ErrorKind::Internal, "upload.seal", subject).with_source(panicked))
         });
-        durable.map(|receipt| Advance {
-            from: part.step.from,
-            to: part.step.to,
-            part: part.step.part,
-            values: part.values,
-            hash_states: part.hash_states,
-            receipt,
-        })
+        let receipt = durable?;
+        let mut steps = Vec::with_capacity(parts.steps.len());
+        for (step, hashes) in parts.steps {
+            let hash_states = hashes.states.known().await.ok_or_else(|| {
+                let subject = self.fence.id.to_string();
+                Error::new(ErrorKind::Internal, "upload.hash", subject)
+            })?;
+            steps.push(Advance {
+                from: step.from,
+                to: step.to,
+                part: step.part,
+                values: hashes.values,
+                hash_states,
+                receipt: Receipt::default(),
+            });
+        }
+        if let Some(last) = steps.last_mut() {
+            last.receipt = receipt;
+        }
+        Ok(steps)
     }
 
-    async fn commit(&self, advance: Advance) -> Result<()> {
-        let step = Step {
+    /// Moves the row over some steps, at least one, in one transaction.
+    async fn commit(&self, advances: Vec<Advance>) -> Result<()> {
+        let steps = advances.iter().map(|advance| Step {
             part: advance.part,
             from: advance.from,
             to: advance.to,
-        };
+        });
+        let steps: Vec<_> = steps.collect();
         // Until it is answered; and for good, when the upload is another's or the answer is lost.
         self.unsure.store(true, Ordering::Relaxed);
-        advance_row(&self.engine, self.fence, advance).await?;
+        advance_row(&self.engine, self.fence, advances).await?;
         self.unsure.store(false, Ordering::Relaxed);
-        let in_order = self.state.lock().commit(step);
-        debug_assert!(in_order, "parts arrive in order");
-        self.progress.send_replace(step.to);
-        count(&self.engine.counters.part_commits, 1);
+        let to = {
+            let mut state = self.state.lock();
+            for step in &steps {
+                let in_order = state.commit(*step);
+                debug_assert!(in_order, "parts arrive in order");
+            }
+            state.committed()
+        };
+        self.progress.send_replace(to);
+        count(&self.engine.counters.part_commits, steps.len() as u64);
         // Where that was all of it, it is published next, and replaces what was left open as it is.
-        let is_all = self.state.lock().length() == Some(step.to);
+        let is_all = self.state.lock().length() == Some(to);
         if !is_all && self.supersedes.swap(false, Ordering::Relaxed) {
             self.engine.supersede_or_log(self.fence.id).await;
         }
@@ -295,10 +370,12 @@ impl Task {
 }
 
 /// B3. When the answer is lost, the row decides what happened.
-pub(super) async fn advance_row(engine: &Inner, fence: Fence, step: Advance) -> Result<()> {
+pub(super) async fn advance_row(engine: &Inner, fence: Fence, steps: Vec<Advance>) -> Result<()> {
+    let Some(to) = steps.last().map(|step| step.to) else {
+        return Ok(());
+    };
     let started = Instant::now();
-    let to = step.to;
-    let mut done = engine.options.ledger.advance(fence, step).await;
+    let mut done = engine.options.ledger.advance_all(fence, steps).await;
     if let Err(lost) = &done
         && matches!(lost.kind(), ErrorKind::Unavailable | ErrorKind::Internal)
         && let Ok(Some(row)) = engine.options.ledger.upload(fence.id).await
@@ -310,3 +387,6 @@ pub(super) async fn advance_row(engine: &Inner, fence: Fence, step: Advance) -> 
     engine.counters.spent(Stage::Advance, started);
     done
 }
+
+/// Steps in one transaction: many may have waited for a digest, and others wait meanwhile for their turn to write.
+const STEPS_AT_ONCE: usize = 64;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -46,8 +46,10 @@ impl UploadEngine {
         // Closed from the start: then waiting ends whenever nothing runs.
         background.close();
         let counters = Counters::of(options.stores.keys());
+        let lanes = options.limits.lanes.min(Semaphore::MAX_PERMITS);
         Self {
             inner: Arc::new(Inner {
+                lanes: Arc::new(Semaphore::new(lanes)),
                 options,
                 background,
                 counters,
@@ -82,6 +84,17 @@ impl UploadEngine {
     /// Dropping the future leaves open whether there is an upload; one that nobody knows of expires.
     pub async fn create(&self, intent: UploadIntent) -> Result<UploadRow> {
         self.run("upload.create", |inner| inner.create(intent))
+            .await
+    }
+
+    /// The same for a request that brings bytes along: whoever makes it writes to it at once, and takes nothing over.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    /// # Cancel safety
+    /// As [`Self::create`].
+    pub async fn create_to_write(&self, intent: UploadIntent) -> Result<(UploadRow, UploadWriter)> {
+        self.run("upload.create", |inner| inner.create_to_write(intent))
             .await
     }
 
@@ -454,6 +467,8 @@ pub(super) struct Inner {
     pub(super) registry: Registry,
     /// Uploads that hold memory for a part.
     pub(super) holders: Holders,
+    /// A permit for each upload that may hash on a second core.
+    pub(super) lanes: Arc<Semaphore>,
     /// Blobs whose SHA-256 is not known yet.
     pub(super) deferred: Deferred,
     /// Uploads whose abort did not reach the rows, with the epoch that they may be aborted at. Never
@@ -547,12 +562,31 @@ impl Inner {
             }
             made => made?,
         };
+        let (_row, writer) = self.first_writer(made, expected);
+        Ok(writer)
+    }
+
+    async fn create_to_write(
+        self: Arc<Self>,
+        intent: UploadIntent,
+    ) -> Result<(UploadRow, UploadWriter)> {
+        let expected = intent.expected.clone();
+        let made = self.make(intent).await?;
+        Ok(self.first_writer(made, expected))
+    }
+
+    /// The writer of whoever made an upload, from its first byte on.
+    fn first_writer(
+        self: &Arc<Self>,
+        made: Made,
+        expected: Vec<Digest>,
+    ) -> (UploadRow, UploadWriter) {
         let Made {
+            row,
             stored,
             sink,
             state,
             in_progress,
-            ..
         } = made;
         let start = Start {
             state,
@@ -562,7 +596,7 @@ impl Inner {
             expected,
             memory: None,
         };
-        Ok(self.writer(stored, sink, start, in_progress))
+        (row, self.writer(stored, sink, start, in_progress))
     }
 
     async fn create(self: Arc<Self>, intent: UploadIntent) -> Result<UploadRow> {

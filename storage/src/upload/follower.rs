@@ -499,7 +499,7 @@ impl Follower {
         let mut sealed = sealed.map(|sealed| sealed.piece);
         for step in std::mem::take(&mut self.pending) {
             let (from, to) = (step.from, step.to);
-            match advance_row(&assembly.engine, assembly.stored.fence, step).await {
+            match advance_row(&assembly.engine, assembly.stored.fence, vec![step]).await {
                 Err(e) if e.kind() == ErrorKind::Fenced => {
                     self.catch_up(from, e).await?;
                     return Ok(false);
@@ -608,7 +608,8 @@ impl Follower {
             blake3: found.blake3,
             sha256: found.sha256,
         };
-        engine.complete_and_publish(stored, sink, completion).await
+        let ended = (Vec::new(), completion);
+        engine.complete_and_publish(stored, sink, ended).await
     }
 }
 

@@ -75,6 +75,11 @@ impl PartAssembler {
             .is_some_and(|buffer| !buffer.is_empty())
     }
 
+    /// The bytes in the current buffer.
+    pub(super) fn held(&self) -> &[u8] {
+        self.buffer.as_ref().map_or(&[], Buffer::as_slice)
+    }
+
     /// Bytes that were pushed and not yet given out here, once there are `at_least` of them or the
     /// buffer is full. Hashing them in runs of some size is twice as fast as by the frame, and they
     /// are still in the cache.

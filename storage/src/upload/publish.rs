@@ -8,7 +8,7 @@ use super::stats::{Stage, count};
 use crate::blob::{BlobKey, UploadId};
 use crate::error::{Error, ErrorKind, Result, Retry, chain};
 use crate::metadata::uploads::{
-    Completion, Fence, Gating, Keep, Published, Trash, UploadState as RowState,
+    Advance, Completion, Fence, Gating, Keep, Published, Trash, UploadState as RowState,
 };
 use crate::sidecar::Sidecar;
 use crate::store::{Intake, UploadSink};
@@ -24,26 +24,31 @@ struct Described {
 const TRIES: usize = 3;
 
 impl Inner {
-    /// C0 to C3. On failure the upload is given up, unless only its answer is missing, or the gate's: then the
-    /// row stays `completing`, and recovery publishes it. A kept upload whose row did not get so far
-    /// stays open, with all its bytes.
+    /// C0 to C3, with B3 of the last parts where those are durable and not committed yet. On failure the upload is given
+    /// up, unless only its answer is missing, or the gate's: then the row stays `completing`, and recovery publishes it.
+    /// A kept upload whose row did not get so far stays open, with all bytes that are committed.
     pub(super) async fn complete_and_publish(
         &self,
         stored: &Stored,
         sink: Box<dyn UploadSink>,
-        completion: Completion,
+        (last, completion): (Vec<Advance>, Completion),
     ) -> Result<Published> {
         let started = Instant::now();
-        if let Err(e) = self.complete(stored, completion).await {
-            if stored.keep == Keep::No {
-                self.give_up(stored, Some(sink)).await;
+        let beside = match self.complete(stored, last, completion).await {
+            Ok(beside) => beside,
+            Err(e) => {
+                if stored.keep == Keep::No {
+                    self.give_up(stored, Some(sink)).await;
+                }
+                return Err(e);
             }
-            return Err(e);
-        }
+        };
         let held = self.commit(stored, sink).await?;
+        // Where C1 takes its time, equal bytes may have come or gone since.
+        let beside = beside.filter(|_| stored.store.intake == Intake::InPlace);
         let turn = self.first_turn();
         let published = self
-            .publish(stored, (completion.length, held), (None, turn))
+            .publish(stored, (completion.length, held), beside, (None, turn))
             .await;
         self.counters.spent(Stage::Publish, started);
         published
@@ -72,35 +77,50 @@ impl Inner {
         Ok(None)
     }
 
-    /// C0, with the row deciding when the answer is lost.
-    async fn complete(&self, stored: &Stored, completion: Completion) -> Result<()> {
+    /// C0, with the row deciding when the answer is lost. Returns what is to stand beside the blob, as far as that is
+    /// known.
+    async fn complete(
+        &self,
+        stored: &Stored,
+        last: Vec<Advance>,
+        completion: Completion,
+    ) -> Result<Option<(Sidecar, String)>> {
+        let started = Instant::now();
         let ledger = &self.options.ledger;
-        let done = ledger.complete(stored.fence, completion).await;
+        let steps = last.len() as u64;
+        let mut done = ledger.complete(stored.fence, last, completion).await;
         if let Err(lost) = &done
             && lost.kind().retry() == Retry::Later
             && let Ok(Some(row)) = ledger.upload(stored.fence.id).await
             && row.epoch == stored.fence.epoch
             && row.state == RowState::Completing
         {
-            return Ok(());
+            done = Ok(None);
+        }
+        if steps > 0 {
+            self.counters.spent(Stage::Advance, started);
+        }
+        if done.is_ok() {
+            count(&self.counters.part_commits, steps);
         }
         done
     }
 
     /// C2 and C3 of an upload whose row is `completing`, and the gate between them; may be repeated. `held` is what the
-    /// store just said that it holds.
+    /// store just said that it holds, `beside` what the rows just said is to stand beside the blob.
     pub(super) async fn publish(
         &self,
         stored: &Stored,
         (length, held): (u64, Option<u64>),
+        beside: Option<(Sidecar, String)>,
         (gating, turn): (Option<Gating>, Turn),
     ) -> Result<Published> {
         self.check(stored, length, held).await?;
-        let mut sidecar = self.settle_equals(stored, length).await?;
+        let mut sidecar = self.settle_equals(stored, length, beside).await?;
         let is_new = is_own(stored, sidecar.as_ref());
         if self.pass_gate(stored, gating, is_new, turn).await? {
             // That took its time, and may have labels.
-            sidecar = self.settle_equals(stored, length).await?;
+            sidecar = self.settle_equals(stored, length, None).await?;
         }
         let described = self.write_beside(sidecar).await?;
         let ledger = &self.options.ledger;
@@ -181,12 +201,16 @@ impl Inner {
         &self,
         stored: &Stored,
         length: u64,
+        mut known: Option<(Sidecar, String)>,
     ) -> Result<Option<(Sidecar, String)>> {
         let ledger = &self.options.ledger;
         let mut condemned = None;
         // As often as there are rows of the same bytes, each with others' names; mostly none, rarely one.
         loop {
-            let sidecar = ledger.sidecar(stored.fence).await?;
+            let sidecar = match known.take() {
+                Some(known) => Some(known),
+                None => ledger.sidecar(stored.fence).await?,
+            };
             let Some((beside, store)) = &sidecar else {
                 return Ok(None);
             };

@@ -161,7 +161,7 @@ impl Inner {
             patience: Duration::ZERO,
         };
         let gating = row.gate.clone();
-        self.publish(&stored, (row.offset, held), (gating, turn))
+        self.publish(&stored, (row.offset, held), None, (gating, turn))
             .await?;
         Ok(())
     }

@@ -95,17 +95,7 @@ impl Inner {
         id: UploadId,
         digests: Vec<Digest>,
     ) -> Result<UploadRow> {
-        const OP: &str = "upload.declare";
-        // Bytes went by: no other algorithm can begin with them, nor can a SHA-256 that was deferred.
-        let row = self.options.ledger.upload(id).await?;
-        let begun = row.filter(|row| row.offset > 0);
-        let computed = begun.and_then(|row| ContentHasher::restore(&row.hash_states).ok());
-        let computed = computed.unwrap_or_else(|| ContentHasher::new([]));
-        if let Some(late) = digests.iter().find(|d| !computed.has(d.algorithm())) {
-            let name = late.algorithm().name();
-            return Err(Error::new(ErrorKind::Invalid, OP, id.to_string())
-                .with_source(format!("{name} can be declared at the beginning only")));
-        }
+        // What a writer is about to commit counts: whether it is too late for a digest is asked of the row that is changed.
         self.let_close(id).await;
         let row = self.options.ledger.declare(id, digests).await?;
         if let Some(older) = self.registry.raise(id, row.epoch) {

@@ -5,27 +5,14 @@
 
 use super::engine::Inner;
 use crate::blob::UploadId;
-use crate::clock::UnixMillis;
 use crate::error::{Result, chain};
-use crate::metadata::uploads::{UploadRow, UploadState as RowState};
 
 impl Inner {
     /// Gives up what the sender of `id` left open under the same name and note when `id` was made; once `id` is
     /// published, also what is whole and was not published yet, since its turn came before. What a request is
     /// busy with at this moment is that request's, and stays.
     pub(super) async fn supersede(self: &std::sync::Arc<Self>, id: UploadId) -> Result<()> {
-        let ledger = &self.options.ledger;
-        let Some(newer) = ledger.upload(id).await? else {
-            return Ok(());
-        };
-        let Some(target) = &newer.target else {
-            return Ok(());
-        };
-        let never = UnixMillis(i64::MAX);
-        let rows = ledger
-            .uploads_to(&newer.sender, newer.organization, target, never)
-            .await?;
-        for older in rows.into_iter().filter(|row| is_replaced(row, &newer)) {
+        for older in self.options.ledger.replaced_by(id).await? {
             // Fenced by its epoch: whoever goes on with it meanwhile, in whatever process, keeps it.
             if let Some(_in_progress) = self.try_enter(older.id)
                 && self.abort_row(older.id, older.epoch).await
@@ -43,10 +30,4 @@ impl Inner {
             tracing::warn!(upload = %id, error = chain(&e), "an upload that was replaced stays open");
         }
     }
-}
-
-fn is_replaced(row: &UploadRow, newer: &UploadRow) -> bool {
-    let over = row.state == RowState::Open || newer.state == RowState::Done;
-    let alike = row.note == newer.note;
-    row.id != newer.id && row.created <= newer.created && over && alike
 }

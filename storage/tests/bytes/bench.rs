@@ -99,6 +99,37 @@ impl Bench {
         engine(&self.rig, ledger, (store, Passage::Free, false), pool)
     }
 
+    /// One whose whole parts wait for one another, until they have `commit_bytes` or `commit_within` is over.
+    pub(crate) fn gathering(
+        &self,
+        ledger: Arc<dyn Ledger>,
+        store: Store,
+        (commit_bytes, commit_within): (u64, Duration),
+    ) -> UploadEngine {
+        let options = options(&self.rig, ledger, (store, Passage::Free, false), &self.pool);
+        UploadEngine::new(EngineOptions {
+            limits: UploadLimits {
+                commit_bytes,
+                commit_within,
+                ..options.limits
+            },
+            ..options
+        })
+    }
+
+    /// One that hashes so many uploads on a second core.
+    pub(crate) fn laned(&self, lanes: usize) -> UploadEngine {
+        let under = (self.memory.store(), Passage::Free, false);
+        let options = options(&self.rig, self.rig.ledger(), under, &self.pool);
+        UploadEngine::new(EngineOptions {
+            limits: UploadLimits {
+                lanes,
+                ..options.limits
+            },
+            ..options
+        })
+    }
+
     /// One that leaves SHA-256 for later.
     pub(crate) fn deferring(&self, store: Store, pool: &BufferPool) -> UploadEngine {
         let under = (store, Passage::Free, false);

@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use crate::bench::{Bench, MIB, content, intent, kept};
 use crate::house::{House, named};
 use crate::rigs::Sql;
+use crate::s3::Rig;
 
 fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     let mut hasher = DigestHasher::new(algorithm);
@@ -52,7 +53,13 @@ async fn told(house: &House) -> Vec<String> {
         let of = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
         let changed = &data["changed"];
         match &*event.name {
-            "box.updated" => format!("{} {} {changed}", event.name, of("box")),
+            "box.updated" => format!(
+                "{} {} {changed} {} {}",
+                event.name,
+                of("box"),
+                of("checksumType"),
+                of("checksum")
+            ),
             _ => format!("{} {} {}", event.name, of("box"), of("checksumType")),
         }
     };
@@ -79,13 +86,14 @@ async fn what_is_missing_is_computed_of_what_is_stored_and_told() {
     for name in ["one", "same"] {
         assert_eq!(house.resolve(name).await.file.blob.sha256, sha256_of(&one));
     }
+    let hex = digest_of(Algorithm::Sha256, &one).to_hex();
     assert_eq!(
         told(&house).await,
         [
-            "box.uploaded one BLAKE3",
-            "box.uploaded same BLAKE3",
-            "box.updated one [\"sha256\"]",
-            "box.updated same [\"sha256\"]",
+            "box.uploaded one BLAKE3".to_owned(),
+            "box.uploaded same BLAKE3".to_owned(),
+            format!("box.updated one [\"sha256\"] SHA256 {hex}"),
+            format!("box.updated same [\"sha256\"] SHA256 {hex}"),
         ]
     );
     // Nothing is left to do, and nothing is told twice.
@@ -168,6 +176,41 @@ async fn a_digest_that_a_client_names_is_compared_inline() {
     let published = wanted.finish().await.unwrap();
     assert_eq!(published.blob.sha256, sha256_of(&bytes));
     assert_eq!(waiting(&house).await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_digest_that_is_named_while_the_first_part_comes_leaves_an_upload_that_goes_on() {
+    let rig = Rig::new().await;
+    let engine = rig.bench.deferring(rig.store.clone(), &rig.pool);
+    let at = 2 * MIB;
+    for (cut, salt) in [(true, 11), (false, 12)] {
+        let bytes = content(3 * MIB + 5, salt);
+        let whole = vec![digest_of(Algorithm::Sha256, &bytes)];
+        let intent = kept(Some(bytes.len() as u64), vec![]);
+        let id = engine.create(intent).await.unwrap().id;
+        let mut writer = engine.resume(id, 0).await.unwrap();
+        writer.write(bytes.slice(..at)).await.unwrap();
+        if cut {
+            // What it sent is on its way to the bucket, and no row tells of it yet. A bucket cannot be read before
+            // the object is whole, so a digest that is accepted now could never be computed.
+            drop(writer);
+            let late = engine.declare(id, whole).await.unwrap_err();
+            assert_eq!(late.kind(), ErrorKind::Invalid, "{late:?}");
+        } else {
+            // Nothing of it will be committed: its bytes come again, and are hashed then.
+            engine.declare(id, whole).await.unwrap();
+            let fenced = writer.write(bytes.slice(at..)).await.unwrap_err();
+            assert_eq!(fenced.kind(), ErrorKind::Fenced);
+        }
+        let from = engine.head(id).await.unwrap().offset;
+        assert_eq!(from, if cut { at as u64 } else { 0 });
+        let mut writer = engine.resume(id, from).await.unwrap();
+        let from = usize::try_from(from).unwrap();
+        writer.write(bytes.slice(from..)).await.unwrap();
+        let blob = writer.finish().await.unwrap().blob;
+        assert!(rig.bench.read_back_from(&rig.store, &blob).await == bytes);
+        assert_eq!(blob.sha256.is_none(), cut);
+    }
 }
 
 #[tokio::test]

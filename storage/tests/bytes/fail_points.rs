@@ -104,7 +104,6 @@ async fn an_upload_that_fails_at_any_step_is_whole_or_gone() {
         "ledger.create",
         "ledger.forget",
         "ledger.publish",
-        "ledger.sidecar",
         "sink.abort",
         "sink.commit",
         "sink.seal",
@@ -116,6 +115,10 @@ async fn an_upload_that_fails_at_any_step_is_whole_or_gone() {
     ];
     let called: Vec<_> = operations.keys().copied().collect();
     assert_eq!(called, needed, "each step of an upload has its fail point");
+    assert_eq!(
+        operations["ledger.advance"], 2,
+        "the last of three parts is committed with the end"
+    );
     let (mut cases, mut published) = (0, 0);
     for (op, times) in operations {
         for nth in 0..times {
@@ -169,7 +172,7 @@ async fn a_lost_answer_of_a_commit_loses_no_upload() {
     let bytes = content(LENGTH, 3);
     for (op, nth) in [
         ("ledger.advance", 0),
-        ("ledger.advance", 2),
+        ("ledger.advance", 1),
         ("ledger.complete", 0),
         ("ledger.publish", 0),
         ("sink.commit", 0),
@@ -306,7 +309,6 @@ async fn a_kept_upload_that_fails_at_any_step_can_be_finished() {
         "ledger.create",
         "ledger.part_values",
         "ledger.publish",
-        "ledger.sidecar",
         "ledger.take_over",
         "sink.commit",
         "sink.seal",

@@ -92,7 +92,8 @@ impl UploadSink for GatedSink {
     }
 }
 
-async fn gated(bench: &Bench) -> (UploadWriter, Arc<Gates>) {
+/// A writer whose whole parts wait for one another until they have `commit_bytes`.
+async fn gated(bench: &Bench, commit_bytes: u64) -> (UploadWriter, Arc<Gates>) {
     let gates = Arc::new(Gates {
         parts: (0..16).map(|_| Semaphore::new(0)).collect(),
         waiting: AtomicUsize::new(0),
@@ -103,7 +104,7 @@ async fn gated(bench: &Bench) -> (UploadWriter, Arc<Gates>) {
         write: Arc::new(Gated(Arc::clone(&inner.write), Arc::clone(&gates))),
         ..inner
     };
-    let engine = bench.engine_on(bench.rig.ledger(), store, &bench.pool);
+    let engine = bench.gathering(bench.rig.ledger(), store, (commit_bytes, Duration::MAX));
     let length = Some(100 << 20);
     let writer = engine.begin(intent(length, vec![])).await.unwrap();
     (writer, gates)
@@ -117,7 +118,7 @@ async fn quiet() {
 #[tokio::test(start_paused = true)]
 async fn an_offset_moves_only_when_all_before_it_is_durable() {
     let bench = Bench::new().await;
-    let (mut writer, gates) = gated(&bench).await;
+    let (mut writer, gates) = gated(&bench, 0).await;
     writer.write(content(24 * MIB, 1)).await.unwrap();
     gates.parts[2].add_permits(1);
     gates.parts[1].add_permits(1);
@@ -138,7 +139,7 @@ async fn an_offset_moves_only_when_all_before_it_is_durable() {
 #[tokio::test(start_paused = true)]
 async fn no_more_parts_are_in_flight_than_agreed() {
     let bench = Bench::new().await;
-    let (mut writer, gates) = gated(&bench).await;
+    let (mut writer, gates) = gated(&bench, 0).await;
     let bytes = content(100 * MIB, 1);
     let mut writing = Box::pin(writer.write(bytes));
     // Twelve parts, of which all but the last four must have gone.
@@ -161,7 +162,7 @@ async fn no_more_parts_are_in_flight_than_agreed() {
 #[tokio::test(start_paused = true)]
 async fn giving_up_waits_for_what_is_in_flight_and_commits_nothing_more() {
     let bench = Bench::new().await;
-    let (mut writer, gates) = gated(&bench).await;
+    let (mut writer, gates) = gated(&bench, 0).await;
     writer.write(content(16 * MIB, 1)).await.unwrap();
     let mut aborting = Box::pin(writer.abort());
     let waited = tokio::time::timeout(Duration::from_secs(1), &mut aborting).await;
@@ -172,5 +173,25 @@ async fn giving_up_waits_for_what_is_in_flight_and_commits_nothing_more() {
     }
     aborting.await;
     assert_eq!(bench.states().await, [UploadState::Aborted]);
+    bench.is_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_that_wait_for_one_another_are_at_stake_in_two_batches_at_most() {
+    let bench = Bench::new().await;
+    let (mut writer, gates) = gated(&bench, 16 << 20).await;
+    let mut writing = Box::pin(writer.write(content(40 * MIB, 1)));
+    let waited = tokio::time::timeout(Duration::from_secs(1), &mut writing).await;
+    assert!(waited.is_err(), "the second batch waits for the first");
+    assert_eq!(gates.waiting.load(Ordering::SeqCst), 1);
+    gates.parts[1].add_permits(1);
+    writing.await.unwrap();
+    quiet().await;
+    assert_eq!(writer.committed_bytes(), 16 << 20);
+    gates.parts[3].add_permits(1);
+    quiet().await;
+    assert_eq!(writer.committed_bytes(), 32 << 20);
+    assert_eq!(gates.most_waiting.load(Ordering::SeqCst), 1);
+    writer.abort().await;
     bench.is_clean().await;
 }

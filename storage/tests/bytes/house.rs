@@ -98,7 +98,10 @@ impl House {
             max_length_bytes: 512 << 20,
             min_free_bytes: 0,
             parts_in_flight: 4,
-            limits: UploadLimits::default(),
+            limits: UploadLimits {
+                lanes: 1,
+                ..UploadLimits::default()
+            },
             sha256,
             passage: boxgate_storage::upload::Passage::Free,
         });

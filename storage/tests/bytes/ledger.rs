@@ -51,13 +51,18 @@ impl Ledger for FaultyLedger {
         self.faults.around("ledger.upload", call).await
     }
 
-    async fn advance(&self, fence: Fence, step: Advance) -> Result<()> {
-        let call = self.inner.advance(fence, step);
+    async fn advance_all(&self, fence: Fence, steps: Vec<Advance>) -> Result<()> {
+        let call = self.inner.advance_all(fence, steps);
         self.faults.around("ledger.advance", call).await
     }
 
-    async fn complete(&self, fence: Fence, completion: Completion) -> Result<()> {
-        let call = self.inner.complete(fence, completion);
+    async fn complete(
+        &self,
+        fence: Fence,
+        last: Vec<Advance>,
+        completion: Completion,
+    ) -> Result<Option<(Sidecar, String)>> {
+        let call = self.inner.complete(fence, last, completion);
         self.faults.around("ledger.complete", call).await
     }
 
@@ -224,6 +229,11 @@ impl Ledger for FaultyLedger {
     ) -> Result<Vec<UploadRow>> {
         let call = self.inner.uploads_in(state, until, limit);
         self.faults.around("ledger.uploads_in", call).await
+    }
+
+    async fn replaced_by(&self, id: UploadId) -> Result<Vec<UploadRow>> {
+        let call = self.inner.replaced_by(id);
+        self.faults.around("ledger.replaced_by", call).await
     }
 
     async fn uploads_to(

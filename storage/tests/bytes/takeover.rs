@@ -38,6 +38,26 @@ async fn a_newer_request_replaces_a_writer_that_waits_for_its_client() {
 }
 
 #[tokio::test]
+async fn whoever_makes_an_upload_writes_to_it_without_taking_it_over() {
+    let (bench, faults) = (Bench::new().await, Faults::new());
+    let engine = failing(&bench, &faults);
+    let bytes = content(9 * MIB + 5, 11);
+    let made = engine.create_to_write(kept(None, vec![])).await;
+    let (row, mut writer) = made.unwrap();
+    assert_eq!((writer.id(), row.state), (row.id, UploadState::Open));
+    writer.write(bytes.slice(..9 * MIB)).await.unwrap();
+    assert_eq!(writer.pause().await.unwrap(), 9 << 20);
+    assert!(!faults.times().contains_key("ledger.take_over"));
+    // It stays for others as any does.
+    let mut next = engine.resume(row.id, 9 << 20).await.unwrap();
+    next.write(bytes.slice(9 * MIB..)).await.unwrap();
+    let published = next.finish().await.unwrap();
+    assert!(bench.read_back(&published.blob).await == bytes);
+    engine.settled().await;
+    bench.is_clean().await;
+}
+
+#[tokio::test]
 async fn whoever_is_replaced_changes_nothing_whatever_it_does_next() {
     let bench = Bench::new().await;
     let bytes = content(20 * MIB, 2);

@@ -31,6 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         1 => upload().prop_map(|upload| Step::TakeOver { upload }),
         5 => (upload(), stale()).prop_map(|(upload, stale)| Step::Complete { upload, stale }),
+        3 => (upload(), stale()).prop_map(|(upload, stale)| Step::End { upload, stale }),
         6 => (upload(), stale()).prop_map(|(upload, stale)| Step::Publish { upload, stale }),
         1 => (upload(), stale()).prop_map(|(upload, stale)| Step::Abort { upload, stale }),
         1 => (upload(), stale()).prop_map(|(upload, stale)| Step::Lose { upload, stale }),
@@ -59,6 +60,7 @@ fn add(all: &RefCell<Turns>, one: Turns) {
     all.too_late += one.too_late;
     all.fenced += one.fenced;
     all.released += one.released;
+    all.ended += one.ended;
 }
 
 fn assert_no_turn_was_missed(all: Turns) {
@@ -70,6 +72,7 @@ fn assert_no_turn_was_missed(all: Turns) {
         too_late,
         fenced,
         released,
+        ended,
     } = all;
     let turns = [
         published,
@@ -79,6 +82,7 @@ fn assert_no_turn_was_missed(all: Turns) {
         too_late,
         fenced,
         released,
+        ended,
     ];
     assert!(turns.iter().all(|count| *count > 0), "{all:?}");
 }

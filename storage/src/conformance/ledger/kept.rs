@@ -8,7 +8,7 @@ use super::upload::{BLOCK, PART, Sent, new_upload, published, target};
 use super::{DOOMED_FOR, Rig, START, gone};
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::Clock as _;
-use crate::digest::{Algorithm, Digest};
+use crate::digest::{Algorithm, ContentHasher, Digest};
 use crate::error::{ErrorKind, Result};
 use crate::metadata::Ledger;
 use crate::metadata::accounts::{AccountId, OrganizationId};
@@ -99,7 +99,7 @@ pub async fn a_part_may_be_committed_piece_by_piece(rig: &dyn Rig) {
         from = to;
     }
     let completion = sent.completion();
-    let completed = ledger.complete(sent.fence(), completion).await;
+    let completed = ledger.complete(sent.fence(), Vec::new(), completion).await;
     completed.expect("complete");
     let published = ledger.publish(sent.fence()).await.expect("publish");
     assert_eq!(rig.blob_tree(&published.blob).await, Some(sent.values()));
@@ -198,7 +198,9 @@ pub async fn the_tail_of_a_published_upload_is_trash(rig: &dyn Rig) {
         ..sent.step(0)
     };
     ledger.advance(sent.fence(), step).await.expect("a step");
-    let completed = ledger.complete(sent.fence(), sent.completion()).await;
+    let completed = ledger
+        .complete(sent.fence(), Vec::new(), sent.completion())
+        .await;
     completed.expect("complete");
     assert_eq!(
         ledger.receipts(sent.row.id).await.expect("read").tail,
@@ -245,6 +247,35 @@ pub async fn a_piece_that_leaves_its_part_is_refused(rig: &dyn Rig) {
     rest.expect("the rest");
 }
 
+/// Steps over several parts are one change: all of them count, or none does.
+pub async fn parts_are_committed_together_or_not_at_all(rig: &dyn Rig) {
+    let (ledger, org) = (rig.ledger(), rig.add_organization("acme").await);
+    let sent = Sent::create(&ledger, org, target("web"), 7, 3 * PART + 9)
+        .await
+        .expect("create");
+    let (id, fence) = (sent.row.id, sent.fence());
+    let all = [0, PART, 2 * PART, 3 * PART].map(|from| sent.step(from));
+    let gap = vec![all[0].clone(), all[2].clone()];
+    let mut short = all.to_vec();
+    short[2].values.pop();
+    for bad in [gap, short] {
+        refused(ledger.advance_all(fence, bad).await, ErrorKind::Invalid);
+    }
+    let late = ledger.advance_all(fence, all[1..].to_vec()).await;
+    refused(late, ErrorKind::Fenced);
+    assert_eq!(row(rig, id).await.offset, 0);
+    assert_eq!(ledger.part_values(id, 0).await.expect("read"), None);
+    let nothing = ledger.advance_all(fence, Vec::new()).await;
+    nothing.expect("no step is fine");
+    let together = ledger.advance_all(fence, all.to_vec()).await;
+    together.expect("all of them");
+    assert_eq!(row(rig, id).await.offset, 3 * PART + 9);
+    for step in all {
+        let stored = ledger.part_values(id, step.part).await.expect("read");
+        assert_eq!(stored, Some(step.values));
+    }
+}
+
 /// A length is fixed once, while the upload is open, and not below what is there.
 pub async fn a_deferred_length_is_fixed_once(rig: &dyn Rig) {
     let (ledger, org) = (rig.ledger(), rig.add_organization("acme").await);
@@ -274,7 +305,9 @@ pub async fn a_deferred_length_is_fixed_once(rig: &dyn Rig) {
         .advance(sent.fence(), sent.step(PART))
         .await
         .expect("the rest");
-    let completed = ledger.complete(sent.fence(), sent.completion()).await;
+    let completed = ledger
+        .complete(sent.fence(), Vec::new(), sent.completion())
+        .await;
     completed.expect("complete");
     let late = ledger.set_length(id, PART + 5).await;
     refused(late, ErrorKind::Conflict);
@@ -321,6 +354,44 @@ pub async fn digests_are_declared_while_it_is_open(rig: &dyn Rig) {
     refused(absent, ErrorKind::NotFound);
     assert!(ledger.abort(id, None).await.expect("abort"));
     refused(ledger.declare(id, vec![blake3]).await, ErrorKind::Gone);
+}
+
+/// What is committed decides which digests may still be declared: an algorithm that did not run over it cannot begin.
+pub async fn a_digest_is_declared_before_the_bytes_that_it_is_of(rig: &dyn Rig) {
+    let (ledger, org) = (rig.ledger(), rig.add_organization("acme").await);
+    let digest = |algorithm: Algorithm| {
+        let digest = Digest::try_new(algorithm, vec![1; algorithm.digest_bytes()]);
+        digest.expect("as long as it must be")
+    };
+    let declare = async |id, algorithm| ledger.declare(id, vec![digest(algorithm)]).await;
+    for (deferred, content) in [(true, 7), (false, 8)] {
+        let sent = Sent::create(&ledger, org, target("web"), content, 2 * PART)
+            .await
+            .expect("create");
+        let id = sent.row.id;
+        let hashers = if deferred {
+            ContentHasher::deferring([])
+        } else {
+            ContentHasher::new([])
+        };
+        let step = Advance {
+            hash_states: hashers.states(),
+            ..sent.step(0)
+        };
+        ledger.advance(sent.fence(), step).await.expect("a part");
+        refused(declare(id, Algorithm::Md5).await, ErrorKind::Invalid);
+        let late = declare(id, Algorithm::Sha256).await;
+        if deferred {
+            refused(late, ErrorKind::Invalid);
+            // Nobody is replaced for it.
+            assert_eq!(row(rig, id).await.epoch, sent.row.epoch);
+        } else {
+            late.expect("it runs");
+        }
+        declare(id, Algorithm::Blake3)
+            .await
+            .expect("it always runs");
+    }
 }
 
 /// Whoever was replaced ends nothing; lost bytes are trash, and their upload takes nothing more.
@@ -447,6 +518,77 @@ pub async fn the_uploads_of_a_sender_to_a_name_are_found(rig: &dyn Rig) {
 
     let bad = ledger.create(kept(ours, Some(target("a/b")))).await;
     refused(bad, ErrorKind::Invalid);
+}
+
+/// An upload replaces what its sender left open under its name and with its note before it; what is whole there only
+/// once it is published itself.
+pub async fn an_upload_replaces_what_its_sender_left_before_it(rig: &dyn Rig) {
+    let (ledger, org) = (rig.ledger(), rig.add_organization("acme").await);
+    let noted = |note: &str| NewUpload {
+        note: Some(note.to_owned()),
+        most_open: MostOpen {
+            per_account: 9,
+            per_organization: 9,
+        },
+        ..kept(org, Some(target("web")))
+    };
+    let replaced = async |id| {
+        let rows = ledger.replaced_by(id).await.expect("find");
+        rows.iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    let whole = Sent {
+        row: create(rig, noted("a")).await,
+        content: 3,
+        length: BLOCK,
+    };
+    whole.complete(&ledger).await.expect("complete");
+    rig.clock().advance(Duration::from_secs(1));
+    let open = create(rig, noted("a")).await.id;
+    let others = [
+        noted("b"),
+        NewUpload {
+            note: None,
+            ..noted("a")
+        },
+        NewUpload {
+            target: Some(target("other")),
+            ..noted("a")
+        },
+        NewUpload {
+            sender: key_of(AccountId(1), "ann-1"),
+            ..noted("a")
+        },
+        NewUpload {
+            keep: Keep::No,
+            ..noted("a")
+        },
+    ];
+    for other in others {
+        create(rig, other).await;
+    }
+    assert_eq!(replaced(open).await, []);
+    rig.clock().advance(Duration::from_secs(1));
+    let newer = Sent {
+        row: create(rig, noted("a")).await,
+        content: 4,
+        length: BLOCK,
+    };
+    rig.clock().advance(Duration::from_secs(1));
+    let last = create(rig, noted("a")).await.id;
+    let id = newer.row.id;
+    assert_eq!(replaced(id).await, [open]);
+    assert_eq!(replaced(last).await, [id, open]);
+    newer.complete(&ledger).await.expect("complete");
+    assert_eq!(replaced(id).await, [open]);
+    ledger.publish(newer.fence()).await.expect("publish");
+    assert_eq!(replaced(id).await, [open, whole.row.id]);
+    let nameless = NewUpload {
+        target: None,
+        ..noted("a")
+    };
+    let nameless = create(rig, nameless).await.id;
+    assert_eq!(replaced(nameless).await, []);
+    assert_eq!(replaced(UploadId::random()).await, []);
 }
 
 /// A person and each service account of theirs are senders of their own.

@@ -65,6 +65,13 @@ pub enum Step {
         /// With the epoch before the present one.
         stale: bool,
     },
+    /// Sends what is left of a part and completes in one change, perhaps as a writer that was replaced.
+    End {
+        /// Which upload.
+        upload: usize,
+        /// With the epoch before the present one.
+        stale: bool,
+    },
     /// Publishes, perhaps again, perhaps as a writer that was replaced.
     Publish {
         /// Which upload.
@@ -136,6 +143,8 @@ pub struct Turns {
     pub fenced: usize,
     /// Blobs that uploads held and dropped.
     pub released: usize,
+    /// Last steps that were one change with the end.
+    pub ended: usize,
 }
 
 /// Runs a schedule and checks what must hold.
@@ -270,6 +279,7 @@ impl Model {
             } => self.advance(rig, upload, stale, quarters).await,
             Step::TakeOver { upload } => self.take_over(rig, upload).await,
             Step::Complete { upload, stale } => self.complete(rig, upload, stale).await,
+            Step::End { upload, stale } => self.end(rig, upload, stale).await,
             Step::Publish { upload, stale } => self.publish(rig, upload, stale).await,
             Step::Abort { upload, stale } => self.abort(rig, upload, stale).await,
             Step::Lose { upload, stale } => self.lose(rig, upload, stale).await,
@@ -349,13 +359,34 @@ impl Model {
     async fn complete(&mut self, rig: &dyn Rig, upload: usize, stale: bool) {
         let context = self.context.clone();
         let (upload, fence) = self.pick(upload, stale);
-        let result = rig.ledger().complete(fence, upload.sent.completion()).await;
+        let completion = upload.sent.completion();
+        let result = rig.ledger().complete(fence, Vec::new(), completion).await;
         let fits = !stale
             && upload.offset == upload.sent.length
             && matches!(upload.state, UploadState::Open | UploadState::Completing);
         expect(&context, &result, fits);
         if fits {
             upload.state = UploadState::Completing;
+        }
+    }
+
+    /// Where the part that is left is not the last one, neither is done.
+    async fn end(&mut self, rig: &dyn Rig, upload: usize, stale: bool) {
+        let context = self.context.clone();
+        let (upload, fence) = self.pick(upload, stale);
+        if upload.offset == upload.sent.length {
+            return;
+        }
+        let last = upload.sent.step(upload.offset);
+        let is_last = last.to == upload.sent.length;
+        let completion = upload.sent.completion();
+        let result = rig.ledger().complete(fence, vec![last], completion).await;
+        let fits = !stale && is_last && upload.state == UploadState::Open;
+        expect(&context, &result, fits);
+        if fits {
+            upload.offset = upload.sent.length;
+            upload.state = UploadState::Completing;
+            self.turns.ended += 1;
         }
     }
 

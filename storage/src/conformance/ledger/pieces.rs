@@ -232,7 +232,7 @@ pub async fn pieces_are_forgotten_with_their_upload(rig: &dyn Rig) {
         from = step.to;
         ledger.advance(fence, step).await.expect("in order");
     }
-    let whole = ledger.complete(fence, sent.completion()).await;
+    let whole = ledger.complete(fence, Vec::new(), sent.completion()).await;
     whole.expect("in order it goes on");
     refused(ledger.drop_pieces(fence).await, ErrorKind::Fenced);
 

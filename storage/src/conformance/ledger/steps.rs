@@ -155,11 +155,11 @@ pub async fn a_stale_epoch_changes_nothing(rig: &dyn Rig) {
     refused(ledger.advance(old, sent.step(0)).await, ErrorKind::Fenced);
     new.send(&ledger).await.expect("the newer writer goes on");
     refused(
-        ledger.complete(old, sent.completion()).await,
+        ledger.complete(old, Vec::new(), sent.completion()).await,
         ErrorKind::Fenced,
     );
     ledger
-        .complete(new.fence(), new.completion())
+        .complete(new.fence(), Vec::new(), new.completion())
         .await
         .expect("complete");
     refused(ledger.publish(old).await, ErrorKind::Fenced);
@@ -195,7 +195,7 @@ pub async fn completion_is_fenced_by_the_length(rig: &dyn Rig) {
         .expect("the first part");
     let whole = sent.completion();
     refused(
-        ledger.complete(sent.fence(), whole).await,
+        ledger.complete(sent.fence(), Vec::new(), whole).await,
         ErrorKind::Fenced,
     );
     let short = Completion {
@@ -203,7 +203,7 @@ pub async fn completion_is_fenced_by_the_length(rig: &dyn Rig) {
         ..whole
     };
     refused(
-        ledger.complete(sent.fence(), short).await,
+        ledger.complete(sent.fence(), Vec::new(), short).await,
         ErrorKind::Fenced,
     );
     // Nothing is published before it is complete.
@@ -213,11 +213,11 @@ pub async fn completion_is_fenced_by_the_length(rig: &dyn Rig) {
         .await
         .expect("the rest");
     ledger
-        .complete(sent.fence(), whole)
+        .complete(sent.fence(), Vec::new(), whole)
         .await
         .expect("complete");
     ledger
-        .complete(sent.fence(), whole)
+        .complete(sent.fence(), Vec::new(), whole)
         .await
         .expect("the same again");
     let other = Completion {
@@ -225,7 +225,7 @@ pub async fn completion_is_fenced_by_the_length(rig: &dyn Rig) {
         ..whole
     };
     refused(
-        ledger.complete(sent.fence(), other).await,
+        ledger.complete(sent.fence(), Vec::new(), other).await,
         ErrorKind::Fenced,
     );
     let row = row(rig, sent.row.id).await;
@@ -238,6 +238,79 @@ pub async fn completion_is_fenced_by_the_length(rig: &dyn Rig) {
     }
     .step(2 * PART);
     refused(ledger.advance(sent.fence(), more).await, ErrorKind::Fenced);
+}
+
+/// The last part and the end are one change: both or neither, at the present epoch alone, and it tells what is to stand
+/// beside the blob.
+pub async fn the_last_step_and_the_end_are_one_change(rig: &dyn Rig) {
+    let (ledger, org) = (rig.ledger(), rig.add_organization("acme").await);
+    let old = Sent::create(&ledger, org, target("web"), 7, 3 * BLOCK)
+        .await
+        .expect("create");
+    let taken = ledger.take_over(old.row.id).await.expect("take over");
+    let sent = Sent {
+        row: taken.expect("the row is there"),
+        ..old.clone()
+    };
+    let (fence, whole) = (sent.fence(), sent.completion());
+    // The first part is not the last one.
+    let early = ledger.complete(fence, vec![sent.step(0)], whole).await;
+    refused(early, ErrorKind::Fenced);
+    let first = Completion {
+        length: PART,
+        ..whole
+    };
+    let short = ledger.complete(fence, vec![sent.step(0)], first).await;
+    refused(short, ErrorKind::Fenced);
+    ledger.advance(fence, sent.step(0)).await.expect("a part");
+    let last = sent.step(PART);
+    let stale = ledger
+        .complete(old.fence(), vec![last.clone()], whole)
+        .await;
+    refused(stale, ErrorKind::Fenced);
+    let odd = Advance {
+        values: Vec::new(),
+        ..last.clone()
+    };
+    refused(
+        ledger.complete(fence, vec![odd], whole).await,
+        ErrorKind::Invalid,
+    );
+    let open = row(rig, sent.row.id).await;
+    assert_eq!((open.offset, open.state), (PART, UploadState::Open));
+    assert_eq!((open.length, open.digests), (Some(3 * BLOCK), None));
+
+    rig.clock().advance(Duration::from_secs(1));
+    let told = ledger.complete(fence, vec![last.clone()], whole).await;
+    let told = told.expect("the last part and the end");
+    let (beside, store) = told.expect("it can be published");
+    assert_eq!((beside.upload, store.as_str()), (sent.row.id, "main"));
+    assert_eq!(
+        (beside.blob.key, beside.blob.length),
+        (sent.row.key, 3 * BLOCK)
+    );
+    assert_eq!(beside.organization, "acme");
+    let ended = row(rig, sent.row.id).await;
+    assert_eq!(
+        (ended.offset, ended.state),
+        (3 * BLOCK, UploadState::Completing)
+    );
+    assert_eq!(ended.updated, START.plus(Duration::from_secs(1)));
+    assert_eq!(ended.digests, Some((whole.blake3, whole.sha256)));
+    let again = ledger.complete(fence, vec![last], whole).await;
+    refused(again, ErrorKind::Fenced);
+    let published = ledger.publish(fence).await.expect("publish");
+    assert_eq!(rig.blob_tree(&published.blob).await, Some(sent.values()));
+
+    // All parts may be the last ones.
+    let sent = Sent::create(&ledger, org, target("db"), 8, 3 * BLOCK)
+        .await
+        .expect("create");
+    let all = [0, PART].map(|from| sent.step(from)).to_vec();
+    let ended = ledger.complete(sent.fence(), all, sent.completion()).await;
+    ended.expect("all parts and the end");
+    let published = ledger.publish(sent.fence()).await.expect("publish");
+    assert_eq!(rig.blob_tree(&published.blob).await, Some(sent.values()));
 }
 
 /// An upload of unknown length ends where its bytes end.
@@ -293,7 +366,7 @@ pub async fn an_aborted_upload_is_trash(rig: &dyn Rig) {
                 ErrorKind::Fenced,
             );
             refused(
-                ledger.complete(fence, sent.completion()).await,
+                ledger.complete(fence, Vec::new(), sent.completion()).await,
                 ErrorKind::Fenced,
             );
             refused(ledger.publish(fence).await, ErrorKind::Fenced);

@@ -100,7 +100,9 @@ impl Metadata {
     /// [`ErrorKind::Unavailable`] when the database does not answer.
     pub async fn organization_by_id(&self, id: OrganizationId) -> Result<Option<Organization>> {
         const OP: &str = "organization.read";
-        find(&mut *self.reader(OP).await?, OP, id).await
+        let read = async { find(&mut *self.reader(OP).await?, OP, id).await };
+        let known = &self.inner.known.organizations_by_id;
+        known.or_read(id, read).await
     }
 
     /// All organizations whose name contains `part` (without case), by id.

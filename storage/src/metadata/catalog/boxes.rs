@@ -58,11 +58,9 @@ impl Metadata {
         organization: OrganizationId,
         name: &BoxName,
     ) -> Result<Option<BoxRow>> {
-        let key = (organization, name.folded());
-        let known = &self.inner.known.boxes;
         let hidden_too = concat!("SELECT ", box_columns!(), by_name!());
-        let read = self.read_box(organization, name, hidden_too);
-        known.or_read(key, read).await
+        self.found_box(organization, name, |_any| true, hidden_too)
+            .await
     }
 
     /// The same for whoever may read what is public alone, and so shall not learn by the time of an answer either that there
@@ -75,35 +73,40 @@ impl Metadata {
         organization: OrganizationId,
         name: &BoxName,
     ) -> Result<Option<BoxRow>> {
-        let key = (organization, name.folded());
-        let known = &self.inner.known.boxes;
         let public = concat!(
             "SELECT ",
             box_columns!(),
             by_name!(),
             " AND b.is_public = 1"
         );
-        let read = self.read_box(organization, name, public);
-        known.or_read_fit(key, |row| row.fields.public, read).await
+        self.found_box(organization, name, |row| row.fields.public, public)
+            .await
     }
 
-    async fn read_box(
+    /// What is known of that name where that `fits`, else what the query finds.
+    async fn found_box(
         &self,
         organization: OrganizationId,
         name: &BoxName,
+        fits: fn(&BoxRow) -> bool,
         query: &'static str,
     ) -> Result<Option<BoxRow>> {
         const OP: &str = "box.read";
-        let mut reader = self.reader(OP).await?;
-        sqlx::query(query)
-            .bind(organization.0)
-            .bind(name.folded())
-            .fetch_optional(&mut *reader)
-            .await
-            .at(OP, name)?
-            .as_ref()
-            .map(box_of)
-            .transpose()
+        let read = async {
+            let mut reader = self.reader(OP).await?;
+            sqlx::query(query)
+                .bind(organization.0)
+                .bind(name.folded())
+                .fetch_optional(&mut *reader)
+                .await
+                .at(OP, name)?
+                .as_ref()
+                .map(box_of)
+                .transpose()
+        };
+        let key = (organization, name.folded());
+        let known = &self.inner.known.boxes;
+        known.or_read_fit(key, fits, read).await
     }
 
     /// Replaces the editable fields, and the name if given. Emits `box.updated` with what changed.

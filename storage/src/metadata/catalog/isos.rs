@@ -252,7 +252,7 @@ pub(in crate::metadata) async fn point(
     organization: OrganizationId,
     account: AccountId,
     (name, public): (&IsoName, Option<bool>),
-    blob: &BlobKey,
+    (blob, is_counted): (&BlobKey, bool),
 ) -> Result<Pointed> {
     let row = sqlx::query(
         "SELECT o.name AS o_name, i.id AS i_id, i.blob AS i_blob FROM organizations o
@@ -282,7 +282,9 @@ pub(in crate::metadata) async fn point(
         .execute(&mut tx.connection)
         .await
         .at(op, name)?;
-        blobs::take_reference(tx, op, blob).await?;
+        if !is_counted {
+            blobs::take_reference(tx, op, blob).await?;
+        }
         return Ok(Pointed {
             id: IsoId(id),
             replaced: false,
@@ -292,7 +294,9 @@ pub(in crate::metadata) async fn point(
     let before = row.key("i_blob")?;
     let replaced = before != *blob;
     if replaced {
-        blobs::take_reference(tx, op, blob).await?;
+        if !is_counted {
+            blobs::take_reference(tx, op, blob).await?;
+        }
         blobs::give_reference(tx, op, &before).await?;
     }
     sqlx::query(

@@ -202,13 +202,13 @@ pub(in crate::metadata) struct Pointed {
     pub(in crate::metadata) place: Place,
 }
 
-/// Points the architecture's file at the blob; what it held before stays readable by its digest until
-/// it is due.
+/// Points the architecture's file at the blob, whose reference may be counted already, as it is of a blob that was made
+/// for it; what it held before stays readable by its digest until it is due.
 pub(in crate::metadata) async fn point(
     tx: &mut Tx,
     op: &'static str,
     leaf: Leaf,
-    blob: &BlobKey,
+    (blob, is_counted): (&BlobKey, bool),
     declared: Option<(String, String)>,
 ) -> Result<Pointed> {
     let Leaf {
@@ -233,7 +233,9 @@ pub(in crate::metadata) async fn point(
         .execute(&mut tx.connection)
         .await
         .at(op, architecture.0)?;
-        blobs::take_reference(tx, op, blob).await?;
+        if !is_counted {
+            blobs::take_reference(tx, op, blob).await?;
+        }
         return Ok(Pointed {
             file,
             old: None,
@@ -244,7 +246,9 @@ pub(in crate::metadata) async fn point(
     if before != *blob {
         old = Some(digest);
         remember(tx, op, file).await?;
-        blobs::take_reference(tx, op, blob).await?;
+        if !is_counted {
+            blobs::take_reference(tx, op, blob).await?;
+        }
         blobs::give_reference(tx, op, &before).await?;
     }
     sqlx::query(

@@ -128,7 +128,7 @@ impl House {
             blake3: Blake3([content; 32]),
             sha256,
         };
-        ledger.complete(fence, done).await.unwrap();
+        ledger.complete(fence, Vec::new(), done).await.unwrap();
         ledger.publish(fence).await.unwrap()
     }
 }

@@ -139,6 +139,33 @@ pub(super) async fn uploads_to(
     .collect()
 }
 
+pub(super) async fn replaced_by(metadata: &Metadata, id: UploadId) -> Result<Vec<UploadRow>> {
+    const OP: &str = "upload.find";
+    let mut reader = metadata.reader(OP).await?;
+    sqlx::query(concat!(
+        "WITH newer AS (
+             SELECT account AS n_account, service AS n_service, organization AS n_organization,
+                 target_folded AS n_folded, note AS n_note, created_ms AS n_created, state AS n_state
+             FROM uploads WHERE id = $1)
+         SELECT ",
+        upload_columns!(),
+        " FROM newer JOIN uploads ON account = n_account AND organization = n_organization
+             AND target_folded = n_folded
+         WHERE id <> $1 AND keep = 1 AND created_ms <= n_created
+             AND service IS NOT DISTINCT FROM n_service AND note IS NOT DISTINCT FROM n_note
+             AND state IN ('open', 'completing') AND (state = 'open' OR n_state = 'done')
+         ORDER BY created_ms DESC, id DESC LIMIT $2"
+    ))
+    .bind(id.as_bytes().to_vec())
+    .bind(MOST_FOUND)
+    .fetch_all(&mut *reader)
+    .await
+    .at(OP, id)?
+    .iter()
+    .map(upload_of)
+    .collect()
+}
+
 pub(super) async fn open_uploads(
     metadata: &Metadata,
     organization: Option<OrganizationId>,

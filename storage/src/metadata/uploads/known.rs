@@ -79,7 +79,7 @@ impl Metadata {
                 let (organization, public) = (known.organization, target.new_box_public);
                 let leaf = ensure_parents(tx, OP, organization, account, &names, public).await?;
                 let declared = target.declared.clone();
-                let pointed = point(tx, OP, leaf, &blob.key, declared).await?;
+                let pointed = point(tx, OP, leaf, (&blob.key, false), declared).await?;
                 let event =
                     outbox::box_uploaded(&pointed.place, &target.base_url, &blob, pointed.old);
                 outbox::append(tx, event, &target.actor).await?;

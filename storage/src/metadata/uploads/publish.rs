@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
-use sqlx::any::AnyRow;
 
 use super::rows::{fenced, upload_columns, upload_of};
 use super::{Fence, Published, Target, UploadRow, UploadState, gate, joins, pieces, trash};
 use crate::blob::{BlobMeta, UploadId};
+use crate::clock::UnixMillis;
 use crate::digest::{Blake3, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::catalog::blobs::{self, blocks};
@@ -24,10 +24,14 @@ pub(super) const CLOSE: &str = "upload.close";
 
 /// Publishes what `fence` names, or repeats what publishing it answered.
 pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
+    // Most uploads are like none before, and whether one is costs no statement of its own.
     let row = sqlx::query(concat!(
         "SELECT ",
         upload_columns!(),
-        " FROM uploads WHERE id = $1 AND epoch = $2 AND state IN ('completing', 'done')"
+        ", (SELECT COUNT(*) FROM blobs x WHERE x.tenant = uploads.organization
+                AND x.blake3 = uploads.blake3 AND x.length = uploads.byte_offset
+                AND x.state IN ('live', 'doomed', 'quarantined')) AS equals
+         FROM uploads WHERE id = $1 AND epoch = $2 AND state IN ('completing', 'done')"
     ))
     .bind(fence.id.as_bytes().to_vec())
     .bind(fence.epoch)
@@ -35,22 +39,28 @@ pub(super) async fn publish(tx: &mut Tx, fence: Fence) -> Result<Published> {
     .await
     .at(OP, fence.id)?
     .ok_or_else(|| fenced(OP, fence.id))?;
+    let has_equals = row.int("equals")? > 0;
     let upload = upload_of(&row)?;
     if upload.state == UploadState::Done {
         return upload.published.ok_or_else(|| odd("answer"));
     }
     gate::check_passed(OP, &upload)?;
     match upload.target.clone() {
-        Some(target) if target.iso.is_some() => publish_iso(tx, &upload, &target).await,
-        Some(target) => publish_name(tx, &upload, &target).await,
-        None => publish_held(tx, &upload).await,
+        Some(target) if target.iso.is_some() => publish_iso(tx, &upload, &target, has_equals).await,
+        Some(target) => publish_name(tx, &upload, &target, has_equals).await,
+        None => publish_held(tx, &upload, has_equals).await,
     }
 }
 
 /// The target's name holds the blob from here on.
-async fn publish_name(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Result<Published> {
+async fn publish_name(
+    tx: &mut Tx,
+    upload: &UploadRow,
+    target: &Target,
+    has_equals: bool,
+) -> Result<Published> {
     let names = Names::parse(OP, target)?;
-    let (blob, is_new) = stored_once(tx, upload).await?;
+    let (blob, made) = stored_once(tx, upload, has_equals).await?;
     let (organization, account) = (upload.organization, upload.sender.account);
     let leaf = if let Some(id) = target.into {
         still_there(tx, OP, organization, ArchitectureId(id)).await?
@@ -59,8 +69,9 @@ async fn publish_name(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Resul
         ensure_parents(tx, OP, organization, account, &names, public).await?
     };
     let declared = target.declared.clone();
-    let pointed = point(tx, OP, leaf, &blob.key, declared).await?;
-    if is_new {
+    let named = (&blob.key, made.is_new);
+    let pointed = point(tx, OP, leaf, named, declared).await?;
+    if made.heals {
         blobs::heal(tx, OP, upload.organization, &blob).await?;
     }
     let published = Published {
@@ -77,14 +88,20 @@ async fn publish_name(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Resul
 }
 
 /// The ISO image of that name holds the blob from here on.
-async fn publish_iso(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Result<Published> {
+async fn publish_iso(
+    tx: &mut Tx,
+    upload: &UploadRow,
+    target: &Target,
+    has_equals: bool,
+) -> Result<Published> {
     let name = isos::name_of(OP, target)?;
     assert_organization(tx, upload).await?;
-    let (blob, is_new) = stored_once(tx, upload).await?;
+    let (blob, made) = stored_once(tx, upload, has_equals).await?;
     let (organization, account) = (upload.organization, upload.sender.account);
     let public = target.iso.and_then(|iso| iso.public);
-    let pointed = isos::point(tx, OP, organization, account, (&name, public), &blob.key).await?;
-    if is_new {
+    let named = (&blob.key, made.is_new);
+    let pointed = isos::point(tx, OP, organization, account, (&name, public), named).await?;
+    if made.heals {
         blobs::heal(tx, OP, organization, &blob).await?;
     }
     let published = Published {
@@ -102,11 +119,13 @@ async fn publish_iso(tx: &mut Tx, upload: &UploadRow, target: &Target) -> Result
 }
 
 /// The upload itself holds the blob from here on.
-async fn publish_held(tx: &mut Tx, upload: &UploadRow) -> Result<Published> {
+async fn publish_held(tx: &mut Tx, upload: &UploadRow, has_equals: bool) -> Result<Published> {
     assert_organization(tx, upload).await?;
-    let (blob, is_new) = stored_once(tx, upload).await?;
-    blobs::take_reference(tx, OP, &blob.key).await?;
-    if is_new {
+    let (blob, made) = stored_once(tx, upload, has_equals).await?;
+    if !made.is_new {
+        blobs::take_reference(tx, OP, &blob.key).await?;
+    }
+    if made.heals {
         blobs::heal(tx, OP, upload.organization, &blob).await?;
     }
     let published = Published {
@@ -162,18 +181,35 @@ pub(super) async fn close(tx: &mut Tx, id: UploadId) -> Result<bool> {
     Ok(closed.rows_affected() == 1)
 }
 
-/// The blob that holds the upload's bytes, with its labels: an equal one that the tenant
-/// has, or a new row; then the second value is true.
-async fn stored_once(tx: &mut Tx, upload: &UploadRow) -> Result<(BlobMeta, bool)> {
-    let (blob, is_new) = match equal_blob(tx, upload).await? {
-        Some(held) => {
-            trash::add(tx, OP, &upload.key, &upload.store).await?;
-            (told_by(tx, held, upload).await?, false)
-        }
-        None => (insert_blob(tx, upload).await?, true),
+/// What was made of an upload's bytes.
+struct Made {
+    /// Whether it is a blob of its own, which has the reference of whoever publishes it.
+    is_new: bool,
+    /// Whether that heals damaged ones.
+    heals: bool,
+}
+
+/// The blob that holds the upload's bytes, with its labels: an equal one that the tenant has, or a new row.
+async fn stored_once(
+    tx: &mut Tx,
+    upload: &UploadRow,
+    has_equals: bool,
+) -> Result<(BlobMeta, Made)> {
+    let Equals { whole, is_damaged } = if has_equals {
+        equals(tx, upload).await?
+    } else {
+        Equals::default()
+    };
+    let is_new = whole.is_none();
+    let blob = if let Some(held) = whole {
+        trash::add(tx, OP, &upload.key, &upload.store).await?;
+        told_by(tx, held, upload).await?
+    } else {
+        insert_blob(tx, upload).await?
     };
     blobs::label(tx, OP, &blob.key, &upload.labels()).await?;
-    Ok((blob, is_new))
+    let heals = is_new && is_damaged;
+    Ok((blob, Made { is_new, heals }))
 }
 
 /// The blob that holds the upload's bytes, whose SHA-256 may be known by the upload alone.
@@ -239,75 +275,91 @@ pub(super) async fn sidecar(
     let Some(upload) = whole_upload(&mut reader, OP, fence).await? else {
         return Ok(None);
     };
-    let organization = sqlx::query("SELECT name FROM organizations WHERE id = $1")
+    beside(&mut reader, OP, &upload, metadata.now()).await
+}
+
+/// The same for an upload whose row was just read.
+pub(super) async fn beside(
+    connection: &mut AnyConnection,
+    op: &'static str,
+    upload: &UploadRow,
+    now: UnixMillis,
+) -> Result<Option<(Sidecar, String)>> {
+    let own = whole(upload)?;
+    let held = if let Some(published) = &upload.published {
+        sqlx::query(
+            "SELECT o.name AS o_name, x.key AS x_key, x.store AS x_store
+             FROM organizations o LEFT JOIN blobs x ON x.key = $2 WHERE o.id = $1",
+        )
         .bind(upload.organization.0)
-        .fetch_optional(&mut *reader)
-        .await
-        .at(OP, fence.id)?;
-    let Some(organization) = organization else {
+        .bind(published.blob.key.as_bytes().to_vec())
+    } else {
+        sqlx::query(
+            "SELECT o.name AS o_name, x.key AS x_key, x.store AS x_store
+             FROM organizations o LEFT JOIN blobs x ON x.tenant = o.id AND x.blake3 = $2
+                 AND x.length = $3 AND x.state IN ('live', 'doomed')
+             WHERE o.id = $1 ORDER BY x.created_ms, x.key LIMIT 1",
+        )
+        .bind(upload.organization.0)
+        .bind(own.blake3.0.to_vec())
+        .bind(signed(op, own.length)?)
+    };
+    let Some(row) = held.fetch_optional(connection).await.at(op, upload.id)? else {
         return Ok(None);
     };
-    let held = match &upload.published {
-        Some(published) => sqlx::query("SELECT key AS x_key, store FROM blobs WHERE key = $1")
-            .bind(published.blob.key.as_bytes().to_vec())
-            .fetch_optional(&mut *reader)
-            .await
-            .at(OP, fence.id)?,
-        None => equal_row(&mut reader, &upload).await?,
-    };
-    let (key, store) = match held {
-        Some(row) => (row.key("x_key")?, row.text("store")?),
+    let (key, store) = match row.opt_text("x_store")? {
+        Some(store) => (row.key("x_key")?, store),
         None => (upload.key, upload.store.clone()),
     };
-    let blob = BlobMeta {
-        key,
-        ..whole(&upload)?
-    };
-    let sidecar = upload.sidecar(blob, organization.text("name")?, metadata.now());
+    let sidecar = upload.sidecar(BlobMeta { key, ..own }, row.text("o_name")?, now);
     Ok(Some((sidecar, store)))
 }
 
-/// An equal blob that the same organization holds already; one that is being deleted or is damaged is
-/// none.
-async fn equal_blob(tx: &mut Tx, upload: &UploadRow) -> Result<Option<BlobMeta>> {
-    let row = equal_row(&mut tx.connection, upload).await?;
-    row.map(|row| row.blob_meta()).transpose()
+/// Equal blobs that the same organization holds already; one that is being deleted is none.
+#[derive(Default)]
+struct Equals {
+    /// One whose bytes are whole, as far as anybody knows.
+    whole: Option<BlobMeta>,
+    /// Whether there are damaged ones.
+    is_damaged: bool,
 }
 
-async fn equal_row(connection: &mut AnyConnection, upload: &UploadRow) -> Result<Option<AnyRow>> {
+async fn equals(tx: &mut Tx, upload: &UploadRow) -> Result<Equals> {
     let wanted = whole(upload)?;
-    sqlx::query(
+    let rows = sqlx::query(
         "SELECT x.key AS x_key, x.length AS x_length, x.blake3 AS x_blake3, x.sha256 AS x_sha256,
-             x.store AS store
+             x.state AS state
          FROM blobs x WHERE x.tenant = $1 AND x.blake3 = $2 AND x.length = $3
-             AND x.state IN ('live', 'doomed') ORDER BY x.created_ms, x.key LIMIT 1",
+             AND x.state IN ('live', 'doomed', 'quarantined') ORDER BY x.created_ms, x.key",
     )
     .bind(upload.organization.0)
     .bind(wanted.blake3.0.to_vec())
     .bind(signed(OP, wanted.length)?)
-    .fetch_optional(connection)
+    .fetch_all(&mut tx.connection)
     .await
-    .at(OP, upload.id)
+    .at(OP, upload.id)?;
+    let mut equals = Equals::default();
+    for row in rows {
+        if row.text("state")? == "quarantined" {
+            equals.is_damaged = true;
+        } else if equals.whole.is_none() {
+            equals.whole = Some(row.blob_meta()?);
+        }
+    }
+    Ok(equals)
 }
 
-/// Makes the blob row, not yet named by anything, and moves the parts' subtree values to it.
+/// Makes the blob row, with the one reference that whoever publishes it is about to have, and moves the parts' subtree
+/// values to it.
 async fn insert_blob(tx: &mut Tx, upload: &UploadRow) -> Result<BlobMeta> {
     let blob = whole(upload)?;
-    let parts = sqlx::query("SELECT cvs FROM parts WHERE upload = $1 ORDER BY k")
-        .bind(upload.id.as_bytes().to_vec())
-        .fetch_all(&mut tx.connection)
-        .await
-        .at(OP, upload.id)?;
-    let mut values = Vec::new();
-    for part in parts {
-        values.extend_from_slice(&part.bytes("cvs")?);
-    }
+    let values = trash::take_values(tx, OP, upload.id).await?;
     if values.len() as u64 != blocks(blob.length) * 32 {
         return Err(odd("cvs").with_source(format!("{} bytes for {}", values.len(), blob.length)));
     }
     sqlx::query(
         "INSERT INTO blobs (key, tenant, store, length, blake3, sha256, state, refs, created_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, 'live', 0, $7)",
+         VALUES ($1, $2, $3, $4, $5, $6, 'live', 1, $7)",
     )
     .bind(blob.key.as_bytes().to_vec())
     .bind(upload.organization.0)
@@ -351,6 +403,10 @@ async fn finish(tx: &mut Tx, upload: &UploadRow, published: &Published) -> Resul
     }
     if upload.pieces.is_some_and(|cut| cut.apart) {
         pieces::pass(tx, upload.id).await?;
+    }
+    if published.blob.key == upload.key {
+        // Its values were taken from the parts.
+        return Ok(());
     }
     trash::forget_parts(tx, OP, upload.id).await
 }

@@ -8,21 +8,20 @@ use super::publish::Answer;
 use super::{
     Advance, Completion, Fence, GateAnswer, Gating, HeldPiece, Keep, Ledger, MostOpen, NewUpload,
     Over, Piece, Published, Sender, Source, Target, Trash, UploadRow, UploadState, find, gate,
-    joins, pieces, publish, trash,
+    joins, pieces, publish, steps, trash,
 };
 use crate::blob::{BlobKey, UploadId};
 use crate::clock::UnixMillis;
-use crate::digest::{Algorithm, Blake3, Digest};
+use crate::digest::{Algorithm, Blake3, ContentHasher, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::accounts::{AccountId, OrganizationId};
-use crate::metadata::catalog::blobs::blocks;
 use crate::metadata::catalog::isos;
 use crate::metadata::catalog::publish::Names;
-use crate::metadata::sql::{At as _, Columns as _, odd, sha256_column, signed};
+use crate::metadata::sql::{At as _, Columns as _, odd, signed};
 use crate::metadata::writer::Tx;
 use crate::metadata::{Metadata, audit};
 use crate::sidecar::Sidecar;
-use crate::store::{Receipt, Receipts};
+use crate::store::Receipts;
 
 macro_rules! upload_columns {
     () => {
@@ -174,6 +173,11 @@ pub(in crate::metadata) fn declared_beside(
         UploadState::Aborted | UploadState::Lost => return refused(ErrorKind::Gone),
         UploadState::Completing | UploadState::Done => return refused(ErrorKind::Conflict),
     }
+    // Bytes went by: no other algorithm can begin with them, nor can a SHA-256 that was deferred. Where their states
+    // cannot be read, all of them are hashed again.
+    let begun = (row.offset > 0).then_some(&row.hash_states);
+    let computed = begun.and_then(|states| ContentHasher::restore(states).ok());
+    let computed = computed.unwrap_or_else(|| ContentHasher::new([]));
     let mut all = row.expected.clone();
     for digest in digests {
         match all
@@ -182,44 +186,17 @@ pub(in crate::metadata) fn declared_beside(
         {
             Some(known) if known == digest => {}
             Some(_other) => return refused(ErrorKind::Conflict),
-            None => all.push(digest.clone()),
+            None if computed.has(digest.algorithm()) => all.push(digest.clone()),
+            None => {
+                let late = Error::new(ErrorKind::Invalid, op, row.id.to_string());
+                let name = digest.algorithm().name();
+                return Err(
+                    late.with_source(format!("{name} can be declared at the beginning only"))
+                );
+            }
         }
     }
     Ok(all)
-}
-
-/// Refuses a step that could not be part of any upload: part k holds exactly the bytes
-/// `[k * part_bytes, (k + 1) * part_bytes)`, a step stays within its part, and there is one value per
-/// MiB from the part's start on.
-pub(in crate::metadata) fn check_step(
-    op: &'static str,
-    id: UploadId,
-    part_bytes: u64,
-    step: &Advance,
-) -> Result<()> {
-    let start = u64::from(step.part).checked_mul(part_bytes);
-    let fits = start.is_some_and(|start| {
-        start <= step.from
-            && step.from < step.to
-            && step.to - start <= part_bytes
-            && step.values.len() as u64 == blocks(step.to - start)
-    });
-    if fits {
-        return Ok(());
-    }
-    let Advance {
-        from,
-        to,
-        part,
-        values,
-        hash_states: _,
-        receipt: _,
-    } = step;
-    let why = format!(
-        "part {part} of {part_bytes} bytes: {from}..{to}, {} values",
-        values.len()
-    );
-    Err(Error::new(ErrorKind::Invalid, op, id.to_string()).with_source(why))
 }
 
 /// Refuses one more kept upload than the limits allow.
@@ -365,12 +342,13 @@ impl Ledger for Metadata {
                 // The conditions again, for a database with several writers.
                 let declared = sqlx::query(concat!(
                     "UPDATE uploads SET epoch = epoch + 1, expected = $3
-                     WHERE id = $1 AND epoch = $2 AND state = 'open' RETURNING ",
+                     WHERE id = $1 AND epoch = $2 AND state = 'open' AND byte_offset = $4 RETURNING ",
                     upload_columns!()
                 ))
                 .bind(id.as_bytes().to_vec())
                 .bind(row.epoch)
                 .bind(expected_text(&all))
+                .bind(signed(OP, row.offset)?)
                 .fetch_optional(&mut tx.connection)
                 .await
                 .at(OP, id)?
@@ -413,58 +391,9 @@ impl Ledger for Metadata {
         .await
     }
 
-    async fn advance(&self, fence: Fence, step: Advance) -> Result<()> {
-        const OP: &str = "upload.advance";
-        self.write(OP, move |tx| {
-            async move {
-                // Where the beginning of the part may be an object of its own.
-                if !step.begins_part() {
-                    trash::add_tail(tx, OP, fence.id, Some(step.from)).await?;
-                }
-                let Receipt { upload, part, tail } = &step.receipt;
-                let part_bytes = sqlx::query(
-                    "UPDATE uploads SET byte_offset = $4, hash_states = $5, updated_ms = $6,
-                         s3_id = COALESCE($7, s3_id), tail_key = $8, tail_length = $9, tail_crc = $10
-                     WHERE id = $1 AND epoch = $2 AND byte_offset = $3 AND state = 'open'
-                         AND (length IS NULL OR length >= $4)
-                         AND (s3_id IS NULL OR $7 IS NULL OR s3_id = $7)
-                     RETURNING part_bytes",
-                )
-                .bind(fence.id.as_bytes().to_vec())
-                .bind(fence.epoch)
-                .bind(signed(OP, step.from)?)
-                .bind(signed(OP, step.to)?)
-                .bind(&step.hash_states)
-                .bind(tx.now.0)
-                .bind(upload.as_deref())
-                .bind(tail.map(|tail| tail.key.as_bytes().to_vec()))
-                .bind(tail.map(|tail| signed(OP, tail.length)).transpose()?)
-                .bind(tail.map(|tail| tail.crc64.cast_signed()))
-                .fetch_optional(&mut tx.connection)
-                .await
-                .at(OP, fence.id)?
-                .ok_or_else(|| fenced(OP, fence.id))?
-                .unsigned("part_bytes")?;
-                check_step(OP, fence.id, part_bytes, &step)?;
-                // A part whose beginning is there already gets its new length and all its values.
-                sqlx::query(
-                    "INSERT INTO parts (upload, k, length, cvs, etag, crc64)
-                     VALUES ($1, $2, $3, $4, $5, $6)
-                     ON CONFLICT (upload, k) DO UPDATE SET length = EXCLUDED.length,
-                         cvs = EXCLUDED.cvs, etag = EXCLUDED.etag, crc64 = EXCLUDED.crc64",
-                )
-                .bind(fence.id.as_bytes().to_vec())
-                .bind(i64::from(step.part))
-                .bind(signed(OP, step.to - u64::from(step.part) * part_bytes)?)
-                .bind(step.values.concat())
-                .bind(part.as_ref().map(|part| part.etag.as_str()))
-                .bind(part.as_ref().map(|part| part.crc64.to_be_bytes().to_vec()))
-                .execute(&mut tx.connection)
-                .await
-                .at(OP, fence.id)
-                .map(drop)
-            }
-            .boxed()
+    async fn advance_all(&self, fence: Fence, steps: Vec<Advance>) -> Result<()> {
+        self.write(steps::ADVANCE, move |tx| {
+            async move { steps::advance(tx, fence, &steps).await }.boxed()
         })
         .await
     }
@@ -516,39 +445,14 @@ impl Ledger for Metadata {
             .await
     }
 
-    async fn complete(&self, fence: Fence, completion: Completion) -> Result<()> {
-        const OP: &str = "upload.complete";
-        self.write(OP, move |tx| {
-            async move {
-                let Completion {
-                    length,
-                    blake3,
-                    sha256,
-                } = completion;
-                // The same completion again finds its own work done.
-                let done = sqlx::query(
-                    "UPDATE uploads SET state = 'completing', length = $3, blake3 = $4, sha256 = $5,
-                         updated_ms = CASE state WHEN 'open' THEN $6 ELSE updated_ms END
-                     WHERE id = $1 AND epoch = $2 AND byte_offset = $3
-                         AND (state = 'open' AND (length IS NULL OR length = $3)
-                              OR state = 'completing' AND blake3 = $4 AND sha256 = $5)",
-                )
-                .bind(fence.id.as_bytes().to_vec())
-                .bind(fence.epoch)
-                .bind(signed(OP, length)?)
-                .bind(blake3.0.to_vec())
-                .bind(sha256_column(sha256))
-                .bind(tx.now.0)
-                .execute(&mut tx.connection)
-                .await
-                .at(OP, fence.id)?;
-                if done.rows_affected() == 1 {
-                    Ok(())
-                } else {
-                    Err(fenced(OP, fence.id))
-                }
-            }
-            .boxed()
+    async fn complete(
+        &self,
+        fence: Fence,
+        last: Vec<Advance>,
+        completion: Completion,
+    ) -> Result<Option<(Sidecar, String)>> {
+        self.write(steps::COMPLETE, move |tx| {
+            async move { steps::complete(tx, fence, &last, completion).await }.boxed()
         })
         .await
     }
@@ -678,6 +582,10 @@ impl Ledger for Metadata {
         since: UnixMillis,
     ) -> Result<Vec<UploadRow>> {
         find::uploads_to(self, sender, organization, target, since).await
+    }
+
+    async fn replaced_by(&self, id: UploadId) -> Result<Vec<UploadRow>> {
+        find::replaced_by(self, id).await
     }
 
     async fn open_uploads(

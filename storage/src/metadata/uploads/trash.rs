@@ -1,5 +1,7 @@
 //! Bytes on their way out: what is due, and what is gone.
 
+use std::collections::BTreeMap;
+
 use futures_util::FutureExt as _;
 
 use super::Trash;
@@ -162,6 +164,21 @@ pub(super) async fn forget_parts(tx: &mut Tx, op: &'static str, id: UploadId) ->
         .await
         .at(op, id)
         .map(drop)
+}
+
+/// The subtree values of the parts of an upload that ended, in order; the parts are of no use any more.
+pub(super) async fn take_values(tx: &mut Tx, op: &'static str, id: UploadId) -> Result<Vec<u8>> {
+    let parts = sqlx::query("DELETE FROM parts WHERE upload = $1 RETURNING k, cvs")
+        .bind(id.as_bytes().to_vec())
+        .fetch_all(&mut tx.connection)
+        .await
+        .at(op, id)?;
+    // They come in whatever order they went.
+    let mut values = BTreeMap::new();
+    for part in &parts {
+        values.insert(part.int("k")?, part.bytes("cvs")?);
+    }
+    Ok(values.into_values().flatten().collect())
 }
 
 /// Nor are the pieces of one that was given up; those of a finished one tell a piece that is sent again.

@@ -23,7 +23,8 @@ impl Active {
         self.hash(0);
         self.hand_over().await?;
         let step = self.state.lock().step_so_far();
-        self.seal(step);
+        self.gather(step);
+        self.seal();
         self.settle().await?;
         self.committed_so_far().await?;
         // The store's end of it holds the bytes until now.

@@ -1,0 +1,104 @@
+//! Whole parts of a fast sender, which become durable together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use boxgate_storage::backend::faulty::{self, Faults};
+use boxgate_storage::upload::UploadEngine;
+use tokio::sync::watch;
+
+use crate::bench::{Bench, MIB, content, kept};
+use crate::ledger::FaultyLedger;
+
+/// An engine that counts its calls.
+fn counting(bench: &Bench, faults: &Faults, wait: (u64, Duration)) -> UploadEngine {
+    let ledger = FaultyLedger {
+        inner: bench.rig.ledger(),
+        faults: faults.clone(),
+        forgets_states: false,
+    };
+    let store = faulty::wrap(bench.memory.store(), faults);
+    bench.gathering(Arc::new(ledger), store, wait)
+}
+
+/// How often something was made durable, and how often rows moved over what is.
+fn commits(faults: &Faults) -> [usize; 2] {
+    let times = faults.times();
+    ["sink.seal", "ledger.advance"].map(|call| times.get(call).copied().unwrap_or_default())
+}
+
+async fn told(progress: &mut watch::Receiver<u64>, offset: u64) {
+    let moved = progress.wait_for(|at| *at == offset);
+    let moved = tokio::time::timeout(Duration::from_mins(1), moved).await;
+    assert!(moved.is_ok_and(|moved| moved.is_ok()), "never at {offset}");
+}
+
+#[tokio::test]
+async fn whole_parts_wait_for_one_another_and_are_committed_at_once() {
+    let (bench, faults) = (Bench::new().await, Faults::new());
+    let engine = counting(&bench, &faults, (24 << 20, Duration::MAX));
+    let bytes = content(49 * MIB, 1);
+    let begun = engine.begin(kept(Some(49 << 20), vec![])).await;
+    let mut writer = begun.unwrap();
+    let mut progress = writer.progress();
+    writer.write(bytes.slice(..24 * MIB)).await.unwrap();
+    told(&mut progress, 24 << 20).await;
+    writer.write(bytes.slice(24 * MIB..)).await.unwrap();
+    let published = writer.finish().await.unwrap();
+    assert_eq!(
+        commits(&faults),
+        [3, 2],
+        "3 parts, 3 parts, and the rest with the end"
+    );
+    assert_eq!(engine.stats().part_commits, 7);
+    assert!(bench.read_back(&published.blob).await == bytes);
+    engine.settled().await;
+    bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn what_is_left_is_committed_with_the_end_alone() {
+    let (bench, faults) = (Bench::new().await, Faults::new());
+    let engine = counting(&bench, &faults, (64 << 20, Duration::MAX));
+    let bytes = content(16 * MIB + 5, 3);
+    let length = Some(bytes.len() as u64);
+    let mut writer = engine.begin(kept(length, vec![])).await.unwrap();
+    writer.write(bytes.clone()).await.unwrap();
+    let published = writer.finish().await.unwrap();
+    assert_eq!(commits(&faults), [1, 0]);
+    assert_eq!(faults.times()["ledger.complete"], 1);
+    assert_eq!(engine.stats().part_commits, 3);
+    assert!(bench.read_back(&published.blob).await == bytes);
+    engine.settled().await;
+    bench.is_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_part_does_not_wait_for_long() {
+    let (bench, faults) = (Bench::new().await, Faults::new());
+    let within = Duration::from_millis(250);
+    let engine = counting(&bench, &faults, (64 << 20, within));
+    let bytes = content(40 * MIB, 2);
+    let begun = engine.begin(kept(Some(40 << 20), vec![])).await;
+    let mut writer = begun.unwrap();
+    let (id, mut progress) = (writer.id(), writer.progress());
+    writer.write(bytes.slice(..8 * MIB + 1)).await.unwrap();
+    assert_eq!(commits(&faults), [0, 0]);
+    tokio::time::advance(within).await;
+    writer
+        .write(bytes.slice(8 * MIB + 1..9 * MIB))
+        .await
+        .unwrap();
+    told(&mut progress, 8 << 20).await;
+    // A pause waits for nothing.
+    writer.write(bytes.slice(9 * MIB..17 * MIB)).await.unwrap();
+    assert_eq!(commits(&faults), [1, 1]);
+    assert_eq!(writer.pause().await.unwrap(), 17 << 20);
+    assert_eq!(commits(&faults), [2, 2], "a part and the beginning of one");
+    let mut rest = engine.resume(id, 17 << 20).await.unwrap();
+    rest.write(bytes.slice(17 * MIB..)).await.unwrap();
+    let published = rest.finish().await.unwrap();
+    assert!(bench.read_back(&published.blob).await == bytes);
+    engine.settled().await;
+    bench.is_clean().await;
+}
