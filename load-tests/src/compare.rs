@@ -6,6 +6,7 @@
 
 mod files;
 mod load;
+mod make;
 mod page;
 mod peer;
 mod plan;
@@ -27,6 +28,7 @@ use self::plan::{Arm, Figure, Plan, Row, Server, Work};
 use self::tools::Tools;
 use self::work::{Figures, Turn};
 use crate::content::Block;
+use crate::deployed::Deployed;
 use crate::error::{Failure, Result};
 use crate::machine::Machine;
 
@@ -37,8 +39,8 @@ pub(crate) struct Comparison {
     pub(crate) program: PathBuf,
     /// On the file system that is measured.
     pub(crate) directory: PathBuf,
-    /// The page of results.
-    pub(crate) page: PathBuf,
+    /// The page of results, where one is written.
+    pub(crate) page: Option<PathBuf>,
     /// How much of it.
     pub(crate) size: Size,
     /// Instead of the size's own.
@@ -47,6 +49,10 @@ pub(crate) struct Comparison {
     pub(crate) only: Vec<String>,
     /// Where programs of others are kept.
     pub(crate) tools: Option<PathBuf>,
+    /// What boxgate is, instead of the program.
+    pub(crate) deployed: Option<Deployed>,
+    /// Tells a person what was found, and what takes long.
+    pub(crate) say: fn(&str),
 }
 
 impl Comparison {
@@ -63,12 +69,18 @@ impl Comparison {
         };
         let rounds = self.rounds.map(|rounds| format!(" --rounds {rounds}"));
         let build = match self.program.parent().and_then(Path::file_name) {
+            _ if self.deployed.is_some() => "",
             Some(name) if name == "release" => ", release build",
             Some(name) if name == "debug" => ", development build",
             _ => "",
         };
         let rounds = rounds.unwrap_or_default();
-        format!("`load-tests compare{size}{only}{rounds}`{build}")
+        let elsewhere = self
+            .deployed
+            .as_ref()
+            .map(|_| " --url URL --organization ORG");
+        let elsewhere = elsewhere.unwrap_or_default();
+        format!("`load-tests compare{size}{only}{rounds}{elsewhere}`{build}")
     }
 }
 
@@ -124,8 +136,11 @@ impl Found {
 ///
 /// # Errors
 /// When nothing can be measured: the program is missing, a row is unknown.
-pub(crate) async fn play(comparison: &Comparison, say: impl Fn(&str)) -> Result<bool> {
-    tools::needed(&comparison.program)?;
+pub(crate) async fn play(comparison: &Comparison) -> Result<bool> {
+    let say = comparison.say;
+    if comparison.deployed.is_none() {
+        tools::needed(&comparison.program)?;
+    }
     let plan = Plan::shipped(comparison.size, &comparison.only)?;
     let tools = Tools::at(comparison.tools.as_deref());
     // A minute is none to build other people's programs in.
@@ -143,14 +158,23 @@ pub(crate) async fn play(comparison: &Comparison, say: impl Fn(&str)) -> Result<
         program: comparison.program.clone(),
         directory: fresh(&comparison.directory, &name)?,
         tools,
+        deployed: comparison.deployed.clone(),
     };
     let versions = ground.tools.versions();
+    let elsewhere = match &comparison.deployed {
+        Some(deployed) => Some(page::elsewhere(deployed.version().await.as_deref())),
+        None => None,
+    };
     let mut wrong = Vec::new();
     for row in plan.rows {
         let machine = Machine::look(&comparison.directory)?;
         let how = page::how(&comparison.command(), &machine, &versions);
         let mut found = Box::pin(one(&row, comparison, &ground)).await?;
         found.how = how;
+        if let (Some(deployed), Some(elsewhere)) = (&comparison.deployed, &elsewhere) {
+            found.how.push_str(elsewhere);
+            found.wrong.extend(deployed.leave().await);
+        }
         say(&page::text(&row, &found));
         let what = found
             .wrong
@@ -158,7 +182,9 @@ pub(crate) async fn play(comparison: &Comparison, say: impl Fn(&str)) -> Result<
             .map(|what| format!("{}: {what}", row.name));
         wrong.extend(what);
         // At once, so that a run that is cut loses one row at most.
-        publish(&comparison.page, Kept::from([(row.name, found)]))?;
+        if let Some(page) = &comparison.page {
+            publish(page, Kept::from([(row.name, found)]))?;
+        }
     }
     crate::gateway::remove(&ground.directory)?;
     for what in &wrong {
@@ -204,6 +230,10 @@ async fn one(row: &Row, comparison: &Comparison, ground: &Ground) -> Result<Foun
         absent: Vec::new(),
         wrong: Vec::new(),
     };
+    let playable = reached(row, ground, &mut found).await;
+    let Some(row) = playable.as_ref() else {
+        return Ok(found);
+    };
     let in_garage = |arm: &Arm| arm.garage || arm.server == Server::Aws;
     let garage = match row.arms.iter().any(in_garage) {
         false => None,
@@ -241,6 +271,13 @@ async fn one(row: &Row, comparison: &Comparison, ground: &Ground) -> Result<Foun
         }
     }
     Box::pin(rounds(&mut found, row, &peers, comparison, ground)).await;
+    let takes = matches!(row.work, Work::Upload | Work::Tus | Work::TlsUpload);
+    let deployed = ground.deployed.as_ref();
+    if takes && deployed.is_some_and(Deployed::defers) {
+        let what =
+            "SHA-256 in what the deployed gateway does for an upload: it computes that afterwards";
+        found.absent.push(what.to_owned());
+    }
     for (index, peer) in peers {
         if let Peer::Boxgate(gateway, _) = peer
             && !gateway.stop().await?
@@ -255,6 +292,67 @@ async fn one(row: &Row, comparison: &Comparison, ground: &Ground) -> Result<Foun
     drop(garage);
     crate::gateway::remove(&ground.directory.join("garage"))?;
     Ok(found)
+}
+
+/// The row with the arms that can be played. Where boxgate is elsewhere, those are left out that it cannot be told to
+/// be; `None` where none is left of it.
+async fn reached(row: &Row, ground: &Ground, found: &mut Found) -> Option<Row> {
+    let mut row = row.clone();
+    let Some(deployed) = &ground.deployed else {
+        return Some(row);
+    };
+    row.arms.retain(|arm| {
+        let why = cannot_be(arm, row.work, deployed.server.is_tls());
+        let why = why.map(|why| format!("{} ({why})", arm.name));
+        let stays = why.is_none();
+        found.absent.extend(why);
+        stays
+    });
+    found
+        .arms
+        .retain(|(name, _)| row.arms.iter().any(|arm| arm.name == *name));
+    if !row.arms.iter().any(|arm| arm.server == Server::Boxgate) {
+        found.arms.clear();
+        found
+            .absent
+            .push("all others, for nothing of boxgate is left to stand beside them".to_owned());
+        return None;
+    }
+    if let Err(failure) = deployed.cpu_s().await {
+        let what =
+            format!("CPU and memory of the deployed gateway, which it does not tell ({failure})");
+        found.absent.push(what);
+    }
+    Some(row)
+}
+
+/// Why an arm cannot be played at a gateway that somebody else started.
+fn cannot_be(arm: &Arm, work: Work, is_tls: bool) -> Option<String> {
+    if arm.server != Server::Boxgate {
+        return None;
+    }
+    if arm.garage {
+        return Some(
+            "a deployed gateway keeps boxes where it was told to, not in this Garage".to_owned(),
+        );
+    }
+    if !arm.settings.is_empty() {
+        let settings = arm.settings.iter();
+        let settings = settings.map(|(key, value)| format!("{key} = {value}"));
+        let settings = settings.collect::<Vec<_>>().join(", ");
+        return Some(format!(
+            "a deployed gateway is not given settings: {settings}"
+        ));
+    }
+    match work {
+        Work::Lookups => {
+            Some("a deployed gateway has one catalog, with the boxes that are in it".to_owned())
+        }
+        Work::TlsUpload | Work::TlsDownload if !is_tls => {
+            Some("the deployed gateway was named by http://".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// All rounds of a row's servers.
@@ -274,6 +372,7 @@ async fn rounds(
         directory: &ground.directory,
         salt,
         block: &block,
+        say: comparison.say,
     };
     for (index, peer) in peers {
         if let Err(failure) = Box::pin(turn(*index, peer, 0).prepare()).await {
@@ -410,5 +509,47 @@ mod tests {
         );
         assert!(directory.join("images/compare-cpu.svg").exists());
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+    #[test]
+    fn what_a_deployed_gateway_cannot_be_told_to_be_is_left_out_by_name_and_reason() {
+        let plan = Plan::shipped(Size::Whole, &[]).unwrap();
+        let reason = |row: &str, arm: &str, is_tls| {
+            let row = plan.rows.iter().find(|known| known.name == row).unwrap();
+            let arm = row.arms.iter().find(|known| known.name == arm).unwrap();
+            cannot_be(arm, row.work, is_tls).unwrap_or_default()
+        };
+        for (row, arm, is_tls, why) in [
+            ("upload-both", "boxgate", false, ""),
+            ("upload-both", "loop, both", false, ""),
+            (
+                "upload-blake3",
+                "boxgate",
+                false,
+                "digests.rate = 1MiB, digests.sha256 = deferred",
+            ),
+            ("upload-garage", "boxgate", true, "not in this Garage"),
+            ("growth-boxes", "10,000 boxes", true, "one catalog"),
+            ("tls-upload", "boxgate", false, "http://"),
+            ("tls-upload", "boxgate", true, ""),
+            ("tls-upload", "nginx", false, ""),
+        ] {
+            let found = reason(row, arm, is_tls);
+            assert_eq!(found.is_empty(), why.is_empty(), "{row}: {arm}: {found}");
+            assert!(found.contains(why), "{row}: {arm}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_page_tells_that_the_gateway_was_elsewhere_and_not_where() {
+        let told = page::elsewhere(Some("0.1.0"));
+        assert!(
+            told.contains("a deployed gateway of version 0.1.0"),
+            "{told}"
+        );
+        assert!(
+            told.contains("both machines and the line between them"),
+            "{told}"
+        );
+        assert!(page::elsewhere(None).contains("a deployed gateway,"));
     }
 }

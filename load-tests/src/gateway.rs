@@ -384,17 +384,6 @@ fn complaint(log: &Path, what: &str) -> Failure {
     Failure::said(format!("the gateway {what} (its log: {})", log.display()))
 }
 
-/// A gateway that somebody else started.
-#[derive(Debug, Clone)]
-pub(crate) struct Deployed {
-    /// Where it is.
-    pub(crate) server: Server,
-    /// A credential that may upload to the organization, and take away what it uploaded.
-    pub(crate) token: String,
-    /// Where boxes are put.
-    pub(crate) organization: String,
-}
-
 /// Path of a box file.
 pub(crate) fn file_path(organization: &str, name: &str, version: &str) -> String {
     format!(
@@ -407,10 +396,21 @@ pub(crate) fn file_path(organization: &str, name: &str, version: &str) -> String
 /// # Errors
 /// When it is not answered with 200.
 pub(crate) async fn metrics(server: impl Into<Server> + Send) -> Result<Metrics> {
+    metrics_by(server, None).await
+}
+
+/// What a gateway tells of itself to who has that credential.
+///
+/// # Errors
+/// When it is not answered with 200.
+pub(crate) async fn metrics_by(
+    server: impl Into<Server> + Send,
+    token: Option<&str>,
+) -> Result<Metrics> {
     let ask = Ask {
         method: "GET",
         path: "/metrics",
-        token: None,
+        token,
     };
     let answer = http::get(server, ask).await?;
     if answer.status != 200 {
@@ -447,7 +447,7 @@ impl Metrics {
 }
 
 /// The variable of a key: `uploads.part_budget` is `BOXGATE_UPLOADS__PART_BUDGET`.
-fn variable(key: &str) -> String {
+pub(crate) fn variable(key: &str) -> String {
     format!("BOXGATE_{}", key.to_ascii_uppercase().replace('.', "__"))
 }
 

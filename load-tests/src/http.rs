@@ -2,14 +2,12 @@
 //! generator and the wire would be measured along with the gateway.
 
 use std::io;
-use std::net::SocketAddr;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use crate::content::{Checker, Content};
 use crate::error::{Failure, Result};
-use crate::server::Server;
+use crate::server::{Server, Wire};
 
 /// The longest head, JSON answer or range that is read.
 const ANSWER_BYTES: u64 = 8 << 20;
@@ -108,6 +106,13 @@ struct Head {
     begun: Vec<u8>,
 }
 
+impl Head {
+    /// Whether it is all of an answer to that method, whatever it tells (RFC 9112 §6.3).
+    fn is_bare(&self, method: &str) -> bool {
+        method == "HEAD" || self.status == 204 || self.status == 304
+    }
+}
+
 /// Asks without a body.
 pub(crate) async fn get(to: impl Into<Server> + Send, ask: Ask<'_>) -> Result<Answer> {
     let to = to.into();
@@ -165,28 +170,25 @@ pub(crate) async fn upload(
 /// Sends a piece of an upload, listening meanwhile: `interim` is told of each 1xx answer as it comes,
 /// and a final one ends the sending. `None` when this side hung up as it was to.
 pub(crate) async fn send(
-    to: SocketAddr,
+    to: impl Into<Server> + Send,
     ask: Ask<'_>,
     piece: &Piece<'_>,
     interim: impl FnMut(u16, &Headers),
 ) -> Result<Option<Answer>> {
-    let mut stream = TcpStream::connect(to).await?;
+    let to = to.into();
+    let mut stream = to.connect().await?;
     let length = piece.to - piece.from;
     // Where a body has a meaning, an empty one is told too (RFC 9110 §8.6).
     let bare = length == 0 && matches!(ask.method, "HEAD" | "GET" | "DELETE");
-    let head = head_text(
-        &to.to_string(),
-        ask,
-        piece.headers,
-        (!bare).then_some(length),
-    );
+    let head = head_text(to.host(), ask, piece.headers, (!bare).then_some(length));
     let end = piece.cut.map_or(piece.to, |cut| cut.at);
-    let (mut from_there, mut to_there) = stream.split();
     let heard = {
+        let (mut from_there, mut to_there) = tokio::io::split(&mut stream);
         let mut hearing = std::pin::pin!(answer(ask.method, &mut from_there, interim));
         let sent = async {
             to_there.write_all(head.as_bytes()).await?;
-            piece.content.send(piece.from..end, &mut to_there).await
+            piece.content.send(piece.from..end, &mut to_there).await?;
+            to_there.flush().await
         };
         tokio::select! {
             biased;
@@ -202,9 +204,57 @@ pub(crate) async fn send(
         return answer.map(Some);
     }
     if piece.cut.is_some_and(|cut| cut.reset) {
-        stream.set_zero_linger()?;
+        stream.end_by_reset()?;
     }
     Ok(None)
+}
+
+/// A connection that carries one request after the other.
+pub(crate) struct Kept {
+    to: Server,
+    stream: Option<Box<dyn Wire>>,
+}
+
+impl Kept {
+    /// To that server; connects with the first request.
+    pub(crate) fn new(to: impl Into<Server>) -> Self {
+        Self {
+            to: to.into(),
+            stream: None,
+        }
+    }
+
+    /// Asks with JSON, on the connection of the request before unless the server closed it with its answer.
+    ///
+    /// # Errors
+    /// When there is no answer, or one whose end cannot be told without the end of the connection.
+    pub(crate) async fn tell(&mut self, ask: Ask<'_>, body: &serde_json::Value) -> Result<Answer> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => self.to.connect().await?,
+        };
+        let body = body.to_string();
+        let kind = [("content-type", "application/json".to_owned())];
+        let length = Some(body.len() as u64);
+        let head = request(self.to.host(), ask, "keep-alive", &kind, length);
+        stream.write_all((head + &body).as_bytes()).await?;
+        stream.flush().await?;
+        let head = final_head(&mut stream, |_, _| {}).await?;
+        let is_bare = head.is_bare(ask.method);
+        if !is_bare && head.headers.number("content-length").is_none() {
+            return Err(Failure::said(format!(
+                "{} {}: an answer to one of many requests has no Content-Length",
+                ask.method, ask.path
+            )));
+        }
+        let answer = whole(ask.method, head, &mut stream).await?;
+        let word = answer.headers.get("connection");
+        let closes = word.is_some_and(|word| word.eq_ignore_ascii_case("close"));
+        if !closes {
+            self.stream = Some(stream);
+        }
+        Ok(answer)
+    }
 }
 
 /// Downloads, and compares what comes. Returns status and headers.
@@ -244,7 +294,18 @@ pub(crate) async fn download(
     }
 }
 
+/// The head of a connection's only request.
 fn head_text(host: &str, ask: Ask<'_>, headers: &[(&str, String)], length: Option<u64>) -> String {
+    request(host, ask, "close", headers, length)
+}
+
+fn request(
+    host: &str,
+    ask: Ask<'_>,
+    connection: &str,
+    headers: &[(&str, String)],
+    length: Option<u64>,
+) -> String {
     let Ask {
         method,
         path,
@@ -257,7 +318,7 @@ fn head_text(host: &str, ask: Ask<'_>, headers: &[(&str, String)], length: Optio
         .map(|(name, value)| format!("{name}: {value}\r\n"));
     let headers = headers.collect::<Vec<_>>().concat();
     format!(
-        "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\naccept: */*\r\n{}{headers}{}\r\n",
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: {connection}\r\naccept: */*\r\n{}{headers}{}\r\n",
         token.unwrap_or_default(),
         length.unwrap_or_default(),
     )
@@ -302,20 +363,34 @@ async fn next_head(stream: &mut (impl AsyncRead + Unpin), mut bytes: Vec<u8>) ->
 async fn answer(
     method: &str,
     stream: &mut (impl AsyncRead + Unpin),
-    mut interim: impl FnMut(u16, &Headers),
+    interim: impl FnMut(u16, &Headers),
 ) -> Result<Answer> {
+    let head = final_head(stream, interim).await?;
+    whole(method, head, stream).await
+}
+
+/// The head of the final answer; `interim` is told of those before it.
+async fn final_head(
+    stream: &mut (impl AsyncRead + Unpin),
+    mut interim: impl FnMut(u16, &Headers),
+) -> Result<Head> {
     let mut head = head(stream).await?;
     while head.status < 200 {
         interim(head.status, &head.headers);
         head = next_head(stream, head.begun).await?;
     }
+    Ok(head)
+}
+
+/// An answer with all of its body.
+async fn whole(method: &str, head: Head, stream: &mut (impl AsyncRead + Unpin)) -> Result<Answer> {
+    let is_bare = head.is_bare(method);
     let Head {
         status,
         headers,
         begun: mut body,
     } = head;
-    // RFC 9112 §6.3: these end with their head, whatever it tells.
-    if method != "HEAD" && status != 204 && status != 304 {
+    if !is_bare {
         let told = headers.number("content-length");
         let wanted = told.unwrap_or(ANSWER_BYTES).min(ANSWER_BYTES);
         let left = wanted.saturating_sub(body.len() as u64);
@@ -353,7 +428,66 @@ fn unchunk(mut body: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
+
+    /// Answers what comes on the connections that it is given, as it stands, one answer for each request.
+    fn serving(connections: &'static [&'static [&'static str]]) -> (Server, Answering) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let answering = std::thread::spawn(move || {
+            let mut heads = Vec::new();
+            for answers in connections {
+                let (mut stream, _) = listener.accept().unwrap();
+                for answer in *answers {
+                    let mut seen = Vec::new();
+                    let mut byte = [0];
+                    while !seen.ends_with(b"{}") {
+                        stream.read_exact(&mut byte).unwrap();
+                        seen.push(byte[0]);
+                    }
+                    heads.push(String::from_utf8(seen).unwrap());
+                    stream.write_all(answer.as_bytes()).unwrap();
+                }
+            }
+            heads
+        });
+        (address.into(), answering)
+    }
+
+    type Answering = std::thread::JoinHandle<Vec<String>>;
+
+    #[tokio::test]
+    async fn a_kept_connection_carries_requests_until_the_server_closes_it() {
+        let (server, answering) = serving(&[
+            &[
+                "HTTP/1.1 201 Created\r\ncontent-length: 1\r\n\r\na",
+                "HTTP/1.1 204 No Content\r\n\r\n",
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nbc",
+            ],
+            &["HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"],
+        ]);
+        let mut kept = Kept::new(server);
+        let ask = Ask {
+            method: "POST",
+            path: "/",
+            token: None,
+        };
+        let body = serde_json::json!({});
+        for wanted in ["a", "", "bc"] {
+            let answer = kept.tell(ask, &body).await.unwrap();
+            assert_eq!(answer.body, wanted.as_bytes());
+        }
+        // Only the end of the connection would tell the end of that one.
+        assert!(kept.tell(ask, &body).await.is_err());
+        let heads = answering.join().unwrap();
+        assert!(
+            heads
+                .iter()
+                .all(|head| head.contains("connection: keep-alive\r\n"))
+        );
+    }
 
     #[test]
     fn chunks_are_joined_and_broken_framing_is_noticed() {

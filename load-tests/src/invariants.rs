@@ -44,6 +44,10 @@ pub(crate) fn judge(scenario: &Scenario, outcome: &Outcome) -> Vec<Verdict> {
             Ruling::Broken
         },
     };
+    let hidden = outcome.hidden.iter().map(|why| Verdict {
+        text: format!("CPU and memory are missing, for the gateway does not tell them: {why}"),
+        ruling: Ruling::Told,
+    });
     let must = scenario
         .must
         .iter()
@@ -52,7 +56,11 @@ pub(crate) fn judge(scenario: &Scenario, outcome: &Outcome) -> Vec<Verdict> {
         .target
         .iter()
         .flat_map(|bound| judge_bound(bound, outcome, Ruling::Missed));
-    std::iter::once(always).chain(must).chain(target).collect()
+    std::iter::once(always)
+        .chain(hidden)
+        .chain(must)
+        .chain(target)
+        .collect()
 }
 
 fn judge_bound(bound: &Bound, outcome: &Outcome, miss: Ruling) -> Vec<Verdict> {
@@ -79,9 +87,11 @@ fn one(bound: &Bound, step: &Played, outcome: &Outcome, miss: Ruling) -> Verdict
             .map(|(a, b)| a / b);
     }
     let Some(found) = found else {
+        // What a gateway elsewhere does not tell is no fault of it.
+        let is_hidden = bound.figure.is_told() && outcome.hidden.is_some();
         return Verdict {
             text: format!("{what} was not measured"),
-            ruling: miss,
+            ruling: if is_hidden { Ruling::Told } else { miss },
         };
     };
     let limits = [("at most", bound.at_most), ("at least", bound.at_least)];
@@ -112,12 +122,13 @@ impl Played {
                 .max_by(f64::total_cmp),
             Figure::GbPerS => self.median(|round| Some(self.gb() / round.wall.as_secs_f64())),
             Figure::CpuSPerGb => self.median(|round| Some(round.cpu?.total_s() / self.gb())),
-            Figure::P99Ms => self
-                .rounds
-                .first()?
-                .cpu
-                .map(|_cpu| self.latency.percentile_ms(99.0)),
+            Figure::P99Ms => self.is_served().then(|| self.latency.percentile_ms(99.0)),
         }
+    }
+
+    /// Whether a gateway took part in it.
+    pub(crate) fn is_served(&self) -> bool {
+        !self.latency.is_empty()
     }
 
     /// Median over the rounds that have a value.
@@ -196,6 +207,7 @@ mod tests {
         let outcome = Outcome {
             steps: vec![step("a", &[1, 4, 2], 100)],
             wrong: Vec::new(),
+            hidden: None,
         };
         let a = &outcome.steps[0];
         assert_eq!(a.figure(Figure::GbPerS), Some(2.0));
@@ -209,6 +221,7 @@ mod tests {
         let outcome = Outcome {
             steps,
             wrong: Vec::new(),
+            hidden: None,
         };
         let held = |bound| -> Vec<bool> {
             judge_bound(&bound, &outcome, Ruling::Broken)
@@ -228,5 +241,25 @@ mod tests {
             held(bound(Figure::PeakRssMib, Some("b"), Some("a"), 1.1)),
             [false]
         );
+    }
+    #[test]
+    fn what_a_gateway_does_not_tell_is_said_and_breaks_nothing() {
+        let mut hidden = step("a", &[2], 100);
+        for round in &mut hidden.rounds {
+            (round.cpu, round.memory) = (None, None);
+        }
+        hidden.latency.record(Duration::from_millis(5));
+        let mut outcome = Outcome {
+            steps: vec![hidden],
+            wrong: Vec::new(),
+            hidden: Some("/metrics: 403".into()),
+        };
+        let bound = bound(Figure::PeakRssMib, Some("a"), None, 224.0);
+        let ruling = |outcome: &Outcome| judge_bound(&bound, outcome, Ruling::Broken)[0].ruling;
+        assert_eq!(ruling(&outcome), Ruling::Told);
+        assert!(outcome.steps[0].figure(Figure::P99Ms).is_some());
+        assert!(outcome.mean(Figure::GbPerS).is_some());
+        outcome.hidden = None;
+        assert_eq!(ruling(&outcome), Ruling::Broken);
     }
 }

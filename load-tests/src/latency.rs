@@ -22,6 +22,11 @@ impl Latency {
         let _fits = self.0.record(us);
     }
 
+    /// Whether nothing was recorded.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Adds all of another.
     pub(crate) fn add(&mut self, other: &Self) {
         // Both resize themselves, so nothing is out of range.

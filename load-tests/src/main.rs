@@ -6,12 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+mod apply;
 mod arms;
 mod baseline;
 mod boxitory;
 mod clouds;
 mod compare;
 mod content;
+mod deployed;
 mod error;
 mod gateway;
 mod http;
@@ -35,12 +37,13 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::apply::Apply;
 use crate::boxitory::Measured;
 use crate::clouds::Costs;
 use crate::compare::serve::Plain;
 use crate::compare::{Comparison, Size};
+use crate::deployed::Deployed;
 use crate::error::{Failure, Result};
-use crate::gateway::Deployed;
 use crate::play::Options;
 use crate::scenario::Scenario;
 use crate::server::Server;
@@ -71,9 +74,9 @@ struct Arguments {
     /// Adds the result to the record of results.
     #[arg(long, global = true, conflicts_with = "quick")]
     record: bool,
-    /// The record of results.
-    #[arg(long, global = true, default_value = "docs/BENCHMARKS.md")]
-    record_to: PathBuf,
+    /// The record of results, and the page of `compare` [default: docs/BENCHMARKS.md; none for `compare --url`].
+    #[arg(long, global = true)]
+    record_to: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,39 +84,51 @@ enum Command {
     /// Names the scenarios and the question each answers.
     List,
     /// Runs one scenario: a name from the list, or a file.
+    #[command(after_help = RUN_EXAMPLES)]
     Run {
         /// Its name.
         name: String,
-        /// Beside the build of that commit or branch, which is made first: each round by both.
-        #[arg(long, value_name = "GITREF", conflicts_with = "url")]
+        /// Beside the build of that commit or branch, which is made first: each round by both. On this machine alone.
+        #[arg(long, value_name = "GITREF")]
         against: Option<String>,
         #[command(flatten)]
         elsewhere: Elsewhere,
     },
     /// Runs all scenarios, one after the other.
-    All,
+    All {
+        #[command(flatten)]
+        elsewhere: Elsewhere,
+    },
     /// Runs one scenario with a gateway for each combination of settings.
+    #[command(after_help = SWEEP_EXAMPLES)]
     Sweep {
         /// Its name.
         name: String,
         /// A key of the configuration and its values; several make all combinations.
         #[arg(long = "set", value_name = "KEY=A,B,C", required = true)]
         sets: Vec<String>,
+        #[command(flatten)]
+        elsewhere: Elsewhere,
+        /// Has the gateway behind --url run by a combination, by `sh -c`: the combination stands on its standard input
+        /// as lines of a configuration, and in its environment as variables (`BOXGATE_UPLOADS__PARTS_IN_FLIGHT`).
+        #[arg(long, value_name = "COMMAND", requires = "url")]
+        apply: Option<String>,
+        /// How many seconds the command may take until /readyz answers 200.
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            default_value_t = 120,
+            requires = "apply"
+        )]
+        apply_within: u64,
     },
     /// Measures boxgate beside others and writes the page of results.
+    #[command(after_help = COMPARE_EXAMPLES)]
     Compare {
-        /// Only rows whose names begin so.
-        #[arg(long, value_delimiter = ',')]
-        only: Vec<String>,
-        /// How often each arm is measured [default: 5, 3 in a quick run].
-        #[arg(long)]
-        rounds: Option<usize>,
-        /// A few MiB and one round: shows that all is there and right.
-        #[arg(long, conflicts_with = "quick")]
-        smoke: bool,
-        /// Where programs of others are kept [default: ~/.cache/boxgate].
-        #[arg(long, env = "BOXGATE_TOOLS")]
-        tools: Option<PathBuf>,
+        #[command(flatten)]
+        chosen: Chosen,
+        #[command(flatten)]
+        elsewhere: Elsewhere,
     },
     /// What `compare` measures boxgate beside, for a process of its own.
     #[command(hide = true)]
@@ -176,6 +191,43 @@ enum Command {
     Benches,
 }
 
+const RUN_EXAMPLES: &str = "Examples:
+  load-tests run cpu
+  load-tests run cpu --against main
+  BOXGATE_TOKEN=... load-tests run downloads --url https://boxes.example.com --organization acme";
+
+const SWEEP_EXAMPLES: &str = "Examples:
+  load-tests sweep throughput --set uploads.parts_in_flight=1,2,4,8
+  BOXGATE_TOKEN=... load-tests sweep throughput --set uploads.parts_in_flight=2,4 \\
+    --url https://boxes.example.com --organization acme \\
+    --apply 'env | grep ^BOXGATE_ | ssh boxes \"cat >/etc/boxgate/sweep.env && systemctl restart boxgate\"'
+
+There, the unit has EnvironmentFile=-/etc/boxgate/sweep.env, whose variables stand above the configuration file.";
+
+const COMPARE_EXAMPLES: &str = "Examples:
+  load-tests compare --quick --only download,tus
+  BOXGATE_TOKEN=... load-tests --quick compare --url https://boxes.example.com --organization acme
+
+By --url, boxgate is the deployed gateway and all others run on this machine. What is found is printed; a page is written
+where --record-to names one.";
+
+/// What is compared.
+#[derive(Debug, clap::Args)]
+struct Chosen {
+    /// Only rows whose names begin so.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// How often each arm is measured [default: 5, 3 in a quick run].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// A few MiB and one round: shows that all is there and right.
+    #[arg(long, conflicts_with = "quick")]
+    smoke: bool,
+    /// Where programs of others are kept [default: ~/.cache/boxgate].
+    #[arg(long, env = "BOXGATE_TOOLS")]
+    tools: Option<PathBuf>,
+}
+
 /// A gateway that runs already.
 #[derive(Debug, clap::Args)]
 struct Elsewhere {
@@ -193,11 +245,11 @@ struct Elsewhere {
 impl Elsewhere {
     async fn find(&self) -> Result<Option<Deployed>> {
         match (&self.url, &self.token, &self.organization) {
-            (Some(url), Some(token), Some(organization)) => Ok(Some(Deployed {
-                server: Server::find(url).await?,
-                token: token.clone(),
-                organization: organization.clone(),
-            })),
+            (Some(url), Some(token), Some(organization)) => {
+                let server = Server::find(url).await?;
+                let there = Deployed::new(server, token.clone(), organization.clone());
+                Ok(Some(there))
+            }
             _ => Ok(None),
         }
     }
@@ -231,9 +283,73 @@ impl SeriesArgs {
     }
 }
 
+impl Arguments {
+    fn options(&self, deployed: Option<Deployed>) -> Options {
+        Options {
+            gateway: self.gateway.clone(),
+            directory: self.dir.clone(),
+            deployed,
+        }
+    }
+
+    fn comparison(&self, chosen: &Chosen, deployed: Option<Deployed>) -> Comparison {
+        // Figures of somebody's gateway do not replace those of the page unasked.
+        let page = match &deployed {
+            Some(_) => self.record_to.clone(),
+            None => Some(self.record_to()),
+        };
+        Comparison {
+            program: self.gateway.clone(),
+            directory: self.dir.clone(),
+            page,
+            size: match (chosen.smoke, self.quick) {
+                (true, _) => Size::Smoke,
+                (false, true) => Size::Quick,
+                (false, false) => Size::Whole,
+            },
+            rounds: chosen.rounds,
+            only: chosen.only.clone(),
+            tools: chosen.tools.clone(),
+            deployed,
+            say,
+        }
+    }
+
+    fn record_to(&self) -> PathBuf {
+        let page = self.record_to.clone();
+        page.unwrap_or_else(|| PathBuf::from("docs/BENCHMARKS.md"))
+    }
+
+    /// Why that cannot be done, and what can.
+    fn refused(&self) -> Option<String> {
+        match &self.command {
+            Command::Run {
+                name,
+                against: Some(reference),
+                elsewhere: Elsewhere { url: Some(url), .. },
+            } => Some(format!(
+                "--against {reference} with --url {url}: builds cannot be made and started at a gateway that runs elsewhere. \
+                 Compare the builds on this machine (run {name} --against {reference}), or deploy one after the other and \
+                 play `run {name} --url {url}` against each"
+            )),
+            Command::Sweep {
+                name,
+                elsewhere: Elsewhere { url: Some(url), .. },
+                apply: None,
+                ..
+            } => Some(format!(
+                "sweep --url {url} without --apply: settings are those that the gateway was started with, and nobody said how it \
+                 gets others. Add --apply COMMAND, which finds the lines of each combination on its standard input and starts the \
+                 gateway anew by them, or sweep a gateway of this machine (sweep {name} without --url)"
+            )),
+            _ => None,
+        }
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+    match Box::pin(run(Arguments::parse())).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
@@ -243,14 +359,28 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Does the work, and leaves nothing at a gateway elsewhere.
+async fn leaving(
+    deployed: Option<&Deployed>,
+    work: impl Future<Output = Result<bool>>,
+) -> Result<bool> {
+    match deployed {
+        Some(deployed) => deployed.during(work).await,
+        None => work.await,
+    }
+}
+
 /// Whether everything that must hold held.
 async fn run(arguments: Arguments) -> Result<bool> {
-    let scenarios = match &arguments.command {
+    if let Some(why) = arguments.refused() {
+        return Err(Failure::said(why));
+    }
+    match &arguments.command {
         Command::List => {
             for scenario in scenario::shipped()? {
                 say(&format!("{:<12} {}", scenario.name, scenario.question));
             }
-            return Ok(true);
+            Ok(true)
         }
         Command::Benches => {
             let machine = machine::Machine::look(&arguments.dir)?;
@@ -263,14 +393,14 @@ async fn run(arguments: Arguments) -> Result<bool> {
                 "cargo bench -p boxgate-benches",
                 &table,
             )?;
-            return Ok(true);
+            Ok(true)
         }
-        Command::Clouds { seconds } => return clouds(&arguments, *seconds).await,
-        Command::Boxitory { seconds } => return tree(&arguments, *seconds).await,
+        Command::Clouds { seconds } => clouds(&arguments, *seconds).await,
+        Command::Boxitory { seconds } => tree(&arguments, *seconds).await,
         Command::Kill { cycles, run } => {
             let series = run.series::<Kill>(*cycles, &arguments);
             let wrong = survived(&arguments, &series, Kill::default()).await?;
-            return Ok(wrong.is_empty());
+            Ok(wrong.is_empty())
         }
         Command::Power { cuts, run, forget } => {
             let series = run.series::<Power>(*cuts, &arguments);
@@ -278,7 +408,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
             if forget.is_some() && wrong.is_empty() {
                 say("- **violation**: calls to flush did nothing, and nobody noticed");
             }
-            return Ok(wrong.is_empty() != forget.is_some());
+            Ok(wrong.is_empty() != forget.is_some())
         }
         Command::Full {
             times,
@@ -287,52 +417,58 @@ async fn run(arguments: Arguments) -> Result<bool> {
         } => {
             let series = run.series::<Full>(*times, &arguments);
             let full = Full::new(series.seed, Duration::from_secs(*recovers));
-            return Ok(survived(&arguments, &series, full).await?.is_empty());
+            Ok(survived(&arguments, &series, full).await?.is_empty())
         }
-        Command::Webhooks { plan } => return told(&arguments, plan).await,
+        Command::Webhooks { plan } => told(&arguments, plan).await,
         Command::Serve { plain, length } => {
             compare::serve::serve(*plain, arguments.dir.clone(), *length).await?;
-            return Ok(true);
+            Ok(true)
         }
-        Command::Compare {
-            only,
-            rounds,
-            smoke,
-            tools,
+        Command::Compare { chosen, elsewhere } => {
+            let deployed = elsewhere.find().await?;
+            let comparison = arguments.comparison(chosen, deployed.clone());
+            let work = Box::pin(compare::play(&comparison));
+            leaving(deployed.as_ref(), work).await
+        }
+        Command::Sweep {
+            name,
+            sets,
+            elsewhere,
+            apply,
+            apply_within,
         } => {
-            let size = match (smoke, arguments.quick) {
-                (true, _) => Size::Smoke,
-                (false, true) => Size::Quick,
-                (false, false) => Size::Whole,
-            };
-            let comparison = Comparison {
-                program: arguments.gateway.clone(),
-                directory: arguments.dir.clone(),
-                page: arguments.record_to.clone(),
-                size,
-                rounds: *rounds,
-                only: only.clone(),
-                tools: tools.clone(),
-            };
-            return Box::pin(compare::play(&comparison, say)).await;
+            let deployed = elsewhere.find().await?;
+            let within = Duration::from_secs(*apply_within);
+            let log = arguments.dir.join("sweep-apply.log");
+            let apply = apply.clone().map(|run| Apply::new(run, within, log));
+            let work = Box::pin(sweep(&arguments, (name, sets), deployed.clone(), apply));
+            leaving(deployed.as_ref(), work).await
         }
-        Command::Sweep { name, sets } => return sweep(&arguments, name, sets).await,
         Command::Run {
             name,
             against: Some(reference),
             ..
-        } => return against(&arguments, name, reference).await,
+        } => against(&arguments, name, reference).await,
         Command::Run {
             name, elsewhere, ..
         } => {
             let deployed = elsewhere.find().await?;
-            return one(&arguments, scenario::find(name)?, deployed).await;
+            let work = Box::pin(one(&arguments, scenario::find(name)?, deployed.clone()));
+            leaving(deployed.as_ref(), work).await
         }
-        Command::All => scenario::shipped()?,
-    };
+        Command::All { elsewhere } => {
+            let deployed = elsewhere.find().await?;
+            let work = Box::pin(all(&arguments, deployed.clone()));
+            leaving(deployed.as_ref(), work).await
+        }
+    }
+}
+
+/// All scenarios, one after the other; whether everything that must hold held.
+async fn all(arguments: &Arguments, deployed: Option<Deployed>) -> Result<bool> {
     let mut all_held = true;
-    for scenario in scenarios {
-        all_held &= one(&arguments, scenario, None).await?;
+    for scenario in scenario::shipped()? {
+        all_held &= Box::pin(one(arguments, scenario, deployed.clone())).await?;
     }
     Ok(all_held)
 }
@@ -388,11 +524,7 @@ async fn told(arguments: &Arguments, plan: &Plan) -> Result<bool> {
     };
     let command = format!("load-tests webhooks {}", plan.flags());
     say(&format!("# {command}"));
-    let options = Options {
-        gateway: arguments.gateway.clone(),
-        directory: arguments.dir.clone(),
-        deployed: None,
-    };
+    let options = arguments.options(None);
     let outcome = Box::pin(webhooks::play(&options, &plan, arguments.quick)).await?;
     let text = report::rows(&outcome.rows, &outcome.verdicts);
     say(&text);
@@ -461,11 +593,10 @@ async fn against(arguments: &Arguments, name: &str, reference: &str) -> Result<b
         lines: String::new(),
         options: Options {
             gateway,
-            directory: arguments.dir.clone(),
-            deployed: None,
+            ..arguments.options(None)
         },
     });
-    let outcomes = variants::in_turns(&scenario, &variants).await?;
+    let outcomes = Box::pin(variants::in_turns(&scenario, &variants, None)).await?;
     let text = variants::beside(["this", reference], &outcomes);
     say(&text);
     let title = format!("{name}, beside {reference}: {}", scenario.question);
@@ -475,26 +606,39 @@ async fn against(arguments: &Arguments, name: &str, reference: &str) -> Result<b
 }
 
 /// One scenario by one build with several settings.
-async fn sweep(arguments: &Arguments, name: &str, sets: &[String]) -> Result<bool> {
+async fn sweep(
+    arguments: &Arguments,
+    (name, sets): (&str, &[String]),
+    deployed: Option<Deployed>,
+    mut apply: Option<Apply>,
+) -> Result<bool> {
     let scenario = sized(arguments, scenario::find(name)?);
     let machine = machine::Machine::look(&arguments.dir)?;
-    let options = Options {
-        gateway: arguments.gateway.clone(),
-        directory: arguments.dir.clone(),
-        deployed: None,
-    };
+    let options = arguments.options(deployed);
     let mut variants = variants::combinations(sets, &options)?;
     for variant in &mut variants {
         variant.lines = variants::lines(&variant.settings, &options)?;
     }
-    let outcomes = variants::in_turns(&scenario, &variants).await?;
-    let text = variants::table(&variants, &outcomes);
+    let played = Box::pin(variants::in_turns(&scenario, &variants, apply.as_mut())).await;
+    let in_force = apply.map(|apply| apply.told(&variants));
+    let in_force = in_force.unwrap_or_default();
+    let outcomes = played.map_err(|failure| Failure::said(format!("{failure}\n{in_force}")))?;
+    let text = variants::table(&variants, &outcomes) + &in_force;
     say(&text);
     let sets = sets.iter().map(|set| format!(" --set {set}"));
-    let command = format!("load-tests sweep {name}{}", sets.collect::<String>());
+    let where_to = elsewhere(options.deployed.as_ref(), " --apply COMMAND");
+    let sets = sets.collect::<String>();
+    let command = format!("load-tests sweep {name}{sets}{where_to}");
     let title = format!("{name} with several settings: {}", scenario.question);
     record(arguments, &title, &machine, &command, &text)?;
     Ok(outcomes.iter().all(|outcome| outcome.wrong.is_empty()))
+}
+
+/// How a command says that it loads a gateway elsewhere: no page tells whose.
+fn elsewhere(deployed: Option<&Deployed>, more: &str) -> String {
+    deployed.map_or_else(String::new, |_| {
+        format!(" --url URL --organization ORG{more}")
+    })
 }
 
 fn sized(arguments: &Arguments, scenario: Scenario) -> Scenario {
@@ -521,12 +665,8 @@ async fn one(
         "# {}{quick}: {}",
         scenario.name, scenario.question
     ));
-    let options = Options {
-        gateway: arguments.gateway.clone(),
-        directory: arguments.dir.clone(),
-        deployed,
-    };
-    let outcome = play::play(&scenario, &options).await?;
+    let options = arguments.options(deployed);
+    let outcome = Box::pin(play::play(&scenario, &options)).await?;
     let judged = invariants::judge(&scenario, &outcome);
     let arms = match scenario.arms {
         Some(ref group) => arms::of_group(&arguments.gateway, group),
@@ -535,7 +675,8 @@ async fn one(
     let text = report::text(&outcome, &judged, &arms);
     say(&text);
     let title = format!("{}: {}", scenario.name, scenario.question);
-    let command = format!("load-tests run {}", scenario.name);
+    let where_to = elsewhere(options.deployed.as_ref(), "");
+    let command = format!("load-tests run {}{where_to}", scenario.name);
     record(arguments, &title, &machine, &command, &text)?;
     Ok(judged
         .iter()
@@ -554,10 +695,83 @@ fn record(
         return Ok(());
     }
     let entry = report::entry(title, machine, command, text);
-    report::record(&arguments.record_to, &entry).map_err(|e| Failure::file(&arguments.record_to, e))
+    let page = arguments.record_to();
+    report::record(&page, &entry).map_err(|e| Failure::file(&page, e))
 }
 
 /// Prints one text; that nobody reads it any more is no reason to stop measuring.
 fn say(text: &str) {
     let _closed = writeln!(std::io::stdout(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    const THERE: [&str; 6] = [
+        "--url",
+        "http://127.0.0.1:1",
+        "--organization",
+        "acme",
+        "--token",
+        "key",
+    ];
+
+    fn parsed(words: &[&str]) -> std::result::Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(["load-tests"].iter().chain(words))
+    }
+
+    /// The same at a gateway elsewhere.
+    fn there(words: &[&str]) -> std::result::Result<Arguments, clap::Error> {
+        parsed(&[words, &THERE].concat())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_cannot_be_done_elsewhere_is_refused_with_the_next_step() {
+        let builds = there(&["run", "cpu", "--against", "main"]).unwrap();
+        let why = builds.refused().unwrap();
+        assert!(
+            why.contains("run cpu --against main") && why.contains("run cpu --url"),
+            "{why}"
+        );
+        let sweep = ["sweep", "cpu", "--set", "cache.size=1GiB,2GiB"];
+        let why = there(&sweep).unwrap().refused().unwrap();
+        assert!(why.contains("Add --apply COMMAND"), "{why}");
+        let with = [&sweep[..], &["--apply", "true"]].concat();
+        assert_eq!(there(&with).unwrap().refused(), None);
+        assert_eq!(parsed(&sweep).unwrap().refused(), None);
+        // A command without a gateway that it is for is a mistake.
+        assert!(parsed(&with).is_err());
+        for words in [&["run", "cpu"][..], &["compare"], &["all"]] {
+            assert_eq!(there(words).unwrap().refused(), None);
+            assert!(parsed(&[words, &THERE[..2]].concat()).is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deployed_gateway_has_a_page_only_where_one_is_named() {
+        let page = async |arguments: Arguments| {
+            let Command::Compare { chosen, elsewhere } = &arguments.command else {
+                return None;
+            };
+            let deployed = elsewhere.find().await.unwrap();
+            arguments.comparison(chosen, deployed).page
+        };
+        let of = |path: &str| Some(PathBuf::from(path));
+        assert_eq!(
+            page(parsed(&["compare"]).unwrap()).await,
+            of("docs/BENCHMARKS.md")
+        );
+        assert_eq!(page(there(&["compare"]).unwrap()).await, None);
+        let named = ["compare", "--record-to", "page.md"];
+        assert_eq!(page(parsed(&named).unwrap()).await, of("page.md"));
+        assert_eq!(page(there(&named).unwrap()).await, of("page.md"));
+    }
 }

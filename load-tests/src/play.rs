@@ -1,6 +1,6 @@
 //! Plays a scenario: gateways come and go, steps are timed, and what was wrong is collected.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use crate::baseline;
 use crate::content::{Block, Content, Digests};
+use crate::deployed::{Deployed, Looking};
 use crate::error::{Failure, Result};
-use crate::gateway::{self, Deployed, Gateway, Metrics};
-use crate::http::{self, Ask};
+use crate::gateway::{self, Gateway};
 use crate::latency::Latency;
 use crate::process::{Cpu, Memory, Watch};
 use crate::scenario::{Figure, Kind, Scenario, Step};
@@ -36,6 +36,8 @@ pub(crate) struct Outcome {
     pub(crate) steps: Vec<Played>,
     /// What was not right, in words.
     pub(crate) wrong: Vec<String>,
+    /// Why a gateway elsewhere tells neither CPU nor memory.
+    pub(crate) hidden: Option<String>,
 }
 
 impl Outcome {
@@ -46,6 +48,7 @@ impl Outcome {
             step.latency.add(&more.latency);
         }
         self.wrong.extend(other.wrong);
+        self.hidden = self.hidden.take().or(other.hidden);
     }
 
     /// The geometric mean of a figure over all steps that have it.
@@ -53,7 +56,7 @@ impl Outcome {
         let logarithms: Vec<f64> = self
             .steps
             .iter()
-            .filter(|step| step.rounds.iter().all(|round| round.cpu.is_some()))
+            .filter(|step| step.is_served())
             .filter_map(|step| Some(step.figure(figure)?.ln()))
             .collect();
         #[expect(clippy::cast_precision_loss, reason = "steps of a scenario")]
@@ -80,7 +83,7 @@ pub(crate) struct Played {
 pub(crate) struct Round {
     /// From the first intended start to the last answer.
     pub(crate) wall: Duration,
-    /// CPU time of the gateway; absent where none is involved.
+    /// CPU time of the gateway; absent where none is involved, or one does not tell.
     pub(crate) cpu: Option<Cpu>,
     /// Memory of the gateway.
     pub(crate) memory: Option<Memory>,
@@ -125,18 +128,26 @@ impl Served {
         }
     }
 
-    async fn metrics(&self) -> Result<Metrics> {
-        gateway::metrics(self.server()).await
+    /// Its name of a box.
+    fn box_name(&self, short: &str) -> String {
+        match self {
+            Self::Own(_) => format!("load-{short}"),
+            Self::Elsewhere(deployed) => deployed.give(short),
+        }
     }
 
-    /// Begins to measure.
-    async fn meter(&self) -> Result<Meter> {
+    /// Begins to measure. Where it does not tell, why.
+    async fn meter(&self) -> Result<std::result::Result<Meter, String>> {
         match self {
             Self::Own(gateway) => {
                 let pid = gateway.pid();
-                Ok(Meter::Kernel(pid, Watch::start(pid)?, Cpu::of(pid)?))
+                let (watch, before) = (Watch::start(pid)?, Cpu::of(pid)?);
+                Ok(Ok(Meter::Kernel(pid, watch, before)))
             }
-            Self::Elsewhere(_) => Ok(Meter::Told(cpu_told(&self.metrics().await?)?)),
+            Self::Elsewhere(deployed) => Ok(match deployed.cpu_s().await {
+                Ok(before) => Ok(Meter::Told(deployed.clone(), deployed.look(), before)),
+                Err(failure) => Err(failure.to_string()),
+            }),
         }
     }
 }
@@ -144,43 +155,30 @@ impl Served {
 /// What tells CPU and memory: the kernel, or what the gateway says of itself.
 enum Meter {
     Kernel(u32, Watch, Cpu),
-    Told(Cpu),
+    Told(Deployed, Looking, f64),
 }
 
 impl Meter {
-    async fn stop(self, served: &Served) -> Result<(Cpu, Memory)> {
+    async fn stop(self) -> Result<(Cpu, Option<Memory>)> {
         match self {
             Self::Kernel(pid, watch, before) => {
                 let cpu = Cpu::of(pid)?.since(before);
-                Ok((cpu, watch.stop().await?))
+                Ok((cpu, Some(watch.stop().await?)))
             }
-            Self::Told(before) => {
-                let metrics = served.metrics().await?;
-                let resident = metrics.sum("process_resident_memory_bytes", "");
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "bytes of memory fit"
-                )]
-                let peak_bytes = resident.unwrap_or_default() as u64;
-                let memory = Memory {
+            Self::Told(deployed, looking, before) => {
+                // It tells one sum, which stands for both.
+                let cpu = Cpu {
+                    user_s: deployed.cpu_s().await? - before,
+                    system_s: 0.0,
+                };
+                let memory = looking.stop().map(|peak_bytes| Memory {
                     peak_bytes,
                     anonymous_bytes: 0,
-                };
-                Ok((cpu_told(&metrics)?.since(before), memory))
+                });
+                Ok((cpu, memory))
             }
         }
     }
-}
-
-/// A gateway tells one sum, which stands for both.
-fn cpu_told(metrics: &Metrics) -> Result<Cpu> {
-    let told = metrics.sum("process_cpu_seconds_total", "");
-    let user_s = told.ok_or_else(|| Failure::said("there is no process_cpu_seconds_total"))?;
-    Ok(Cpu {
-        user_s,
-        system_s: 0.0,
-    })
 }
 
 struct Player<'a> {
@@ -188,14 +186,13 @@ struct Player<'a> {
     options: &'a Options,
     block: Block,
     gateway: Option<Served>,
-    /// Boxes that a gateway elsewhere was given.
-    given: BTreeSet<String>,
     /// Uploads of a step in the gateway that runs now.
     uploaded: BTreeMap<String, Vec<Uploaded>>,
     dd_source: Option<PathBuf>,
     salt: u64,
     played: Vec<Played>,
     wrong: Vec<String>,
+    hidden: Option<String>,
 }
 
 /// Plays all steps in all rounds.
@@ -216,12 +213,12 @@ pub(crate) async fn play(scenario: &Scenario, options: &Options) -> Result<Outco
         options,
         block: Block::random(),
         gateway: None,
-        given: BTreeSet::new(),
         uploaded: BTreeMap::new(),
         dd_source: None,
         salt: 0,
         played: played.collect(),
         wrong: Vec::new(),
+        hidden: None,
     };
     for round in 0..scenario.rounds {
         for (index, step) in scenario.steps.iter().enumerate() {
@@ -235,6 +232,7 @@ pub(crate) async fn play(scenario: &Scenario, options: &Options) -> Result<Outco
     Ok(Outcome {
         steps: player.played,
         wrong: player.wrong,
+        hidden: player.hidden,
     })
 }
 
@@ -271,9 +269,8 @@ impl Player<'_> {
         let mut jobs = Vec::new();
         for i in 0..step.count {
             let content = self.fresh_content(step);
-            let name = format!("load-{index}-{i}");
-            self.given.insert(name.clone());
             let gateway = self.gateway().await?;
+            let name = gateway.box_name(&format!("{index}-{i}"));
             let version = format!("1.0.{round}");
             let path = gateway::file_path(gateway.organization(), &name, &version);
             jobs.push(Job {
@@ -353,6 +350,7 @@ impl Player<'_> {
         F: Future<Output = Done> + Send + 'static,
     {
         let meter = self.gateway().await?.meter().await?;
+        let meter = meter.map_err(|hidden| self.hidden = Some(hidden)).ok();
         let begin = Instant::now();
         for (i, job) in (0..).zip(&mut jobs) {
             job.begin = begin + Duration::from_millis(step.every_ms) * i;
@@ -373,17 +371,19 @@ impl Player<'_> {
                 wrong.push(format!("{left} uploads stay in progress"));
             }
         }
-        let (cpu, memory) = meter.stop(gateway).await?;
+        let (cpu, memory) = match meter {
+            Some(meter) => {
+                let (cpu, memory) = meter.stop().await?;
+                (Some(cpu), memory)
+            }
+            None => (None, None),
+        };
         self.wrong.extend(
             wrong
                 .into_iter()
                 .map(|wrong| format!("{}: {wrong}", step.name)),
         );
-        Ok(Round {
-            wall,
-            cpu: Some(cpu),
-            memory: Some(memory),
-        })
+        Ok(Round { wall, cpu, memory })
     }
 
     fn fresh_content(&mut self, step: &Step) -> Content {
@@ -410,30 +410,16 @@ impl Player<'_> {
         Ok(self.gateway.as_ref().expect("it was started above"))
     }
 
-    /// Takes away what a gateway elsewhere was given.
-    async fn leave(&mut self, deployed: &Deployed) -> Result<()> {
-        for name in std::mem::take(&mut self.given) {
-            let path = format!("/api/organization/{}/box/{name}", deployed.organization);
-            let ask = Ask {
-                method: "DELETE",
-                path: &path,
-                token: Some(&deployed.token),
-            };
-            let answer = http::get(deployed.server.clone(), ask).await?;
-            if answer.status / 100 != 2 {
-                self.wrong
-                    .push(format!("{name} stays there: {}", answer.in_short()));
-            }
-        }
-        Ok(())
-    }
-
     /// Stops the gateway and looks at what it says about itself.
     async fn stop_gateway(&mut self) -> Result<()> {
         let gateway = match self.gateway.take() {
             None => return Ok(()),
             Some(Served::Own(gateway)) => gateway,
-            Some(Served::Elsewhere(deployed)) => return self.leave(&deployed).await,
+            Some(Served::Elsewhere(deployed)) => {
+                self.uploaded.clear();
+                self.wrong.extend(deployed.leave().await);
+                return Ok(());
+            }
         };
         self.uploaded.clear();
         let metrics = gateway.metrics().await?;

@@ -144,6 +144,11 @@ impl Figure {
         self != Self::PeakRssMib
     }
 
+    /// Whether a gateway elsewhere must tell it of itself.
+    pub(crate) fn is_told(self) -> bool {
+        matches!(self, Self::PeakRssMib | Self::CpuSPerGb)
+    }
+
     /// The figure with its unit.
     pub(crate) fn label(self) -> &'static str {
         match self {

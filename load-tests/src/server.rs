@@ -1,5 +1,6 @@
 //! Where requests go: an address of this machine in plain, or a name on the network over TLS.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,13 +9,28 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::error::{Failure, Result};
 
 /// A connection to a server.
-pub(crate) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Has it end by a reset when it is dropped.
+    fn end_by_reset(&self) -> io::Result<()>;
+}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+impl Wire for TcpStream {
+    fn end_by_reset(&self) -> io::Result<()> {
+        self.set_zero_linger()
+    }
+}
+
+impl Wire for TlsStream<TcpStream> {
+    fn end_by_reset(&self) -> io::Result<()> {
+        let (stream, _) = self.get_ref();
+        stream.set_zero_linger()
+    }
+}
 
 /// A server that was looked up.
 #[derive(Debug, Clone)]
@@ -84,6 +100,17 @@ impl Server {
         &self.host
     }
 
+    /// As other programs are told of it: scheme and authority.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.is_tls() { "https" } else { "http" };
+        format!("{scheme}://{}", self.host)
+    }
+
+    /// Whether it is spoken to over TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// A connection of its own.
     ///
     /// # Errors
@@ -128,6 +155,7 @@ mod tests {
             ("127.0.0.1:8080", false)
         );
         assert_eq!(server.address.port(), 8080);
+        assert_eq!(server.url(), "http://127.0.0.1:8080");
         for wrong in [
             "127.0.0.1:8080",
             "ftp://127.0.0.1",

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::apply::Apply;
 use crate::error::{Failure, Result};
 use crate::gateway;
 use crate::play::{self, Options, Outcome};
@@ -31,11 +32,16 @@ pub(crate) struct Variant {
     pub(crate) options: Options,
 }
 
-/// Plays all rounds, each variant in each of them, the first one first in every second round.
+/// Plays all rounds, each variant in each of them, the first one first in every second round. A gateway elsewhere is
+/// told by `apply` before each turn.
 ///
 /// # Errors
 /// When there is no result.
-pub(crate) async fn in_turns(scenario: &Scenario, variants: &[Variant]) -> Result<Vec<Outcome>> {
+pub(crate) async fn in_turns(
+    scenario: &Scenario,
+    variants: &[Variant],
+    mut apply: Option<&mut Apply>,
+) -> Result<Vec<Outcome>> {
     let mut outcomes: Vec<Option<Outcome>> = variants.iter().map(|_| None).collect();
     for round in 0..scenario.rounds {
         let mut order: Vec<usize> = (0..variants.len()).collect();
@@ -47,6 +53,9 @@ pub(crate) async fn in_turns(scenario: &Scenario, variants: &[Variant]) -> Resul
             let mut once = scenario.clone();
             once.rounds = 1;
             once.gateway.extend(variant.settings.clone());
+            if let (Some(apply), Some(deployed)) = (&mut apply, &variant.options.deployed) {
+                apply.apply(variant, deployed).await?;
+            }
             let played = Box::pin(play::play(&once, &variant.options)).await?;
             match &mut outcomes[index] {
                 Some(outcome) => outcome.add(played),
@@ -188,11 +197,14 @@ fn toml_lines(settings: &BTreeMap<String, String>, value: impl Fn(&str, &str) ->
 }
 
 /// The lines of a configuration, after the program took each: a variable that it does not know it passes over, and a
-/// sweep over nothing would have a winner, too.
+/// sweep over nothing would have a winner, too. Without a program here, for a gateway elsewhere, nobody looks at them.
 ///
 /// # Errors
 /// What the program says of a key or its value.
 pub(crate) fn lines(settings: &BTreeMap<String, String>, options: &Options) -> Result<String> {
+    if options.deployed.is_some() && !options.gateway.exists() {
+        return Ok(toml_lines(settings, |_, given| form(given)));
+    }
     let mut values = BTreeMap::new();
     for (key, given) in settings {
         let alone = BTreeMap::from([(key.clone(), given.clone())]);
@@ -207,6 +219,20 @@ pub(crate) fn lines(settings: &BTreeMap<String, String>, options: &Options) -> R
         values.insert(key.clone(), taken);
     }
     Ok(toml_lines(settings, |key, _| values[key].clone()))
+}
+
+/// A value as it stands where it is a number, a truth or a list; all else is text.
+fn form(given: &str) -> String {
+    let value = toml::from_str::<toml::Table>(&format!("value = {given}"));
+    let is_plain = value.is_ok_and(|table| {
+        let value = table.get("value");
+        value.is_some_and(|value| !value.is_datetime()) && table.len() == 1
+    });
+    if is_plain {
+        given.to_owned()
+    } else {
+        format!("{given:?}")
+    }
 }
 
 /// What the program says against a configuration; nothing where it takes it.
@@ -305,6 +331,20 @@ mod tests {
                 combinations(&[wrong.to_owned()], &options()).is_err(),
                 "{wrong}"
             );
+        }
+    }
+    #[test]
+    fn a_value_that_nobody_here_can_judge_is_text_unless_it_is_plainly_none() {
+        for (given, wanted) in [
+            ("4", "4"),
+            ("true", "true"),
+            ("[1]", "[1]"),
+            ("\"deferred\"", "\"deferred\""),
+            ("1GiB", "\"1GiB\""),
+            ("deferred", "\"deferred\""),
+            ("1\nother = 2", "\"1\\nother = 2\""),
+        ] {
+            assert_eq!(form(given), wanted, "{given}");
         }
     }
 }

@@ -57,6 +57,11 @@ env BOXGATE_TOKEN="$CLIENT_SECRET" "$(dirname "$GATEWAY")/load-tests" --quick --
     run downloads --url "$URL" --organization "$ORG" >"$WORK/out" 2>&1 || true # its memory is that of a cache here
 matches "the load tests play against it" 'held: every answer right' "$(tail -n 20 "$WORK/out")"
 matches "and tell what a GB cost it" '8 x 1 GiB at once.*[0-9]' "$(grep '8 x 1 GiB' "$WORK/out")"
+env BOXGATE_TOKEN="$CLIENT_SECRET" "$(dirname "$GATEWAY")/load-tests" --dir "$WORK/load" compare --smoke --tools "${TOOLS%/clients}" \
+    --only tls,metadata --url "$URL" --organization "$ORG" >"$WORK/out" 2>&1 || fail "beside others: $(brief "$(tail -n 5 "$WORK/out")")"
+for row in 'Upload over TLS' 'Download over TLS' 'Metadata of a box'; do
+    matches "$row beside others" "$row"'[^#]*\| boxgate \| [0-9.]+[^#]*\| nginx[a-z ]* \| [0-9.]+' "$(cat "$WORK/out")"
+done
 h3 GET /api/status
 equal "status over HTTP/3" "200 whole" "$(told '"\(.status) \(.end)"')"
 h3 POST "${BASE#"$URL"}/box/demo/version/1.0.3/provider/virtualbox/architecture/amd64/file/upload" -H "$KEY" --data "$WORK/a.box"

@@ -1,5 +1,7 @@
 //! Files that commands read and servers keep, and commands that are run to their end.
 
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -17,6 +19,16 @@ pub(super) fn file_of(directory: &Path, content: &Content) -> Result<PathBuf> {
     });
     written.map_err(|e| Failure::file(&path, e))?;
     Ok(path)
+}
+
+/// A file that only this user reads, for it may hold a credential.
+pub(super) fn private(path: &Path, text: &str) -> Result<()> {
+    let mut options = std::fs::File::options();
+    options.create(true).truncate(true).write(true).mode(0o600);
+    let written = options
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|e| Failure::file(path, e))
 }
 
 /// Digests of a file.
@@ -68,7 +80,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 pub(super) fn curl() -> Command {
     let mut curl = Command::new("curl");
     curl.args([
-        "-sSk",
+        "-sS",
         "--fail-with-body",
         "--http1.1",
         "--tlsv1.3",
@@ -113,5 +125,15 @@ mod tests {
         let other = Content::new(&Block::seeded(1), 2, (1 << 20) + 5);
         assert!(equal("file", &hashed(&path).unwrap(), &other.digests()).is_err());
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn what_may_hold_a_credential_is_for_this_user_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = std::env::temp_dir().join(format!("compare-private-{}", std::process::id()));
+        private(&path, "key").unwrap();
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::remove_file(&path).unwrap();
     }
 }

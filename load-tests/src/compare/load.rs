@@ -1,16 +1,16 @@
 //! Many small requests, by wrk: the lightest client there is, so that two cores are left to the server.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::files::succeed;
+use super::files::{private, remove, succeed};
 use crate::error::{Failure, Result};
 
 /// What wrk is to do.
 #[derive(Debug)]
 pub(super) struct Load {
-    pub(super) address: SocketAddr,
+    /// Scheme and authority. wrk looks at no certificate: who calls it asked there before, and looked.
+    pub(super) url: String,
     pub(super) clients: u32,
     pub(super) seconds: u32,
     /// For its script.
@@ -27,19 +27,29 @@ pub(super) struct Found {
     pub(super) p99_ms: f64,
 }
 
+/// As a script says with what it asks.
+fn bearer(headers: &str, token: Option<&str>) -> String {
+    token.map_or_else(String::new, |token| {
+        let value = format!("Bearer {token}");
+        format!("{headers}[\"Authorization\"] = {value:?}\n")
+    })
+}
+
 /// Asks for aligned ranges at random places.
-pub(super) fn ranges(length: u64, range: u64) -> String {
+pub(super) fn ranges(length: u64, range: u64, token: Option<&str>) -> String {
     let last = (length / range).saturating_sub(1);
+    let bearer = bearer("h", token);
     format!(
-        "local h = {{}}\nrequest = function()\n  local at = math.random(0, {last}) * {range}\n  \
+        "local h = {{}}\n{bearer}request = function()\n  local at = math.random(0, {last}) * {range}\n  \
          h[\"Range\"] = \"bytes=\" .. string.format(\"%d\", at) .. \"-\" .. string.format(\"%d\", at + {range} - 1)\n  \
          return wrk.format(\"GET\", nil, h)\nend\n"
     )
 }
 
 /// Asks for the JSON of a path that is a page, too.
-pub(super) fn as_json() -> String {
-    "wrk.headers[\"Accept\"] = \"application/json\"\n".to_owned()
+pub(super) fn as_json(token: Option<&str>) -> String {
+    let bearer = bearer("wrk.headers", token);
+    format!("wrk.headers[\"Accept\"] = \"application/json\"\n{bearer}")
 }
 
 /// Asks for so many boxes in turn, each `step`th of all.
@@ -64,13 +74,17 @@ impl Load {
         wrk.arg(format!("-d{}s", self.seconds));
         // Who waits long is slow, and that is measured; it is no error.
         wrk.args(["--timeout", "60s"]);
+        let file = self.directory.join("wrk.lua");
         if let Some(script) = &self.script {
-            let file = self.directory.join("wrk.lua");
-            std::fs::write(&file, script).map_err(|e| Failure::file(&file, e))?;
+            private(&file, script)?;
             wrk.arg("-s").arg(&file);
         }
-        wrk.arg(format!("http://{}{}", self.address, self.path));
-        let said = succeed(wrk).await?;
+        wrk.arg(format!("{}{}", self.url, self.path));
+        let said = succeed(wrk).await;
+        if self.script.is_some() {
+            remove(&file)?;
+        }
+        let said = said?;
         let said = String::from_utf8_lossy(&said);
         // It becomes a line of a page.
         let line = || said.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -112,6 +126,22 @@ mod tests {
     const SAID: &str = "Running 1s test @ http://127.0.0.1:1/\n  2 threads and 32 connections\n  \
         Thread Stats   Avg      Stdev     Max   +/- Stdev\n  Latency Distribution\n     50%    1.00ms\n     \
         99%  500.00us\n  1000 requests in 1.02s, 1.00MB read\nRequests/sec:    980.39\nTransfer/sec:      1.00MB\n";
+
+    #[test]
+    fn a_script_asks_with_a_credential_only_where_there_is_one() {
+        let line = "[\"Authorization\"] = \"Bearer a-b_c\"\n";
+        let with = [ranges(10, 2, Some("a-b_c")), as_json(Some("a-b_c"))];
+        assert!(with.iter().all(|script| script.contains(line)), "{with:?}");
+        // Before the function that uses them.
+        assert!(with[0].starts_with("local h = {}\nh["), "{}", with[0]);
+        let without = [ranges(10, 2, None), as_json(None)];
+        assert!(
+            without
+                .iter()
+                .all(|script| !script.contains("Authorization")),
+            "{without:?}"
+        );
+    }
 
     #[test]
     fn what_wrk_says_is_read_and_errors_are_none_of_it() {

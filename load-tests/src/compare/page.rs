@@ -113,6 +113,17 @@ pub(super) fn how(command: &str, machine: &Machine, versions: &str) -> String {
     )
 }
 
+/// What a reader must know where boxgate was not started by who measured it.
+pub(super) fn elsewhere(version: Option<&str>) -> String {
+    let version = version.map(|version| format!(" of version {version}"));
+    format!(
+        " Here boxgate was a deployed gateway{}, and all others and the clients ran on the machine that is named: shares tell \
+         about both machines and the line between them. Its CPU and memory are what it tells of itself (memory as it was seen \
+         twice a second), with all that others had it do meanwhile, and it was read with a credential.",
+        version.unwrap_or_default()
+    )
+}
+
 /// Three digits, or all of a large number.
 pub(super) fn number(value: f64) -> String {
     if value >= 1000.0 {

@@ -13,10 +13,12 @@ use tokio::time::{Instant, interval};
 use super::plan::{Arm, Server};
 use super::serve::Plain;
 use super::tools::{Tools, needed};
+use crate::deployed::{Deployed, Looking};
 use crate::error::{Failure, Result};
 use crate::gateway::{Gateway, Site};
 use crate::http::{self, Ask};
 use crate::process::{Cpu, status_bytes};
+use crate::server;
 
 /// How long a server may take to answer its port.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -34,6 +36,8 @@ pub(super) struct Ground {
     /// On the file system that is measured.
     pub(super) directory: PathBuf,
     pub(super) tools: Tools,
+    /// What boxgate is, where it is not started here.
+    pub(super) deployed: Option<Deployed>,
 }
 
 /// A process that does not outlive this.
@@ -58,6 +62,8 @@ impl Drop for Process {
 pub(super) enum Peer {
     /// The program under test; with the port of its TLS listener, if it has one.
     Boxgate(Box<Gateway>, Option<u16>),
+    /// One that somebody else started.
+    Deployed(Box<Deployed>),
     /// Something else that listens.
     Other {
         process: Process,
@@ -190,6 +196,9 @@ impl Peer {
         certificate: Option<&Certificate>,
         length: u64,
     ) -> Result<Self> {
+        if let (Server::Boxgate, Some(deployed)) = (arm.server, &ground.deployed) {
+            return Ok(Self::Deployed(Box::new(deployed.clone())));
+        }
         let directory = fresh(&ground.directory, name)?;
         match arm.server {
             Server::Boxgate => {
@@ -197,6 +206,7 @@ impl Peer {
             }
             Server::LoopBlake3 => plain(Plain::LoopBlake3, directory, length).await,
             Server::LoopBoth => plain(Plain::LoopBoth, directory, length).await,
+            Server::LoopDurable => plain(Plain::LoopDurable, directory, length).await,
             Server::WriteThenHash => plain(Plain::WriteThenHash, directory, length).await,
             Server::Sink => plain(Plain::Sink, directory, 0).await,
             Server::Source => plain(Plain::Source, directory, length).await,
@@ -223,32 +233,40 @@ impl Peer {
                     .filter_map(|pid| pid.parse().ok());
                 std::iter::once(pid).chain(children).collect()
             }
-            Self::Command(_) => Vec::new(),
+            Self::Command(_) | Self::Deployed(_) => Vec::new(),
         }
     }
 
-    /// CPU seconds so far; of a command, those of all commands that ended.
-    pub(super) fn cpu_s(&self) -> Result<f64> {
-        if let Self::Command(_) = self {
-            return Ok(Cpu::of_ended_children()?.total_s());
+    /// CPU seconds so far; of a command, those of all commands that ended. `None` where a gateway elsewhere does not tell.
+    pub(super) async fn cpu_s(&self) -> Result<Option<f64>> {
+        match self {
+            Self::Command(_) => Ok(Some(Cpu::of_ended_children()?.total_s())),
+            Self::Deployed(deployed) => Ok(deployed.cpu_s().await.ok()),
+            Self::Boxgate(..) | Self::Other { .. } => {
+                let each = self.pids().into_iter();
+                let each = each.map(|pid| Ok(Cpu::of(pid)?.total_s()));
+                each.sum::<Result<f64>>().map(Some)
+            }
         }
-        let each = self
-            .pids()
-            .into_iter()
-            .map(|pid| Ok(Cpu::of(pid)?.total_s()));
-        each.sum()
     }
 
-    /// From here on the most memory is looked for.
-    pub(super) fn forget_peak(&self) {
+    /// From here on the most memory is looked for; at a gateway elsewhere, by who is returned.
+    pub(super) fn forget_peak(&self) -> Option<Looking> {
         for pid in self.pids() {
             // A process that went meanwhile has none.
             let _gone = std::fs::write(format!("/proc/{pid}/clear_refs"), "5");
         }
+        match self {
+            Self::Deployed(deployed) => Some(deployed.look()),
+            _ => None,
+        }
     }
 
     /// The most resident bytes since then.
-    pub(super) fn peak_bytes(&self) -> Option<u64> {
+    pub(super) fn peak_bytes(&self, looking: Option<Looking>) -> Option<u64> {
+        if let Self::Deployed(_) = self {
+            return looking?.stop();
+        }
         let each = self
             .pids()
             .into_iter()
@@ -272,11 +290,49 @@ impl Peer {
     }
 
     /// Where it listens.
-    pub(super) fn address(&self) -> Result<SocketAddr> {
+    pub(super) fn server(&self) -> Result<server::Server> {
         match self {
-            Self::Boxgate(gateway, _) => Ok(gateway.address()),
-            Self::Other { address, .. } => Ok(*address),
+            Self::Boxgate(gateway, _) => Ok(gateway.address().into()),
+            Self::Deployed(deployed) => Ok(deployed.server.clone()),
+            Self::Other { address, .. } => Ok((*address).into()),
             Self::Command(_) => Err(Failure::said("a command listens nowhere")),
+        }
+    }
+
+    /// Where it answers TLS, for programs.
+    pub(super) fn tls_url(&self) -> Result<String> {
+        match self {
+            Self::Boxgate(_, Some(port))
+            | Self::Other {
+                tls: Some(port), ..
+            } => Ok(format!("https://127.0.0.1:{port}")),
+            Self::Deployed(deployed) if deployed.server.is_tls() => Ok(deployed.server.url()),
+            _ => Err(Failure::said("this arm has no TLS")),
+        }
+    }
+
+    /// Where boxes are put, at boxgate.
+    pub(super) fn organization(&self) -> Option<&str> {
+        match self {
+            Self::Boxgate(gateway, _) => Some(gateway.organization()),
+            Self::Deployed(deployed) => Some(&deployed.organization),
+            _ => None,
+        }
+    }
+
+    /// With what it is read. Boxes of a gateway of our own are for everybody.
+    pub(super) fn token(&self) -> Option<&str> {
+        match self {
+            Self::Deployed(deployed) => Some(&deployed.token),
+            _ => None,
+        }
+    }
+
+    /// The name that a box has there.
+    pub(super) fn box_name(&self, short: &str) -> String {
+        match self {
+            Self::Deployed(deployed) => deployed.name(short),
+            _ => short.to_owned(),
         }
     }
 }

@@ -139,6 +139,8 @@ pub(super) enum Server {
     LoopBlake3,
     /// The same with SHA-256 beside it.
     LoopBoth,
+    /// The same, and the file and a row of it stay whatever happens.
+    LoopDurable,
     /// Writes, flushes, then reads and hashes.
     WriteThenHash,
     /// hyper, which drops what it receives.
@@ -310,6 +312,26 @@ mod tests {
         assert_eq!(bytes(Size::Whole), Some(32 << 30));
         assert_eq!(bytes(Size::Quick), Some(1 << 30));
         assert_eq!(bytes(Size::Smoke), Some(4 << 20));
+    }
+
+    #[test]
+    fn the_floor_of_short_uploads_is_told_and_held_against_nothing() {
+        for size in [Size::Whole, Size::Quick, Size::Smoke] {
+            let plan = Plan::shipped(size, &["growth-length".to_owned()]).unwrap();
+            let row = &plan.rows[0];
+            let of_loops = |arm: &&Arm| arm.server == Server::LoopDurable;
+            let files: Vec<_> = row.arms.iter().filter(of_loops).collect();
+            let [short, long] = files[..] else {
+                panic!("{files:?}");
+            };
+            let bytes = |arm: &Arm| arm.length(row) * u64::from(arm.turns);
+            assert_eq!((short.times, long.turns), (1, 1));
+            assert_eq!(bytes(short), bytes(long), "{size:?}");
+            let target = row.targets.iter().find(|target| target.arm == short.name);
+            let target = target.unwrap();
+            assert_eq!(target.of.as_ref(), Some(&long.name));
+            assert_eq!((target.at_most, target.at_least), (None, None));
+        }
     }
 
     #[test]

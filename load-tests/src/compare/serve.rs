@@ -1,6 +1,8 @@
 //! What boxgate is compared with and is nobody's product: the least that could do the same work, each in a process of
 //! its own, so that its CPU can be told from the client's.
 
+pub(super) mod keeper;
+
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -19,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 
+use self::keeper::Keeper;
 use crate::content::{Block, Content};
 use crate::error::{Failure, Result};
 
@@ -36,6 +39,8 @@ pub(crate) enum Plain {
     LoopBlake3,
     /// The same with SHA-256 beside it.
     LoopBoth,
+    /// The same; the file and a row of it stay whatever happens.
+    LoopDurable,
     /// Writes, flushes, then reads and hashes.
     WriteThenHash,
     /// Drops what it receives.
@@ -50,6 +55,7 @@ impl Plain {
         match self {
             Self::LoopBlake3 => "loop-blake3",
             Self::LoopBoth => "loop-both",
+            Self::LoopDurable => "loop-durable",
             Self::WriteThenHash => "write-then-hash",
             Self::Sink => "sink",
             Self::Source => "source",
@@ -64,6 +70,10 @@ pub(super) fn sent(length: u64) -> Content {
 
 /// Serves until it is killed; prints its address first.
 pub(crate) async fn serve(plain: Plain, directory: PathBuf, length: u64) -> Result<()> {
+    let keeper = match plain {
+        Plain::LoopDurable => Some(Arc::new(Keeper::open(&directory).await?)),
+        _ => None,
+    };
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut out = std::io::stdout();
     writeln!(out, "{}", listener.local_addr()?)?;
@@ -75,18 +85,28 @@ pub(crate) async fn serve(plain: Plain, directory: PathBuf, length: u64) -> Resu
     for (number, stream) in listener.incoming().enumerate() {
         let stream = stream?;
         let path = directory.join(format!("received-{number}"));
+        let keeper = keeper.clone();
         std::thread::spawn(move || {
-            let served = match plain {
-                Plain::WriteThenHash => write_then_hash(stream, &path),
-                _ => hash_and_write(stream, &path, plain == Plain::LoopBoth),
+            let served = match &keeper {
+                Some(keeper) => hash_and_keep(stream, keeper),
+                None => in_passing(plain, stream, &path),
             };
-            let removed = std::fs::remove_file(&path).map_err(Failure::from);
-            if let Err(failure) = served.and(removed) {
+            if let Err(failure) = served {
                 let _closed = writeln!(std::io::stderr(), "{}: {failure}", plain.name());
             }
         });
     }
     Ok(())
+}
+
+/// Takes a file that nobody wants back.
+fn in_passing(plain: Plain, stream: TcpStream, path: &Path) -> Result<()> {
+    let served = match plain {
+        Plain::WriteThenHash => write_then_hash(stream, path),
+        _ => hash_and_write(stream, path, plain == Plain::LoopBoth),
+    };
+    let removed = std::fs::remove_file(path).map_err(Failure::from);
+    served.and(removed)
 }
 
 async fn by_hyper(listener: tokio::net::TcpListener, length: u64) -> Result<()> {
@@ -152,20 +172,36 @@ fn pieces(content: &Content) -> Vec<Bytes> {
         .collect()
 }
 
-/// A request's head as far as a loop needs it: the length of its body, and what of that came with the head.
-fn head(stream: &mut TcpStream) -> Result<(u64, Vec<u8>)> {
+/// A request's head as far as a loop needs it.
+struct Asked {
+    /// The last part of its path.
+    name: String,
+    /// Of its body.
+    length: u64,
+    /// What of the body came with the head.
+    begun: Vec<u8>,
+}
+
+fn head(stream: &mut TcpStream) -> Result<Asked> {
     let mut seen = Vec::new();
     let mut byte = [0; 4096];
     loop {
         if let Some(end) = seen.windows(4).position(|w| w == b"\r\n\r\n") {
             let begun = seen.split_off(end + 4);
-            let text = String::from_utf8_lossy(&seen).to_ascii_lowercase();
+            let text = String::from_utf8_lossy(&seen);
+            let path = text.split(' ').nth(1).unwrap_or_default();
+            let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+            let text = text.to_ascii_lowercase();
             let length = text
                 .lines()
                 .find_map(|line| line.strip_prefix("content-length:"))
                 .and_then(|length| length.trim().parse().ok());
             let length = length.ok_or_else(|| Failure::said("a request without a length"))?;
-            return Ok((length, begun));
+            return Ok(Asked {
+                name,
+                length,
+                begun,
+            });
         }
         let n = stream.read(&mut byte)?;
         if n == 0 {
@@ -175,13 +211,9 @@ fn head(stream: &mut TcpStream) -> Result<(u64, Vec<u8>)> {
     }
 }
 
-fn told(stream: &mut TcpStream, blake3: &blake3::Hasher, sha256: Option<Sha256>) -> Result<()> {
-    let sha256 = sha256.map(|hasher| format!(",\"sha256\":\"{}\"", hex::encode(hasher.finalize())));
-    let body = format!(
-        "{{\"blake3\":\"{}\"{}}}",
-        blake3.finalize().to_hex(),
-        sha256.unwrap_or_default()
-    );
+fn told(stream: &mut TcpStream, blake3: &str, sha256: Option<&str>) -> Result<()> {
+    let sha256 = sha256.map(|sha256| format!(",\"sha256\":\"{sha256}\""));
+    let body = format!("{{\"blake3\":\"{blake3}\"{}}}", sha256.unwrap_or_default());
     let length = body.len();
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
     stream.write_all(answer.as_bytes())?;
@@ -215,14 +247,65 @@ struct Filled {
 }
 
 fn hash_and_write(mut stream: TcpStream, path: &Path, both: bool) -> Result<()> {
-    let (length, begun) = head(&mut stream)?;
+    let Asked { length, begun, .. } = head(&mut stream)?;
+    let file = direct(path)?;
+    let buffers = (0..2 * WRITERS).map(|_| Buffer::new()).collect();
+    let body = begun.as_slice().chain(&mut stream);
+    let received = receive(body, (&file, length), both, (WRITERS, buffers))?;
+    file.set_len(length)?;
+    file.sync_data()?;
+    told(&mut stream, &received.blake3, received.sha256.as_deref())
+}
+
+/// The same, with as many writers and as much memory as a short file has a use for, and the file stays.
+fn hash_and_keep(mut stream: TcpStream, keeper: &Keeper) -> Result<()> {
+    let Asked {
+        name,
+        length,
+        begun,
+    } = head(&mut stream)?;
+    let file = direct(&keeper.path(&name)?)?;
+    let pieces = usize::try_from(length.div_ceil(BUFFER_BYTES as u64)).unwrap_or(usize::MAX);
+    let pieces = pieces.max(1);
+    let buffers = keeper.take(pieces.min(2 * WRITERS));
+    let body = begun.as_slice().chain(&mut stream);
+    let received = receive(body, (&file, length), true, (pieces.min(WRITERS), buffers))?;
+    file.set_len(length)?;
+    file.sync_data()?;
+    let sha256 = received.sha256.unwrap_or_default();
+    keeper.keep(&name, length, (&received.blake3, &sha256))?;
+    told(&mut stream, &received.blake3, Some(&sha256))?;
+    keeper.give(received.buffers);
+    Ok(())
+}
+
+/// A new file that is written past the page cache.
+fn direct(path: &Path) -> Result<File> {
     let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::DIRECT;
     let opened = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR);
-    let file = File::from(opened.map_err(|e| Failure::file(path, e.into()))?);
+    Ok(File::from(
+        opened.map_err(|e| Failure::file(path, e.into()))?,
+    ))
+}
+
+/// What came, by its digests, and the memory that it came through.
+struct Received {
+    blake3: String,
+    sha256: Option<String>,
+    buffers: Vec<Buffer>,
+}
+
+/// Hashes what comes while so many writers write it.
+fn receive(
+    mut body: impl std::io::Read,
+    (file, length): (&File, u64),
+    both: bool,
+    (writers, buffers): (usize, Vec<Buffer>),
+) -> Result<Received> {
     let (full, filled) = sync_channel::<Filled>(WRITERS);
     let (empty, emptied) = sync_channel(2 * WRITERS);
-    for _ in 0..2 * WRITERS {
-        let given = empty.send(Buffer::new());
+    for buffer in buffers {
+        let given = empty.send(buffer);
         given.expect("the other end is held here");
     }
     let filled = Mutex::new(filled);
@@ -230,14 +313,13 @@ fn hash_and_write(mut stream: TcpStream, path: &Path, both: bool) -> Result<()> 
     let mut sha256 = both.then(Sha256::new);
     let (blake3_of, sha256_of) = (&mut blake3, &mut sha256);
     std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..WRITERS)
+        let writers: Vec<_> = (0..writers)
             .map(|_| {
                 let empty = empty.clone();
-                let (filled, file) = (&filled, &file);
+                let filled = &filled;
                 scope.spawn(move || write(file, filled, &empty))
             })
             .collect();
-        let mut stream = begun.as_slice().chain(&mut stream);
         let mut offset = 0;
         while offset < length {
             let Ok(mut buffer) = emptied.recv() else {
@@ -247,7 +329,7 @@ fn hash_and_write(mut stream: TcpStream, path: &Path, both: bool) -> Result<()> 
                 usize::try_from(length - offset).map_or(BUFFER_BYTES, |n| n.min(BUFFER_BYTES));
             let mut have = 0;
             while have < wanted {
-                let n = stream.read(&mut buffer.bytes()[have..wanted])?;
+                let n = body.read(&mut buffer.bytes()[have..wanted])?;
                 if n == 0 {
                     return Err(Failure::said("a body was cut"));
                 }
@@ -272,9 +354,11 @@ fn hash_and_write(mut stream: TcpStream, path: &Path, both: bool) -> Result<()> 
         }
         Ok(())
     })?;
-    file.set_len(length)?;
-    file.sync_data()?;
-    told(&mut stream, &blake3, sha256)
+    Ok(Received {
+        blake3: blake3.finalize().to_hex().to_string(),
+        sha256: sha256.map(|hasher| hex::encode(hasher.finalize())),
+        buffers: emptied.try_iter().collect(),
+    })
 }
 
 fn write(file: &File, waiting: &Mutex<Receiver<Filled>>, empty: &SyncSender<Buffer>) -> Result<()> {
@@ -302,7 +386,7 @@ fn write(file: &File, waiting: &Mutex<Receiver<Filled>>, empty: &SyncSender<Buff
 }
 
 fn write_then_hash(mut stream: TcpStream, path: &Path) -> Result<()> {
-    let (length, begun) = head(&mut stream)?;
+    let Asked { length, begun, .. } = head(&mut stream)?;
     let mut file = File::options()
         .create(true)
         .truncate(true)
@@ -329,5 +413,6 @@ fn write_then_hash(mut stream: TcpStream, path: &Path) -> Result<()> {
         blake3.update(&buffer[..n]);
         sha256.update(&buffer[..n]);
     }
-    told(&mut stream, &blake3, Some(sha256))
+    let (blake3, sha256) = (blake3.finalize().to_hex(), hex::encode(sha256.finalize()));
+    told(&mut stream, &blake3, Some(&sha256))
 }

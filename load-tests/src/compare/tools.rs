@@ -52,6 +52,7 @@ impl Tools {
             Server::Boxgate
             | Server::LoopBlake3
             | Server::LoopBoth
+            | Server::LoopDurable
             | Server::WriteThenHash
             | Server::Sink
             | Server::Source => Vec::new(),

@@ -1,27 +1,26 @@
 //! One arm's turn: the work is done and timed, what arrived is compared, and only then figures count.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::files::{curl, file_of, hashed, remove, succeed};
+use super::files::{curl, file_of, hashed, private, remove, succeed};
 use super::load::{self, Load};
+use super::make;
 use super::peer::{BUCKET, Peer, S3};
 use super::plan::{Arm, Figure, Row, Size, Work};
 use super::serve::sent;
-use super::way::{Way, equal, good, stored};
+use super::way::{Way, equal, good};
 use crate::content::{Block, Content, Digests};
 use crate::error::{Failure, Result};
 use crate::http::{self, Ask, Piece};
+use crate::server::Server;
 
-/// Boxes that are made at once, where there must be many.
-const MAKERS: u32 = 16;
 /// Boxes that are looked up in turn.
 const LOOKED_UP: u32 = 1000;
 /// Ranges that are compared in each round.
@@ -42,13 +41,16 @@ pub(super) struct Turn<'a> {
     /// Tells this round's uploads from all others.
     pub(super) salt: u64,
     pub(super) block: &'a Block,
+    /// Tells a person what takes long.
+    pub(super) say: fn(&str),
 }
 
 /// What is timed, and what was wrong with it.
 #[derive(Debug)]
 struct Timed {
     wall: Duration,
-    cpu_s: f64,
+    /// `None` where nobody tells.
+    cpu_s: Option<f64>,
     bytes: u64,
 }
 
@@ -71,7 +73,7 @@ impl Turn<'_> {
 
     /// Does the work once.
     pub(super) async fn play(&self) -> Result<Figures> {
-        self.peer.forget_peak();
+        let looking = self.peer.forget_peak();
         let mut figures = match self.row.work {
             Work::Upload | Work::Tus => self.uploads().await?.figures(),
             Work::Download => self.timed(self.fetch_compared()).await?.figures(),
@@ -79,7 +81,7 @@ impl Turn<'_> {
             Work::TlsDownload => self.tls_download().await?.figures(),
             Work::Ranges | Work::Metadata | Work::Lookups => self.requests().await?,
         };
-        if let Some(peak) = self.peer.peak_bytes() {
+        if let Some(peak) = self.peer.peak_bytes(looking) {
             #[expect(clippy::cast_precision_loss, reason = "bytes of memory fit 52 bits")]
             let peak = peak as f64;
             figures.insert(Figure::PeakMib, peak / f64::from(1 << 20));
@@ -102,7 +104,7 @@ impl Turn<'_> {
     }
 
     async fn timed(&self, work: impl Future<Output = Result<()>>) -> Result<Timed> {
-        let before = self.peer.cpu_s()?;
+        let before = self.peer.cpu_s().await?;
         let begun = Instant::now();
         work.await?;
         let wall = begun.elapsed();
@@ -112,10 +114,16 @@ impl Turn<'_> {
                 return Err(Failure::said(format!("{left} uploads stay in progress")));
             }
         }
-        let cpu_s = self.peer.cpu_s()? - before;
+        let cpu_s = self.cpu_since(before).await?;
         let files = u64::from(self.arm.count) * u64::from(self.arm.turns);
         let bytes = self.length() * files;
         Ok(Timed { wall, cpu_s, bytes })
+    }
+
+    /// CPU seconds since then.
+    async fn cpu_since(&self, before: Option<f64>) -> Result<Option<f64>> {
+        let now = self.peer.cpu_s().await?;
+        Ok(now.zip(before).map(|(now, before)| now - before))
     }
 
     // --- uploads ---
@@ -197,36 +205,49 @@ impl Turn<'_> {
         let file = file_of(self.directory, &content)?;
         let way = Way::of(self.peer)?;
         let name = format!("t{}", self.salt);
-        let mut curl = curl();
-        match (&way, self.peer) {
-            (Way::Boxgate { key, .. }, Peer::Boxgate(gateway, Some(port))) => {
-                let path = gateway.file_path(&name, "1.0.0");
-                curl.arg("-H").arg(format!("authorization: Bearer {key}"));
-                curl.args(["-H", "content-type: application/octet-stream", "-X", "POST"]);
-                curl.arg(format!("https://127.0.0.1:{port}{path}"));
-            }
-            (
-                _,
-                Peer::Other {
-                    tls: Some(port), ..
-                },
-            ) => {
-                curl.arg(format!("https://127.0.0.1:{port}/put/{name}"));
-            }
-            _ => return Err(Failure::said("this arm has no TLS")),
+        let url = self.peer.tls_url()?;
+        let mut curl = self.curl();
+        let mut bearer = None;
+        if let Way::Boxgate(door) = &way {
+            bearer = Some(self.bearer(door.key())?);
+            curl.args(["-H", "content-type: application/octet-stream", "-X", "POST"]);
+            curl.arg(format!("{url}{}", door.path(&name)));
+        } else {
+            curl.arg(format!("{url}/put/{name}"));
         }
+        with_bearer(&mut curl, bearer.as_deref());
         curl.arg("-T").arg(&file);
         let timed = self.timed(async {
             let said = succeed(curl).await?;
-            if let Way::Boxgate { .. } = way {
-                equal("boxgate over TLS", &stored(&said)?, &digests)?;
+            if let Way::Boxgate(door) = &way {
+                door.equal(&said, &digests)?;
             }
             Ok(())
         });
-        let timed = timed.await?;
+        let timed = timed.await;
         remove(&file)?;
+        if let Some(bearer) = bearer {
+            remove(&bearer)?;
+        }
+        let timed = timed?;
         way.compare(&name, &digests, false).await?;
         Ok(timed)
+    }
+
+    /// curl for this arm. A certificate of our own has no authority behind it; a deployed gateway's is looked at.
+    fn curl(&self) -> Command {
+        let mut curl = curl();
+        if !matches!(self.peer, Peer::Deployed(_)) {
+            curl.arg("-k");
+        }
+        curl
+    }
+
+    /// A file with the header that a credential is sent in: on a command line everybody here would read it.
+    fn bearer(&self, token: &str) -> Result<PathBuf> {
+        let file = self.directory.join("bearer");
+        private(&file, &format!("authorization: Bearer {token}\n"))?;
+        Ok(file)
     }
 
     // --- downloads ---
@@ -235,7 +256,7 @@ impl Turn<'_> {
     async fn bring(&self) -> Result<()> {
         let content = sent(self.length());
         match self.peer {
-            Peer::Boxgate(..) => {
+            Peer::Boxgate(..) | Peer::Deployed(_) => {
                 let digests = content.digests();
                 Way::of(self.peer)?.put("sent", &content, &digests).await
             }
@@ -255,25 +276,23 @@ impl Turn<'_> {
 
     /// Where the file is.
     async fn path(&self) -> Result<String> {
-        match self.peer {
-            // By its digest, as metadata and a CDN name it.
-            Peer::Boxgate(gateway, _) => {
-                let ask = Ask {
-                    method: "GET",
-                    path: &format!("/{}/sent", gateway.organization()),
-                    token: None,
-                };
-                let answer = http::get(gateway.address(), ask).await?;
-                let told: serde_json::Value = serde_json::from_slice(&answer.body)
-                    .map_err(|e| Failure::said(format!("metadata: {e}: {}", answer.in_short())))?;
-                let url = told.pointer("/versions/0/providers/0/url");
-                let url = url.and_then(|url| url.as_str());
-                let path = url.and_then(|url| url.splitn(4, '/').nth(3));
-                let path = path.ok_or_else(|| Failure::said("metadata names no file"))?;
-                Ok(format!("/{path}"))
-            }
-            _ => Ok("/sent".to_owned()),
-        }
+        // By its digest, as metadata and a CDN name it.
+        let Some(organization) = self.peer.organization() else {
+            return Ok("/sent".to_owned());
+        };
+        let ask = Ask {
+            method: "GET",
+            path: &format!("/{organization}/{}", self.peer.box_name("sent")),
+            token: self.peer.token(),
+        };
+        let answer = http::get(self.peer.server()?, ask).await?;
+        let told: serde_json::Value = serde_json::from_slice(&answer.body)
+            .map_err(|e| Failure::said(format!("metadata: {e}: {}", answer.in_short())))?;
+        let url = told.pointer("/versions/0/providers/0/url");
+        let url = url.and_then(|url| url.as_str());
+        let path = url.and_then(|url| url.splitn(4, '/').nth(3));
+        let path = path.ok_or_else(|| Failure::said("metadata names no file"))?;
+        Ok(format!("/{path}"))
     }
 
     async fn fetch_compared(&self) -> Result<()> {
@@ -282,10 +301,10 @@ impl Turn<'_> {
         let ask = Ask {
             method: "GET",
             path: &path,
-            token: None,
+            token: self.peer.token(),
         };
         let mut checker = content.checker();
-        let (status, _) = http::download(self.peer.address()?, ask, &mut checker, None).await?;
+        let (status, _) = http::download(self.peer.server()?, ask, &mut checker, None).await?;
         if status == 200 && checker.is_whole() {
             Ok(())
         } else {
@@ -296,25 +315,27 @@ impl Turn<'_> {
     }
 
     async fn tls_download(&self) -> Result<Timed> {
-        let (Peer::Boxgate(_, Some(port))
-        | Peer::Other {
-            tls: Some(port), ..
-        }) = self.peer
-        else {
-            return Err(Failure::said("this arm has no TLS"));
+        let url = format!("{}{}", self.peer.tls_url()?, self.path().await?);
+        let bearer = self.peer.token().map(|token| self.bearer(token));
+        let bearer = bearer.transpose()?;
+        let file = self.directory.join("back");
+        let fetched = |to: &Path| {
+            let mut curl = self.curl();
+            with_bearer(&mut curl, bearer.as_deref());
+            curl.arg("-o").arg(to).arg(&url);
+            curl
         };
-        let url = format!("https://127.0.0.1:{port}{}", self.path().await?);
+        let dropped = fetched(Path::new("/dev/null"));
         let timed = self.timed(async {
-            let mut curl = curl();
-            curl.args(["-o", "/dev/null", &url]);
-            succeed(curl).await?;
+            succeed(dropped).await?;
             Ok(())
         });
-        let timed = timed.await?;
-        let file = self.directory.join("back");
-        let mut curl = curl();
-        curl.arg("-o").arg(&file).arg(&url);
-        succeed(curl).await?;
+        let timed = timed.await;
+        let came = succeed(fetched(&file)).await;
+        if let Some(bearer) = &bearer {
+            remove(bearer)?;
+        }
+        let (timed, _said) = (timed?, came?);
         equal("over TLS", &hashed(&file)?, &sent(self.length()).digests())?;
         remove(&file)?;
         Ok(timed)
@@ -323,53 +344,58 @@ impl Turn<'_> {
     // --- many requests ---
 
     async fn requests(&self) -> Result<Figures> {
-        let address = self.peer.address()?;
+        let server = self.peer.server()?;
         let mut load = Load {
-            address,
+            url: server.url(),
             clients: self.row.clients,
             seconds: self.size.seconds(),
             directory: self.directory.to_owned(),
             path: String::new(),
             script: None,
         };
-        match (self.row.work, self.row.range, self.peer) {
+        match (self.row.work, self.row.range, self.peer.organization()) {
             (Work::Ranges, Some(range), _) => {
                 load.path = self.path().await?;
-                load.script = Some(load::ranges(self.length(), range.0));
-                self.compare_ranges(address, &load.path, range.0).await?;
+                let script = load::ranges(self.length(), range.0, self.peer.token());
+                load.script = Some(script);
+                self.compare_ranges(&server, &load.path, range.0).await?;
             }
-            (Work::Lookups, _, Peer::Boxgate(gateway, _)) => {
+            (Work::Lookups, _, Some(organization)) => {
                 let step = (self.arm.boxes / LOOKED_UP).max(1);
-                let organization = gateway.organization();
                 load.path = format!("/{organization}/b0");
                 load.script = Some(load::lookups(organization, step, self.arm.boxes / step));
-                compare_metadata(address, &load.path, "b0").await?;
+                self.compare_metadata(&server, &load.path, "b0").await?;
             }
-            (_, _, Peer::Boxgate(gateway, _)) => {
-                load.path = format!("/{}/sent", gateway.organization());
-                load.script = Some(load::as_json());
-                compare_metadata(address, &load.path, "sent").await?;
+            (_, _, Some(organization)) => {
+                let name = self.peer.box_name("sent");
+                load.path = format!("/{organization}/{name}");
+                load.script = Some(load::as_json(self.peer.token()));
+                self.compare_metadata(&server, &load.path, &name).await?;
             }
             _ => "/json".clone_into(&mut load.path),
         }
-        let before = self.peer.cpu_s()?;
+        let before = self.peer.cpu_s().await?;
         let found = load.run().await?;
-        let cpu_s = self.peer.cpu_s()? - before;
+        let cpu_s = self.cpu_since(before).await?;
         let mut figures = Figures::new();
         figures.insert(Figure::RequestsPerS, found.per_s);
-        figures.insert(Figure::RequestsPerCpuS, found.requests / cpu_s.max(0.01));
         figures.insert(Figure::P99Ms, found.p99_ms);
+        if let Some(cpu_s) = cpu_s {
+            figures.insert(Figure::RequestsPerCpuS, found.requests / cpu_s.max(0.01));
+        }
         if let Some(range) = self.row.range {
             #[expect(clippy::cast_precision_loss, reason = "bytes of a range fit 52 bits")]
             let gb = range.0 as f64 / 1e9;
             figures.insert(Figure::GbPerS, found.per_s * gb);
-            figures.insert(Figure::CpuSPerGb, cpu_s / (found.requests * gb));
+            if let Some(cpu_s) = cpu_s {
+                figures.insert(Figure::CpuSPerGb, cpu_s / (found.requests * gb));
+            }
         }
         Ok(figures)
     }
 
     /// Ranges at places that nobody chose, byte by byte.
-    async fn compare_ranges(&self, address: SocketAddr, path: &str, length: u64) -> Result<()> {
+    async fn compare_ranges(&self, server: &Server, path: &str, length: u64) -> Result<()> {
         let (content, empty) = (sent(self.length()), Content::empty());
         for _ in 0..COMPARED {
             let from = fastrand::u64(0..=self.length() - length);
@@ -378,7 +404,7 @@ impl Turn<'_> {
             let ask = Ask {
                 method: "GET",
                 path,
-                token: None,
+                token: self.peer.token(),
             };
             let piece = Piece {
                 headers: &headers,
@@ -387,7 +413,7 @@ impl Turn<'_> {
                 to: 0,
                 cut: None,
             };
-            let answer = http::send(address, ask, &piece, |_, _| {}).await?;
+            let answer = http::send(server.clone(), ask, &piece, |_, _| {}).await?;
             let answer = answer.ok_or_else(|| Failure::said("a range is not answered"))?;
             let came = blake3::hash(&answer.body);
             if answer.status != 206 || *came.as_bytes() != content.blake3(range) {
@@ -402,34 +428,36 @@ impl Turn<'_> {
 
     async fn make_boxes(&self) -> Result<()> {
         let Peer::Boxgate(gateway, _) = self.peer else {
-            return Err(Failure::said("only boxgate has boxes"));
+            return Err(Failure::said(
+                "boxes are made at a gateway of our own alone",
+            ));
         };
-        let path = format!("/api/organization/{}/box", gateway.organization());
-        let (boxes, mut makers) = (self.arm.boxes, JoinSet::<Result<()>>::new());
-        for first in 0..MAKERS {
-            let (path, to) = (path.clone(), gateway.address());
-            let token = gateway.admin().to_owned();
-            makers.spawn(async move {
-                for number in (first..boxes).step_by(MAKERS as usize) {
-                    let ask = Ask {
-                        method: "POST",
-                        path: &path,
-                        token: Some(&token),
-                    };
-                    let told =
-                        json!({"name": format!("b{number}"), "description": "", "isPublic": true});
-                    let answer = http::tell(to, ask, &told).await?;
-                    if answer.status != 201 {
-                        return Err(Failure::said(format!("a box: {}", answer.in_short())));
-                    }
-                }
-                Ok(())
-            });
+        make::boxes(gateway, self.arm.boxes, self.say).await
+    }
+
+    async fn compare_metadata(&self, server: &Server, path: &str, name: &str) -> Result<()> {
+        let ask = Ask {
+            method: "GET",
+            path,
+            token: self.peer.token(),
+        };
+        let answer = http::get(server.clone(), ask).await?;
+        let told: serde_json::Value = serde_json::from_slice(&good(&answer)?.body)
+            .map_err(|e| Failure::said(format!("metadata: {e}")))?;
+        let told = told.get("name").and_then(|name| name.as_str());
+        let told = told.unwrap_or_default();
+        if told.ends_with(&format!("/{name}")) {
+            Ok(())
+        } else {
+            Err(Failure::said(format!("metadata of {told:?}")))
         }
-        while let Some(made) = makers.join_next().await {
-            made.expect("a maker does not panic")?;
-        }
-        Ok(())
+    }
+}
+
+/// Sends what that file holds as a header.
+fn with_bearer(curl: &mut Command, file: Option<&Path>) {
+    if let Some(file) = file {
+        curl.arg("-H").arg(format!("@{}", file.display()));
     }
 }
 
@@ -437,32 +465,10 @@ impl Timed {
     fn figures(&self) -> Figures {
         #[expect(clippy::cast_precision_loss, reason = "bytes of a run fit 52 bits")]
         let gb = self.bytes as f64 / 1e9;
-        Figures::from([
-            (Figure::GbPerS, gb / self.wall.as_secs_f64()),
-            (Figure::CpuSPerGb, self.cpu_s / gb),
-        ])
-    }
-}
-
-async fn compare_metadata(address: SocketAddr, path: &str, name: &str) -> Result<()> {
-    let answer = http::get(
-        address,
-        Ask {
-            method: "GET",
-            path,
-            token: None,
-        },
-    )
-    .await?;
-    let told: serde_json::Value = serde_json::from_slice(&good(&answer)?.body)
-        .map_err(|e| Failure::said(format!("metadata: {e}")))?;
-    let told = told
-        .get("name")
-        .and_then(|name| name.as_str())
-        .unwrap_or_default();
-    if told.ends_with(&format!("/{name}")) {
-        Ok(())
-    } else {
-        Err(Failure::said(format!("metadata of {told:?}")))
+        let mut figures = Figures::from([(Figure::GbPerS, gb / self.wall.as_secs_f64())]);
+        if let Some(cpu_s) = self.cpu_s {
+            figures.insert(Figure::CpuSPerGb, cpu_s / gb);
+        }
+        figures
     }
 }

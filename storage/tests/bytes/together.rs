@@ -82,7 +82,7 @@ async fn a_whole_part_does_not_wait_for_long() {
     let begun = engine.begin(kept(Some(40 << 20), vec![])).await;
     let mut writer = begun.unwrap();
     let (id, mut progress) = (writer.id(), writer.progress());
-    writer.write(bytes.slice(..8 * MIB + 1)).await.unwrap();
+    writer.write(bytes.slice(..=8 * MIB)).await.unwrap();
     assert_eq!(commits(&faults), [0, 0]);
     tokio::time::advance(within).await;
     writer
