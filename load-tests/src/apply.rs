@@ -250,8 +250,9 @@ mod tests {
                 }
             }
         };
+        let played = variant();
         let started = tokio::select! {
-            ran = apply.run(&variant(), Instant::now() + within) => panic!("it ended: {ran:?}"),
+            ran = apply.run(&played, Instant::now() + within) => panic!("it ended: {ran:?}"),
             pid = started => pid,
         };
         let stat = format!("/proc/{}/stat", started.as_raw_nonzero());

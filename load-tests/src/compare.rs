@@ -146,7 +146,7 @@ pub(crate) async fn play(comparison: &Comparison) -> Result<bool> {
     // A minute is none to build other people's programs in.
     let missing = match comparison.size {
         Size::Smoke => Vec::new(),
-        Size::Whole | Size::Quick => tools.install(),
+        Size::Whole | Size::Quick => tools.install(&plan.servers()),
     };
     for what in &missing {
         say(what);

@@ -101,8 +101,8 @@ pub struct UploadLimits {
     /// What came since the last commit is committed after so long, however little of its part that is.
     pub tail_commit: Duration,
     /// Parts that are whole wait for one another until they have so many bytes, or until [`Self::commit_within`] after the
-    /// last ones, and are made durable and committed together; for stores that take bytes in place. Parts of as many
-    /// bytes, and all where it is 0, are committed each by itself.
+    /// last ones, and are made durable and committed together, one batch at a time; for stores that take bytes in place.
+    /// Where it is 0, and elsewhere, each part is by itself and several are at once.
     pub commit_bytes: u64,
     /// See [`Self::commit_bytes`].
     pub commit_within: Duration,

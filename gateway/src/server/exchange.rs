@@ -21,6 +21,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::body::{Counted, Ending, InboundBody, OutboundBody, Source, TrailerLimits};
 use super::file::FileSender;
 use super::interim::Interim;
+use super::lanes::Seat;
 use super::linger::ConnState;
 use super::pace::Patience;
 use super::{Respond, Rules};
@@ -216,7 +217,7 @@ impl Exchange {
         let trace = facts.trace().map(Trace::to_text);
         let seat = state.seat().cloned();
         let apart = seat.as_ref().and_then(|seat| seat.begins_work(has_body));
-        let waits = seat.filter(|_| apart.is_none());
+        let waits = seat.clone().filter(|_| apart.is_none());
         let answering = async move {
             if let Some(seat) = waits {
                 seat.home().await;
@@ -234,17 +235,23 @@ impl Exchange {
             finish(answer, end, &state, dress)
         };
         let answering = Box::pin(self.working.track_future(log::within(facts, answering)));
-        match apart {
-            Some(home) => Box::pin(brought(AbortOnDropHandle::new(home.spawn(answering)))),
+        match apart.zip(seat) {
+            Some((home, seat)) => {
+                let made = AbortOnDropHandle::new(home.spawn(answering));
+                Box::pin(brought(made, seat))
+            }
             None => answering,
         }
     }
 }
 
 /// An answer that is made by another task.
-async fn brought(made: AbortOnDropHandle<Answer>) -> Answer {
+async fn brought(made: AbortOnDropHandle<Answer>, seat: Arc<Seat>) -> Answer {
     match made.await {
-        Ok(answer) => answer,
+        Ok(answer) => {
+            seat.is_given(answer.body().size_hint().exact());
+            answer
+        }
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
             // The runtime ends, and all connections with it.

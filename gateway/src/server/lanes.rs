@@ -7,7 +7,8 @@
 //!
 //! Nothing there waits for a disk, a database or a client's bytes in a place that others need: a request without a body
 //! that is not answered at once is worked on at home, in the runtime whose threads help each other out, while its
-//! connection stays; one with a body takes its connection home first. So does one too many of the former.
+//! connection stays; one with a body takes its connection home first. So do one too many of the former, and one of
+//! which the answer is long: what makes it may compute.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -18,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -30,11 +32,13 @@ const MOST: u32 = 64;
 /// What a request that is not answered at once takes of the score; at nothing the connection moves home. What is kept is
 /// made anew by such a request now and then, and that moves nobody.
 const TAKES: u32 = 8;
+/// The longest answer, in bytes, that goes out on a lane without being given at once.
+const SHORT: u64 = 64 << 10;
 
 /// The lanes of a server: as many as there are cores, begun when the first connection moves.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    lanes: OnceLock<Vec<Lane>>,
+    threads: OnceLock<Vec<Lane>>,
     home: Handle,
     over: CancellationToken,
 }
@@ -50,7 +54,7 @@ impl Lanes {
     pub(super) fn new() -> (Arc<Self>, DropGuard) {
         let over = CancellationToken::new();
         let lanes = Self {
-            lanes: OnceLock::new(),
+            threads: OnceLock::new(),
             home: Handle::current(),
             over: over.clone(),
         };
@@ -59,7 +63,7 @@ impl Lanes {
 
     /// A place on the lane that has the fewest connections, if there are lanes.
     fn place(&self) -> Option<Place> {
-        let lanes = self.lanes.get_or_init(|| self.start());
+        let lanes = self.threads.get_or_init(|| self.start());
         let count = |lane: &&Lane| lane.connections.load(Ordering::Relaxed);
         let lane = lanes.iter().min_by_key(count)?;
         lane.connections.fetch_add(1, Ordering::Relaxed);
@@ -70,10 +74,10 @@ impl Lanes {
     }
 
     fn start(&self) -> Vec<Lane> {
-        let count = thread::available_parallelism().map_or(1, usize::from);
-        let mut lanes = Vec::with_capacity(count);
-        for number in 0..count {
-            match start(number, self.over.clone()) {
+        let cores = cores();
+        let mut lanes = Vec::with_capacity(cores.len());
+        for (number, core) in cores.into_iter().enumerate() {
+            match start(number, core, self.over.clone()) {
                 Ok(runtime) => lanes.push(Lane {
                     runtime,
                     connections: Arc::default(),
@@ -86,11 +90,60 @@ impl Lanes {
     }
 }
 
+/// The core of one lane, among those that this process may use.
+#[derive(Clone, Copy)]
+struct Core {
+    number: usize,
+    all: CpuSet,
+}
+
+impl Core {
+    /// Keeps this thread there: two lanes on one core do the work of one, and the kernel puts them there.
+    fn keep(self) {
+        let mut only = CpuSet::new();
+        only.set(self.number);
+        Self::place_on(&only);
+    }
+
+    /// Lets this thread run on any, whatever began it.
+    fn leave(self) {
+        Self::place_on(&self.all);
+    }
+
+    fn place_on(cores: &CpuSet) {
+        if let Err(error) = sched_setaffinity(None, cores) {
+            tracing::debug!(%error, "a thread is not told its core");
+        }
+    }
+}
+
+/// One for each lane. None is told where there are fewer lanes than cores: a share of all cores is no core.
+fn cores() -> Vec<Option<Core>> {
+    let count = thread::available_parallelism().map_or(1, usize::from);
+    let Ok(all) = sched_getaffinity(None) else {
+        return vec![None; count];
+    };
+    let allowed = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core));
+    let allowed: Vec<_> = allowed.map(|number| Some(Core { number, all })).collect();
+    if allowed.len() == count {
+        allowed
+    } else {
+        vec![None; count]
+    }
+}
+
 /// Starts a thread with a runtime of its own, until it is over.
-fn start(number: usize, over: CancellationToken) -> io::Result<Handle> {
+fn start(number: usize, core: Option<Core>, over: CancellationToken) -> io::Result<Handle> {
     let (tell, told) = sync_channel(1);
     let run = move || {
-        let runtime = match Builder::new_current_thread().enable_all().build() {
+        let mut builder = Builder::new_current_thread();
+        builder.enable_all();
+        if let Some(core) = core {
+            core.keep();
+            // Those that read from disks for it.
+            builder.on_thread_start(move || core.leave());
+        }
+        let runtime = match builder.build() {
             Ok(runtime) => runtime,
             Err(error) => {
                 let _nobody_waits = tell.send(Err(error));
@@ -165,6 +218,14 @@ impl Seat {
         self.leaves
             .store(is_on_lane && score == 0, Ordering::Relaxed);
         (is_on_lane && !has_body).then(|| self.home.clone())
+    }
+
+    /// An answer to that has so many bytes, where that is known.
+    pub(super) fn is_given(&self, bytes: Option<u64>) {
+        if self.is_on_lane() && bytes.is_none_or(|bytes| bytes > SHORT) {
+            self.score.store(0, Ordering::Relaxed);
+            self.leaves.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Ready once the connection is at home. Only for what its own task polls: that is polled again when it moved.
@@ -289,7 +350,7 @@ mod tests {
         let told = told.await.expect("it comes to its end");
         running.close();
         running.wait().await;
-        let left = lanes.lanes.get().into_iter().flatten();
+        let left = lanes.threads.get().into_iter().flatten();
         let left: usize = left
             .map(|lane| lane.connections.load(Ordering::Relaxed))
             .sum();
@@ -353,6 +414,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_long_answer_that_is_not_given_at_once_goes_out_at_home() {
+        let home = here();
+        for (bytes, stays) in [(Some(SHORT), true), (Some(SHORT + 1), false), (None, false)] {
+            run(|seat: Arc<Seat>| async move {
+                settle(&seat).await;
+                for _ in 0..MOST {
+                    seat.answered_at_once();
+                }
+                assert!(seat.begins_work(false).is_some());
+                seat.is_given(bytes);
+                yield_now().await;
+                assert_eq!(here() != home, stays, "{bytes:?}");
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
     async fn who_was_about_to_move_stays_for_work() {
         let home = here();
         run(|seat: Arc<Seat>| async move {
@@ -372,7 +451,7 @@ mod tests {
         let (lanes, _until_the_end) = Lanes::new();
         let places: Vec<_> = (0..64).map_while(|_| lanes.place()).collect();
         let each = || {
-            let lanes = lanes.lanes.get().expect("they were started");
+            let lanes = lanes.threads.get().expect("they were started");
             let counts = lanes
                 .iter()
                 .map(|lane| lane.connections.load(Ordering::Relaxed));
@@ -383,6 +462,21 @@ mod tests {
         assert!(most.unwrap() - least.unwrap() <= 1, "{counts:?}");
         drop(places);
         assert!(each().iter().all(|count| *count == 0));
+    }
+
+    #[tokio::test]
+    async fn a_lane_stays_on_a_core_and_who_works_for_it_does_not() {
+        let all = sched_getaffinity(None).unwrap().count();
+        let (on_lane, beside) = run(|seat: Arc<Seat>| async move {
+            settle(&seat).await;
+            let count = || sched_getaffinity(None).unwrap().count();
+            let beside = tokio::task::spawn_blocking(count).await;
+            (count(), beside.expect("it does not panic"))
+        })
+        .await;
+        let shared = usize::try_from(all).unwrap() != cores().len();
+        assert_eq!(on_lane, if shared { all } else { 1 });
+        assert_eq!(beside, all);
     }
 
     #[tokio::test]

@@ -242,6 +242,14 @@ impl Plan {
         Ok(plan)
     }
 
+    /// All that serve in it; who keeps boxes in Garage needs what `aws` needs.
+    pub(super) fn servers(&self) -> Vec<Server> {
+        let arms = self.rows.iter().flat_map(|row| &row.arms);
+        arms.flat_map(|arm| [Some(arm.server), arm.garage.then_some(Server::Aws)])
+            .flatten()
+            .collect()
+    }
+
     fn parse(text: &str) -> Result<Self> {
         let plan: Self = toml::from_str(text).map_err(|e| Failure::said(e.to_string()))?;
         for row in &plan.rows {
@@ -332,6 +340,16 @@ mod tests {
             assert_eq!(target.of.as_ref(), Some(&long.name));
             assert_eq!((target.at_most, target.at_least), (None, None));
         }
+    }
+
+    #[test]
+    fn only_what_is_played_is_installed() {
+        let needs = |row: &str, server| {
+            let plan = Plan::shipped(Size::Quick, &[row.to_owned()]).unwrap();
+            plan.servers().contains(&server)
+        };
+        assert!(needs("tus", Server::Rustus) && needs("upload-garage", Server::Aws));
+        assert!(!needs("growth", Server::Rustus) && !needs("growth", Server::Aws));
     }
 
     #[test]

@@ -61,19 +61,20 @@ impl Tools {
         missing.map(|(name, _)| name)
     }
 
-    /// Installs what is missing. What cannot be had is said, and its arms are left out.
-    pub(super) fn install(&self) -> Vec<String> {
+    /// Installs what is missing for these. What cannot be had is said, and its arms are left out.
+    pub(super) fn install(&self, servers: &[Server]) -> Vec<String> {
         let mut missing = Vec::new();
         if !(self.nginx().exists() && self.aws().exists()) {
             let mut install = Command::new("bash");
             install.arg(INSTALLER).env("BOXGATE_TOOLS", &self.0);
             missing.extend(done(install, "what Debian and PyPI have"));
         }
-        for (name, version, path) in [
-            ("garage", GARAGE, self.garage()),
-            ("rustus", RUSTUS, self.rustus()),
+        // Each is minutes of building.
+        for (name, version, path, server) in [
+            ("garage", GARAGE, self.garage(), Server::Aws),
+            ("rustus", RUSTUS, self.rustus(), Server::Rustus),
         ] {
-            if !path.exists() {
+            if servers.contains(&server) && !path.exists() {
                 let mut cargo = Command::new("cargo");
                 cargo.args([
                     "install",

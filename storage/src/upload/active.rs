@@ -165,10 +165,9 @@ impl Active {
             memory,
         } = start;
         let committed = progress.subscribe();
-        let wanted = engine.options.limits.commit_bytes;
         let in_place = stored.store.intake == Intake::InPlace;
-        let gathers = if in_place && state.lock().part_bytes() < wanted {
-            wanted
+        let gathers = if in_place {
+            engine.options.limits.commit_bytes
         } else {
             0
         };
@@ -517,11 +516,11 @@ impl Active {
             holding.received(copied);
         }
         chunk.advance(copied);
-        self.hash(HASH_AT_LEAST);
+        self.hash(HASHED_BY);
     }
 
-    fn hash(&mut self, at_least: usize) {
-        if let Some(bytes) = self.assembler.unhashed(at_least) {
+    fn hash(&mut self, step: usize) {
+        if let Some(bytes) = self.assembler.unhashed(step) {
             let in_order = !self.by_run;
             hash_into(
                 (&mut self.hasher, in_order),
@@ -620,16 +619,18 @@ impl Active {
     }
 
     /// Whether what was gathered is to become durable without waiting for more: a flush and a change of rows for each
-    /// part would cost a fast sender more than they keep. One such batch is under way at a time, so that a kill costs
-    /// two of them at most.
+    /// part would cost a fast sender more than they keep. One such batch is under way at a time; while a disk is slow to
+    /// flush it, the next may grow to twice its size, and then has to wait, so that a kill costs four times that at most.
     fn is_due(&self) -> bool {
         let (Some((first, _)), Some((last, _))) = (self.gathered.first(), self.gathered.last())
         else {
             return false;
         };
         let within = self.engine.options.limits.commit_within;
-        last.to - first.from >= self.gathers
-            || (self.stepped.elapsed() >= within && self.committer.is_idle())
+        let bytes = last.to - first.from;
+        bytes >= self.gathers.saturating_mul(2)
+            || ((bytes >= self.gathers || self.stepped.elapsed() >= within)
+                && self.committer.is_idle())
     }
 
     /// Lets what was gathered become durable and be committed, in the background.
@@ -924,9 +925,9 @@ pub(super) const RUNS_IN_FLIGHT: usize = 4;
 /// A buffer that is held for longer and not full goes to the store early when others wait: it costs one
 /// small write through the page cache, where a hundred slow clients would otherwise hold the whole pool.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
-/// Bytes hashed at once, if that many came: BLAKE3 does 3.1 GB/s by 8 KiB, 5 GB/s from here on, and
+/// Bytes are hashed up to a multiple of this: BLAKE3 does 3.1 GB/s by 8 KiB, 5 GB/s from here on, and
 /// what was just copied is still in the second-level cache.
-pub(super) const HASH_AT_LEAST: usize = 64 << 10;
+pub(super) const HASHED_BY: usize = 64 << 10;
 /// Frames from here on are kept as they arrived; copying a smaller one costs less than a request of one more
 /// segment.
 const KEPT_AT_LEAST: usize = 64 << 10;

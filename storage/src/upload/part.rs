@@ -80,17 +80,24 @@ impl PartAssembler {
         self.buffer.as_ref().map_or(&[], Buffer::as_slice)
     }
 
-    /// Bytes that were pushed and not yet given out here, once there are `at_least` of them or the
-    /// buffer is full. Hashing them in runs of some size is twice as fast as by the frame, and they
-    /// are still in the cache.
-    pub fn unhashed(&mut self, at_least: usize) -> Option<&[u8]> {
+    /// Bytes that were pushed and not yet given out here, up to the last multiple of `step` in the blob, or all of them when
+    /// the buffer is full and where that is 0. Hashing by the frame takes twice as long: BLAKE3 takes many chunks at once
+    /// only where they are whole and begin a subtree. Meanwhile they stay in the cache.
+    pub fn unhashed(&mut self, step: usize) -> Option<&[u8]> {
         let buffer = self.buffer.as_ref()?;
-        let bytes = &buffer.as_slice()[self.hashed..];
-        if bytes.is_empty() || (bytes.len() < at_least && self.room() > 0) {
+        let mut to = buffer.len();
+        if step > 0 && self.room() > 0 {
+            let past = (self.offset + to as u64) % step as u64;
+            to = to.saturating_sub(usize::try_from(past).unwrap_or(to));
+        }
+        let from = self.hashed;
+        if to <= from {
             return None;
         }
-        self.hashed = buffer.len();
-        Some(bytes)
+        self.hashed = to;
+        self.buffer
+            .as_ref()
+            .map(|buffer| &buffer.as_slice()[from..to])
     }
 
     /// Whether nothing more fits into the current buffer.
@@ -144,7 +151,9 @@ mod tests {
         assembler.push(b"abc");
         assert_eq!(assembler.unhashed(4), None);
         assembler.push(b"de");
-        assert_eq!(assembler.unhashed(4), Some(&b"abcde"[..]));
+        assert_eq!(assembler.unhashed(4), Some(&b"abcd"[..]));
+        assert_eq!(assembler.unhashed(4), None, "no whole step came since");
+        assert_eq!(assembler.unhashed(0), Some(&b"e"[..]));
         assert_eq!(assembler.unhashed(0), None);
         assembler.push(b"f");
         assert_eq!(assembler.unhashed(0), Some(&b"f"[..]));

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::active::{HASH_AT_LEAST, RUNS_IN_FLIGHT, SLOW, ended};
+use super::active::{HASHED_BY, RUNS_IN_FLIGHT, SLOW, ended};
 use super::apart::Apart;
 use super::assembly::{Assembly, Kept, Sealed, Seat};
 use super::engine::Inner;
@@ -494,7 +494,7 @@ impl Work {
             {
                 holding.received(copied);
             }
-            self.hash_pushed(HASH_AT_LEAST);
+            self.hash_pushed(HASHED_BY);
             if full {
                 self.hand_over().await?;
                 tokio::task::yield_now().await;

@@ -77,11 +77,6 @@ impl UploadState {
         Self::resumed(part_bytes, length, limit, 0)
     }
 
-    /// Bytes of each part but the last.
-    pub(super) fn part_bytes(&self) -> u64 {
-        self.part_bytes
-    }
-
     /// The end of the part that begins at or holds `offset`, or of the upload.
     pub(super) fn part_end(&self, offset: u64) -> u64 {
         let end = (offset / self.part_bytes + 1).saturating_mul(self.part_bytes);

@@ -180,7 +180,7 @@ async fn giving_up_waits_for_what_is_in_flight_and_commits_nothing_more() {
 async fn parts_that_wait_for_one_another_are_at_stake_in_two_batches_at_most() {
     let bench = Bench::new().await;
     let (mut writer, gates) = gated(&bench, 16 << 20).await;
-    let mut writing = Box::pin(writer.write(content(40 * MIB, 1)));
+    let mut writing = Box::pin(writer.write(content(56 * MIB, 1)));
     let waited = tokio::time::timeout(Duration::from_secs(1), &mut writing).await;
     assert!(waited.is_err(), "the second batch waits for the first");
     assert_eq!(gates.waiting.load(Ordering::SeqCst), 1);
@@ -188,9 +188,10 @@ async fn parts_that_wait_for_one_another_are_at_stake_in_two_batches_at_most() {
     writing.await.unwrap();
     quiet().await;
     assert_eq!(writer.committed_bytes(), 16 << 20);
-    gates.parts[3].add_permits(1);
+    // It grew to twice its size meanwhile.
+    gates.parts[5].add_permits(1);
     quiet().await;
-    assert_eq!(writer.committed_bytes(), 32 << 20);
+    assert_eq!(writer.committed_bytes(), 48 << 20);
     assert_eq!(gates.most_waiting.load(Ordering::SeqCst), 1);
     writer.abort().await;
     bench.is_clean().await;
