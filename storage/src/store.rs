@@ -254,6 +254,10 @@ pub trait UploadSink: Debug + Send {
     /// Where [`Intake::ByPart`], sealing within a part ends the sink's writing.
     fn seal(&mut self, part: PartIndex) -> BoxFuture<'static, Result<Receipt>>;
 
+    /// Tells how many bytes the blob has, which nobody may have known when the sink was made: a seal to that place is the
+    /// last. Of no use to a store that knows no parts.
+    fn ends_at(&mut self, _length: u64) {}
+
     /// Bytes before the offset at which this sink went on that it holds itself; `None` where the store
     /// reads them under the key.
     fn reread(&self, range: ByteRange) -> Option<Vec<u8>>;

@@ -14,7 +14,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::Instant;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::committer::{Committer, PartHashes, Shared};
@@ -724,6 +725,7 @@ impl Active {
         self.health = Health::Failed;
         self.come_back().await?;
         self.is_ending = true;
+        self.sink().ends_at(length);
         self.hash(0);
         self.leave_lane().await?;
         // On a copy: if the rows do not answer, the states at the last byte are needed again.
@@ -766,14 +768,43 @@ impl Active {
         match self.stored.keep {
             Keep::No => self.abort().await,
             Keep::UntilIdle => {
-                let id = self.stored.fence.id;
-                match tokio::time::timeout(CLOSE_WITHIN, self.commit_received()).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(e)) => tracing::debug!(upload = %id, error = chain(&e), "paused early"),
-                    Err(_elapsed) => tracing::warn!(upload = %id, "no time to commit the rest"),
-                }
+                let committed = timeout(CLOSE_WITHIN, self.commit_received()).await;
+                self.tell_late(committed);
                 self.leave().await;
             }
+        }
+    }
+
+    /// Whether [`Self::cede`] commits anything: not where parts are sent one by one, nor what goes with its writer.
+    pub(super) fn cedes(&self) -> bool {
+        self.stored.keep == Keep::UntilIdle && self.stored.store.intake == Intake::InPlace
+    }
+
+    /// Commits the whole parts that wait for others, and lets go, for a newer request that is about to raise the epoch.
+    pub(super) async fn cede(mut self: Box<Self>) {
+        let waits = !self.gathered.is_empty() || self.sealing.is_some();
+        if waits || !self.committer.is_idle() {
+            let committed = timeout(CLOSE_WITHIN, self.commit_gathered()).await;
+            self.tell_late(committed);
+        }
+        self.leave().await;
+    }
+
+    async fn commit_gathered(&mut self) -> Result<()> {
+        // A call that was cut may have left a step that found no place yet.
+        self.settle().await?;
+        self.seal();
+        self.settle().await?;
+        self.committer.end().await.map(drop)
+    }
+
+    /// Tells why something could not be committed while somebody waits for it.
+    fn tell_late(&self, committed: std::result::Result<Result<()>, Elapsed>) {
+        let id = self.stored.fence.id;
+        match committed {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::debug!(upload = %id, error = chain(&e), "paused early"),
+            Err(_elapsed) => tracing::warn!(upload = %id, "no time to commit the rest"),
         }
     }
 

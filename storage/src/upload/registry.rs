@@ -51,8 +51,10 @@ pub(super) struct Cell {
     pub(super) active: tokio::sync::Mutex<Option<Box<Active>>>,
     /// Set by a newer request.
     pub(super) taken_over: CancellationToken,
-    /// Set when the writer ends by itself.
+    /// Set when the writer ends by itself, or lets a newer request have the upload.
     pub(super) closing: CancellationToken,
+    /// Whether whole parts are committed first where somebody asks where to go on.
+    cedes: bool,
 }
 
 /// Who holds the upload's sink.
@@ -117,6 +119,7 @@ impl Present {
 impl Cell {
     pub(super) fn new(active: Active, taken_over: CancellationToken) -> Self {
         Self {
+            cedes: active.cedes(),
             active: tokio::sync::Mutex::new(Some(Box::new(active))),
             taken_over,
             closing: CancellationToken::new(),
@@ -273,6 +276,29 @@ impl Inner {
             && cell.closing.is_cancelled()
         {
             let _too_long = tokio::time::timeout(LOCK_WAIT, writer.ended.cancelled()).await;
+        }
+    }
+
+    /// Ends the writer of an upload that is about to be taken over, once the whole parts that came are committed: a fast
+    /// client that was cut is back before its connection is seen to be gone, and would send the same again each time. They
+    /// take some syncs, or the disk is stuck: then the writer is replaced as it is.
+    pub(super) async fn settle(&self, id: UploadId) {
+        self.let_close(id).await;
+        let Some(writer) = self.registry.writer(id) else {
+            return;
+        };
+        let Holder::Writer(cell) = &writer.holder else {
+            return;
+        };
+        if !cell.cedes || writer.has_ended() || cell.taken_over.is_cancelled() {
+            return;
+        }
+        cell.closing.cancel();
+        cell.taken_over.cancel();
+        let active = cell.active.lock().await.take();
+        if let Some(active) = active {
+            let ceded = self.background.spawn(active.cede());
+            let _too_long = tokio::time::timeout(LOCK_WAIT, ceded).await;
         }
     }
 

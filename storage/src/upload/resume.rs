@@ -59,7 +59,7 @@ impl Inner {
     }
 
     pub(super) async fn head(self: Arc<Self>, id: UploadId) -> Result<UploadRow> {
-        self.let_close(id).await;
+        self.settle(id).await;
         let row = match self.take_over("upload.head", id).await {
             Err(e) if e.kind() == ErrorKind::Full => return self.head_without_room(id).await,
             row => row?,

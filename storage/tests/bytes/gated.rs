@@ -62,6 +62,10 @@ impl UploadSink for GatedSink {
         self.0.write(run)
     }
 
+    fn ends_at(&mut self, length: u64) {
+        self.0.ends_at(length);
+    }
+
     fn reread(&self, range: ByteRange) -> Option<Vec<u8>> {
         self.0.reread(range)
     }

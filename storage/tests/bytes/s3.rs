@@ -188,13 +188,19 @@ async fn uploads_of_every_shape_become_their_object() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_upload_is_one_put() {
-    let rig = Rig::new().await;
-    let before = rig.reference.state().calls.len();
-    let mut writer = rig.engine.begin(intent(Some(5), vec![])).await.unwrap();
-    send(&mut writer, b"small").await;
-    writer.finish().await.unwrap();
-    let calls = rig.reference.state().calls[before..].to_vec();
-    assert_eq!(calls, ["head", "put", "head", "put_sidecar"]);
+    for declared in [Some(5), None] {
+        let rig = Rig::new().await;
+        let before = rig.reference.state().calls.len();
+        let mut writer = rig.engine.begin(intent(declared, vec![])).await.unwrap();
+        send(&mut writer, b"small").await;
+        writer.finish().await.unwrap();
+        let calls = rig.reference.state().calls[before..].to_vec();
+        assert_eq!(
+            calls,
+            ["head", "put", "head", "put_sidecar"],
+            "{declared:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use boxgate_storage::ErrorKind;
 use boxgate_storage::backend::faulty::{self, Faults};
+use boxgate_storage::digest::{Digest, Sha256};
 use boxgate_storage::upload::UploadEngine;
 use tokio::sync::watch;
 
@@ -80,6 +82,46 @@ async fn a_whole_part_does_not_wait_for_long() {
     rest.write(bytes.slice(17 * MIB..)).await.unwrap();
     let published = rest.finish().await.unwrap();
     assert!(bench.read_back(&published.blob).await == bytes);
+    engine.settled().await;
+    bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn whoever_asks_where_to_go_on_is_told_behind_the_parts_that_wait() {
+    let (bench, faults) = (Bench::new().await, Faults::new());
+    let engine = counting(&bench, &faults, (64 << 20, Duration::MAX));
+    let bytes = content(40 * MIB, 3);
+    let begun = engine.begin(kept(Some(40 << 20), vec![])).await;
+    let mut cut = begun.unwrap();
+    let id = cut.id();
+    cut.write(bytes.slice(..25 * MIB)).await.unwrap();
+    assert_eq!(commits(&faults), [0, 0]);
+    let told = engine.head(id).await.unwrap();
+    assert_eq!(told.offset, 24 << 20, "three parts, nothing of the fourth");
+    let late = cut.write(bytes.slice(25 * MIB..26 * MIB)).await;
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::Fenced);
+    let mut rest = engine.resume(id, told.offset).await.unwrap();
+    drop(cut);
+    rest.write(bytes.slice(24 * MIB..)).await.unwrap();
+    let published = rest.finish().await.unwrap();
+    assert!(bench.read_back(&published.blob).await == bytes);
+    engine.settled().await;
+    bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn parts_that_wait_for_their_digest_wait_whoever_asks() {
+    let (bench, faults) = (Bench::new().await, Faults::new());
+    let engine = counting(&bench, &faults, (64 << 20, Duration::MAX));
+    let begun = engine.begin(kept(Some(40 << 20), vec![])).await;
+    let mut held = begun.unwrap();
+    let id = held.id();
+    held.hold(Digest::from(Sha256([7; 32]))).unwrap();
+    held.write(content(25 * MIB, 4)).await.unwrap();
+    assert_eq!(engine.head(id).await.unwrap().offset, 0);
+    engine.settled().await;
+    assert!(engine.cancel(id).await.unwrap());
+    drop(held);
     engine.settled().await;
     bench.is_clean().await;
 }

@@ -518,6 +518,10 @@ impl UploadSink for S3Sink {
         .boxed()
     }
 
+    fn ends_at(&mut self, length: u64) {
+        self.length = Some(length);
+    }
+
     fn reread(&self, range: ByteRange) -> Option<Vec<u8>> {
         let (start, segments) = self.reread.as_ref()?;
         let mut bytes = Vec::new();
