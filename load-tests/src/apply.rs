@@ -31,6 +31,8 @@ pub(crate) struct Apply {
     in_force: Option<String>,
     /// Combinations for which no process was started anew.
     same_process: Vec<String>,
+    /// Whether the gateway did not tell when its process started.
+    is_unseen: bool,
 }
 
 impl Apply {
@@ -42,7 +44,13 @@ impl Apply {
             log,
             in_force: None,
             same_process: Vec::new(),
+            is_unseen: false,
         }
+    }
+
+    /// Combinations that may never have been in force.
+    pub(crate) fn same_process(&self) -> &[String] {
+        &self.same_process
     }
 
     /// Has it run by these settings, and waits until it is ready.
@@ -52,12 +60,15 @@ impl Apply {
     pub(crate) async fn apply(&mut self, variant: &Variant, deployed: &Deployed) -> Result<()> {
         let late = Instant::now() + self.within;
         let before = deployed.started_s().await;
-        self.in_force = None;
+        let was = self.in_force.take();
         self.run(variant, late).await?;
         let left = late.saturating_duration_since(Instant::now());
         deployed.ready(left).await?;
         self.in_force = Some(variant.name.clone());
-        let is_same = before.is_some() && before == deployed.started_s().await;
+        let after = deployed.started_s().await;
+        self.is_unseen |= after.is_none();
+        // One that has the combination already need not start anew for it.
+        let is_same = before.is_some() && before == after && was.as_ref() != Some(&variant.name);
         if is_same && !self.same_process.contains(&variant.name) {
             self.same_process.push(variant.name.clone());
         }
@@ -70,6 +81,11 @@ impl Apply {
             .iter()
             .find(|variant| Some(&variant.name) == self.in_force.as_ref());
         let now = match in_force {
+            Some(Variant { name, lines, .. }) if self.same_process.contains(name) => {
+                format!(
+                    "Given to --apply last, perhaps not in force ({name}):\n\n```toml\n{lines}```\n"
+                )
+            }
             Some(Variant { name, lines, .. }) => {
                 format!("In force at the gateway now ({name}):\n\n```toml\n{lines}```\n")
             }
@@ -77,11 +93,17 @@ impl Apply {
         };
         let same = self.same_process.iter().map(|name| {
             format!(
-                "- told: {name}: the process was not started anew (process_start_time_seconds is the same), so only \
-                 keys that a reload takes differ\n"
+                "- told: {name}: the process was not started anew (process_start_time_seconds is the same), so these \
+                 settings may not be in force: --apply must start the gateway anew by them\n"
             )
         });
-        format!("{}\n{now}", same.collect::<String>())
+        let unseen = if self.is_unseen {
+            "- told: the gateway does not tell its metrics to this machine and credential, so that --apply started it anew \
+             cannot be seen\n"
+        } else {
+            ""
+        };
+        format!("{}{unseen}\n{now}", same.collect::<String>())
     }
 
     async fn run(&self, variant: &Variant, late: Instant) -> Result<()> {
@@ -274,15 +296,20 @@ mod tests {
         let variants = [variant()];
         assert!(apply.told(&variants).contains("is not known"));
         apply.in_force = Some(variants[0].name.clone());
-        apply.same_process.push(variants[0].name.clone());
         let told = apply.told(&variants);
         assert!(
             told.contains("now (cache.size=1GiB):\n\n```toml\n[cache]\nsize = \"1GiB\"\n```"),
             "{told}"
         );
+        apply.same_process.push(variants[0].name.clone());
+        apply.is_unseen = true;
+        let told = apply.told(&variants);
         assert!(
             told.contains("told: cache.size=1GiB: the process was not started anew"),
             "{told}"
         );
+        assert!(told.contains("perhaps not in force"), "{told}");
+        assert!(!told.contains("In force"), "{told}");
+        assert!(told.contains("cannot be seen"), "{told}");
     }
 }

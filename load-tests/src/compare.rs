@@ -44,7 +44,7 @@ pub(crate) struct Comparison {
     /// How much of it.
     pub(crate) size: Size,
     /// Instead of the size's own.
-    pub(crate) rounds: Option<usize>,
+    pub(crate) rounds: Option<u32>,
     /// Rows whose names begin so; all without one.
     pub(crate) only: Vec<String>,
     /// Where programs of others are kept.
@@ -98,6 +98,9 @@ struct Found {
     absent: Vec<String>,
     /// What was not measured, or not right.
     wrong: Vec<String>,
+    /// Why no target is held against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unjudged: Option<String>,
 }
 
 impl Found {
@@ -142,6 +145,10 @@ pub(crate) async fn play(comparison: &Comparison) -> Result<bool> {
         tools::needed(&comparison.program)?;
     }
     let plan = Plan::shipped(comparison.size, &comparison.only)?;
+    if let Some(page) = &comparison.page {
+        // As it is: a page that cannot be written is known before anything is measured.
+        publish(page, Kept::new())?;
+    }
     let tools = Tools::at(comparison.tools.as_deref());
     // A minute is none to build other people's programs in.
     let missing = match comparison.size {
@@ -195,7 +202,7 @@ pub(crate) async fn play(comparison: &Comparison) -> Result<bool> {
 
 /// Writes the page and its plots from these rows and from those that earlier runs left.
 fn publish(page: &Path, rows: Kept) -> Result<()> {
-    let path = page.with_file_name("compare.json");
+    let path = page.with_extension("compare.json");
     let failed = |e: std::io::Error| Failure::file(&path, e);
     let mut kept: Kept = match std::fs::read(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Kept::new(),
@@ -229,6 +236,7 @@ async fn one(row: &Row, comparison: &Comparison, ground: &Ground) -> Result<Foun
             .collect(),
         absent: Vec::new(),
         wrong: Vec::new(),
+        unjudged: unjudged(row, ground.is_over_tls()),
     };
     let playable = reached(row, ground, &mut found).await;
     let Some(row) = playable.as_ref() else {
@@ -278,6 +286,10 @@ async fn one(row: &Row, comparison: &Comparison, ground: &Ground) -> Result<Foun
             "SHA-256 in what the deployed gateway does for an upload: it computes that afterwards";
         found.absent.push(what.to_owned());
     }
+    if let Some(why) = deployed.and_then(Deployed::saw_several) {
+        let what = format!("CPU and memory of the deployed gateway in some rounds: {why}");
+        found.absent.push(what);
+    }
     for (index, peer) in peers {
         if let Peer::Boxgate(gateway, _) = peer
             && !gateway.stop().await?
@@ -292,6 +304,23 @@ async fn one(row: &Row, comparison: &Comparison, ground: &Ground) -> Result<Foun
     drop(garage);
     crate::gateway::remove(&ground.directory.join("garage"))?;
     Ok(found)
+}
+
+/// Why no target of a row is held against what is found.
+fn unjudged(row: &Row, over_tls: bool) -> Option<String> {
+    let mut why = Vec::new();
+    if !row.smaller.is_empty() {
+        let smaller = row.smaller.join(", ");
+        why.push(format!(
+            "a minute's run judges nothing, and plays less than the names say ({smaller})"
+        ));
+    }
+    let is_plain = !matches!(row.work, Work::TlsUpload | Work::TlsDownload);
+    let others = row.arms.iter().any(|arm| arm.server != Server::Boxgate);
+    if is_plain && others && over_tls {
+        why.push("boxgate was spoken to over TLS, and the others in plain HTTP".to_owned());
+    }
+    (!why.is_empty()).then(|| why.join("; "))
 }
 
 /// The row with the arms that can be played. Where boxgate is elsewhere, those are left out that it cannot be told to
@@ -318,10 +347,12 @@ async fn reached(row: &Row, ground: &Ground, found: &mut Found) -> Option<Row> {
             .push("all others, for nothing of boxgate is left to stand beside them".to_owned());
         return None;
     }
-    if let Err(failure) = deployed.cpu_s().await {
+    if let Err(failure) = deployed.spent().await {
         let what =
             format!("CPU and memory of the deployed gateway, which it does not tell ({failure})");
         found.absent.push(what);
+        // It is said.
+        let _said = deployed.saw_several();
     }
     Some(row)
 }
@@ -383,6 +414,7 @@ async fn rounds(
     }
     let rounds = comparison
         .rounds
+        .and_then(|rounds| usize::try_from(rounds).ok())
         .unwrap_or_else(|| comparison.size.rounds());
     for round in 0..rounds {
         let mut order: Vec<&(usize, Peer)> = peers.iter().collect();
@@ -407,16 +439,18 @@ async fn rounds(
 /// Writes the plots beside the page; the lines that show them.
 fn draw(page: &Path, rows: &[(&Row, &Found)]) -> Result<String> {
     let mut lines = String::new();
-    for (file, figure) in [
-        ("compare-throughput.svg", Figure::GbPerS),
-        ("compare-cpu.svg", Figure::CpuSPerGb),
-        ("compare-requests.svg", Figure::RequestsPerCpuS),
+    let stem = page.file_stem().unwrap_or_default().to_string_lossy();
+    for (what, figure) in [
+        ("throughput", Figure::GbPerS),
+        ("cpu", Figure::CpuSPerGb),
+        ("requests", Figure::RequestsPerCpuS),
     ] {
         let Some(svg) = plot::bars(rows, figure) else {
             continue;
         };
         let directory = page.with_file_name("images");
-        let path = directory.join(file);
+        let file = format!("{stem}-{what}.svg");
+        let path = directory.join(&file);
         let written = std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&path, svg));
         written.map_err(|e| Failure::file(&path, e))?;
         let _ = write!(lines, "![{}](images/{file})\n\n", figure.label());
@@ -429,7 +463,11 @@ mod tests {
     use super::*;
 
     fn row() -> Row {
-        let plan = Plan::shipped(Size::Smoke, &["download".to_owned()]).unwrap();
+        sized("download", Size::Quick)
+    }
+
+    fn sized(name: &str, size: Size) -> Row {
+        let plan = Plan::shipped(size, &[name.to_owned()]).unwrap();
         plan.rows[0].clone()
     }
 
@@ -448,6 +486,7 @@ mod tests {
             how: "Nobody <knows> & nobody tells.".to_owned(),
             absent: Vec::new(),
             wrong: vec!["hyper source: <gone>".into()],
+            unjudged: None,
         }
     }
 
@@ -507,9 +546,53 @@ mod tests {
             ),
             (1, 1)
         );
-        assert!(directory.join("images/compare-cpu.svg").exists());
+        assert!(directory.join("images/page-cpu.svg").exists());
+        // Another page beside it has rows of its own.
+        let other = directory.join("other.md");
+        publish(&other, Kept::new()).unwrap();
+        let text = std::fs::read_to_string(&other).unwrap();
+        assert!(!text.contains("#### "), "{text}");
+        assert!(
+            std::fs::read_to_string(&page)
+                .unwrap()
+                .contains("images/page-cpu.svg")
+        );
         std::fs::remove_dir_all(&directory).unwrap();
     }
+
+    #[test]
+    fn a_minute_judges_nothing_and_says_how_much_less_it_played() {
+        let row = sized("growth-count", Size::Smoke);
+        let mut found = Found {
+            unjudged: unjudged(&row, false),
+            ..found()
+        };
+        let text = page::text(&row, &found);
+        for wrong in ["reached:", "missed", "not measured: CPU"] {
+            assert!(!text.contains(wrong), "{text}");
+        }
+        assert!(
+            text.contains("- nothing is judged: a minute's run")
+                && text.contains("500 at once with 8 files at once of 500"),
+            "{text}"
+        );
+        found.unjudged = unjudged(&sized("growth-count", Size::Quick), false);
+        assert_eq!(found.unjudged, None);
+        assert!(page::text(&row, &found).contains("CPU s/GB of 50 at once"));
+    }
+
+    #[test]
+    fn boxgate_over_tls_is_not_judged_beside_others_in_plain_http() {
+        let why = |name, over_tls| unjudged(&sized(name, Size::Whole), over_tls);
+        let said = why("upload-both", true).unwrap_or_default();
+        assert!(said.contains("over TLS"), "{said}");
+        assert_eq!(why("upload-both", false), None);
+        // TLS on both sides, and boxgate beside itself.
+        for same in ["tls-upload", "uploads-at-once"] {
+            assert_eq!(why(same, true), None, "{same}");
+        }
+    }
+
     #[test]
     fn what_a_deployed_gateway_cannot_be_told_to_be_is_left_out_by_name_and_reason() {
         let plan = Plan::shipped(Size::Whole, &[]).unwrap();

@@ -18,6 +18,9 @@ pub(crate) enum Failure {
     /// The connection to the gateway.
     #[error("connection: {0}")]
     Connection(#[from] io::Error),
+    /// A signal came.
+    #[error("told to end")]
+    ToldToEnd,
     /// Anything else, said in words.
     #[error("{0}")]
     Said(String),

@@ -1,7 +1,7 @@
 //! Holds an outcome against what must hold: always the same four things, and the scenario's bounds.
 
 use crate::play::{Outcome, Played, Round};
-use crate::scenario::{Bound, Figure, Scenario};
+use crate::scenario::{Bound, Figure, Kind, Scenario};
 
 /// One thing that held or did not.
 #[derive(Debug, Clone)]
@@ -23,16 +23,17 @@ pub(crate) enum Ruling {
     Missed,
     /// Nothing was demanded.
     Told,
+    /// What was demanded can be judged neither way.
+    NotJudged,
 }
 
 /// Judges everything.
 pub(crate) fn judge(scenario: &Scenario, outcome: &Outcome) -> Vec<Verdict> {
+    let unseen = "no 5xx, no panic, nothing left in progress, ended on SIGTERM";
     let always = Verdict {
         text: match outcome.wrong.first() {
-            None => {
-                "every answer right, no 5xx, no panic, nothing left in progress, ended on SIGTERM"
-                    .into()
-            }
+            None if outcome.is_elsewhere => "every answer right".into(),
+            None => format!("every answer right, {unseen}"),
             Some(first) => format!(
                 "{} things were wrong; the first: {first}",
                 outcome.wrong.len()
@@ -44,6 +45,10 @@ pub(crate) fn judge(scenario: &Scenario, outcome: &Outcome) -> Vec<Verdict> {
             Ruling::Broken
         },
     };
+    let unchecked = outcome.is_elsewhere.then(|| Verdict {
+        text: format!("{unseen}: not checked (a gateway elsewhere)"),
+        ruling: Ruling::NotJudged,
+    });
     let hidden = outcome.hidden.iter().map(|why| Verdict {
         text: format!("CPU and memory are missing, for the gateway does not tell them: {why}"),
         ruling: Ruling::Told,
@@ -51,24 +56,60 @@ pub(crate) fn judge(scenario: &Scenario, outcome: &Outcome) -> Vec<Verdict> {
     let must = scenario
         .must
         .iter()
-        .flat_map(|bound| judge_bound(bound, outcome, Ruling::Broken));
+        .flat_map(|bound| judge_bound(scenario, bound, outcome, Ruling::Broken));
     let target = scenario
         .target
         .iter()
-        .flat_map(|bound| judge_bound(bound, outcome, Ruling::Missed));
+        .flat_map(|bound| judge_bound(scenario, bound, outcome, Ruling::Missed));
     std::iter::once(always)
+        .chain(unchecked)
         .chain(hidden)
         .chain(must)
         .chain(target)
         .collect()
 }
 
-fn judge_bound(bound: &Bound, outcome: &Outcome, miss: Ruling) -> Vec<Verdict> {
+fn judge_bound(
+    scenario: &Scenario,
+    bound: &Bound,
+    outcome: &Outcome,
+    miss: Ruling,
+) -> Vec<Verdict> {
     let steps = outcome.steps.iter().filter(|step| match &bound.step {
         Some(name) => step.name == *name,
-        None => step.figure(bound.figure).is_some(),
+        None => step.figure(bound.figure).is_some() || step.failed() > 0,
     });
-    steps.map(|step| one(bound, step, outcome, miss)).collect()
+    let judged = steps.map(|step| {
+        let verdict = one(bound, step, outcome, miss);
+        match elsewhere(scenario, bound, outcome) {
+            Some(why) if verdict.ruling != Ruling::Told => Verdict {
+                text: format!("{} ({why})", verdict.text),
+                ruling: Ruling::NotJudged,
+            },
+            _ => verdict,
+        }
+    });
+    judged.collect()
+}
+
+/// Why a bound says nothing of a gateway that somebody else started.
+fn elsewhere(scenario: &Scenario, bound: &Bound, outcome: &Outcome) -> Option<&'static str> {
+    if !outcome.is_elsewhere {
+        return None;
+    }
+    let is_local = |name: &String| {
+        let step = scenario.steps.iter().find(|step| step.name == *name);
+        step.is_some_and(|step| !matches!(step.kind, Kind::Upload | Kind::Download))
+    };
+    if !scenario.gateway.is_empty() {
+        Some("a gateway elsewhere has settings of its own")
+    } else if bound.figure == Figure::PeakRssMib {
+        Some("a gateway elsewhere has done other things before")
+    } else if bound.of.as_ref().is_some_and(is_local) {
+        Some("that was measured on this machine, not on the gateway's")
+    } else {
+        None
+    }
 }
 
 fn one(bound: &Bound, step: &Played, outcome: &Outcome, miss: Ruling) -> Verdict {
@@ -80,11 +121,19 @@ fn one(bound: &Bound, step: &Played, outcome: &Outcome, miss: Ruling) -> Verdict
         share.unwrap_or_default()
     );
     let mut found = step.figure(bound.figure);
+    let mut failed = step.failed();
     if let Some(of) = &bound.of {
         let base = outcome.steps.iter().find(|step| step.name == *of);
+        failed += base.map_or(0, Played::failed);
         found = found
             .zip(base.and_then(|base| base.figure(bound.figure)))
             .map(|(a, b)| a / b);
+    }
+    if failed > 0 {
+        return Verdict {
+            text: format!("{what}: {failed} transfers failed"),
+            ruling: Ruling::NotJudged,
+        };
     }
     let Some(found) = found else {
         // What a gateway elsewhere does not tell is no fault of it.
@@ -112,18 +161,47 @@ fn one(bound: &Bound, step: &Played, outcome: &Outcome, miss: Ruling) -> Verdict
 
 impl Played {
     /// A figure over all rounds: the worst for memory, the median for all else. `None` where it was
-    /// not measured.
+    /// not measured, and where a transfer failed: what is left then is no figure of this step.
     pub(crate) fn figure(&self, figure: Figure) -> Option<f64> {
+        if self.failed() > 0 {
+            return None;
+        }
         match figure {
             Figure::PeakRssMib => self
                 .rounds
                 .iter()
-                .filter_map(|round| Some(mib(round.memory?.peak_bytes)))
+                .filter_map(|round| self.of_round(round, figure))
                 .max_by(f64::total_cmp),
-            Figure::GbPerS => self.median(|round| Some(self.gb() / round.wall.as_secs_f64())),
-            Figure::CpuSPerGb => self.median(|round| Some(round.cpu?.total_s() / self.gb())),
+            Figure::GbPerS | Figure::CpuSPerGb => self.median(|round| self.of_round(round, figure)),
             Figure::P99Ms => self.is_served().then(|| self.latency.percentile_ms(99.0)),
         }
+    }
+
+    /// The least and the most that rounds gave. `None` where there is no figure, or none of single rounds.
+    pub(crate) fn spread(&self, figure: Figure) -> Option<(f64, f64)> {
+        self.figure(figure)?;
+        let mut values = self
+            .rounds
+            .iter()
+            .filter_map(|round| self.of_round(round, figure));
+        let first = values.next()?;
+        Some(values.fold((first, first), |(least, most), value| {
+            (least.min(value), most.max(value))
+        }))
+    }
+
+    fn of_round(&self, round: &Round, figure: Figure) -> Option<f64> {
+        match figure {
+            Figure::PeakRssMib => Some(mib(round.memory?.peak_bytes)),
+            Figure::GbPerS => Some(self.gb() / round.wall.as_secs_f64()),
+            Figure::CpuSPerGb => Some(round.cpu?.total_s() / self.gb()),
+            Figure::P99Ms => None,
+        }
+    }
+
+    /// Transfers that failed, in all rounds.
+    pub(crate) fn failed(&self) -> usize {
+        self.rounds.iter().map(|round| round.failed).sum()
     }
 
     /// Whether a gateway took part in it.
@@ -166,6 +244,7 @@ pub(crate) fn mib(bytes: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use super::*;
@@ -183,12 +262,28 @@ mod tests {
                 peak_bytes: peak_mib << 20,
                 ..Memory::default()
             }),
+            failed: 0,
         });
         Played {
             name: name.into(),
+            size: "4 x 1 GB".into(),
             bytes: 4_000_000_000,
             rounds: rounds.collect(),
             latency: Latency::default(),
+        }
+    }
+
+    /// One that has no steps and no settings.
+    fn scenario() -> Scenario {
+        Scenario {
+            name: "t".into(),
+            question: "q".into(),
+            rounds: 1,
+            gateway: BTreeMap::new(),
+            arms: None,
+            steps: Vec::new(),
+            must: Vec::new(),
+            target: Vec::new(),
         }
     }
 
@@ -208,6 +303,7 @@ mod tests {
             steps: vec![step("a", &[1, 4, 2], 100)],
             wrong: Vec::new(),
             hidden: None,
+            is_elsewhere: false,
         };
         let a = &outcome.steps[0];
         assert_eq!(a.figure(Figure::GbPerS), Some(2.0));
@@ -222,9 +318,10 @@ mod tests {
             steps,
             wrong: Vec::new(),
             hidden: None,
+            is_elsewhere: false,
         };
         let held = |bound| -> Vec<bool> {
-            judge_bound(&bound, &outcome, Ruling::Broken)
+            judge_bound(&scenario(), &bound, &outcome, Ruling::Broken)
                 .iter()
                 .map(|v| v.ruling == Ruling::Held)
                 .collect()
@@ -253,13 +350,90 @@ mod tests {
             steps: vec![hidden],
             wrong: Vec::new(),
             hidden: Some("/metrics: 403".into()),
+            is_elsewhere: false,
         };
         let bound = bound(Figure::PeakRssMib, Some("a"), None, 224.0);
-        let ruling = |outcome: &Outcome| judge_bound(&bound, outcome, Ruling::Broken)[0].ruling;
+        let ruling =
+            |outcome: &Outcome| judge_bound(&scenario(), &bound, outcome, Ruling::Broken)[0].ruling;
         assert_eq!(ruling(&outcome), Ruling::Told);
         assert!(outcome.steps[0].figure(Figure::P99Ms).is_some());
         assert!(outcome.mean(Figure::GbPerS).is_some());
         outcome.hidden = None;
         assert_eq!(ruling(&outcome), Ruling::Broken);
+    }
+
+    #[test]
+    fn failed_transfers_give_no_figure_and_hold_nothing() {
+        let mut outcome = Outcome {
+            steps: vec![step("a", &[1, 1], 10), step("b", &[1, 1], 10)],
+            wrong: Vec::new(),
+            hidden: None,
+            is_elsewhere: false,
+        };
+        for step in &mut outcome.steps {
+            step.latency.record(Duration::from_millis(5));
+        }
+        outcome.steps[0].rounds[1].failed = 1;
+        outcome.wrong.push("a: 413".into());
+        let mut scenario = scenario();
+        scenario.must = vec![
+            bound(Figure::PeakRssMib, None, None, 224.0),
+            bound(Figure::GbPerS, Some("b"), Some("a"), 100.0),
+        ];
+        let failed = &outcome.steps[0];
+        for figure in [
+            Figure::GbPerS,
+            Figure::CpuSPerGb,
+            Figure::PeakRssMib,
+            Figure::P99Ms,
+        ] {
+            assert_eq!(failed.figure(figure), None, "{figure:?}");
+            assert_eq!(failed.spread(figure), None, "{figure:?}");
+        }
+        let rulings: Vec<Ruling> = judge(&scenario, &outcome)
+            .iter()
+            .map(|verdict| verdict.ruling)
+            .collect();
+        assert_eq!(
+            rulings,
+            [
+                Ruling::Broken,
+                Ruling::NotJudged,
+                Ruling::Held,
+                Ruling::NotJudged
+            ]
+        );
+    }
+
+    #[test]
+    fn what_needs_a_gateway_of_ours_is_not_judged_elsewhere() {
+        let mut outcome = Outcome {
+            steps: vec![step("a", &[1, 2], 10)],
+            wrong: Vec::new(),
+            hidden: None,
+            is_elsewhere: true,
+        };
+        let mut scenario = scenario();
+        scenario.must = vec![
+            bound(Figure::PeakRssMib, Some("a"), None, 224.0),
+            bound(Figure::CpuSPerGb, Some("a"), None, 1.0),
+        ];
+        let told = |scenario: &Scenario, outcome: &Outcome| -> Vec<(Ruling, String)> {
+            let judged = judge(scenario, outcome).into_iter();
+            judged.map(|told| (told.ruling, told.text)).collect()
+        };
+        let found = told(&scenario, &outcome);
+        assert_eq!(found[0], (Ruling::Held, "every answer right".to_owned()));
+        assert_eq!(found[1].0, Ruling::NotJudged);
+        assert!(found[1].1.contains("ended on SIGTERM: not checked"));
+        assert_eq!((found[2].0, found[3].0), (Ruling::NotJudged, Ruling::Held));
+        let settings = BTreeMap::from([("cache.size".to_owned(), "1GiB".to_owned())]);
+        scenario.gateway = settings;
+        assert_eq!(told(&scenario, &outcome)[3].0, Ruling::NotJudged);
+        outcome.is_elsewhere = false;
+        let here = told(&scenario, &outcome);
+        assert!(here.iter().all(|(ruling, _)| *ruling == Ruling::Held));
+        assert!(here[0].1.contains("ended on SIGTERM"));
+        assert_eq!(outcome.steps[0].spread(Figure::GbPerS), Some((2.0, 4.0)));
     }
 }

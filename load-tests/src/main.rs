@@ -19,8 +19,10 @@ mod gateway;
 mod http;
 mod invariants;
 mod latency;
+mod leftovers;
 mod machine;
 mod play;
+mod preflight;
 mod process;
 mod report;
 mod scenario;
@@ -74,7 +76,8 @@ struct Arguments {
     /// Adds the result to the record of results.
     #[arg(long, global = true, conflicts_with = "quick")]
     record: bool,
-    /// The record of results, and the page of `compare` [default: docs/BENCHMARKS.md; none for `compare --url`].
+    /// The record of results, and the page of `compare` [default: docs/BENCHMARKS.md; none for `compare --url` and
+    /// `compare --smoke`].
     #[arg(long, global = true)]
     record_to: Option<PathBuf>,
 }
@@ -218,9 +221,9 @@ struct Chosen {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// How often each arm is measured [default: 5, 3 in a quick run].
-    #[arg(long)]
-    rounds: Option<usize>,
-    /// A few MiB and one round: shows that all is there and right.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// A few MiB and one round: shows that all is there and right, and judges nothing.
     #[arg(long, conflicts_with = "quick")]
     smoke: bool,
     /// Where programs of others are kept [default: ~/.cache/boxgate].
@@ -238,20 +241,37 @@ struct Elsewhere {
     #[arg(long, env = "BOXGATE_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Where boxes are put.
-    #[arg(long)]
+    #[arg(long, requires = "url")]
     organization: Option<String>,
 }
 
 impl Elsewhere {
+    /// The one that is named, nothing asked of it yet.
     async fn find(&self) -> Result<Option<Deployed>> {
         match (&self.url, &self.token, &self.organization) {
             (Some(url), Some(token), Some(organization)) => {
+                // As it comes out of a file, with the end of its line.
+                let token = token.trim();
+                if token.is_empty() || token.contains(|c: char| !c.is_ascii_graphic()) {
+                    return Err(Failure::said(
+                        "the credential (--token, BOXGATE_TOKEN) is empty, or holds what is no part of one",
+                    ));
+                }
                 let server = Server::find(url).await?;
-                let there = Deployed::new(server, token.clone(), organization.clone());
+                let there = Deployed::new(server, token.to_owned(), organization.clone());
                 Ok(Some(there))
             }
             _ => Ok(None),
         }
+    }
+
+    /// The same, after it showed that it takes what it will be given.
+    async fn reach(&self) -> Result<Option<Deployed>> {
+        let deployed = self.find().await?;
+        if let Some(deployed) = &deployed {
+            deployed.during(preflight::check(deployed)).await?;
+        }
+        Ok(deployed)
     }
 }
 
@@ -293,10 +313,11 @@ impl Arguments {
     }
 
     fn comparison(&self, chosen: &Chosen, deployed: Option<Deployed>) -> Comparison {
-        // Figures of somebody's gateway do not replace those of the page unasked.
-        let page = match &deployed {
-            Some(_) => self.record_to.clone(),
-            None => Some(self.record_to()),
+        // Figures of somebody's gateway, or of a minute, do not replace those of the page unasked.
+        let page = if deployed.is_some() || chosen.smoke {
+            self.record_to.clone()
+        } else {
+            Some(self.record_to())
         };
         Comparison {
             program: self.gateway.clone(),
@@ -318,6 +339,17 @@ impl Arguments {
     fn record_to(&self) -> PathBuf {
         let page = self.record_to.clone();
         page.unwrap_or_else(|| PathBuf::from("docs/BENCHMARKS.md"))
+    }
+
+    /// Whether a gateway is loaded that somebody else started.
+    fn is_elsewhere(&self) -> bool {
+        match &self.command {
+            Command::Run { elsewhere, .. }
+            | Command::All { elsewhere }
+            | Command::Sweep { elsewhere, .. }
+            | Command::Compare { elsewhere, .. } => elsewhere.url.is_some(),
+            _ => false,
+        }
     }
 
     /// Why that cannot be done, and what can.
@@ -342,14 +374,34 @@ impl Arguments {
                  gets others. Add --apply COMMAND, which finds the lines of each combination on its standard input and starts the \
                  gateway anew by them, or sweep a gateway of this machine (sweep {name} without --url)"
             )),
+            Command::Sweep {
+                apply: Some(command),
+                ..
+            } if command.trim().is_empty() => Some(
+                "--apply is empty: it is to be a command that starts the gateway anew by the lines on its standard input"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match Box::pin(run(Arguments::parse())).await {
+/// How long a command that was started may go on when all else ended.
+const LINGERS: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(until_told(Arguments::parse()));
+            runtime.shutdown_timeout(LINGERS);
+            ended
+        }
+        Err(e) => Err(Failure::said(format!("no runtime: {e}"))),
+    };
+    match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
@@ -357,6 +409,37 @@ async fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Does the work until a signal comes: with it all ends that was started here, and the directories of that go.
+async fn until_told(arguments: Arguments) -> Result<bool> {
+    if matches!(
+        arguments.command,
+        Command::List | Command::Serve { .. } | Command::Benches
+    ) {
+        return Box::pin(run(arguments)).await;
+    }
+    let directory = arguments.dir.clone();
+    leftovers::remove_dead(&directory);
+    let is_elsewhere = arguments.is_elsewhere();
+    let work = Box::pin(run(arguments));
+    let ended = if is_elsewhere {
+        // It listens for signals itself, and takes away what it gave there.
+        work.await
+    } else {
+        tokio::select! {
+            biased;
+            () = deployed::told_to_end() => Err(Failure::ToldToEnd),
+            ended = work => ended,
+        }
+    };
+    match &ended {
+        Ok(true) => leftovers::remove_own(&directory),
+        Err(Failure::ToldToEnd) => leftovers::remove_cut(&directory),
+        // Logs tell why.
+        Ok(false) | Err(_) => {}
+    }
+    ended
 }
 
 /// Does the work, and leaves nothing at a gateway elsewhere.
@@ -425,7 +508,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
             Ok(true)
         }
         Command::Compare { chosen, elsewhere } => {
-            let deployed = elsewhere.find().await?;
+            let deployed = elsewhere.reach().await?;
             let comparison = arguments.comparison(chosen, deployed.clone());
             let work = Box::pin(compare::play(&comparison));
             leaving(deployed.as_ref(), work).await
@@ -437,9 +520,11 @@ async fn run(arguments: Arguments) -> Result<bool> {
             apply,
             apply_within,
         } => {
-            let deployed = elsewhere.find().await?;
+            let deployed = elsewhere.reach().await?;
             let within = Duration::from_secs(*apply_within);
-            let log = arguments.dir.join("sweep-apply.log");
+            let log = arguments
+                .dir
+                .join(format!("sweep-apply-{}.log", std::process::id()));
             let apply = apply.clone().map(|run| Apply::new(run, within, log));
             let work = Box::pin(sweep(&arguments, (name, sets), deployed.clone(), apply));
             leaving(deployed.as_ref(), work).await
@@ -452,12 +537,12 @@ async fn run(arguments: Arguments) -> Result<bool> {
         Command::Run {
             name, elsewhere, ..
         } => {
-            let deployed = elsewhere.find().await?;
+            let deployed = elsewhere.reach().await?;
             let work = Box::pin(one(&arguments, scenario::find(name)?, deployed.clone()));
             leaving(deployed.as_ref(), work).await
         }
         Command::All { elsewhere } => {
-            let deployed = elsewhere.find().await?;
+            let deployed = elsewhere.reach().await?;
             let work = Box::pin(all(&arguments, deployed.clone()));
             leaving(deployed.as_ref(), work).await
         }
@@ -585,7 +670,7 @@ const TOLD: usize = 20;
 async fn against(arguments: &Arguments, name: &str, reference: &str) -> Result<bool> {
     let scenario = sized(arguments, scenario::find(name)?);
     let machine = machine::Machine::look(&arguments.dir)?;
-    let other = variants::build(reference, &arguments.gateway, &arguments.dir)?;
+    let other = variants::build(reference, &arguments.gateway, &arguments.dir).await?;
     let programs = [("this", arguments.gateway.clone()), (reference, other)];
     let variants = programs.map(|(name, gateway)| Variant {
         name: name.to_owned(),
@@ -596,7 +681,8 @@ async fn against(arguments: &Arguments, name: &str, reference: &str) -> Result<b
             ..arguments.options(None)
         },
     });
-    let outcomes = Box::pin(variants::in_turns(&scenario, &variants, None)).await?;
+    let played = Box::pin(variants::in_turns(&scenario, &variants, None)).await;
+    let outcomes = played.whole()?;
     let text = variants::beside(["this", reference], &outcomes);
     say(&text);
     let title = format!("{name}, beside {reference}: {}", scenario.question);
@@ -620,10 +706,17 @@ async fn sweep(
         variant.lines = variants::lines(&variant.settings, &options)?;
     }
     let played = Box::pin(variants::in_turns(&scenario, &variants, apply.as_mut())).await;
-    let in_force = apply.map(|apply| apply.told(&variants));
+    let in_force = apply.as_ref().map(|apply| apply.told(&variants));
     let in_force = in_force.unwrap_or_default();
-    let outcomes = played.map_err(|failure| Failure::said(format!("{failure}\n{in_force}")))?;
-    let text = variants::table(&variants, &outcomes) + &in_force;
+    let doubtful = apply.as_ref().map_or(&[][..], Apply::same_process);
+    let text = variants::table(&scenario, &variants, &played.outcomes, doubtful) + &in_force;
+    if let Some(failure) = played.failed {
+        if !played.outcomes.is_empty() {
+            say(&format!("What was played before it failed:\n\n{text}"));
+        }
+        return Err(Failure::said(format!("{failure}\n{in_force}")));
+    }
+    let outcomes = played.outcomes;
     say(&text);
     let sets = sets.iter().map(|set| format!(" --set {set}"));
     let where_to = elsewhere(options.deployed.as_ref(), " --apply COMMAND");
@@ -631,7 +724,13 @@ async fn sweep(
     let command = format!("load-tests sweep {name}{sets}{where_to}");
     let title = format!("{name} with several settings: {}", scenario.question);
     record(arguments, &title, &machine, &command, &text)?;
-    Ok(outcomes.iter().all(|outcome| outcome.wrong.is_empty()))
+    // One of which nobody knows what was in force found nothing.
+    let mut names = variants.iter().map(|variant| &variant.name);
+    let is_known = names.any(|name| !doubtful.contains(name));
+    let mut broken = outcomes
+        .iter()
+        .filter_map(|outcome| variants::broken(&scenario, outcome));
+    Ok(is_known && broken.next().is_none())
 }
 
 /// How a command says that it loads a gateway elsewhere: no page tells whose.
@@ -749,14 +848,44 @@ mod tests {
         assert_eq!(parsed(&sweep).unwrap().refused(), None);
         // A command without a gateway that it is for is a mistake.
         assert!(parsed(&with).is_err());
+        let empty = [&sweep[..], &["--apply", " "]].concat();
+        let why = there(&empty).unwrap().refused().unwrap();
+        assert!(why.contains("--apply is empty"), "{why}");
         for words in [&["run", "cpu"][..], &["compare"], &["all"]] {
+            assert!(there(words).unwrap().is_elsewhere());
+            assert!(!parsed(words).unwrap().is_elsewhere());
             assert_eq!(there(words).unwrap().refused(), None);
             assert!(parsed(&[words, &THERE[..2]].concat()).is_err());
+            // An organization, but no gateway that it is of.
+            assert!(parsed(&[words, &THERE[2..4]].concat()).is_err());
         }
     }
 
     #[tokio::test]
-    async fn a_deployed_gateway_has_a_page_only_where_one_is_named() {
+    async fn a_credential_is_taken_without_the_end_of_its_line() {
+        let found = async |token: &str| {
+            let elsewhere = Elsewhere {
+                url: Some("http://127.0.0.1:1".to_owned()),
+                token: Some(token.to_owned()),
+                organization: Some("acme".to_owned()),
+            };
+            elsewhere.find().await
+        };
+        let deployed = found(" key\n").await.unwrap().unwrap();
+        assert_eq!(deployed.token, "key");
+        for wrong in ["", "\n", "a\r\nb", "a b"] {
+            assert!(found(wrong).await.is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_comparison_without_a_round_is_refused() {
+        assert!(parsed(&["compare", "--rounds", "0"]).is_err());
+        assert!(parsed(&["compare", "--rounds", "1"]).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_deployed_gateway_and_a_minute_have_a_page_only_where_one_is_named() {
         let page = async |arguments: Arguments| {
             let Command::Compare { chosen, elsewhere } = &arguments.command else {
                 return None;
@@ -770,6 +899,10 @@ mod tests {
             of("docs/BENCHMARKS.md")
         );
         assert_eq!(page(there(&["compare"]).unwrap()).await, None);
+        let smoke = ["compare", "--smoke"];
+        assert_eq!(page(parsed(&smoke).unwrap()).await, None);
+        let recorded = [&smoke[..], &["--record-to", "page.md"]].concat();
+        assert_eq!(page(parsed(&recorded).unwrap()).await, of("page.md"));
         let named = ["compare", "--record-to", "page.md"];
         assert_eq!(page(parsed(&named).unwrap()).await, of("page.md"));
         assert_eq!(page(there(&named).unwrap()).await, of("page.md"));

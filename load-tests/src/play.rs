@@ -1,6 +1,6 @@
 //! Plays a scenario: gateways come and go, steps are timed, and what was wrong is collected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::baseline;
 use crate::content::{Block, Content, Digests};
-use crate::deployed::{Deployed, Looking};
+use crate::deployed::{Deployed, Looking, Spent};
 use crate::error::{Failure, Result};
 use crate::gateway::{self, Gateway};
 use crate::latency::Latency;
@@ -38,6 +38,8 @@ pub(crate) struct Outcome {
     pub(crate) wrong: Vec<String>,
     /// Why a gateway elsewhere tells neither CPU nor memory.
     pub(crate) hidden: Option<String>,
+    /// Whether the gateway was somebody else's, which has a history and settings of its own.
+    pub(crate) is_elsewhere: bool,
 }
 
 impl Outcome {
@@ -70,6 +72,8 @@ impl Outcome {
 pub(crate) struct Played {
     /// Its name.
     pub(crate) name: String,
+    /// How many of what length, for people.
+    pub(crate) size: String,
     /// Bytes of all its uploads or downloads in one round.
     pub(crate) bytes: u64,
     /// One per round.
@@ -87,6 +91,8 @@ pub(crate) struct Round {
     pub(crate) cpu: Option<Cpu>,
     /// Memory of the gateway.
     pub(crate) memory: Option<Memory>,
+    /// Transfers that failed, whose bytes nobody may count as moved.
+    pub(crate) failed: usize,
 }
 
 /// An upload that downloads may fetch.
@@ -144,7 +150,7 @@ impl Served {
                 let (watch, before) = (Watch::start(pid)?, Cpu::of(pid)?);
                 Ok(Ok(Meter::Kernel(pid, watch, before)))
             }
-            Self::Elsewhere(deployed) => Ok(match deployed.cpu_s().await {
+            Self::Elsewhere(deployed) => Ok(match deployed.spent().await {
                 Ok(before) => Ok(Meter::Told(deployed.clone(), deployed.look(), before)),
                 Err(failure) => Err(failure.to_string()),
             }),
@@ -155,27 +161,33 @@ impl Served {
 /// What tells CPU and memory: the kernel, or what the gateway says of itself.
 enum Meter {
     Kernel(u32, Watch, Cpu),
-    Told(Deployed, Looking, f64),
+    Told(Deployed, Looking, Spent),
 }
 
 impl Meter {
-    async fn stop(self) -> Result<(Cpu, Option<Memory>)> {
+    /// What was found; where it is not told, why.
+    async fn stop(self) -> Result<std::result::Result<(Cpu, Option<Memory>), String>> {
         match self {
             Self::Kernel(pid, watch, before) => {
                 let cpu = Cpu::of(pid)?.since(before);
-                Ok((cpu, Some(watch.stop().await?)))
+                Ok(Ok((cpu, Some(watch.stop().await?))))
             }
             Self::Told(deployed, looking, before) => {
+                let spent = match (deployed.cpu_since(before).await, looking.why()) {
+                    (_, Some(why)) => return Ok(Err(why.to_owned())),
+                    (Err(failure), None) => return Ok(Err(failure.to_string())),
+                    (Ok(spent), None) => spent,
+                };
                 // It tells one sum, which stands for both.
                 let cpu = Cpu {
-                    user_s: deployed.cpu_s().await? - before,
+                    user_s: spent,
                     system_s: 0.0,
                 };
                 let memory = looking.stop().map(|peak_bytes| Memory {
                     peak_bytes,
                     anonymous_bytes: 0,
                 });
-                Ok((cpu, memory))
+                Ok(Ok((cpu, memory)))
             }
         }
     }
@@ -193,6 +205,10 @@ struct Player<'a> {
     played: Vec<Played>,
     wrong: Vec<String>,
     hidden: Option<String>,
+    /// Paths of uploads that were refused in this step.
+    refused: BTreeSet<String>,
+    /// Boxes that were made, or may have been.
+    made: BTreeSet<String>,
 }
 
 /// Plays all steps in all rounds.
@@ -204,6 +220,7 @@ pub(crate) async fn play(scenario: &Scenario, options: &Options) -> Result<Outco
         .map_err(|e| Failure::file(&options.directory, e))?;
     let played = scenario.steps.iter().map(|step| Played {
         name: step.name.clone(),
+        size: step.size(),
         bytes: step.length.0 * u64::from(step.count),
         rounds: Vec::new(),
         latency: Latency::default(),
@@ -219,6 +236,8 @@ pub(crate) async fn play(scenario: &Scenario, options: &Options) -> Result<Outco
         played: played.collect(),
         wrong: Vec::new(),
         hidden: None,
+        refused: BTreeSet::new(),
+        made: BTreeSet::new(),
     };
     for round in 0..scenario.rounds {
         for (index, step) in scenario.steps.iter().enumerate() {
@@ -233,6 +252,7 @@ pub(crate) async fn play(scenario: &Scenario, options: &Options) -> Result<Outco
         steps: player.played,
         wrong: player.wrong,
         hidden: player.hidden,
+        is_elsewhere: options.deployed.is_some(),
     })
 }
 
@@ -267,12 +287,14 @@ impl Player<'_> {
             self.stop_gateway().await?;
         }
         let mut jobs = Vec::new();
+        let mut names = Vec::new();
         for i in 0..step.count {
             let content = self.fresh_content(step);
             let gateway = self.gateway().await?;
             let name = gateway.box_name(&format!("{index}-{i}"));
             let version = format!("1.0.{round}");
             let path = gateway::file_path(gateway.organization(), &name, &version);
+            names.push((path.clone(), name));
             jobs.push(Job {
                 server: gateway.server(),
                 key: gateway.key().to_owned(),
@@ -293,8 +315,22 @@ impl Player<'_> {
         });
         self.uploaded.insert(step.name.clone(), uploaded.collect());
         let carrier = step.carrier;
-        self.timed(index, step, jobs, move |job| worker::upload(job, carrier))
-            .await
+        let measured = self
+            .timed(index, step, jobs, move |job| worker::upload(job, carrier))
+            .await?;
+        for (path, name) in names {
+            let was_refused = self.refused.remove(&path);
+            match &self.options.deployed {
+                Some(deployed) if was_refused && !self.made.contains(&name) => {
+                    deployed.never_made(&name);
+                }
+                _ if was_refused => {}
+                _ => {
+                    self.made.insert(name);
+                }
+            }
+        }
+        Ok(measured)
     }
 
     async fn download(&mut self, index: usize, step: &Step, round: u32) -> Result<Round> {
@@ -357,10 +393,17 @@ impl Player<'_> {
         }
         let mut workers: JoinSet<Done> = jobs.into_iter().map(work).collect();
         let mut wrong = Vec::new();
+        let mut failed = 0;
         while let Some(done) = workers.join_next().await {
             let done = done.expect("a worker does not panic and is not aborted");
-            self.played[index].latency.record(done.latency);
+            // How long a failure took is no latency of a transfer.
+            if done.wrong.is_none() {
+                self.played[index].latency.record(done.latency);
+            } else {
+                failed += 1;
+            }
             wrong.extend(done.wrong);
+            self.refused.extend(done.refused);
         }
         let wall = begin.elapsed();
         let gateway = self.gateway().await?;
@@ -371,19 +414,24 @@ impl Player<'_> {
                 wrong.push(format!("{left} uploads stay in progress"));
             }
         }
-        let (cpu, memory) = match meter {
-            Some(meter) => {
-                let (cpu, memory) = meter.stop().await?;
-                (Some(cpu), memory)
-            }
-            None => (None, None),
-        };
+        let mut told = None;
+        if let Some(meter) = meter {
+            let stopped = meter.stop().await?;
+            told = stopped.map_err(|hidden| self.hidden = Some(hidden)).ok();
+        }
+        let cpu = told.map(|(cpu, _)| cpu);
+        let memory = told.and_then(|(_, memory)| memory);
         self.wrong.extend(
             wrong
                 .into_iter()
                 .map(|wrong| format!("{}: {wrong}", step.name)),
         );
-        Ok(Round { wall, cpu, memory })
+        Ok(Round {
+            wall,
+            cpu,
+            memory,
+            failed,
+        })
     }
 
     fn fresh_content(&mut self, step: &Step) -> Content {
@@ -461,6 +509,7 @@ fn alone(wall: Duration) -> Round {
         wall,
         cpu: None,
         memory: None,
+        failed: 0,
     }
 }
 
@@ -480,4 +529,37 @@ async fn digested(jobs: Vec<Job>) -> Vec<Job> {
         digested.push(job.await.expect("hashing does not panic"));
     }
     digested
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preflight::tests::serving;
+    use crate::scenario;
+
+    #[tokio::test]
+    async fn a_refused_upload_gives_no_figure_and_leaves_no_box() {
+        let (deployed, asked) = serving(|method| if method == "POST" { "413" } else { "403" });
+        let name = format!("play-refused-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let file = directory.join("small.toml");
+        let text = "question = 'q'\nrounds = 2\n\
+                    [[step]]\nname = 'a'\nkind = 'upload'\nlength = '64KiB'\ncount = 2\n";
+        std::fs::write(&file, text).unwrap();
+        let scenario = scenario::find(file.to_str().unwrap()).unwrap();
+        let options = Options {
+            gateway: PathBuf::from("none"),
+            directory: directory.clone(),
+            deployed: Some(deployed),
+        };
+        let outcome = play(&scenario, &options).await.unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+        let step = &outcome.steps[0];
+        assert_eq!((step.failed(), step.is_served()), (4, false));
+        assert_eq!(step.figure(Figure::GbPerS), None);
+        assert_eq!(outcome.mean(Figure::GbPerS), None);
+        assert!(outcome.wrong[0].contains("413"), "{:?}", outcome.wrong);
+        assert!(!asked.lock().unwrap().contains(&"DELETE".to_owned()));
+    }
 }

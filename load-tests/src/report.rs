@@ -22,7 +22,7 @@ pub(crate) fn text(outcome: &Outcome, verdicts: &[Verdict], arms: &[Arm]) -> Str
          |---|---|---|---|---|\n",
     );
     for step in &outcome.steps {
-        text += &row(step);
+        text += &row(step, outcome.is_elsewhere);
     }
     if !arms.is_empty() {
         text.push('\n');
@@ -52,6 +52,7 @@ fn judged(verdicts: &[Verdict]) -> String {
             Ruling::Broken => "**broken**",
             Ruling::Missed => "**missed**",
             Ruling::Told => "told",
+            Ruling::NotJudged => "not judged",
         };
         let _infallible = writeln!(text, "- {word}: {}", verdict.text);
     }
@@ -69,16 +70,28 @@ pub(crate) fn table(arms: &[Arm]) -> String {
     )
 }
 
-fn row(step: &Played) -> String {
+/// A gateway elsewhere tells of its CPU and memory in one figure each.
+fn row(step: &Played, is_elsewhere: bool) -> String {
+    if step.failed() > 0 {
+        return format!(
+            "| {} | {} transfers failed | | | |\n",
+            step.name,
+            step.failed()
+        );
+    }
     let rounds: Vec<String> = step
         .rounds
         .iter()
         .map(|round| format!("{:.2}", step.gb() / round.wall.as_secs_f64()))
         .collect();
-    let throughput = step.figure(Figure::GbPerS).unwrap_or_default();
+    let throughput = match step.figure(Figure::GbPerS) {
+        Some(throughput) => format!("{throughput:.2} ({})", rounds.join(" ")),
+        None => String::new(),
+    };
     let user = step.median(|round| Some(round.cpu?.user_s / step.gb()));
     let system = step.median(|round| Some(round.cpu?.system_s / step.gb()));
     let cpu = match (step.figure(Figure::CpuSPerGb), user, system) {
+        (Some(all), _, _) if is_elsewhere => format!("{all:.2}"),
         (Some(all), Some(user), Some(system)) => format!("{all:.2} ({user:.2} + {system:.2})"),
         _ => String::new(),
     };
@@ -88,6 +101,7 @@ fn row(step: &Played) -> String {
         .filter_map(|r| Some(r.memory?.anonymous_bytes))
         .max();
     let memory = match (step.figure(Figure::PeakRssMib), anonymous) {
+        (Some(peak), _) if is_elsewhere => format!("{peak:.1}"),
         (Some(peak), Some(anonymous)) => format!("{peak:.1} ({:.1})", mib(anonymous)),
         _ => String::new(),
     };
@@ -96,9 +110,8 @@ fn row(step: &Played) -> String {
         None => String::new(),
     };
     format!(
-        "| {} | {throughput:.2} ({}) | {cpu} | {memory} | {latency} |\n",
-        step.name,
-        rounds.join(" ")
+        "| {} | {throughput} | {cpu} | {memory} | {latency} |\n",
+        step.name
     )
 }
 
@@ -130,7 +143,12 @@ fn recorded(text: &str, entry: &str) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::latency::Latency;
+    use crate::play::Round;
+    use crate::process::{Cpu, Memory};
 
     #[test]
     fn the_newest_entry_comes_first_and_the_rest_stays() {
@@ -142,5 +160,34 @@ mod tests {
             format!("# Head\n\n{BEGIN}\n\n### two\n\n\n### one\n\n{END}\ntail\n")
         );
         assert!(recorded("no markers", "x").is_err());
+    }
+
+    #[test]
+    fn a_row_tells_only_what_is_known() {
+        let mut step = Played {
+            name: "a".into(),
+            size: "1 x 1 GB".into(),
+            bytes: 1_000_000_000,
+            rounds: vec![Round {
+                wall: Duration::from_secs(2),
+                cpu: Some(Cpu {
+                    user_s: 1.0,
+                    system_s: 0.0,
+                }),
+                memory: Some(Memory {
+                    peak_bytes: 5 << 20,
+                    anonymous_bytes: 0,
+                }),
+                failed: 0,
+            }],
+            latency: Latency::default(),
+        };
+        assert_eq!(
+            row(&step, false),
+            "| a | 0.50 (0.50) | 1.00 (1.00 + 0.00) | 5.0 (0.0) |  |\n"
+        );
+        assert_eq!(row(&step, true), "| a | 0.50 (0.50) | 1.00 | 5.0 |  |\n");
+        step.rounds[0].failed = 2;
+        assert_eq!(row(&step, true), "| a | 2 transfers failed | | | |\n");
     }
 }

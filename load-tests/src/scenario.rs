@@ -1,6 +1,7 @@
 //! A scenario is data: steps that are played in order, in rounds, and what must hold at the end.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -77,6 +78,13 @@ pub(crate) struct Step {
     /// before it, which is not timed, brings the bytes into the page cache.
     #[serde(default)]
     pub(crate) cold: bool,
+}
+
+impl Step {
+    /// How many of what length, for people: `8 x 64 MiB`.
+    pub(crate) fn size(&self) -> String {
+        format!("{} x {}", self.count, self.length)
+    }
 }
 
 /// What a step does.
@@ -185,6 +193,24 @@ impl TryFrom<String> for Length {
     }
 }
 
+/// In the largest unit of which there is one: rounded to tenths, as the sixteenth of some lengths is no whole number.
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+        let unit = units.into_iter().find(|(shift, _)| self.0 >> shift > 0);
+        match unit {
+            None => write!(f, "{} B", self.0),
+            Some((shift, unit)) if self.0.trailing_zeros() >= shift => {
+                write!(f, "{} {unit}", self.0 >> shift)
+            }
+            Some((shift, unit)) => {
+                let tenths = (u128::from(self.0) * 10) >> shift;
+                write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
+            }
+        }
+    }
+}
+
 fn one() -> u32 {
     1
 }
@@ -202,10 +228,19 @@ impl Scenario {
 
     /// Names that bounds and downloads mention must be there.
     fn check(&self) -> std::result::Result<(), String> {
+        if self.rounds == 0 || self.steps.is_empty() {
+            return Err("there is nothing to play: `rounds` is 0, or there is no step".to_owned());
+        }
         let names: Vec<&str> = self.steps.iter().map(|step| step.name.as_str()).collect();
         for (i, step) in self.steps.iter().enumerate() {
             if names[..i].contains(&step.name.as_str()) {
                 return Err(format!("two steps are named {:?}", step.name));
+            }
+            if step.count == 0 || step.length.0 == 0 {
+                return Err(format!(
+                    "{:?} moves nothing: a `count` or `length` of 0",
+                    step.name
+                ));
             }
             match (&step.of, step.kind) {
                 (Some(of), Kind::Download)
@@ -225,11 +260,32 @@ impl Scenario {
         Ok(())
     }
 
+    /// A step has another name from now on.
+    fn rename(&mut self, old: &str, new: &str) {
+        let steps = self
+            .steps
+            .iter_mut()
+            .flat_map(|step| std::iter::once(&mut step.name).chain(&mut step.of));
+        let bounds = self.must.iter_mut().chain(&mut self.target);
+        let bounds = bounds.flat_map(|bound| bound.step.iter_mut().chain(&mut bound.of));
+        for name in steps.chain(bounds).filter(|name| name.as_str() == old) {
+            new.clone_into(name);
+        }
+    }
+
     /// The same, over quickly: order and result are asserted, time only against a hang.
     pub(crate) fn quick(mut self) -> Self {
         self.rounds = 1;
-        for step in &mut self.steps {
-            step.length.0 = (step.length.0 / QUICK).max(1);
+        for index in 0..self.steps.len() {
+            let whole = self.steps[index].length;
+            let short = Length((whole.0 / QUICK).max(1));
+            self.steps[index].length = short;
+            // A name that tells a size tells the one that is played.
+            let old = self.steps[index].name.clone();
+            let new = old.replacen(&whole.to_string(), &short.to_string(), 1);
+            if self.steps.iter().all(|step| step.name != new) {
+                self.rename(&old, &new);
+            }
         }
         for bound in self.must.iter_mut().chain(&mut self.target) {
             if bound.figure.is_of_time() {
@@ -284,6 +340,8 @@ mod tests {
             "[[step]]\nname = 'a'\nkind = 'upload'\nlength = '1MiB'",
             "[[step]]\nname = 'b'\nkind = 'download'\nlength = '1MiB'",
             "[[step]]\nname = 'b'\nkind = 'upload'\nlength = '1MB'",
+            "[[step]]\nname = 'b'\nkind = 'upload'\nlength = '0MiB'",
+            "[[step]]\nname = 'b'\nkind = 'upload'\nlength = '1MiB'\ncount = 0",
             "[[step]]\nname = 'b'\nkind = 'upload'\nlength = '1MiB'\ncolour = 'red'",
         ] {
             assert!(
@@ -302,5 +360,39 @@ mod tests {
         assert_eq!((quick.rounds, quick.steps[0].length), (1, Length(64 << 20)));
         assert_eq!(quick.must[0].at_most, Some(224.0));
         assert_eq!(quick.must[1].at_least, Some(0.05));
+    }
+
+    #[test]
+    fn a_scenario_that_plays_nothing_is_refused() {
+        let step = "[[step]]\nname = 'a'\nkind = 'upload'\nlength = '1MiB'\n";
+        let text = format!("question = 'q'\nrounds = 0\n{step}");
+        let refused = Scenario::parse("t", &text).unwrap_err().to_string();
+        assert!(refused.contains("nothing to play"), "{refused}");
+        assert!(Scenario::parse("t", "question = 'q'\nstep = []\n").is_err());
+    }
+
+    #[test]
+    fn names_of_a_quick_run_tell_the_lengths_that_it_plays() {
+        for scenario in shipped().unwrap() {
+            let quick = scenario.quick();
+            quick.check().unwrap();
+            for step in &quick.steps {
+                let told = step.name.contains("iB");
+                let true_one = step.name.contains(&step.length.to_string());
+                assert!(!told || true_one, "{}: {}", step.name, step.size());
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_is_told_in_its_unit() {
+        for (bytes, wanted) in [
+            (1 << 30, "1 GiB"),
+            (64 << 20, "64 MiB"),
+            (3 << 19, "1.5 MiB"),
+            (1023, "1023 B"),
+        ] {
+            assert_eq!(Length(bytes).to_string(), wanted);
+        }
     }
 }

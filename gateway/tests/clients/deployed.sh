@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # load-tests against a gateway that it did not start: beside others (`compare --url`), and by several settings
 # (`sweep --url --apply`), with a command that starts the gateway anew by the lines that it is given. Whatever becomes of
-# that, none of what was uploaded stays there.
+# that, none of what was uploaded stays there. And what is left of a run with a gateway of its own that is told to end.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 GATEWAY=$(realpath "$GATEWAY")
@@ -86,9 +86,19 @@ says "what is in force is told" 'In force at the gateway now \(uploads\.parts_in
 equal "lines and variables came, first to last and back" "2 2 3 3 3 3 2 2" \
     "$(sed -nE 's/^(parts_in_flight =|variable) ([0-9]+)$/\2/p' "$WORK/applied" | tr '\n' ' ' | sed 's/ $//')"
 nothing_stays "nothing of the sweep stays there"
+run 0 "SHA-256 may come when all is answered" there sweep "$WORK/small.toml" --set digests.sha256=inline,deferred --apply "$WORK/restart"
+says "and has its figures" 'digests\.sha256=deferred \| small \| [0-9.]+'
 run 2 "a command that fails ends it" there "${SETS[@]}" --apply 'echo the disk is full; exit 7'
 says "with what it said" 'exit status: 7[[:space:]]+the disk is full'
 says "and that nobody knows what is in force" 'in force at the gateway now is not known'
+cat >"$WORK/once" <<END
+#!/usr/bin/env bash
+[[ \$BOXGATE_UPLOADS__PARTS_IN_FLIGHT == 2 ]] && exec "$WORK/restart"
+exit 7
+END
+chmod +x "$WORK/once"
+run 2 "one that fails later ends it" there "${SETS[@]}" --apply "$WORK/once"
+says "with what was played before" 'What was played before it failed.*parts_in_flight=2 \| small \| [0-9.]+'
 run 2 "one that leaves no gateway ends it" there "${SETS[@]}" --apply-within 1 --apply "$WORK/end"
 says "with the wait that was too long" 'readyz does not answer 200 within [01] s'
 "$WORK/restart" </dev/null
@@ -97,10 +107,47 @@ run 2 "a key that is none is refused before anything" there sweep "$WORK/small.t
 says "by its name" 'no_such'
 nothing_stays "nothing of the failures stays there"
 
+run 1 "a command that starts nothing anew" there "${SETS[@]}" --apply true
+says "has no winner" 'None is the fastest'
+says "for its settings may never have been in force" 'perhaps not in force'
+nothing_stays "nothing of that sweep stays there"
+
+# --- what could not succeed is refused before anything is played ---
+
+# by TOKEN ORGANIZATION: a run there with those.
+by() {
+    (cd "$WORK" && env BOXGATE_TOKEN="$1" "$LOAD" --dir "$WORK/load" run "$WORK/small.toml" --url "$URL" --organization "$2")
+}
+run 2 "a credential that is none" by nobody "$ORG"
+says "is told with the next step" 'put one that is valid into BOXGATE_TOKEN'
+run 2 "an organization that is none" by "$CLIENT_SECRET" nowhere
+says "is told by its name" 'organization nowhere'
+run 0 "the right ones play" by "$CLIENT_SECRET" "$ORG"
+says "what nobody could see is told" 'ended on SIGTERM: not checked'
+nothing_stays "nothing of those stays there"
+
 # --- what cannot be done there ---
 
 run 2 "settings without a way to them" there "${SETS[@]}"
 says "are refused with the next step" 'Add --apply COMMAND'
 run 2 "a build beside another" there run cpu --against main
 says "is refused with the next step" 'deploy one after the other'
+
+# --- a run with a gateway of its own that is told to end ---
+
+# Its second upload is ten minutes away.
+printf 'question = "does it end?"\nrounds = 1\n[[step]]\nname = "long"\nkind = "upload"\nlength = "1MiB"\ncount = 2\nevery_ms = 600000\n' >"$WORK/long.toml"
+# No process has a number that high.
+mkdir -p "$WORK/own/gateway-4999999/data"
+"$LOAD" --gateway "$GATEWAY" --dir "$WORK/own" run "$WORK/long.toml" </dev/null >"$WORK/out" 2>&1 &
+RUNS=$!
+eventually 60 test -d "$WORK/own/gateway-$RUNS/data" || fail "it starts a gateway"
+OWN=$(cut -d' ' -f1 "/proc/$RUNS/task/$RUNS/children")
+kill -TERM "$RUNS"
+CODE=0
+wait "$RUNS" || CODE=$?
+equal "SIGTERM ends it" 2 "$CODE"
+says "which it says" 'told to end'
+equal "its gateway ended before it" "" "$(cat "/proc/$OWN/comm" 2>/dev/null || true)"
+equal "nothing is left, nor of one that is no more" "" "$(ls "$WORK/own")"
 finish

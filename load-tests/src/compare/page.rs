@@ -57,8 +57,12 @@ pub(super) fn text(row: &Row, found: &Found) -> String {
         let _ = writeln!(text, "| {name} |{}", cells.collect::<String>());
     }
     text.push('\n');
-    for target in &row.targets {
-        let _ = writeln!(text, "- {}", verdict(found, target));
+    if let Some(why) = &found.unjudged {
+        let _ = writeln!(text, "- nothing is judged: {why}");
+    } else {
+        for target in &row.targets {
+            let _ = writeln!(text, "- {}", verdict(found, target));
+        }
     }
     for absent in &found.absent {
         let _ = writeln!(text, "- not there: {absent}");
@@ -119,7 +123,8 @@ pub(super) fn elsewhere(version: Option<&str>) -> String {
     format!(
         " Here boxgate was a deployed gateway{}, and all others and the clients ran on the machine that is named: shares tell \
          about both machines and the line between them. Its CPU and memory are what it tells of itself (memory as it was seen \
-         twice a second), with all that others had it do meanwhile, and it was read with a credential.",
+         twice a second), with all that others had it do meanwhile, and it was read with a credential. What titles and notes say \
+         of disks, caches and settings is about the others.",
         version.unwrap_or_default()
     )
 }

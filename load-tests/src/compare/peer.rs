@@ -13,7 +13,7 @@ use tokio::time::{Instant, interval};
 use super::plan::{Arm, Server};
 use super::serve::Plain;
 use super::tools::{Tools, needed};
-use crate::deployed::{Deployed, Looking};
+use crate::deployed::{Deployed, Looking, Spent};
 use crate::error::{Failure, Result};
 use crate::gateway::{Gateway, Site};
 use crate::http::{self, Ask};
@@ -38,6 +38,14 @@ pub(super) struct Ground {
     pub(super) tools: Tools,
     /// What boxgate is, where it is not started here.
     pub(super) deployed: Option<Deployed>,
+}
+
+impl Ground {
+    /// Whether boxgate is elsewhere and spoken to over TLS.
+    pub(super) fn is_over_tls(&self) -> bool {
+        let deployed = self.deployed.as_ref();
+        deployed.is_some_and(|deployed| deployed.server.is_tls())
+    }
 }
 
 /// A process that does not outlive this.
@@ -237,17 +245,33 @@ impl Peer {
         }
     }
 
-    /// CPU seconds so far; of a command, those of all commands that ended. `None` where a gateway elsewhere does not tell.
-    pub(super) async fn cpu_s(&self) -> Result<Option<f64>> {
-        match self {
-            Self::Command(_) => Ok(Some(Cpu::of_ended_children()?.total_s())),
-            Self::Deployed(deployed) => Ok(deployed.cpu_s().await.ok()),
-            Self::Boxgate(..) | Self::Other { .. } => {
-                let each = self.pids().into_iter();
-                let each = each.map(|pid| Ok(Cpu::of(pid)?.total_s()));
-                each.sum::<Result<f64>>().map(Some)
-            }
+    /// What was spent so far. `None` where a gateway elsewhere does not tell.
+    pub(super) async fn spent(&self) -> Result<Option<Spent>> {
+        if let Self::Deployed(deployed) = self {
+            return Ok(deployed.spent().await.ok());
         }
+        Ok(Some(Spent {
+            cpu_s: self.own_cpu_s()?,
+            started_s: None,
+        }))
+    }
+
+    /// CPU seconds since then. `None` where a gateway elsewhere does not tell.
+    pub(super) async fn cpu_since(&self, before: Option<Spent>) -> Result<Option<f64>> {
+        match (self, before) {
+            (_, None) => Ok(None),
+            (Self::Deployed(deployed), Some(before)) => Ok(deployed.cpu_since(before).await.ok()),
+            (_, Some(before)) => Ok(Some(self.own_cpu_s()? - before.cpu_s)),
+        }
+    }
+
+    /// CPU seconds so far; of a command, those of all commands that ended.
+    fn own_cpu_s(&self) -> Result<f64> {
+        if let Self::Command(_) = self {
+            return Ok(Cpu::of_ended_children()?.total_s());
+        }
+        let each = self.pids().into_iter();
+        each.map(|pid| Ok(Cpu::of(pid)?.total_s())).sum()
     }
 
     /// From here on the most memory is looked for; at a gateway elsewhere, by who is returned.
@@ -452,6 +476,7 @@ async fn nginx(
          events {{ worker_connections 4096; }}\nhttp {{\n{temporary}\
          proxy_cache_path {at}/cache keys_zone=slices:16m max_size=8g;\n\
          access_log {at}/access; sendfile on; tcp_nopush on; keepalive_requests 100000000;\n\
+         open_file_cache max=1000 inactive=60s;\n\
          default_type application/octet-stream;\n{front}{}}}\n",
         secure.unwrap_or_default()
     );

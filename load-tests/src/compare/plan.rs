@@ -74,6 +74,9 @@ pub(super) struct Row {
     pub(super) arms: Vec<Arm>,
     /// What is aimed at.
     pub(super) targets: Vec<Target>,
+    /// What a smoke run has less of than names and titles say.
+    #[serde(skip)]
+    pub(super) smaller: Vec<String>,
 }
 
 /// What is done.
@@ -124,6 +127,9 @@ pub(super) struct Arm {
     /// How many boxes there are.
     #[serde(default)]
     pub(super) boxes: u32,
+    /// What it costs to begin, with next to nothing to do, is taken off: of a command that starts anew each time.
+    #[serde(default)]
+    pub(super) without_start: bool,
     /// Too much for a quick run, and for more than one round.
     #[serde(default)]
     pub(super) whole: bool,
@@ -262,6 +268,10 @@ impl Plan {
                     )));
                 }
             }
+            let starts = |arm: &Arm| arm.server == Server::Aws;
+            if row.arms.iter().any(|arm| arm.without_start && !starts(arm)) {
+                return Err(Failure::said(format!("{}: without_start?", row.name)));
+            }
             if (row.work == Work::Ranges) != row.range.is_some() {
                 return Err(Failure::said(format!("{}: range?", row.name)));
             }
@@ -278,13 +288,21 @@ impl Row {
             Size::Smoke => {
                 let at_least = self.range.map_or(1 << 20, |range| 2 * range.0);
                 self.length.0 = (self.length.0 / 128).clamp(at_least, 8 << 20);
-                self.clients = self.clients.min(32);
-                for arm in &mut self.arms {
-                    arm.times = arm.times.min(4);
-                    arm.turns = arm.turns.min(4);
-                    arm.count = arm.count.min(8);
-                    arm.boxes = arm.boxes.min(50);
+                let mut smaller = vec![format!("files of {} MiB", self.length.0 >> 20)];
+                smaller.extend(less("clients", &mut self.clients, 32));
+                for arm in self.arms.iter_mut().filter(|arm| !arm.whole) {
+                    let name = &arm.name;
+                    for (what, count, most) in [
+                        ("times the length", &mut arm.times, 4),
+                        ("files in turn", &mut arm.turns, 4),
+                        ("files at once", &mut arm.count, 8),
+                        ("boxes", &mut arm.boxes, 50),
+                    ] {
+                        let less = less(what, count, most);
+                        smaller.extend(less.map(|less| format!("{name} with {less}")));
+                    }
                 }
+                self.smaller = smaller;
             }
         }
         self.arms.retain(|arm| !arm.whole);
@@ -292,6 +310,13 @@ impl Row {
         self.targets
             .retain(|target| arms.iter().any(|arm| arm.name == target.arm));
     }
+}
+
+/// Cuts a count down; by how much, where it was more.
+fn less(what: &str, count: &mut u32, most: u32) -> Option<String> {
+    let whole = *count;
+    *count = whole.min(most);
+    (whole > most).then(|| format!("{most} {what} of {whole}"))
 }
 
 impl Arm {
@@ -340,6 +365,31 @@ mod tests {
             assert_eq!(target.of.as_ref(), Some(&long.name));
             assert_eq!((target.at_most, target.at_least), (None, None));
         }
+    }
+
+    #[test]
+    fn a_command_without_its_start_is_told_beside_and_judges_nothing() {
+        let bytes = |size| {
+            let plan = Plan::shipped(size, &["upload-garage".to_owned()]).unwrap();
+            let row = &plan.rows[0];
+            let arm = row.arms.iter().find(|arm| arm.without_start).unwrap();
+            let targets = row.targets.iter();
+            let of_it: Vec<_> = targets
+                .filter(|target| target.of.as_ref() == Some(&arm.name))
+                .collect();
+            assert!(!of_it.is_empty());
+            for target in of_it {
+                assert_eq!((target.at_most, target.at_least), (None, None));
+            }
+            arm.length(row)
+        };
+        // So that the start is as small a part of both.
+        assert_eq!(bytes(Size::Quick), bytes(Size::Whole));
+        let other = TEXT.replace(
+            r#"server = "aws", without_start"#,
+            r#"server = "sink", without_start"#,
+        );
+        assert!(Plan::parse(&other).is_err());
     }
 
     #[test]

@@ -233,6 +233,13 @@ impl Way {
             Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
             None => location,
         };
+        let there = match self {
+            Self::Boxgate(door) => door.there.as_deref(),
+            _ => None,
+        };
+        if let Some(there) = there {
+            there.opened(path);
+        }
         let mut offset = 0;
         while offset < content.length() {
             let headers = [
@@ -255,6 +262,9 @@ impl Way {
                 return Err(Failure::said(format!("another offset than {to}")));
             }
             offset = to;
+        }
+        if let Some(there) = there {
+            there.closed(path);
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use super::plan::{Arm, Figure, Row, Size, Work};
 use super::serve::sent;
 use super::way::{Way, equal, good};
 use crate::content::{Block, Content, Digests};
+use crate::deployed::Looking;
 use crate::error::{Failure, Result};
 use crate::http::{self, Ask, Piece};
 use crate::server::Server;
@@ -81,6 +82,10 @@ impl Turn<'_> {
             Work::TlsDownload => self.tls_download().await?.figures(),
             Work::Ranges | Work::Metadata | Work::Lookups => self.requests().await?,
         };
+        if looking.as_ref().and_then(Looking::why).is_some() {
+            figures.remove(&Figure::CpuSPerGb);
+            figures.remove(&Figure::RequestsPerCpuS);
+        }
         if let Some(peak) = self.peer.peak_bytes(looking) {
             #[expect(clippy::cast_precision_loss, reason = "bytes of memory fit 52 bits")]
             let peak = peak as f64;
@@ -104,7 +109,7 @@ impl Turn<'_> {
     }
 
     async fn timed(&self, work: impl Future<Output = Result<()>>) -> Result<Timed> {
-        let before = self.peer.cpu_s().await?;
+        let before = self.peer.spent().await?;
         let begun = Instant::now();
         work.await?;
         let wall = begun.elapsed();
@@ -114,16 +119,10 @@ impl Turn<'_> {
                 return Err(Failure::said(format!("{left} uploads stay in progress")));
             }
         }
-        let cpu_s = self.cpu_since(before).await?;
+        let cpu_s = self.peer.cpu_since(before).await?;
         let files = u64::from(self.arm.count) * u64::from(self.arm.turns);
         let bytes = self.length() * files;
         Ok(Timed { wall, cpu_s, bytes })
-    }
-
-    /// CPU seconds since then.
-    async fn cpu_since(&self, before: Option<f64>) -> Result<Option<f64>> {
-        let now = self.peer.cpu_s().await?;
-        Ok(now.zip(before).map(|(now, before)| now - before))
     }
 
     // --- uploads ---
@@ -181,21 +180,35 @@ impl Turn<'_> {
 
     /// `aws s3 cp` of a file, and what the bucket then has.
     async fn aws(&self, s3: &S3, content: &Content, digests: &Digests) -> Result<Timed> {
-        let file = file_of(self.directory, content)?;
         let to = format!("s3://{BUCKET}/direct/{}", self.salt);
-        let from = file.display().to_string();
-        let timed = self.timed(async {
-            succeed(s3.aws(&["s3", "cp", "--no-progress", "--quiet", &from, &to])).await?;
-            Ok(())
-        });
-        let timed = timed.await?;
-        remove(&file)?;
+        let start = if self.arm.without_start {
+            let byte = Content::new(self.block, self.salt << 16, 1);
+            Some(self.aws_copies(s3, &byte, &to).await?)
+        } else {
+            None
+        };
+        let mut timed = self.aws_copies(s3, content, &to).await?;
+        if let Some(start) = start {
+            timed.take_off(&start);
+        }
         let back = self.directory.join("back");
         let back_at = back.display().to_string();
         succeed(s3.aws(&["s3", "cp", "--no-progress", "--quiet", &to, &back_at])).await?;
         equal("aws s3 cp", &hashed(&back)?, digests)?;
         remove(&back)?;
         succeed(s3.aws(&["s3", "rm", "--quiet", &to])).await?;
+        Ok(timed)
+    }
+
+    async fn aws_copies(&self, s3: &S3, content: &Content, to: &str) -> Result<Timed> {
+        let file = file_of(self.directory, content)?;
+        let from = file.display().to_string();
+        let timed = self.timed(async {
+            succeed(s3.aws(&["s3", "cp", "--no-progress", "--quiet", &from, to])).await?;
+            Ok(())
+        });
+        let timed = timed.await?;
+        remove(&file)?;
         Ok(timed)
     }
 
@@ -280,9 +293,11 @@ impl Turn<'_> {
         let Some(organization) = self.peer.organization() else {
             return Ok("/sent".to_owned());
         };
+        // What has no SHA-256 yet is listed, too: it was put there a moment ago.
+        let name = self.peer.box_name("sent");
         let ask = Ask {
             method: "GET",
-            path: &format!("/{organization}/{}", self.peer.box_name("sent")),
+            path: &format!("/{organization}/{name}?by=blake3"),
             token: self.peer.token(),
         };
         let answer = http::get(self.peer.server()?, ask).await?;
@@ -374,9 +389,9 @@ impl Turn<'_> {
             }
             _ => "/json".clone_into(&mut load.path),
         }
-        let before = self.peer.cpu_s().await?;
+        let before = self.peer.spent().await?;
         let found = load.run().await?;
-        let cpu_s = self.cpu_since(before).await?;
+        let cpu_s = self.peer.cpu_since(before).await?;
         let mut figures = Figures::new();
         figures.insert(Figure::RequestsPerS, found.per_s);
         figures.insert(Figure::P99Ms, found.p99_ms);
@@ -462,6 +477,15 @@ fn with_bearer(curl: &mut Command, file: Option<&Path>) {
 }
 
 impl Timed {
+    /// Leaves what is beyond another; its bytes are all there.
+    fn take_off(&mut self, other: &Self) {
+        // Never nothing, by which no rate could be told.
+        let beyond = self.wall.saturating_sub(other.wall);
+        self.wall = beyond.max(Duration::from_millis(1));
+        let cpu_s = self.cpu_s.zip(other.cpu_s);
+        self.cpu_s = cpu_s.map(|(all, start)| (all - start).max(0.0));
+    }
+
     fn figures(&self) -> Figures {
         #[expect(clippy::cast_precision_loss, reason = "bytes of a run fit 52 bits")]
         let gb = self.bytes as f64 / 1e9;
@@ -470,5 +494,34 @@ impl Timed {
             figures.insert(Figure::CpuSPerGb, cpu_s / gb);
         }
         figures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_start_takes_is_taken_off_time_and_cpu_and_not_off_bytes() {
+        let timed = |wall_ms, cpu_s, bytes| Timed {
+            wall: Duration::from_millis(wall_ms),
+            cpu_s,
+            bytes,
+        };
+        let start = timed(500, Some(0.5), 1);
+        let mut all = timed(2500, Some(2.0), 1_000_000_000);
+        all.take_off(&start);
+        let figures = all.figures();
+        assert!((figures[&Figure::GbPerS] - 0.5).abs() < 1e-9, "{figures:?}");
+        assert!(
+            (figures[&Figure::CpuSPerGb] - 1.5).abs() < 1e-9,
+            "{figures:?}"
+        );
+        let mut short = timed(400, Some(0.4), 1);
+        short.take_off(&start);
+        assert_eq!(
+            (short.wall, short.cpu_s),
+            (Duration::from_millis(1), Some(0.0))
+        );
     }
 }
