@@ -56,7 +56,7 @@ done
 env BOXGATE_TOKEN="$CLIENT_SECRET" "$(dirname "$GATEWAY")/load-tests" --quick --dir "$WORK/load" \
     run downloads --url "$URL" --organization "$ORG" >"$WORK/out" 2>&1 || true # its memory is that of a cache here
 matches "the load tests play against it" 'held: every answer right' "$(tail -n 20 "$WORK/out")"
-matches "and tell what a GB cost it" '8 x 1 GiB at once.*[0-9]' "$(grep '8 x 1 GiB' "$WORK/out")"
+matches "and tell what a GB cost it" '8 x 64 MiB at once.*[0-9]' "$(grep '8 x 64 MiB' "$WORK/out")"
 env BOXGATE_TOKEN="$CLIENT_SECRET" "$(dirname "$GATEWAY")/load-tests" --dir "$WORK/load" compare --smoke --tools "${TOOLS%/clients}" \
     --only tls,metadata --url "$URL" --organization "$ORG" >"$WORK/out" 2>&1 || fail "beside others: $(brief "$(tail -n 5 "$WORK/out")")"
 for row in 'Upload over TLS' 'Download over TLS' 'Metadata of a box'; do
