@@ -273,20 +273,6 @@ mod tests {
         }
     }
 
-    /// One that has no steps and no settings.
-    fn scenario() -> Scenario {
-        Scenario {
-            name: "t".into(),
-            question: "q".into(),
-            rounds: 1,
-            gateway: BTreeMap::new(),
-            arms: None,
-            steps: Vec::new(),
-            must: Vec::new(),
-            target: Vec::new(),
-        }
-    }
-
     fn bound(figure: Figure, step: Option<&str>, of: Option<&str>, at_most: f64) -> Bound {
         Bound {
             figure,
@@ -321,7 +307,7 @@ mod tests {
             is_elsewhere: false,
         };
         let held = |bound| -> Vec<bool> {
-            judge_bound(&scenario(), &bound, &outcome, Ruling::Broken)
+            judge_bound(&Scenario::bare(), &bound, &outcome, Ruling::Broken)
                 .iter()
                 .map(|v| v.ruling == Ruling::Held)
                 .collect()
@@ -353,8 +339,9 @@ mod tests {
             is_elsewhere: false,
         };
         let bound = bound(Figure::PeakRssMib, Some("a"), None, 224.0);
-        let ruling =
-            |outcome: &Outcome| judge_bound(&scenario(), &bound, outcome, Ruling::Broken)[0].ruling;
+        let ruling = |outcome: &Outcome| {
+            judge_bound(&Scenario::bare(), &bound, outcome, Ruling::Broken)[0].ruling
+        };
         assert_eq!(ruling(&outcome), Ruling::Told);
         assert!(outcome.steps[0].figure(Figure::P99Ms).is_some());
         assert!(outcome.mean(Figure::GbPerS).is_some());
@@ -375,7 +362,7 @@ mod tests {
         }
         outcome.steps[0].rounds[1].failed = 1;
         outcome.wrong.push("a: 413".into());
-        let mut scenario = scenario();
+        let mut scenario = Scenario::bare();
         scenario.must = vec![
             bound(Figure::PeakRssMib, None, None, 224.0),
             bound(Figure::GbPerS, Some("b"), Some("a"), 100.0),
@@ -413,7 +400,7 @@ mod tests {
             hidden: None,
             is_elsewhere: true,
         };
-        let mut scenario = scenario();
+        let mut scenario = Scenario::bare();
         scenario.must = vec![
             bound(Figure::PeakRssMib, Some("a"), None, 224.0),
             bound(Figure::CpuSPerGb, Some("a"), None, 1.0),

@@ -216,6 +216,21 @@ fn one() -> u32 {
 }
 
 impl Scenario {
+    /// One that has no steps and no settings, and in which nothing must hold but what always must.
+    #[cfg(test)]
+    pub(crate) fn bare() -> Self {
+        Self {
+            name: "t".to_owned(),
+            question: "q".to_owned(),
+            rounds: 1,
+            gateway: BTreeMap::new(),
+            arms: None,
+            steps: Vec::new(),
+            must: Vec::new(),
+            target: Vec::new(),
+        }
+    }
+
     fn parse(name: &str, text: &str) -> Result<Self> {
         let mut scenario: Self =
             toml::from_str(text).map_err(|e| Failure::said(format!("{name}: {e}")))?;

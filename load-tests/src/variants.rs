@@ -597,20 +597,6 @@ mod tests {
         }
     }
 
-    /// One in which nothing must hold but what always must.
-    fn scenario() -> Scenario {
-        Scenario {
-            name: "t".to_owned(),
-            question: "q".to_owned(),
-            rounds: 1,
-            gateway: BTreeMap::new(),
-            arms: None,
-            steps: Vec::new(),
-            must: Vec::new(),
-            target: Vec::new(),
-        }
-    }
-
     /// `k=1` and `k=2`, with their lines.
     fn two() -> Vec<Variant> {
         let mut variants = combinations(&["k=1,2".to_owned()], &options()).unwrap();
@@ -628,18 +614,18 @@ mod tests {
             text.split_once("Fastest")
                 .map(|(_, lines)| lines.to_owned())
         };
-        let text = table(&scenario(), &variants, &outcomes, &[]);
+        let text = table(&Scenario::bare(), &variants, &outcomes, &[]);
         assert!(fastest(&text).unwrap().contains("k = 2"), "{text}");
         assert!(text.contains("| 1 x 1 GB | 2 | 0.250 to 0.500 |"), "{text}");
         outcomes[1].wrong = vec!["a: 413: too long".to_owned(), "a: 404".to_owned()];
         outcomes[1].steps[0].rounds[0].failed = 2;
-        let text = table(&scenario(), &variants, &outcomes, &[]);
+        let text = table(&Scenario::bare(), &variants, &outcomes, &[]);
         assert!(fastest(&text).unwrap().contains("k = 1"), "{text}");
         assert!(!text.contains("| k=2"), "{text}");
         let told = "- **failed**: k=2: 2 things were wrong; the first: a: 413: too long\n";
         assert!(text.contains(told), "{text}");
         // A bound that must hold is as good a reason.
-        let mut bounded = scenario();
+        let mut bounded = Scenario::bare();
         bounded.must.push(Bound {
             figure: Figure::GbPerS,
             step: None,
@@ -651,7 +637,7 @@ mod tests {
         assert_eq!(fastest(&text), None);
         assert!(text.contains("- **failed**: k=1: GB/s of a: 0.3"), "{text}");
         outcomes[0].wrong = vec!["1 panics".to_owned()];
-        let text = table(&scenario(), &variants, &outcomes, &[]);
+        let text = table(&Scenario::bare(), &variants, &outcomes, &[]);
         assert_eq!(fastest(&text), None);
         assert!(text.contains("No combination is left"), "{text}");
     }
@@ -660,7 +646,7 @@ mod tests {
     fn settings_that_may_never_have_been_in_force_do_not_win() {
         let (variants, outcomes) = (two(), [outcome(&[4]), outcome(&[1])]);
         let text = table(
-            &scenario(),
+            &Scenario::bare(),
             &variants,
             &outcomes,
             &[variants[1].name.clone()],
@@ -668,7 +654,7 @@ mod tests {
         assert!(text.contains("k = 1") && !text.contains("k = 2"), "{text}");
         let names = variants.iter().map(|variant| variant.name.clone());
         let text = table(
-            &scenario(),
+            &Scenario::bare(),
             &variants,
             &outcomes,
             &names.collect::<Vec<_>>(),
