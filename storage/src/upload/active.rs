@@ -667,7 +667,10 @@ impl Active {
             let started = Instant::now();
             let room = self.committer.room().await;
             self.engine.counters.spent(Stage::Room, started);
-            if let (Ok(room), Some(sealing)) = (room, self.sealing.take()) {
+            // Where there is none it stays, for whoever waits for what is on its way to the store.
+            if let Ok(room) = room
+                && let Some(sealing) = self.sealing.take()
+            {
                 let engine = Arc::clone(&self.engine);
                 room.take((sealing.steps, sealing.is_last), {
                     let (mut runs, sealed, since) = (sealing.runs, sealing.sealed, sealing.since);
@@ -853,11 +856,16 @@ impl Active {
             sink,
             mut runs,
             sealing,
+            lane,
             mut committer,
             in_progress,
             ..
         } = *self;
         drop(assembler);
+        if let Some(lane) = lane {
+            // It has the bytes of runs, too.
+            let _hashed = lane.ask().await;
+        }
         while let Some(_given_up) = runs.next().await {}
         if let Some(mut sealing) = sealing {
             while let Some(_given_up) = sealing.runs.next().await {}

@@ -177,20 +177,30 @@ impl Committer {
     }
 
     /// Why a part failed; `None` when that was told before.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
     pub(super) async fn failure(&mut self) -> Option<Error> {
         // After a failure the task ends by itself: it took the rest of the queue for waiting only.
-        outcome(self.task.take()?).await.err()
+        let outcome = outcome(self.task.as_mut()?).await;
+        self.task = None;
+        outcome.err()
     }
 
     /// Waits until all parts are committed, or until the first failure and all that was under way. Returns the last
     /// parts where those were [left](Room::take).
+    ///
+    /// # Cancel safety
+    /// Dropping the future lets what was handed over go on; the next call waits for it.
     pub(super) async fn end(&mut self) -> Outcome {
         // Without a sender the task ends when its queue is worked off.
         self.messages = None;
-        match self.task.take() {
-            Some(task) => outcome(task).await,
-            None => Ok(Vec::new()),
-        }
+        let Some(task) = &mut self.task else {
+            return Ok(Vec::new());
+        };
+        let outcome = outcome(task).await;
+        self.task = None;
+        outcome
     }
 
     /// Commits nothing more and waits for what is under way.
@@ -201,7 +211,7 @@ impl Committer {
     }
 }
 
-async fn outcome(task: JoinHandle<Outcome>) -> Outcome {
+async fn outcome(task: &mut JoinHandle<Outcome>) -> Outcome {
     task.await.unwrap_or_else(|panicked| {
         Err(Error::new(ErrorKind::Internal, "upload.commit", "part").with_source(panicked))
     })

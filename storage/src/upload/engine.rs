@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -501,6 +501,8 @@ struct Recorded {
     is_old: bool,
     state: Shared,
     in_progress: InProgress,
+    /// Nobody else makes a writer of it: one who finds the row already would make the bytes' place, too.
+    turn: OwnedMutexGuard<()>,
 }
 
 /// An upload that was just recorded and has room in its store.
@@ -510,6 +512,7 @@ struct Made {
     sink: Box<dyn UploadSink>,
     state: Shared,
     in_progress: InProgress,
+    turn: OwnedMutexGuard<()>,
 }
 
 impl Inner {
@@ -587,6 +590,7 @@ impl Inner {
             sink,
             state,
             in_progress,
+            turn: _until_it_is_known,
         } = made;
         let start = Start {
             state,
@@ -720,6 +724,7 @@ impl Inner {
         }
         let state = Shared::new(UploadState::new(part_bytes, length, limit));
         let in_progress = self.enter(id);
+        let turn = self.turn(id).await?;
         self.take_room(id, &state, Self::free_bytes(store).await?)?;
         let row = match self.options.ledger.create(new).await {
             Ok(row) => row,
@@ -737,6 +742,7 @@ impl Inner {
             row,
             state,
             in_progress,
+            turn,
         })
     }
 
@@ -758,6 +764,7 @@ impl Inner {
             row,
             state,
             in_progress,
+            turn,
             is_old: _,
         } = recorded;
         let stored = self.stored(&row)?;
@@ -769,6 +776,7 @@ impl Inner {
                 sink,
                 state,
                 in_progress,
+                turn,
             }),
             Err(e) => {
                 self.give_up(&stored, None).await;

@@ -99,6 +99,20 @@ impl Bench {
         engine(&self.rig, ledger, (store, Passage::Free, false), pool)
     }
 
+    /// One with other limits than a rig has.
+    pub(crate) fn limited(
+        &self,
+        ledger: Arc<dyn Ledger>,
+        store: Store,
+        limits: impl FnOnce(UploadLimits) -> UploadLimits,
+    ) -> UploadEngine {
+        let options = options(&self.rig, ledger, (store, Passage::Free, false), &self.pool);
+        UploadEngine::new(EngineOptions {
+            limits: limits(options.limits),
+            ..options
+        })
+    }
+
     /// One whose whole parts wait for one another, until they have `commit_bytes` or `commit_within` is over.
     pub(crate) fn gathering(
         &self,
@@ -106,27 +120,19 @@ impl Bench {
         store: Store,
         (commit_bytes, commit_within): (u64, Duration),
     ) -> UploadEngine {
-        let options = options(&self.rig, ledger, (store, Passage::Free, false), &self.pool);
-        UploadEngine::new(EngineOptions {
-            limits: UploadLimits {
-                commit_bytes,
-                commit_within,
-                ..options.limits
-            },
-            ..options
+        self.limited(ledger, store, |limits| UploadLimits {
+            commit_bytes,
+            commit_within,
+            ..limits
         })
     }
 
     /// One that hashes so many uploads on a second core.
     pub(crate) fn laned(&self, lanes: usize) -> UploadEngine {
-        let under = (self.memory.store(), Passage::Free, false);
-        let options = options(&self.rig, self.rig.ledger(), under, &self.pool);
-        UploadEngine::new(EngineOptions {
-            limits: UploadLimits {
-                lanes,
-                ..options.limits
-            },
-            ..options
+        let store = self.memory.store();
+        self.limited(self.rig.ledger(), store, |limits| UploadLimits {
+            lanes,
+            ..limits
         })
     }
 

@@ -15,7 +15,7 @@ use boxgate_storage::conformance::ledger::DOOMED_FOR;
 use boxgate_storage::digest::{Algorithm, Digest, DigestHasher};
 use boxgate_storage::metadata::uploads::UploadState;
 use boxgate_storage::store::Store;
-use boxgate_storage::upload::{UploadEngine, UploadIntent, UploadWriter};
+use boxgate_storage::upload::{UploadEngine, UploadIntent, UploadLimits, UploadWriter};
 use boxgate_storage::{ErrorKind, Result};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -147,6 +147,8 @@ struct World {
     /// Whether the process is about to die.
     armed: bool,
     engine: UploadEngine,
+    /// Whether parts wait for one another, and are hashed on a second core.
+    together: bool,
     uploads: Vec<Upload>,
     /// Uploads whose blob was compared.
     compared: BTreeSet<usize>,
@@ -156,15 +158,15 @@ struct World {
 }
 
 impl World {
-    async fn in_memory() -> Self {
+    async fn in_memory(together: bool) -> Self {
         let bench = Bench::new().await;
         let store = bench.memory.store();
-        Self::new(bench, store, true)
+        Self::new(bench, (store, true), together)
     }
 
-    fn new(bench: Bench, store: Store, loses_power: bool) -> Self {
+    fn new(bench: Bench, (store, loses_power): (Store, bool), together: bool) -> Self {
         let faults = Faults::new();
-        let engine = engine(&bench, &store, &faults);
+        let engine = engine(&bench, (&store, &faults), together);
         Self {
             bench,
             store,
@@ -172,6 +174,7 @@ impl World {
             faults,
             armed: false,
             engine,
+            together,
             uploads: Vec::new(),
             compared: BTreeSet::new(),
             writers: BTreeMap::new(),
@@ -555,7 +558,7 @@ impl World {
         }
         self.faults = Faults::new();
         self.armed = false;
-        self.engine = engine(&self.bench, &self.store, &self.faults);
+        self.engine = engine(&self.bench, (&self.store, &self.faults), self.together);
         self.engine.recover().await.unwrap();
         for upload in &mut self.uploads {
             upload.crashed = true;
@@ -620,14 +623,23 @@ impl World {
     }
 }
 
-fn engine(bench: &Bench, store: &Store, faults: &Faults) -> UploadEngine {
+fn engine(bench: &Bench, (store, faults): (&Store, &Faults), together: bool) -> UploadEngine {
     let ledger = FaultyLedger {
         inner: bench.rig.ledger(),
         faults: faults.clone(),
         forgets_states: false,
     };
     let store = faulty::wrap(store.clone(), faults);
-    bench.engine_on(Arc::new(ledger), store, &bench.pool)
+    bench.limited(Arc::new(ledger), store, |limits| {
+        if !together {
+            return limits;
+        }
+        UploadLimits {
+            commit_bytes: 16 << 20,
+            lanes: 1,
+            ..limits
+        }
+    })
 }
 
 fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
@@ -696,8 +708,8 @@ fn any_history_in_memory_keeps_what_was_told() {
         .build()
         .unwrap();
     let all = RefCell::new(Turns::default());
-    let result = runner(200).run(&steps(), |steps| {
-        let one = runtime.block_on(async { World::in_memory().await.run(&steps).await });
+    let result = runner(200).run(&(steps(), any::<bool>()), |(steps, together)| {
+        let one = runtime.block_on(async { World::in_memory(together).await.run(&steps).await });
         let mut all = all.borrow_mut();
         all.published += one.published;
         all.resumed_within_a_part += one.resumed_within_a_part;
@@ -741,12 +753,13 @@ fn any_history_on_disk_keeps_what_was_told() {
         .enable_all()
         .build()
         .unwrap();
-    let result = runner(16).run(&steps(), |steps| {
+    let result = runner(16).run(&(steps(), any::<bool>()), |(steps, together)| {
         let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         runtime.block_on(async {
             let store = local::open(home.path()).await.unwrap();
             let bench = Bench::on(Sql::open().await).await;
-            World::new(bench, store, false).run(&steps).await
+            let world = World::new(bench, (store, false), together);
+            world.run(&steps).await
         });
         Ok(())
     });
