@@ -581,7 +581,11 @@ impl Ledger for MemoryLedger {
 
     async fn replaced_by(&self, id: UploadId) -> Result<Vec<UploadRow>> {
         let state = self.state();
-        let Some(newer) = state.uploads.get(&id) else {
+        let holds = |newer: &&Upload| {
+            let ended = matches!(newer.row.state, UploadState::Aborted | UploadState::Lost);
+            newer.row.offset > 0 && !ended
+        };
+        let Some(newer) = state.uploads.get(&id).filter(holds) else {
             return Ok(Vec::new());
         };
         let newest = |row: &UploadRow| std::cmp::Reverse((row.created, row.id));

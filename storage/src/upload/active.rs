@@ -740,6 +740,9 @@ impl Active {
         self.gather(step);
         self.seal();
         self.settle().await?;
+        // Nothing more comes in, and the end may take its time.
+        self.memory = None;
+        self.holding = None;
         let last = self.committer.end().await?;
         let completion = Completion {
             length,
@@ -794,10 +797,13 @@ impl Active {
     }
 
     async fn commit_gathered(&mut self) -> Result<()> {
-        // A call that was cut may have left a step that found no place yet.
-        self.settle().await?;
-        self.seal();
-        self.settle().await?;
+        // Behind a run that failed no step is whole, and the failure was told already.
+        if self.health != Health::Failed {
+            // A call that was cut may have left a step that found no place yet.
+            self.settle().await?;
+            self.seal();
+            self.settle().await?;
+        }
         self.committer.end().await.map(drop)
     }
 
@@ -857,11 +863,13 @@ impl Active {
             mut runs,
             sealing,
             lane,
+            memory,
+            holding,
             mut committer,
             in_progress,
             ..
         } = *self;
-        drop(assembler);
+        drop((assembler, memory, holding));
         if let Some(lane) = lane {
             // It has the bytes of runs, too.
             let _hashed = lane.ask().await;

@@ -121,13 +121,16 @@ impl Apart {
     }
 
     /// Waits for the oldest part that is on its way.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it on its way, to be waited for.
     async fn sealed(&mut self) -> Result<()> {
-        let Some(sealing) = self.sealing.pop_front() else {
+        let Some(sealing) = self.sealing.front_mut() else {
             return Ok(());
         };
-        let receipt = sealing
-            .await
-            .map_err(|e| self.failed("a part").with_source(e))??;
+        let sealed = sealing.await;
+        self.sealing.pop_front();
+        let receipt = sealed.map_err(|e| self.failed("a part").with_source(e))??;
         self.tail = receipt.tail.map(|tail| tail.key);
         Ok(())
     }

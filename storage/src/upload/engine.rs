@@ -150,7 +150,9 @@ impl UploadEngine {
     /// # Cancel safety
     /// Dropping the future drops the writer, and the upload stays as it is.
     pub async fn resume(&self, id: UploadId, offset: u64) -> Result<UploadWriter> {
-        self.run("upload.resume", move |inner| inner.resume(id, offset))
+        let gone = CancellationToken::new();
+        let _here = gone.clone().drop_guard();
+        self.run("upload.resume", move |inner| inner.resume(id, offset, gone))
             .await
     }
 

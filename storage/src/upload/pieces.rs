@@ -122,8 +122,15 @@ impl Inner {
         }
         if k + 1 == count && count > 1 {
             // A last piece that comes first waits until another told where it belongs.
-            let told = tokio::time::timeout(LAST_WAIT, known.wait_for(Option::is_some)).await;
-            if told.is_err() {
+            let told = known.wait_for(Option::is_some);
+            let told = tokio::select! {
+                biased;
+                () = assembly.taken_over.cancelled() => {
+                    return Err(Error::new(ErrorKind::Fenced, OP, id.to_string()));
+                }
+                told = tokio::time::timeout(LAST_WAIT, told) => told.is_ok(),
+            };
+            if !told {
                 return Err(Error::new(ErrorKind::Unavailable, OP, id.to_string())
                     .with_source("the last piece has its place once another piece came"));
             }

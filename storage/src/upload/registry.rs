@@ -295,11 +295,15 @@ impl Inner {
         }
         cell.closing.cancel();
         cell.taken_over.cancel();
-        let active = cell.active.lock().await.take();
-        if let Some(active) = active {
-            let ceded = self.background.spawn(active.cede());
-            let _too_long = tokio::time::timeout(LOCK_WAIT, ceded).await;
-        }
+        let cell = Arc::clone(cell);
+        // Whoever asks may leave: what is taken from the writer then, nobody else would end.
+        let ceded = self.background.spawn(async move {
+            let active = cell.active.lock().await.take();
+            if let Some(active) = active {
+                active.cede().await;
+            }
+        });
+        let _too_long = tokio::time::timeout(LOCK_WAIT, ceded).await;
     }
 
     /// Tells a writer that it was replaced, and takes from it what it holds.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use tokio_util::sync::CancellationToken;
 
 use super::active::Start;
 use super::committer::Shared;
@@ -23,7 +24,13 @@ use crate::range::ByteRange;
 use crate::store::{Intake, Kept, UploadSink};
 
 impl Inner {
-    pub(super) async fn resume(self: Arc<Self>, id: UploadId, offset: u64) -> Result<UploadWriter> {
+    /// `gone` is set when whoever asked has left.
+    pub(super) async fn resume(
+        self: Arc<Self>,
+        id: UploadId,
+        offset: u64,
+        gone: CancellationToken,
+    ) -> Result<UploadWriter> {
         const OP: &str = "upload.resume";
         let in_progress = self.enter(id);
         let _turn = self.turn(id).await?;
@@ -49,7 +56,7 @@ impl Inner {
             let fence = self.stored(&row)?.fence;
             self.options.ledger.drop_pieces(fence).await?;
         }
-        self.go_on(&row, in_progress).await
+        self.go_on(&row, in_progress, &gone).await
     }
 
     /// The row, with the upload taken over if it is open.
@@ -168,6 +175,7 @@ impl Inner {
         self: &Arc<Self>,
         row: &UploadRow,
         in_progress: InProgress,
+        gone: &CancellationToken,
     ) -> Result<UploadWriter> {
         let stored = self.stored(row)?;
         let limit = self.longest(row.part_bytes);
@@ -175,7 +183,15 @@ impl Inner {
         let state = Shared::new(state);
         let free_bytes = Self::free_bytes(&stored.store).await?;
         self.take_room(row.id, &state, free_bytes)?;
-        let mut memory = self.memory_for(row, &stored, &state).await;
+        // Nothing is half done by then, and whoever comes next must not wait for one that is not there.
+        let mut memory = tokio::select! {
+            biased;
+            () = gone.cancelled() => {
+                let error = Error::new(ErrorKind::Unavailable, "upload.resume", stored.subject());
+                return Err(error.with_source("whoever asked for it has left"));
+            }
+            memory = self.memory_for(row, &stored, &state) => memory,
+        };
         let sink = self
             .reopened(row, &stored, row.offset, memory.as_mut())
             .await?;
@@ -271,6 +287,7 @@ impl Inner {
             ..Kept::default()
         };
         if stored.store.intake == Intake::ByPart {
+            self.assert_still_ours(stored).await?;
             kept.receipts = self.options.ledger.receipts(row.id).await?;
             let start = offset - offset % row.part_bytes;
             // The block that the offset lies in has its buffer with what comes.
@@ -285,6 +302,16 @@ impl Inner {
             Err(e) => Err(self.lost_if_so(stored, e).await),
             sink => sink,
         }
+    }
+
+    /// Memory may have come late: what the store holds by now may be a newer writer's, of another node.
+    async fn assert_still_ours(&self, stored: &Stored) -> Result<()> {
+        let now = self.options.ledger.upload(stored.fence.id).await?;
+        if now.is_some_and(|row| row.epoch == stored.fence.epoch) {
+            return Ok(());
+        }
+        let kind = ErrorKind::Fenced;
+        Err(Error::new(kind, "upload.resume", stored.subject()))
     }
 
     /// When the failure tells that committed bytes are gone, the upload is, too. Where the store holds parts, no

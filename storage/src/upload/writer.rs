@@ -112,7 +112,12 @@ impl UploadWriter {
     /// [`crate::ErrorKind::DigestMismatch`], also when the digest was never told: the bytes are
     /// discarded, the offset stays where it was, and the writer is fit only to be dropped.
     pub async fn release(&mut self) -> Result<()> {
-        self.enter("upload.release")?.release().await
+        let mut active = self.enter("upload.release")?;
+        tokio::select! {
+            biased;
+            () = self.cell.taken_over.cancelled() => Err(self.fenced("upload.release")),
+            released = active.release() => released,
+        }
     }
 
     /// Waits while no memory is to be had for what [`Self::write`] would take next, so that nobody holds a chunk
@@ -280,9 +285,10 @@ impl UploadWriter {
 
     /// Ends this writer: all that it holds.
     fn take(&self, op: &'static str) -> Result<Box<Active>> {
-        let active = self.locked(op)?.take();
+        let mut active = self.locked(op)?;
+        // Told before anybody else can find it gone.
         self.cell.closing.cancel();
-        active.ok_or_else(|| ended(op, self.id))
+        active.take().ok_or_else(|| ended(op, self.id))
     }
 
     fn locked(&self, op: &'static str) -> Result<MutexGuard<'_, Option<Box<Active>>>> {

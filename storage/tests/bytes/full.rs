@@ -186,3 +186,21 @@ async fn what_waits_to_be_published_does_not_replace_what_came_after_it() {
     assert!(bench.read_back(&blob).await == second);
     bench.is_clean().await;
 }
+
+#[tokio::test]
+async fn one_that_could_not_be_written_to_its_end_replaces_none_that_was_told() {
+    let (bench, faults) = (Bench::new().await, Faults::new());
+    let engine = failing(&bench, &faults);
+    let bytes = content(LENGTH, 7);
+    let older = resting(&bench, &engine, &bytes, 5 * MIB).await;
+    let mut newer = engine.begin(kept(None, vec![])).await.unwrap();
+    newer.supersede().unwrap();
+    // Short enough to be committed with its end alone.
+    newer.write(bytes.slice(..MIB)).await.unwrap();
+    faults.plan("ledger.complete", 0, FULL);
+    let refused = newer.finish().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Full);
+    engine.settled().await;
+    assert_eq!(state(&bench, older).await, UploadState::Open);
+    assert_eq!(newest(&engine).await, Some(older));
+}

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use boxgate_storage::backend::faulty::{Fault, Faults};
 use boxgate_storage::backend::local;
@@ -867,4 +868,19 @@ fn random_histories_of_pieces_end_in_the_one_blob() {
     for (turn, times) in all.into_inner() {
         assert!(times > 0, "no history {turn}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_piece_that_waits_for_its_place_makes_nobody_wait() {
+    let bench = Bench::new().await;
+    let bytes = content(12 * MIB, 14);
+    let row = bench.engine.create(in_chunks(&bytes, 3)).await.unwrap();
+    let mut last = Box::pin(bench.engine.piece(row.id, 2, Some(1)));
+    let waited = tokio::time::timeout(Duration::from_secs(1), &mut last).await;
+    assert!(waited.is_err(), "no other piece told where it belongs");
+    let cancelled = bench.engine.cancel(row.id);
+    let cancelled = tokio::time::timeout(Duration::from_secs(1), cancelled).await;
+    assert!(cancelled.unwrap().unwrap());
+    assert_eq!(kind(last.await.map(drop)), ErrorKind::Fenced);
+    bench.is_clean().await;
 }

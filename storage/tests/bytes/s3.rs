@@ -84,8 +84,21 @@ impl Rig {
 }
 
 async fn send(writer: &mut UploadWriter, bytes: &[u8]) {
+    try_send(writer, bytes).await.unwrap();
+}
+
+async fn try_send(writer: &mut UploadWriter, bytes: &[u8]) -> Result<(), Error> {
     for chunk in bytes.chunks(300_007) {
-        writer.write(chunk.to_vec().into()).await.unwrap();
+        writer.write(chunk.to_vec().into()).await?;
+    }
+    Ok(())
+}
+
+/// Why bytes are not committed: told by the write that ends a part, or by what comes next.
+async fn refused(mut writer: UploadWriter, bytes: &[u8]) -> Error {
+    match try_send(&mut writer, bytes).await {
+        Ok(()) => writer.pause().await.unwrap_err(),
+        Err(e) => e,
     }
 }
 
@@ -409,10 +422,7 @@ async fn whoever_answers_in_the_stores_place_is_not_believed() {
         assert_eq!(writer.pause().await.unwrap(), at as u64);
         rig.reference.state().instead = Some(status);
         let failed = match rig.engine.resume(id, at as u64).await {
-            Ok(mut writer) => {
-                send(&mut writer, &bytes[at..2 * PART]).await;
-                writer.pause().await.unwrap_err()
-            }
+            Ok(writer) => refused(writer, &bytes[at..2 * PART]).await,
             Err(e) => e,
         };
         assert_eq!(
@@ -466,9 +476,9 @@ async fn an_upload_that_the_bucket_expired_ends_for_whoever_asks() {
     send(&mut writer, &long[..PART]).await;
     writer.pause().await.unwrap();
     rig.reference.state().uploads.clear();
-    let mut writer = rig.engine.resume(id, PART as u64).await.unwrap();
-    send(&mut writer, &long[PART..2 * PART]).await;
-    assert_eq!(writer.pause().await.unwrap_err().kind(), ErrorKind::Gone);
+    let writer = rig.engine.resume(id, PART as u64).await.unwrap();
+    let failed = refused(writer, &long[PART..2 * PART]).await;
+    assert_eq!(failed.kind(), ErrorKind::Gone);
     assert_eq!(
         rig.engine.head(id).await.unwrap_err().kind(),
         ErrorKind::Gone
@@ -488,9 +498,8 @@ async fn a_store_that_stays_away_leaves_the_offset_where_it_was() {
         let away = Fault::Before(503, "SlowDown");
         rig.reference.fail("part", nth, away);
     }
-    let mut writer = rig.engine.resume(id, PART as u64).await.unwrap();
-    send(&mut writer, &bytes[PART..2 * PART]).await;
-    let failed = writer.pause().await.unwrap_err();
+    let writer = rig.engine.resume(id, PART as u64).await.unwrap();
+    let failed = refused(writer, &bytes[PART..2 * PART]).await;
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
     rig.restart().await;
     let row = rig.engine.head(id).await.unwrap();
@@ -854,6 +863,78 @@ async fn what_gave_way_may_pause_end_and_be_given_up() {
         assert!(state.objects.is_empty(), "{:?}", state.objects.keys());
         assert!(state.uploads.is_empty());
     }
+}
+
+/// An upload that rests within its first part, of which all is sent again once somebody goes on.
+async fn resting(rig: &Rig, bytes: &[u8], at: usize) -> UploadId {
+    let length = Some(bytes.len() as u64);
+    let mut writer = rig.engine.begin(kept(length, vec![])).await.unwrap();
+    let id = writer.id();
+    send(&mut writer, &bytes[..at]).await;
+    assert_eq!(writer.pause().await.unwrap(), at as u64);
+    id
+}
+
+/// Until somebody waits for memory, or nobody does.
+async fn until_waiting(pool: &BufferPool, waiting: bool) {
+    let look = async {
+        let mut often = tokio::time::interval(Duration::from_millis(10));
+        while (pool.waiting() > 0) != waiting {
+            often.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, look).await.expect("soon");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_while_it_waits_for_memory_makes_nobody_wait() {
+    let rig = Rig::with_memory(PART as u64).await;
+    let bytes = content(PART + MIB, 31);
+    let at = 3 * MIB + 77;
+    let id = resting(&rig, &bytes, at).await;
+    let others = rig.pool.reserve(PART / MIB).await;
+    for _ in 0..2 {
+        let asked = rig.engine.resume(id, at as u64);
+        tokio::select! {
+            _ = asked => panic!("there is no memory"),
+            () = until_waiting(&rig.pool, true) => {}
+        }
+        // It left.
+        until_waiting(&rig.pool, false).await;
+    }
+    drop(others);
+    let mut writer = rig.engine.resume(id, at as u64).await.unwrap();
+    send(&mut writer, &bytes[at..]).await;
+    writer.finish().await.unwrap();
+    rig.holds(&bytes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_gets_its_memory_late_touches_nothing_of_who_went_on_meanwhile() {
+    let rig = Rig::new().await;
+    let bytes = content(LENGTH, 32);
+    let at = 3 * MIB + 77;
+    let id = resting(&rig, &bytes, at).await;
+    // Another node, short of memory.
+    let pool = BufferPool::new(PART as u64);
+    let ledger = rig.bench.rig.ledger();
+    let node = rig.bench.engine_on(ledger, rig.store.clone(), &pool);
+    let others = pool.reserve(PART / MIB).await;
+    let mut late = Box::pin(node.resume(id, at as u64));
+    tokio::select! {
+        _ = &mut late => panic!("there is no memory"),
+        () = until_waiting(&pool, true) => {}
+    }
+    let told = rig.engine.head(id).await.unwrap().offset;
+    assert_eq!(told, at as u64);
+    let mut writer = rig.engine.resume(id, told).await.unwrap();
+    send(&mut writer, &bytes[at..PART + MIB]).await;
+    drop(others);
+    let fenced = late.await.map(drop).unwrap_err();
+    assert_eq!(fenced.kind(), ErrorKind::Fenced);
+    send(&mut writer, &bytes[PART + MIB..]).await;
+    writer.finish().await.unwrap();
+    rig.holds(&bytes).await;
 }
 
 /// Begins an upload in parts.

@@ -389,3 +389,26 @@ async fn a_silent_client_keeps_what_it_sent_but_for_what_waits_for_its_digest() 
     assert!(bench.engine.cancel(id).await.unwrap());
     bench.is_clean().await;
 }
+
+#[tokio::test]
+async fn who_asks_and_leaves_takes_no_writer_along() {
+    let bench = Bench::new().await;
+    let held = bench.pool.reserve(8).await;
+    let mut writer = bench.engine.begin(kept(None, vec![])).await.unwrap();
+    let id = writer.id();
+    // It waits for memory, and whoever asks waits for it.
+    let mut writing = Box::pin(writer.write(content(MIB, 12)));
+    assert!(futures_util::poll!(&mut writing).is_pending());
+    let mut asking = Box::pin(bench.engine.head(id));
+    assert!(futures_util::poll!(&mut asking).is_pending());
+    let fenced = writing.await.unwrap_err();
+    assert_eq!(fenced.kind(), ErrorKind::Fenced);
+    // It has the right to what the writer held by now, and does not come to use it.
+    drop(writer);
+    drop(asking);
+    bench.engine.settled().await;
+    assert_eq!(bench.engine.in_progress(), 0);
+    drop(held);
+    assert!(bench.engine.cancel(id).await.unwrap());
+    bench.is_clean().await;
+}

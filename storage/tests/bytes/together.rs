@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::ErrorKind;
-use boxgate_storage::backend::faulty::{self, Faults};
+use boxgate_storage::backend::faulty::{self, Fault, Faults};
 use boxgate_storage::digest::{Digest, Sha256};
 use boxgate_storage::upload::UploadEngine;
 use tokio::sync::watch;
@@ -122,6 +122,28 @@ async fn parts_that_wait_for_their_digest_wait_whoever_asks() {
     engine.settled().await;
     assert!(engine.cancel(id).await.unwrap());
     drop(held);
+    engine.settled().await;
+    bench.is_clean().await;
+}
+
+#[tokio::test]
+async fn nothing_is_told_behind_a_run_that_failed() {
+    let (bench, faults) = (Bench::new().await, Faults::new());
+    let engine = counting(&bench, &faults, (64 << 20, Duration::MAX));
+    let bytes = content(12 * MIB, 5);
+    let begun = engine.begin(kept(Some(12 << 20), vec![])).await;
+    let mut failed = begun.unwrap();
+    // The last of the first part: the part waits for others, and its bytes are not all there.
+    faults.plan("sink.write", 7, Fault::Before(ErrorKind::Full));
+    let error = failed.write(bytes.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full);
+    let told = engine.head(failed.id()).await.unwrap();
+    assert_eq!(told.offset, 0);
+    let mut all = engine.resume(told.id, 0).await.unwrap();
+    drop(failed);
+    all.write(bytes.clone()).await.unwrap();
+    let published = all.finish().await.unwrap();
+    assert!(bench.read_back(&published.blob).await == bytes);
     engine.settled().await;
     bench.is_clean().await;
 }

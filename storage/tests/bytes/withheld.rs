@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use crate::bench::{Bench, MIB, content, kept};
 use crate::ledger::FaultyLedger;
 use crate::rigs::Sql;
+use crate::s3::Rig;
 
 const LENGTH: usize = 9 * MIB + 5;
 
@@ -355,4 +356,24 @@ async fn equal_bytes_are_asked_about_again_and_said_not_to_be_new() {
     assert_eq!(gate.asked(), 2);
     assert_eq!(*gate.news.lock().unwrap(), [true, false]);
     bench.is_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_about_keeps_no_memory_from_others() {
+    let rig = Rig::new().await;
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let gate = Arc::new(Doorman {
+        thinks: Some((Arc::clone(&asked), Arc::clone(&go_on))),
+        ..Doorman::default()
+    });
+    let (bench, store) = (&rig.bench, rig.store.clone());
+    let engine = bench.engine_with(bench.rig.ledger(), store, passage(&gate));
+    let begun = engine.begin(kept(Some(1000), vec![])).await;
+    let mut writer = begun.unwrap();
+    writer.write(content(1000, 9)).await.unwrap();
+    let ending = tokio::spawn(writer.finish());
+    asked.notified().await;
+    assert!(!bench.pool.lacks(8), "all of it is free");
+    go_on.notify_one();
+    ending.await.unwrap().unwrap();
 }

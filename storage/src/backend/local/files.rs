@@ -31,6 +31,17 @@ impl OpenFiles {
         }
     }
 
+    /// Keeps a file for whoever reads the blob next, unless it was removed while it was opened.
+    fn keep(&self, key: &BlobKey, file: &Arc<OpenFile>) {
+        self.kept.insert(*key, Arc::clone(file));
+        // Whoever removes it forgets it behind that: before or after this it is seen by one of the two.
+        if rustix::fs::fstat(&**file).is_ok_and(|found| found.st_nlink == 0) {
+            self.kept.invalidate(key);
+        }
+        // At once, or what has to give way would keep its place until someone comes by.
+        self.kept.run_pending_tasks();
+    }
+
     /// Keeps a file no longer: as long as it is open its bytes take room.
     pub(super) fn forget(&self, key: &BlobKey) {
         self.kept.invalidate(key);
@@ -65,9 +76,7 @@ impl BlobFiles for Local {
         })
         .await?;
         let file = Arc::new(OpenFile::new(file, place));
-        files.kept.insert(*key, Arc::clone(&file));
-        // At once, or what has to give way would keep its place until someone comes by.
-        files.kept.run_pending_tasks();
+        files.keep(key, &file);
         Ok(Some(file))
     }
 }
@@ -133,5 +142,24 @@ mod tests {
         };
         let alone = tokio::time::timeout(Duration::from_mins(1), alone).await;
         alone.expect("nobody but its reader holds it");
+    }
+
+    #[test]
+    fn a_file_that_was_removed_while_it_was_opened_is_not_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("blob");
+        std::fs::write(&path, b"bytes").unwrap();
+        let (files, key) = (OpenFiles::new(4), BlobKey::random());
+        let open = || {
+            let place = Arc::clone(&files.places).try_acquire_owned().unwrap();
+            Arc::new(OpenFile::new(File::open(&path).unwrap(), place))
+        };
+        files.keep(&key, &open());
+        assert!(files.kept.get(&key).is_some());
+        files.forget(&key);
+        let late = open();
+        std::fs::remove_file(&path).unwrap();
+        files.keep(&key, &late);
+        assert!(files.kept.get(&key).is_none());
     }
 }

@@ -146,7 +146,7 @@ pub(super) async fn replaced_by(metadata: &Metadata, id: UploadId) -> Result<Vec
         "WITH newer AS (
              SELECT account AS n_account, service AS n_service, organization AS n_organization,
                  target_folded AS n_folded, note AS n_note, created_ms AS n_created, state AS n_state
-             FROM uploads WHERE id = $1)
+             FROM uploads WHERE id = $1 AND byte_offset > 0 AND state IN ('open', 'completing', 'done'))
          SELECT ",
         upload_columns!(),
         " FROM newer JOIN uploads ON account = n_account AND organization = n_organization
