@@ -23,6 +23,7 @@ mod tcp;
 mod tls;
 mod unsent;
 
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -275,8 +276,19 @@ impl Server {
             working,
             running: running.clone(),
         };
-        drain.run(&tasks).await;
-        for (endpoint, _) in &self.endpoints {
+        let (endpoints, cut) = (&self.endpoints, drain.cut());
+        let cutting = async {
+            cut.cancelled().await;
+            for (endpoint, _) in endpoints {
+                quic::cut(endpoint);
+            }
+            pending::<()>().await;
+        };
+        tokio::select! {
+            () = drain.run(&tasks) => {}
+            () = cutting => {}
+        }
+        for (endpoint, _) in endpoints {
             quic::close(endpoint).await;
         }
         drop(self.datagrams);

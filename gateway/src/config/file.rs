@@ -252,7 +252,7 @@ table! {
         slowest_rate: ByteSize = ByteSize::kib(4),
         /// Over how long that rate is taken.
         slowest_rate_window: Span = Span::seconds(60),
-        /// How long a handshake of TLS or QUIC may take.
+        /// How long a handshake of TLS or QUIC may take, and until a client has taken what HTTP/3 begins with.
         handshake_timeout: Span = Span::seconds(5),
         /// Bytes that a client of HTTP/2 or 3 may send unread.
         h2_window: ByteSize = ByteSize::mib(4),

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Rules;
 use super::body::{BodyError, Source};
-use super::exchange::{Answer, Arrived, Way};
+use super::exchange::{Answer, Arrived, Exchange, Way};
 use super::file::Piece;
 use super::h2::Activity;
 use super::interim::Message;
@@ -47,6 +47,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 type Sending = RequestStream<h3_quinn::SendStream<Bytes>, Bytes>;
 type Receiving = RequestStream<h3_quinn::RecvStream, Bytes>;
+type Served = h3::server::Connection<h3_quinn::Connection, Bytes>;
 
 /// Binds the UDP port.
 pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
@@ -103,9 +104,14 @@ pub(super) async fn accept(acceptor: Arc<Acceptor>, endpoint: Endpoint, listener
     endpoint.set_server_config(None);
 }
 
+/// Ends an endpoint's connections, whatever they wait for.
+pub(super) fn cut(endpoint: &Endpoint) {
+    endpoint.close(VarInt::from_u32(0x100), b"the gateway stops");
+}
+
 /// Ends what is left of an endpoint.
 pub(super) async fn close(endpoint: &Endpoint) {
-    endpoint.close(VarInt::from_u32(0x100), b"the gateway stops");
+    cut(endpoint);
     let _forgotten = tokio::time::timeout(LAST_WORDS, endpoint.wait_idle()).await;
 }
 
@@ -133,28 +139,16 @@ fn begin(acceptor: &Arc<Acceptor>, incoming: Incoming, listener: usize) {
 
 async fn serve(acceptor: Arc<Acceptor>, incoming: Incoming, listener: usize) {
     let rules = &acceptor.exchange.rules;
-    let failed = &acceptor.exchange.telemetry.metrics.tls_handshakes_failed;
-    let shaking = async { incoming.accept()?.await };
-    let quic = match tokio::time::timeout(rules.server.handshake_timeout, shaking).await {
-        Ok(Ok(quic)) => quic,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "a QUIC handshake failed");
-            return failed.inc();
-        }
-        Err(_elapsed) => return failed.inc(),
+    let (closing, cut) = (acceptor.drain.closing(), acceptor.drain.cut());
+    let shaken = tokio::select! {
+        shaken = shake_hands(&acceptor.exchange, incoming) => shaken,
+        () = cut.cancelled() => return,
     };
-    let mut builder = h3::server::builder();
-    builder
-        .max_field_section_size(u64::from(rules.limits.h2_header_list_bytes))
-        .send_grease(false);
-    let built = builder.build(h3_quinn::Connection::new(quic.clone()));
-    let mut connection = match built.await {
-        Ok(connection) => connection,
-        Err(error) => return tracing::debug!(%error, "a connection broke"),
+    let Some((quic, mut connection)) = shaken else {
+        return;
     };
     let activity = Activity::default();
     let requests = TaskTracker::new();
-    let (closing, cut) = (acceptor.drain.closing(), acceptor.drain.cut());
     let mut silent = pin!(activity.silent(rules.server.head_timeout));
     let mut idle = pin!(activity.idle(rules.server.idle_timeout));
     let mut asked = false;
@@ -179,7 +173,14 @@ async fn serve(acceptor: Arc<Acceptor>, incoming: Incoming, listener: usize) {
             // the last one that was.
             None => {
                 requests.close();
-                if connection.shutdown(1).await.is_err() {
+                // A client that has no room for so little is not waited for.
+                let told = tokio::select! {
+                    biased;
+                    told = connection.shutdown(1) => told.is_ok(),
+                    () = requests.wait() => false,
+                    () = cut.cancelled() => false,
+                };
+                if !told {
                     break;
                 }
             }
@@ -218,6 +219,46 @@ async fn serve(acceptor: Arc<Acceptor>, incoming: Incoming, listener: usize) {
     tokio::select! {
         () = ended => {}
         () = cut.cancelled() => {}
+    }
+}
+
+/// Does the handshake and sends what HTTP/3 begins with, each within its time: a client may have no room for the
+/// latter, and never be silent.
+async fn shake_hands(
+    exchange: &Exchange,
+    incoming: Incoming,
+) -> Option<(quinn::Connection, Served)> {
+    let rules = &exchange.rules;
+    let failed = &exchange.telemetry.metrics.tls_handshakes_failed;
+    let limit = rules.server.handshake_timeout;
+    let shaking = async { incoming.accept()?.await };
+    let quic = match tokio::time::timeout(limit, shaking).await {
+        Ok(Ok(quic)) => quic,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a QUIC handshake failed");
+            failed.inc();
+            return None;
+        }
+        Err(_elapsed) => {
+            failed.inc();
+            return None;
+        }
+    };
+    let mut builder = h3::server::builder();
+    builder
+        .max_field_section_size(u64::from(rules.limits.h2_header_list_bytes))
+        .send_grease(false);
+    let built = builder.build(h3_quinn::Connection::new(quic.clone()));
+    match tokio::time::timeout(limit, built).await {
+        Ok(Ok(connection)) => Some((quic, connection)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection broke");
+            None
+        }
+        Err(_elapsed) => {
+            tracing::debug!("a client has no room for what HTTP/3 begins with");
+            None
+        }
     }
 }
 

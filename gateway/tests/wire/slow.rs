@@ -4,6 +4,7 @@
 use bytes::Buf as _;
 use futures_util::FutureExt as _;
 use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{TransportConfig, VarInt};
 use tokio::net::UdpSocket;
 
 use super::tls::{Secured, request, soon};
@@ -288,11 +289,7 @@ async fn who_is_silent_on_http_3_is_dropped() {
 #[tokio::test]
 async fn streams_beside_requests_are_few_on_http_3() {
     let server = Secured::start(|_| {}).await;
-    let tls = QuicClientConfig::try_from(server.client(&["h3"])).unwrap();
-    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(tls));
-    let connecting = endpoint.connect_with(config, server.running.address, "localhost");
-    let quic = soon(connecting.unwrap()).await.unwrap();
+    let (quic, _endpoint) = server.quic(TransportConfig::default()).await;
     let mut open = Vec::new();
     while let Some(stream) = quic.open_uni().now_or_never() {
         open.push(stream.unwrap());
@@ -300,4 +297,68 @@ async fn streams_beside_requests_are_few_on_http_3() {
     assert_eq!(open.len(), 8);
     drop((open, quic));
     server.running.stop().await;
+}
+
+/// A client of QUIC that is never silent.
+fn lively() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport.keep_alive_interval(Some(Duration::from_secs(1)));
+    transport
+}
+
+/// Is cut soon after it is told to stop.
+fn stops_soon(settings: &mut Settings) {
+    settings.server.drain_requests = Duration::from_millis(100);
+    settings.server.drain_hurried = Duration::from_millis(100);
+}
+
+#[tokio::test]
+async fn who_has_no_room_for_what_http_3_begins_with_is_ended_and_a_stop_does_not_wait_for_it() {
+    let no_room = || {
+        let mut transport = lively();
+        transport.max_concurrent_uni_streams(VarInt::from_u32(0));
+        transport
+    };
+    let server = Secured::start(|settings| {
+        settings.server.handshake_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let (quic, _endpoint) = server.quic(no_room()).await;
+    soon(quic.closed()).await;
+    server.running.metric("boxgate_connections 0").await;
+    server.running.stop().await;
+
+    let server = Secured::start(|settings| {
+        settings.server.handshake_timeout = LONG * 2;
+        stops_soon(settings);
+    })
+    .await;
+    let (quic, _endpoint) = server.quic(no_room()).await;
+    server.running.stop().await;
+    drop(quic);
+}
+
+#[tokio::test]
+async fn who_has_no_room_for_the_last_word_of_http_3_is_not_waited_for() {
+    let server = Secured::start(stops_soon).await;
+    let (quic, _endpoint) = server.quic(lively()).await;
+    // RFC 9114 §6.2.1, §7.1: the stream's type, then that of the settings and their length.
+    let mut control = soon(quic.accept_uni()).await.unwrap();
+    let mut begun = [0; 3];
+    soon(control.read_exact(&mut begun)).await.unwrap();
+    let [0, 4, length @ 0..64] = begun else {
+        panic!("{begun:?}");
+    };
+    drop((control, quic));
+
+    let mut transport = lively();
+    transport.stream_receive_window(VarInt::from_u32(3 + u32::from(length)));
+    let (quic, _endpoint) = server.quic(transport).await;
+    // Its own and those of QPACK; none is read, for that would make room.
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(soon(quic.accept_uni()).await.unwrap());
+    }
+    server.running.stop().await;
+    drop((streams, quic));
 }

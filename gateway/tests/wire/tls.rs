@@ -6,6 +6,7 @@ use boxgate::config::settings::{self, Speaks};
 use boxgate::server::Certificate;
 use bytes::Buf as _;
 use http::HeaderMap;
+use quinn::TransportConfig;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -79,12 +80,22 @@ impl Secured {
         asks
     }
 
-    pub(super) async fn h3(&self) -> Third {
+    /// A connection of QUIC, and what it lives on.
+    pub(super) async fn quic(
+        &self,
+        transport: TransportConfig,
+    ) -> (quinn::Connection, quinn::Endpoint) {
         let config = QuicClientConfig::try_from(self.client(&["h3"])).unwrap();
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(config));
+        let mut config = quinn::ClientConfig::new(Arc::new(config));
+        config.transport_config(Arc::new(transport));
         let connecting = endpoint.connect_with(config, self.running.address, "localhost");
-        let quic = connecting.unwrap().await.unwrap();
+        let quic = soon(connecting.unwrap()).await.unwrap();
+        (quic, endpoint)
+    }
+
+    pub(super) async fn h3(&self) -> Third {
+        let (quic, endpoint) = self.quic(TransportConfig::default()).await;
         let (mut driver, asks) = h3::client::new(h3_quinn::Connection::new(quic))
             .await
             .unwrap();

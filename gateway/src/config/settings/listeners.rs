@@ -117,7 +117,7 @@ pub struct Server {
     pub slowest_rate_bytes: u64,
     /// Over how long that rate is taken.
     pub slowest_rate_window: Duration,
-    /// How long a handshake of TLS or QUIC may take.
+    /// How long a handshake of TLS or QUIC may take, and until a client has taken what HTTP/3 begins with.
     pub handshake_timeout: Duration,
     /// Bytes that a client of HTTP/2 or 3 may send unread, on a connection and on each stream.
     pub h2_window_bytes: u32,
