@@ -249,7 +249,10 @@ impl Exchange {
 async fn brought(made: AbortOnDropHandle<Answer>, seat: Arc<Seat>) -> Answer {
     match made.await {
         Ok(answer) => {
-            seat.is_given(answer.body().size_hint().exact());
+            // Its body is asked as soon as the answer is there, and what that begins stays where it began.
+            if seat.is_given(answer.body().size_hint().exact()) {
+                seat.home().await;
+            }
             answer
         }
         Err(error) => match error.try_into_panic() {

@@ -220,12 +220,14 @@ impl Seat {
         (is_on_lane && !has_body).then(|| self.home.clone())
     }
 
-    /// An answer to that has so many bytes, where that is known.
-    pub(super) fn is_given(&self, bytes: Option<u64>) {
-        if self.is_on_lane() && bytes.is_none_or(|bytes| bytes > SHORT) {
+    /// An answer to that has so many bytes, where that is known; whether its connection moves home for it.
+    pub(super) fn is_given(&self, bytes: Option<u64>) -> bool {
+        let leaves = self.is_on_lane() && bytes.is_none_or(|bytes| bytes > SHORT);
+        if leaves {
             self.score.store(0, Ordering::Relaxed);
             self.leaves.store(true, Ordering::Relaxed);
         }
+        leaves
     }
 
     /// Ready once the connection is at home. Only for what its own task polls: that is polled again when it moved.
@@ -423,7 +425,7 @@ mod tests {
                     seat.answered_at_once();
                 }
                 assert!(seat.begins_work(false).is_some());
-                seat.is_given(bytes);
+                assert_eq!(seat.is_given(bytes), !stays, "{bytes:?}");
                 yield_now().await;
                 assert_eq!(here() != home, stays, "{bytes:?}");
             })

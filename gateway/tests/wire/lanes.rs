@@ -80,6 +80,22 @@ async fn work_without_a_body_is_done_at_home_and_its_connection_stays() {
 }
 
 #[tokio::test]
+async fn a_long_answer_is_begun_at_home() {
+    let server = serve(|_| {}).await;
+    let mut socket = server.connect().await;
+    let home = thread(&mut socket).await;
+    for (path, at_home) in [("/short", false), ("/long", true)] {
+        settle(&mut socket).await;
+        let answer = ask(&mut socket, &format!("GET {path}"), "").await;
+        assert_eq!(status(&answer), "200", "{path}");
+        let asks = answer.split_once("\r\n\r\n").unwrap().1.trim_end();
+        assert_eq!(asks == home, at_home, "{path}: {asks}");
+        assert_eq!(asks.starts_with("lane-"), !at_home, "{path}: {asks}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn who_leaves_a_lane_while_work_is_done_ends_the_work() {
     let server = serve(|_| {}).await;
     let mut socket = server.connect().await;

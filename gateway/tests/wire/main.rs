@@ -11,7 +11,9 @@ mod succession;
 mod tls;
 
 use std::io::ErrorKind;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use boxgate::config::{self, Settings};
@@ -25,6 +27,7 @@ use boxgate::telemetry::{LogSink, Telemetry};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -105,6 +108,9 @@ impl Respond for Paths {
                 // A body without end: frames of 64 KiB as long as somebody takes them.
                 "/endless" => Response::new(endless()),
                 "/broken" => Response::new(broken()),
+                // The longest that goes out anywhere, and a byte more.
+                "/short" => Response::new(Asked(64 << 10).boxed_unsync()),
+                "/long" => Response::new(Asked((64 << 10) + 1).boxed_unsync()),
                 _ => response::empty(StatusCode::NO_CONTENT),
             }
         })
@@ -128,19 +134,42 @@ fn thread() -> String {
 fn endless() -> OutboundBody {
     let frame = Bytes::from(vec![7; 64 << 10]);
     let frames = futures_util::stream::repeat_with(move || {
-        Ok::<_, BoxError>(http_body::Frame::data(Piece::Bytes(frame.clone())))
+        Ok::<_, BoxError>(Frame::data(Piece::Bytes(frame.clone())))
     });
     StreamBody::new(frames).boxed_unsync()
 }
 
 fn broken() -> OutboundBody {
     let frames = [
-        Ok(http_body::Frame::data(Piece::Bytes(Bytes::from_static(
-            b"half",
-        )))),
+        Ok(Frame::data(Piece::Bytes(Bytes::from_static(b"half")))),
         Err(BoxError::from("the store failed")),
     ];
     StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
+}
+
+/// A body of so many bytes: the name of the thread that asks for them, and spaces.
+struct Asked(usize);
+
+impl Body for Asked {
+    type Data = Piece;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
+        let length = std::mem::take(&mut self.0);
+        if length == 0 {
+            return Poll::Ready(None);
+        }
+        let mut frame = thread().into_bytes();
+        frame.resize(length, b' ');
+        Poll::Ready(Some(Ok(Frame::data(Piece::Bytes(frame.into())))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0 as u64)
+    }
 }
 
 /// A running server.
