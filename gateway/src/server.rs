@@ -247,6 +247,7 @@ impl Server {
             ending: Arc::new(drain.ending()),
             handing_over: Arc::new(drain.handing_over()),
             working: working.clone(),
+            running: running.clone(),
             telemetry: Arc::clone(&self.telemetry),
             rules: self.rules,
         };

@@ -58,6 +58,8 @@ pub(super) struct Exchange {
     pub(super) handing_over: Arc<CancellationToken>,
     /// Requests that have no answer yet.
     pub(super) working: TaskTracker,
+    /// Tasks that a stop waits for.
+    pub(super) running: TaskTracker,
 }
 
 /// How a request came.
@@ -237,7 +239,8 @@ impl Exchange {
         let answering = Box::pin(self.working.track_future(log::within(facts, answering)));
         match apart.zip(seat) {
             Some((home, seat)) => {
-                let made = AbortOnDropHandle::new(home.spawn(answering));
+                // Its end comes after that of a connection that is cut, which no longer waits for it.
+                let made = AbortOnDropHandle::new(self.running.spawn_on(answering, &home));
                 Box::pin(brought(made, seat))
             }
             None => answering,
