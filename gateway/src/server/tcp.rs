@@ -343,8 +343,15 @@ impl Acceptor {
             // RFC 9110 §15.5.9. Whoever is gone by now does not miss it.
             let answer =
                 b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-            let _gone = wire.write_all(answer).await;
-            let _gone = wire.shutdown().await;
+            let told = async {
+                let _gone = wire.write_all(answer).await;
+                let _gone = wire.shutdown().await;
+            };
+            let cut = self.drain.cut();
+            tokio::select! {
+                () = told => {}
+                () = cut.cancelled() => {}
+            }
         }
     }
 }
