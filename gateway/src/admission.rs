@@ -5,11 +5,11 @@ pub mod rates;
 pub mod request;
 pub mod shaper;
 pub mod shares;
+pub mod tries;
 pub mod turns;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,16 +21,13 @@ use tokio::time::timeout;
 
 use self::rates::Rates;
 use self::shaper::{Limit, Shaper};
+use self::tries::{Tries, Try};
 use self::turns::Turns;
 use crate::config::rates::Rate;
 use crate::config::settings::{Database, Settings};
 use crate::handler::outboard;
 use crate::refusal::Refusal;
 
-/// How long a failed try to sign in is remembered.
-const FAILURE_WINDOW: Duration = Duration::from_mins(1);
-/// Addresses whose failed tries are remembered at once; the oldest are forgotten first.
-const FAILURE_ADDRESSES: u64 = 100_000;
 /// A policy that a plugin chose and that is none is told of this often, and so many of them.
 const NO_RATE_TOLD: Duration = Duration::from_mins(1);
 const NO_RATES: u64 = 100;
@@ -45,8 +42,8 @@ pub struct Admission {
     /// Permits of uploads that come in pieces.
     pieces: Mutex<HashMap<UploadId, Weak<OwnedSemaphorePermit>>>,
     queue_wait: Duration,
-    failures: Cache<IpAddr, Arc<AtomicU32>>,
-    failures_per_window: AtomicU32,
+    /// Who may try to sign in.
+    tries: Tries,
     /// Who may ask how often.
     rates: ArcSwap<Rates>,
     rate_keys: u64,
@@ -70,11 +67,7 @@ impl Admission {
             outboards: Arc::new(Semaphore::new(settings.max_outboards)),
             pieces: Mutex::default(),
             queue_wait: settings.uploads.queue_wait,
-            failures: Cache::builder()
-                .max_capacity(FAILURE_ADDRESSES)
-                .time_to_live(FAILURE_WINDOW)
-                .build(),
-            failures_per_window: settings.auth.login_failures_per_minute.into(),
+            tries: Tries::new(settings.auth.login_failures_per_minute),
             rates: ArcSwap::from_pointee(Rates::new(
                 &settings.rates,
                 settings.limits.rate_keys,
@@ -101,8 +94,7 @@ impl Admission {
     /// Takes over what of other settings may change at run time; `has_changed` tells of a key, or of any in a table.
     /// Policies that stay as they were go on counting; bodies under way keep the rates that they began with.
     pub fn replace(&self, settings: &Settings, has_changed: impl Fn(&str) -> bool) {
-        let failures = settings.auth.login_failures_per_minute;
-        self.failures_per_window.store(failures, Ordering::Relaxed);
+        self.tries.allow(settings.auth.login_failures_per_minute);
         let rates = has_changed("rates");
         if rates {
             let renewed = self.rates.load().renewed(&settings.rates, self.rate_keys);
@@ -189,32 +181,12 @@ impl Admission {
         self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an address may try to sign in (again).
+    /// A try of an address to sign in, which counts as failed until it is judged.
     ///
     /// # Errors
-    /// 429 with `Retry-After` after too many failed tries.
-    pub fn sign_in(&self, address: IpAddr) -> Result<(), Refusal> {
-        let failed = self
-            .failures
-            .get(&network(address))
-            .map_or(0, |n| n.load(Ordering::Relaxed));
-        if failed < self.failures_per_window.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        Err(Refusal::new(
-            http::StatusCode::TOO_MANY_REQUESTS,
-            "Too many failed tries to sign in from this address. Wait a minute \
-             (auth.login_failures_per_minute).",
-        )
-        .code("RATE_LIMIT_EXCEEDED")
-        .retry_after(FAILURE_WINDOW))
-    }
-
-    /// Notes a failed try.
-    pub fn sign_in_failed(&self, address: IpAddr) {
-        self.failures
-            .get_with(network(address), || Arc::new(AtomicU32::new(0)))
-            .fetch_add(1, Ordering::Relaxed);
+    /// 429 with `Retry-After` after too many failed ones.
+    pub async fn sign_in(&self, address: IpAddr) -> Result<Try, Refusal> {
+        self.tries.begin(address).await
     }
 }
 
@@ -249,10 +221,7 @@ mod tests {
     use super::*;
 
     fn admission() -> Admission {
-        let environment = [
-            ("BOXGATE_UPLOADS__MAX_IN_PROGRESS".into(), "1".into()),
-            ("BOXGATE_AUTH__LOGIN_FAILURES_PER_MINUTE".into(), "2".into()),
-        ];
+        let environment = [("BOXGATE_UPLOADS__MAX_IN_PROGRESS".into(), "1".into())];
         let flags = crate::config::Flags::default();
         let machine = crate::config::Machine::probe();
         let (settings, _) = crate::config::load_from(&flags, environment, machine).unwrap();
@@ -279,25 +248,5 @@ mod tests {
         assert_eq!(admission.piece(other).await.unwrap_err().status, 503);
         drop(second);
         assert!(admission.piece(other).await.is_ok());
-    }
-
-    #[test]
-    fn failed_tries_shut_out_their_own_network_only() {
-        let admission = admission();
-        let bad: IpAddr = "2001:db8::1".parse().unwrap();
-        for _ in 0..2 {
-            admission.sign_in(bad).unwrap();
-            admission.sign_in_failed(bad);
-        }
-        let refused = admission
-            .sign_in("2001:db8::2".parse().unwrap())
-            .unwrap_err();
-        assert_eq!(refused.status.as_u16(), 429);
-        assert!(
-            admission
-                .sign_in("2001:db8:0:1::1".parse().unwrap())
-                .is_ok()
-        );
-        assert!(admission.sign_in("192.0.2.1".parse().unwrap()).is_ok());
     }
 }

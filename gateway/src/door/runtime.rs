@@ -228,8 +228,8 @@ async fn admit(gateway: &Gateway, runtime: &Runtime, call: &Call) -> Result<(), 
         return Err(refused(why));
     }
     let Some(opened) = runtime.key.opens(headers) else {
-        let too_many = gateway.admission.sign_in(address).is_err();
-        gateway.admission.sign_in_failed(address);
+        // It failed: it is dropped as it is.
+        let too_many = gateway.admission.sign_in(address).await.is_err();
         // 429 is none of the statuses that its clients know.
         if too_many {
             sleep(FAILED_WAIT).await;

@@ -5,6 +5,7 @@ use boxgate::route::{Door, Policy, ROUTES, Row};
 use boxgate_storage::metadata::accounts::{OrganizationRole, PlatformRole};
 use boxgate_storage::metadata::tokens::TokenKind;
 
+use serde_json::json;
 use sha2::Digest as _;
 
 use crate::harness::{Request, Running};
@@ -422,5 +423,32 @@ async fn credentials_are_taken_from_every_place_and_end_with_revocation() {
         .await
         .unwrap();
     assert_eq!(running.get(path, &running.owner).await.status, 401);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn who_signs_in_often_at_the_same_time_guesses_no_oftener() {
+    let running = Running::start_with(&[("BOXGATE_AUTH__LOGIN_FAILURES_PER_MINUTE", "3")]).await;
+    running.account("ann", PlatformRole::User).await;
+    let at_once = async |many: usize, password: &str| {
+        let sent = (0..many).map(|k| {
+            let (path, body) = if k % 2 == 0 {
+                let body = json!({ "username": "ann", "password": password });
+                ("/api/auth/signin", body)
+            } else {
+                let body = json!({ "user": { "login": "ann", "password": password } });
+                ("/api/v2/authenticate", body)
+            };
+            running.send(Request::new("POST", path).json(&body))
+        });
+        let replies = futures_util::future::join_all(sent).await;
+        let mut statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
+        statuses.sort_unstable();
+        statuses
+    };
+    assert_eq!(at_once(12, "secret").await, [200; 12]);
+    let wrong = at_once(48, "guess").await;
+    assert_eq!(wrong, [vec![401; 3], vec![429; 45]].concat());
+    assert_eq!(at_once(1, "secret").await, [429]);
     running.stop().await;
 }

@@ -41,15 +41,16 @@ pub async fn sign_in(gateway: &Gateway, mut call: Call) -> Answer {
         return Err(Refusal::invalid("'username' and 'password' are required."));
     };
     let address = call.facts.client_ip();
-    gateway.admission.sign_in(address)?;
-    if let Some(answer) = service_session(gateway, &username, &secret).await? {
+    let mut attempt = gateway.admission.sign_in(address).await?;
+    let by_key = service_session(gateway, &username, &secret).await;
+    if let Some(answer) = attempt.judge(by_key)? {
         return Ok(answer);
     }
-    let account = password::account(&gateway.metadata, &username, secret).await?;
-    let Some(account) = account else {
-        gateway.admission.sign_in_failed(address);
+    let account = password::account(&gateway.metadata, &username, secret).await;
+    let Some(account) = attempt.judge(account)? else {
         return Ok(wrong_credentials());
     };
+    drop(attempt);
     if account.suspended {
         return Err(Refusal::new(
             StatusCode::FORBIDDEN,
@@ -75,12 +76,12 @@ pub async fn service_account(gateway: &Gateway, mut call: Call) -> Answer {
         ));
     };
     let address = call.facts.client_ip();
-    gateway.admission.sign_in(address)?;
-    if let Some(answer) = service_session(gateway, &id, &secret).await? {
+    let mut attempt = gateway.admission.sign_in(address).await?;
+    let by_key = service_session(gateway, &id, &secret).await;
+    if let Some(answer) = attempt.judge(by_key)? {
         call.facts.set_principal(id);
         return Ok(answer);
     }
-    gateway.admission.sign_in_failed(address);
     Ok(wrong_credentials())
 }
 

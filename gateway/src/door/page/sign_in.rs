@@ -130,21 +130,23 @@ pub async fn sign_in(gateway: &Gateway, mut call: Call) -> Answer {
         return again(StatusCode::UNPROCESSABLE_ENTITY, written);
     }
     let address = call.facts.client_ip();
-    if let Err(refusal) = gateway.admission.sign_in(address) {
-        let text = refusal.message.clone();
-        let fault = Some(text.as_str());
-        let mut answer = shown_form(
-            gateway,
-            &call,
-            refusal.status,
-            &Written { fault, ..written },
-        );
-        answer.headers_mut().extend(refusal.headers);
-        return Ok(answer);
-    }
-    let account = password::account(&gateway.metadata, written.username, secret).await?;
-    let Some(account) = account else {
-        gateway.admission.sign_in_failed(address);
+    let mut attempt = match gateway.admission.sign_in(address).await {
+        Ok(attempt) => attempt,
+        Err(refusal) => {
+            let text = refusal.message.clone();
+            let fault = Some(text.as_str());
+            let mut answer = shown_form(
+                gateway,
+                &call,
+                refusal.status,
+                &Written { fault, ..written },
+            );
+            answer.headers_mut().extend(refusal.headers);
+            return Ok(answer);
+        }
+    };
+    let account = password::account(&gateway.metadata, written.username, secret).await;
+    let Some(account) = attempt.judge(account)? else {
         let password_fault = Some("Name and password do not belong together.");
         let written = Written {
             password_fault,
@@ -152,6 +154,7 @@ pub async fn sign_in(gateway: &Gateway, mut call: Call) -> Answer {
         };
         return again(StatusCode::UNPROCESSABLE_ENTITY, written);
     };
+    drop(attempt);
     if account.suspended {
         let fault = Some("This account is suspended.");
         return again(StatusCode::FORBIDDEN, Written { fault, ..written });

@@ -47,19 +47,20 @@ pub async fn sign_in(gateway: &Gateway, mut call: Call) -> Answer {
         ));
     }
     let address = call.facts.client_ip();
-    gateway.admission.sign_in(address)?;
-    if let Some(document) = of_service_account(gateway, &login, &secret).await? {
+    let mut attempt = gateway.admission.sign_in(address).await?;
+    let by_key = of_service_account(gateway, &login, &secret).await;
+    if let Some(document) = attempt.judge(by_key)? {
         call.facts.set_principal(login);
         return Ok(response::json(StatusCode::OK, &document));
     }
-    let account = password::account(&gateway.metadata, &login, secret).await?;
-    let Some(account) = account else {
-        gateway.admission.sign_in_failed(address);
+    let account = password::account(&gateway.metadata, &login, secret).await;
+    let Some(account) = attempt.judge(account)? else {
         return Err(Refusal::new(
             StatusCode::UNAUTHORIZED,
             "Invalid username or password.",
         ));
     };
+    drop(attempt);
     if account.suspended {
         return Err(suspended());
     }
