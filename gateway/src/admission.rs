@@ -10,13 +10,13 @@ pub mod turns;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use boxgate_storage::blob::UploadId;
 use moka::sync::Cache;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use self::rates::Rates;
@@ -39,8 +39,8 @@ const UPLOAD_FOR: Duration = Duration::from_mins(10);
 pub struct Admission {
     uploads: Arc<Semaphore>,
     outboards: Arc<Semaphore>,
-    /// Permits of uploads that come in pieces.
-    pieces: Mutex<HashMap<UploadId, Weak<OwnedSemaphorePermit>>>,
+    /// Uploads that come in pieces.
+    pieces: Mutex<HashMap<UploadId, Weak<Place>>>,
     queue_wait: Duration,
     /// Who may try to sign in.
     tries: Tries,
@@ -57,6 +57,38 @@ pub struct Admission {
     turns: Arc<Turns>,
     /// Uploads under way, each by who sends it and its path, of which they were right lately.
     begun: Cache<[u8; 32], ()>,
+}
+
+/// The right of one upload to be sent, for all of its pieces that wait for it or come.
+#[derive(Debug, Default)]
+pub struct Place {
+    permit: OnceLock<OwnedSemaphorePermit>,
+    given: Notify,
+}
+
+impl Place {
+    /// Waits until there is a permit: this one, or that of another piece. Each waits for one of its own, so that the
+    /// first of them in the line has it for all, and none loses its turn where another gives up.
+    async fn fill(
+        &self,
+        permit: impl Future<Output = Result<OwnedSemaphorePermit, Refusal>> + Send,
+    ) -> Result<(), Refusal> {
+        // Before the look: what is told in between is not missed.
+        let given = self.given.notified();
+        if self.permit.get().is_some() {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = given => {}
+            permit = permit => {
+                // Goes back where another was faster.
+                drop(self.permit.set(permit?));
+                self.given.notify_waiters();
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Admission {
@@ -151,20 +183,21 @@ impl Admission {
     ///
     /// # Errors
     /// As [`Self::upload`].
-    pub async fn piece(&self, id: UploadId) -> Result<Arc<OwnedSemaphorePermit>, Refusal> {
-        if let Some(shared) = self.pieces().get(&id).and_then(Weak::upgrade) {
-            return Ok(shared);
-        }
-        let permit = self.upload().await?;
-        let mut pieces = self.pieces();
-        // Another piece may have got one meanwhile; this one then goes back.
+    pub async fn piece(&self, id: UploadId) -> Result<Arc<Place>, Refusal> {
+        let place = self.place(id);
+        place.fill(self.upload()).await?;
+        Ok(place)
+    }
+
+    fn place(&self, id: UploadId) -> Arc<Place> {
+        let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = pieces.get(&id).and_then(Weak::upgrade) {
-            return Ok(shared);
+            return shared;
         }
         pieces.retain(|_, shared| shared.strong_count() > 0);
-        let permit = Arc::new(permit);
-        pieces.insert(id, Arc::downgrade(&permit));
-        Ok(permit)
+        let place = Arc::<Place>::default();
+        pieces.insert(id, Arc::downgrade(&place));
+        place
     }
 
     /// The right to send one outboard; given back when dropped.
@@ -175,10 +208,6 @@ impl Admission {
         Arc::clone(&self.outboards)
             .try_acquire_owned()
             .map_err(|_none_free| outboard::too_many())
-    }
-
-    fn pieces(&self) -> MutexGuard<'_, HashMap<UploadId, Weak<OwnedSemaphorePermit>>> {
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A try of an address to sign in, which counts as failed until it is judged.
@@ -248,5 +277,19 @@ mod tests {
         assert_eq!(admission.piece(other).await.unwrap_err().status, 503);
         drop(second);
         assert!(admission.piece(other).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pieces_that_waited_for_one_permit_come_together() {
+        let admission = admission();
+        let (one, held) = (UploadId::random(), admission.upload().await.unwrap());
+        let (first, second, ()) = tokio::join!(admission.piece(one), admission.piece(one), async {
+            drop(held);
+        });
+        let (first, second) = (first.unwrap(), second.unwrap());
+        drop(first);
+        assert_eq!(admission.upload().await.unwrap_err().status, 503);
+        drop(second);
+        assert!(admission.upload().await.is_ok());
     }
 }
