@@ -44,7 +44,8 @@ pub(super) struct Lane {
     ahead_bytes: usize,
     /// On their way, or with an end that is not written.
     pub(super) held: HashSet<i64>,
-    flying: usize,
+    /// Those of them that are on their way.
+    flying: HashSet<i64>,
     results: Vec<Settled>,
     /// It took something after a rest: what waits may go at once.
     lively: bool,
@@ -87,7 +88,7 @@ impl Lane {
             ready: VecDeque::new(),
             ahead_bytes: 0,
             held: HashSet::new(),
-            flying: 0,
+            flying: HashSet::new(),
             results: Vec::new(),
             lively: false,
             over: None,
@@ -127,7 +128,7 @@ impl Lane {
 
     /// Whether nothing of it is under way.
     pub(super) fn is_quiet(&self) -> bool {
-        self.flying == 0 && !self.writing && self.results.is_empty()
+        self.flying.is_empty() && !self.writing && self.results.is_empty()
     }
 
     /// Whether something of it is just being written down.
@@ -146,7 +147,7 @@ impl Lane {
         } else {
             self.limit as usize
         };
-        self.over.is_none() && self.flying < most && self.held.len() < UNWRITTEN
+        self.over.is_none() && self.flying.len() < most && self.held.len() < UNWRITTEN
     }
 
     /// Until when, and how many, deliveries are to be read; `None` while there is no use for any.
@@ -188,19 +189,22 @@ impl Lane {
         let due = self.ready.pop_front()?;
         self.ahead_bytes -= bytes_of(&due);
         self.held.insert(due.seq);
-        self.flying += 1;
+        self.flying.insert(due.seq);
         Some(due)
     }
 
     /// An attempt was cut off.
     pub(super) fn cut(&mut self, seq: i64) {
-        self.flying -= 1;
-        self.held.remove(&seq);
+        if self.flying.remove(&seq) {
+            self.held.remove(&seq);
+        }
     }
 
-    /// An attempt ended.
+    /// An attempt ended. Where it is none of this lane, which began anew meanwhile, nothing is known of it.
     pub(super) fn finish(&mut self, due: &Due, report: Report, now: UnixMillis) {
-        self.flying -= 1;
+        if !self.flying.remove(&due.seq) {
+            return;
+        }
         let outcome = self.judge(due, &report, now);
         self.results.push(Settled {
             seq: due.seq,
@@ -520,6 +524,24 @@ mod tests {
             Outcome::Again(probe.due, 3),
             "that uses nothing up"
         );
+    }
+
+    #[test]
+    fn what_ends_of_a_lane_before_this_one_leaves_it_as_it_is() {
+        let at = Instant::now();
+        let mut lane = lane(r#"{"max_in_flight": 1, "rate_per_s": 10000}"#, at);
+        lane.finish(&due(7), report(200), NOW);
+        lane.cut(8);
+        assert!(lane.page(at).is_none());
+        lane.fill(vec![due(7), due(8)], 64, at);
+        let one = lane.next(NOW, at).unwrap();
+        // That of before and its own, whichever is first.
+        lane.finish(&one, report(200), NOW);
+        lane.finish(&one, report(200), NOW);
+        lane.cut(one.seq);
+        assert!(lane.held.contains(&one.seq), "its end is not written");
+        assert_eq!(begin(&mut lane, at).len(), 1);
+        assert_eq!(lane.page(at).unwrap().settled.len(), 1);
     }
 
     #[test]
