@@ -6,8 +6,10 @@
 //!
 //! Those that go out tell endpoints of events. What an owner chose is read by `terms`; `spread` makes rows of events
 //! (`metadata::webhooks`), laid out by `body`; `sender` sends what is due, a `lane` for each endpoint, by the rules of
-//! `plan`; `attempt` is one request, signed by `secret`. `door::webhooks` is how they are looked after.
+//! `plan`; `attempt` is one request, signed by `secret`. `asking` has plugins say later what they failed to say
+//! of a delivery. `door::webhooks` is how they are looked after.
 
+pub mod asking;
 pub mod attempt;
 pub mod body;
 pub mod catalogue;

@@ -33,6 +33,10 @@ impl Work {
         all.add("sharing rates", shares::run(gateway()));
         all.add("running webhooks", webhook::work::run(gateway()));
         all.add("sending webhooks", webhook::sender::run(gateway()));
+        all.add(
+            "asking about blocked webhooks",
+            webhook::asking::run(gateway()),
+        );
         all.add("asking about held uploads", hooks::ask_again(gateway()));
         all
     }

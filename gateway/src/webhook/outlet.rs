@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,8 +26,8 @@ pub struct Outlet {
     /// Seals secrets.
     pub key: MasterKey,
     pub(super) news: Arc<Notify>,
-    /// Whether plugins are to be asked at once about what they said nothing of.
-    ask: AtomicBool,
+    /// Plugins are to be asked at once about what they said nothing of.
+    pub(super) asks: Notify,
     counted: Mutex<Counted>,
 }
 
@@ -66,7 +65,7 @@ impl Outlet {
             caller: caller.through(settings.egress_proxy.clone()),
             key,
             news: Arc::new(Notify::new()),
-            ask: AtomicBool::new(false),
+            asks: Notify::new(),
             counted: Mutex::default(),
         }
     }
@@ -78,13 +77,8 @@ impl Outlet {
 
     /// Has plugins asked about what they said nothing of, and tells that something is to be sent.
     pub fn ask(&self) {
-        self.ask.store(true, Ordering::Release);
+        self.asks.notify_one();
         self.tell();
-    }
-
-    /// Whether plugins were to be asked since that was last looked at.
-    pub(super) fn take_ask(&self) -> bool {
-        self.ask.swap(false, Ordering::AcqRel)
     }
 
     /// Counts deliveries that were skipped.

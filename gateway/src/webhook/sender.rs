@@ -16,17 +16,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::attempt::{self, Message, Report};
 use super::lane::{Lane, Page};
-use super::{spread, terms};
+use super::terms;
 use crate::gateway::Gateway;
 
 /// How long a node may send for an endpoint unless it says so again, and what must be left of that.
 const LEASE: (Duration, Duration) = (Duration::from_mins(1), Duration::from_secs(40));
 /// How often it is looked whether there is an endpoint to send for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often plugins are asked about what they failed at, though they did not change.
-const ASK_EVERY: Duration = Duration::from_mins(1);
-/// The claim of whoever asks.
-const BLOCKED: &str = "blocked webhooks";
 /// After a failure of the rows.
 const LATER: Duration = Duration::from_secs(5);
 /// Endpoints for which it is written down at once what was sent.
@@ -95,10 +91,6 @@ struct Desk {
     flights: HashMap<Id, (String, i64)>,
     writes: JoinSet<Written>,
     claim_at: Instant,
-    /// What plugins there were when blocked deliveries were last asked about, and when.
-    asked: (Option<u64>, Instant),
-    /// Behind which delivery of an endpoint the next question goes on, where too many failed.
-    ask_behind: BTreeMap<String, i64>,
     /// Whose turn was last to send, and to be written down.
     last: String,
     wrote: String,
@@ -113,8 +105,6 @@ impl Desk {
             flights: HashMap::new(),
             writes: JoinSet::new(),
             claim_at: Instant::now(),
-            asked: (None, Instant::now()),
-            ask_behind: BTreeMap::new(),
             last: String::new(),
             wrote: String::new(),
         }
@@ -125,38 +115,10 @@ impl Desk {
         self.write();
         if self.claim_at <= Instant::now() {
             self.claim_at = Instant::now() + LOOK_EVERY;
-            self.ask_again().await?;
             self.claim().await?;
         }
         self.fill().await?;
         self.begin();
-        Ok(())
-    }
-
-    /// Asks plugins about blocked deliveries once they changed, and now and then.
-    async fn ask_again(&mut self) -> Result<()> {
-        let generation = Some(self.gateway.scripts.generation());
-        let (known, at) = self.asked;
-        let is_wished = self.gateway.outlet.take_ask();
-        if known == generation && at.elapsed() < ASK_EVERY && !is_wished {
-            return Ok(());
-        }
-        // One node asks, and tells none of it twice.
-        let (metadata, owner) = (&self.gateway.metadata, self.gateway.upkeep.owner());
-        if metadata.has_blocked_deliveries().await?
-            && metadata.claim(BLOCKED, owner, LEASE.0).await?
-        {
-            if known != generation {
-                self.ask_behind.clear();
-            }
-            let freed = spread::unblock(&self.gateway, &mut self.ask_behind).await;
-            metadata.unclaim(BLOCKED, owner).await?;
-            let freed = freed?;
-            if freed > 0 {
-                tracing::info!(freed, "deliveries are blocked no more");
-            }
-        }
-        self.asked = (generation, Instant::now());
         Ok(())
     }
 

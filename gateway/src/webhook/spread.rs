@@ -22,18 +22,14 @@ use crate::telemetry::trace::Trace;
 
 /// Endpoints read at once.
 const PAGE: u32 = 500;
-/// Blocked deliveries of one endpoint that fail once more before others have their turn.
-const FAILED_AT_ONCE: u32 = 16;
-/// Blocked deliveries read at once.
-const BLOCKED_PAGE: u32 = 50;
 
 /// An endpoint, as far as events are concerned.
 #[derive(Debug, Clone)]
 pub struct Subscriber {
-    id: String,
+    pub(super) id: String,
     after_event: i64,
     host: String,
-    terms: Terms,
+    pub(super) terms: Terms,
 }
 
 impl Subscriber {
@@ -43,7 +39,7 @@ impl Subscriber {
     }
 
     /// As scripts are told of it.
-    fn facts(&self) -> Arc<facts::Endpoint> {
+    pub(super) fn facts(&self) -> Arc<facts::Endpoint> {
         let format = match self.terms.format {
             Format::Compat => "compat",
             Format::Standard => "standard",
@@ -449,56 +445,6 @@ pub async fn keep(gateway: &Gateway, place: &str, spread: Spread) -> Result<()> 
     Ok(())
 }
 
-/// Asks plugins again about what they failed at, as they may work by now; how many deliveries are on their way. Each
-/// delivery is asked about by itself, whatever becomes of others: which of them waits for which is the lane's. An endpoint
-/// where too many fail goes on at its place of `places` the next time.
-///
-/// # Errors
-/// When the rows do not answer.
-pub async fn unblock(gateway: &Gateway, places: &mut BTreeMap<String, i64>) -> Result<u64> {
-    let mut freed = 0;
-    for subscriber in subscribers(&gateway.metadata).await? {
-        let Some(plugin) = &subscriber.terms.transform else {
-            // It names none any more: what was told is sent as it is.
-            freed += gateway.metadata.unblock_deliveries(&subscriber.id).await?;
-            continue;
-        };
-        if !gateway.scripts.transforms(plugin) {
-            continue;
-        }
-        let endpoint = subscriber.facts();
-        let (mut after, mut failed) = (places.remove(&subscriber.id).unwrap_or(0), 0);
-        'all: loop {
-            let blocked = gateway
-                .metadata
-                .blocked_deliveries(&subscriber.id, after, BLOCKED_PAGE)
-                .await?;
-            let Some(last) = blocked.last() else { break };
-            after = last.seq;
-            for one in &blocked {
-                match told_again(&gateway.scripts, plugin, &endpoint, &subscriber, one).await {
-                    Ok(change) => {
-                        gateway.metadata.unblock_delivery(one.seq, change).await?;
-                        freed += 1;
-                    }
-                    Err(why) => {
-                        tracing::debug!(endpoint = subscriber.id, why, "a delivery stays blocked");
-                        failed += 1;
-                        if failed == FAILED_AT_ONCE {
-                            places.insert(subscriber.id.clone(), one.seq);
-                            break 'all;
-                        }
-                    }
-                }
-            }
-        }
-    }
-    if freed > 0 {
-        gateway.outlet.tell();
-    }
-    Ok(freed)
-}
-
 /// What the plugin of an endpoint says by now of a delivery that it did not say anything of; as the event told it where
 /// no plugin is asked any more.
 ///
@@ -520,7 +466,8 @@ pub async fn ask_about(
     told_again(&gateway.scripts, plugin, &facts, &subscriber, one).await
 }
 
-async fn told_again(
+/// What a plugin says by now of a delivery of an endpoint; `Err` is why that is not known.
+pub(super) async fn told_again(
     scripts: &Scripts,
     plugin: &str,
     endpoint: &Arc<facts::Endpoint>,

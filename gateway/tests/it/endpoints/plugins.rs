@@ -1,8 +1,11 @@
 //! What plugins say of a delivery.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use boxgate_storage::metadata::accounts::PlatformRole;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use super::{OPEN, Platform, Receiver, SECRET, status};
 use crate::harness::Running;
@@ -98,6 +101,81 @@ async fn a_plugin_says_what_an_endpoint_is_sent_and_what_it_fails_at_waits() {
     let got = receiver.has(3).await.remove(2);
     assert_eq!(got.json()["data"]["text"], "stays 1.0 for CI");
     platform.until(&id, |told| told["queued"] == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_that_is_asked_once_more_holds_up_neither_others_nor_a_stop() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().to_owned();
+    let write = |text: &str| {
+        let source = format!("fn transform(e, ep) {{ {text} }}");
+        crate::scripts::write_plugin(&place, "chat", "", &source);
+    };
+    write("throw \"no\";");
+    let manifest = format!(
+        "[http]\nallow = [\"http://127.0.0.1:{port}/\"]\n[schedule]\ncron = \"0 3 1 1 *\"\n"
+    );
+    let waits = format!(
+        "fn on_schedule(tick) {{
+             for n in 0..6 {{ try {{ http::get(\"http://127.0.0.1:{port}/\"); }} catch {{ }} }}
+         }}"
+    );
+    crate::scripts::write_plugin(&place, "waits", &manifest, &waits);
+    let variables = [
+        OPEN,
+        ("BOXGATE_SCRIPTS__CHECK_EVERY", "0s"),
+        ("BOXGATE_SCRIPTS__TRUST_LOCAL", "true"),
+        ("BOXGATE_SCRIPTS__ALLOW_NETWORKS", "127.0.0.0/8"),
+        ("BOXGATE_SCRIPTS__WORKERS", "1"),
+    ];
+    let platform = Platform::of(Running::start_in(directory, &variables).await).await;
+    let (asked, other) = (Receiver::ok().await, Receiver::ok().await);
+    let id = platform
+        .endpoint(
+            &asked.url,
+            json!({"events": ["box.uploaded"], "transform": "chat"}),
+        )
+        .await;
+    platform
+        .endpoint(&other.url, json!({"events": ["user.created"]}))
+        .await;
+    platform.upload("web", "1.0").await;
+    platform.until(&id, |told| told["blocked"] == 1).await;
+    // The only worker waits for a server that says nothing, and the plugin waits for the worker.
+    let gateway = Arc::clone(&platform.running.gateway);
+    let held = tokio::spawn({
+        let scripts = Arc::clone(&gateway.scripts);
+        async move { scripts.on_schedule("waits", &Arc::default()).await }
+    });
+    let _unanswered = silent.accept().await.unwrap();
+    write("#{ data: #{ said: e.data.box } }");
+    let reports = boxgate::hooks::reload(&gateway.scripts, &gateway.metadata, false).await;
+    let reports = reports.unwrap();
+    let is_loaded = |name: &str| {
+        reports
+            .iter()
+            .any(|one| one.plugin == name && one.result == "loaded")
+    };
+    assert!(is_loaded("chat"), "{reports:?}");
+    let is_asked = || {
+        gateway.scripts.counted().iter().any(|calls| {
+            (calls.plugin.as_str(), calls.hook.name()) == ("chat", "transform")
+                && calls.in_flight == 1
+        })
+    };
+    while !is_asked() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    platform.running.account("bob", PlatformRole::User).await;
+    let told = other.has(1).await.remove(0);
+    assert_eq!(told.json()["data"]["username"], "bob");
+    assert!(!held.is_finished() && is_asked());
+    platform.running.stop().await;
+    assert!(!held.is_finished());
+    assert!(asked.got().is_empty());
+    held.abort();
 }
 
 #[tokio::test]
