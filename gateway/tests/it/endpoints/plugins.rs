@@ -165,9 +165,13 @@ async fn a_plugin_that_is_asked_once_more_holds_up_neither_others_nor_a_stop() {
                 && calls.in_flight == 1
         })
     };
-    while !is_asked() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let until_asked = async {
+        while !is_asked() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let soon = Duration::from_secs(30);
+    tokio::time::timeout(soon, until_asked).await.unwrap();
     platform.running.account("bob", PlatformRole::User).await;
     let told = other.has(1).await.remove(0);
     assert_eq!(told.json()["data"]["username"], "bob");
