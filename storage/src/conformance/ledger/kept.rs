@@ -543,7 +543,18 @@ pub async fn an_upload_replaces_what_its_sender_left_before_it(rig: &dyn Rig) {
     };
     whole.complete(&ledger).await.expect("complete");
     rig.clock().advance(Duration::from_secs(1));
-    let open = create(rig, noted("a")).await.id;
+    // One that has a block of its two.
+    let begun = async |content| {
+        let sent = Sent {
+            row: create(rig, noted("a")).await,
+            content,
+            length: 2 * BLOCK,
+        };
+        let step = sent.piece(0, BLOCK);
+        ledger.advance(sent.fence(), step).await.expect("advance");
+        sent.row.id
+    };
+    let open = begun(5).await;
     let others = [
         noted("b"),
         NewUpload {
@@ -574,11 +585,16 @@ pub async fn an_upload_replaces_what_its_sender_left_before_it(rig: &dyn Rig) {
         length: BLOCK,
     };
     rig.clock().advance(Duration::from_secs(1));
-    let last = create(rig, noted("a")).await.id;
+    let last = begun(6).await;
     let id = newer.row.id;
+    assert_eq!(replaced(id).await, [], "it has no byte of its own");
+    newer.send(&ledger).await.expect("send");
     assert_eq!(replaced(id).await, [open]);
     assert_eq!(replaced(last).await, [id, open]);
-    newer.complete(&ledger).await.expect("complete");
+    assert!(ledger.abort(last, None).await.expect("abort"));
+    assert_eq!(replaced(last).await, []);
+    let completed = ledger.complete(newer.fence(), Vec::new(), newer.completion());
+    completed.await.expect("complete");
     assert_eq!(replaced(id).await, [open]);
     ledger.publish(newer.fence()).await.expect("publish");
     assert_eq!(replaced(id).await, [open, whole.row.id]);
