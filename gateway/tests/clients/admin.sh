@@ -109,7 +109,7 @@ http -H "Authorization: Bearer $key" "$URL/api/user/organizations"
 answers "curl: the key acts" 200 'acme-labs'
 admin 0 "service-account list" service-account list
 says "service-account list: a row" "$id +$ADMIN-[0-9a-f]{8} +acme-labs +2[0-9]{3}-.* CI"
-equal "service-account list shows no key" 0 "$(grep -c "$key" "$WORK/out" || true)"
+equal "service-account list shows no key" 0 "$(grep -cF -e "$key" "$WORK/out" || true)"
 admin 2 "service-account rotate without a word" service-account rotate "$id"
 admin 0 "service-account rotate" service-account rotate "$id" --yes
 new=$(sed -n 's/^Shown this once: //p' "$WORK/out")

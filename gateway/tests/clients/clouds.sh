@@ -136,7 +136,7 @@ cloud() {
         matches "$adapter: in the callers' shape" '^\{"errors":\[".*"\]\}$' "$BODY"
         case $mood in
             busy) matches "$adapter: it says when to come again" '^[0-9]+$' "$(header retry-after)" ;;
-            told) equal "$adapter: no token in an answer" 0 "$(grep -c "$GOOD" <<<"$BODY" || true)" ;;
+            told) equal "$adapter: no token in an answer" 0 "$(grep -cF -e "$GOOD" <<<"$BODY" || true)" ;;
         esac
     done <<<'busy 503 Too many requests
 ill 500 unable to give
@@ -220,7 +220,7 @@ equal "is that of the first" killed.1 "$(field .name)"
 equal "keys and orders carry what clouds want" '"Nanobox:true"' "$(calls v2 '[.[] | select(.method == "POST" and .path == "droplets")][0].body.tags[0] | tojson')"
 stop_gateway
 for secret in "$GOOD" "$BAD" "$(calls v4 '[.[].body.root_pass // empty][0]')"; do
-    equal "no secret is in the log" 0 "$(grep -cF "$secret" "$WORK/gateway.log" || true)"
+    equal "no secret is in the log" 0 "$(grep -cF -e "$secret" "$WORK/gateway.log" || true)"
 done
 matches "why a cloud made no sense is" '"a script failed".*"hook":"get_server"' "$(grep -F '"a script failed"' "$WORK/gateway.log")"
 

@@ -112,7 +112,7 @@ matches "its key is revoked" "The links of key ${TOKEN%%.*} are ended" "$(key re
 http "$LINK"
 answers "and its links with it" 403 'was revoked'
 matches "and listed so" "^${TOKEN%%.*}  made .*  revoked " "$(key list | tail -n 1)"
-equal "no link is logged" 0 "$(grep -c "${TOKEN##*.}" "$WORK/gateway.log" || true)"
+equal "no link is logged" 0 "$(grep -cF -e "${TOKEN##*.}" "$WORK/gateway.log" || true)"
 
 # --- a replaced file ---
 upload "$WORK/b.box" demo 1.0.0

@@ -78,7 +78,7 @@ if eventually 60 reached big.box $((LENGTH / 2)); then ok "the gateway holds hal
 kill -KILL "$PUSH_PID"
 wait "$PUSH_PID" 2>/dev/null || true
 equal "killed: the state beside the file is its owner's alone" 600 "$(stat -c %a big.box.boxgate-push)"
-equal "killed: no credential is kept in it" 0 "$(grep -cE "$CLIENT_SECRET" big.box.boxgate-push || true)"
+equal "killed: no credential is kept in it" 0 "$(grep -cE -e "$CLIENT_SECRET" big.box.boxgate-push || true)"
 equal "killed: nothing is published" 404 \
     "$(curl -sS -o /dev/null -w '%{http_code}' -H "Authorization: Bearer $CLIENT_SECRET" "$BASE/box/demo/version/2.0.0")"
 run 0 "killed: the same command goes on" push big.box 2.0.0 --streams "$STREAMS"

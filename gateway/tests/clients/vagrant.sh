@@ -49,7 +49,7 @@ forget myorg/secret
 succeeds "private with the token in the address" env VAGRANT_CLOUD_TOKEN="$CLIENT_SECRET" \
     VAGRANT_SERVER_ACCESS_TOKEN_BY_URL=1 vagrant box add myorg/secret
 vagrant_has myorg/secret 1.0.0
-succeeds "and no log line holds that token" eval '! grep -q "$CLIENT_SECRET" "$WORK/gateway.log"'
+succeeds "and no log line holds that token" eval '! grep -q -e "$CLIENT_SECRET" "$WORK/gateway.log"'
 forget myorg/secret
 succeeds "private with the administrator's token" env VAGRANT_CLOUD_TOKEN="$ADMIN_TOKEN" vagrant box add myorg/secret
 forget myorg/secret
