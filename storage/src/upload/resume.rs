@@ -287,7 +287,9 @@ impl Inner {
             ..Kept::default()
         };
         if stored.store.intake == Intake::ByPart {
-            self.assert_still_ours(stored).await?;
+            if memory.is_some() {
+                self.assert_still_ours(stored).await?;
+            }
             kept.receipts = self.options.ledger.receipts(row.id).await?;
             let start = offset - offset % row.part_bytes;
             // The block that the offset lies in has its buffer with what comes.

@@ -2,7 +2,6 @@
 //! covers it, and then it is gone.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::backend::faulty::{self, Fault as Planned, Faults};
@@ -19,7 +18,6 @@ use futures_util::future::join_all;
 
 use crate::bench::{MIB, content, kept};
 use crate::house::House;
-use crate::ledger::FaultyLedger;
 use crate::s3::Rig;
 use crate::s3::reference::Fault;
 
@@ -281,13 +279,9 @@ async fn three_chunks(
 }
 
 fn failing(rig: &Rig, faults: &Faults) -> UploadEngine {
-    let ledger = FaultyLedger {
-        inner: rig.bench.rig.ledger(),
-        faults: faults.clone(),
-        forgets_states: false,
-    };
+    let ledger = rig.bench.failing_ledger(faults);
     let store = faulty::wrap(rig.store.clone(), faults);
-    rig.bench.engine_on(Arc::new(ledger), store, &rig.pool)
+    rig.bench.engine_on(ledger, store, &rig.pool)
 }
 
 /// Wherever a process fails or dies, the next one finds what was acknowledged, takes the rest, and leaves nothing else.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use boxgate_storage::backend::faulty::Faults;
 use boxgate_storage::backend::memory::MemoryStore;
 use boxgate_storage::blob::BlobMeta;
 use boxgate_storage::buffer::BufferPool;
@@ -23,6 +24,7 @@ use boxgate_storage::upload::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 
+use crate::ledger::FaultyLedger;
 use crate::rigs::Memory;
 
 pub(crate) const MIB: usize = 1 << 20;
@@ -77,6 +79,15 @@ impl Bench {
     /// Another engine that asks before it publishes.
     pub(crate) fn gated(&self, passage: Passage) -> UploadEngine {
         self.engine_with(self.rig.ledger(), self.memory.store(), passage)
+    }
+
+    /// The rows, which fail by `faults`.
+    pub(crate) fn failing_ledger(&self, faults: &Faults) -> Arc<dyn Ledger> {
+        Arc::new(FaultyLedger {
+            inner: self.rig.ledger(),
+            faults: faults.clone(),
+            forgets_states: false,
+        })
     }
 
     /// The same on these rows and bytes.

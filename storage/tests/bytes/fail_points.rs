@@ -3,7 +3,6 @@
 //! either the whole blob or nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::backend::faulty::{self, Fault, Faults};
@@ -14,7 +13,6 @@ use boxgate_storage::{ErrorKind, Result};
 use bytes::Bytes;
 
 use crate::bench::{Bench, MIB, content, intent, kept};
-use crate::ledger::FaultyLedger;
 use crate::rigs::Sql;
 
 /// Two whole parts and a short one.
@@ -22,13 +20,9 @@ const LENGTH: usize = 17 * MIB + 5;
 
 /// An engine on the bench's rows and bytes that fails by `faults`.
 pub(crate) fn failing(bench: &Bench, faults: &Faults) -> UploadEngine {
-    let ledger = FaultyLedger {
-        inner: bench.rig.ledger(),
-        faults: faults.clone(),
-        forgets_states: false,
-    };
+    let ledger = bench.failing_ledger(faults);
     let store = faulty::wrap(bench.memory.store(), faults);
-    bench.engine_on(Arc::new(ledger), store, &bench.pool)
+    bench.engine_on(ledger, store, &bench.pool)
 }
 
 async fn upload(bench: &Bench, faults: &Faults, bytes: &Bytes) -> Result<Published> {

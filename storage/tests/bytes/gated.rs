@@ -17,7 +17,6 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use crate::bench::{Bench, MIB, content, intent, kept};
-use crate::ledger::FaultyLedger;
 
 /// One gate per part, shut until a permit is added.
 #[derive(Debug)]
@@ -242,14 +241,10 @@ async fn parts_that_wait_for_one_another_are_at_stake_in_two_batches_at_most() {
 async fn what_found_no_place_behind_a_failed_part_is_waited_for() {
     let (bench, faults) = (Bench::new().await, Faults::new());
     let gates = Gates::new(15 << 20, true);
-    let ledger = FaultyLedger {
-        inner: bench.rig.ledger(),
-        faults: faults.clone(),
-        forgets_states: false,
-    };
+    let ledger = bench.failing_ledger(&faults);
     faults.plan("ledger.advance", 0, Fault::Before(ErrorKind::Invalid));
     let store = gates.around(bench.memory.store());
-    let engine = bench.engine_on(Arc::new(ledger), store, &bench.pool);
+    let engine = bench.engine_on(ledger, store, &bench.pool);
     let bytes = content(16 * MIB, 1);
     let length = Some(17 << 20);
     let mut writer = engine.begin(kept(length, vec![])).await.unwrap();

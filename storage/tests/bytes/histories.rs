@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use boxgate_storage::backend::faulty::{self, Faults};
@@ -22,7 +22,6 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::bench::{Bench, MIB, content, kept};
-use crate::ledger::FaultyLedger;
 use crate::rigs::Sql;
 
 /// Uploads that a history has at most.
@@ -624,13 +623,9 @@ impl World {
 }
 
 fn engine(bench: &Bench, (store, faults): (&Store, &Faults), together: bool) -> UploadEngine {
-    let ledger = FaultyLedger {
-        inner: bench.rig.ledger(),
-        faults: faults.clone(),
-        forgets_states: false,
-    };
+    let ledger = bench.failing_ledger(faults);
     let store = faulty::wrap(store.clone(), faults);
-    bench.limited(Arc::new(ledger), store, |limits| {
+    bench.limited(ledger, store, |limits| {
         if !together {
             return limits;
         }

@@ -1,6 +1,5 @@
 //! Whole parts of a fast sender, which become durable together.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use boxgate_storage::ErrorKind;
@@ -10,17 +9,12 @@ use boxgate_storage::upload::UploadEngine;
 use tokio::sync::watch;
 
 use crate::bench::{Bench, MIB, content, kept};
-use crate::ledger::FaultyLedger;
 
 /// An engine that counts its calls.
 fn counting(bench: &Bench, faults: &Faults, wait: (u64, Duration)) -> UploadEngine {
-    let ledger = FaultyLedger {
-        inner: bench.rig.ledger(),
-        faults: faults.clone(),
-        forgets_states: false,
-    };
+    let ledger = bench.failing_ledger(faults);
     let store = faulty::wrap(bench.memory.store(), faults);
-    bench.gathering(Arc::new(ledger), store, wait)
+    bench.gathering(ledger, store, wait)
 }
 
 /// How often something was made durable, and how often rows moved over what is.

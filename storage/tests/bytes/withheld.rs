@@ -16,7 +16,6 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::bench::{Bench, MIB, content, kept};
-use crate::ledger::FaultyLedger;
 use crate::rigs::Sql;
 use crate::s3::Rig;
 
@@ -290,13 +289,9 @@ async fn a_process_that_dies_at_any_step_leaves_it_to_be_asked_about_or_publishe
             let (bench, faults) = (Bench::new().await, Faults::new());
             faults.plan(op, 0, fault);
             let gate = Doorman::says([]);
-            let ledger = FaultyLedger {
-                inner: bench.rig.ledger(),
-                faults: faults.clone(),
-                forgets_states: false,
-            };
+            let ledger = bench.failing_ledger(&faults);
             let store = faulty::wrap(bench.memory.store(), &faults);
-            let dying = bench.engine_with(Arc::new(ledger), store, passage(&gate));
+            let dying = bench.engine_with(ledger, store, passage(&gate));
             let bytes = content(LENGTH, 8);
             let sent = upload(&dying, &bytes).await;
             dying.settled().await;
